@@ -1,0 +1,29 @@
+"""Reverse-mode automatic differentiation over NumPy arrays.
+
+>>> import numpy as np, autograd
+>>> x = autograd.tensor([0.5, 1.0], requires_grad=True)
+>>> y = np.exp(-x * x).sum()
+>>> y.backward()
+>>> x.grad.numpy().round(4).tolist()
+[-0.7788, -0.7358]
+"""
+
+from autograd import nn
+from autograd.engine import Observer, enable_grad, is_grad_enabled, no_grad, observe
+from autograd.op import REGISTRY, Op, op
+from autograd.tensor import Tensor, grad, tensor
+
+__all__ = [
+    "REGISTRY",
+    "Observer",
+    "Op",
+    "Tensor",
+    "enable_grad",
+    "grad",
+    "is_grad_enabled",
+    "nn",
+    "no_grad",
+    "observe",
+    "op",
+    "tensor",
+]

@@ -1,0 +1,1 @@
+"""The ops, by kind. Importing this registers them all."""

@@ -1,0 +1,162 @@
+"""Ops that move elements without computing: shape, order, joining and splitting."""
+
+import numpy as np
+
+from autograd.op import op, sum_to_shape
+
+
+@op
+def reshape(x, shape):
+    """Return the same elements in another shape; one entry may be -1."""
+    return np.reshape(x, shape)
+
+
+reshape.vjp(x=lambda g, x_shape: np.reshape(g, x_shape))
+
+
+@reshape.sample
+def _(draw):
+    x = draw.array()
+    return draw.call(x, draw.choice([x.shape[::-1], (x.size,), (1, *x.shape), (*x.shape, 1)]))
+
+
+@op
+def transpose(x, axes=None):
+    """Permute the axes; reverse them if no order is given."""
+    return np.transpose(x, axes)
+
+
+@transpose.vjp("x")
+def _(g, axes):
+    return np.transpose(g, None if axes is None else np.argsort([a % len(axes) for a in axes]))
+
+
+@transpose.sample
+def _(draw):
+    x = draw.array()
+    return draw.call(x, draw.choice([None, tuple(draw.shuffled(np.arange(x.ndim)))]))
+
+
+@op
+def swapaxes(x, axis1, axis2):
+    """Exchange two axes."""
+    return np.swapaxes(x, axis1, axis2)
+
+
+swapaxes.vjp(x=lambda g, axis1, axis2: np.swapaxes(g, axis1, axis2))
+
+
+@swapaxes.sample
+def _(draw):
+    x = draw.array(min_dims=1)
+    return draw.call(x, draw.axis(x.ndim), draw.axis(x.ndim))
+
+
+@op
+def expand_dims(x, axis):
+    """Insert axes of size 1."""
+    return np.expand_dims(x, axis)
+
+
+expand_dims.vjp(x=lambda g, x_shape: np.reshape(g, x_shape))
+
+
+@expand_dims.sample
+def _(draw):
+    x = draw.array()
+    return draw.call(x, draw.axis(x.ndim + 1))
+
+
+@op
+def squeeze(x, axis=None):
+    """Remove axes of size 1."""
+    return np.squeeze(x, axis)
+
+
+squeeze.vjp(x=lambda g, x_shape: np.reshape(g, x_shape))
+
+
+@squeeze.sample
+def _(draw):
+    x = draw.array()
+    axis = draw.axis(x.ndim + 1)
+    return draw.call(np.expand_dims(x, axis), draw.choice([axis, None]))
+
+
+@op
+def broadcast_to(x, shape):
+    """Repeat along axes of size 1, and along new leading axes, without copying."""
+    return np.broadcast_to(x, shape)
+
+
+broadcast_to.vjp(x=lambda g, x_shape: sum_to_shape(g, x_shape))
+
+
+@broadcast_to.sample
+def _(draw):
+    x = draw.array()
+    return draw.call(x, draw.choice([x.shape, (2, *x.shape), (3, 1, *x.shape)]))
+
+
+@op
+def concatenate(*arrays, axis=0):
+    """Join arrays along an axis that exists."""
+    return np.concatenate(arrays, axis=axis)
+
+
+@concatenate.vjp("arrays")
+def _(g, arrays_shape, axis):
+    ends = np.cumsum([shape[axis] for shape in arrays_shape])[:-1]
+    return np.split(g, ends, axis)
+
+
+@concatenate.sample
+def _(draw):
+    shape = draw.shape(min_dims=1)
+    axis = draw.axis(len(shape))
+
+    def part():
+        sizes = list(shape)
+        sizes[axis] = draw.integer(0, 3)
+        return draw.array(shape=tuple(sizes))
+
+    return draw.call(part(), part(), part(), axis=axis)
+
+
+@op
+def stack(*arrays, axis=0):
+    """Join arrays of one shape along a new axis."""
+    return np.stack(arrays, axis=axis)
+
+
+@stack.vjp("arrays")
+def _(g, arrays_shape, axis):
+    parts = np.split(g, len(arrays_shape), axis)
+    return [np.reshape(part, shape) for part, shape in zip(parts, arrays_shape, strict=True)]
+
+
+@stack.sample
+def _(draw):
+    shape = draw.shape()
+    axis = draw.axis(len(shape) + 1)
+    return draw.call(draw.array(shape=shape), draw.array(shape=shape), axis=axis)
+
+
+@op(multiple=True)
+def split(x, indices_or_sections, axis=0):
+    """Split into parts: equal sections, or at the given indices."""
+    return np.split(x, indices_or_sections, axis)
+
+
+split.vjp(x=lambda g, axis: np.concatenate(g, axis))
+
+
+@split.sample
+def _(draw):
+    shape = draw.shape(min_dims=1)
+    axis = draw.axis(len(shape))
+    sections = draw.integer(1, 3)
+    sizes = list(shape)
+    sizes[axis] *= sections
+    x = draw.array(shape=tuple(sizes))
+    return draw.call(x, draw.choice([sections, (1, 2)]), axis)

@@ -1,0 +1,594 @@
+"""The tensor: an array that remembers how it was made, at home in NumPy's own functions.
+
+Operators, methods and NumPy functions find their ops here. What has no rule raises for a tensor
+that requires a gradient, and works on the plain array for any other.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import ArrayLike, DTypeLike
+
+from autograd import engine
+from autograd.engine import Node, TensorBase, differentiate, is_grad_enabled, log_write
+from autograd.ops import elementwise, index, linalg, reduce, shape
+
+
+class Tensor(TensorBase):
+    """An array on the tape. Make one with :func:`tensor`; ops on it make the others."""
+
+    __slots__ = ()
+    __array_priority__ = 1000
+
+    # ---- what it is
+
+    def _read_only(self) -> ndarray:
+        view = self._data.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def data(self) -> ndarray:
+        """The array itself: writable for a leaf, read-only for a result."""
+        if self._node is None or self._node.op is None:
+            return self._data
+        return self._read_only()
+
+    @data.setter
+    def data(self, value: ArrayLike) -> None:
+        if self._node is not None and self._node.op is not None:
+            raise ValueError("the data of a result cannot be set: only that of a leaf can")
+        value = np.asarray(value)
+        if value.shape != self.shape or value.dtype != self.dtype:
+            raise ValueError(
+                f"data must stay {self.dtype}{list(self.shape)}, and was given "
+                f"{value.dtype}{list(value.shape)}"
+            )
+        log_write(self._node)
+        self._data = value
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient accumulated so far, or None."""
+        return None if self._node is None else self._node.grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if value is None:
+            if self._node is not None:
+                self._node.grad = None
+            return
+        if self._node is None:
+            raise ValueError("only a tensor that requires a gradient can have one")
+        value = value if isinstance(value, Tensor) else Tensor(np.asarray(value))
+        if value.shape != self.shape or value.dtype != self.dtype:
+            raise ValueError(
+                f"a gradient must have its tensor's dtype and shape, {self.dtype}"
+                f"{list(self.shape)}, and was given {value.dtype}{list(value.shape)}"
+            )
+        self._node.grad = value
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether the tape leads to this tensor."""
+        return self._node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set, in place, whether a leaf requires a gradient."""
+        if self._node is not None and self._node.op is not None:
+            if not requires_grad:
+                raise ValueError(
+                    "a result always requires a gradient: detach() returns one without"
+                )
+        elif not requires_grad:
+            self._node = None
+        elif self._node is None:
+            self._node = _leaf(self._data)
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it was made by the user, not by an op."""
+        return self._node is None or self._node.op is None
+
+    shape = property(lambda self: self._data.shape, doc="Length of each axis.")
+    dtype = property(lambda self: self._data.dtype, doc="Type of the elements.")
+    ndim = property(lambda self: self._data.ndim, doc="Number of axes.")
+    size = property(lambda self: self._data.size, doc="Number of elements.")
+    nbytes = property(lambda self: self._data.nbytes, doc="Bytes of the elements.")
+
+    # ---- the tape
+
+    def backward(
+        self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False
+    ) -> None:
+        """Add the derivative of this tensor to the ``.grad`` of every leaf that it depends on.
+
+        Parameters
+        ----------
+        gradient : array_like, optional
+            The cotangent to start with; 1 if this tensor is a scalar.
+        retain_graph : bool
+            Keep what the rules need, so that this can run again.
+        create_graph : bool
+            Record the backward pass itself: gradients can be differentiated.
+        """
+        node = _node_of(self, "backward")
+        start = _cotangent(self, gradient, create_graph)
+        differentiate([node], [start], retain_graph=retain_graph, create_graph=create_graph)
+
+    def detach(self) -> Tensor:
+        """Return the same values off the tape: a view, read-only if this requires a gradient."""
+        return Tensor(self.numpy())
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of a result in ``.grad``, as for a leaf."""
+        _node_of(self, "retain_grad").retains_grad = True
+
+    def register_hook(self, hook: Callable[[Tensor], Any]) -> Callable[[], None]:
+        """Call ``hook(gradient)`` when this tensor's gradient is complete; it may return another.
+
+        Returns a function that removes the hook.
+        """
+        node = _node_of(self, "register_hook")
+        node.hooks = (*node.hooks, hook)
+
+        def remove() -> None:
+            node.hooks = tuple(h for h in node.hooks if h is not hook)
+
+        return remove
+
+    # ---- leaving the tape
+
+    def numpy(self) -> ndarray:
+        """Return the plain array, off the tape; a read-only view if this requires a gradient."""
+        return self._data if self._node is None else self._read_only()
+
+    def item(self) -> Any:
+        """Return the only element as a Python number."""
+        return self._data.item()
+
+    def tolist(self) -> Any:
+        """Return the elements as nested lists of Python numbers."""
+        return self._data.tolist()
+
+    def _refuse_escape(self, what: str) -> None:
+        if self._node is not None:
+            raise TypeError(
+                f"a tensor that requires a gradient does not become {what} behind the tape's back; "
+                "use .detach() for a constant, .numpy() for its array, .item() for its number"
+            )
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> ndarray:
+        self._refuse_escape("an array")
+        return np.array(self._data, dtype=dtype, copy=copy)
+
+    def __float__(self) -> float:
+        self._refuse_escape("a float")
+        return float(self._data)
+
+    def __int__(self) -> int:
+        self._refuse_escape("an int")
+        return int(self._data)
+
+    def __index__(self) -> int:
+        self._refuse_escape("an index")
+        return operator.index(self._data)
+
+    def __bool__(self) -> bool:
+        return bool(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __format__(self, spec: str) -> str:
+        return format(self._data.item(), spec) if self.ndim == 0 and spec else str(self)
+
+    def __repr__(self) -> str:
+        values = np.array2string(self._data, separator=", ", prefix="tensor(")
+        dtype = "" if self.dtype == np.float64 else f", dtype={self.dtype}"
+        if self._node is None:
+            return f"tensor({values}{dtype})"
+        made_by = "requires_grad=True" if self._node.op is None else f"op={self._node.op.name}"
+        return f"tensor({values}{dtype}, {made_by})"
+
+    __hash__ = object.__hash__
+
+    def __iter__(self) -> Any:
+        if self.ndim == 0:
+            raise TypeError("cannot iterate over a tensor of no axes")
+        parts = shape.split(self, len(self), 0) if len(self) else ()
+        return (shape.reshape(part, self.shape[1:]) for part in parts)
+
+    # ---- operators
+
+    def __add__(self, other: Any) -> Tensor:
+        return elementwise.add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return elementwise.add(other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return elementwise.subtract(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return elementwise.subtract(other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return elementwise.multiply(self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return elementwise.multiply(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return elementwise.divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return elementwise.divide(other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return elementwise.power(self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return elementwise.power(other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return linalg.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return linalg.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return elementwise.negative(self)
+
+    def __abs__(self) -> Tensor:
+        return elementwise.absolute(self)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return index.getitem(self, _plain(key))
+
+    # Comparisons have no derivative: they return plain arrays of booleans.
+
+    def __eq__(self, other: Any) -> Any:
+        return self._data == _plain(other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._data != _plain(other)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._data < _plain(other)
+
+    def __le__(self, other: Any) -> Any:
+        return self._data <= _plain(other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._data > _plain(other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._data >= _plain(other)
+
+    # Changes in place: for leaves under no_grad, and for tensors without a gradient.
+
+    def _in_place(self, ufunc: np.ufunc, other: Any) -> Tensor:
+        if self._node is not None and (self._node.op is not None or is_grad_enabled()):
+            raise RuntimeError(
+                f"{ufunc.__name__} in place would change a value that the tape may need; "
+                "write x = x + y, or change a leaf under autograd.no_grad()"
+            )
+        if isinstance(other, Tensor) and is_grad_enabled():
+            other._refuse_escape("part of another array")
+        ufunc(self._data, _plain(other), out=self._data)
+        log_write(self._node)
+        return self
+
+    def __iadd__(self, other: Any) -> Tensor:  # noqa: PYI034
+        return self._in_place(np.add, other)
+
+    def __isub__(self, other: Any) -> Tensor:  # noqa: PYI034
+        return self._in_place(np.subtract, other)
+
+    def __imul__(self, other: Any) -> Tensor:  # noqa: PYI034
+        return self._in_place(np.multiply, other)
+
+    def __itruediv__(self, other: Any) -> Tensor:  # noqa: PYI034
+        return self._in_place(np.divide, other)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self._node is not None and (self._node.op is not None or is_grad_enabled()):
+            raise RuntimeError(
+                "assigning to elements would change a value that the tape may need; "
+                "use np.where, or change a leaf under autograd.no_grad()"
+            )
+        if isinstance(value, Tensor) and is_grad_enabled():
+            value._refuse_escape("part of another array")
+        self._data[_plain(key)] = _plain(value)
+        log_write(self._node)
+
+    # ---- methods, with NumPy's arguments
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Sum over axes."""
+        return reduce.sum_(self, axis, keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Mean over axes."""
+        return reduce.mean(self, axis, keepdims)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Largest element over axes."""
+        return reduce.max_(self, axis, keepdims)
+
+    def reshape(self, *new_shape: Any) -> Tensor:
+        """Return the same elements in another shape, given as numbers or as one tuple."""
+        return shape.reshape(self, new_shape[0] if len(new_shape) == 1 else new_shape)
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """Permute the axes, given as numbers or as one tuple; reverse them without any."""
+        if len(axes) == 1 and isinstance(axes[0], tuple | list):
+            (axes,) = axes
+        return shape.transpose(self, tuple(axes) or None)
+
+    T = property(lambda self: shape.transpose(self), doc="The axes in reverse.")
+
+    def swapaxes(self, axis1: int, axis2: int) -> Tensor:
+        """Exchange two axes."""
+        return shape.swapaxes(self, axis1, axis2)
+
+    def squeeze(self, axis: Any = None) -> Tensor:
+        """Remove axes of size 1."""
+        return shape.squeeze(self, axis)
+
+    def astype(self, dtype: DTypeLike) -> Tensor:
+        """Convert to another dtype; to integers or booleans only off the tape."""
+        if np.dtype(dtype).kind == "f":
+            return elementwise.astype(self, dtype)
+        self._refuse_escape(f"an array of {np.dtype(dtype)}")
+        return Tensor(self._data.astype(dtype))
+
+    def argmax(self, axis: int | None = None) -> Any:
+        """Return where the largest elements are, as plain integers."""
+        return self._data.argmax(axis)
+
+    # ---- NumPy's dispatch
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """Run NumPy's ``ufunc(tensor, ...)`` as an op (NEP 13)."""
+        if method == "__call__" and not kwargs:
+            if (op := UFUNCS.get(ufunc)) is not None:
+                return op(*inputs)
+            if ufunc in PLAIN_UFUNCS:
+                return ufunc(*map(_plain, inputs))
+        if method == "reduce" and ufunc is np.add and kwargs.keys() <= {"axis", "keepdims"}:
+            return reduce.sum_(*inputs, **{"axis": 0, **kwargs})
+        name = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
+        if out := kwargs.get("out"):
+            if not any(isinstance(x, Tensor) and x._node is not None for x in (*inputs, *out)):
+                kwargs["out"] = tuple(_plain(x) for x in out)
+                getattr(ufunc, method)(*map(_plain, inputs), **kwargs)
+                return out[0]
+            name += " with out="
+        return _on_plain_arrays(getattr(ufunc, method), name, inputs, kwargs)
+
+    def __array_function__(
+        self, function: Callable, types: Sequence, args: tuple, kwargs: dict
+    ) -> Any:
+        """Run NumPy's ``function(tensor, ...)`` as an op (NEP 18)."""
+        if (implementation := FUNCTIONS.get(function)) is not None:
+            return implementation(*args, **kwargs)
+        name = f"{function.__module__}.{function.__name__}".replace("numpy", "np")
+        return _on_plain_arrays(function, name, args, kwargs)
+
+
+def tensor(data: Any, requires_grad: bool = False, dtype: DTypeLike | None = None) -> Tensor:
+    """Make a tensor of its own copy of some data.
+
+    Parameters
+    ----------
+    data : array_like
+    requires_grad : bool
+        Whether gradients accumulate in its ``.grad``.
+    dtype : dtype_like, optional
+        NumPy's choice if not given; integers become float64 if a gradient is required of numbers
+        that were not given as an array.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> x = autograd.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.])
+    """
+    if isinstance(data, Tensor):
+        data = data.data
+    if isinstance(data, np.matrix | np.ma.MaskedArray):
+        raise TypeError(f"{type(data).__name__} is not supported: give np.asarray(...) of it")
+    array = np.array(data, dtype=dtype)
+    if array.dtype == object:
+        raise TypeError("a tensor holds numbers of one dtype, and was given objects")
+    return Tensor(array, _leaf(array) if requires_grad else None)
+
+
+def _leaf(data: ndarray) -> Node:
+    if data.dtype.kind != "f":
+        raise TypeError(
+            f"a tensor of dtype {data.dtype} cannot require a gradient: only real floating point "
+            "(float16, float32, float64) can"
+        )
+    return Node(None, (), data.shape, data.dtype)
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> Any:
+    """Return the derivatives of outputs with respect to inputs; no ``.grad`` changes.
+
+    Parameters
+    ----------
+    outputs, inputs : Tensor or sequence of Tensor
+    grad_outputs : array_like or sequence of array_like, optional
+        The cotangents of the outputs; 1 for scalars.
+    retain_graph, create_graph : bool
+        As for `Tensor.backward`.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+        One an input; zeros where the outputs do not depend on it.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> x = autograd.tensor(3.0, requires_grad=True)
+    >>> dy = autograd.grad(x**3, x, create_graph=True)
+    >>> autograd.grad(dy, x)
+    tensor(18.)
+    """
+    if callable(outputs):
+        raise TypeError(
+            "autograd.grad takes tensors, as torch.autograd.grad does; "
+            "to differentiate a function, call it on a tensor first"
+        )
+    single = isinstance(inputs, Tensor)
+    inputs = (inputs,) if single else tuple(inputs)
+    if isinstance(outputs, Tensor):
+        outputs, grad_outputs = (outputs,), (grad_outputs,)
+    elif grad_outputs is None:
+        grad_outputs = (None,) * len(outputs)
+    nodes = [_node_of(x, "grad") for x in inputs]
+    cotangents = [
+        _cotangent(y, g, create_graph) for y, g in zip(outputs, grad_outputs, strict=True)
+    ]
+    found = differentiate(
+        [_node_of(y, "grad") for y in outputs],
+        cotangents,
+        nodes,
+        retain_graph=retain_graph,
+        create_graph=create_graph,
+    )
+    gradients = tuple(
+        Tensor(np.zeros(x.shape, x.dtype)) if g is None else g if isinstance(g, Tensor)
+        else Tensor(np.array(g))
+        for g, x in zip(found, inputs, strict=True)
+    )  # fmt: skip
+    return gradients[0] if single else gradients
+
+
+def _node_of(x: Any, what: str) -> Node:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{what} needs a tensor, and was given {type(x).__name__}")
+    if x._node is None:
+        raise RuntimeError(
+            f"{what}: this tensor of shape {x.shape} requires no gradient: none of what it was "
+            "computed from does, or it was made under no_grad()"
+        )
+    return x._node
+
+
+def _cotangent(output: Tensor, gradient: Any, create_graph: bool) -> Any:
+    if gradient is None:
+        if output.size != 1:
+            raise ValueError(
+                f"the output has shape {output.shape}: give a gradient of that shape, or reduce it "
+                "to a number first, with .sum() for example"
+            )
+        gradient = np.ones(output.shape, output.dtype)
+    if not isinstance(gradient, Tensor):
+        gradient = Tensor(np.asarray(gradient))
+    if gradient.shape != output.shape:
+        raise ValueError(f"gradient has shape {gradient.shape}, and the output {output.shape}")
+    if gradient.dtype != output.dtype:
+        gradient = gradient.astype(output.dtype)
+    return gradient if create_graph else gradient._data
+
+
+def _plain(x: Any) -> Any:
+    """Return an index or operand with the arrays of the tensors in it."""
+    if isinstance(x, Tensor):
+        return x._data
+    return tuple(map(_plain, x)) if type(x) is tuple else x
+
+
+def _on_plain_arrays(function: Callable, name: str, args: Any, kwargs: dict) -> Any:
+    """Call a NumPy function that has no rule; an error if a gradient would be lost."""
+
+    def plain(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            if x._node is not None:
+                raise TypeError(
+                    f"{name} has no derivative here, and a tensor that requires a gradient was "
+                    "given; use .detach() for a constant, or ops of autograd"
+                )
+            return x._data
+        return type(x)(map(plain, x)) if type(x) in (list, tuple) else x
+
+    return function(*plain(tuple(args)), **{key: plain(value) for key, value in kwargs.items()})
+
+
+# ---- NumPy's names for our ops
+
+UFUNCS: dict[np.ufunc, Any] = {
+    np.add: elementwise.add,
+    np.subtract: elementwise.subtract,
+    np.multiply: elementwise.multiply,
+    np.divide: elementwise.divide,
+    np.power: elementwise.power,
+    np.negative: elementwise.negative,
+    np.absolute: elementwise.absolute,
+    np.square: elementwise.square,
+    np.exp: elementwise.exp,
+    np.log: elementwise.log,
+    np.sqrt: elementwise.sqrt,
+    np.sin: elementwise.sin,
+    np.cos: elementwise.cos,
+    np.tanh: elementwise.tanh,
+    np.maximum: elementwise.maximum,
+    np.matmul: linalg.matmul,
+}
+
+# No derivative, and none missed: booleans, and functions that are flat almost everywhere.
+PLAIN_UFUNCS = {
+    np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
+    np.logical_and, np.logical_or, np.logical_not, np.isnan, np.isinf, np.isfinite, np.sign,
+}  # fmt: skip
+
+FUNCTIONS: dict[Callable, Callable] = {
+    np.sum: lambda a, axis=None, keepdims=False: reduce.sum_(a, axis, keepdims),
+    np.mean: lambda a, axis=None, keepdims=False: reduce.mean(a, axis, keepdims),
+    np.max: lambda a, axis=None, keepdims=False: reduce.max_(a, axis, keepdims),
+    np.amax: lambda a, axis=None, keepdims=False: reduce.max_(a, axis, keepdims),
+    np.where: lambda condition, x, y: elementwise.where(condition, x, y),
+    np.reshape: lambda a, shape: SHAPE.reshape(a, shape),
+    np.transpose: lambda a, axes=None: SHAPE.transpose(a, axes),
+    np.swapaxes: lambda a, axis1, axis2: SHAPE.swapaxes(a, axis1, axis2),
+    np.expand_dims: lambda a, axis: SHAPE.expand_dims(a, axis),
+    np.squeeze: lambda a, axis=None: SHAPE.squeeze(a, axis),
+    np.broadcast_to: lambda array, shape: SHAPE.broadcast_to(array, shape),
+    np.concatenate: lambda arrays, axis=0: SHAPE.concatenate(*arrays, axis=axis),
+    np.stack: lambda arrays, axis=0: SHAPE.stack(*arrays, axis=axis),
+    np.split: lambda ary, indices_or_sections, axis=0: list(
+        SHAPE.split(ary, indices_or_sections, axis)
+    ),
+    np.shape: lambda a: a.shape,
+    np.ndim: lambda a: a.ndim,
+    np.size: lambda a: a.size,
+    np.argmax: lambda a, axis=None: a.argmax(axis),
+    np.zeros_like: lambda a, dtype=None: np.zeros_like(a._data, dtype),
+    np.ones_like: lambda a, dtype=None: np.ones_like(a._data, dtype),
+}
+SHAPE = shape  # inside the functions above, `shape` is an argument
+
+assert engine._tensor_type is Tensor

@@ -1,0 +1,31 @@
+"""GPT in plain NumPy: train it, look inside it, let it write."""
+
+from __future__ import annotations
+
+import importlib.util as _util
+from pathlib import Path as _Path
+
+
+def _refuse_namesake() -> None:
+    """End with one message where another package named autograd stands in the place of ours."""
+    spec = _util.find_spec("autograd")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (_Path(folder) / "numpy").is_dir() or not (_Path(folder) / "engine.py").is_file():
+            raise ImportError(
+                f"another package named 'autograd' (HIPS autograd) is installed in {folder}, and "
+                "npgpt brings its own: the two cannot share an environment. Run "
+                "'pip uninstall autograd', then 'pip install --force-reinstall --no-deps npgpt', "
+                "or use a new environment"
+            )
+
+
+_refuse_namesake()
+
+from npgpt.config import GPTConfig, TrainConfig  # noqa: E402
+from npgpt.errors import UserError  # noqa: E402
+from npgpt.generate import generate  # noqa: E402
+from npgpt.model import GPT  # noqa: E402
+from npgpt.tokenizers import load_tokenizer  # noqa: E402
+
+__all__ = ["GPT", "GPTConfig", "TrainConfig", "UserError", "generate", "load_tokenizer"]
+__version__ = "0.1.0"

@@ -1,0 +1,231 @@
+"""The command line: ``npgpt train`` and ``npgpt generate``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+USAGE = """\
+npgpt: GPT in plain NumPy
+
+  npgpt train [CONFIG.toml] [--data FILE|DIR|GLOB ...] [--out_dir DIR] [--KEY VALUE ...]
+      Train a model. Without --data: on the source code of Python's own library.
+  npgpt train --resume DIR
+      Continue a run exactly where its last checkpoint stands.
+  npgpt generate [--model DIR] --prompt TEXT
+      Let a model write. Without --model: the latest run under out/.
+
+npgpt COMMAND --help lists every option.
+"""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a command; return the exit code."""
+    args = sys.argv[1:] if args is None else args
+    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "generate": generate}
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if args[0] == "--version":
+        from npgpt import __version__
+
+        print(f"npgpt {__version__}")
+        return 0
+    from npgpt.config import nearest
+    from npgpt.errors import UserError
+
+    if args[0] not in commands:
+        hint = nearest(args[0], list(commands))
+        print(f"npgpt: unknown command {args[0]!r}{hint}", file=sys.stderr)
+        return 2
+    try:
+        return commands[args[0]](args[1:])
+    except UserError as error:
+        print(f"npgpt: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"npgpt: {where}{error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("npgpt: interrupted", file=sys.stderr)
+        return 130
+    return 2
+
+
+def parse(kind: Any, args: list[str], command: str, default: Any = None) -> Any:
+    """Make a dataclass of options; unknown ones are refused with the nearest known name."""
+    from npgpt.config import nearest
+    from npgpt.errors import UserError
+
+    names = [f.name for f in dataclasses.fields(kind)]
+    for arg in args:
+        name = arg.split("=")[0].removeprefix("--").replace("-", "_")
+        if arg.startswith("--") and name not in (*names, "help"):
+            raise UserError(f"npgpt {command}: unknown option --{name}{nearest(name, names)}")
+    import tyro
+
+    config = (tyro.conf.FlagConversionOff, tyro.conf.OmitSubcommandPrefixes)
+    return tyro.cli(
+        kind, prog=f"npgpt {command}", args=args, default=default, config=config,
+        use_underscores=True,
+    )  # fmt: skip
+
+
+def train(args: list[str]) -> int:
+    """``npgpt train``."""
+    from npgpt import train as training
+    from npgpt.config import TrainConfig
+    from npgpt.display import Display
+    from npgpt.errors import UserError
+
+    @dataclass
+    class TrainOptions(TrainConfig):
+        """Train a model, by a TOML file of these keys (first argument) and these options."""
+
+        resume: str = ""
+        """A run folder to continue."""
+        overwrite: bool = False
+        """Replace the run in --out_dir."""
+
+    default = TrainOptions()
+    if args and not args[0].startswith("-"):
+        path, args = args[0], args[1:]
+        if not Path(path).is_file():
+            raise UserError(f"the configuration {path} does not exist")
+        default = TrainOptions(**vars(TrainConfig.from_toml(path)))
+    resumed = _value_of("--resume", args)
+    if resumed:
+        recipe = Path(resumed) / "train.toml"
+        if not recipe.is_file():
+            raise UserError(f"{resumed} holds no run to resume (no train.toml)")
+        default = TrainOptions(**vars(TrainConfig.from_toml(recipe)))
+    options = parse(TrainOptions, _flags(args, "overwrite"), "train", default)
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
+    if resumed:
+        changes = {key: value for key, value in values.items() if value != getattr(default, key)}
+        run = training.resume(Path(resumed), changes)
+    else:
+        run = training.start(TrainConfig(**values), overwrite=options.overwrite)
+    display = Display(run.config.max_iters, run.progress.step)
+    print = display.console.print
+    where = "Python's own library" if not run.config.data else " ".join(run.config.data)
+    verb = f"continues at step {run.progress.step}" if resumed else "trains"
+    print(
+        f"{run.folder} {verb}: {run.model.n_parameters():,} parameters, "
+        f"{len(run.tokens):,} tokens of {where}, vocabulary {run.tokenizer.n_vocab:,}",
+        soft_wrap=True,
+    )
+    try:
+        training.train(run, display)
+    except training.Interrupted:
+        print(
+            f"interrupted at step {run.progress.step}, and saved; "
+            f"continue with: npgpt train --resume {run.folder}",
+            soft_wrap=True,
+        )
+        return 130
+    show_sample(run, print)
+    return 0
+
+
+def show_sample(run: Any, print: Callable) -> None:
+    """Print what the trained model writes, and the command that writes more."""
+    from rich.text import Text
+
+    from npgpt.generate import generate
+    from npgpt.weights import load_pretrained
+
+    model = load_pretrained(run.folder)
+    prompt = "def " if not run.config.data else run.tokenizer.decode(run.validation_tokens[:1])
+    ids = run.tokenizer.encode(prompt)
+    out = generate(model, ids, 400, do_sample=True, temperature=0.8, top_k=0, seed=run.config.seed)
+    print("\n" + "─" * 72)
+    print(Text(run.tokenizer.decode(out[0])), soft_wrap=True)
+    print("─" * 72 + "\n")
+    print(f"the run is in {run.folder}; for more of it:", soft_wrap=True)
+    print(f"  npgpt generate --model {run.folder} --prompt {_quoted(prompt)}", soft_wrap=True)
+
+
+def generate(args: list[str]) -> int:
+    """``npgpt generate``."""
+
+    @dataclass
+    class GenerateOptions:
+        """Let a model continue a prompt."""
+
+        prompt: str = ""
+        """The text to continue."""
+        model: str = ""
+        """A run folder; if empty, the latest under out/."""
+        max_new_tokens: int = 500
+        temperature: float = 0.8
+        """Below 1 the text is more probable, above 1 wilder; 0 always takes the best token."""
+        top_k: int = 200
+        """Choose among this many tokens; 0 is off."""
+        num_return_sequences: int = 1
+        seed: int | None = None
+        """The same seed writes the same text; a random one if not given."""
+
+    options = parse(GenerateOptions, args, "generate")
+
+    from npgpt import generate as continue_ids
+    from npgpt import load_tokenizer
+    from npgpt.errors import UserError
+    from npgpt.train import latest_run
+    from npgpt.weights import load_pretrained
+
+    folder = Path(options.model) if options.model else latest_run()
+    model, tokenizer = load_pretrained(folder), load_tokenizer(folder)
+    if not options.prompt:
+        raise UserError("the prompt is empty; give the text to continue with --prompt TEXT")
+    vocab_size = model.config.vocab_size
+    if options.top_k > vocab_size:
+        raise UserError(f"top_k is {options.top_k}, and the vocabulary has {vocab_size} tokens")
+    out = continue_ids(
+        model,
+        tokenizer.encode(options.prompt),
+        options.max_new_tokens,
+        do_sample=options.temperature != 0,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        num_return_sequences=options.num_return_sequences,
+        seed=options.seed,
+    )
+    for i, ids in enumerate(out):
+        if i:
+            print("─" * 72)
+        print(tokenizer.decode(ids))
+    return 0
+
+
+def _flags(args: list[str], *names: str) -> list[str]:
+    """Let an option that is true or false stand alone: ``--overwrite``."""
+    result = []
+    for i, arg in enumerate(args):
+        result.append(arg)
+        follows = args[i + 1] if i + 1 < len(args) else "--"
+        if arg.removeprefix("--") in names and follows.startswith("--"):
+            result.append("True")
+    return result
+
+
+def _value_of(option: str, args: list[str]) -> str:
+    for i, arg in enumerate(args):
+        if arg.startswith(option + "="):
+            return arg.split("=", 1)[1]
+        if arg == option and i + 1 < len(args):
+            return args[i + 1]
+    return ""
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""Configuration: of a model (Hugging Face's names), and of a training run (nanoGPT's)."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from dataclasses import InitVar, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from npgpt.errors import UserError
+
+Activation = Literal["gelu_new", "gelu", "relu"]
+
+
+@dataclass
+class GPTConfig:
+    """The architecture of a GPT-2, with Hugging Face's field names and GPT-2's values.
+
+    ``block_size``, nanoGPT's name, is accepted for ``n_positions``. ``activation_function`` is
+    ``"gelu_new"`` (the tanh form, GPT-2's), ``"gelu"`` (exact) or ``"relu"``. ``bias`` is ours:
+    False leaves out the biases of all linear layers and norms, as nanoGPT's recipes do.
+
+    Raises
+    ------
+    UserError
+        If a value cannot be.
+
+    Examples
+    --------
+    >>> from npgpt import GPTConfig
+    >>> GPTConfig(vocab_size=65, block_size=64, n_embd=128, n_layer=4, n_head=4).n_positions
+    64
+    """
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: Activation = "gelu_new"
+    resid_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    tie_word_embeddings: bool = True
+    bias: bool = True
+    block_size: InitVar[int | None] = None
+
+    def __post_init__(self, block_size: int | None) -> None:
+        if block_size is not None:
+            self.n_positions = block_size
+        check_types(self)
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
+        if self.n_embd % self.n_head:
+            raise UserError(
+                f"n_embd is {self.n_embd} and n_head {self.n_head}: a head has n_embd / n_head "
+                "channels, so n_embd must be a multiple of n_head"
+            )
+        for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
+        """Make a config of a Hugging Face ``config.json``; fields unknown here are ignored."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields of a Hugging Face ``config.json``."""
+        return {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            **dataclasses.asdict(self),
+        }
+
+
+# An InitVar's default is a class attribute; reading the alias must give n_positions instead.
+GPTConfig.block_size = property(lambda self: self.n_positions)  # type: ignore[attr-defined]
+
+
+@dataclass
+class TrainConfig:
+    """A training run, with nanoGPT's names: the keys of a TOML file and of the command line.
+
+    The defaults train a character-level GPT on the interpreter's own library in about two minutes.
+    """
+
+    data: tuple[str, ...] = ()
+    """Files, folders or patterns of text, or one .bin token file; none: Python's own library."""
+    tokenizer: str = "char"
+    """char, byte or gpt2."""
+    out_dir: str = ""
+    """The run folder; if empty, a new numbered one under out/."""
+    init_from: str = "scratch"
+    """scratch, or a folder with a model to start from (its tokenizer comes along)."""
+    seed: int = 1337
+    """Of the initialization, the batches and dropout."""
+
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    block_size: int = 128
+    """Context length, in tokens."""
+    dropout: float = 0.0
+    bias: bool = False
+    """Whether linear layers and norms have biases."""
+    activation_function: Activation = "gelu_new"
+
+    batch_size: int = 12
+    """Sequences in a batch."""
+    gradient_accumulation_steps: int = 1
+    """Batches to an update."""
+    max_iters: int = 1500
+    """Updates."""
+    learning_rate: float = 2e-3
+    min_lr: float = 1e-4
+    warmup_iters: int = 100
+    lr_decay_iters: int | None = None
+    """Where the cosine ends; max_iters if not given."""
+    decay_lr: bool = True
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    grad_clip: float = 1.0
+    """Largest global norm of the gradient; 0 is off."""
+
+    eval_interval: int = 250
+    """Updates between evaluations, each of which saves a checkpoint."""
+    eval_iters: int = 20
+    """Batches to an evaluation."""
+    log_interval: int = 10
+    """Updates between lines of metrics.jsonl."""
+    checkpoint_interval: int = 0
+    """Updates between numbered checkpoints that are kept; 0 is off."""
+
+    def __post_init__(self) -> None:
+        self.data = (self.data,) if isinstance(self.data, str) else tuple(self.data)
+        check_types(self)
+        for name in (
+            "block_size batch_size gradient_accumulation_steps eval_interval eval_iters "
+            "log_interval"
+        ).split():
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in (
+            "max_iters warmup_iters learning_rate min_lr weight_decay grad_clip seed "
+            "checkpoint_interval"
+        ).split():
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("beta1", "beta2", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+
+    def model(self, vocab_size: int) -> GPTConfig:
+        """Return the architecture that these keys describe."""
+        return GPTConfig(
+            vocab_size=vocab_size,
+            n_positions=self.block_size,
+            n_embd=self.n_embd,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            activation_function=self.activation_function,
+            resid_pdrop=self.dropout,
+            embd_pdrop=self.dropout,
+            attn_pdrop=self.dropout,
+            bias=self.bias,
+        )
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> TrainConfig:
+        """Read a TOML file of these keys."""
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not a TOML file: {error}") from None
+        names = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in names:
+                raise UserError(f"{path}: unknown key {key!r}{nearest(key, names)}")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def to_toml(self) -> str:
+        """Return a TOML file of all keys that have a value."""
+        values = dataclasses.asdict(self)
+        return "".join(
+            f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
+            for key, value in values.items()
+            if value is not None
+        )
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return a phrase that names the nearest known word, or all of them."""
+    close = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def check_types(config: Any) -> None:
+    """Refuse values of the wrong type; an integer will do for a float."""
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value, hint = getattr(config, f.name), hints[f.name]
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        if typing.get_origin(hint) is Literal:
+            if value not in typing.get_args(hint):
+                known = list(typing.get_args(hint))
+                raise UserError(f"{f.name} is {value!r}{nearest(str(value), known)}")
+        elif typing.get_origin(hint) is tuple:
+            if not all(isinstance(item, str) for item in value):
+                raise UserError(f"{f.name} must be a list of strings, and is {value!r}")
+        elif isinstance(value, bool) and bool not in options:
+            raise UserError(f"{f.name} must be {_spelled(options)}, and is {value!r}")
+        elif isinstance(value, int) and float in options:
+            setattr(config, f.name, float(value))
+        elif not isinstance(value, options):
+            raise UserError(f"{f.name} must be {_spelled(options)}, and is {value!r}")
+
+
+def _spelled(options: tuple) -> str:
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    return " or ".join(names.get(option, "absent") for option in options)

@@ -1,0 +1,74 @@
+"""What training shows: a live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Display:
+    """Shows the step, the losses, tokens per second and the time left.
+
+    Parameters
+    ----------
+    total, start : int
+        Updates in all, and those done before.
+    console : Console, optional
+    """
+
+    def __init__(self, total: int, start: int = 0, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._losses = {"train": float("nan"), "val": float("nan")}
+        self._rate = 0.0
+        self._shown = time.monotonic()
+        self._progress = Progress(
+            TextColumn("step {task.completed:>5.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[losses]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            speed_estimate_period=60,
+        )
+        self._task = self._progress.add_task("train", total=total, completed=start, losses="")
+        self._step = start
+
+    def __enter__(self) -> None:
+        self._progress.start()
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.stop()
+
+    def _update(self) -> None:
+        losses = (
+            f"train {self._losses['train']:.3f}  val {self._losses['val']:.3f}  "
+            f"{self._rate:>7,.0f} tokens/s"
+        )
+        self._progress.update(self._task, completed=self._step, losses=losses)
+
+    def step(self, step: int, loss: float, rate: float) -> None:
+        """Show a step that was logged."""
+        self._step, self._rate = step, rate
+        self._losses["train"] = loss
+        self._update()
+        if not self.console.is_terminal and time.monotonic() - self._shown > 10:
+            self._shown = time.monotonic()
+            self.console.print(f"step {step:>6}  train {loss:.4f}  {rate:,.0f} tokens/s")
+
+    def evaluated(self, step: int, train_loss: float, val_loss: float) -> None:
+        """Show an evaluation, and keep its line."""
+        self._step = step
+        self._losses = {"train": train_loss, "val": val_loss}
+        self._update()
+        self._shown = time.monotonic()
+        self.console.print(f"step {step:>6}  train {train_loss:.4f}  val {val_loss:.4f}")
+
+    def finished(self, loss: float, best_step: int, seconds: float) -> None:
+        """Show the result."""
+        self.console.print(
+            f"done in {seconds:.0f} s: loss {loss:.4f} over the whole validation split "
+            f"(weights of step {best_step})"
+        )

@@ -1,0 +1,78 @@
+"""The loss of a model over a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy import ndarray
+
+from autograd import no_grad
+from npgpt.data import random_batch
+from npgpt.model import GPT
+
+Check = Callable[[], None]
+
+
+def estimate_loss(
+    model: GPT,
+    tokens: ndarray,
+    batch_size: int,
+    n_batches: int,
+    generator: np.random.Generator,
+    check: Check = lambda: None,
+) -> float:
+    """Return the mean loss over random batches. `check` is called between them."""
+    T = model.config.n_positions
+    batches = [random_batch(tokens, batch_size, T, generator) for _ in range(n_batches)]
+    return float(np.mean(_losses(model, batches, check)))
+
+
+def whole_loss(
+    model: GPT,
+    tokens: ndarray,
+    batch_size: int = 16,
+    check: Check = lambda: None,
+) -> float:
+    """Return the mean loss over every token of a text but the first.
+
+    The text is cut into windows of the context length, one after the other: each token is predicted
+    once, from those before it in its window.
+    """
+    T = model.config.n_positions
+    n_windows, rest = divmod(len(tokens) - 1, T)
+    starts = list(range(0, n_windows * T, T))
+    groups = [(starts[i : i + batch_size], T) for i in range(0, len(starts), batch_size)]
+    if rest:
+        groups.append(([n_windows * T], rest))
+    batches = []
+    for group, length in groups:
+        windows = np.stack([tokens[start : start + length + 1] for start in group])
+        windows = windows.astype(np.int64)  # (B, length + 1)
+        batches.append((windows[:, :-1], windows[:, 1:]))
+    losses = _losses(model, batches, check)
+    sizes = [targets.size for _, targets in batches]
+    return float(np.average(losses, weights=sizes))
+
+
+def _losses(model: GPT, batches: list, check: Check) -> list[float]:
+    losses = []
+    with no_grad(), evaluating(model):
+        for inputs, targets in batches:
+            check()
+            losses.append(model(inputs, targets)[1].item())
+    return losses
+
+
+class evaluating:
+    """Switch a model's dropout off inside a block."""
+
+    def __init__(self, model: GPT) -> None:
+        self.model = model
+        self.training = model.training
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *exception: object) -> None:
+        self.model.train(self.training)

@@ -1,0 +1,162 @@
+"""Modules: parameters with names, and the layers of a GPT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import DTypeLike
+
+import autograd
+from autograd import Tensor, nn
+
+
+class Parameter(Tensor):
+    """A leaf tensor that belongs to a module, and requires a gradient."""
+
+    __slots__ = ()
+
+    def __init__(self, data: ndarray) -> None:
+        super().__init__(data)
+        self.requires_grad_()
+
+
+class Module:
+    """A part of a model: its attributes may be parameters, modules and lists of modules."""
+
+    training = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run `forward`."""
+        return self.forward(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the module's output."""
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Yield this module and all below it, with dotted names."""
+        yield prefix, self
+        for name, value in vars(self).items():
+            path = f"{prefix}.{name}" if prefix else name
+            if isinstance(value, Module):
+                yield from value.named_modules(path)
+            elif isinstance(value, list):
+                for i, item in enumerate(value):
+                    yield from item.named_modules(f"{path}.{i}")
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield each parameter once, with its dotted name; a shared one under its first."""
+        seen = set()
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def parameters(self) -> list[Parameter]:
+        """Return each parameter once."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def state_dict(self) -> dict[str, ndarray]:
+        """Return the parameters' arrays by name (the arrays themselves, not copies)."""
+        return {name: parameter.numpy() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: dict[str, ndarray]) -> None:
+        """Copy arrays into the parameters; nothing changes unless names and shapes all fit."""
+        parameters = dict(self.named_parameters())
+        problems = [f"{name} is missing" for name in parameters if name not in state]
+        problems += [f"{name} is not part of the model" for name in state if name not in parameters]
+        problems += [
+            f"{name} has shape {list(state[name].shape)}, expected {list(parameter.shape)}"
+            for name, parameter in parameters.items()
+            if name in state and state[name].shape != parameter.shape
+        ]
+        if problems:
+            more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+            raise ValueError("; ".join(problems[:3]) + more)
+        with autograd.no_grad():
+            for name, parameter in parameters.items():
+                parameter[...] = state[name]
+
+    def train(self, mode: bool = True) -> Module:
+        """Switch dropout on, here and below."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """Switch dropout off, here and below."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+
+class Linear(Module):
+    """x @ weight + bias, with ``weight (in, out)``: what GPT-2's checkpoints call Conv1D."""
+
+    def __init__(self, n_in: int, n_out: int, bias: bool = True, dtype: DTypeLike = np.float32):
+        self.weight = Parameter(np.zeros((n_in, n_out), dtype))
+        self.bias = Parameter(np.zeros(n_out, dtype)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in) -> (..., out)``."""
+        return nn.affine(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """A table with one row a token, or a position."""
+
+    def __init__(self, n_rows: int, width: int, dtype: DTypeLike = np.float32):
+        self.weight = Parameter(np.zeros((n_rows, width), dtype))
+
+    def forward(self, ids: ndarray) -> Tensor:
+        """Look up rows: ``(...) -> (..., width)``."""
+        return nn.embedding(ids, self.weight)
+
+
+class LayerNorm(Module):
+    """Normalize the last axis, then scale (and shift)."""
+
+    def __init__(
+        self, width: int, bias: bool = True, eps: float = 1e-5, dtype: DTypeLike = np.float32
+    ):
+        self.weight = Parameter(np.ones(width, dtype))
+        self.bias = Parameter(np.zeros(width, dtype)) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(..., width)``."""
+        return nn.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class Dropout(Module):
+    """Set elements to zero with probability p, in training."""
+
+    def __init__(self, p: float):
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of x."""
+        return nn.dropout(x, self.p, self.training, dropout_generator())
+
+
+_generator: ContextVar[np.random.Generator | None] = ContextVar("dropout_generator", default=None)
+dropout_generator = _generator.get
+
+
+@contextmanager
+def dropout_from(generator: np.random.Generator) -> Iterator[None]:
+    """Draw the seeds of all dropout inside the block from a generator."""
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)

@@ -1,0 +1,460 @@
+"""Pre-training: the loop, its run folder, and resuming it bit for bit.
+
+A run folder holds ``train.toml`` (the configuration), ``config.json`` and ``model.safetensors``
+(the best model so far), ``tokenizer.json``, ``tokens.bin`` and ``tokens.json`` (the text),
+``metrics.jsonl``, and ``state.safetensors``: the last parameters, the optimizer's means and the
+counters. All randomness is a function of the seed and the step, so that file alone decides what a
+resumed run does; it is replaced in one step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from npgpt.config import TrainConfig
+from npgpt.data import open_tokens, random_batch, read_text, split_tokens, write_tokens
+from npgpt.display import Display
+from npgpt.errors import UserError
+from npgpt.evaluate import estimate_loss, whole_loss
+from npgpt.files import read_tensors, replacing, write_tensors, write_text
+from npgpt.memory import keep_freed_memory
+from npgpt.model import GPT
+from npgpt.nn import dropout_from
+from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
+from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from npgpt.weights import load_config, load_pretrained, save_config, save_weights
+
+
+class Interrupted(Exception):
+    """Ctrl-C was pressed, and the state is saved."""
+
+
+@dataclass
+class Progress:
+    """The counters of a run: all of its state that is not an array."""
+
+    step: int = 0  # updates done
+    evaluated: int = -1  # the step of the last evaluation
+    best_step: int = 0
+    best_loss: float = math.inf
+    elapsed_seconds: float = 0.0
+    finished: bool = False
+
+
+@dataclass
+class Run:
+    """Everything that a training run consists of."""
+
+    folder: Path
+    config: TrainConfig
+    model: GPT
+    tokenizer: Tokenizer
+    tokens: ndarray
+    tokens_path: Path
+    tokens_sha256: str
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.train_tokens, self.validation_tokens = split_tokens(
+            self.tokens, self.config.block_size
+        )
+        self.optimizer = AdamW(
+            self.model.named_parameters(),
+            betas=(self.config.beta1, self.config.beta2),
+            weight_decay=self.config.weight_decay,
+        )
+
+    # ---- state
+
+    def save_state(self, path: Path | None = None) -> None:
+        """Write all that a resumed run needs, in one step."""
+        metadata = {
+            "progress": json.dumps(dataclasses.asdict(self.progress)),
+            "tokens": json.dumps([str(self.tokens_path), self.tokens_sha256]),
+        }
+        tensors = self.model.state_dict() | self.optimizer.state_dict()
+        write_tensors(path or self.folder / "state.safetensors", tensors, metadata)
+
+    def load_state(self) -> None:
+        """Take up the state of the folder."""
+        path = self.folder / "state.safetensors"
+        tensors, metadata = read_tensors(path)
+        means = {name: a for name, a in tensors.items() if name.startswith(("mean.", "square."))}
+        try:
+            self.model.load_state_dict({n: a for n, a in tensors.items() if n not in means})
+            self.progress = Progress(**json.loads(metadata["progress"]))
+            self.optimizer.load_state_dict(means, self.progress.step)
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path} does not belong to this run, or is damaged: {error}") from None
+
+    def save_best(self) -> None:
+        """Write the model as the run's best."""
+        save_weights(self.model, self.folder / "model.safetensors")
+
+    # ---- training
+
+    def update(self) -> tuple[float, float, float]:
+        """Take one optimizer step; return the loss, the gradient's norm, the learning rate."""
+        config = self.config
+        lr = config.learning_rate
+        if config.decay_lr:
+            until = config.max_iters if config.lr_decay_iters is None else config.lr_decay_iters
+            lr = learning_rate_at(self.progress.step, lr, config.min_lr, config.warmup_iters, until)
+        step = self.progress.step
+        random = np.random.default_rng([config.seed, 1, step])
+        batches = [
+            random_batch(self.train_tokens, config.batch_size, config.block_size, random)
+            for _ in range(config.gradient_accumulation_steps)
+        ]
+        with dropout_from(np.random.default_rng([config.seed, 4, step])):
+            loss = train_step(self.model, batches)
+        norm = clip_grad_norm(self.model.parameters(), config.grad_clip)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            kept = self.folder / "state.safetensors"
+            raise UserError(
+                f"step {self.progress.step + 1}: loss {loss}, norm of the gradient {norm}. "
+                f"The last good checkpoint is kept ({kept}). Lower --learning_rate, warm up for "
+                "longer (--warmup_iters), or clip the gradient (--grad_clip 1)"
+            )
+        self.optimizer.step(lr)
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        return loss, norm, lr
+
+    def evaluate(self, check: Any) -> tuple[float, float]:
+        """Estimate the loss on both splits, with batches that depend on the seed and step alone."""
+        config = self.config
+        losses = []
+        for i, tokens in enumerate((self.train_tokens, self.validation_tokens)):
+            generator = np.random.default_rng([config.seed, 2 + i, self.progress.step])
+            losses.append(
+                estimate_loss(
+                    self.model, tokens, config.batch_size, config.eval_iters, generator, check
+                )
+            )
+        return losses[0], losses[1]
+
+
+def train_step(model: GPT, batches: list[tuple[ndarray, ndarray]]) -> float:
+    """Add the gradient of the mean loss over some batches to the parameters; return that loss."""
+    total = 0.0
+    for inputs, targets in batches:
+        _, loss = model(inputs, targets)
+        total += loss.item() / len(batches)
+        loss.backward(np.full((), 1 / len(batches), loss.dtype))
+    return total
+
+
+def train(run: Run, display: Display) -> None:
+    """Train to the end, from wherever the run stands.
+
+    Raises
+    ------
+    Interrupted
+        After Ctrl-C, with the state saved.
+    UserError
+        If the loss is no longer finite.
+    """
+    keep_freed_memory()
+    config, progress = run.config, run.progress
+    run.model.train()
+    metrics = Metrics(run.folder / "metrics.jsonl", progress.step)
+    started = time.monotonic() - progress.elapsed_seconds
+
+    def elapsed() -> float:
+        progress.elapsed_seconds = time.monotonic() - started
+        return progress.elapsed_seconds
+
+    with interruptible() as interrupt, metrics, display:
+        try:
+            since, tokens = time.monotonic(), 0
+            while True:
+                interrupt.check()
+                due = progress.step % config.eval_interval == 0 or progress.step >= config.max_iters
+                if due and progress.evaluated != progress.step:
+                    paused = time.monotonic()
+                    train_loss, val_loss = run.evaluate(interrupt.check)
+                    if val_loss < progress.best_loss or progress.evaluated < 0:
+                        progress.best_loss, progress.best_step = val_loss, progress.step
+                        run.save_best()
+                    progress.evaluated = progress.step
+                    values = {"train_loss": train_loss, "val_loss": val_loss}
+                    metrics.write(progress.step, **values, elapsed_seconds=elapsed())
+                    display.evaluated(progress.step, train_loss, val_loss)
+                    run.save_state()
+                    since += time.monotonic() - paused
+                if progress.step >= config.max_iters:
+                    break
+                loss, norm, lr = run.update()
+                tokens += config.batch_size * config.block_size * config.gradient_accumulation_steps
+                if progress.step % config.log_interval == 0:
+                    rate = tokens / (time.monotonic() - since)
+                    since, tokens = time.monotonic(), 0
+                    metrics.write(
+                        progress.step, train_loss=loss, lr=lr, grad_norm=norm,
+                        tokens_per_second=rate, elapsed_seconds=elapsed(),
+                    )  # fmt: skip
+                    display.step(progress.step, loss, rate)
+                if config.checkpoint_interval and progress.step % config.checkpoint_interval == 0:
+                    checkpoints = run.folder / "checkpoints"
+                    checkpoints.mkdir(exist_ok=True)
+                    run.save_state(checkpoints / f"step-{progress.step:06d}.safetensors")
+            if not progress.finished:
+                best = load_pretrained(run.folder)
+                loss = whole_loss(best, run.validation_tokens, check=interrupt.check)
+                progress.finished = True
+                metrics.write(progress.step, val_loss=loss, elapsed_seconds=elapsed())
+                run.save_state()
+                display.finished(loss, progress.best_step, elapsed())
+        except Interrupted:
+            elapsed()
+            run.save_state()
+            raise
+
+
+# ---- starting and resuming
+
+
+def start(config: TrainConfig, overwrite: bool = False) -> Run:
+    """Prepare a new run: everything is checked before the folder is made."""
+    if config.out_dir:
+        check_folder(Path(config.out_dir), overwrite)
+    given = None if config.init_from == "scratch" else Path(config.init_from)
+    base = None if given is None else load_pretrained(given)
+    tokenizer = None if given is None else load_tokenizer(given)
+    text, sources = "", list[str]()
+    ready: Path | None = None
+    if len(config.data) == 1 and config.data[0].endswith(".bin"):
+        ready = Path(config.data[0]).resolve()
+        tokens, info = open_tokens(ready)
+        if tokenizer is not None and tokenizer.to_dict() != info.tokenizer:
+            raise UserError(f"{ready} was made with another tokenizer than that of {given}")
+        tokenizer = tokenizer_of(info.tokenizer)
+    else:
+        text, sources = read_text(config.data)
+        tokenizer = tokenizer or make_tokenizer(config.tokenizer, text)
+        if tokenizer.n_vocab < 2:
+            raise UserError(
+                f"the text consists of one character, {text[:1]!r}: there is nothing to learn"
+            )
+        tokens = tokenizer.encode(text)
+    if base is not None:
+        config = dataclasses.replace(config, **architecture(base))
+    split_tokens(tokens, config.block_size)
+    model = GPT(config.model(tokenizer.n_vocab), seed=config.seed)
+    if base is not None:
+        model.load_state_dict(base.state_dict())
+
+    folder = make_folder(config, overwrite)
+    save_tokenizer(tokenizer, folder)
+    save_config(model.config, folder)
+    path = ready or folder / "tokens.bin"
+    if ready is None:
+        write_tokens(path, text, tokenizer, sources)
+    write_text(folder / "train.toml", config.to_toml())
+    tokens, info = open_tokens(path)
+    run = Run(folder, config, model, tokenizer, tokens, path, info.sha256)
+    run.save_state()
+    return run
+
+
+def resume(folder: Path, changes: dict[str, Any]) -> Run:
+    """Take up a run where its last checkpoint stands; `changes` are training keys to change."""
+    state = folder / "state.safetensors"
+    if not state.is_file():
+        raise UserError(
+            f"{folder} holds no run that can be resumed (no {state.name}); "
+            "start one with npgpt train --out_dir " + str(folder)
+        )
+    config = TrainConfig.from_toml(folder / "train.toml")
+    fixed = {"data", "tokenizer", "out_dir", "init_from", "seed", "bias", "activation_function",
+             "n_layer", "n_head", "n_embd", "block_size"}  # fmt: skip
+    for key, value in changes.items():
+        if key in fixed and value != getattr(config, key):
+            raise UserError(f"--{key} is {getattr(config, key)} in the run {folder}, and stays so")
+    config = dataclasses.replace(config, **changes)
+    _, metadata = read_tensors(state)
+    try:
+        recorded, sha256 = json.loads(metadata["tokens"])
+    except (KeyError, ValueError):
+        raise UserError(f"{state} is damaged: it does not name its token file") from None
+    inside = folder / "tokens.bin"
+    path = inside if inside.is_file() else Path(recorded)
+    tokens, info = open_tokens(path)
+    if info.sha256 != sha256:
+        raise UserError(f"{path} is not the text that {folder} was trained on (another hash)")
+    tokenizer = load_tokenizer(folder)
+    model = GPT(load_config(folder), seed=config.seed)
+    run = Run(folder, config, model, tokenizer, tokens, path, sha256)
+    run.load_state()
+    if run.progress.step < config.max_iters:
+        run.progress.finished = False
+    if changes:
+        write_text(folder / "train.toml", config.to_toml())
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()
+    return run
+
+
+def tokenizer_of(values: dict) -> Tokenizer:
+    """Make the tokenizer that a token file describes."""
+    from npgpt.tokenizers import CharTokenizer
+
+    return (
+        CharTokenizer(values["characters"])
+        if values["kind"] == "char"
+        else make_tokenizer(values["kind"], "")
+    )
+
+
+def architecture(model: GPT) -> dict[str, Any]:
+    """Return the training keys that a model settles."""
+    config = model.config
+    return {
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "block_size": config.n_positions,
+        "bias": config.bias,
+        "activation_function": config.activation_function,
+    }
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds something, or that cannot be written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out_dir {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise UserError(
+            f"the folder {folder} is not empty. Continue the run in it with --resume {folder}, "
+            "replace it with --overwrite, or leave out --out_dir for a new one"
+        )
+
+
+def make_folder(config: TrainConfig, overwrite: bool) -> Path:
+    """Make the run folder: the one asked for, or the next number under out/."""
+    try:
+        if config.out_dir:
+            folder = Path(config.out_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                clear(folder)
+            return folder
+        out = Path("out")
+        out.mkdir(exist_ok=True)
+        taken = [int(p.name) for p in out.iterdir() if p.name.isdecimal()]
+        for number in range(max(taken, default=0) + 1, 10**6):
+            folder = out / f"{number:04d}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue  # another run took it
+            return folder
+        raise UserError(f"{out} is full")
+    except OSError as error:
+        where = config.out_dir or "out"
+        raise UserError(f"the folder {where} cannot be made: {error.strerror}") from None
+
+
+RUN_FILES = (
+    "train.toml config.json model.safetensors tokenizer.json tokens.bin tokens.json metrics.jsonl "
+    "state.safetensors"
+).split()
+
+
+def clear(folder: Path) -> None:
+    """Remove an earlier run's files from a folder, and nothing else."""
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def latest_run(out: Path = Path("out")) -> Path:
+    """Return the run under out/ whose model was written last."""
+    models = list(out.glob("*/model.safetensors"))
+    if not models:
+        raise UserError(
+            f"there is no trained model under {out}/; train one with npgpt train, "
+            "or name a folder with --model"
+        )
+    return max(models, key=lambda path: path.stat().st_mtime).parent
+
+
+# ---- metrics and interruption
+
+
+class Metrics:
+    """The lines of ``metrics.jsonl``; those after the state that a run resumes from are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        lines = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        lines.append(line + "\n")
+                except (ValueError, KeyError):
+                    pass  # cut short when the run was killed
+        with replacing(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def write(self, step: int, **values: float) -> None:
+        """Append a line."""
+        rounded = {key: float(f"{value:.7g}") for key, value in values.items()}
+        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
+        self._file.flush()
+
+
+class Interrupt:
+    """Whether Ctrl-C was pressed."""
+
+    pressed = False
+
+    def check(self) -> None:
+        """Raise Interrupted if so."""
+        if self.pressed:
+            raise Interrupted
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Let the first Ctrl-C end training between two steps, and the second at once."""
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        if interrupt.pressed:
+            raise KeyboardInterrupt
+        interrupt.pressed = True
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+__all__ = ["Interrupted", "Run", "latest_run", "resume", "start", "train", "train_step"]
