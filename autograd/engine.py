@@ -56,10 +56,16 @@ class Node:
         Functions that see a complete cotangent, and may return another in its place.
     """
 
-    __slots__ = (
-        "dtype", "grad", "hooks", "number", "op", "outputs", "retains_grad", "selects", "shape",
-        "steps", "watched", "written",
-    )  # fmt: skip
+    # What every node has is in slots; what few have is in __dict__, made when first set.
+    __slots__ = ("__dict__", "dtype", "number", "op", "shape", "steps")
+
+    outputs: tuple | None = None
+    selects: tuple[Node, int] | None = None
+    watched: tuple = ()
+    written = 0
+    grad: Any = None
+    retains_grad = False
+    hooks: tuple = ()
 
     def __init__(
         self, op: Op | None, steps: tuple | None, shape: tuple[int, ...], dtype: np.dtype
@@ -69,13 +75,6 @@ class Node:
         self.steps = steps
         self.shape = shape
         self.dtype = dtype
-        self.outputs: tuple | None = None
-        self.selects: tuple[Node, int] | None = None
-        self.watched: tuple = ()
-        self.written = 0
-        self.grad: Any = None
-        self.retains_grad = False
-        self.hooks: tuple = ()
 
     def __repr__(self) -> str:
         made_by = "leaf" if self.op is None else self.op.name

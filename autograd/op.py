@@ -87,6 +87,7 @@ class Op:
         self.sampler: Callable | None = None
         self.reference_function: Callable | None = None
         self.rules: list[Rule] = []
+        self._plans: dict[tuple[int, ...], tuple] = {}
         self.namespace = (*self.names, "out", *saves, *(f"{name}_shape" for name in self.names))
 
     def __repr__(self) -> str:
@@ -99,6 +100,7 @@ class Op:
 
         def declare(function: Callable, inputs: tuple[str, ...] = inputs) -> Callable:
             self.rules.append(Rule(self, inputs, function))
+            self._plans.clear()
             return function
 
         for name, function in rules.items():
@@ -167,6 +169,16 @@ class Op:
         return tuple(bound)
 
     def _record(self, raw: list, parents: dict[int, Any], out: Any, saved: tuple) -> Any:
+        """Make the node of a call, with what the rules of its parents will read."""
+        positions = tuple(parents)
+        rules, constants, uses_shapes = self._plans.get(positions) or self._plan(positions)
+        watched = None
+        for position in constants:
+            value = raw[position]
+            if isinstance(value, ndarray) and value.nbytes > COPY_LIMIT:
+                watched = (*(watched or ()), (value, fingerprint(value)))
+            elif isinstance(value, ndarray | list | tuple):
+                raw[position] = _own(value)
         outputs = [np.asarray(part) for part in (out if self.multiple else (out,))]
         for part in outputs:
             if part.dtype.kind != "f":
@@ -174,41 +186,48 @@ class Op:
                     f"{self.name}: the result has dtype {part.dtype}, and gradients exist for real "
                     "floating point only; detach() the inputs if none is wanted"
                 )
-        rules = [rule for rule in self.rules if any(p in parents for p in rule.positions)]
-        unruled = set(parents).difference(*(rule.positions for rule in rules))
+        values = [*raw, outputs[0], *saved]
+        if uses_shapes:
+            values += [_shape_of(value) for value in raw]
+        steps = tuple(
+            [
+                (rule, rule.keep(values), parents[0] if self.variadic else nodes)
+                for rule in rules
+                for nodes in (tuple([parents.get(position) for position in rule.positions]),)
+            ]
+        )
+        node = Node(self, steps, outputs[0].shape, outputs[0].dtype)
+        if watched:
+            node.watched = watched
+        if not self.multiple:
+            return new_tensor(outputs[0], node)
+        node.outputs = tuple((part.shape, part.dtype) for part in outputs)
+        selectors = []
+        for index, part in enumerate(outputs):
+            selector = Node(self, (), part.shape, part.dtype)
+            selector.selects = node, index
+            selectors.append(new_tensor(part, selector))
+        return tuple(selectors)
+
+    def _plan(self, positions: tuple[int, ...]) -> tuple:
+        """Work out, once for each set of arguments that need gradients, what a call must keep.
+
+        Returns the rules that apply, the constants that they read, and whether they read shapes.
+        """
+        rules = [r for r in self.rules if not set(r.positions).isdisjoint(positions)]
+        unruled = set(positions).difference(*(rule.positions for rule in rules))
         if unruled:
             name = self.names[min(unruled)]
             raise TypeError(
                 f"{self.name}: input {name!r} requires a gradient, and the op has no rule for it; "
                 f"pass it detached if it is a constant"
             )
-        watched = []
-        for position, value in enumerate(raw):
-            if position not in parents and any(rule.keeps(position) for rule in rules):
-                if isinstance(value, ndarray) and value.nbytes > COPY_LIMIT:
-                    watched.append((value, fingerprint(value)))
-                else:
-                    raw[position] = _own(value)
-        values = [*raw, outputs[0], *saved]
-        if any(source >= len(values) for rule in rules for source in rule.sources):
-            values += [_shape_of(value) for value in raw]
-        steps = []
-        for rule in rules:
-            nodes = parents[0] if self.variadic else tuple(map(parents.get, rule.positions))
-            steps.append((rule, rule.keep(values), nodes))
-        if not self.multiple:
-            node = Node(self, tuple(steps), outputs[0].shape, outputs[0].dtype)
-            node.watched = tuple(watched)
-            return new_tensor(outputs[0], node)
-        owner = Node(self, tuple(steps), (), outputs[0].dtype)
-        owner.outputs = tuple((part.shape, part.dtype) for part in outputs)
-        owner.watched = tuple(watched)
-        selectors = []
-        for index, part in enumerate(outputs):
-            selector = Node(self, (), part.shape, part.dtype)
-            selector.selects = owner, index
-            selectors.append(new_tensor(part, selector))
-        return tuple(selectors)
+        kept = {source for rule in rules for source in rule.sources}
+        constants = tuple(i for i in range(len(self.names)) if i in kept and i not in positions)
+        first_shape = len(self.names) + 1 + len(self.saves)
+        plan = rules, constants, any(source >= first_shape for source in kept)
+        self._plans[positions] = plan
+        return plan
 
     # ---- pulling a cotangent back
 

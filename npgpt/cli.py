@@ -139,7 +139,7 @@ def show_sample(run: Any, print: Callable) -> None:
     from npgpt.weights import load_pretrained
 
     model = load_pretrained(run.folder)
-    prompt = "def " if not run.config.data else run.tokenizer.decode(run.validation_tokens[:1])
+    prompt = "def " if not run.config.data else first_words(run.tokenizer.decode(run.tokens[:200]))
     ids = run.tokenizer.encode(prompt)
     out = generate(model, ids, 400, do_sample=True, temperature=0.8, top_k=0, seed=run.config.seed)
     print("\n" + "─" * 72)
@@ -147,6 +147,12 @@ def show_sample(run: Any, print: Callable) -> None:
     print("─" * 72 + "\n")
     print(f"the run is in {run.folder}; for more of it:", soft_wrap=True)
     print(f"  npgpt generate --model {run.folder} --prompt {_quoted(prompt)}", soft_wrap=True)
+
+
+def first_words(text: str) -> str:
+    """Return the beginning of a text's first line: something to continue."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), text)
+    return line if len(line) <= 20 else line[:20].rsplit(" ", 1)[0]
 
 
 def generate(args: list[str]) -> int:
@@ -163,8 +169,8 @@ def generate(args: list[str]) -> int:
         max_new_tokens: int = 500
         temperature: float = 0.8
         """Below 1 the text is more probable, above 1 wilder; 0 always takes the best token."""
-        top_k: int = 200
-        """Choose among this many tokens; 0 is off."""
+        top_k: int | None = None
+        """Choose among this many tokens; 0 is off. If not given 200, or the whole vocabulary."""
         num_return_sequences: int = 1
         seed: int | None = None
         """The same seed writes the same text; a random one if not given."""
@@ -182,6 +188,8 @@ def generate(args: list[str]) -> int:
     if not options.prompt:
         raise UserError("the prompt is empty; give the text to continue with --prompt TEXT")
     vocab_size = model.config.vocab_size
+    if options.top_k is None:
+        options.top_k = min(200, vocab_size)
     if options.top_k > vocab_size:
         raise UserError(f"top_k is {options.top_k}, and the vocabulary has {vocab_size} tokens")
     out = continue_ids(

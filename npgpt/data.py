@@ -27,7 +27,7 @@ LIBRARY_BYTES = 4_000_000  # of Python's library, as the default corpus
 
 
 def read_text(sources: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Return the text of files, folders and patterns, and the files' names; of none, Python's library.
+    """Return the text of files, folders and patterns (of none: Python's library), and their names.
 
     In a folder every file counts, however deep, that holds UTF-8 text; hidden ones do not.
     """

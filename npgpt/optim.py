@@ -98,9 +98,10 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     """
     gradients = [p.grad.data.reshape(-1) for p in parameters if p.grad is not None]
     norm = math.sqrt(sum(float(np.dot(g, g)) for g in gradients))
-    if 0 < max_norm < norm:
+    scale = max_norm / (norm + 1e-6)  # as PyTorch does it
+    if max_norm > 0 and scale < 1:
         for g in gradients:
-            g *= max_norm / norm
+            g *= scale
     return norm
 
 

@@ -429,7 +429,11 @@ def scaled_dot_product_attention(
 @op(saves=("lse",))
 def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
     """Attention with every argument settled; see `scaled_dot_product_attention`."""
-    if query.shape[:-2] != key.shape[:-2] or key.shape[:-1] != value.shape[:-1]:
+    if (
+        query.shape[:-2] != key.shape[:-2]
+        or query.shape[-1] != key.shape[-1]
+        or key.shape[:-1] != value.shape[:-1]
+    ):
         raise ValueError(
             f"attention: query {query.shape}, key {key.shape} and value {value.shape} do not fit; "
             "expected (..., T, D), (..., S, D) and (..., S, V) with the same leading axes"

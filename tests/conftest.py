@@ -1,0 +1,42 @@
+"""What the tests share: hypothesis profiles, and what some of them need from outside."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+COMMON = dict(deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("default", max_examples=25, **COMMON)
+settings.register_profile("ci", max_examples=25, derandomize=True, print_blob=True, **COMMON)
+settings.register_profile("thorough", max_examples=1000, **COMMON)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+def need(available: bool, what: str) -> None:
+    """Skip a test that lacks something; with NPGPT_TEST_ALL=1, where nothing may lack, fail it."""
+    if not available:
+        if os.environ.get("NPGPT_TEST_ALL") == "1":
+            pytest.fail(f"{what} is needed here", pytrace=False)
+        pytest.skip(f"needs {what}")
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real texts and weights beside the repository."""
+    if not SHARED.is_dir():
+        # CI always has it: a run without it would have tested less than it says
+        if os.environ.get("CI"):
+            pytest.fail("the shared data folder is missing in CI", pytrace=False)
+        pytest.skip("needs the shared data folder")
+    return SHARED
+
+
+@pytest.fixture
+def oracle() -> None:
+    """PyTorch and transformers, to compare with."""
+    for name in ("torch", "transformers"):
+        need(importlib.util.find_spec(name) is not None, name)

@@ -1,0 +1,437 @@
+"""The tape: what it records, when it lets go, and what it refuses."""
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+import autograd
+from autograd import no_grad, tensor
+
+
+def leaf(*values, dtype=None):
+    return tensor(values[0] if len(values) == 1 else list(values), requires_grad=True, dtype=dtype)
+
+
+# ---- recording
+
+
+def test_gradients_accumulate_on_leaves():
+    x = leaf(1.0, 2.0)
+    (x * x).sum().backward()
+    (3 * x).sum().backward()
+    assert x.grad.tolist() == [5, 7]
+    assert isinstance(x.grad, autograd.Tensor) and not x.grad.requires_grad
+
+
+def test_a_gradient_is_its_own_writable_array():
+    x, y = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    g = np.ones(2)
+    (x + y).backward(g)
+    x.grad.data[...] = 9
+    assert y.grad.tolist() == [1, 1] and g.tolist() == [1, 1]
+    z = leaf(1.0, 2.0)
+    z.sum().backward()
+    z.grad.data[0] = 5
+    assert z.grad.tolist() == [5, 1]
+
+
+def test_a_diamond_and_a_shared_input():
+    x = leaf(3.0)
+    a = x * 2
+    b = a * a + a * x
+    b.backward()
+    assert x.grad.item() == 2 * 2 * 6 + 2 * 2 * 3
+
+
+def test_constants_cost_nothing():
+    x, w = leaf(np.ones(3)), tensor(np.ones(3))
+    y = x * w
+    assert [name for rule, _, _ in y._node.steps for name in rule.inputs] == ["x"]
+    assert not (w * w).requires_grad
+    assert type(autograd.REGISTRY["multiply"](np.ones(2), 3.0)) is np.ndarray
+
+
+def test_no_grad():
+    x = leaf(1.0)
+    with no_grad():
+        assert not (x * 2).requires_grad
+        with autograd.enable_grad():
+            assert (x * 2).requires_grad
+        assert not autograd.is_grad_enabled()
+    assert (x * 2).requires_grad
+
+    @no_grad()
+    def double(x):
+        return x * 2
+
+    @no_grad()
+    def generate(x):
+        yield x * 2
+        yield x * 3
+
+    assert not double(x).requires_grad
+    for y in generate(x):
+        assert not y.requires_grad
+        assert autograd.is_grad_enabled()  # outside of the generator it is on
+    with pytest.raises(ZeroDivisionError), no_grad():
+        raise ZeroDivisionError
+    assert autograd.is_grad_enabled()
+
+
+def test_grad_mode_is_per_thread():
+    seen = []
+    with no_grad():
+        thread = threading.Thread(target=lambda: seen.append(autograd.is_grad_enabled()))
+        thread.start()
+        thread.join()
+    assert seen == [True]
+
+
+def test_backward_in_threads():
+    def work(seed):
+        random = np.random.default_rng(seed)
+        w = tensor(random.standard_normal((8, 8)), requires_grad=True)
+        for _ in range(50):
+            y = np.tanh(w @ w).sum()
+            (g,) = autograd.grad(y, [w])
+        return g.numpy()
+
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        parallel = list(pool.map(work, range(8)))
+    for seed, g in enumerate(parallel):
+        np.testing.assert_array_equal(g, work(seed))
+
+
+# ---- dtype and shape
+
+
+def test_a_float32_graph_stays_float32():
+    x = leaf(np.ones((3, 4)), dtype=np.float32)
+    y = (2.0 * x / 3 - 1) ** 2 + np.exp(-x) * np.sqrt(x + 1.5)
+    y = autograd.nn.layer_norm(y, (4,), None, None) @ np.ones((4, 2), np.float32)
+    loss = autograd.nn.cross_entropy(autograd.nn.gelu(y), np.array([0, 1, 1]))
+    assert y.dtype == loss.dtype == np.float32
+    loss.backward()
+    assert x.grad.dtype == np.float32
+
+
+def test_a_gradient_has_its_inputs_dtype_and_shape():
+    x = leaf(np.ones((1, 3)), dtype=np.float32)
+    y = x * np.ones((4, 3))  # NumPy promotes
+    assert y.dtype == np.float64
+    y.sum().backward()
+    assert x.grad.dtype == np.float32 and x.grad.shape == (1, 3)
+    assert x.grad.tolist() == [[4, 4, 4]]
+
+
+@pytest.mark.parametrize("dtype", [int, bool, complex])
+def test_only_real_floating_point_can_require_a_gradient(dtype):
+    with pytest.raises(TypeError, match=np.dtype(dtype).name):
+        tensor(np.ones(3, dtype), requires_grad=True)
+
+
+def test_scalars():
+    x = leaf(2.0)
+    assert (x * x).shape == () and isinstance((x * x)._data, np.ndarray)
+    (x * x).backward()
+    assert x.grad.shape == () and x.grad.item() == 4
+
+
+# ---- releasing
+
+
+def test_a_second_backward_says_that_the_tape_is_gone():
+    x = leaf(1.0)
+    y = x * x
+    y.backward()
+    with pytest.raises(RuntimeError, match="multiply.*released.*retain_graph=True"):
+        y.backward()
+    z = x * x
+    z.backward(retain_graph=True)
+    z.backward()
+    assert x.grad.item() == 6
+
+
+def test_no_reference_cycles():
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(200):
+            x = leaf(np.ones(3))
+            y = autograd.nn.softmax(np.tanh(x * x) @ np.ones((3, 3)))
+            g = autograd.grad(y.sum(), x, create_graph=True)
+            (g * g).sum().backward()
+        del x, y, g
+        assert len(gc.get_objects()) - before < 200
+    finally:
+        gc.enable()
+
+
+def test_a_long_chain():
+    x = leaf(1.0)
+    y = x
+    for _ in range(200_000):
+        y = y + 0.5
+    y.backward()
+    assert x.grad.item() == 1
+    y = x
+    for _ in range(200_000):
+        y = y + 0.5
+    del y  # and so is dropping one
+
+
+# ---- grad, hooks, several outputs
+
+
+def test_grad_changes_no_grad():
+    x, unused = leaf(3.0), leaf(1.0, 2.0)
+    a, b = autograd.grad(x * x, [x, unused])
+    assert a.item() == 6 and b.tolist() == [0, 0] and x.grad is None
+
+
+def test_grad_of_a_result_in_the_middle():
+    x = leaf(2.0)
+    y = x * 3
+    z = y * y
+    assert autograd.grad(z, y, retain_graph=True).item() == 12
+    assert autograd.grad(z, [y, x])[1].item() == 36
+
+
+def test_grad_searches_nothing_older_than_its_inputs():
+    x = leaf(2.0)
+    old = x * 3
+    seen = []
+
+    class Watch:
+        def visit(self, node, cotangent):
+            seen.append(node.op.name)
+
+        def edge(self, node, name, parent, contribution):
+            pass
+
+    y = autograd.tensor(1.0, requires_grad=True)
+    with autograd.observe(Watch()):
+        autograd.grad(np.exp(y) * old, y)
+    assert seen == ["multiply", "exp"]
+
+
+def test_observer_sees_what_backward_does():
+    x, y = leaf(2.0), leaf(5.0)
+    edges = []
+
+    class Watch:
+        def visit(self, node, cotangent):
+            edges.append((node.op.name, float(cotangent)))
+
+        def edge(self, node, name, parent, contribution):
+            edges.append((name, float(contribution)))
+
+    with autograd.observe(Watch()):
+        (x * y + y).backward()
+    assert edges == [("add", 1), ("x", 1), ("y", 1), ("multiply", 1), ("x", 5), ("y", 2)]
+
+
+def test_hooks_and_retained_gradients():
+    x = leaf(1.0, 2.0)
+    y = x * 2
+    y.retain_grad()
+    seen = []
+    remove = y.register_hook(lambda g: seen.append(g.tolist()))
+    x.register_hook(lambda g: g * 10)
+    (y * y).sum().backward()
+    assert seen == [[4, 8]] and y.grad.tolist() == [4, 8] and x.grad.tolist() == [80, 160]
+    remove()
+    (x * 2 + y.detach()).sum().backward()
+    assert len(seen) == 1
+
+
+def test_some_of_several_outputs():
+    x = leaf(np.arange(6.0))
+    a, _, c = np.split(x, 3)
+    (a.sum() + (c * c).sum()).backward()
+    assert x.grad.tolist() == [1, 1, 0, 0, 8, 10]
+
+
+def test_create_graph_in_backward():
+    x = leaf(3.0)
+    (x**3).backward(create_graph=True)
+    first = x.grad
+    x.grad = None
+    first.backward()
+    assert first.item() == 27 and x.grad.item() == 18
+
+
+def test_second_derivative_under_no_grad():
+    x = leaf(3.0)
+    y = x**3
+    with no_grad():
+        g = autograd.grad(y, x, create_graph=True)
+    assert autograd.grad(g, x).item() == 18
+
+
+# ---- changes in place
+
+
+def test_data_of_a_result_is_read_only():
+    x = leaf(1.0, 2.0)
+    y = x * 2
+    for array in (y.data, y.numpy(), y.detach().data, x.numpy(), x.detach().data):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 5
+    with pytest.raises(ValueError, match="only that of a leaf"):
+        y.data = np.zeros(2)
+
+
+def test_operators_in_place():
+    x = leaf(1.0, 2.0)
+    with pytest.raises(RuntimeError, match="subtract in place"):
+        x -= 1
+    with pytest.raises(RuntimeError, match="np.where"):
+        x[0] = 1
+    y = x * 2
+    with pytest.raises(RuntimeError), no_grad():
+        y += 1
+    same, array = x, x.data
+    with no_grad():
+        x -= 0.5
+        x[0] = 9
+    assert x is same and array.tolist() == [9, 1.5]
+    x.data -= 1.0
+    assert x.tolist() == [8, 0.5]
+    plain = tensor([1.0])
+    plain += 1
+    assert plain.tolist() == [2]
+
+
+@pytest.mark.parametrize("size", [3, 20_000])
+def test_a_changed_constant(size):
+    """Small constants are copied when saved, large ones are watched."""
+    x, c = leaf(np.ones(size)), np.full(size, 2.0)
+    y = (x * c).sum()
+    c[1] = 100
+    if size == 3:
+        y.backward()
+        assert x.grad.tolist() == [2, 2, 2]
+    else:
+        with pytest.raises(RuntimeError, match="multiply: a constant.*changed in place"):
+            y.backward()
+
+
+def test_a_changed_constant_tensor():
+    x, c = leaf(np.ones(3)), tensor(np.full(3, 2.0))
+    y = (x * c).sum()
+    c *= 50
+    y.backward()
+    assert x.grad.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("index", [[0, 0, 1], np.array([0, 0, 1]), (np.array([0, 0, 1]),)])
+def test_a_changed_index(index):
+    x = leaf(1.0, 2.0, 3.0)
+    y = x[index].sum()
+    (index[0] if isinstance(index, tuple) else index)[0] = 2
+    y.backward()
+    assert x.grad.tolist() == [2, 1, 0]
+
+
+def test_a_changed_leaf():
+    x, w = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    y = (x * w).sum()
+    w.data -= 1
+    with pytest.raises(RuntimeError, match="multiply: .*'y' of shape.*changed in place"):
+        y.backward()
+    z = (x + w).sum()  # a sum needs no old values
+    w.data -= 1
+    z.backward()
+    assert w.grad.tolist() == [1, 1]
+    (x * w).sum().backward()  # and a step of training is as always
+    with no_grad():
+        w -= 0.1 * w.grad
+    (x * w).sum().backward()
+
+
+def test_the_users_data_is_copied():
+    array = np.ones(3)
+    x = tensor(array, requires_grad=True)
+    array[0] = 7
+    assert x.tolist() == [1, 1, 1]
+
+
+# ---- ways off the tape
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        lambda t: np.array(t),
+        lambda t: np.asarray(t),
+        lambda t: np.array([t, t]),
+        lambda t: np.full(2, t[0]),
+        lambda t: float(t[0]),
+        lambda t: int(t[0]),
+        lambda t: __import__("math").exp(t[0]),
+        lambda t: np.zeros(2).__setitem__(0, t[0]),
+        lambda t: np.zeros(2).__iadd__(t),
+        lambda t: np.add(t, 1, out=np.zeros(2)),
+        lambda t: np.zeros((2, 2)).dot(t),
+        lambda t: np.vectorize(lambda v: v + 1)(t),
+        lambda t: np.cumprod(t),
+        lambda t: np.linalg.svd(t),
+        lambda t: np.arctan2(t, t),
+        lambda t: np.r_[t, t],
+        lambda t: t.astype(int),
+        lambda t: np.multiply.accumulate(t),
+    ],
+)
+def test_no_silent_way_off_the_tape(escape):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        escape(leaf(1.0, 2.0))
+    reasons = f"{caught.value} {caught.value.__cause__}"  # NumPy wraps the error in some places
+    assert "tensor that requires a gradient" in reasons
+
+
+def test_others_convert_freely():
+    x = leaf(1.0, 2.0)
+    (x * x).sum().backward()
+    assert np.array(x.grad).tolist() == [2, 4]
+    assert float(x.grad[0]) == 2
+    assert np.cumprod(x.grad).tolist() == [2, 8]
+    assert np.linalg.norm(tensor([3.0, 4.0])) == 5
+    out = np.zeros(2)
+    np.add(x.grad, 1, out=out)
+    assert out.tolist() == [3, 5]
+    assert f"{(x * x).sum():.3f}" == "5.000"
+    assert bool((x > 0).all()) and (x == np.array([1, 5])).tolist() == [True, False]
+    with no_grad():
+        assert not np.exp(x).requires_grad
+
+
+def test_repr():
+    assert repr(tensor([1.0, 2.5])) == "tensor([1. , 2.5])"
+    assert repr(leaf(1.0, dtype=np.float32)) == "tensor(1., dtype=float32, requires_grad=True)"
+    assert repr(leaf(1.0) * 2) == "tensor(2., op=multiply)"
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda: tensor([1.0]).backward(), "requires no gradient"),
+        (lambda: leaf(1.0, 2.0).__mul__(2).backward(), "give a gradient of that shape"),
+        (lambda: (leaf(1.0, 2.0) * 2).backward(np.ones(3)), r"shape \(3,\), and the output \(2,\)"),
+        (lambda: autograd.grad(lambda x: x, leaf(1.0)), "takes tensors"),
+        (lambda: tensor(np.ma.masked_array([1.0])), "MaskedArray is not supported"),
+        (lambda: tensor([1.0, None]), "objects"),
+        (lambda: setattr(leaf(1.0), "grad", np.ones(3)), "dtype and shape"),
+        (lambda: setattr(leaf(1.0), "data", np.ones(3)), "data must stay"),
+        (lambda: (leaf(1.0) * 2).requires_grad_(False), "detach"),
+        (lambda: iter(leaf(1.0)), "no axes"),
+    ],
+)
+def test_errors_say_what_is_wrong(action, message):
+    with pytest.raises((RuntimeError, ValueError, TypeError), match=message):
+        action()

@@ -1,0 +1,315 @@
+"""The model: its shapes, its start, its causality, and what generation promises."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import autograd
+from autograd.testing import gradcheck
+from npgpt import GPT, GPTConfig, UserError
+from npgpt.data import random_batch
+from npgpt.evaluate import whole_loss
+from npgpt.generate import sample
+from npgpt.nn import dropout_from
+from npgpt.train import train_step
+
+TINY = GPTConfig(
+    vocab_size=11, n_positions=8, n_embd=12, n_layer=2, n_head=3,
+    resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+)  # fmt: skip
+
+configs = st.builds(
+    lambda n_head, width, **rest: GPTConfig(
+        vocab_size=7, n_positions=8, n_head=n_head, n_embd=n_head * width, **rest
+    ),
+    n_head=st.integers(1, 3),
+    width=st.integers(1, 4),
+    n_layer=st.integers(1, 3),
+    n_inner=st.sampled_from([None, 5]),
+    activation_function=st.sampled_from(["gelu_new", "gelu", "relu"]),
+    bias=st.booleans(),
+    tie_word_embeddings=st.booleans(),
+    scale_attn_weights=st.booleans(),
+    scale_attn_by_inverse_layer_idx=st.booleans(),
+)
+
+
+def tokens(*shape, seed=0, high=7):
+    return np.random.default_rng(seed).integers(0, high, shape)
+
+
+@given(config=configs, position=st.integers(0, 7), seed=st.integers(0, 99))
+def test_a_later_token_never_changes_an_earlier_logit(config, position, seed):
+    model = GPT(config, seed=seed, dtype=np.float64).eval()
+    ids = tokens(2, 8, seed=seed)
+    before = model(ids)[0].numpy()
+    ids[:, position:] = (ids[:, position:] + 3) % 7
+    after = model(ids)[0].numpy()
+    np.testing.assert_allclose(after[:, :position], before[:, :position], rtol=0, atol=1e-14)
+    if config.n_embd > 1:  # one channel, normalized, is a constant
+        assert not np.allclose(after[:, position:], before[:, position:], rtol=1e-9)
+
+
+@given(config=configs, seed=st.integers(0, 99))
+def test_a_batch_is_its_sequences(config, seed):
+    model = GPT(config, seed=seed, dtype=np.float64).eval()
+    ids = tokens(3, 6, seed=seed)
+    together = model(ids)[0].numpy()
+    alone = np.concatenate([model(row[None])[0].numpy() for row in ids])
+    np.testing.assert_allclose(together, alone, rtol=1e-12, atol=1e-14)
+
+
+def test_every_parameters_gradient():
+    """The whole model against central differences, parameter by parameter."""
+    model = GPT(dataclasses.replace(TINY, n_layer=1, n_embd=6), dtype=np.float64).eval()
+    random = np.random.default_rng(3)
+    for parameter in model.parameters():  # away from the start, where much is 0
+        parameter.data = parameter.data + 0.3 * random.standard_normal(parameter.shape)
+    x, y = tokens(2, 5, high=11), tokens(2, 5, seed=1, high=11)
+    y[0, 0] = -100
+    owners = {
+        name: (module, attribute)
+        for prefix, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        for name, parameter in model.named_parameters()
+        if value is parameter and not isinstance(value, list)
+    }
+    for name, parameter in list(model.named_parameters()):
+        if name == "transformer.wte.weight":
+            continue  # tied: below
+        module, attribute = owners[name]
+
+        def loss(value, module=module, attribute=attribute):
+            setattr(module, attribute, value)
+            return model(x, y)[1]
+
+        assert gradcheck(loss, [parameter], name=name)
+        setattr(module, attribute, parameter)
+
+    table = model.transformer.wte.weight
+
+    def tied_loss(value):
+        model.transformer.wte.weight = model.lm_head.weight = value
+        return model(x, y)[1]
+
+    assert gradcheck(tied_loss, [table], name="transformer.wte.weight")
+
+
+def test_initialization_is_gpt2s():
+    model = GPT(GPTConfig(vocab_size=500, n_positions=64, n_embd=96, n_layer=8, n_head=4), seed=1)
+    for name, parameter in model.named_parameters():
+        values = parameter.numpy()
+        if name.endswith("bias"):
+            assert not values.any(), name
+        elif "ln_" in name:
+            assert (values == 1).all(), name
+        else:
+            deviation = 0.02 / 4 if name.endswith("c_proj.weight") else 0.02
+            assert values.std() == pytest.approx(deviation, rel=0.05), name
+            assert abs(values.mean()) < 4 * deviation / np.sqrt(values.size), name
+    same = GPT(model.config, seed=1).state_dict()
+    assert all(np.array_equal(same[name], value) for name, value in model.state_dict().items())
+
+
+def test_gpt2s_size():
+    """Without allocating it: the shapes of GPT-2's parameters add up to the published number."""
+    one, two = (
+        GPT(GPTConfig(vocab_size=50257, n_positions=1024, n_embd=48, n_head=12, n_layer=n))
+        for n in (1, 2)
+    )
+
+    def count(c, n):
+        return 50257 * c + 1024 * c + n * (12 * c * c + 13 * c) + 2 * c
+
+    assert one.n_parameters() == count(48, 1) and two.n_parameters() == count(48, 2)
+    assert count(768, 12) == 124_439_808
+
+
+def test_loss_at_the_start_is_that_of_a_guess():
+    model = GPT(GPTConfig(vocab_size=65, n_positions=32, n_embd=64, n_layer=2, n_head=2)).eval()
+    _, loss = model(tokens(8, 32, high=65), tokens(8, 32, seed=1, high=65))
+    assert loss.item() == pytest.approx(np.log(65), abs=0.1)
+
+
+def test_float32_throughout():
+    config = dataclasses.replace(TINY, attn_pdrop=0.2, resid_pdrop=0.2, embd_pdrop=0.2)
+    model = GPT(config)
+    logits, loss = model(tokens(2, 8, high=11), tokens(2, 8, high=11))
+    assert logits.dtype == loss.dtype == np.float32
+    seen, todo = set(), [loss._node]
+    while todo:
+        node = todo.pop()
+        if node.number in seen:
+            continue
+        seen.add(node.number)
+        assert node.dtype == np.float32, node
+        for _, residuals, parents in node.steps:
+            for value in residuals:
+                assert not isinstance(value, np.ndarray) or value.dtype != np.float64, node
+            todo += [parent for parent in parents if parent is not None]
+        if node.selects:
+            todo.append(node.selects[0])
+    assert len(seen) > 50
+    loss.backward()
+    assert {p.grad.dtype for p in model.parameters()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-13), (np.float32, 2e-6)])
+def test_accumulation_equals_the_large_batch(dtype, tolerance):
+    one, many = GPT(TINY, seed=5, dtype=dtype), GPT(TINY, seed=5, dtype=dtype)
+    x, y = tokens(12, 8, high=11), tokens(12, 8, seed=1, high=11)
+    loss = train_step(one, [(x, y)])
+    split = train_step(many, [(x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8)])
+    assert loss == pytest.approx(split, rel=tolerance)
+    largest = max(np.abs(p.grad.numpy()).max() for p in one.parameters())
+    for a, b in zip(one.parameters(), many.parameters(), strict=True):
+        np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), atol=tolerance * largest)
+
+
+def test_dropout_is_of_training_alone_and_seeded():
+    model = GPT(dataclasses.replace(TINY, attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5))
+    x = tokens(2, 8, high=11)
+
+    def logits(seed):
+        with dropout_from(np.random.default_rng(seed)):
+            return model(x)[0].numpy()
+
+    assert np.array_equal(logits(1), logits(1)) and not np.array_equal(logits(1), logits(2))
+    model.eval()
+    assert np.array_equal(logits(1), logits(2))
+
+
+def test_whole_loss_predicts_every_token_once():
+    model = GPT(TINY, dtype=np.float64).eval()
+    for n in (9, 10, 50, 137):
+        text = tokens(n, high=11)
+        total = 0.0
+        for start in range(0, n - 1, 8):
+            window = text[None, start : start + 9]
+            loss = model(window[:, :-1], window[:, 1:])[1].item()
+            total += loss * (window.shape[1] - 1)
+        assert whole_loss(model, text, batch_size=3) == pytest.approx(total / (n - 1), rel=1e-12)
+
+
+def test_random_batches_reach_both_ends():
+    text = np.arange(20, dtype=np.uint16)
+    x, y = random_batch(text, 2000, 4, np.random.default_rng(0))
+    assert (y == x + 1).all() and x.dtype == np.int64
+    assert x.min() == 0 and y.max() == 19
+
+
+# ---- generation
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = GPT(TINY, seed=2, dtype=np.float64)
+    random = np.random.default_rng(0)
+    for parameter in model.parameters():
+        parameter.data = parameter.data + 0.5 * random.standard_normal(parameter.shape)
+    return model
+
+
+@given(seed=st.integers(0, 99), length=st.integers(1, 12))
+def test_greedy_takes_the_most_probable(model, seed, length):
+    ids = tokens(2, length, seed=seed, high=11)
+    out = model.generate(ids, max_new_tokens=5)
+    assert np.array_equal(out[:, :length], ids)
+    for i in range(length, length + 5):
+        logits = model(out[:, max(0, i - 8) : i])[0].numpy()[:, -1]
+        assert np.array_equal(out[:, i], logits.argmax(-1))
+    for row, alone in zip(out, ids, strict=True):
+        assert np.array_equal(model.generate(alone, max_new_tokens=5)[0], row)
+
+
+def test_sampling(model):
+    ids = tokens(1, 4, high=11)
+    options = dict(max_new_tokens=30, do_sample=True, num_return_sequences=3)
+    first = model.generate(ids, seed=1, **options)
+    assert first.shape == (3, 34) and not np.array_equal(first[0], first[1])
+    assert np.array_equal(model.generate(ids, seed=1, **options), first)
+    assert not np.array_equal(model.generate(ids, seed=2, **options), first)
+    greedy = model.generate(ids, max_new_tokens=30)
+    assert np.array_equal(
+        model.generate(ids, max_new_tokens=30, do_sample=True, temperature=0), greedy
+    )
+    assert np.array_equal(model.generate(ids, max_new_tokens=30, do_sample=True, top_k=1), greedy)
+    assert model.generate(ids, max_new_tokens=0).tolist() == ids.tolist()
+
+
+def test_samples_follow_the_distribution():
+    logits = np.log(np.array([[0.1, 0.2, 0.3, 0.4]]))
+    random = np.random.default_rng(0)
+    n = 40_000
+    for top_k, expected in [(0, [0.1, 0.2, 0.3, 0.4]), (2, [0, 0, 3 / 7, 4 / 7]), (4, None)]:
+        drawn = sample(np.repeat(logits, n, 0), top_k, random)
+        share = np.bincount(drawn, minlength=4) / n
+        np.testing.assert_allclose(share, expected or [0.1, 0.2, 0.3, 0.4], atol=0.012)
+    assert sample(np.array([[-np.inf, 0.0, -np.inf]] * 50), 0, random).tolist() == [1] * 50
+
+
+def test_generation_leaves_the_model_as_it_was(model):
+    model.train()
+    model.generate(tokens(1, 3, high=11), max_new_tokens=2)
+    assert model.training and model.transformer.h[0].mlp.training
+    assert autograd.is_grad_enabled()
+
+
+def test_a_prompt_longer_than_the_context_is_announced(model, capsys):
+    out = model.generate(tokens(1, 20, high=11), max_new_tokens=3)
+    assert out.shape == (1, 23)
+    assert "20 tokens; the model sees the last 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_ids": np.zeros((1, 0), int)}, "prompt is empty"),
+        ({"input_ids": np.array([[11]])}, r"must be in \[0, 11\), and reach 11"),
+        ({"input_ids": np.array([[0.5]])}, "must be integers"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"temperature": -0.5}, "temperature is -0.5"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"num_return_sequences": 0}, "num_return_sequences is 0"),
+        ({"num_return_sequences": 5}, "greedy decoding has one answer"),
+    ],
+)
+def test_wrong_generation_arguments(model, options, message):
+    with pytest.raises(UserError, match=message):
+        model.generate(**{"input_ids": np.array([[1]]), **options})
+
+
+# ---- configuration
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n_embd": 10, "n_head": 3}, "n_embd is 10 and n_head 3"),
+        ({"n_layer": 0}, "n_layer is 0"),
+        ({"vocab_size": -5}, "vocab_size is -5"),
+        ({"attn_pdrop": 1.5}, "attn_pdrop is 1.5"),
+        ({"activation_function": "gelo"}, "did you mean 'gelu'"),
+        ({"n_embd": "wide"}, "n_embd must be a whole number"),
+        ({"bias": 1}, "bias must be true or false"),
+    ],
+)
+def test_wrong_configurations(fields, message):
+    with pytest.raises(UserError, match=message):
+        GPTConfig(**fields)
+
+
+def test_configuration_aliases():
+    config = GPTConfig(block_size=32)
+    assert config.n_positions == config.block_size == 32
+    assert GPTConfig.from_dict(config.to_dict()) == config
+    assert dataclasses.replace(config, n_layer=3).n_positions == 32
+
+
+def test_a_context_that_is_too_long(model):
+    with pytest.raises(ValueError, match="9 tokens do not fit the context of 8"):
+        model(tokens(1, 9))
