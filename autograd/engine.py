@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import heapq
 import inspect
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from autograd.op import Op
 
 _numbers = count(1)  # next() on it is atomic: threads never share a number
-_last_write = 0  # the number at which any leaf was last changed in place
 
 
 class Node:
@@ -46,8 +46,6 @@ class Node:
         Of one output of such an op: the op's node, and which output it is.
     watched : tuple of (array, fingerprint)
         Large constants that a rule will read, to notice when they were changed meanwhile.
-    written : int
-        Of a leaf: the number at which its data was last changed in place.
     grad : Tensor or None
         Of a leaf, and of a result that was asked to retain it.
     retains_grad : bool
@@ -62,7 +60,6 @@ class Node:
     outputs: tuple | None = None
     selects: tuple[Node, int] | None = None
     watched: tuple = ()
-    written = 0
     grad: Any = None
     retains_grad = False
     hooks: tuple = ()
@@ -292,11 +289,24 @@ def _hooked(hook: Callable, cotangent: Any) -> Any:
 # ---- changes in place
 
 
-def log_write(node: Node | None) -> None:
-    """Note that a leaf's data is being changed: results that need the old values are now stale."""
+_written: dict[int, tuple[weakref.ref, int]] = {}  # by an array's id: the array, and when
+_last_write = 0
+
+
+def log_write(data: ndarray) -> None:
+    """Note that an array on the tape was changed: results that need its old values are stale."""
     global _last_write
-    if node is not None:
-        _last_write = node.written = next(_numbers)
+    _last_write = next(_numbers)
+    root = _root(data)
+    forget = functools.partial(lambda key, _: _written.pop(key, None), id(root))
+    _written[id(root)] = weakref.ref(root, forget), _last_write
+
+
+def _root(x: ndarray) -> ndarray:
+    """Return the array whose memory a view shows."""
+    while isinstance(x.base, ndarray):
+        x = x.base
+    return x
 
 
 def fingerprint(x: ndarray) -> tuple[int, bytes]:
@@ -313,12 +323,16 @@ def _check_unchanged(node: Node) -> None:
                 f"{node.op.name}: a constant of shape {value.shape} was changed in place after the "  # type: ignore[union-attr]
                 "forward pass, and a gradient needs its old values; change it after backward"
             )
-    steps = node.steps or ()
-    for rule, _, parents in steps:
-        for position, parent in rule.op.arguments(rule, parents).items():
-            if parent.written > node.number and any(r.keeps(position) for r, _, _ in steps):
-                raise RuntimeError(
-                    f"{rule.op.name}: input {rule.op.names[position]!r} of shape {parent.shape} "
-                    "was changed in place after the forward pass, and a gradient needs its old "
-                    "values; change it after backward"
-                )
+    if _last_write < node.number:
+        return
+    for rule, residuals, _ in node.steps or ():
+        for name, value in zip(rule.residuals, residuals, strict=True):
+            for array in value if isinstance(value, tuple) else (value,):
+                if isinstance(array, ndarray):
+                    root, clock = _written.get(id(_root(array)), (None, 0))
+                    if clock > node.number and root is not None and root() is _root(array):
+                        raise RuntimeError(
+                            f"{rule.op.name}: {name!r}, of shape {array.shape}, was changed in "
+                            "place after the forward pass, and a gradient needs its old values; "
+                            "change it after backward"
+                        )

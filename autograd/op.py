@@ -33,8 +33,9 @@ class Rule:
 
     def __init__(self, op: Op, inputs: tuple[str, ...], function: Callable) -> None:
         names = tuple(inspect.signature(function).parameters)[1:]
-        residuals = tuple(name for name in names if name != "needs")
-        for name, known in [(n, op.names) for n in inputs] + [(n, op.namespace) for n in residuals]:
+        self.residuals = tuple(name for name in names if name != "needs")
+        known_names = [(n, op.names) for n in inputs] + [(n, op.namespace) for n in self.residuals]
+        for name, known in known_names:
             if name not in known:
                 raise TypeError(
                     f"op {op.name!r}: the rule of {', '.join(inputs)} names {name!r}, "
@@ -46,7 +47,7 @@ class Rule:
         self.wants_needs = "needs" in names
         self.joint = len(inputs) > 1 or op.variadic  # returns a tuple
         self.positions = tuple(op.names.index(name) for name in inputs)
-        self.sources = tuple(op.namespace.index(name) for name in residuals)
+        self.sources = tuple(op.namespace.index(name) for name in self.residuals)
         # a slice where there is at most one residual, since itemgetter(i) returns no tuple
         first = self.sources[0] if self.sources else 0
         self.keep: Callable = (
@@ -54,10 +55,6 @@ class Rule:
             if len(self.sources) > 1
             else itemgetter(slice(first, first + len(self.sources)))
         )
-
-    def keeps(self, position: int) -> bool:
-        """Return whether the values of an argument are among the residuals."""
-        return position in self.sources
 
 
 class Op:

@@ -49,7 +49,8 @@ class Tensor(TensorBase):
                 f"data must stay {self.dtype}{list(self.shape)}, and was given "
                 f"{value.dtype}{list(value.shape)}"
             )
-        log_write(self._node)
+        if value is self._data:  # after `t.data -= ...`; another array leaves the old one as it was
+            log_write(value)
         self._data = value
 
     @property
@@ -287,7 +288,7 @@ class Tensor(TensorBase):
         if isinstance(other, Tensor) and is_grad_enabled():
             other._refuse_escape("part of another array")
         ufunc(self._data, _plain(other), out=self._data)
-        log_write(self._node)
+        log_write(self._data)
         return self
 
     def __iadd__(self, other: Any) -> Tensor:  # noqa: PYI034
@@ -311,7 +312,7 @@ class Tensor(TensorBase):
         if isinstance(value, Tensor) and is_grad_enabled():
             value._refuse_escape("part of another array")
         self._data[_plain(key)] = _plain(value)
-        log_write(self._node)
+        log_write(self._data)
 
     # ---- methods, with NumPy's arguments
 

@@ -95,7 +95,11 @@ def test_nanogpts_recipes(name):
     for key, value in {**shared, **(cpu if "cpu" in name else gpu)}.items():
         assert getattr(recipe, key) == value, key
     model = recipe.model(65)
-    assert model.bias is False and model.activation_function == "gelu" and model.resid_pdrop == recipe.dropout
+    assert (
+        model.bias is False
+        and model.activation_function == "gelu"
+        and model.resid_pdrop == recipe.dropout
+    )
 
 
 @pytest.fixture(scope="module")

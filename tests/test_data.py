@@ -87,7 +87,10 @@ def test_gpt2s_tokens(gpt2_files, shared):
     assert tokenizer.n_vocab == 50257
     text = (shared / "text" / "tinyshakespeare.txt").read_text()
     ids = tokenizer.encode(text)
-    assert ids.size == 338_025 and tokenizer.decode(ids[:1000]) == text[: len(tokenizer.decode(ids[:1000]))]
+    assert (
+        ids.size == 338_025
+        and tokenizer.decode(ids[:1000]) == text[: len(tokenizer.decode(ids[:1000]))]
+    )
     assert tokenizer.encode("<|endoftext|>").size > 1  # text like any other
     assert tokenizer.decode(tokenizer.encode("天气😀")) == "天气😀"
 

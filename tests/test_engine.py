@@ -343,8 +343,17 @@ def test_a_changed_leaf():
     x, w = leaf(1.0, 2.0), leaf(3.0, 4.0)
     y = (x * w).sum()
     w.data -= 1
-    with pytest.raises(RuntimeError, match="multiply: .*'y' of shape.*changed in place"):
+    with pytest.raises(RuntimeError, match="multiply: 'y', of shape.*changed in place"):
         y.backward()
+    y = (x * (2 * x + w.reshape(1, 2))[0] * w.T).sum()
+    w.data -= 1
+    with pytest.raises(RuntimeError, match="changed in place"):  # also where a view of it was kept
+        y.backward()
+    y = (x * w).sum()
+    w.data = w.data + 1  # another array: the tape still has the old one
+    y.backward()
+    assert x.grad.tolist() == (w.numpy() - 1).tolist()
+    x.grad = w.grad = None
     z = (x + w).sum()  # a sum needs no old values
     w.data -= 1
     z.backward()

@@ -55,7 +55,9 @@ def test_a_wrong_rule_is_found_and_named(rules):
 
 
 def test_the_failure_shows_both_values():
-    with planted(product, options=ELEMENTWISE, x=lambda g, y: 2 * g * y, y=lambda g, x: g * x) as op:
+    with planted(
+        product, options=ELEMENTWISE, x=lambda g, y: 2 * g * y, y=lambda g, x: g * x
+    ) as op:
         with pytest.raises(GradientError) as caught:
             gradcheck(op, [np.array([1.0, 2.0]), np.array([3.0, -5.0])])
         text = str(caught.value)
@@ -66,7 +68,7 @@ def test_the_failure_shows_both_values():
 
 def test_a_rule_wrong_in_second_order_only():
     def rule(g, x, out):
-        return g * (-(out.numpy() if isinstance(out, autograd.Tensor) else out) ** 2)
+        return g * (-((out.numpy() if isinstance(out, autograd.Tensor) else out) ** 2))
 
     with planted(ratio, options={"domain": {"x": (0.5, 2.0)}}, x=rule) as op:
         assert gradcheck(op, [np.array([1.0, 2.0])])
@@ -80,7 +82,9 @@ def test_a_wrong_shape_is_named():
     with planted(product, x=lambda g, y: g * y, y=lambda g, x: g * x) as op:  # not declared
         x = autograd.tensor(np.ones((2, 3)), requires_grad=True)
         y = autograd.tensor(np.ones(3), requires_grad=True)
-        with pytest.raises(ValueError, match=r"product: .*'y' returned.*\(2, 3\).*has shape \(3,\)"):
+        with pytest.raises(
+            ValueError, match=r"product: .*'y' returned.*\(2, 3\).*has shape \(3,\)"
+        ):
             op(x, y).sum().backward()
     with planted(product, options=ELEMENTWISE, x=lambda g, y: (g * y)[None, :1]) as op:
         x = autograd.tensor(np.ones(3), requires_grad=True)

@@ -193,7 +193,9 @@ def test_dropout():
     y = autograd.nn.dropout(x, 0.3, generator=np.random.default_rng(0))
     kept = y.numpy() != 0
     assert abs(kept.mean() - 0.7) < 4 * np.sqrt(0.21 / kept.size)
-    assert np.ptp(kept.mean(0)) < 0.25 and np.ptp(kept.mean(1)) < 0.2  # no row, no column stands out
+    assert (
+        np.ptp(kept.mean(0)) < 0.25 and np.ptp(kept.mean(1)) < 0.2
+    )  # no row, no column stands out
     assert y.numpy()[kept] == pytest.approx(1 / 0.7)
     y.backward(np.ones(y.shape))
     np.testing.assert_array_equal(x.grad.numpy(), y.numpy())  # the same mask backwards

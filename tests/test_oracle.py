@@ -139,5 +139,3 @@ def test_a_saved_model_loads_in_transformers(tmp_path):
     )
     again = GPT.from_pretrained(tmp_path)
     assert np.array_equal(again(x)[0].numpy(), ours(x)[0].numpy())
-
-

@@ -1,0 +1,68 @@
+"""What the documentation shows runs: docstrings, the README's code, and the examples."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import autograd
+import npgpt
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(
+    module.name
+    for package in (autograd, npgpt)
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+)
+
+
+@pytest.mark.parametrize("name", ["autograd", "npgpt", *MODULES])
+def test_docstrings(name):
+    module = importlib.import_module(name)
+    results = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]))
+def test_code_in_pages(page):
+    """The Python blocks of a page run in order, and print what the page says after them."""
+    blocks = re.findall(
+        r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", page.read_text(), re.DOTALL
+    )
+    assert blocks, f"{page.name} has no code"
+    names = {}
+    for code, expected in blocks:
+        import contextlib
+        import io
+
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(code, page.name, "exec"), names)
+        if expected:
+            assert out.getvalue() == expected
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["01_backprop_by_hand.py"], ["02_train_and_generate.py", "--steps", "3"]],
+    ids=lambda command: command[0],
+)
+def test_examples(command):
+    path = ROOT / "examples" / command[0]
+    result = subprocess.run(
+        [sys.executable, str(path), *command[1:]], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout) > 200 and not result.stderr
+
+
+def test_the_repository_names_no_machine():
+    """No path of anybody's machine in what is published."""
+    for path in ROOT.rglob("*"):
+        if path.suffix in (".py", ".md", ".toml", ".yaml") and ".venv" not in path.parts:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                assert not re.search(r"(^|[^\w.~-])/(home|root|work|opt)/[a-z]", line), (path, line)
