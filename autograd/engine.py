@@ -233,8 +233,8 @@ def differentiate(
                     wanted[node] = cotangent
             elif node.op is None or node.retains_grad:
                 _accumulate(node, cotangent)
-            if node.op is None:
-                continue
+            if node.op is None or node.number <= oldest:
+                continue  # what lies behind is not wanted, and stays as it is
             if node.selects is not None:  # one of several outputs: collect it in the op's node
                 owner, index = node.selects
                 if owner.number not in pending:
@@ -268,9 +268,12 @@ def differentiate(
 
 
 def _accumulate(node: Node, cotangent: Any) -> None:
-    if isinstance(cotangent, TensorBase):  # create_graph: the gradient has a tape of its own
-        node.grad = cotangent if node.grad is None else node.grad + cotangent
-    elif node.grad is None:  # its own array: a cotangent may be a view, or serve several leaves
+    if isinstance(cotangent, TensorBase):
+        if cotangent._node is not None:  # create_graph: the gradient has a tape of its own
+            node.grad = cotangent if node.grad is None else node.grad + cotangent
+            return
+        cotangent = cotangent._data
+    if node.grad is None:  # its own array: a cotangent may be a view, or serve several leaves
         node.grad = new_tensor(np.array(cotangent, order="C"))
     elif node.grad._node is not None:
         node.grad = node.grad + cotangent
@@ -283,6 +286,11 @@ def _hooked(hook: Callable, cotangent: Any) -> Any:
     result = hook(cotangent if as_tensor else new_tensor(cotangent))
     if result is None:
         return cotangent
+    if np.shape(result) != cotangent.shape:
+        raise ValueError(
+            f"a hook returned a gradient of shape {np.shape(result)}, and was given one of shape "
+            f"{cotangent.shape}"
+        )
     return result._data if isinstance(result, TensorBase) and not as_tensor else result
 
 

@@ -112,7 +112,7 @@ class TrainConfig:
     n_layer: int = 4
     n_head: int = 4
     n_embd: int = 128
-    block_size: int = 128
+    block_size: int = 64
     """Context length, in tokens."""
     dropout: float = 0.0
     bias: bool = False
@@ -123,9 +123,9 @@ class TrainConfig:
     """Sequences in a batch."""
     gradient_accumulation_steps: int = 1
     """Batches to an update."""
-    max_iters: int = 1500
+    max_iters: int = 1200
     """Updates."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     min_lr: float = 1e-4
     warmup_iters: int = 100
     lr_decay_iters: int | None = None

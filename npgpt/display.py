@@ -42,6 +42,9 @@ class Display:
     def __exit__(self, *exception: Any) -> None:
         self._progress.stop()
 
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
+
     def _update(self) -> None:
         losses = (
             f"train {self._losses['train']:.3f}  val {self._losses['val']:.3f}  "
@@ -56,7 +59,7 @@ class Display:
         self._update()
         if not self.console.is_terminal and time.monotonic() - self._shown > 10:
             self._shown = time.monotonic()
-            self.console.print(f"step {step:>6}  train {loss:.4f}  {rate:,.0f} tokens/s")
+            self._print(f"step {step:>6}  train {loss:.4f}  {rate:,.0f} tokens/s")
 
     def evaluated(self, step: int, train_loss: float, val_loss: float) -> None:
         """Show an evaluation, and keep its line."""
@@ -64,11 +67,11 @@ class Display:
         self._losses = {"train": train_loss, "val": val_loss}
         self._update()
         self._shown = time.monotonic()
-        self.console.print(f"step {step:>6}  train {train_loss:.4f}  val {val_loss:.4f}")
+        self._print(f"step {step:>6}  train {train_loss:.4f}  val {val_loss:.4f}")
 
     def finished(self, loss: float, best_step: int, seconds: float) -> None:
         """Show the result."""
-        self.console.print(
+        self._print(
             f"done in {seconds:.0f} s: loss {loss:.4f} over the whole validation split "
             f"(weights of step {best_step})"
         )

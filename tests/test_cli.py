@@ -127,7 +127,7 @@ def test_help(capsys):
         (["train", "--data", "binary.txt"], "binary.txt is a binary file"),
         (["train", "--data", "latin.txt"], "latin.txt is not UTF-8"),
         (["train", "--data", "folder"], "folder is a folder without any text"),
-        (["train", "--data", "short.txt"], "too few for a context of 128"),
+        (["train", "--data", "short.txt"], "too few for a context of 64"),
         (["train", "--data", "same.txt"], "consists of one character, 'a'"),
         (["train", "--data", "text.txt", "--n_embd", 10, "--n_head", 3], "must be a multiple of"),
         (["train", "--data", "text.txt", "--n_layer", 0], "n_layer is 0"),

@@ -199,7 +199,10 @@ def test_grad_of_a_result_in_the_middle():
     y = x * 3
     z = y * y
     assert autograd.grad(z, y, retain_graph=True).item() == 12
-    assert autograd.grad(z, [y, x])[1].item() == 36
+    assert autograd.grad(z, [y, x], retain_graph=True)[1].item() == 36
+    autograd.grad(z, y)
+    y.backward()  # the tape behind y is still there
+    assert x.grad.item() == 3
 
 
 def test_grad_searches_nothing_older_than_its_inputs():
@@ -264,6 +267,10 @@ def test_create_graph_in_backward():
     x.grad = None
     first.backward()
     assert first.item() == 27 and x.grad.item() == 18
+    a, b = leaf(1.0), leaf(2.0)
+    (a + b).backward(create_graph=True)
+    a.grad += 5
+    assert (a.grad.item(), b.grad.item()) == (6, 1)
 
 
 def test_second_derivative_under_no_grad():
