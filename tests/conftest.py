@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 COMMON = dict(deadline=None, suppress_health_check=list(HealthCheck))
-settings.register_profile("default", max_examples=25, **COMMON)
-settings.register_profile("ci", max_examples=25, derandomize=True, print_blob=True, **COMMON)
-settings.register_profile("thorough", max_examples=1000, **COMMON)
+settings.register_profile("default", max_examples=30, **COMMON)
+settings.register_profile("ci", max_examples=30, derandomize=True, print_blob=True, **COMMON)
+settings.register_profile("thorough", max_examples=300, **COMMON)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"

@@ -1,7 +1,9 @@
 """What the documentation shows runs: docstrings, the README's code, and the examples."""
 
+import contextlib
 import doctest
 import importlib
+import io
 import pkgutil
 import re
 import subprocess
@@ -36,14 +38,14 @@ def test_code_in_pages(page):
     )
     assert blocks, f"{page.name} has no code"
     names = {}
+    ours = set(autograd.REGISTRY)
     for code, expected in blocks:
-        import contextlib
-        import io
-
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile(code, page.name, "exec"), names)
         if expected:
             assert out.getvalue() == expected
+    for added in set(autograd.REGISTRY) - ours:
+        del autograd.REGISTRY[added]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from autograd.op import Op
 from autograd.tensor import Tensor, grad, tensor
 from autograd.testing.gradcheck import gradcheck, gradgradcheck
 
-LAYOUTS = ("C", "Fortran", "strided", "reversed")
+LAYOUTS = ("C", "strided", "reversed", "Fortran")
 
 
 def laid_out(x: ndarray, layout: str) -> ndarray:
@@ -71,11 +71,9 @@ class Draw:
         self, min_dims: int = 0, max_dims: int = 3, min_side: int = 0, max_side: int = 3
     ) -> tuple[int, ...]:
         """Return a shape; sides of 0 and 1 are common."""
-        return self._draw(
-            hnp.array_shapes(
-                min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=max_side
-            )
-        )
+        dims = dict(min_dims=min_dims, max_dims=max_dims, max_side=max_side)
+        full = hnp.array_shapes(min_side=max(1, min_side), **dims)
+        return self._draw(full | hnp.array_shapes(min_side=min_side, **dims))
 
     def integers(self, shape: tuple[int, ...], low: int, high: int) -> ndarray:
         """Return an array of integers from low to high, both included."""
@@ -98,10 +96,16 @@ class Draw:
 
     def arrays(self, n: int) -> list[ndarray]:
         """Return arrays whose shapes broadcast together."""
-        shapes = self._draw(
-            hnp.mutually_broadcastable_shapes(num_shapes=n, max_dims=3, min_side=0, max_side=3)
+        return [self.array(shape=shape) for shape in self.broadcastable(n)]
+
+    def broadcastable(self, n: int) -> Sequence[tuple[int, ...]]:
+        """Return shapes that broadcast together; often all the same."""
+        if self.boolean():
+            return [self.shape()] * n
+        shapes = hnp.mutually_broadcastable_shapes(
+            num_shapes=n, max_dims=3, min_side=self.integer(0, 1), max_side=3
         )
-        return [self.array(shape=shape) for shape in shapes.input_shapes]
+        return self._draw(shapes).input_shapes
 
     def shuffled(self, x: Any) -> Any:
         """Return the elements in another order, in the same shape."""
@@ -133,11 +137,7 @@ def op_calls(op: Op) -> st.SearchStrategy[Call]:
             return op.sampler(source)
         args = []
         required = [name for name in op.names if name not in op.defaults]
-        shapes = source._draw(
-            hnp.mutually_broadcastable_shapes(
-                num_shapes=len(required), max_dims=3, min_side=0, max_side=3
-            )
-        ).input_shapes
+        shapes = source.broadcastable(len(required))
         for name, shape in zip(required, shapes, strict=True):
             low, high = op.domain.get(name, (-2.0, 2.0))
             args.append(source.array(shape=shape, low=low, high=high, kinks=op.kinks))
