@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ def main(args: list[str] | None = None) -> int:
         return commands[args[0]](args[1:])
     except UserError as error:
         print(f"npgpt: {error}", file=sys.stderr)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"npgpt: {where}{error.strerror or error}", file=sys.stderr)
@@ -97,6 +101,8 @@ def train(args: list[str]) -> int:
             raise UserError(f"the configuration {path} does not exist")
         default = TrainOptions(**vars(TrainConfig.from_toml(path)))
     resumed = _value_of("--resume", args)
+    if resumed and default != TrainOptions():
+        raise UserError("a resumed run has its own configuration: give a CONFIG.toml or --resume")
     if resumed:
         recipe = Path(resumed) / "train.toml"
         if not recipe.is_file():
@@ -104,6 +110,8 @@ def train(args: list[str]) -> int:
         default = TrainOptions(**vars(TrainConfig.from_toml(recipe)))
     options = parse(TrainOptions, _flags(args, "overwrite"), "train", default)
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
+    if "--data" in args and not options.data:
+        raise UserError("--data names no file; leave it out to train on Python's own library")
     if resumed:
         changes = {key: value for key, value in values.items() if value != getattr(default, key)}
         run = training.resume(Path(resumed), changes)

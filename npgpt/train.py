@@ -82,6 +82,8 @@ class Run:
 
     def save_state(self, path: Path | None = None) -> None:
         """Write all that a resumed run needs, in one step."""
+        for name, array in self.model.state_dict().items():
+            self.demand_finite(f"sum of {name}", float(array.sum()))
         metadata = {
             "progress": json.dumps(dataclasses.asdict(self.progress)),
             "tokens": json.dumps([str(self.tokens_path), self.tokens_sha256]),
@@ -123,13 +125,8 @@ class Run:
         with dropout_from(np.random.default_rng([config.seed, 4, step])):
             loss = train_step(self.model, batches)
         norm = clip_grad_norm(self.model.parameters(), config.grad_clip)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            kept = self.folder / "state.safetensors"
-            raise UserError(
-                f"step {self.progress.step + 1}: loss {loss}, norm of the gradient {norm}. "
-                f"The last good checkpoint is kept ({kept}). Lower --learning_rate, warm up for "
-                "longer (--warmup_iters), or clip the gradient (--grad_clip 1)"
-            )
+        self.demand_finite("loss", loss)
+        self.demand_finite("norm of the gradient", norm)
         self.optimizer.step(lr)
         self.optimizer.zero_grad()
         self.progress.step += 1
@@ -146,7 +143,19 @@ class Run:
                     self.model, tokens, config.batch_size, config.eval_iters, generator, check
                 )
             )
+        for loss in losses:
+            self.demand_finite("loss", loss)
         return losses[0], losses[1]
+
+    def demand_finite(self, what: str, value: float) -> None:
+        """Stop the run, before anything is saved, where a number shows that it has diverged."""
+        if not math.isfinite(value):
+            kept = self.folder / "state.safetensors"
+            raise UserError(
+                f"after step {self.progress.step} the {what} is {value}. The last good checkpoint "
+                f"is kept ({kept}). Lower --learning_rate, warm up for longer (--warmup_iters), or "
+                "clip the gradient (--grad_clip 1)"
+            )
 
 
 def train_step(model: GPT, batches: list[tuple[ndarray, ndarray]]) -> float:

@@ -148,6 +148,8 @@ def test_help(capsys):
         (["train", "--data", "text.txt", "--init_from", "nowhere"], "nowhere is no folder"),
         (["train", "--resume", "nowhere"], "holds no run to resume"),
         (["train", "--resume"], "--resume"),
+        (["train", "ok.toml", "--resume", "nowhere"], "has its own configuration"),
+        (["train", "--data"], "--data names no file"),
         (["generate", "--prompt", "a"], "no trained model under out"),
         (["generate", "--model", "nowhere", "--prompt", "a"], "nowhere is no folder"),
     ],
@@ -161,6 +163,7 @@ def test_wrong_input_ends_in_one_message(args, message, here, capsys):
     Path("short.txt").write_text("too short")
     Path("same.txt").write_text("a" * 9000)
     Path("bad.toml").write_text("n_layer = = 3")
+    Path("ok.toml").write_text("batch_size = 3")
     Path("key.toml").write_text("lerning_rate = 0.1")
     Path("type.toml").write_text('batch_size = "12"')
     assert npgpt(*args) == 2

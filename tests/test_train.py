@@ -230,11 +230,13 @@ def test_a_full_disk(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(text, tmp_path):
-    run = start(config(text, tmp_path / "run", max_iters=100, learning_rate=1e30, grad_clip=0.0))
+@pytest.mark.parametrize("interval", [1, 50])
+def test_a_loss_that_is_not_finite_stops_the_run(interval, text, tmp_path):
+    wild = dict(max_iters=100, learning_rate=1e30, grad_clip=0.0, eval_interval=interval)
+    run = start(config(text, tmp_path / "run", **wild))
     with np.errstate(all="ignore"):
         with pytest.raises(
-            UserError, match=r"step \d+: loss .*last good checkpoint.*--learning_rate"
+            UserError, match=r"after step \d+ the .*last good checkpoint.*--learning_rate"
         ):
             train(run, Quiet(run))
     again = resume(run.folder, {})

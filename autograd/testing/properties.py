@@ -174,8 +174,10 @@ def value_is_numpys(op: Op, call: Call) -> None:
     function, inputs = _function(op, call)
     plain = function(*inputs)
     with no_grad():
-        wrapped = function(*map(tensor, inputs))
-    recorded = function(*(tensor(x, requires_grad=True) for x in inputs))
+        wrapped = function(
+            *map(Tensor, inputs)
+        )  # the arrays themselves: a copy's layout may differ
+    recorded = function(*(Tensor(x).requires_grad_() for x in inputs))
     parts = (
         zip(plain, wrapped, recorded, strict=True) if op.multiple else [(plain, wrapped, recorded)]
     )
