@@ -149,7 +149,9 @@ def show_sample(run: Any, print: Callable) -> None:
     model = load_pretrained(run.folder)
     prompt = "def " if not run.config.data else first_words(run.tokenizer.decode(run.tokens[:200]))
     ids = run.tokenizer.encode(prompt)
-    out = generate(model, ids, 400, do_sample=True, temperature=0.8, top_k=0, seed=run.config.seed)
+    length = 120 if run.tokenizer.kind == "gpt2" else 400
+    seed = run.config.seed
+    out = generate(model, ids, length, do_sample=True, temperature=0.8, top_k=0, seed=seed)
     print("\n" + "─" * 72)
     print(Text(run.tokenizer.decode(out[0])), soft_wrap=True)
     print("─" * 72 + "\n")
