@@ -328,6 +328,26 @@ class Tensor(TensorBase):
         """Largest element over axes."""
         return reduce.max_(self, axis, keepdims)
 
+    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Smallest element over axes."""
+        return reduce.min_(self, axis, keepdims)
+
+    def var(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
+        """Variance over axes."""
+        return reduce.var(self, axis, ddof, keepdims)
+
+    def std(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
+        """Root of the variance over axes."""
+        return reduce.std(self, axis, ddof, keepdims)
+
+    def cumsum(self, axis: int | None = None) -> Tensor:
+        """Sum of the elements so far, along an axis, or of all in order."""
+        return reduce.cumsum(self.reshape(-1) if axis is None else self, axis or 0)
+
+    def clip(self, low: Any = None, high: Any = None) -> Tensor:
+        """Limit the elements to [low, high]."""
+        return elementwise.clip(self, low, high)
+
     def reshape(self, *new_shape: Any) -> Tensor:
         """Return the same elements in another shape, given as numbers or as one tuple."""
         return shape.reshape(self, new_shape[0] if len(new_shape) == 1 else new_shape)
@@ -549,21 +569,42 @@ UFUNCS: dict[np.ufunc, Any] = {
     np.power: elementwise.power,
     np.negative: elementwise.negative,
     np.absolute: elementwise.absolute,
+    np.fabs: elementwise.absolute,
+    np.sign: elementwise.sign,
+    np.reciprocal: elementwise.reciprocal,
     np.square: elementwise.square,
     np.exp: elementwise.exp,
+    np.exp2: elementwise.exp2,
+    np.expm1: elementwise.expm1,
     np.log: elementwise.log,
+    np.log2: elementwise.log2,
+    np.log10: elementwise.log10,
+    np.log1p: elementwise.log1p,
     np.sqrt: elementwise.sqrt,
+    np.cbrt: elementwise.cbrt,
     np.sin: elementwise.sin,
     np.cos: elementwise.cos,
+    np.tan: elementwise.tan,
+    np.arcsin: elementwise.arcsin,
+    np.arccos: elementwise.arccos,
+    np.arctan: elementwise.arctan,
+    np.sinh: elementwise.sinh,
+    np.cosh: elementwise.cosh,
     np.tanh: elementwise.tanh,
+    np.arcsinh: elementwise.arcsinh,
+    np.arccosh: elementwise.arccosh,
+    np.arctanh: elementwise.arctanh,
+    np.hypot: elementwise.hypot,
+    np.logaddexp: elementwise.logaddexp,
     np.maximum: elementwise.maximum,
+    np.minimum: elementwise.minimum,
     np.matmul: linalg.matmul,
 }
 
 # No derivative, and none missed: booleans, and functions that are flat almost everywhere.
 PLAIN_UFUNCS = {
     np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
-    np.logical_and, np.logical_or, np.logical_not, np.isnan, np.isinf, np.isfinite, np.sign,
+    np.logical_and, np.logical_or, np.logical_not, np.isnan, np.isinf, np.isfinite,
 }  # fmt: skip
 
 FUNCTIONS: dict[Callable, Callable] = {
@@ -571,6 +612,13 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.mean: lambda a, axis=None, keepdims=False: reduce.mean(a, axis, keepdims),
     np.max: lambda a, axis=None, keepdims=False: reduce.max_(a, axis, keepdims),
     np.amax: lambda a, axis=None, keepdims=False: reduce.max_(a, axis, keepdims),
+    np.min: lambda a, axis=None, keepdims=False: reduce.min_(a, axis, keepdims),
+    np.amin: lambda a, axis=None, keepdims=False: reduce.min_(a, axis, keepdims),
+    np.var: lambda a, axis=None, ddof=0, keepdims=False: reduce.var(a, axis, ddof, keepdims),
+    np.std: lambda a, axis=None, ddof=0, keepdims=False: reduce.std(a, axis, ddof, keepdims),
+    np.cumsum: lambda a, axis=None: a.cumsum(axis),
+    np.flip: lambda m, axis=None: reduce.flip(m, axis),
+    np.clip: lambda a, a_min=None, a_max=None: elementwise.clip(a, a_min, a_max),
     np.where: lambda condition, x, y: elementwise.where(condition, x, y),
     np.reshape: lambda a, shape: SHAPE.reshape(a, shape),
     np.transpose: lambda a, axes=None: SHAPE.transpose(a, axes),

@@ -31,15 +31,18 @@ def estimate_loss(
 def whole_loss(
     model: GPT,
     tokens: ndarray,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     check: Check = lambda: None,
 ) -> float:
     """Return the mean loss over every token of a text but the first.
 
     The text is cut into windows of the context length, one after the other: each token is predicted
-    once, from those before it in its window.
+    once, from those before it in its window. Without a batch size, one is chosen for which the
+    logits stay small.
     """
     T = model.config.n_positions
+    if batch_size is None:
+        batch_size = max(1, min(64, 2**22 // (T * model.config.vocab_size)))
     n_windows, rest = divmod(len(tokens) - 1, T)
     starts = list(range(0, n_windows * T, T))
     groups = [(starts[i : i + batch_size], T) for i in range(0, len(starts), batch_size)]

@@ -1,6 +1,7 @@
 """Elementwise ops. Inputs broadcast; the tape undoes that, so no rule here mentions it."""
 
 import functools
+import math
 
 import numpy as np
 
@@ -89,14 +90,52 @@ square.vjp(x=lambda g, x: g * (2 * x))
 
 # ---- functions
 
+_LN_2, _LN_10 = math.log(2), math.log(10)
+
+
+@elementwise(kinks=(0.0,))
+def sign(x):
+    """Sign of x: -1, 0 or 1; its gradient is 0 everywhere."""
+    return np.sign(x)
+
+
+sign.vjp(x=lambda g: g * 0)
+
+
+@elementwise(domain={"x": (0.5, 2.0)})
+def reciprocal(x):
+    """1 / x."""
+    return np.reciprocal(x)
+
+
+reciprocal.vjp(x=lambda g, out: -g * out * out)
+
 
 @elementwise
 def exp(x):
-    """E to the power of x."""
+    """Exponential: e to the power of x."""
     return np.exp(x)
 
 
 exp.vjp(x=lambda g, out: g * out)
+
+
+@elementwise
+def exp2(x):
+    """2 to the power of x."""
+    return np.exp2(x)
+
+
+exp2.vjp(x=lambda g, out: g * (_LN_2 * out))
+
+
+@elementwise
+def expm1(x):
+    """Exponential minus 1: exact for small x."""
+    return np.expm1(x)
+
+
+expm1.vjp(x=lambda g, out: g * (out + 1))
 
 
 @elementwise(domain={"x": (0.5, 2.0)})
@@ -109,12 +148,48 @@ log.vjp(x=lambda g, x: g / x)
 
 
 @elementwise(domain={"x": (0.5, 2.0)})
+def log2(x):
+    """Logarithm to base 2."""
+    return np.log2(x)
+
+
+log2.vjp(x=lambda g, x: g / (_LN_2 * x))
+
+
+@elementwise(domain={"x": (0.5, 2.0)})
+def log10(x):
+    """Logarithm to base 10."""
+    return np.log10(x)
+
+
+log10.vjp(x=lambda g, x: g / (_LN_10 * x))
+
+
+@elementwise(domain={"x": (-0.5, 2.0)})
+def log1p(x):
+    """Natural logarithm of 1 + x: exact for small x."""
+    return np.log1p(x)
+
+
+log1p.vjp(x=lambda g, x: g / (1 + x))
+
+
+@elementwise(domain={"x": (0.5, 2.0)})
 def sqrt(x):
     """Square root."""
     return np.sqrt(x)
 
 
 sqrt.vjp(x=lambda g, out: g / (2 * out))
+
+
+@elementwise(domain={"x": (0.5, 2.0)})
+def cbrt(x):
+    """Cube root."""
+    return np.cbrt(x)
+
+
+cbrt.vjp(x=lambda g, out: g / (3 * out * out))
 
 
 @elementwise
@@ -135,6 +210,60 @@ def cos(x):
 cos.vjp(x=lambda g, x: -g * np.sin(x))
 
 
+@elementwise(domain={"x": (-1.0, 1.0)})
+def tan(x):
+    """Tangent."""
+    return np.tan(x)
+
+
+tan.vjp(x=lambda g, out: g * (1 + out * out))
+
+
+@elementwise(domain={"x": (-0.8, 0.8)})
+def arcsin(x):
+    """Inverse sine."""
+    return np.arcsin(x)
+
+
+arcsin.vjp(x=lambda g, x: g / np.sqrt(1 - x * x))
+
+
+@elementwise(domain={"x": (-0.8, 0.8)})
+def arccos(x):
+    """Inverse cosine."""
+    return np.arccos(x)
+
+
+arccos.vjp(x=lambda g, x: -g / np.sqrt(1 - x * x))
+
+
+@elementwise
+def arctan(x):
+    """Inverse tangent."""
+    return np.arctan(x)
+
+
+arctan.vjp(x=lambda g, x: g / (1 + x * x))
+
+
+@elementwise
+def sinh(x):
+    """Hyperbolic sine."""
+    return np.sinh(x)
+
+
+sinh.vjp(x=lambda g, x: g * np.cosh(x))
+
+
+@elementwise
+def cosh(x):
+    """Hyperbolic cosine."""
+    return np.cosh(x)
+
+
+cosh.vjp(x=lambda g, x: g * np.sinh(x))
+
+
 @elementwise
 def tanh(x):
     """Hyperbolic tangent."""
@@ -142,6 +271,51 @@ def tanh(x):
 
 
 tanh.vjp(x=lambda g, out: g * (1 - out * out))
+
+
+@elementwise
+def arcsinh(x):
+    """Inverse hyperbolic sine."""
+    return np.arcsinh(x)
+
+
+arcsinh.vjp(x=lambda g, x: g / np.sqrt(x * x + 1))
+
+
+@elementwise(domain={"x": (1.5, 3.0)})
+def arccosh(x):
+    """Inverse hyperbolic cosine."""
+    return np.arccosh(x)
+
+
+arccosh.vjp(x=lambda g, x: g / np.sqrt(x * x - 1))
+
+
+@elementwise(domain={"x": (-0.8, 0.8)})
+def arctanh(x):
+    """Inverse hyperbolic tangent."""
+    return np.arctanh(x)
+
+
+arctanh.vjp(x=lambda g, x: g / (1 - x * x))
+
+
+@elementwise(domain={"x": (0.5, 2.0)})
+def hypot(x, y):
+    """Root of x^2 + y^2."""
+    return np.hypot(x, y)
+
+
+hypot.vjp(x=lambda g, x, out: g * x / out, y=lambda g, y, out: g * y / out)
+
+
+@elementwise
+def logaddexp(x, y):
+    """log(e^x + e^y), without overflow."""
+    return np.logaddexp(x, y)
+
+
+logaddexp.vjp(x=lambda g, x, out: g * np.exp(x - out), y=lambda g, y, out: g * np.exp(y - out))
 
 
 # ---- choosing
@@ -153,16 +327,47 @@ def maximum(x, y):
     return np.maximum(x, y)
 
 
+@elementwise
+def minimum(x, y):
+    """Smaller of x and y; at a tie each gets half of the gradient, as in PyTorch."""
+    return np.minimum(x, y)
+
+
 maximum.vjp(
     x=lambda g, x, y: np.where(x == y, g / 2, np.where(x > y, g, 0)),
     y=lambda g, x, y: np.where(x == y, g / 2, np.where(x < y, g, 0)),
 )
 
 
+minimum.vjp(
+    x=lambda g, x, y: np.where(x == y, g / 2, np.where(x < y, g, 0)),
+    y=lambda g, x, y: np.where(x == y, g / 2, np.where(x > y, g, 0)),
+)
+
+
 @maximum.sample
+@minimum.sample
 def _(draw):
     x, y = draw.arrays(2)
     return draw.call(x, np.where(abs(x - y) < 0.1, y + 0.3, y))  # away from ties
+
+
+@op
+def clip(x, low=None, high=None):
+    """Limit x to [low, high], two constants; at a bound the gradient passes, as in PyTorch."""
+    return np.clip(x, low, high)
+
+
+@clip.vjp("x")
+def _(g, x, low, high):
+    inside = (True if low is None else x >= low) & (True if high is None else x <= high)
+    return np.where(inside, g, 0)
+
+
+@clip.sample
+def _(draw):
+    low, high = draw.choice([(-1.0, 1.0), (None, 1.0), (-1.0, None)])
+    return draw.call(draw.array(kinks=(-1.0, 1.0)), low, high)
 
 
 @elementwise

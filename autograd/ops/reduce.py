@@ -1,5 +1,7 @@
 """Reductions over one axis, several, or all."""
 
+import math
+
 import numpy as np
 
 from autograd.op import op
@@ -12,11 +14,21 @@ def restore(g, shape, axis, keepdims):
     return np.broadcast_to(g, shape)
 
 
+def axes_of(shape, axis):
+    """Return the axes that an ``axis`` argument names, counted from the front."""
+    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return {a % len(shape) for a in axes}
+
+
 def reduced_shape(shape, axis):
     """Return the shape after a reduction with `keepdims`."""
-    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    axes = {a % len(shape) for a in axes}
+    axes = axes_of(shape, axis)
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+def group_size(shape, axis):
+    """Return how many elements are reduced to one."""
+    return math.prod(shape[i] for i in axes_of(shape, axis))
 
 
 def sample_reduction(draw, **limits):
@@ -43,8 +55,7 @@ def mean(x, axis=None, keepdims=False):
 
 @mean.vjp("x")
 def _(g, x_shape, axis, keepdims):
-    count = int(np.prod(x_shape)) // max(1, g.size)
-    return restore(g / count, x_shape, axis, keepdims)
+    return restore(g / group_size(x_shape, axis), x_shape, axis, keepdims)
 
 
 @mean.sample
@@ -58,17 +69,83 @@ def max_(x, axis=None, keepdims=False):
     return np.max(x, axis=axis, keepdims=keepdims)
 
 
+@op
+def min_(x, axis=None, keepdims=False):
+    """Smallest element over axes; elements that tie share the gradient, as in PyTorch's amin."""
+    return np.min(x, axis=axis, keepdims=keepdims)
+
+
 @max_.vjp("x")
+@min_.vjp("x")
 def _(g, x, out, axis, keepdims):
-    shape = reduced_shape(x.shape, axis)
-    ties = x == np.reshape(out, shape)
+    ties = x == np.reshape(out, reduced_shape(x.shape, axis))
     share = (ties / ties.sum(axis=axis, keepdims=True)).astype(x.dtype)
     return restore(g, x.shape, axis, keepdims) * share
 
 
 @max_.sample
+@min_.sample
 def _(draw):
     x = draw.array(min_side=1)
     x += 0.2 * np.arange(x.size).reshape(x.shape)  # no ties
     x[...] = draw.shuffled(x)
     return draw.call(x, draw.axes(x.ndim), draw.boolean())
+
+
+@op
+def var(x, axis=None, ddof=0, keepdims=False):
+    """Variance over axes: the mean square distance from the mean, divided by n - ddof."""
+    return np.var(x, axis=axis, ddof=ddof, keepdims=keepdims)
+
+
+@var.vjp("x")
+def _(g, x, axis, ddof, keepdims):
+    count = group_size(x.shape, axis)
+    centred = x - np.mean(x, axis=axis, keepdims=True)
+    return restore(g * 2 / (count - ddof), x.shape, axis, keepdims) * centred
+
+
+@op
+def std(x, axis=None, ddof=0, keepdims=False):
+    """Root of the variance over axes."""
+    return np.std(x, axis=axis, ddof=ddof, keepdims=keepdims)
+
+
+@std.vjp("x")
+def _(g, x, out, axis, ddof, keepdims):
+    count = group_size(x.shape, axis)
+    centred = x - np.mean(x, axis=axis, keepdims=True)
+    return restore(g / (out * (count - ddof)), x.shape, axis, keepdims) * centred
+
+
+@var.sample
+@std.sample
+def _(draw):
+    x = draw.array(shape=(*draw.shape(max_dims=2), draw.integer(2, 3)), low=-0.5, high=0.5)
+    x += 2 * np.arange(x.shape[-1])  # the root has no derivative where all are equal
+    return draw.call(x, -1, draw.integer(0, 1), draw.boolean())
+
+
+@op
+def cumsum(x, axis):
+    """Sum of the elements so far, along an axis."""
+    return np.cumsum(x, axis)
+
+
+cumsum.vjp(x=lambda g, axis: np.flip(np.cumsum(np.flip(g, axis), axis), axis))
+
+
+@op
+def flip(x, axis=None):
+    """Reverse the order of the elements along an axis, several, or all."""
+    return np.flip(x, axis)
+
+
+flip.vjp(x=lambda g, axis: np.flip(g, axis))
+
+
+@cumsum.sample
+@flip.sample
+def _(draw):
+    x = draw.array(min_dims=1)
+    return draw.call(x, draw.axis(x.ndim))
