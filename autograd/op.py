@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
@@ -79,6 +79,7 @@ class Op:
         parameters = self.signature.parameters.values()
         self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self._n_plain = -1 if self.variadic else len(self.names)  # arguments of the plainest call
         self.saves, self.broadcasts, self.multiple = saves, broadcasts, multiple
         self.domain, self.kinks = domain or {}, kinks
         self.sampler: Callable | None = None
@@ -118,35 +119,38 @@ class Op:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the op, on the tape if an argument requires a gradient."""
-        if kwargs or len(args) != len(self.names) or self.variadic:
+        if kwargs or len(args) != self._n_plain:
             args = self._bind(args, kwargs)
+            if self.variadic:
+                return self._call_variadic(args[0], args[1:])
+        raw = list(args)
         parents: dict[int, Any] = {}
-        if self.variadic:
-            is_tensor = any(isinstance(arg, TensorBase) for arg in args[0])
-            raw = [tuple([a._data if isinstance(a, TensorBase) else a for a in args[0]]), *args[1:]]
-            nodes = tuple([a._node if isinstance(a, TensorBase) else None for a in args[0]])
-            if any(nodes):
-                parents[0] = nodes
-            static = dict(zip(self.names[1:], args[1:], strict=True))
-            out = self.forward(*raw[0], **static)
-        else:
-            raw = list(args)
-            is_tensor = False
-            for position, arg in enumerate(args):
-                if isinstance(arg, TensorBase):
-                    is_tensor = True
-                    raw[position] = arg._data
-                    if arg._node is not None:
-                        parents[position] = arg._node
-            out = self.forward(*raw)
-        saved: tuple = ()
-        if self.saves:
-            out, *saved = out
-        if not is_tensor:
-            return out
+        is_tensor = False
+        for position, arg in enumerate(args):
+            if isinstance(arg, TensorBase):
+                is_tensor = True
+                raw[position] = arg._data
+                if arg._node is not None:
+                    parents[position] = arg._node
+        out = self.forward(*raw)
         if parents and is_grad_enabled():
-            return self._record(raw, parents, out, saved)
-        return tuple(new_tensor(part) for part in out) if self.multiple else new_tensor(out)
+            return self._record(raw, parents, out)
+        return self._unrecorded(out, is_tensor)
+
+    def _call_variadic(self, arrays: tuple, static: tuple) -> Any:
+        raw = tuple([a._data if isinstance(a, TensorBase) else a for a in arrays])
+        nodes = tuple([a._node if isinstance(a, TensorBase) else None for a in arrays])
+        out = self.forward(*raw, **dict(zip(self.names[1:], static, strict=True)))
+        if any(nodes) and is_grad_enabled():
+            return self._record([raw, *static], {0: nodes}, out)
+        return self._unrecorded(out, any(isinstance(a, TensorBase) for a in arrays))
+
+    def _unrecorded(self, out: Any, as_tensor: bool) -> Any:
+        if self.saves:
+            out = out[0]
+        if not as_tensor:
+            return out
+        return tuple(map(new_tensor, out)) if self.multiple else new_tensor(out)
 
     def _bind(self, args: tuple, kwargs: dict) -> tuple:
         """Return every argument in order (at a hundredth of the cost of ``signature.bind``)."""
@@ -165,51 +169,71 @@ class Op:
                 raise TypeError(f"{self.name}{self.signature}: {error}") from None
         return tuple(bound)
 
-    def _record(self, raw: list, parents: dict[int, Any], out: Any, saved: tuple) -> Any:
+    def _record(self, raw: list, parents: dict[int, Any], out: Any) -> Any:
         """Make the node of a call, with what the rules of its parents will read."""
         positions = tuple(parents)
         rules, constants, uses_shapes = self._plans.get(positions) or self._plan(positions)
-        watched = None
-        for position in constants:
-            value = raw[position]
-            if isinstance(value, ndarray) and value.nbytes > COPY_LIMIT:
-                watched = (*(watched or ()), (value, fingerprint(value)))
-            elif isinstance(value, ndarray | list | tuple):
-                raw[position] = _own(value)
-        outputs = [np.asarray(part) for part in (out if self.multiple else (out,))]
-        for part in outputs:
-            if part.dtype.kind != "f":
-                raise TypeError(
-                    f"{self.name}: the result has dtype {part.dtype}, and gradients exist for real "
-                    "floating point only; detach() the inputs if none is wanted"
-                )
-        values = [*raw, outputs[0], *saved]
+        watched = self._keep_constants(raw, constants) if constants else None
+        if self.saves:
+            out, *saved = out
+            values = [*raw, out, *saved]
+        else:
+            values = [*raw, out]
         if uses_shapes:
             values += [_shape_of(value) for value in raw]
         steps = tuple(
             [
-                (rule, rule.keep(values), parents[0] if self.variadic else nodes)
-                for rule in rules
-                for nodes in (tuple([parents.get(position) for position in rule.positions]),)
+                (rule, rule.keep(values), (parents[only],) if only is not None
+                 else parents[0] if self.variadic else tuple(map(parents.get, rule.positions)))
+                for rule, only in rules
             ]
-        )
-        node = Node(self, steps, outputs[0].shape, outputs[0].dtype)
+        )  # fmt: skip
+        if self.multiple:
+            return self._select(steps, out, watched)
+        if type(out) is not ndarray:
+            out = np.asarray(out)
+        node = Node(self, steps, out.shape, self._checked(out.dtype))
         if watched:
             node.watched = watched
-        if not self.multiple:
-            return new_tensor(outputs[0], node)
-        node.outputs = tuple((part.shape, part.dtype) for part in outputs)
+        return new_tensor(out, node)
+
+    def _select(self, steps: tuple, out: Any, watched: tuple | None) -> tuple:
+        """Return a tensor for each of several outputs; their nodes merge in the op's own."""
+        node = Node(self, steps, (), self._checked(out[0].dtype))
+        node.watched = watched or ()
+        node.outputs = tuple((part.shape, self._checked(part.dtype)) for part in out)
         selectors = []
-        for index, part in enumerate(outputs):
-            selector = Node(self, (), part.shape, part.dtype)
+        for index, (shape, dtype) in enumerate(node.outputs):
+            selector = Node(self, (), shape, dtype)
             selector.selects = node, index
-            selectors.append(new_tensor(part, selector))
+            selectors.append(new_tensor(out[index], selector))
         return tuple(selectors)
+
+    def _checked(self, dtype: np.dtype) -> np.dtype:
+        if dtype.kind != "f":
+            raise TypeError(
+                f"{self.name}: the result has dtype {dtype}, and gradients exist for real floating "
+                "point only; detach() the inputs if none is wanted"
+            )
+        return dtype
+
+    @staticmethod
+    def _keep_constants(raw: list, constants: tuple[int, ...]) -> tuple:
+        """Copy what the caller could change before backward; fingerprint what is too large."""
+        watched = []
+        for position in constants:
+            value = raw[position]
+            if isinstance(value, ndarray) and value.nbytes > COPY_LIMIT:
+                watched.append((value, fingerprint(value)))
+            elif isinstance(value, ndarray | list | tuple):
+                raw[position] = _own(value)
+        return tuple(watched)
 
     def _plan(self, positions: tuple[int, ...]) -> tuple:
         """Work out, once for each set of arguments that need gradients, what a call must keep.
 
-        Returns the rules that apply, the constants that they read, and whether they read shapes.
+        Returns the rules that apply, each with its argument's position if it has just one, the
+        constants that they read, and whether they read shapes.
         """
         rules = [r for r in self.rules if not set(r.positions).isdisjoint(positions)]
         unruled = set(positions).difference(*(rule.positions for rule in rules))
@@ -222,30 +246,40 @@ class Op:
         kept = {source for rule in rules for source in rule.sources}
         constants = tuple(i for i in range(len(self.names)) if i in kept and i not in positions)
         first_shape = len(self.names) + 1 + len(self.saves)
-        plan = rules, constants, any(source >= first_shape for source in kept)
+        only = [
+            r.positions[0] if len(r.positions) == 1 and not self.variadic else None for r in rules
+        ]
+        paired = list(zip(rules, only, strict=True))
+        plan = paired, constants, any(source >= first_shape for source in kept)
         self._plans[positions] = plan
         return plan
 
     # ---- pulling a cotangent back
 
-    def pull_back(self, node: Node, g: Any, oldest: int, create_graph: bool) -> Iterator[tuple]:
-        """Yield (input name, parent, contribution) for each edge that leads to a wanted node.
+    def pull_back(self, node: Node, g: Any, oldest: int, create_graph: bool) -> list[tuple]:
+        """Return (input name, parent, contribution) for each edge that leads to a wanted node.
 
         `g` is the cotangent of the output, `oldest` the number of the oldest node that matters.
         With `create_graph` the rules run on Tensors: on the tape again.
         """
         if create_graph and self.saves:
-            yield from self._pull_back_through_reference(node, g, oldest)
-            return
+            return self._pull_back_through_reference(node, g, oldest)
+        edges = []
         for rule, residuals, parents in node.steps or ():
+            if create_graph:
+                residuals = self._as_tensors(node, rule.sources, residuals)
+            if not rule.joint:
+                parent = parents[0]
+                if parent.number >= oldest:
+                    name = rule.inputs[0]
+                    contribution = rule.function(g, *residuals)
+                    edges.append((name, parent, self._fit(name, parent, contribution)))
+                continue
             needs = tuple([p is not None and p.number >= oldest for p in parents])
             if not any(needs):
                 continue
-            if create_graph:
-                residuals = self._as_tensors(node, rule.sources, residuals)
             extra = {"needs": needs} if rule.wants_needs else {}
-            result = rule.function(g, *residuals, **extra)
-            results = tuple(result) if rule.joint else (result,)
+            results = tuple(rule.function(g, *residuals, **extra))
             if len(results) != len(parents):
                 raise TypeError(
                     f"{self.name}: the rule of {', '.join(rule.inputs)} must return "
@@ -254,7 +288,8 @@ class Op:
             for i, contribution in enumerate(results):
                 if needs[i]:
                     name = f"{rule.inputs[0]}[{i}]" if self.variadic else rule.inputs[i]
-                    yield name, parents[i], self._fit(name, parents[i], contribution)
+                    edges.append((name, parents[i], self._fit(name, parents[i], contribution)))
+        return edges
 
     def _fit(self, name: str, parent: Node, contribution: Any) -> Any:
         """Undo broadcasting and promotion; anything else that is not the input's is an error."""
@@ -300,7 +335,7 @@ class Op:
             )
         return values
 
-    def _pull_back_through_reference(self, node: Node, g: Any, oldest: int) -> Iterator[tuple]:
+    def _pull_back_through_reference(self, node: Node, g: Any, oldest: int) -> list[tuple]:
         """Differentiate an op whose rules read extra saved values, through its reference."""
         kept: dict[int, Any] = {}
         nodes: dict[int, Node] = {}
@@ -322,9 +357,11 @@ class Op:
         gradients = differentiate(
             [out._node], [g], [arguments[i]._node for i in wanted], create_graph=True
         )
-        for i, gradient in zip(wanted, gradients, strict=True):
-            if gradient is not None:
-                yield self.names[i], nodes[i], self._fit(self.names[i], nodes[i], gradient)
+        return [
+            (self.names[i], nodes[i], self._fit(self.names[i], nodes[i], gradient))
+            for i, gradient in zip(wanted, gradients, strict=True)
+            if gradient is not None
+        ]
 
 
 def op(function: Callable | None = None, **options: Any) -> Any:
