@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util as _util
+import sys as _sys
 from pathlib import Path as _Path
 
 
@@ -11,12 +12,15 @@ def _refuse_namesake() -> None:
     spec = _util.find_spec("autograd")
     for folder in (spec and spec.submodule_search_locations) or ():
         if (_Path(folder) / "numpy").is_dir() or not (_Path(folder) / "engine.py").is_file():
-            raise ImportError(
+            message = (
                 f"another package named 'autograd' (HIPS autograd) is installed in {folder}, and "
-                "npgpt brings its own: the two cannot share an environment. Run "
-                "'pip uninstall autograd', then 'pip install --force-reinstall --no-deps npgpt', "
-                "or use a new environment"
+                "npgpt brings its own: the two cannot share an environment. Run 'pip uninstall "
+                "autograd' and install npgpt again (pip install --force-reinstall --no-deps .), or "
+                "use a new environment"
             )
+            if _Path(_sys.argv[0]).stem == "npgpt":  # the command: no traceback
+                raise SystemExit(f"npgpt: {message}")
+            raise ImportError(message)
 
 
 _refuse_namesake()
