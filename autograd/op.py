@@ -412,6 +412,19 @@ def op(function: Callable | None = None, **options: Any) -> Any:
     return make if function is None else make(function)
 
 
+NUMPY: dict[Any, Callable] = {}  # NumPy's function -> what it does on tensors
+
+
+def implements(*functions: Callable) -> Callable:
+    """Declare what some of NumPy's functions do when they are called on tensors."""
+
+    def declare(implementation: Callable) -> Callable:
+        NUMPY.update(dict.fromkeys(functions, implementation))
+        return implementation
+
+    return declare
+
+
 @op
 def alias(x: ndarray) -> ndarray:
     """Return the same values, under a new node."""

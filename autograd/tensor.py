@@ -6,6 +6,7 @@ that requires a gradient, and works on the plain array for any other.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from autograd import engine
 from autograd.engine import Node, TensorBase, differentiate, is_grad_enabled, log_write
+from autograd.op import NUMPY, implements
 from autograd.ops import elementwise, index, linalg, reduce, shape
 
 
@@ -384,7 +386,7 @@ class Tensor(TensorBase):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Run NumPy's ``ufunc(tensor, ...)`` as an op (NEP 13)."""
         if method == "__call__" and not kwargs:
-            if (op := UFUNCS.get(ufunc)) is not None:
+            if (op := NUMPY.get(ufunc)) is not None:
                 return op(*inputs)
             if ufunc in PLAIN_UFUNCS:
                 return ufunc(*map(_plain, inputs))
@@ -403,9 +405,16 @@ class Tensor(TensorBase):
         self, function: Callable, types: Sequence, args: tuple, kwargs: dict
     ) -> Any:
         """Run NumPy's ``function(tensor, ...)`` as an op (NEP 18)."""
-        if (implementation := FUNCTIONS.get(function)) is not None:
-            return implementation(*args, **kwargs)
         name = f"{function.__module__}.{function.__name__}".replace("numpy", "np")
+        if (implementation := NUMPY.get(function)) is not None:
+            try:
+                return implementation(*args, **kwargs)
+            except TypeError:
+                try:  # an argument of NumPy's that has no meaning here?
+                    inspect.signature(implementation).bind(*args, **kwargs)
+                except TypeError as error:
+                    raise TypeError(f"{name} on a tensor: {error}") from None
+                raise
         return _on_plain_arrays(function, name, args, kwargs)
 
 
@@ -559,85 +568,20 @@ def _on_plain_arrays(function: Callable, name: str, args: Any, kwargs: dict) -> 
     return function(*plain(tuple(args)), **{key: plain(value) for key, value in kwargs.items()})
 
 
-# ---- NumPy's names for our ops
+# ---- NumPy's functions that are methods here, or have no derivative
 
-UFUNCS: dict[np.ufunc, Any] = {
-    np.add: elementwise.add,
-    np.subtract: elementwise.subtract,
-    np.multiply: elementwise.multiply,
-    np.divide: elementwise.divide,
-    np.power: elementwise.power,
-    np.negative: elementwise.negative,
-    np.absolute: elementwise.absolute,
-    np.fabs: elementwise.absolute,
-    np.sign: elementwise.sign,
-    np.reciprocal: elementwise.reciprocal,
-    np.square: elementwise.square,
-    np.exp: elementwise.exp,
-    np.exp2: elementwise.exp2,
-    np.expm1: elementwise.expm1,
-    np.log: elementwise.log,
-    np.log2: elementwise.log2,
-    np.log10: elementwise.log10,
-    np.log1p: elementwise.log1p,
-    np.sqrt: elementwise.sqrt,
-    np.cbrt: elementwise.cbrt,
-    np.sin: elementwise.sin,
-    np.cos: elementwise.cos,
-    np.tan: elementwise.tan,
-    np.arcsin: elementwise.arcsin,
-    np.arccos: elementwise.arccos,
-    np.arctan: elementwise.arctan,
-    np.sinh: elementwise.sinh,
-    np.cosh: elementwise.cosh,
-    np.tanh: elementwise.tanh,
-    np.arcsinh: elementwise.arcsinh,
-    np.arccosh: elementwise.arccosh,
-    np.arctanh: elementwise.arctanh,
-    np.hypot: elementwise.hypot,
-    np.logaddexp: elementwise.logaddexp,
-    np.maximum: elementwise.maximum,
-    np.minimum: elementwise.minimum,
-    np.matmul: linalg.matmul,
-}
-
-# No derivative, and none missed: booleans, and functions that are flat almost everywhere.
+# Their results are booleans.
 PLAIN_UFUNCS = {
     np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
     np.logical_and, np.logical_or, np.logical_not, np.isnan, np.isinf, np.isfinite,
 }  # fmt: skip
 
-FUNCTIONS: dict[Callable, Callable] = {
-    np.sum: lambda a, axis=None, keepdims=False: reduce.sum_(a, axis, keepdims),
-    np.mean: lambda a, axis=None, keepdims=False: reduce.mean(a, axis, keepdims),
-    np.max: lambda a, axis=None, keepdims=False: reduce.max_(a, axis, keepdims),
-    np.amax: lambda a, axis=None, keepdims=False: reduce.max_(a, axis, keepdims),
-    np.min: lambda a, axis=None, keepdims=False: reduce.min_(a, axis, keepdims),
-    np.amin: lambda a, axis=None, keepdims=False: reduce.min_(a, axis, keepdims),
-    np.var: lambda a, axis=None, ddof=0, keepdims=False: reduce.var(a, axis, ddof, keepdims),
-    np.std: lambda a, axis=None, ddof=0, keepdims=False: reduce.std(a, axis, ddof, keepdims),
-    np.cumsum: lambda a, axis=None: a.cumsum(axis),
-    np.flip: lambda m, axis=None: reduce.flip(m, axis),
-    np.clip: lambda a, a_min=None, a_max=None: elementwise.clip(a, a_min, a_max),
-    np.where: lambda condition, x, y: elementwise.where(condition, x, y),
-    np.reshape: lambda a, shape: SHAPE.reshape(a, shape),
-    np.transpose: lambda a, axes=None: SHAPE.transpose(a, axes),
-    np.swapaxes: lambda a, axis1, axis2: SHAPE.swapaxes(a, axis1, axis2),
-    np.expand_dims: lambda a, axis: SHAPE.expand_dims(a, axis),
-    np.squeeze: lambda a, axis=None: SHAPE.squeeze(a, axis),
-    np.broadcast_to: lambda array, shape: SHAPE.broadcast_to(array, shape),
-    np.concatenate: lambda arrays, axis=0: SHAPE.concatenate(*arrays, axis=axis),
-    np.stack: lambda arrays, axis=0: SHAPE.stack(*arrays, axis=axis),
-    np.split: lambda ary, indices_or_sections, axis=0: list(
-        SHAPE.split(ary, indices_or_sections, axis)
-    ),
-    np.shape: lambda a: a.shape,
-    np.ndim: lambda a: a.ndim,
-    np.size: lambda a: a.size,
-    np.argmax: lambda a, axis=None: a.argmax(axis),
-    np.zeros_like: lambda a, dtype=None: np.zeros_like(a._data, dtype),
-    np.ones_like: lambda a, dtype=None: np.ones_like(a._data, dtype),
-}
-SHAPE = shape  # inside the functions above, `shape` is an argument
+implements(np.astype)(lambda x, dtype: x.astype(dtype))
+implements(np.shape)(lambda a: a.shape)
+implements(np.ndim)(lambda a: a.ndim)
+implements(np.size)(lambda a: a.size)
+implements(np.argmax)(lambda a, axis=None: a.argmax(axis))
+implements(np.zeros_like)(lambda a, dtype=None: np.zeros_like(a._data, dtype))
+implements(np.ones_like)(lambda a, dtype=None: np.ones_like(a._data, dtype))
 
 assert engine._tensor_type is Tensor

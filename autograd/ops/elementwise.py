@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from autograd.op import op
+from autograd.op import implements, op
 
 elementwise = functools.partial(op, broadcasts=True)
 
@@ -13,45 +13,50 @@ elementwise = functools.partial(op, broadcasts=True)
 # ---- arithmetic
 
 
+@implements(np.add)
 @elementwise
 def add(x, y):
-    """X + y."""
+    """Sum, x + y."""
     return np.add(x, y)
 
 
 add.vjp(x=lambda g: g, y=lambda g: g)
 
 
+@implements(np.subtract)
 @elementwise
 def subtract(x, y):
-    """X - y."""
+    """Difference, x - y."""
     return np.subtract(x, y)
 
 
 subtract.vjp(x=lambda g: g, y=lambda g: -g)
 
 
+@implements(np.multiply)
 @elementwise
 def multiply(x, y):
-    """X y."""
+    """Product, x y."""
     return np.multiply(x, y)
 
 
 multiply.vjp(x=lambda g, y: g * y, y=lambda g, x: g * x)
 
 
+@implements(np.divide)
 @elementwise(domain={"y": (0.5, 2.0)})
 def divide(x, y):
-    """X / y."""
+    """Quotient, x / y."""
     return np.divide(x, y)
 
 
 divide.vjp(x=lambda g, y: g / y, y=lambda g, y, out: -g * out / y)
 
 
+@implements(np.power)
 @elementwise(domain={"x": (0.5, 2.0)})
 def power(x, y):
-    """X to the power of y. At x = 0 the gradient of y is 0, as in PyTorch."""
+    """Power, x to the y. At x = 0 the gradient of y is 0, as in PyTorch."""
     return np.power(x, y)
 
 
@@ -61,6 +66,7 @@ power.vjp(
 )
 
 
+@implements(np.negative)
 @elementwise
 def negative(x):
     """-x."""
@@ -70,6 +76,7 @@ def negative(x):
 negative.vjp(x=lambda g: -g)
 
 
+@implements(np.absolute, np.fabs)
 @elementwise(kinks=(0.0,))
 def absolute(x):
     """|x|; the gradient at 0 is 0."""
@@ -79,9 +86,10 @@ def absolute(x):
 absolute.vjp(x=lambda g, x: g * np.sign(x))
 
 
+@implements(np.square)
 @elementwise
 def square(x):
-    """X squared."""
+    """Square of x."""
     return np.square(x)
 
 
@@ -93,6 +101,7 @@ square.vjp(x=lambda g, x: g * (2 * x))
 _LN_2, _LN_10 = math.log(2), math.log(10)
 
 
+@implements(np.sign)
 @elementwise(kinks=(0.0,))
 def sign(x):
     """Sign of x: -1, 0 or 1; its gradient is 0 everywhere."""
@@ -102,6 +111,7 @@ def sign(x):
 sign.vjp(x=lambda g: g * 0)
 
 
+@implements(np.reciprocal)
 @elementwise(domain={"x": (0.5, 2.0)})
 def reciprocal(x):
     """1 / x."""
@@ -111,6 +121,7 @@ def reciprocal(x):
 reciprocal.vjp(x=lambda g, out: -g * out * out)
 
 
+@implements(np.exp)
 @elementwise
 def exp(x):
     """Exponential: e to the power of x."""
@@ -120,6 +131,7 @@ def exp(x):
 exp.vjp(x=lambda g, out: g * out)
 
 
+@implements(np.exp2)
 @elementwise
 def exp2(x):
     """2 to the power of x."""
@@ -129,6 +141,7 @@ def exp2(x):
 exp2.vjp(x=lambda g, out: g * (_LN_2 * out))
 
 
+@implements(np.expm1)
 @elementwise
 def expm1(x):
     """Exponential minus 1: exact for small x."""
@@ -138,6 +151,7 @@ def expm1(x):
 expm1.vjp(x=lambda g, out: g * (out + 1))
 
 
+@implements(np.log)
 @elementwise(domain={"x": (0.5, 2.0)})
 def log(x):
     """Natural logarithm."""
@@ -147,6 +161,7 @@ def log(x):
 log.vjp(x=lambda g, x: g / x)
 
 
+@implements(np.log2)
 @elementwise(domain={"x": (0.5, 2.0)})
 def log2(x):
     """Logarithm to base 2."""
@@ -156,6 +171,7 @@ def log2(x):
 log2.vjp(x=lambda g, x: g / (_LN_2 * x))
 
 
+@implements(np.log10)
 @elementwise(domain={"x": (0.5, 2.0)})
 def log10(x):
     """Logarithm to base 10."""
@@ -165,6 +181,7 @@ def log10(x):
 log10.vjp(x=lambda g, x: g / (_LN_10 * x))
 
 
+@implements(np.log1p)
 @elementwise(domain={"x": (-0.5, 2.0)})
 def log1p(x):
     """Natural logarithm of 1 + x: exact for small x."""
@@ -174,6 +191,7 @@ def log1p(x):
 log1p.vjp(x=lambda g, x: g / (1 + x))
 
 
+@implements(np.sqrt)
 @elementwise(domain={"x": (0.5, 2.0)})
 def sqrt(x):
     """Square root."""
@@ -183,6 +201,7 @@ def sqrt(x):
 sqrt.vjp(x=lambda g, out: g / (2 * out))
 
 
+@implements(np.cbrt)
 @elementwise(domain={"x": (0.5, 2.0)})
 def cbrt(x):
     """Cube root."""
@@ -192,6 +211,7 @@ def cbrt(x):
 cbrt.vjp(x=lambda g, out: g / (3 * out * out))
 
 
+@implements(np.sin)
 @elementwise
 def sin(x):
     """Sine."""
@@ -201,6 +221,7 @@ def sin(x):
 sin.vjp(x=lambda g, x: g * np.cos(x))
 
 
+@implements(np.cos)
 @elementwise
 def cos(x):
     """Cosine."""
@@ -210,6 +231,7 @@ def cos(x):
 cos.vjp(x=lambda g, x: -g * np.sin(x))
 
 
+@implements(np.tan)
 @elementwise(domain={"x": (-1.0, 1.0)})
 def tan(x):
     """Tangent."""
@@ -219,6 +241,7 @@ def tan(x):
 tan.vjp(x=lambda g, out: g * (1 + out * out))
 
 
+@implements(np.arcsin)
 @elementwise(domain={"x": (-0.8, 0.8)})
 def arcsin(x):
     """Inverse sine."""
@@ -228,6 +251,7 @@ def arcsin(x):
 arcsin.vjp(x=lambda g, x: g / np.sqrt(1 - x * x))
 
 
+@implements(np.arccos)
 @elementwise(domain={"x": (-0.8, 0.8)})
 def arccos(x):
     """Inverse cosine."""
@@ -237,6 +261,7 @@ def arccos(x):
 arccos.vjp(x=lambda g, x: -g / np.sqrt(1 - x * x))
 
 
+@implements(np.arctan)
 @elementwise
 def arctan(x):
     """Inverse tangent."""
@@ -246,6 +271,7 @@ def arctan(x):
 arctan.vjp(x=lambda g, x: g / (1 + x * x))
 
 
+@implements(np.sinh)
 @elementwise
 def sinh(x):
     """Hyperbolic sine."""
@@ -255,6 +281,7 @@ def sinh(x):
 sinh.vjp(x=lambda g, x: g * np.cosh(x))
 
 
+@implements(np.cosh)
 @elementwise
 def cosh(x):
     """Hyperbolic cosine."""
@@ -264,6 +291,7 @@ def cosh(x):
 cosh.vjp(x=lambda g, x: g * np.sinh(x))
 
 
+@implements(np.tanh)
 @elementwise
 def tanh(x):
     """Hyperbolic tangent."""
@@ -273,6 +301,7 @@ def tanh(x):
 tanh.vjp(x=lambda g, out: g * (1 - out * out))
 
 
+@implements(np.arcsinh)
 @elementwise
 def arcsinh(x):
     """Inverse hyperbolic sine."""
@@ -282,6 +311,7 @@ def arcsinh(x):
 arcsinh.vjp(x=lambda g, x: g / np.sqrt(x * x + 1))
 
 
+@implements(np.arccosh)
 @elementwise(domain={"x": (1.5, 3.0)})
 def arccosh(x):
     """Inverse hyperbolic cosine."""
@@ -291,6 +321,7 @@ def arccosh(x):
 arccosh.vjp(x=lambda g, x: g / np.sqrt(x * x - 1))
 
 
+@implements(np.arctanh)
 @elementwise(domain={"x": (-0.8, 0.8)})
 def arctanh(x):
     """Inverse hyperbolic tangent."""
@@ -300,6 +331,7 @@ def arctanh(x):
 arctanh.vjp(x=lambda g, x: g / (1 - x * x))
 
 
+@implements(np.hypot)
 @elementwise(domain={"x": (0.5, 2.0)})
 def hypot(x, y):
     """Root of x^2 + y^2."""
@@ -309,6 +341,7 @@ def hypot(x, y):
 hypot.vjp(x=lambda g, x, out: g * x / out, y=lambda g, y, out: g * y / out)
 
 
+@implements(np.logaddexp)
 @elementwise
 def logaddexp(x, y):
     """log(e^x + e^y), without overflow."""
@@ -321,12 +354,14 @@ logaddexp.vjp(x=lambda g, x, out: g * np.exp(x - out), y=lambda g, y, out: g * n
 # ---- choosing
 
 
+@implements(np.maximum)
 @elementwise
 def maximum(x, y):
     """Larger of x and y; at a tie each gets half of the gradient, as in PyTorch."""
     return np.maximum(x, y)
 
 
+@implements(np.minimum)
 @elementwise
 def minimum(x, y):
     """Smaller of x and y; at a tie each gets half of the gradient, as in PyTorch."""
@@ -364,6 +399,9 @@ def _(g, x, low, high):
     return np.where(inside, g, 0)
 
 
+implements(np.clip)(lambda a, a_min=None, a_max=None: clip(a, a_min, a_max))
+
+
 @clip.sample
 def _(draw):
     low, high = draw.choice([(-1.0, 1.0), (None, 1.0), (-1.0, None)])
@@ -372,7 +410,7 @@ def _(draw):
 
 @elementwise
 def where(condition, x, y):
-    """X where the condition holds, y elsewhere."""
+    """Choice: x where the condition holds, y elsewhere."""
     return np.where(condition, x, y)
 
 
@@ -380,6 +418,9 @@ where.vjp(
     x=lambda g, condition: np.where(condition, g, 0),
     y=lambda g, condition: np.where(condition, 0, g),
 )
+
+
+implements(np.where)(lambda condition, x, y: where(condition, x, y))
 
 
 @where.sample

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 
-from autograd.op import op
+from autograd.op import implements, op
 
 
+@implements(np.matmul)
 @op(broadcasts=True)
 def matmul(x, y):
     """Matrix product of the last two axes, batched over the others, as ``np.matmul``.

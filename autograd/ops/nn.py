@@ -35,11 +35,11 @@ def gelu(input, approximate="none"):
     phi = np.empty_like(input, order="C")
     for x, out in blocks(input, phi):
         if approximate == "tanh":  # 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u)), at half the cost
-            np.multiply(x, x, out=out)
-            out *= -2 * 0.044715 * _SQRT_2_PI
-            out -= 2 * _SQRT_2_PI
-            out *= x
             with np.errstate(over="ignore"):  # 1 / infinity is the 0 that Phi is
+                np.multiply(x, x, out=out)
+                out *= -2 * 0.044715 * _SQRT_2_PI
+                out -= 2 * _SQRT_2_PI
+                out *= x
                 np.exp(out, out=out)
             out += 1
             np.divide(1, out, out=out)
@@ -122,7 +122,7 @@ def _(draw):
 
 @op
 def log_softmax(input, dim=-1):
-    """X - log(sum(exp(x))) along an axis."""
+    """Logarithm of softmax: x - log(sum(exp(x))) along an axis."""
     shifted = input - np.max(input, axis=dim, keepdims=True)
     return shifted - np.log(np.sum(np.exp(shifted), axis=dim, keepdims=True))
 

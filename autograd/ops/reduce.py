@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from autograd.op import op
+from autograd.op import implements, op
 
 
 def restore(g, shape, axis, keepdims):
@@ -44,6 +44,7 @@ def sum_(x, axis=None, keepdims=False):
 
 
 sum_.vjp(x=lambda g, x_shape, axis, keepdims: restore(g, x_shape, axis, keepdims))
+implements(np.sum)(lambda a, axis=None, *, keepdims=False: sum_(a, axis, keepdims))
 sum_.sample(sample_reduction)
 
 
@@ -56,6 +57,9 @@ def mean(x, axis=None, keepdims=False):
 @mean.vjp("x")
 def _(g, x_shape, axis, keepdims):
     return restore(g / group_size(x_shape, axis), x_shape, axis, keepdims)
+
+
+implements(np.mean)(lambda a, axis=None, *, keepdims=False: mean(a, axis, keepdims))
 
 
 @mean.sample
@@ -81,6 +85,10 @@ def _(g, x, out, axis, keepdims):
     ties = x == np.reshape(out, reduced_shape(x.shape, axis))
     share = (ties / ties.sum(axis=axis, keepdims=True)).astype(x.dtype)
     return restore(g, x.shape, axis, keepdims) * share
+
+
+implements(np.max, np.amax)(lambda a, axis=None, *, keepdims=False: max_(a, axis, keepdims))
+implements(np.min, np.amin)(lambda a, axis=None, *, keepdims=False: min_(a, axis, keepdims))
 
 
 @max_.sample
@@ -118,6 +126,16 @@ def _(g, x, out, axis, ddof, keepdims):
     return restore(g / (out * (count - ddof)), x.shape, axis, keepdims) * centred
 
 
+@implements(np.var)
+def _(a, axis=None, *, ddof=0, keepdims=False):
+    return var(a, axis, ddof, keepdims)
+
+
+@implements(np.std)
+def _(a, axis=None, *, ddof=0, keepdims=False):
+    return std(a, axis, ddof, keepdims)
+
+
 @var.sample
 @std.sample
 def _(draw):
@@ -142,6 +160,10 @@ def flip(x, axis=None):
 
 
 flip.vjp(x=lambda g, axis: np.flip(g, axis))
+
+
+implements(np.cumsum)(lambda a, axis=None: a.cumsum(axis))
+implements(np.flip)(lambda m, axis=None: flip(m, axis))
 
 
 @cumsum.sample

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autograd.op import op, sum_to_shape
+from autograd.op import implements, op, sum_to_shape
 
 
 @op
@@ -12,6 +12,9 @@ def reshape(x, shape):
 
 
 reshape.vjp(x=lambda g, x_shape: np.reshape(g, x_shape))
+
+
+implements(np.reshape)(lambda a, shape: reshape(a, shape))
 
 
 @reshape.sample
@@ -31,6 +34,9 @@ def _(g, axes):
     return np.transpose(g, None if axes is None else np.argsort([a % len(axes) for a in axes]))
 
 
+implements(np.transpose)(lambda a, axes=None: transpose(a, axes))
+
+
 @transpose.sample
 def _(draw):
     x = draw.array()
@@ -44,6 +50,9 @@ def swapaxes(x, axis1, axis2):
 
 
 swapaxes.vjp(x=lambda g, axis1, axis2: np.swapaxes(g, axis1, axis2))
+
+
+implements(np.swapaxes)(lambda a, axis1, axis2: swapaxes(a, axis1, axis2))
 
 
 @swapaxes.sample
@@ -61,6 +70,9 @@ def expand_dims(x, axis):
 expand_dims.vjp(x=lambda g, x_shape: np.reshape(g, x_shape))
 
 
+implements(np.expand_dims)(lambda a, axis: expand_dims(a, axis))
+
+
 @expand_dims.sample
 def _(draw):
     x = draw.array()
@@ -74,6 +86,9 @@ def squeeze(x, axis=None):
 
 
 squeeze.vjp(x=lambda g, x_shape: np.reshape(g, x_shape))
+
+
+implements(np.squeeze)(lambda a, axis=None: squeeze(a, axis))
 
 
 @squeeze.sample
@@ -92,6 +107,9 @@ def broadcast_to(x, shape):
 broadcast_to.vjp(x=lambda g, x_shape: sum_to_shape(g, x_shape))
 
 
+implements(np.broadcast_to)(lambda array, shape: broadcast_to(array, shape))
+
+
 @broadcast_to.sample
 def _(draw):
     x = draw.array()
@@ -108,6 +126,9 @@ def concatenate(*arrays, axis=0):
 def _(g, arrays_shape, axis):
     ends = np.cumsum([shape[axis] for shape in arrays_shape])[:-1]
     return np.split(g, ends, axis)
+
+
+implements(np.concatenate)(lambda arrays, axis=0: concatenate(*arrays, axis=axis))
 
 
 @concatenate.sample
@@ -135,6 +156,9 @@ def _(g, arrays_shape, axis):
     return [np.reshape(part, shape) for part, shape in zip(parts, arrays_shape, strict=True)]
 
 
+implements(np.stack)(lambda arrays, axis=0: stack(*arrays, axis=axis))
+
+
 @stack.sample
 def _(draw):
     shape = draw.shape()
@@ -149,6 +173,11 @@ def split(x, indices_or_sections, axis=0):
 
 
 split.vjp(x=lambda g, axis: np.concatenate(g, axis))
+
+
+@implements(np.split)
+def _(ary, indices_or_sections, axis=0):
+    return list(split(ary, indices_or_sections, axis))
 
 
 @split.sample
