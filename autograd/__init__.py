@@ -8,7 +8,7 @@
 [-0.7788, -0.7358]
 """
 
-from autograd import nn
+from autograd import functional, nn
 from autograd.engine import Observer, enable_grad, is_grad_enabled, no_grad, observe
 from autograd.op import REGISTRY, Op, op
 from autograd.tensor import Tensor, grad, tensor
@@ -19,6 +19,7 @@ __all__ = [
     "Op",
     "Tensor",
     "enable_grad",
+    "functional",
     "grad",
     "is_grad_enabled",
     "nn",

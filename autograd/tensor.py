@@ -490,7 +490,7 @@ def grad(
     if callable(outputs):
         raise TypeError(
             "autograd.grad takes tensors, as torch.autograd.grad does; "
-            "to differentiate a function, call it on a tensor first"
+            "to differentiate a function, use autograd.functional.grad"
         )
     single = isinstance(inputs, Tensor)
     inputs = (inputs,) if single else tuple(inputs)

@@ -15,7 +15,7 @@ LAYERS = [
     ["autograd.engine", "autograd.op"],
     ["autograd.ops"],
     ["autograd.nn", "autograd.tensor"],
-    ["autograd", "autograd.testing"],
+    ["autograd", "autograd.functional", "autograd.testing"],
     ["npgpt"],
 ]
 

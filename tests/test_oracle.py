@@ -139,3 +139,75 @@ def test_a_saved_model_loads_in_transformers(tmp_path):
     )
     again = GPT.from_pretrained(tmp_path)
     assert np.array_equal(again(x)[0].numpy(), ours(x)[0].numpy())
+
+
+# ---- functions, one by one
+
+
+X = np.random.default_rng(5).standard_normal((3, 4))
+W = np.random.default_rng(6).standard_normal((4,))
+CLASSES = np.array([1, -100, 3])
+FUNCTIONS = {
+    "relu": lambda nn, x, w: nn.relu(x),
+    "leaky_relu": lambda nn, x, w: nn.leaky_relu(x, 0.2),
+    "elu": lambda nn, x, w: nn.elu(x, 1.3),
+    "sigmoid": lambda nn, x, w: nn.sigmoid(x * 100),
+    "silu": lambda nn, x, w: nn.silu(x),
+    "softplus": lambda nn, x, w: nn.softplus(x),
+    "logsigmoid": lambda nn, x, w: nn.logsigmoid(x * 5),
+    "gelu": lambda nn, x, w: nn.gelu(x),
+    "gelu tanh": lambda nn, x, w: nn.gelu(x, approximate="tanh"),
+    "softmax": lambda nn, x, w: nn.softmax(x, dim=0),
+    "log_softmax": lambda nn, x, w: nn.log_softmax(x, dim=-1),
+    "layer_norm": lambda nn, x, w: nn.layer_norm(x, (4,), w, w * w, 0.01),
+    "layer_norm of two axes": lambda nn, x, w: nn.layer_norm(x, (3, 4), None, None),
+    "rms_norm": lambda nn, x, w: nn.rms_norm(x, (4,), w),
+    "linear": lambda nn, x, w: nn.linear(x, x * 2, x[:, 0]),
+    "mse_loss": lambda nn, x, w: nn.mse_loss(x, x * x * 0.5),
+    "bce": lambda nn, x, w: nn.binary_cross_entropy_with_logits(x, abs(x * 0.1), reduction="sum"),
+    "attention": lambda nn, x, w: nn.scaled_dot_product_attention(
+        x[None], x[None] * 2, x[None] + 1, is_causal=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_torchs(name):
+    """Values, gradients, and the gradients of these."""
+    import torch
+    import torch.nn.functional as F
+
+    import autograd
+
+    function = FUNCTIONS[name]
+    ours = [autograd.tensor(v, requires_grad=True) for v in (X, W)]
+    theirs = [torch.tensor(v, requires_grad=True) for v in (X, W)]
+    y, expected = function(autograd.nn, *ours), function(F, *theirs)
+    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=1e-12, atol=1e-14)
+    for order in (1, 2):
+        if not expected.requires_grad:
+            break
+        g = autograd.grad((y * y).sum(), ours, create_graph=True)
+        e = torch.autograd.grad((expected**2).sum(), theirs, create_graph=True, allow_unused=True)
+        for a, b in zip(g, e, strict=True):
+            b = np.zeros(a.shape) if b is None else b.detach().numpy()
+            np.testing.assert_allclose(a.numpy(), b, rtol=1e-10, atol=1e-12, err_msg=f"{order}")
+        if not g[0].requires_grad:
+            break
+        y, expected = g[0], e[0]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_cross_entropy_is_torchs(reduction):
+    import torch
+    import torch.nn.functional as F
+
+    import autograd
+
+    x, t = autograd.tensor(X, requires_grad=True), torch.tensor(X, requires_grad=True)
+    y = autograd.nn.cross_entropy(x, CLASSES, reduction=reduction)
+    expected = F.cross_entropy(t, torch.tensor(CLASSES), reduction=reduction)
+    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=1e-13)
+    (y * y).sum().backward()
+    (expected**2).sum().backward()
+    np.testing.assert_allclose(x.grad, t.grad.numpy(), rtol=1e-12, atol=1e-14)

@@ -25,6 +25,62 @@ def relu(input):
 relu.vjp(input=lambda g, out: g * (out > 0))
 
 
+@op(kinks=(0.0,))
+def leaky_relu(input, negative_slope=0.01):
+    """Return x where it is positive, negative_slope x elsewhere; at 0 the gradient is the slope."""
+    return np.where(input > 0, input, negative_slope * input)
+
+
+@leaky_relu.vjp("input")
+def _(g, input, negative_slope):
+    return np.where(input > 0, g, negative_slope * g)
+
+
+@op(kinks=(0.0,))
+def elu(input, alpha=1.0):
+    """Return x where it is positive, alpha (e^x - 1) elsewhere. Clevert et al. 2015."""
+    return np.where(input > 0, input, alpha * np.expm1(np.minimum(input, 0)))
+
+
+elu.vjp(input=lambda g, input, alpha, out: np.where(input > 0, g, g * (out + alpha)))
+
+
+@op
+def sigmoid(input):
+    """1 / (1 + e^-x)."""
+    with np.errstate(over="ignore"):  # 1 / infinity is the 0 that it is
+        return 1 / (1 + np.exp(-input))
+
+
+sigmoid.vjp(input=lambda g, out: g * (out * (1 - out)))
+
+
+@op
+def silu(input):
+    """Swish, x sigmoid(x)."""
+    return input * sigmoid(input)
+
+
+@silu.vjp("input")
+def _(g, input, out):
+    s = sigmoid(input)
+    return g * (s + out * (1 - s))
+
+
+@op
+def softplus(input):
+    """log(1 + e^x), without overflow."""
+    return np.logaddexp(input, 0)
+
+
+softplus.vjp(input=lambda g, input, out: g * np.exp(input - out))
+
+
+def logsigmoid(input):
+    """log(sigmoid(x)), without overflow."""
+    return -softplus(-input)
+
+
 @op(saves=("phi",))
 def gelu(input, approximate="none"):
     """Gaussian error linear unit, x Phi(x), with Phi the normal distribution function.
@@ -209,6 +265,51 @@ def _(draw):
     return draw.call(x, normalized, weight, draw.choice([bias, None]), 1e-5)
 
 
+@op(saves=("rstd",))
+def rms_norm(input, normalized_shape, weight=None, eps=None):
+    """Scale x / sqrt(mean(x^2) + eps) * weight over the last axis, or the last few.
+
+    Without `eps`, the spacing of the dtype at 1. Zhang and Sennrich 2019, arXiv:1910.07467.
+    """
+    n = math.prod(normalized_shape)
+    x = input.reshape(-1, n)  # (rows, n)
+    eps = np.finfo(x.dtype).eps if eps is None else eps
+    rstd = (1 / np.sqrt(np.vecdot(x, x) / n + eps))[:, None].astype(x.dtype)
+    out = x * rstd
+    if weight is not None:
+        out *= weight.reshape(n)
+    return out.reshape(input.shape), rstd
+
+
+@rms_norm.vjp("input", "weight")
+def _(g, input, normalized_shape, weight, eps, rstd, needs):
+    n = math.prod(normalized_shape)
+    normal, g = input.reshape(-1, n) * rstd, g.reshape(-1, n)  # (rows, n)
+    g_input = g_weight = None
+    if needs[1]:
+        g_weight = np.add.reduce(g * normal, axis=0).reshape(weight.shape)
+    if needs[0]:  # rstd (g' - normal mean(g' normal)), with g' = g weight
+        g_normal = g if weight is None else g * weight.reshape(n)
+        normal *= (np.vecdot(g_normal, normal) / n)[:, None]
+        g_input = ((g_normal - normal) * rstd).reshape(input.shape)
+    return g_input, g_weight
+
+
+@rms_norm.reference
+def _(input, normalized_shape, weight, eps):
+    axes = tuple(range(-len(normalized_shape), 0))
+    eps = np.finfo(input.dtype).eps if eps is None else eps
+    out = input / np.sqrt(np.mean(input * input, axis=axes, keepdims=True) + eps)
+    return out if weight is None else out * weight
+
+
+@rms_norm.sample
+def _(draw):
+    shape = (*draw.shape(max_dims=2), draw.integer(1, 4))
+    x = draw.array(shape=shape, low=0.5)
+    return draw.call(x, shape[-1:], draw.choice([draw.array(shape=shape[-1:]), None]), 1e-5)
+
+
 # ---- tables, products and losses
 
 
@@ -350,6 +451,30 @@ def _(draw):
         target.flat[0] = -100
     x = draw.array(shape=(*shape, classes))
     return draw.call(x, target, -100, draw.choice(["mean", "sum", "none"]))
+
+
+def linear(input, weight, bias=None):
+    """Input @ weight.T + bias, with ``weight (out, in)``: PyTorch's orientation."""
+    return affine(input, np.swapaxes(weight, 0, 1), bias)
+
+
+def reduced(losses, reduction):
+    """Return the mean or the sum of losses, or all of them for ``"none"``."""
+    if reduction == "none":
+        return losses
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def mse_loss(input, target, reduction="mean"):
+    """Squared difference, element by element."""
+    return reduced((input - target) ** 2, reduction)
+
+
+def binary_cross_entropy_with_logits(input, target, reduction="mean"):
+    """Negative log-likelihood of targets in [0, 1] under sigmoid(input)."""
+    return reduced(softplus(input) - input * target, reduction)
 
 
 # ---- dropout

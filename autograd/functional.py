@@ -1,0 +1,338 @@
+"""Derivatives of functions, as functions: the names of JAX and HIPS autograd.
+
+Arguments and results may be arrays, numbers, or any nesting of tuples, lists, dicts and dataclasses
+of them. Arrays in, arrays out; Tensors in, Tensors out. Transformations nest: ``grad(grad(f))``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.engine import enable_grad
+from autograd.op import alias
+from autograd.tensor import Tensor
+from autograd.tensor import grad as gradients_of
+
+__all__ = [
+    "elementwise_grad",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "value_and_grad",
+    "vjp",
+]
+
+# Inside another transformation results stay on the tape, which may lead out of a closure.
+_nested: ContextVar[bool] = ContextVar("nested", default=False)
+
+
+def value_and_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Callable:
+    """Return a function that gives `function`'s value, a number, and its gradient.
+
+    Parameters
+    ----------
+    function : callable
+        To a scalar.
+    argnums : int or sequence of int
+        Which positional arguments to differentiate; of a sequence, the gradient is a tuple.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autograd.functional import value_and_grad
+    >>> value, gradient = value_and_grad(lambda p: np.sum(p["w"] ** 2))({"w": np.array([1.0, 2.0])})
+    >>> float(value), gradient["w"].tolist()
+    (5.0, [2.0, 4.0])
+    """
+
+    def differentiated(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        with _differentiating(args) as (finish, create_graph):
+            lifted, trees, leaves = _lift(args, argnums, "gradient")
+            out = _scalar(function(*lifted, **kwargs))
+            found = gradients_of(out, leaves, create_graph=create_graph)
+            results = _fill(trees, [finish(g) for g in found])
+            return finish(out), results[0] if isinstance(argnums, int) else results
+
+    return differentiated
+
+
+def grad(function: Callable, argnums: int | Sequence[int] = 0) -> Callable:
+    """Return the gradient of a function to a scalar; the arguments are `value_and_grad`'s.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autograd.functional import grad
+    >>> float(grad(grad(np.sin))(0.5) + np.sin(0.5))
+    0.0
+    """
+    both = value_and_grad(function, argnums)
+    return lambda *args, **kwargs: both(*args, **kwargs)[1]
+
+
+def elementwise_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Callable:
+    """Return the derivative of a function that acts on each element by itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autograd.functional import elementwise_grad
+    >>> elementwise_grad(np.square)(np.array([1.0, 2.0])).tolist()
+    [2.0, 4.0]
+    """
+    return grad(lambda *args, **kwargs: function(*args, **kwargs).sum(), argnums)
+
+
+def vjp(function: Callable, *primals: Any) -> tuple[Any, Callable]:
+    """Return a function's value, and the map from a cotangent of it to those of the arguments.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autograd.functional import vjp
+    >>> y, pull_back = vjp(np.exp, np.array([0.0, 1.0]))
+    >>> pull_back(np.array([1.0, 0.0]))[0].tolist()
+    [1.0, 0.0]
+    """
+    with _differentiating(primals) as (finish, create_graph):
+        lifted, trees, leaves = _lift(primals, range(len(primals)), "vjp")
+        outputs, template = _leaves(function(*lifted))
+
+    def pull_back(cotangent: Any) -> tuple:
+        found = gradients_of(
+            outputs, leaves, _cotangents(cotangent, outputs), retain_graph=True,
+            create_graph=create_graph,
+        )  # fmt: skip
+        return _fill(trees, [finish(g) for g in found])
+
+    return _fill((template,), [finish(y) for y in outputs])[0], pull_back
+
+
+def jvp(function: Callable, primals: Sequence, tangents: Sequence) -> tuple[Any, Any]:
+    """Return a function's value, and its derivative along a direction.
+
+    Forward mode by two reverse passes: the vjp is linear in its cotangent u, and the derivative of
+    that with respect to u is the jvp (Townsend 2017, "A new trick for calculating Jacobian vector
+    products").
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autograd.functional import jvp
+    >>> y, dy = jvp(np.sin, [np.array([0.0, 1.0])], [np.array([2.0, 0.0])])
+    >>> dy.tolist()
+    [2.0, 0.0]
+    """
+    with _differentiating((*primals, *tangents)) as (finish, create_graph):
+        lifted, _, leaves = _lift(tuple(primals), range(len(primals)), "jvp")
+        outputs, template = _leaves(function(*lifted))
+        u = [Tensor(np.zeros(y.shape, y.dtype)).requires_grad_() for y in outputs]
+        pulled = gradients_of(outputs, leaves, u, create_graph=True)
+        directions = _cotangents(tuple(tangents), leaves)
+        reached = [(p, d) for p, d in zip(pulled, directions, strict=True) if p.requires_grad]
+        if reached:
+            ps, ds = zip(*reached, strict=True)
+            pushed = gradients_of(ps, u, ds, create_graph=create_graph)
+        else:
+            pushed = tuple(Tensor(np.zeros(y.shape, y.dtype)) for y in outputs)
+        value = _fill((template,), [finish(y) for y in outputs])[0]
+        return value, _fill((template,), [finish(y) for y in pushed])[0]
+
+
+def hvp(function: Callable, primals: Sequence, tangents: Sequence) -> Any:
+    """Return the Hessian of a function to a scalar, times a direction, without forming it.
+
+    With several primals, the result has one entry for each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autograd.functional import hvp
+    >>> hvp(lambda x: np.sum(x**3), [np.array([1.0, 2.0])], [np.array([1.0, 1.0])])[0].tolist()
+    [6.0, 12.0]
+    """
+    gradient = grad(function, range(len(primals)))
+    return jvp(gradient, primals, tangents)[1]
+
+
+def jacobian(function: Callable, argnum: int = 0) -> Callable:
+    """Return the Jacobian of a function from an array to an array: output axes, then input axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autograd.functional import jacobian
+    >>> jacobian(lambda x: np.array([[1.0, 2.0], [3.0, 4.0]]) @ x)(np.ones(2)).tolist()
+    [[1.0, 2.0], [3.0, 4.0]]
+    """
+
+    def differentiated(*args: Any, **kwargs: Any) -> Any:
+        with _differentiating(args) as (finish, create_graph):
+            lifted, _, leaves = _lift(args, argnum, "jacobian")
+            out = function(*lifted, **kwargs)
+            if len(leaves) != 1 or not isinstance(out, Tensor):
+                raise TypeError("jacobian differentiates one array by one array")
+            (x,) = leaves
+            rows = []
+            for i in np.ndindex(out.shape) if out.requires_grad else ():
+                one = np.zeros(out.shape, out.dtype)
+                one[i] = 1
+                rows.append(gradients_of(out, x, one, retain_graph=True, create_graph=create_graph))
+            if not rows:
+                return finish(Tensor(np.zeros((*out.shape, *x.shape), out.dtype)))
+            return finish(np.stack(rows).reshape(*out.shape, *x.shape))
+
+    return differentiated
+
+
+def hessian(function: Callable, argnum: int = 0) -> Callable:
+    """Return the matrix of second derivatives of a function from an array to a scalar.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autograd.functional import hessian
+    >>> hessian(lambda x: x[0] ** 2 * x[1])(np.array([3.0, 2.0])).tolist()
+    [[4.0, 6.0], [6.0, 0.0]]
+    """
+    return jacobian(grad(function, argnum), argnum)
+
+
+# ---- nested containers
+
+
+def tree_map(function: Callable, tree: Any) -> Any:
+    """Apply a function to every leaf of a nesting of tuples, lists, dicts and dataclasses."""
+    if isinstance(tree, dict):
+        return type(tree)((key, tree_map(function, value)) for key, value in tree.items())
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(tree_map(function, value) for value in tree))
+    if isinstance(tree, list | tuple):
+        return type(tree)(tree_map(function, value) for value in tree)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        values = {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree) if f.init}
+        return dataclasses.replace(tree, **tree_map(function, values))
+    return function(tree)
+
+
+_SLOT = object()  # stands for a leaf in a tree without its leaves
+
+
+def _leaves(tree: Any) -> tuple[list[Tensor], Any]:
+    """Return the Tensors of a function's result in order, and the tree with slots for them."""
+    found: list[Tensor] = []
+
+    def collect(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.dtype.kind == "f":
+            found.append(leaf)
+            return _SLOT
+        return leaf
+
+    template = tree_map(collect, tree)
+    if not found:
+        raise TypeError(f"the function returned {type(tree).__name__}, no Tensor: gradient lost")
+    return found, template
+
+
+def _lift(args: tuple, argnums: Any, what: str) -> tuple[list, tuple, list[Tensor]]:
+    """Replace the floating-point leaves of some arguments by Tensors to differentiate by.
+
+    Returns the arguments, the trees of the chosen ones with slots, and the new Tensors in order.
+    """
+    leaves: list[Tensor] = []
+
+    def lift(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.requires_grad:
+            leaf = alias(leaf)  # stays connected to what it came from
+        elif isinstance(leaf, Tensor | ndarray | float | np.floating) and _is_real(leaf):
+            leaf = Tensor(np.array(leaf.numpy() if isinstance(leaf, Tensor) else leaf))
+            leaf.requires_grad_()
+        else:
+            return leaf
+        leaves.append(leaf)
+        return leaf
+
+    lifted = list(args)
+    chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    for i in chosen:
+        if not -len(args) <= i < len(args):
+            raise TypeError(f"argnums names argument {i}, and the call has {len(args)}")
+        before = len(leaves)
+        lifted[i] = tree_map(lift, args[i])
+        if len(leaves) == before:
+            raise TypeError(
+                f"{what}: argument {i} holds no real floating-point number, but "
+                f"{type(args[i]).__name__} {args[i]!r:.40}; give floats (3.0, not 3)"
+            )
+    mark = {id(leaf) for leaf in leaves}
+    trees = tuple(
+        tree_map(lambda leaf: _SLOT if id(leaf) in mark else None, lifted[i]) for i in chosen
+    )
+    return lifted, trees, leaves
+
+
+def _is_real(leaf: Any) -> bool:
+    return np.dtype(getattr(leaf, "dtype", type(leaf))).kind == "f"
+
+
+def _fill(trees: tuple, values: Sequence) -> tuple:
+    """Put values into the slots of trees, in order."""
+    remaining = iter(values)
+    return tuple(
+        tree_map(lambda leaf: next(remaining) if leaf is _SLOT else leaf, tree) for tree in trees
+    )
+
+
+def _cotangents(tree: Any, like: Sequence[Tensor]) -> list[Any]:
+    """Return the leaves of a user's cotangent or direction, one for each Tensor."""
+    found: list[Any] = []
+
+    def collect(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor | ndarray | float | int | np.number):
+            found.append(leaf)
+        return leaf
+
+    tree_map(collect, tree)
+    if len(found) != len(like):
+        raise ValueError(f"expected {len(like)} arrays, one for each, and was given {len(found)}")
+    return found
+
+
+def _scalar(out: Any) -> Tensor:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"the function returned {type(out).__name__}, no Tensor: gradient lost")
+    if out.size != 1:
+        raise ValueError(
+            f"the function returned shape {out.shape}; grad needs a number: use jacobian, vjp, or "
+            "elementwise_grad if each element depends on its own input alone"
+        )
+    return out
+
+
+@contextmanager
+def _differentiating(args: Any) -> Iterator[tuple[Callable, bool]]:
+    """Record inside the block; give what turns a Tensor into a result, and if it stays on tape."""
+    given: list[Tensor] = []
+    tree_map(lambda leaf: given.append(leaf) if isinstance(leaf, Tensor) else None, tuple(args))
+    stays = _nested.get() or any(leaf.requires_grad for leaf in given)
+    token = _nested.set(True)
+
+    def finish(value: Tensor) -> Any:
+        if stays:
+            return value
+        return value.detach() if given else np.array(value.numpy())[()]
+
+    try:
+        with enable_grad():
+            yield finish, stays
+    finally:
+        _nested.reset(token)

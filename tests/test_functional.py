@@ -1,0 +1,148 @@
+"""Derivatives of functions, against formulas and against each other."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import autograd
+from autograd.functional import (
+    elementwise_grad,
+    grad,
+    hessian,
+    hvp,
+    jacobian,
+    jvp,
+    value_and_grad,
+    vjp,
+)
+
+RANDOM = np.random.default_rng(0)
+A = RANDOM.standard_normal((3, 4))
+X = RANDOM.standard_normal(4)
+
+
+def f(x):
+    return np.tanh(A @ x) * (x**2).sum()
+
+
+def scalar(x):
+    return (f(x) ** 2).sum()
+
+
+def test_nested_gradients():
+    g = np.sin
+    for expected in (np.cos, lambda x: -np.sin(x), lambda x: -np.cos(x), np.sin):
+        g = grad(g)
+        assert g(0.3) == pytest.approx(expected(0.3), rel=1e-14)
+        assert isinstance(g(0.3), float)
+
+
+def test_a_closure_over_an_outer_variable():
+    # d/dy [ d/dx (x^2 y^2) at x = 3 ] = 4 x y, and no confusion of the two derivatives
+    assert grad(lambda y: grad(lambda x: x * x * y * y)(3.0))(2.0) == 24
+    assert grad(lambda x: x * grad(lambda y: x + y)(1.0))(1.0) == 1
+
+
+def test_jacobian_vjp_and_jvp_agree():
+    J = jacobian(f)(X)
+    assert J.shape == (3, 4) and type(J) is np.ndarray
+    u, v = RANDOM.standard_normal(3), RANDOM.standard_normal(4)
+    y, pull_back = vjp(f, X)
+    np.testing.assert_allclose(y, f(X), rtol=1e-14)
+    np.testing.assert_allclose(pull_back(u)[0], u @ J, rtol=1e-12)
+    np.testing.assert_allclose(pull_back(2 * u)[0], 2 * u @ J, rtol=1e-12)  # again
+    y, dy = jvp(f, [X], [v])
+    np.testing.assert_allclose(dy, J @ v, rtol=1e-12)
+    numeric = (f(X + 1e-6 * v) - f(X - 1e-6 * v)) / 2e-6
+    np.testing.assert_allclose(dy, numeric, rtol=1e-7)
+
+
+def test_hessian_and_hvp_agree():
+    H = hessian(scalar)(X)
+    np.testing.assert_allclose(H, H.T, rtol=1e-10, atol=1e-12)
+    v = RANDOM.standard_normal(4)
+    np.testing.assert_allclose(hvp(scalar, [X], [v])[0], H @ v, rtol=1e-10)
+    numeric = (grad(scalar)(X + 1e-6 * v) - grad(scalar)(X - 1e-6 * v)) / 2e-6
+    np.testing.assert_allclose(H @ v, numeric, rtol=1e-6)
+
+
+class Pair(NamedTuple):
+    a: object
+    b: object
+
+
+@dataclasses.dataclass
+class Layer:
+    w: object
+    name: str = "layer"
+    n: int = 3
+
+
+def test_nested_containers():
+    tree = {"layers": [Layer(np.ones(2)), Layer(np.array([2.0, 3.0]))], "pair": Pair(1.5, (2.0,))}
+
+    def loss(p):
+        total = p["pair"].a * p["pair"].b[0]
+        return total + sum((layer.w**2).sum() * layer.n for layer in p["layers"])
+
+    value, gradient = value_and_grad(loss)(tree)
+    assert value == 3 + 3 * 2 + 3 * 13
+    assert [layer.w.tolist() for layer in gradient["layers"]] == [[6, 6], [12, 18]]
+    assert gradient["layers"][0].name is None  # what is no number has no gradient
+    assert gradient["pair"] == Pair(2.0, (1.5,))
+    out, pull_back = vjp(lambda p, s: {"y": p[0] * s, "z": (p[1],)}, [2.0, 3.0], 4.0)
+    assert out == {"y": 8.0, "z": (3.0,)}
+    assert pull_back({"y": 1.0, "z": (10.0,)}) == ([4.0, 10.0], 2.0)
+
+
+def test_argnums_and_other_arguments():
+    def g(x, flag, y, *, scale):
+        return scale * x * y**2 if flag else x
+
+    assert grad(g, 2)(2.0, True, 3.0, scale=5.0) == 60
+    assert grad(g, (0, 2))(2.0, True, 3.0, scale=5.0) == (45, 60)
+
+
+def test_tensors_stay_tensors():
+    x = autograd.tensor(X, requires_grad=True)
+    g = grad(scalar)(x)
+    assert isinstance(g, autograd.Tensor) and g.requires_grad
+    g.sum().backward()
+    np.testing.assert_allclose(x.grad, hessian(scalar)(X).sum(0), rtol=1e-10)
+    plain = grad(scalar)(autograd.tensor(X))
+    assert isinstance(plain, autograd.Tensor) and not plain.requires_grad
+    with autograd.no_grad():
+        np.testing.assert_allclose(grad(scalar)(X), plain)
+
+
+def test_outputs_that_do_not_depend():
+    assert jacobian(lambda x: x * 0 + 1)(np.ones(2)).tolist() == [[0, 0], [0, 0]]
+    assert hessian(lambda x: x.sum())(np.ones(2)).tolist() == [[0, 0], [0, 0]]
+    assert jvp(lambda x, y: x * 2, [1.0, 1.0], [1.0, 5.0]) == (2.0, 2.0)
+    assert grad(lambda x, y: x * 2, (0, 1))(1.0, 1.0) == (2.0, 0.0)
+
+
+def test_elementwise_grad():
+    x = np.linspace(-1, 1, 5)
+    np.testing.assert_allclose(elementwise_grad(np.tanh)(x), 1 - np.tanh(x) ** 2)
+    second = elementwise_grad(elementwise_grad(np.tanh))(x)
+    np.testing.assert_allclose(second, -2 * np.tanh(x) * (1 - np.tanh(x) ** 2), atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda: grad(np.sin)(3), "argument 0 holds no real floating-point number.*3.0, not 3"),
+        (lambda: grad(np.sin)(np.ones(3)), "use jacobian, vjp, or elementwise_grad"),
+        (lambda: grad(lambda x: 3.0)(1.0), "returned float, no Tensor: gradient lost"),
+        (lambda: grad(np.sin, 1)(1.0), "argnums names argument 1, and the call has 1"),
+        (lambda: grad(lambda x: np.array(x))(1.0), "requires a gradient"),
+        (lambda: jvp(np.sin, [1.0], [1.0, 2.0]), "expected 1 arrays"),
+        (lambda: autograd.grad(np.sin, 1.0), "autograd.functional.grad"),
+    ],
+)
+def test_errors(action, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        action()
