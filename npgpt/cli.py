@@ -99,6 +99,8 @@ def train(args: list[str]) -> int:
         path, args = args[0], args[1:]
         if not Path(path).is_file():
             raise UserError(f"the configuration {path} does not exist")
+        if not path.endswith(".toml"):
+            raise UserError(f"{path} is no .toml configuration; to train on it: --data {path}")
         default = TrainOptions(**vars(TrainConfig.from_toml(path)))
     resumed = _value_of("--resume", args)
     if resumed and default != TrainOptions():
@@ -135,6 +137,11 @@ def train(args: list[str]) -> int:
             soft_wrap=True,
         )
         return 130
+    except OSError as error:
+        raise UserError(
+            f"{error.strerror or error}: nothing that was saved before is lost; when there is room "
+            f"again, continue with npgpt train --resume {run.folder}"
+        ) from None
     show_sample(run, print)
     return 0
 

@@ -140,6 +140,10 @@ def test_help(capsys):
         (["train", "--dropout", 1.0], "dropout is 1.0"),
         (["train", "--data", "text.txt", "--tokenizer", "word"], "unknown tokenizer 'word'"),
         (["train", "missing.toml"], "missing.toml does not exist"),
+        (
+            ["train", "text.txt"],
+            "text.txt is no .toml configuration; to train on it: --data text.txt",
+        ),
         (["train", "bad.toml"], "bad.toml is not a TOML file"),
         (["train", "key.toml"], "unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
         (["train", "type.toml"], "batch_size must be a whole number, and is '12'"),
@@ -198,6 +202,21 @@ def test_a_long_prompt_is_announced(trained, capsys):
     args = ["--prompt", "to be, or not to be", "--max_new_tokens", 5]
     assert npgpt("generate", "--model", trained, *args) == 0
     assert "19 tokens; the model sees the last 8" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up(here, capsys, monkeypatch):
+    """The message names the way on, and the last state is whole."""
+    from npgpt import train as training
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Run, "save_best", full)
+        assert npgpt("train", "--data", "text.txt", "--out_dir", "run", *TINY) == 2
+    err = capsys.readouterr().err
+    assert "No space left on device" in err and "npgpt train --resume run" in err
+    assert npgpt("train", "--resume", "run") == 0
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
