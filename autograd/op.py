@@ -173,7 +173,12 @@ class Op:
         """Make the node of a call, with what the rules of its parents will read."""
         positions = tuple(parents)
         rules, constants, uses_shapes = self._plans.get(positions) or self._plan(positions)
-        watched = self._keep_constants(raw, constants) if constants else None
+        watched = self._keep_constants(raw, constants) if constants else ()
+        if self.variadic and any(0 in rule.sources for rule, _ in rules):
+            arrays = list(raw[0])
+            which = tuple(i for i, parent in enumerate(parents[0]) if parent is None)
+            watched += self._keep_constants(arrays, which)
+            raw[0] = tuple(arrays)
         if self.saves:
             out, *saved = out
             values = [*raw, out, *saved]
@@ -197,10 +202,10 @@ class Op:
             node.watched = watched
         return new_tensor(out, node)
 
-    def _select(self, steps: tuple, out: Any, watched: tuple | None) -> tuple:
+    def _select(self, steps: tuple, out: Any, watched: tuple) -> tuple:
         """Return a tensor for each of several outputs; their nodes merge in the op's own."""
         node = Node(self, steps, (), self._checked(out[0].dtype))
-        node.watched = watched or ()
+        node.watched = watched
         node.outputs = tuple((part.shape, self._checked(part.dtype)) for part in out)
         selectors = []
         for index, (shape, dtype) in enumerate(node.outputs):

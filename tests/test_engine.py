@@ -329,6 +329,19 @@ def test_a_changed_constant(size):
             y.backward()
 
 
+@pytest.mark.parametrize("size", [3, 20_000])
+def test_a_changed_constant_among_several(size):
+    x, c = leaf(np.ones(size)), np.full(size, 2.0)
+    y = np.einsum("i,i->", x, c)
+    c[1] = 100
+    if size == 3:
+        y.backward()
+        assert x.grad.tolist() == [2, 2, 2]
+    else:
+        with pytest.raises(RuntimeError, match="einsum: a constant.*changed in place"):
+            y.backward()
+
+
 def test_a_changed_constant_tensor():
     x, c = leaf(np.ones(3)), tensor(np.full(3, 2.0))
     y = (x * c).sum()

@@ -68,6 +68,25 @@ def tensor(*shape, seed=0):
         lambda x: x[np.array([True, False, True])],
         lambda x: x[[0, 0, 2], [1, 1, 0]],
         lambda x: x.T @ x,
+        lambda x: np.einsum("ij,kj", x, x),
+        lambda x: np.einsum("...j,...j->...", x, x[:1]),
+        lambda x: np.einsum("i...,i...", x, x[:, 0]),
+        lambda x: np.einsum("ij, ij", x, x),
+        lambda x: np.einsum("ji", x) @ np.ones(3),
+        lambda x: np.einsum("...ii->...i", x[:, :3].reshape(1, 3, 3) * x[0, 0]),
+        lambda x: np.tensordot(x, x.reshape(2, 3, 2), axes=([0], [1])),
+        lambda x: np.tensordot(x, x.T, 1),
+        lambda x: np.dot(x, x[0]) + np.inner(x, x[1]) + np.dot(2.0, x[:, 0]),
+        lambda x: np.outer(x, x[0]),
+        lambda x: np.trace(x[:, 1:]),
+        lambda x: np.ravel(x) ** 2,
+        lambda x: np.tril(x, -1) + np.triu(x, 1) * x,
+        lambda x: np.take(x, [2, 0, 0], axis=0) * np.take(x, [1, 1, 5]).sum(),
+        lambda x: np.sort(x, axis=0) * np.arange(3)[:, None],
+        lambda x: np.take_along_axis(x, np.array([[3, 0], [1, 1], [2, 3]]), axis=1),
+        lambda x: np.repeat(x, 2, axis=1) + np.repeat(np.repeat(x, [1, 0, 2], axis=0), 2, axis=1),
+        lambda x: np.diagonal(x, 1) * np.diagonal(x.reshape(2, 3, 2), 0, 2, 0)[0, 0],
+        lambda x: np.pad(x, ((1, 0), (0, 2)), constant_values=3.0),
         lambda x: abs(x + 5),
         lambda x: np.stack([row * i for i, row in enumerate(x)]),
         lambda x: np.concatenate([x, np.zeros((1, 4)), x * x]),
@@ -81,6 +100,61 @@ def test_expressions(function):
     x = tensor(3, 4)
     assert autograd.testing.gradcheck(function, [x])
     assert autograd.testing.gradgradcheck(function, [x])
+
+
+EINSUMS = ["ij,kj", "ij,jk->ki", "...j,kj->k...", "ij,...", "iji,k...->j...k", "i...j,j", "ij,ji->",
+           "a...,b...->...ba"]  # fmt: skip
+
+
+@pytest.mark.parametrize("subscripts", EINSUMS)
+def test_einsum_is_numpys(subscripts):
+    """Every form of subscripts means on Tensors what it means on arrays."""
+    ranks = [len(group.replace("...", "")) + ("..." in group)
+             for group in subscripts.split("->")[0].split(",")]  # fmt: skip
+    arrays = [np.random.default_rng(i).standard_normal((3,) * n) for i, n in enumerate(ranks)]
+    expected = np.einsum(subscripts, *arrays)
+    found = np.einsum(subscripts, *map(autograd.tensor, arrays))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-13)
+    assert autograd.testing.gradcheck(lambda *x: np.einsum(subscripts, *x), arrays)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: np.tril(x, 1),
+        lambda x: np.triu(x, -1),
+        lambda x: np.take(x, [3, 0]),
+        lambda x: np.take(x, [1, 0], axis=-1),
+        lambda x: np.sort(x),
+        lambda x: np.sort(x, axis=None),
+        lambda x: np.repeat(x, 2),
+        lambda x: np.repeat(x, [1, 2, 0], axis=0),
+        np.ravel,
+        np.trace,
+        lambda x: np.diagonal(x, -1),
+        lambda x: np.diagonal(x[None], 2, 1, 2),
+        lambda x: np.clip(x, 0, 1),
+        lambda x: np.moveaxis(x[None], 0, -1),
+        lambda x: np.roll(x, (1, 2), (0, 1)),
+        lambda x: np.pad(x, 1),
+        lambda x: np.dot(x, x.T),
+        lambda x: np.inner(x, x),
+        lambda x: np.outer(x, x),
+        lambda x: np.tensordot(x, x, ([1], [1])),
+        lambda x: np.std(x, ddof=1),
+        lambda x: np.var(x, axis=0, keepdims=True),
+        lambda x: np.cumsum(x),
+        lambda x: np.flip(x),
+        lambda x: np.min(x, axis=1),
+        lambda x: np.stack([x, x], axis=1),
+        lambda x: np.squeeze(x[:1]),
+    ],
+)
+def test_numpys_functions_mean_what_they_mean(function):
+    x = np.random.default_rng(2).standard_normal((3, 4))
+    found = function(autograd.tensor(x))
+    assert isinstance(found, autograd.Tensor)
+    np.testing.assert_allclose(found.numpy(), function(x), rtol=1e-13)
 
 
 def test_third_derivative():

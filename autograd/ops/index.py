@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autograd.op import op
+from autograd.op import implements, op
 
 
 @op
@@ -63,3 +63,47 @@ def is_basic(index):
         or (isinstance(part, slice | int | np.integer) and not isinstance(part, bool))
         for part in parts
     )
+
+
+# ---- NumPy's other ways to index, in terms of x[index]
+
+
+@implements(np.take)
+def _(a, indices, axis=None):
+    if axis is None:
+        return getitem(np.reshape(a, -1), indices)
+    return getitem(a, (slice(None),) * (axis % np.ndim(a)) + (indices,))
+
+
+@implements(np.take_along_axis)
+def take_along_axis(arr, indices, axis=-1):
+    """Pick, along an axis, other elements for each position on the other axes."""
+    index = list(np.ogrid[tuple(slice(n) for n in indices.shape)])
+    index[axis] = indices
+    return getitem(arr, tuple(index))
+
+
+@implements(np.sort)
+def _(a, axis=-1):
+    if axis is None:
+        a, axis = np.reshape(a, -1), 0
+    return take_along_axis(a, np.argsort(a.numpy(), axis, kind="stable"), axis)
+
+
+@implements(np.repeat)
+def _(a, repeats, axis=None):
+    if axis is None:
+        a, axis = np.reshape(a, -1), 0
+    return np.take(a, np.repeat(np.arange(np.shape(a)[axis]), repeats), axis)
+
+
+@implements(np.diagonal)
+def _(a, offset=0, axis1=0, axis2=1):
+    a = np.moveaxis(a, (axis1, axis2), (-2, -1))
+    rows, columns = np.nonzero(np.eye(*np.shape(a)[-2:], offset, dtype=bool))
+    return getitem(a, (..., rows, columns))
+
+
+@implements(np.trace)
+def _(a, offset=0, axis1=0, axis2=1):
+    return np.diagonal(a, offset, axis1, axis2).sum(-1)

@@ -529,9 +529,8 @@ def _(draw):
 
 # ---- attention
 
-QUERY_BLOCK = (
-    64  # queries at a time: no (T, S) matrix is kept, and causality skips half of the work
-)
+# Queries at a time: no (T, S) matrix is kept, and causality skips half of the work.
+QUERY_BLOCK = 64
 
 
 def scaled_dot_product_attention(
@@ -565,7 +564,7 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
         )
     out = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
     lse = np.empty((*query.shape[:-1], 1), query.dtype)
-    for block in query_blocks(query, key, attn_mask, dropout_p, is_causal, seed):
+    for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed):
         p = block.scores(scale)  # (..., block, keys)
         largest = np.max(p, axis=-1, keepdims=True, initial=-np.inf)
         largest[largest == -np.inf] = 0
@@ -588,7 +587,7 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
 def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, out, lse):
     g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
     row_sum = np.sum(g * out, axis=-1, keepdims=True)  # sum over keys of p dp
-    for block in query_blocks(query, key, attn_mask, dropout_p, is_causal, seed):
+    for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed):
         p = block.scores(scale)
         p -= lse[..., block.rows, :]
         np.exp(p, out=p)
@@ -608,8 +607,8 @@ def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, out, l
     return g_query, g_key, g_value
 
 
-class query_blocks:
-    """A block of queries, and the keys that it may see; iterating gives all blocks in order."""
+class QueryBlocks:
+    """Blocks of queries and the keys that each may see: iterating yields itself, block by block."""
 
     def __init__(self, query, key, attn_mask, dropout_p, is_causal, seed):
         self.query, self.key, self.mask = query, key, attn_mask

@@ -43,6 +43,82 @@ def _(draw):
     return draw.call(x, draw.choice([None, tuple(draw.shuffled(np.arange(x.ndim)))]))
 
 
+implements(np.ravel)(lambda a: reshape(a, (-1,)))
+
+
+@op
+def moveaxis(x, source, destination):
+    """Move axes to other places; the others stay in their order."""
+    return np.moveaxis(x, source, destination)
+
+
+moveaxis.vjp(x=lambda g, source, destination: np.moveaxis(g, destination, source))
+implements(np.moveaxis)(lambda a, source, destination: moveaxis(a, source, destination))
+
+
+@moveaxis.sample
+def _(draw):
+    x = draw.array(min_dims=1)
+    return draw.call(x, draw.axis(x.ndim), draw.axis(x.ndim))
+
+
+@op
+def roll(x, shift, axis=None):
+    """Shift the elements along an axis, or in order; what leaves at the end enters in front."""
+    return np.roll(x, shift, axis)
+
+
+@roll.vjp("x")
+def _(g, shift, axis):
+    return np.roll(g, tuple(-s for s in shift) if isinstance(shift, tuple) else -shift, axis)
+
+
+implements(np.roll)(lambda a, shift, axis=None: roll(a, shift, axis))
+
+
+@roll.sample
+def _(draw):
+    x = draw.array(min_dims=1)
+    return draw.call(x, draw.integer(-4, 4), draw.choice([None, draw.axis(x.ndim)]))
+
+
+@op
+def pad(x, pad_width, constant_values=0):
+    """Put constants around an array, (before, after) on each axis."""
+    return np.pad(x, pad_width, constant_values=constant_values)
+
+
+@pad.vjp("x")
+def _(g, x_shape, pad_width):
+    widths = np.broadcast_to(pad_width, (len(x_shape), 2))
+    return g[tuple(slice(w[0], w[0] + n) for w, n in zip(widths.tolist(), x_shape, strict=True))]
+
+
+@implements(np.pad)
+def _(array, pad_width, mode="constant", *, constant_values=0):
+    if mode != "constant":
+        raise TypeError(f"np.pad on a tensor: mode {mode!r} has no derivative here, 'constant' has")
+    return pad(array, pad_width, constant_values)
+
+
+@pad.sample
+def _(draw):
+    x = draw.array(min_dims=1)
+    return draw.call(x, draw.choice([2, (1, 0), ((0, 3),) * x.ndim]), 0.5)
+
+
+@implements(np.tril)
+def _(m, k=0):
+    n_rows, n_columns = np.shape(m)[-2:]
+    return np.where(np.tri(n_rows, n_columns, k, dtype=bool), m, 0)
+
+
+@implements(np.triu)
+def _(m, k=0):
+    n_rows, n_columns = np.shape(m)[-2:]
+    return np.where(np.tri(n_rows, n_columns, k - 1, dtype=bool), 0, m)
+
+
 @op
 def swapaxes(x, axis1, axis2):
     """Exchange two axes."""
