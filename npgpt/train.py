@@ -269,15 +269,19 @@ def start(config: TrainConfig, overwrite: bool = False) -> Run:
         model.load_state_dict(base.state_dict())
 
     folder = make_folder(config, overwrite)
-    save_tokenizer(tokenizer, folder)
-    save_config(model.config, folder)
     path = ready or folder / "tokens.bin"
-    if ready is None:
-        write_tokens(path, text, tokenizer, sources)
-    write_text(folder / "train.toml", config.to_toml())
-    tokens, info = open_tokens(path)
-    run = Run(folder, config, model, tokenizer, tokens, path, info.sha256)
-    run.save_state()
+    try:
+        save_tokenizer(tokenizer, folder)
+        save_config(model.config, folder)
+        if ready is None:
+            write_tokens(path, text, tokenizer, sources)
+        write_text(folder / "train.toml", config.to_toml())
+        tokens, info = open_tokens(path)
+        run = Run(folder, config, model, tokenizer, tokens, path, info.sha256)
+        run.save_state()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"the folder {folder} cannot be written: {reason}") from None
     return run
 
 
