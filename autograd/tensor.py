@@ -427,8 +427,7 @@ def tensor(data: Any, requires_grad: bool = False, dtype: DTypeLike | None = Non
     requires_grad : bool
         Whether gradients accumulate in its ``.grad``.
     dtype : dtype_like, optional
-        NumPy's choice if not given; integers become float64 if a gradient is required of numbers
-        that were not given as an array.
+        NumPy's choice if not given: integers stay integers, and cannot require a gradient.
 
     Examples
     --------
@@ -452,7 +451,7 @@ def _leaf(data: ndarray) -> Node:
     if data.dtype.kind != "f":
         raise TypeError(
             f"a tensor of dtype {data.dtype} cannot require a gradient: only real floating point "
-            "(float16, float32, float64) can"
+            "(float16, float32, float64) can, dtype=float for example"
         )
     return Node(None, (), data.shape, data.dtype)
 
