@@ -204,7 +204,7 @@ def test_kill_9_at_random_moments(attempt, text, tmp_path):
         while state.stat().st_mtime_ns == before:  # it runs; most of its time goes into writing
             assert process.poll() is None
             time.sleep(0.001)
-        time.sleep(chance.random() * 0.1)
+        time.sleep(chance.random() * 0.05)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
