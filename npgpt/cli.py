@@ -95,16 +95,16 @@ def train(args: list[str]) -> int:
         """Replace the run in --out_dir."""
 
     default = TrainOptions()
+    resumed = _value_of("--resume", args)
     if args and not args[0].startswith("-"):
+        if resumed:
+            raise UserError("a resumed run has its own configuration: drop CONFIG.toml or --resume")
         path, args = args[0], args[1:]
         if not Path(path).is_file():
             raise UserError(f"the configuration {path} does not exist")
         if not path.endswith(".toml"):
             raise UserError(f"{path} is no .toml configuration; to train on it: --data {path}")
         default = TrainOptions(**vars(TrainConfig.from_toml(path)))
-    resumed = _value_of("--resume", args)
-    if resumed and default != TrainOptions():
-        raise UserError("a resumed run has its own configuration: give a CONFIG.toml or --resume")
     if resumed:
         recipe = Path(resumed) / "train.toml"
         if not recipe.is_file():

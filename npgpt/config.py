@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import tomllib
 import types
 import typing
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,11 +54,8 @@ class GPTConfig:
     scale_attn_by_inverse_layer_idx: bool = False
     tie_word_embeddings: bool = True
     bias: bool = True
-    block_size: InitVar[int | None] = None
 
-    def __post_init__(self, block_size: int | None) -> None:
-        if block_size is not None:
-            self.n_positions = block_size
+    def __post_init__(self) -> None:
         check_types(self)
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
             value = getattr(self, name)
@@ -86,9 +84,24 @@ class GPTConfig:
             **dataclasses.asdict(self),
         }
 
+    @property
+    def block_size(self) -> int:
+        """The context length, by nanoGPT's name."""
+        return self.n_positions
 
-# An InitVar's default is a class attribute; reading the alias must give n_positions instead.
-GPTConfig.block_size = property(lambda self: self.n_positions)  # type: ignore[attr-defined]
+
+_init = GPTConfig.__init__
+
+
+@functools.wraps(_init)
+def _init_with_alias(self: GPTConfig, *args: Any, block_size: int | None = None, **fields: Any):
+    # not a field: dataclasses.replace would pass the old value on, over a new n_positions
+    if block_size is not None:
+        fields["n_positions"] = block_size
+    _init(self, *args, **fields)
+
+
+GPTConfig.__init__ = _init_with_alias  # type: ignore[method-assign]
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy import ndarray
@@ -24,8 +24,9 @@ def estimate_loss(
 ) -> float:
     """Return the mean loss over random batches. `check` is called between them."""
     T = model.config.n_positions
-    batches = [random_batch(tokens, batch_size, T, generator) for _ in range(n_batches)]
-    return float(np.mean(_losses(model, batches, check)))
+    batches = (random_batch(tokens, batch_size, T, generator) for _ in range(n_batches))
+    losses, _ = _losses(model, batches, check)
+    return float(np.mean(losses))
 
 
 def whole_loss(
@@ -48,23 +49,25 @@ def whole_loss(
     groups = [(starts[i : i + batch_size], T) for i in range(0, len(starts), batch_size)]
     if rest:
         groups.append(([n_windows * T], rest))
-    batches = []
-    for group, length in groups:
-        windows = np.stack([tokens[start : start + length + 1] for start in group])
-        windows = windows.astype(np.int64)  # (B, length + 1)
-        batches.append((windows[:, :-1], windows[:, 1:]))
-    losses = _losses(model, batches, check)
-    sizes = [targets.size for _, targets in batches]
+
+    def windows(starts: list[int], length: int) -> tuple[ndarray, ndarray]:
+        stacked = np.stack([tokens[start : start + length + 1] for start in starts])
+        stacked = stacked.astype(np.int64)  # (B, length + 1)
+        return stacked[:, :-1], stacked[:, 1:]
+
+    losses, sizes = _losses(model, (windows(*group) for group in groups), check)
     return float(np.average(losses, weights=sizes))
 
 
-def _losses(model: GPT, batches: list, check: Check) -> list[float]:
-    losses = []
+def _losses(model: GPT, batches: Iterable, check: Check) -> tuple[list[float], list[int]]:
+    """Return the mean loss of each batch, and how many tokens it predicts."""
+    losses, sizes = [], []
     with no_grad(), evaluating(model):
         for inputs, targets in batches:
             check()
             losses.append(model(inputs, targets)[1].item())
-    return losses
+            sizes.append(targets.size)
+    return losses, sizes
 
 
 class evaluating:

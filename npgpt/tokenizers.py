@@ -162,10 +162,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Read ``tokenizer.json`` from a folder."""
-    path = Path(folder) / "tokenizer.json"
     from npgpt.files import read_json
 
-    values = read_json(path)
+    path = Path(folder) / "tokenizer.json"
+    return tokenizer_of(read_json(path), path)
+
+
+def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
+    """Make the tokenizer that a file describes, as `Tokenizer.to_dict` does."""
     kind = values.get("kind")
     if kind == "char" and isinstance(values.get("characters"), str):
         return CharTokenizer(values["characters"])

@@ -35,7 +35,13 @@ from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
 from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
-from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from npgpt.tokenizers import (
+    Tokenizer,
+    load_tokenizer,
+    make_tokenizer,
+    save_tokenizer,
+    tokenizer_of,
+)
 from npgpt.weights import load_config, load_pretrained, save_config, save_weights
 
 
@@ -252,7 +258,7 @@ def start(config: TrainConfig, overwrite: bool = False) -> Run:
         tokens, info = open_tokens(ready)
         if tokenizer is not None and tokenizer.to_dict() != info.tokenizer:
             raise UserError(f"{ready} was made with another tokenizer than that of {given}")
-        tokenizer = tokenizer_of(info.tokenizer)
+        tokenizer = tokenizer_of(info.tokenizer, ready.with_suffix(".json"))
     else:
         text, sources = read_text(config.data)
         tokenizer = tokenizer or make_tokenizer(config.tokenizer, text)
@@ -262,9 +268,15 @@ def start(config: TrainConfig, overwrite: bool = False) -> Run:
             )
         tokens = tokenizer.encode(text)
     if base is not None:
-        config = dataclasses.replace(config, **architecture(base))
+        config = dataclasses.replace(config, **settled_by(base))
     split_tokens(tokens, config.block_size)
-    model = GPT(config.model(tokenizer.n_vocab), seed=config.seed)
+    architecture = config.model(tokenizer.n_vocab)
+    if base is not None:  # all that it is, but for the dropout of this run
+        rate = config.dropout
+        architecture = dataclasses.replace(
+            base.config, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate
+        )
+    model = GPT(architecture, seed=config.seed)
     if base is not None:
         model.load_state_dict(base.state_dict())
 
@@ -323,18 +335,7 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
     return run
 
 
-def tokenizer_of(values: dict) -> Tokenizer:
-    """Make the tokenizer that a token file describes."""
-    from npgpt.tokenizers import CharTokenizer
-
-    return (
-        CharTokenizer(values["characters"])
-        if values["kind"] == "char"
-        else make_tokenizer(values["kind"], "")
-    )
-
-
-def architecture(model: GPT) -> dict[str, Any]:
+def settled_by(model: GPT) -> dict[str, Any]:
     """Return the training keys that a model settles."""
     config = model.config
     return {

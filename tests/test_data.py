@@ -209,6 +209,18 @@ def test_damaged_token_files(damage, message, tmp_path):
         open_tokens(path)
 
 
+def test_a_token_file_of_an_unknown_tokenizer(tmp_path):
+    from npgpt.config import TrainConfig
+    from npgpt.train import start
+
+    write_tokens(tmp_path / "x.bin", "hello, world " * 99, ByteTokenizer(), [])
+    described = tmp_path / "x.json"
+    described.write_text(described.read_text().replace('"byte"', '"runes"'))
+    with pytest.raises(UserError, match="x.json describes no tokenizer.*'runes'"):
+        start(TrainConfig(data=(str(tmp_path / "x.bin"),), out_dir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_split():
     train, validation = split_tokens(np.arange(100), 9)
     assert train.tolist() == list(range(90)) and validation.tolist() == list(range(90, 100))

@@ -1,5 +1,6 @@
 """Training: what a run writes, that it resumes bit for bit, and that nothing is half-written."""
 
+import dataclasses
 import json
 import os
 import random
@@ -144,6 +145,20 @@ def test_starting_from_a_model(text, tmp_path):
     train(run, Quiet(run))
     best = read_tensors(first.folder / "model.safetensors")[0]
     assert all(np.array_equal(run.model.state_dict()[name], best[name]) for name in best)
+
+
+def test_starting_from_a_model_keeps_all_of_its_architecture(text, tmp_path):
+    first = run_to_the_end(text, tmp_path / "first")
+    unusual = dataclasses.replace(
+        first.model.config, n_inner=10, layer_norm_epsilon=0.1, tie_word_embeddings=False
+    )
+    base = GPT(unusual, seed=4)
+    base.save_pretrained(first.folder)
+    run = start(config(text, tmp_path / "second", init_from=str(first.folder), dropout=0.3))
+    rates = dict(resid_pdrop=0.3, embd_pdrop=0.3, attn_pdrop=0.3)
+    assert run.model.config == dataclasses.replace(unusual, **rates)
+    x = run.tokenizer.encode("the lazy")[None]
+    assert np.array_equal(run.model.eval()(x)[0].numpy(), base.eval()(x)[0].numpy())
 
 
 def test_a_token_file_as_data(text, tmp_path):
