@@ -9,16 +9,21 @@
 """
 
 from autograd import functional, nn
+from autograd.anomaly import AnomalyError, debug, detect_anomaly, explain
 from autograd.engine import Observer, enable_grad, is_grad_enabled, no_grad, observe
 from autograd.op import REGISTRY, Op, op
 from autograd.tensor import Tensor, grad, tensor
 
 __all__ = [
     "REGISTRY",
+    "AnomalyError",
     "Observer",
     "Op",
     "Tensor",
+    "debug",
+    "detect_anomaly",
     "enable_grad",
+    "explain",
     "functional",
     "grad",
     "is_grad_enabled",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import heapq
 import inspect
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,10 +19,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy import ndarray
 
+from autograd import changes
+
 if TYPE_CHECKING:
     from autograd.op import Op
 
 _numbers = count(1)  # next() on it is atomic: threads never share a number
+tick = functools.partial(next, _numbers)  # the time, in nodes
 
 
 class Node:
@@ -44,22 +46,31 @@ class Node:
         Of an op with several outputs, whose cotangent is a tuple.
     selects : (Node, int) or None
         Of one output of such an op: the op's node, and which output it is.
-    watched : tuple of (array, fingerprint)
-        Large constants that a rule will read, to notice when they were changed meanwhile.
+    watched : tuple of (name, array, fingerprint)
+        What a rule will read and others can write to, to notice when they did.
+    lent : bool
+        Whether a leaf's array was handed out, so that others may write to it: of the leaf, and of
+        results that are views of it.
+    made_at : str
+        The user's line, if somebody recorded it.
     grad : Tensor or None
         Of a leaf, and of a result that was asked to retain it.
     retains_grad : bool
         Whether a result keeps its gradient.
     hooks : tuple of callable
         Functions that see a complete cotangent, and may return another in its place.
+    plain : bool
+        Whether none of the above was ever set, `grad` apart: the backward pass then looks at none.
     """
 
     # What every node has is in slots; what few have is in __dict__, made when first set.
-    __slots__ = ("__dict__", "dtype", "number", "op", "shape", "steps")
+    __slots__ = ("__dict__", "dtype", "number", "op", "plain", "shape", "steps")
 
     outputs: tuple | None = None
     selects: tuple[Node, int] | None = None
     watched: tuple = ()
+    lent = False
+    made_at = ""
     grad: Any = None
     retains_grad = False
     hooks: tuple = ()
@@ -72,6 +83,22 @@ class Node:
         self.steps = steps
         self.shape = shape
         self.dtype = dtype
+        self.plain = True
+
+    def mark(self, **attributes: Any) -> None:
+        """Set what few nodes have."""
+        self.__dict__.update(attributes)
+        self.plain = False
+
+    def lend(self, data: ndarray) -> None:
+        """Note, of a leaf, that its array is handed out."""
+        self.mark(lent=True)
+        changes.log_loan(data, tick())
+
+    def take_back(self) -> None:
+        """Note that nobody holds the array any more."""
+        del self.__dict__["lent"]
+        self.plain = not self.hooks
 
     def __repr__(self) -> str:
         made_by = "leaf" if self.op is None else self.op.name
@@ -81,10 +108,10 @@ class Node:
 class TensorBase:
     """An array and its node: all that the tape knows of a tensor."""
 
-    __slots__ = ("__weakref__", "_data", "_node")
+    __slots__ = ("__weakref__", "_array", "_node")
 
     def __init__(self, data: ndarray, node: Node | None = None) -> None:
-        self._data = data
+        self._array = data
         self._node = node
 
     def __init_subclass__(cls) -> None:  # results have the type of the one direct subclass
@@ -96,6 +123,11 @@ class TensorBase:
 _tensor_type: type[TensorBase] = TensorBase
 
 
+def log_write(data: ndarray) -> None:
+    """Note that an array was changed in place: results that need its old values are stale."""
+    changes.log_write(data, tick())
+
+
 def new_tensor(data: Any, node: Node | None = None) -> Any:
     """Wrap what NumPy returned, which may be a scalar, as a Tensor."""
     return _tensor_type(data if type(data) is ndarray else np.asarray(data), node)
@@ -103,9 +135,16 @@ def new_tensor(data: Any, node: Node | None = None) -> Any:
 
 # ---- grad mode and observers
 
-_grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
+# Whether ops are recorded: False, True, or the Recorder that wants to know.
+_mode: ContextVar[Any] = ContextVar("grad_mode", default=True)
+_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
-is_grad_enabled = _grad_enabled.get
+grad_mode = _mode.get
+
+
+def is_grad_enabled() -> bool:
+    """Return whether ops are recorded here."""
+    return grad_mode() is not False
 
 
 class _GradMode:
@@ -116,10 +155,11 @@ class _GradMode:
         self._tokens: list = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_grad_enabled.set(self._enabled))
+        mode = self._enabled and (_recorder.get() or True)
+        self._tokens.append(_mode.set(mode))
 
     def __exit__(self, *exception: object) -> None:
-        _grad_enabled.reset(self._tokens.pop())
+        _mode.reset(self._tokens.pop())
 
     def __call__(self, function: Callable) -> Callable:
         if inspect.isgeneratorfunction(function):
@@ -162,12 +202,30 @@ class Observer(Protocol):
         """See a node whose cotangent is complete, before its rules run."""
 
     def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
-        """See what a node adds to the cotangent of its input of that name."""
+        """See what a node, given its cotangent, adds to that of its input of that name."""
+
+
+class Recorder(Protocol):
+    """What may watch the forward pass; see :func:`record_with`."""
+
+    def recorded(self, op: Op, args: tuple, result: Any) -> None:
+        """See a call that was recorded, with the Tensor that it returned, or several."""
 
 
 @contextmanager
-def observe(observer: Observer) -> Iterator[Observer]:
-    """Let an observer watch every backward pass inside the block."""
+def record_with(recorder: Recorder) -> Iterator[Recorder]:
+    """Let a recorder see every op that goes on the tape inside the block."""
+    token = _recorder.set(recorder)
+    try:
+        with _GradMode(is_grad_enabled()):
+            yield recorder
+    finally:
+        _recorder.reset(token)
+
+
+@contextmanager
+def observe(observer: Observer | None) -> Iterator[Observer | None]:
+    """Let an observer watch every backward pass inside the block, or nobody."""
     token = _observer.set(observer)
     try:
         yield observer
@@ -183,6 +241,7 @@ def differentiate(
     cotangents: Sequence[Any],
     inputs: Sequence[Node] | None = None,
     *,
+    frontier: int = 0,
     retain_graph: bool = False,
     create_graph: bool = False,
 ) -> list[Any]:
@@ -195,6 +254,8 @@ def differentiate(
     inputs : sequence of Node, optional
         Whose cotangents to return. Without it, gradients accumulate in the leaves, and in results
         that retain theirs.
+    frontier : int
+        Nodes up to this number are ends: nothing behind them is searched.
     retain_graph : bool
         Keep the residuals for another pass.
     create_graph : bool
@@ -208,60 +269,82 @@ def differentiate(
     retain_graph = retain_graph or create_graph
     wanted = None if inputs is None else dict.fromkeys(inputs)
     oldest = 0 if wanted is None else min((node.number for node in wanted), default=0)
+    frontier = max(frontier, oldest)
     observer = _observer.get()
-    pending: dict[int, list] = {}  # number -> [node, cotangent so far]
+    nodes: dict[int, Node] = {}  # what waits, by number
+    sums: dict[int, Any] = {}  # the cotangent of each, so far
     heap: list[int] = []  # negated numbers: the newest node on top
 
     def add(node: Node, contribution: Any) -> None:
-        entry = pending.get(node.number)
-        if entry is None:
-            pending[node.number] = [node, contribution]
-            heapq.heappush(heap, -node.number)
+        number = node.number
+        if number in nodes:
+            sums[number] = sums[number] + contribution
         else:
-            entry[1] = entry[1] + contribution
+            nodes[number], sums[number] = node, contribution
+            heapq.heappush(heap, -number)
 
     with _GradMode(create_graph):
         for node, cotangent in zip(outputs, cotangents, strict=True):
             if node.number >= oldest:
                 add(node, cotangent)
         while heap:
-            node, cotangent = pending.pop(-heapq.heappop(heap))
-            for hook in node.hooks:
-                cotangent = _hooked(hook, cotangent)
+            number = -heapq.heappop(heap)
+            node, cotangent = nodes.pop(number), sums.pop(number)
+            op, plain = node.op, node.plain
+            if not plain:
+                for hook in node.hooks:
+                    cotangent = _hooked(hook, cotangent)
             if wanted is not None:
                 if node in wanted:
                     wanted[node] = cotangent
-            elif node.op is None or node.retains_grad:
+            elif op is None or not plain and node.retains_grad:
                 _accumulate(node, cotangent)
-            if node.op is None or node.number <= oldest:
+            if op is None or number <= frontier:
                 continue  # what lies behind is not wanted, and stays as it is
-            if node.selects is not None:  # one of several outputs: collect it in the op's node
-                owner, index = node.selects
-                if owner.number not in pending:
-                    add(owner, [None] * len(owner.outputs or ()))
-                pending[owner.number][1][index] = cotangent
-                continue
-            if node.outputs is not None:
-                cotangent = tuple(
-                    np.zeros(*output) if part is None else part
-                    for part, output in zip(cotangent, node.outputs, strict=True)
-                )
+            if not plain:
+                if node.selects is not None:  # one of several outputs: collect it in the op's node
+                    owner, index = node.selects
+                    if owner.number not in nodes:
+                        add(owner, [None] * len(owner.outputs or ()))
+                    sums[owner.number][index] = cotangent
+                    continue
+                if node.outputs is not None:
+                    cotangent = tuple(
+                        np.zeros(*output) if part is None else part
+                        for part, output in zip(cotangent, node.outputs, strict=True)
+                    )
             if node.steps is None:
                 raise RuntimeError(
-                    f"the tape behind this result ({node.op.name}, shape {node.shape}) was "
+                    f"the tape behind this result ({op.name}, shape {node.shape}) was "
                     "released by an earlier backward pass; call that one with "
                     "retain_graph=True to run another"
                 )
-            if node.watched or _last_write > node.number:
-                _check_unchanged(node)
-            if observer is not None:
-                observer.visit(node, cotangent)
-            for name, parent, contribution in node.op.pull_back(
-                node, cotangent, oldest, create_graph
-            ):
+            if changes.last_entry > number or not plain and node.watched:
+                changes.check_unchanged(node)
+            if create_graph or observer is not None or op.joint:
                 if observer is not None:
-                    observer.edge(node, name, parent, contribution)
-                add(parent, contribution)
+                    observer.visit(node, cotangent)
+                for name, parent, contribution in op.pull_back(
+                    node, cotangent, oldest, create_graph
+                ):
+                    if observer is not None:
+                        observer.edge(node, name, parent, contribution)
+                    add(parent, contribution)
+            else:  # the same for rules of one input, without calls: most of what small arrays cost
+                for rule, residuals, (parent,) in node.steps:
+                    number = parent.number
+                    if number < oldest:
+                        continue
+                    contribution = rule.function(cotangent, *residuals)
+                    if contribution is None or (
+                        contribution.shape != parent.shape or contribution.dtype is not parent.dtype
+                    ):
+                        contribution = op.fit(rule.inputs[0], parent, contribution)
+                    if number in nodes:
+                        sums[number] = sums[number] + contribution
+                    else:
+                        nodes[number], sums[number] = parent, contribution
+                        heapq.heappush(heap, -number)
             if not retain_graph:
                 node.steps = None
     return [] if inputs is None or wanted is None else [wanted[node] for node in inputs]
@@ -272,13 +355,13 @@ def _accumulate(node: Node, cotangent: Any) -> None:
         if cotangent._node is not None:  # create_graph: the gradient has a tape of its own
             node.grad = cotangent if node.grad is None else node.grad + cotangent
             return
-        cotangent = cotangent._data
+        cotangent = cotangent._array
     if node.grad is None:  # its own array: a cotangent may be a view, or serve several leaves
         node.grad = new_tensor(np.array(cotangent, order="C"))
     elif node.grad._node is not None:
         node.grad = node.grad + cotangent
     else:
-        np.add(node.grad._data, cotangent, out=node.grad._data)
+        np.add(node.grad._array, cotangent, out=node.grad._array)
 
 
 def _hooked(hook: Callable, cotangent: Any) -> Any:
@@ -291,56 +374,4 @@ def _hooked(hook: Callable, cotangent: Any) -> Any:
             f"a hook returned a gradient of shape {np.shape(result)}, and was given one of shape "
             f"{cotangent.shape}"
         )
-    return result._data if isinstance(result, TensorBase) and not as_tensor else result
-
-
-# ---- changes in place
-
-
-_written: dict[int, tuple[weakref.ref, int]] = {}  # by an array's id: the array, and when
-_last_write = 0
-
-
-def log_write(data: ndarray) -> None:
-    """Note that an array on the tape was changed: results that need its old values are stale."""
-    global _last_write
-    _last_write = next(_numbers)
-    root = _root(data)
-    forget = functools.partial(lambda key, _: _written.pop(key, None), id(root))
-    _written[id(root)] = weakref.ref(root, forget), _last_write
-
-
-def _root(x: ndarray) -> ndarray:
-    """Return the array whose memory a view shows."""
-    while isinstance(x.base, ndarray):
-        x = x.base
-    return x
-
-
-def fingerprint(x: ndarray) -> tuple[int, bytes]:
-    """Return a cheap witness of an array's contents: the sum of its words, and 64 samples."""
-    flat = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
-    words = flat[: flat.size // 8 * 8].view(np.uint64)
-    return int(words.sum(dtype=np.uint64)), flat[:: max(1, flat.size // 64)].tobytes()
-
-
-def _check_unchanged(node: Node) -> None:
-    for value, before in node.watched:
-        if fingerprint(value) != before:
-            raise RuntimeError(
-                f"{node.op.name}: a constant of shape {value.shape} was changed in place after the "  # type: ignore[union-attr]
-                "forward pass, and a gradient needs its old values; change it after backward"
-            )
-    if _last_write < node.number:
-        return
-    for rule, residuals, _ in node.steps or ():
-        for name, value in zip(rule.residuals, residuals, strict=True):
-            for array in value if isinstance(value, tuple) else (value,):
-                if isinstance(array, ndarray):
-                    root, clock = _written.get(id(_root(array)), (None, 0))
-                    if clock > node.number and root is not None and root() is _root(array):
-                        raise RuntimeError(
-                            f"{rule.op.name}: {name!r}, of shape {array.shape}, was changed in "
-                            "place after the forward pass, and a gradient needs its old values; "
-                            "change it after backward"
-                        )
+    return result._array if isinstance(result, TensorBase) and not as_tensor else result

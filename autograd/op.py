@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from autograd import changes, engine
 from autograd.engine import (
     Node,
     TensorBase,
     differentiate,
-    fingerprint,
-    is_grad_enabled,
+    grad_mode,
     new_tensor,
+    observe,
 )
+from autograd.formula import Formula
 
 REGISTRY: dict[str, Op] = {}
 COPY_LIMIT = 65536  # bytes: a constant that a rule keeps is copied up to here, and watched above
@@ -48,6 +50,9 @@ class Rule:
         self.joint = len(inputs) > 1 or op.variadic  # returns a tuple
         self.positions = tuple(op.names.index(name) for name in inputs)
         self.sources = tuple(op.namespace.index(name) for name in self.residuals)
+        self.reads_others = not set(self.sources).isdisjoint(
+            set(range(len(op.names))).difference(self.positions)
+        )
         # a slice where there is at most one residual, since itemgetter(i) returns no tuple
         first = self.sources[0] if self.sources else 0
         self.keep: Callable = (
@@ -59,6 +64,14 @@ class Rule:
 
 class Op:
     """A differentiable function, made by :func:`op`; see there for the options."""
+
+    def __new__(cls, forward: Callable, **options: Any) -> Op:
+        """Choose the class for calls of one or two arrays, which need no general treatment."""
+        kinds = [p.kind for p in inspect.signature(forward).parameters.values()]
+        plain = len(kinds) in (1, 2) and inspect.Parameter.VAR_POSITIONAL not in kinds
+        if plain and not options.get("saves") and not options.get("multiple"):
+            cls = (UnaryOp, BinaryOp)[len(kinds) - 1]
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -83,8 +96,12 @@ class Op:
         self.saves, self.broadcasts, self.multiple = saves, broadcasts, multiple
         self.domain, self.kinks = domain or {}, kinks
         self.sampler: Callable | None = None
+        self.stated: Formula | None = None
         self.reference_function: Callable | None = None
         self.rules: list[Rule] = []
+        self.joint = False  # whether a rule serves several inputs
+        self.reads_shapes = False
+        self._plain_rules: dict[int, Rule] = {}  # those of one input, by its position
         self._plans: dict[tuple[int, ...], tuple] = {}
         self.namespace = (*self.names, "out", *saves, *(f"{name}_shape" for name in self.names))
 
@@ -97,8 +114,13 @@ class Op:
         """Declare rules: ``vjp(x=rule, y=rule)``, or ``@op.vjp("x", "y")`` for a joint one."""
 
         def declare(function: Callable, inputs: tuple[str, ...] = inputs) -> Callable:
-            self.rules.append(Rule(self, inputs, function))
+            rule = Rule(self, inputs, function)
+            self.rules.append(rule)
+            self.joint |= rule.joint
+            self.reads_shapes |= any(name.endswith("_shape") for name in rule.residuals)
             self._plans.clear()
+            if not rule.joint:
+                self._plain_rules[rule.positions[0]] = rule
             return function
 
         for name, function in rules.items():
@@ -109,6 +131,19 @@ class Op:
         """Declare the op's meaning in primitives on Tensors: its proof, and its higher orders."""
         self.reference_function = function
         return function
+
+    def formula(self, text: str | Callable | None = None, **options: Any) -> Any:
+        """Declare what the op and its rules compute, in the notation of `autograd.formula`.
+
+        ``formula("out = ...; dx = ...")``, or as a decorator of a function that returns the text
+        for some of the call's arguments. The options are `Formula`'s.
+        """
+
+        def declare(text: str | Callable) -> Any:
+            self.stated = Formula(self, text, **options)
+            return text
+
+        return declare if text is None else declare(text)
 
     def sample(self, function: Callable) -> Callable:
         """Declare ``function(draw)``, which draws the arguments of one call for property tests."""
@@ -129,21 +164,35 @@ class Op:
         for position, arg in enumerate(args):
             if isinstance(arg, TensorBase):
                 is_tensor = True
-                raw[position] = arg._data
                 if arg._node is not None:
                     parents[position] = arg._node
+                    if arg._node.lent and not changes.is_held(arg):
+                        arg._node.take_back()
+                raw[position] = arg._array
         out = self.forward(*raw)
-        if parents and is_grad_enabled():
-            return self._record(raw, parents, out)
+        if parents and grad_mode():
+            return self._record(args, raw, parents, out)
         return self._unrecorded(out, is_tensor)
 
     def _call_variadic(self, arrays: tuple, static: tuple) -> Any:
-        raw = tuple([a._data if isinstance(a, TensorBase) else a for a in arrays])
+        for x in arrays:
+            if isinstance(x, TensorBase) and x._node is not None and x._node.lent:
+                if not changes.is_held(x):
+                    x._node.take_back()
+        raw = tuple([a._array if isinstance(a, TensorBase) else a for a in arrays])
         nodes = tuple([a._node if isinstance(a, TensorBase) else None for a in arrays])
         out = self.forward(*raw, **dict(zip(self.names[1:], static, strict=True)))
-        if any(nodes) and is_grad_enabled():
-            return self._record([raw, *static], {0: nodes}, out)
+        if any(nodes) and grad_mode():
+            return self._record((arrays, *static), [raw, *static], {0: nodes}, out)
         return self._unrecorded(out, any(isinstance(a, TensorBase) for a in arrays))
+
+    def named(self, args: tuple) -> list[tuple[str, Any]]:
+        """Return a call's arguments by name; those of a variadic op are x0, x1, ..."""
+        if not self.variadic:
+            return list(zip(self.names, args, strict=True))
+        return [(f"x{i}", x) for i, x in enumerate(args[0])] + list(
+            zip(self.names[1:], args[1:], strict=True)
+        )
 
     def _unrecorded(self, out: Any, as_tensor: bool) -> Any:
         if self.saves:
@@ -169,16 +218,19 @@ class Op:
                 raise TypeError(f"{self.name}{self.signature}: {error}") from None
         return tuple(bound)
 
-    def _record(self, raw: list, parents: dict[int, Any], out: Any) -> Any:
+    def _record(self, args: tuple, raw: list, parents: dict[int, Any], out: Any) -> Any:
         """Make the node of a call, with what the rules of its parents will read."""
         positions = tuple(parents)
-        rules, constants, uses_shapes = self._plans.get(positions) or self._plan(positions)
-        watched = self._keep_constants(raw, constants) if constants else ()
-        if self.variadic and any(0 in rule.sources for rule, _ in rules):
-            arrays = list(raw[0])
-            which = tuple(i for i, parent in enumerate(parents[0]) if parent is None)
-            watched += self._keep_constants(arrays, which)
-            raw[0] = tuple(arrays)
+        rules, kept, uses_shapes = self._plans.get(positions) or self._plan(positions)
+        watched: list[tuple] = []
+        for i in kept:
+            if i == 0 and self.variadic:
+                raw[0] = tuple(
+                    self._keep(f"{self.names[0]}[{k}]", value, parent, watched)
+                    for k, (value, parent) in enumerate(zip(raw[0], parents[0], strict=True))
+                )
+            else:
+                raw[i] = self._keep(self.names[i], raw[i], parents.get(i), watched)
         if self.saves:
             out, *saved = out
             values = [*raw, out, *saved]
@@ -194,51 +246,69 @@ class Op:
             ]
         )  # fmt: skip
         if self.multiple:
-            return self._select(steps, out, watched)
-        if type(out) is not ndarray:
-            out = np.asarray(out)
-        node = Node(self, steps, out.shape, self._checked(out.dtype))
-        if watched:
-            node.watched = watched
-        return new_tensor(out, node)
+            result = self._select(steps, out, watched, self._is_lent(parents))
+        else:
+            out = self._checked(out)
+            node = Node(self, steps, out.shape, out.dtype)
+            if watched:
+                node.mark(watched=tuple(watched))
+            if out.base is not None and self._is_lent(parents):
+                node.mark(lent=True)
+            result = new_tensor(out, node)
+        if (recorder := grad_mode()) is not True:
+            recorder.recorded(self, args, result)
+        return result
 
-    def _select(self, steps: tuple, out: Any, watched: tuple) -> tuple:
+    @staticmethod
+    def _keep(name: str, value: Any, parent: Node | None, watched: list) -> Any:
+        """Return what a rule may keep of an argument, such that no change to it goes unnoticed."""
+        if parent is not None:
+            if parent.lent:
+                watched.append((name, value, changes.Fingerprint.of(value)))
+        elif type(value) is ndarray and value.nbytes > COPY_LIMIT:
+            watched.append((name, value, changes.Fingerprint.of(value)))
+        elif type(value) not in _IMMUTABLE:
+            return _own(value)
+        return value
+
+    def _is_lent(self, parents: dict[int, Any]) -> bool:
+        """Return whether an argument was handed out: then what is a view of it was, too."""
+        nodes = parents[0] if self.variadic else parents.values()
+        return any(node is not None and node.lent for node in nodes)
+
+    def _select(self, steps: tuple, out: Any, watched: list, lent: bool) -> tuple:
         """Return a tensor for each of several outputs; their nodes merge in the op's own."""
-        node = Node(self, steps, (), self._checked(out[0].dtype))
-        node.watched = watched
-        node.outputs = tuple((part.shape, self._checked(part.dtype)) for part in out)
+        out = tuple(map(self._checked, out))
+        node = Node(self, steps, (), out[0].dtype)
+        outputs = tuple((part.shape, part.dtype) for part in out)
+        node.mark(watched=tuple(watched), outputs=outputs)
         selectors = []
-        for index, (shape, dtype) in enumerate(node.outputs):
+        for index, (shape, dtype) in enumerate(outputs):
             selector = Node(self, (), shape, dtype)
-            selector.selects = node, index
+            selector.mark(selects=(node, index), lent=lent)
             selectors.append(new_tensor(out[index], selector))
         return tuple(selectors)
 
-    def _checked(self, dtype: np.dtype) -> np.dtype:
-        if dtype.kind != "f":
+    def _checked(self, out: Any) -> ndarray:
+        """Return a result as an array; an error if it is none that has a gradient."""
+        if isinstance(out, np.matrix | np.ma.MaskedArray):
             raise TypeError(
-                f"{self.name}: the result has dtype {dtype}, and gradients exist for real floating "
-                "point only; detach() the inputs if none is wanted"
+                f"{self.name}: {type(out).__name__} means other things by the same operators; "
+                "give np.asarray(...) of it"
             )
-        return dtype
-
-    @staticmethod
-    def _keep_constants(raw: list, constants: tuple[int, ...]) -> tuple:
-        """Copy what the caller could change before backward; fingerprint what is too large."""
-        watched = []
-        for position in constants:
-            value = raw[position]
-            if isinstance(value, ndarray) and value.nbytes > COPY_LIMIT:
-                watched.append((value, fingerprint(value)))
-            elif isinstance(value, ndarray | list | tuple):
-                raw[position] = _own(value)
-        return tuple(watched)
+        out = np.asarray(out)
+        if out.dtype.kind != "f":
+            raise TypeError(
+                f"{self.name}: the result has dtype {out.dtype}, and gradients exist for real "
+                "floating point only; detach() the inputs if none is wanted"
+            )
+        return out
 
     def _plan(self, positions: tuple[int, ...]) -> tuple:
         """Work out, once for each set of arguments that need gradients, what a call must keep.
 
         Returns the rules that apply, each with its argument's position if it has just one, the
-        constants that they read, and whether they read shapes.
+        arguments that they read, and whether they read shapes.
         """
         rules = [r for r in self.rules if not set(r.positions).isdisjoint(positions)]
         unruled = set(positions).difference(*(rule.positions for rule in rules))
@@ -248,14 +318,14 @@ class Op:
                 f"{self.name}: input {name!r} requires a gradient, and the op has no rule for it; "
                 f"pass it detached if it is a constant"
             )
-        kept = {source for rule in rules for source in rule.sources}
-        constants = tuple(i for i in range(len(self.names)) if i in kept and i not in positions)
+        kept = sorted({source for rule in rules for source in rule.sources})
         first_shape = len(self.names) + 1 + len(self.saves)
         only = [
             r.positions[0] if len(r.positions) == 1 and not self.variadic else None for r in rules
         ]
         paired = list(zip(rules, only, strict=True))
-        plan = paired, constants, any(source >= first_shape for source in kept)
+        arguments = [source for source in kept if source < len(self.names)]
+        plan = paired, arguments, any(source >= first_shape for source in kept)
         self._plans[positions] = plan
         return plan
 
@@ -278,7 +348,7 @@ class Op:
                 if parent.number >= oldest:
                     name = rule.inputs[0]
                     contribution = rule.function(g, *residuals)
-                    edges.append((name, parent, self._fit(name, parent, contribution)))
+                    edges.append((name, parent, self.fit(name, parent, contribution)))
                 continue
             needs = tuple([p is not None and p.number >= oldest for p in parents])
             if not any(needs):
@@ -293,10 +363,10 @@ class Op:
             for i, contribution in enumerate(results):
                 if needs[i]:
                     name = f"{rule.inputs[0]}[{i}]" if self.variadic else rule.inputs[i]
-                    edges.append((name, parents[i], self._fit(name, parents[i], contribution)))
+                    edges.append((name, parents[i], self.fit(name, parents[i], contribution)))
         return edges
 
-    def _fit(self, name: str, parent: Node, contribution: Any) -> Any:
+    def fit(self, name: str, parent: Node, contribution: Any) -> Any:
         """Undo broadcasting and promotion; anything else that is not the input's is an error."""
         if contribution is None:
             raise TypeError(f"{self.name}: the rule of input {name!r} returned no gradient")
@@ -359,14 +429,73 @@ class Op:
         for i in wanted:  # aliases are newer than all that came before: the pass below ends there
             arguments[i] = alias(arguments[i])
         out = self.reference_function(*arguments)
-        gradients = differentiate(
-            [out._node], [g], [arguments[i]._node for i in wanted], create_graph=True
-        )
+        starts: list[Any] = [arguments[i]._node for i in wanted]
+        with observe(None):
+            gradients = differentiate([out._node], [g], starts, create_graph=True)
         return [
-            (self.names[i], nodes[i], self._fit(self.names[i], nodes[i], gradient))
+            (self.names[i], nodes[i], self.fit(self.names[i], nodes[i], gradient))
             for i, gradient in zip(wanted, gradients, strict=True)
             if gradient is not None
         ]
+
+
+# The plainest calls, without loops, since they decide what an op on a small array costs. They do
+# what Op.__call__ does, and leave to it what they do not know.
+
+
+class UnaryOp(Op):
+    """An op of one argument."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the op, on the tape if its argument requires a gradient."""
+        if len(args) == 1 and not kwargs and isinstance(args[0], TensorBase):
+            x, parent, rule = args[0]._array, args[0]._node, self._plain_rules.get(0)
+            if parent is not None and parent.plain and rule is not None and grad_mode() is True:
+                out = self.forward(x)
+                if type(out) is not ndarray or out.dtype.kind != "f":
+                    out = self._checked(out)
+                steps = ((rule, rule.keep((x, out, x.shape)), (parent,)),)
+                return engine._tensor_type(out, Node(self, steps, out.shape, out.dtype))
+        return super().__call__(*args, **kwargs)
+
+
+class BinaryOp(Op):
+    """An op of two arguments."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the op, on the tape if an argument requires a gradient."""
+        if len(args) != 2 or kwargs or grad_mode() is not True:
+            return super().__call__(*args, **kwargs)
+        x, y = args
+        p = x._node if isinstance(x, TensorBase) else None
+        q = y._node if isinstance(y, TensorBase) else None
+        rule_x = rule_y = None
+        if p is not None:
+            rule_x = self._plain_rules.get(0)
+            free = q is not None or type(y) in _IMMUTABLE  # nobody else can write to y
+            if rule_x is None or not p.plain or not (free or not rule_x.reads_others):
+                return super().__call__(*args)
+        if q is not None:
+            rule_y = self._plain_rules.get(1)
+            free = p is not None or type(x) in _IMMUTABLE
+            if rule_y is None or not q.plain or not (free or not rule_y.reads_others):
+                return super().__call__(*args)
+        if p is None and q is None:
+            return super().__call__(*args)
+        x = x._array if p is not None or isinstance(x, TensorBase) else x
+        y = y._array if q is not None or isinstance(y, TensorBase) else y
+        out = self.forward(x, y)
+        if type(out) is not ndarray or out.dtype.kind != "f":
+            out = self._checked(out)
+        values: tuple = (x, y, out)
+        if self.reads_shapes:
+            values = x, y, out, getattr(x, "shape", ()), getattr(y, "shape", ())
+        steps: tuple = ()
+        if rule_x is not None:
+            steps = ((rule_x, rule_x.keep(values), (p,)),)
+        if rule_y is not None:
+            steps += ((rule_y, rule_y.keep(values), (q,)),)
+        return engine._tensor_type(out, Node(self, steps, out.shape, out.dtype))
 
 
 def op(function: Callable | None = None, **options: Any) -> Any:
@@ -436,6 +565,7 @@ def alias(x: ndarray) -> ndarray:
     return x
 
 
+alias.formula("out = x; dx = g")
 alias.vjp(x=lambda g: g)
 
 
@@ -453,14 +583,20 @@ def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
     )
 
 
+_IMMUTABLE = {int, float, bool, str, type(None), np.float64, np.float32, slice}
+
+
 def _own(value: Any) -> Any:
     """Copy arrays and lists, also inside an index: the caller may change them before backward."""
     if isinstance(value, ndarray):
         return value.copy()
     if isinstance(value, list | tuple):
-        return type(value)([_own(item) for item in value])
+        items = map(_own, value)
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 
 
 def _shape_of(value: Any) -> Any:
+    if type(value) is ndarray:
+        return value.shape
     return tuple(map(np.shape, value)) if isinstance(value, tuple) else np.shape(value)

@@ -16,9 +16,48 @@ from numpy import ndarray
 from numpy.typing import ArrayLike, DTypeLike
 
 from autograd import engine
+from autograd.changes import is_held
 from autograd.engine import Node, TensorBase, differentiate, is_grad_enabled, log_write
-from autograd.op import NUMPY, implements
+from autograd.op import NUMPY, alias, implements
 from autograd.ops import elementwise, index, linalg, reduce, shape
+
+
+def _binary(op: Callable) -> tuple[Callable, Callable]:
+    """Return an operator, and its reflected form."""
+    return lambda self, other: op(self, other), lambda self, other: op(other, self)
+
+
+def _comparison(compare: Callable) -> Any:
+    return lambda self, other: compare(self._array, _plain(other))
+
+
+def _in_place(ufunc: np.ufunc) -> Callable:
+    """Return an operator that changes a leaf under no_grad, or a tensor without a gradient."""
+
+    def change(self: Tensor, other: Any) -> Tensor:
+        if self._node is not None and (self._node.op is not None or is_grad_enabled()):
+            raise RuntimeError(
+                f"{ufunc.__name__} in place would change a value that the tape may need; "
+                "write x = x + y, or change a leaf under autograd.no_grad()"
+            )
+        if isinstance(other, Tensor) and is_grad_enabled():
+            other._refuse_escape("part of another array")
+        ufunc(self._array, _plain(other), out=self._array)
+        log_write(self._array)
+        return self
+
+    return change
+
+
+def _method(function: Any) -> Callable:
+    """Return the method that is one of NumPy's functions, with the tensor first."""
+    implementation = NUMPY[function]
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return implementation(self, *args, **kwargs)
+
+    method.__name__, method.__doc__ = function.__name__, f"Run ``np.{function.__name__}`` on this."
+    return method
 
 
 class Tensor(TensorBase):
@@ -30,16 +69,18 @@ class Tensor(TensorBase):
     # ---- what it is
 
     def _read_only(self) -> ndarray:
-        view = self._data.view()
+        view = self._array.view()
         view.flags.writeable = False
         return view
 
     @property
     def data(self) -> ndarray:
         """The array itself: writable for a leaf, read-only for a result."""
-        if self._node is None or self._node.op is None:
-            return self._data
-        return self._read_only()
+        if self._node is not None:
+            if self._node.op is not None:
+                return self._read_only()
+            self._node.lend(self._array)
+        return self._array
 
     @data.setter
     def data(self, value: ArrayLike) -> None:
@@ -51,9 +92,11 @@ class Tensor(TensorBase):
                 f"data must stay {self.dtype}{list(self.shape)}, and was given "
                 f"{value.dtype}{list(value.shape)}"
             )
-        if value is self._data:  # after `t.data -= ...`; another array leaves the old one as it was
+        if value is self._array:  # after `t.data -= ...`
             log_write(value)
-        self._data = value
+        elif self._node is not None:  # the giver may keep it; the old one stays as it was
+            self._node.mark(lent=True)
+        self._array = value
 
     @property
     def grad(self) -> Tensor | None:
@@ -95,7 +138,9 @@ class Tensor(TensorBase):
         elif not requires_grad:
             self._node = None
         elif self._node is None:
-            self._node = _leaf(self._data)
+            self._node = _leaf(self._array)
+            if is_held(self):
+                self._node.mark(lent=True)
         return self
 
     @property
@@ -103,11 +148,11 @@ class Tensor(TensorBase):
         """Whether it was made by the user, not by an op."""
         return self._node is None or self._node.op is None
 
-    shape = property(lambda self: self._data.shape, doc="Length of each axis.")
-    dtype = property(lambda self: self._data.dtype, doc="Type of the elements.")
-    ndim = property(lambda self: self._data.ndim, doc="Number of axes.")
-    size = property(lambda self: self._data.size, doc="Number of elements.")
-    nbytes = property(lambda self: self._data.nbytes, doc="Bytes of the elements.")
+    shape = property(lambda self: self._array.shape, doc="Length of each axis.")
+    dtype = property(lambda self: self._array.dtype, doc="Type of the elements.")
+    ndim = property(lambda self: self._array.ndim, doc="Number of axes.")
+    size = property(lambda self: self._array.size, doc="Number of elements.")
+    nbytes = property(lambda self: self._array.nbytes, doc="Bytes of the elements.")
 
     # ---- the tape
 
@@ -135,7 +180,7 @@ class Tensor(TensorBase):
 
     def retain_grad(self) -> None:
         """Keep the gradient of a result in ``.grad``, as for a leaf."""
-        _node_of(self, "retain_grad").retains_grad = True
+        _node_of(self, "retain_grad").mark(retains_grad=True)
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Callable[[], None]:
         """Call ``hook(gradient)`` when this tensor's gradient is complete; it may return another.
@@ -143,10 +188,10 @@ class Tensor(TensorBase):
         Returns a function that removes the hook.
         """
         node = _node_of(self, "register_hook")
-        node.hooks = (*node.hooks, hook)
+        node.mark(hooks=(*node.hooks, hook))
 
         def remove() -> None:
-            node.hooks = tuple(h for h in node.hooks if h is not hook)
+            node.mark(hooks=tuple(h for h in node.hooks if h is not hook))
 
         return remove
 
@@ -154,15 +199,15 @@ class Tensor(TensorBase):
 
     def numpy(self) -> ndarray:
         """Return the plain array, off the tape; a read-only view if this requires a gradient."""
-        return self._data if self._node is None else self._read_only()
+        return self._array if self._node is None else self._read_only()
 
     def item(self) -> Any:
         """Return the only element as a Python number."""
-        return self._data.item()
+        return self._array.item()
 
     def tolist(self) -> Any:
         """Return the elements as nested lists of Python numbers."""
-        return self._data.tolist()
+        return self._array.tolist()
 
     def _refuse_escape(self, what: str) -> None:
         if self._node is not None:
@@ -173,31 +218,31 @@ class Tensor(TensorBase):
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> ndarray:
         self._refuse_escape("an array")
-        return np.array(self._data, dtype=dtype, copy=copy)
+        return np.array(self._array, dtype=dtype, copy=copy)
 
     def __float__(self) -> float:
         self._refuse_escape("a float")
-        return float(self._data)
+        return float(self._array)
 
     def __int__(self) -> int:
         self._refuse_escape("an int")
-        return int(self._data)
+        return int(self._array)
 
     def __index__(self) -> int:
         self._refuse_escape("an index")
-        return operator.index(self._data)
+        return operator.index(self._array)
 
     def __bool__(self) -> bool:
-        return bool(self._data)
+        return bool(self._array)
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._array)
 
     def __format__(self, spec: str) -> str:
-        return format(self._data.item(), spec) if self.ndim == 0 and spec else str(self)
+        return format(self._array.item(), spec) if self.ndim == 0 and spec else str(self)
 
     def __repr__(self) -> str:
-        values = np.array2string(self._data, separator=", ", prefix="tensor(")
+        values = np.array2string(self._array, separator=", ", prefix="tensor(")
         dtype = "" if self.dtype == np.float64 else f", dtype={self.dtype}"
         if self._node is None:
             return f"tensor({values}{dtype})"
@@ -214,44 +259,20 @@ class Tensor(TensorBase):
 
     # ---- operators
 
-    def __add__(self, other: Any) -> Tensor:
-        return elementwise.add(self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return elementwise.add(other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return elementwise.subtract(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return elementwise.subtract(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return elementwise.multiply(self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return elementwise.multiply(other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return elementwise.divide(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return elementwise.divide(other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return elementwise.power(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return elementwise.power(other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return linalg.matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return linalg.matmul(other, self)
+    __add__, __radd__ = _binary(elementwise.add)
+    __sub__, __rsub__ = _binary(elementwise.subtract)
+    __mul__, __rmul__ = _binary(elementwise.multiply)
+    __truediv__, __rtruediv__ = _binary(elementwise.divide)
+    __floordiv__, __rfloordiv__ = _binary(elementwise.floor_divide)
+    __mod__, __rmod__ = _binary(elementwise.remainder)
+    __pow__, __rpow__ = _binary(elementwise.power)
+    __matmul__, __rmatmul__ = _binary(linalg.matmul)
 
     def __neg__(self) -> Tensor:
         return elementwise.negative(self)
+
+    def __pos__(self) -> Tensor:
+        return alias(self)
 
     def __abs__(self) -> Tensor:
         return elementwise.absolute(self)
@@ -261,49 +282,20 @@ class Tensor(TensorBase):
 
     # Comparisons have no derivative: they return plain arrays of booleans.
 
-    def __eq__(self, other: Any) -> Any:
-        return self._data == _plain(other)
-
-    def __ne__(self, other: Any) -> Any:
-        return self._data != _plain(other)
-
-    def __lt__(self, other: Any) -> Any:
-        return self._data < _plain(other)
-
-    def __le__(self, other: Any) -> Any:
-        return self._data <= _plain(other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._data > _plain(other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._data >= _plain(other)
+    __eq__ = _comparison(operator.eq)
+    __ne__ = _comparison(operator.ne)
+    __lt__ = _comparison(operator.lt)
+    __le__ = _comparison(operator.le)
+    __gt__ = _comparison(operator.gt)
+    __ge__ = _comparison(operator.ge)
 
     # Changes in place: for leaves under no_grad, and for tensors without a gradient.
 
-    def _in_place(self, ufunc: np.ufunc, other: Any) -> Tensor:
-        if self._node is not None and (self._node.op is not None or is_grad_enabled()):
-            raise RuntimeError(
-                f"{ufunc.__name__} in place would change a value that the tape may need; "
-                "write x = x + y, or change a leaf under autograd.no_grad()"
-            )
-        if isinstance(other, Tensor) and is_grad_enabled():
-            other._refuse_escape("part of another array")
-        ufunc(self._data, _plain(other), out=self._data)
-        log_write(self._data)
-        return self
-
-    def __iadd__(self, other: Any) -> Tensor:  # noqa: PYI034
-        return self._in_place(np.add, other)
-
-    def __isub__(self, other: Any) -> Tensor:  # noqa: PYI034
-        return self._in_place(np.subtract, other)
-
-    def __imul__(self, other: Any) -> Tensor:  # noqa: PYI034
-        return self._in_place(np.multiply, other)
-
-    def __itruediv__(self, other: Any) -> Tensor:  # noqa: PYI034
-        return self._in_place(np.divide, other)
+    __iadd__ = _in_place(np.add)
+    __isub__ = _in_place(np.subtract)
+    __imul__ = _in_place(np.multiply)
+    __itruediv__ = _in_place(np.divide)
+    __ipow__ = _in_place(np.power)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if self._node is not None and (self._node.op is not None or is_grad_enabled()):
@@ -313,42 +305,20 @@ class Tensor(TensorBase):
             )
         if isinstance(value, Tensor) and is_grad_enabled():
             value._refuse_escape("part of another array")
-        self._data[_plain(key)] = _plain(value)
-        log_write(self._data)
+        self._array[_plain(key)] = _plain(value)
+        log_write(self._array)
 
-    # ---- methods, with NumPy's arguments
+    # ---- methods: NumPy's functions of the same names
 
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """Sum over axes."""
-        return reduce.sum_(self, axis, keepdims)
-
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """Mean over axes."""
-        return reduce.mean(self, axis, keepdims)
-
-    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """Largest element over axes."""
-        return reduce.max_(self, axis, keepdims)
-
-    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """Smallest element over axes."""
-        return reduce.min_(self, axis, keepdims)
-
-    def var(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
-        """Variance over axes."""
-        return reduce.var(self, axis, ddof, keepdims)
-
-    def std(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
-        """Root of the variance over axes."""
-        return reduce.std(self, axis, ddof, keepdims)
-
-    def cumsum(self, axis: int | None = None) -> Tensor:
-        """Sum of the elements so far, along an axis, or of all in order."""
-        return reduce.cumsum(self.reshape(-1) if axis is None else self, axis or 0)
-
-    def clip(self, low: Any = None, high: Any = None) -> Tensor:
-        """Limit the elements to [low, high]."""
-        return elementwise.clip(self, low, high)
+    sum, mean, max, min = map(_method, (np.sum, np.mean, np.max, np.min))
+    var, std, cumsum, clip = map(_method, (np.var, np.std, np.cumsum, np.clip))
+    ravel, swapaxes, squeeze = map(_method, (np.ravel, np.swapaxes, np.squeeze))
+    flatten = ravel
+    repeat, take, trace, diagonal = map(_method, (np.repeat, np.take, np.trace, np.diagonal))
+    prod, cumprod, ptp, copy = map(_method, (np.prod, np.cumprod, np.ptp, np.copy))
+    dot, round, sort = map(_method, (np.dot, np.round, np.sort))
+    argmax, argmin, argsort = map(_method, (np.argmax, np.argmin, np.argsort))  # plain results
+    all, any, nonzero = map(_method, (np.all, np.any, np.nonzero))
 
     def reshape(self, *new_shape: Any) -> Tensor:
         """Return the same elements in another shape, given as numbers or as one tuple."""
@@ -361,35 +331,22 @@ class Tensor(TensorBase):
         return shape.transpose(self, tuple(axes) or None)
 
     T = property(lambda self: shape.transpose(self), doc="The axes in reverse.")
-
-    def swapaxes(self, axis1: int, axis2: int) -> Tensor:
-        """Exchange two axes."""
-        return shape.swapaxes(self, axis1, axis2)
-
-    def squeeze(self, axis: Any = None) -> Tensor:
-        """Remove axes of size 1."""
-        return shape.squeeze(self, axis)
+    mT = property(lambda self: shape.swapaxes(self, -1, -2), doc="The last two axes exchanged.")
 
     def astype(self, dtype: DTypeLike) -> Tensor:
         """Convert to another dtype; to integers or booleans only off the tape."""
         if np.dtype(dtype).kind == "f":
             return elementwise.astype(self, dtype)
         self._refuse_escape(f"an array of {np.dtype(dtype)}")
-        return Tensor(self._data.astype(dtype))
-
-    def argmax(self, axis: int | None = None) -> Any:
-        """Return where the largest elements are, as plain integers."""
-        return self._data.argmax(axis)
+        return Tensor(self._array.astype(dtype))
 
     # ---- NumPy's dispatch
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Run NumPy's ``ufunc(tensor, ...)`` as an op (NEP 13)."""
-        if method == "__call__" and not kwargs:
+        if method == "__call__" and (not kwargs or (ufunc.signature and "out" not in kwargs)):
             if (op := NUMPY.get(ufunc)) is not None:
-                return op(*inputs)
-            if ufunc in PLAIN_UFUNCS:
-                return ufunc(*map(_plain, inputs))
+                return op(*inputs, **kwargs)
         if method == "reduce" and ufunc is np.add and kwargs.keys() <= {"axis", "keepdims"}:
             return reduce.sum_(*inputs, **{"axis": 0, **kwargs})
         name = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
@@ -458,7 +415,7 @@ def _leaf(data: ndarray) -> Node:
 
 def grad(
     outputs: Any,
-    inputs: Any,
+    inputs: Any = None,
     grad_outputs: Any = None,
     retain_graph: bool = False,
     create_graph: bool = False,
@@ -491,6 +448,8 @@ def grad(
             "autograd.grad takes tensors, as torch.autograd.grad does; "
             "to differentiate a function, use autograd.functional.grad"
         )
+    if inputs is None:
+        raise TypeError("autograd.grad needs inputs: the tensors to differentiate with respect to")
     single = isinstance(inputs, Tensor)
     inputs = (inputs,) if single else tuple(inputs)
     if isinstance(outputs, Tensor):
@@ -541,14 +500,14 @@ def _cotangent(output: Tensor, gradient: Any, create_graph: bool) -> Any:
         raise ValueError(f"gradient has shape {gradient.shape}, and the output {output.shape}")
     if gradient.dtype != output.dtype:
         gradient = gradient.astype(output.dtype)
-    return gradient if create_graph else gradient._data
+    return gradient if create_graph else gradient._array
 
 
 def _plain(x: Any) -> Any:
     """Return an index or operand with the arrays of the tensors in it."""
     if isinstance(x, Tensor):
-        return x._data
-    return tuple(map(_plain, x)) if type(x) is tuple else x
+        return x._array
+    return type(x)(map(_plain, x)) if type(x) in (tuple, list) else x
 
 
 def _on_plain_arrays(function: Callable, name: str, args: Any, kwargs: dict) -> Any:
@@ -561,26 +520,12 @@ def _on_plain_arrays(function: Callable, name: str, args: Any, kwargs: dict) -> 
                     f"{name} has no derivative here, and a tensor that requires a gradient was "
                     "given; use .detach() for a constant, or ops of autograd"
                 )
-            return x._data
+            return x._array
         return type(x)(map(plain, x)) if type(x) in (list, tuple) else x
 
     return function(*plain(tuple(args)), **{key: plain(value) for key, value in kwargs.items()})
 
 
-# ---- NumPy's functions that are methods here, or have no derivative
-
-# Their results are booleans.
-PLAIN_UFUNCS = {
-    np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
-    np.logical_and, np.logical_or, np.logical_not, np.isnan, np.isinf, np.isfinite,
-}  # fmt: skip
-
 implements(np.astype)(lambda x, dtype: x.astype(dtype))
-implements(np.shape)(lambda a: a.shape)
-implements(np.ndim)(lambda a: a.ndim)
-implements(np.size)(lambda a: a.size)
-implements(np.argmax)(lambda a, axis=None: a.argmax(axis))
-implements(np.zeros_like)(lambda a, dtype=None: np.zeros_like(a._data, dtype))
-implements(np.ones_like)(lambda a, dtype=None: np.ones_like(a._data, dtype))
 
 assert engine._tensor_type is Tensor

@@ -10,14 +10,12 @@ that whatever else the machine does slows all three alike; compare the ratios, n
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from numpy import ndarray
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from timing import environment, new_file, ratios, shown, write_rows
 
 from npgpt import GPT, GPTConfig
 from npgpt.memory import keep_freed_memory
@@ -258,16 +257,13 @@ def measure(shape: Shape, repetitions: int) -> dict[str, Any]:
             )
     rounds = np.array(rounds[WARM_UP:])  # (repetitions, 3)
     ours_s, torch_s, floor_s = rounds.T  # (repetitions,) each
-    low, ratio, high = np.percentile(ours_s / torch_s, [10, 50, 90])
     ours_ms, torch_ms, floor_ms = (float(x) for x in 1000 * np.median(rounds, axis=0))
     return {
         "shape": shape.name,
         "ours_ms": ours_ms,
         "torch_ms": torch_ms,
         "floor_ms": floor_ms,
-        "ratio": float(ratio),
-        "ratio_low": float(low),
-        "ratio_high": float(high),
+        **ratios(ours_s, torch_s),
         "floor_ratio": float(np.median(ours_s / floor_s)),
     }
 
@@ -285,36 +281,18 @@ def table(shapes: list[Shape], rows: list[dict[str, Any]]) -> Table:
             f"{s.name}: {s.n_layer}/{s.n_head}/{s.n_embd}, {s.batch_size} x {s.block_size}, "
             f"{s.dropout:g}",
             *(f"{row[key]:.1f}" for key in ("ours_ms", "torch_ms", "floor_ms")),
-            f"{row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})",
+            shown(row),
             f"{row['floor_ratio']:.2f}",
         )
     return out
 
 
-def environment() -> str:
-    """Name the versions, and NumPy's BLAS if threadpoolctl can tell."""
-    text = f"threads: {torch.get_num_threads()}, numpy {np.__version__}"
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        pass
-    else:
-        text += "".join(
-            f" with {pool['internal_api']} {pool['version']} (threads: {pool['num_threads']})"
-            for pool in threadpool_info()
-            if pool["user_api"] == "blas"
-        )
-    return f"{text}, torch {torch.__version__}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time a training step here and in PyTorch.")
     parser.add_argument("--quick", action="store_true", help="few repetitions, shapes a and b only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to a file")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows there")
     parser.add_argument("--shape", nargs="+", choices=[s.name for s in SHAPES], help="only these")
     args = parser.parse_args()
-    if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
-        parser.error(f"--json {args.json}: give a file, in a folder that exists")
 
     keep_freed_memory()  # as npgpt train does; PyTorch gains from it as well
     affinity = getattr(os, "sched_getaffinity", None)
@@ -334,9 +312,7 @@ def main() -> None:
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if args.json:
-        temporary = args.json.with_name(f".{args.json.name}.tmp")
-        temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, args.json)
+        write_rows(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -196,7 +196,10 @@ class GPT(Module):
         loss : Tensor or None
         """
         logits = self.lm_head(self.transformer(np.asarray(input_ids)))
-        return logits, None if targets is None else nn.cross_entropy(logits, targets)
+        if targets is None:
+            return logits, None
+        rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V), a view
+        return logits, nn.cross_entropy(rows, np.reshape(targets, -1))
 
     def n_parameters(self) -> int:
         """Return the number of parameters, tied ones counted once."""

@@ -136,7 +136,7 @@ def test_only_real_floating_point_can_require_a_gradient(dtype):
 
 def test_scalars():
     x = leaf(2.0)
-    assert (x * x).shape == () and isinstance((x * x)._data, np.ndarray)
+    assert (x * x).shape == () and isinstance((x * x)._array, np.ndarray)
     (x * x).backward()
     assert x.grad.shape == () and x.grad.item() == 4
 
@@ -325,7 +325,7 @@ def test_a_changed_constant(size):
         y.backward()
         assert x.grad.tolist() == [2, 2, 2]
     else:
-        with pytest.raises(RuntimeError, match="multiply: a constant.*changed in place"):
+        with pytest.raises(RuntimeError, match="multiply: .*changed in place"):
             y.backward()
 
 
@@ -338,7 +338,7 @@ def test_a_changed_constant_among_several(size):
         y.backward()
         assert x.grad.tolist() == [2, 2, 2]
     else:
-        with pytest.raises(RuntimeError, match="einsum: a constant.*changed in place"):
+        with pytest.raises(RuntimeError, match="einsum: .*changed in place"):
             y.backward()
 
 
@@ -384,6 +384,75 @@ def test_a_changed_leaf():
     (x * w).sum().backward()
 
 
+BIG = 20_000  # elements: too many to be copied
+
+
+@pytest.mark.parametrize("use", [
+    lambda w: w * w,
+    lambda w: (w.T * 1.0) @ w,  # a view of it is kept
+    lambda w: np.einsum("ij,ij->", w, w),
+    lambda w: np.exp(w.reshape(-1)[3:]) * w.reshape(-1)[3:],
+    lambda w: autograd.nn.layer_norm(w, (w.shape[1],), w[0], w[1]),
+    lambda w: sum(part * part for part in np.split(w, 2)),
+])  # fmt: skip
+@pytest.mark.parametrize("when", ["held", "lent after the forward pass", "given", "before"])
+def test_a_leafs_array_in_other_hands(use, when):
+    """Writing through what `.data` handed out, or what it was given, is noticed."""
+    data = np.ones((2, BIG // 2))
+    w = tensor(data)
+    if when == "before":
+        data = w.data  # while it was no leaf
+    w.requires_grad_()
+    if when == "held":
+        data = w.data[0]
+    if when == "given":
+        w.data = data
+    y = use(w).sum()
+    if when == "lent after the forward pass":
+        w.data[0, 5] = 7
+    else:
+        data[..., 5] = 7
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+    del data
+    use(w).sum().backward()  # and all is well again
+
+
+def test_what_nobody_holds_costs_nothing():
+    w = leaf(1.0, 2.0)
+    for _ in range(3):
+        (w * 2.0).sum().backward()
+        w.data -= 0.1 * w.grad.data
+    (w * 2.0).sum()
+    assert w._node.plain
+    array = w.data
+    node = (np.exp(w) * w)._node
+    assert not w._node.plain and node.watched
+    del array, node
+    node = (np.exp(w) * w)._node
+    assert w._node.plain and not node.watched
+
+
+def test_reading_between_forward_and_backward_is_no_change():
+    w = tensor(np.ones(BIG), requires_grad=True)
+    y = (w * w).sum()
+    assert w.data[0] == 1 and w.data.sum() == BIG
+    y.backward()
+    assert (w.grad.numpy() == 2).all()
+
+
+def test_the_debug_mode_notices_everything():
+    """Changes behind the back of every cheap mechanism."""
+    w, c = tensor(np.ones(BIG), requires_grad=True), np.ones(BIG)
+    for change in (lambda: memoryview(w.numpy().base)[5:6].cast("B").__setitem__(7, 1),
+                   lambda: c[5:7].__iadd__([0.5, -0.5])):  # fmt: skip
+        with autograd.debug():
+            y = (np.square(w) * c).sum()
+            change()
+            with pytest.raises(RuntimeError, match="changed in place"):
+                y.backward()
+
+
 def test_the_users_data_is_copied():
     array = np.ones(3)
     x = tensor(array, requires_grad=True)
@@ -409,9 +478,9 @@ def test_the_users_data_is_copied():
         lambda t: np.add(t, 1, out=np.zeros(2)),
         lambda t: np.zeros((2, 2)).dot(t),
         lambda t: np.vectorize(lambda v: v + 1)(t),
-        lambda t: np.cumprod(t),
+        lambda t: np.fft.fft(t),
         lambda t: np.linalg.svd(t),
-        lambda t: np.arctan2(t, t),
+        lambda t: np.heaviside(t, t),
         lambda t: np.r_[t, t],
         lambda t: t.astype(int),
         lambda t: np.multiply.accumulate(t),

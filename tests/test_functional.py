@@ -1,6 +1,7 @@
 """Derivatives of functions, against formulas and against each other."""
 
 import dataclasses
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import autograd
 from autograd.functional import (
+    checkpoint,
     elementwise_grad,
     grad,
     hessian,
@@ -146,3 +148,84 @@ def test_elementwise_grad():
 def test_errors(action, message):
     with pytest.raises((TypeError, ValueError), match=message):
         action()
+
+
+# ---- checkpoint
+
+
+def gradients(wrap, build):
+    """The gradients of the same computation, with its inner function wrapped."""
+    w = autograd.tensor(A, requires_grad=True)
+    x = autograd.tensor(X, requires_grad=True)
+    random = np.random.default_rng(3)
+    y = build(wrap, w, x, random)
+    first = autograd.grad((y * y).sum(), [w, x], create_graph=True)
+    second = autograd.grad(sum((g * g).sum() for g in first), [w, x])
+    return [y, *first, *second]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda wrap, w, x, random: wrap(lambda x: np.tanh(w @ x))(x),  # w from a closure
+        lambda wrap, w, x, random: wrap(lambda x, w: np.tanh(w @ x) * x[0])(x, w=w),
+        lambda wrap, w, x, random: sum(wrap(lambda p: {"a": p[0] @ x, "b": [p[1]]})((w, x[:3]))
+                                       ["b"]),
+        lambda wrap, w, x, random: np.concatenate(wrap(lambda: np.split(w @ x * x[0], 3))()[:2]),
+        lambda wrap, w, x, random: wrap(lambda y: wrap(lambda z: np.exp(z) * x)(y) + w)(w * w),
+        lambda wrap, w, x, random: wrap(lambda: x * 3 * x)(),
+        lambda wrap, w, x, random: (lambda v: wrap(lambda: v * x + x)())(x * x),  # v and x, both
+        lambda wrap, w, x, random: wrap(
+            lambda: autograd.nn.dropout(np.exp(x), 0.5, generator=random)
+            + autograd.nn.dropout(x, 0.3, generator=random)
+        )(),
+        lambda wrap, w, x, random: wrap(
+            lambda q: autograd.nn.scaled_dot_product_attention(q, q, q, dropout_p=0.4,
+                                                               generator=random)
+        )(w),
+    ],
+)  # fmt: skip
+def test_checkpoint_changes_nothing(build):
+    """Values, first and second derivatives, with parameters in closures and with dropout."""
+    for plain, again, nested in zip(
+        gradients(lambda f: f, build),
+        gradients(checkpoint, build),
+        gradients(lambda f: checkpoint(checkpoint(f)), build),
+        strict=True,
+    ):
+        np.testing.assert_allclose(again.numpy(), plain.numpy(), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(nested.numpy(), plain.numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_checkpoint_keeps_nothing_inside():
+    """What the function computed on its way is gone as soon as it returns."""
+    alive = []
+
+    def f(x):
+        y = np.exp(x)
+        alive.append(weakref.ref(y.numpy().base if y.numpy().base is not None else y.numpy()))
+        return np.sin(y) * y
+
+    x = autograd.tensor(np.ones(1000), requires_grad=True)
+    z = f(x)
+    assert alive[-1]() is not None
+    z = checkpoint(f)(x)
+    assert alive[-1]() is None
+    z.sum().backward()
+
+
+def test_checkpoint_notices_another_result():
+    x, factor = autograd.tensor(X, requires_grad=True), [1.0]
+    y = checkpoint(lambda x: x * factor[0])(x)
+    factor[0] = 2.0
+    with pytest.raises(RuntimeError, match="checkpoint: the function gave another result"):
+        y.sum().backward()
+    y = checkpoint(lambda x: x * np.random.default_rng().random())(x)
+    with pytest.raises(RuntimeError, match="checkpoint: the function gave another result"):
+        y.sum().backward()
+
+
+def test_checkpoint_without_gradients():
+    assert checkpoint(np.sin)(0.5) == np.sin(0.5)
+    with autograd.no_grad():
+        assert not checkpoint(np.sin)(autograd.tensor(0.5, requires_grad=True)).requires_grad

@@ -12,10 +12,10 @@ import npgpt
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = [
-    ["autograd.engine", "autograd.op"],
+    ["autograd.changes", "autograd.engine", "autograd.formula", "autograd.op"],
     ["autograd.ops"],
-    ["autograd.nn", "autograd.tensor"],
-    ["autograd", "autograd.functional", "autograd.testing"],
+    ["autograd.nn", "autograd.numpy", "autograd.tensor"],
+    ["autograd", "autograd.anomaly", "autograd.functional", "autograd.testing"],
     ["npgpt"],
 ]
 

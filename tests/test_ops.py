@@ -1,11 +1,15 @@
 """Every registered op, by the properties that must hold for all of them."""
 
+import inspect
+from collections import namedtuple
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import autograd
+from autograd.op import NUMPY
 from autograd.testing import properties
 from autograd.testing.properties import PROPERTIES, op_calls
 
@@ -22,7 +26,9 @@ def test_property(name, check, data):
 
 @pytest.mark.parametrize("name", OPS)
 def test_ops_are_documented(name):
-    assert autograd.REGISTRY[name].__doc__
+    op = autograd.REGISTRY[name]
+    assert op.__doc__ and op.stated is not None
+    assert "out" in op.stated.text() and "d" in op.stated.text()
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -31,6 +37,7 @@ def test_samples_reach_the_odd_cases(name):
     op = autograd.REGISTRY[name]
     seen = set()
 
+    @settings(max_examples=100)
     @given(call=op_calls(op))
     def look(call):
         for i in properties.differentiable(op, call):
@@ -92,6 +99,26 @@ def tensor(*shape, seed=0):
         lambda x: np.concatenate([x, np.zeros((1, 4)), x * x]),
         lambda x: np.concatenate(np.split(x, [1, 1], axis=0)[::-1]),
         lambda x: np.reshape(np.transpose(x), -1).mean(),
+        lambda x: np.ptp(x, axis=0) + np.prod(x) + np.prod(x, axis=(0, 1)),
+        lambda x: np.cumprod(x) + np.cumprod(x, axis=1).reshape(-1),
+        lambda x: np.linalg.norm(x, axis=1) + np.linalg.norm(x) + np.linalg.norm(x, 1),
+        lambda x: np.linalg.norm(x, -np.inf, axis=(1, 0), keepdims=True) * np.linalg.norm(x[0], 3),
+        lambda x: np.diag(x[0], -1) @ np.tile(np.diag(x[:, :3]), (5, 2))[:, :5],
+        lambda x: np.tile(x, (2, 1, 2)) * np.tile(x[0], 2),
+        lambda x: np.hstack([x, x[:, :1]]) @ np.vstack([x[0], x[1], x * x]),
+        lambda x: np.column_stack([x[0], x.T]) * np.dstack([x, x]).reshape(4, 6)[:, :4],
+        lambda x: np.diff(x, 2) * np.diff(x, axis=0).sum() + np.append(x, x[0])[-1],
+        lambda x: np.rot90(x) @ x + np.fliplr(np.flipud(x)).T @ x,
+        lambda x: sum(part.sum() ** (i + 2) for i, part in enumerate(np.array_split(x, 3, 1))),
+        lambda x: np.linalg.multi_dot([x[0], x.T, x]) + np.linalg.vecdot(x, x, axis=0),
+        lambda x: np.linalg.matrix_power(x[:, :3] + 3 * np.eye(3), -2),
+        lambda x: np.linalg.cholesky(x @ x.T + np.eye(3), upper=True),
+        lambda x: np.linalg.slogdet(x @ x.T + np.eye(3)).logabsdet,
+        lambda x: autograd.nn.topk(x, 2)[0] * autograd.nn.topk(x, 2, largest=False)[0],
+        lambda x: autograd.nn.scatter_add(x, 1, np.array([[0, 0], [1, 3]]), x * x) ** 2,
+        lambda x: autograd.nn.logsumexp(x, (0, 1)) * autograd.nn.logsumexp(x, 0),
+        lambda x: autograd.nn.softplus(x, beta=0.5) * autograd.nn.rsqrt(x * x + 1),
+        lambda x: autograd.nn.conv1d(x, x.reshape(3, 2, 2)[:, :1], x[:, 0], padding=1, groups=3),
         lambda x: autograd.nn.softmax(x, dim=0)[1],
         lambda x: autograd.nn.dropout(x, 0.5, generator=np.random.default_rng(3)),
     ],
@@ -148,13 +175,134 @@ def test_einsum_is_numpys(subscripts):
         lambda x: np.min(x, axis=1),
         lambda x: np.stack([x, x], axis=1),
         lambda x: np.squeeze(x[:1]),
+        lambda x: np.ravel(x, order="F"),
+        lambda x: np.reshape(x, (2, -1), order="F"),
+        lambda x: np.concatenate([x, x[:1]], axis=None),
+        lambda x: np.atleast_1d(x.sum()),
+        lambda x: np.atleast_2d(x[0]),
+        lambda x: np.atleast_3d(x[0]),
+        np.atleast_3d,
+        lambda x: np.hstack([x[0], x[1]]),
+        lambda x: np.hstack([x, x]),
+        lambda x: np.vstack([x[0], x]),
+        lambda x: np.dstack([x[0], x[1]]),
+        lambda x: np.column_stack([x[:, 0], x]),
+        lambda x: np.append(x, [[1, 2, 3, 4]], axis=0),
+        lambda x: np.append(x, 5),
+        np.rot90,
+        lambda x: np.rot90(x[None], -1, (1, 2)),
+        lambda x: np.rot90(x, 2),
+        lambda x: np.tile(x, 2),
+        lambda x: np.tile(x, (2, 1, 3)),
+        lambda x: np.tile(x, (0, 2)),
+        lambda x: np.diff(x, n=2, axis=0),
+        lambda x: np.diag(x, 1),
+        lambda x: np.diag(x[0], -2),
+        lambda x: np.take_along_axis(x, np.array([[2, 0]]).T, axis=0),
+        lambda x: np.take_along_axis(x, np.array([7, 3]), axis=None),
+        lambda x: np.ptp(x, axis=1, keepdims=True),
+        lambda x: np.prod(x, axis=(0, 1), keepdims=True),
+        np.cumprod,
+        lambda x: np.linalg.norm(x),
+        lambda x: np.linalg.norm(x, "fro", keepdims=True),
+        lambda x: np.linalg.norm(x, 1),
+        lambda x: np.linalg.norm(x, -np.inf, axis=(1, 0)),
+        lambda x: np.linalg.norm(x, 1.5, axis=0),
+        lambda x: np.linalg.norm(x[None], axis=(0, 2), keepdims=True),
+        lambda x: np.linalg.vector_norm(x, ord=3, axis=(0, 1)),
+        lambda x: np.linalg.matrix_norm(x, keepdims=True),
+        lambda x: np.linalg.matrix_norm(x, ord=np.inf),
+        np.linalg.matrix_transpose,
+        np.matrix_transpose,
+        lambda x: np.linalg.diagonal(x[None], offset=1),
+        lambda x: np.linalg.trace(x[None]),
+        lambda x: np.linalg.matmul(x, x.T),
+        lambda x: np.linalg.outer(x[0], x[1]),
+        lambda x: np.linalg.tensordot(x, x, axes=([0, 1], [0, 1])),
+        lambda x: np.vecdot(x, x[0]),
+        lambda x: np.linalg.vecdot(x, x, axis=0),
+        lambda x: np.vdot(x, x),
+        lambda x: np.linalg.multi_dot([x, x.T, x[:, 0]]),
+        lambda x: np.linalg.multi_dot([x[0], x.T]),
+        lambda x: np.linalg.matrix_power(x[:, :3], 5),
+        lambda x: np.linalg.matrix_power(x[:, :3], -1),
+        lambda x: np.linalg.matrix_power(x[None, :, :3], 0),
+        lambda x: np.linalg.inv(x[:, 1:]),
+        lambda x: np.linalg.det(x[None, :, 1:]),
+        lambda x: np.linalg.solve(x[:, 1:], x[:, 0]),
+        lambda x: np.linalg.solve(np.stack([x[:, 1:], x[:, :3]]), x[:, 0]),
+        lambda x: np.linalg.solve(np.stack([x[:, 1:], x[:, :3]]), x),
+        lambda x: np.linalg.slogdet(x[:, 1:])[1],
+        lambda x: np.linalg.cholesky(x @ x.T),
+        np.copy,
     ],
 )
 def test_numpys_functions_mean_what_they_mean(function):
     x = np.random.default_rng(2).standard_normal((3, 4))
     found = function(autograd.tensor(x))
     assert isinstance(found, autograd.Tensor)
-    np.testing.assert_allclose(found.numpy(), function(x), rtol=1e-13)
+    np.testing.assert_allclose(found.numpy(), function(x), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: np.array_split(x, 3, axis=-1),
+        lambda x: np.array_split(x, [1, 2]),
+        lambda x: np.hsplit(x, 2),
+        lambda x: np.hsplit(x[0], [1, 3]),
+        lambda x: np.vsplit(x, [2]),
+        lambda x: np.dsplit(x[None], 4),
+        lambda x: np.broadcast_arrays(x, x[0], x[:, :1]),
+        lambda x: np.atleast_2d(x, x[0]),
+        lambda x: np.linalg.slogdet(x[:, 1:]),
+    ],
+)
+def test_numpys_functions_of_several_results(function):
+    x = np.random.default_rng(2).standard_normal((3, 4))
+    found, expected = function(autograd.tensor(x)), function(x)
+    assert type(found) is type(expected) and len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert isinstance(a, autograd.Tensor)
+        np.testing.assert_allclose(a.numpy(), b, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [f for f in NUMPY if not isinstance(f, np.ufunc) and f is not np.einsum],
+    ids=lambda f: f"{f.__module__}.{f.__name__}",
+)
+def test_arguments_have_numpys_names(function):
+    """Arguments have NumPy's names and order, so calls by name and by place mean the same."""
+    kinds = inspect.Parameter
+    ours, theirs = (inspect.signature(f).parameters.values() for f in (NUMPY[function], function))
+    places = [
+        [p.name for p in side if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+        for side in (ours, theirs)
+    ]
+    if any(p.kind is kinds.VAR_KEYWORD for p in ours):
+        return  # passed on as they are
+    assert places[0] == places[1][: len(places[0])]
+    open_ended = any(p.kind is kinds.VAR_KEYWORD for p in theirs)
+    assert open_ended or {p.name for p in ours} <= {p.name for p in theirs}
+
+
+def test_questions_have_plain_answers():
+    """What has no derivative works on tensors that require a gradient, too."""
+    x = tensor(3, 4)
+    plain = x.numpy()
+    assert np.result_type(x, np.float32) == np.float64
+    assert np.argsort(x, axis=0).tolist() == np.argsort(plain, axis=0).tolist()
+    assert np.any(x > 0) and not np.all(x > 0) and np.allclose(x, plain) and not np.iscomplexobj(x)
+    assert type(np.full_like(x, 2)) is type(np.empty_like(x)) is np.ndarray
+
+
+def test_an_index_may_be_a_named_tuple():
+    x = tensor(3, 4)
+    place = namedtuple("Place", "row column")(np.array([1, 1]), 2)
+    y = x[place]
+    y.sum().backward()
+    assert y.tolist() == [x.numpy()[1, 2]] * 2 and x.grad.numpy()[1, 2] == 2
 
 
 def test_third_derivative():
@@ -253,6 +401,21 @@ def test_attention_beyond_one_block_equals_its_reference():
             np.testing.assert_allclose(x.grad.numpy(), y.grad.numpy(), rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(), (70,), (70, 1), (1, 70), (2, 1, 70), (3, 1, 1, 70)], ids=str)
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_attention_learns_its_mask(shape, is_causal):
+    """Its gradient, in blocks, is that of the reference, for every shape that broadcasts."""
+    random = np.random.default_rng(0)
+    q, k, v = (random.standard_normal((3, 2, 70, 4)) for _ in range(3))
+    op, weights = autograd.REGISTRY["attention"], random.standard_normal((3, 2, 70, 4))
+    gradients = []
+    for call in (op, op.reference_function):
+        mask = tensor(*shape)
+        call(q, k, v, mask, 0.2, is_causal, 0.5, 7).backward(weights)
+        gradients.append(mask.grad.numpy())
+    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-12)
+
+
 def test_attention_of_a_query_that_sees_nothing():
     x = autograd.tensor(np.ones((1, 2, 3)), requires_grad=True)
     mask = np.array([[False, False], [True, True]])
@@ -260,6 +423,13 @@ def test_attention_of_a_query_that_sees_nothing():
     y.sum().backward()
     assert y.tolist() == [[[0, 0, 0], [1, 1, 1]]]
     assert np.isfinite(x.grad.numpy()).all()
+    q, k, v = (np.random.default_rng(i).standard_normal((2, 3)) for i in range(3))
+
+    def attend(*qkv):
+        return autograd.nn.scaled_dot_product_attention(*qkv, attn_mask=mask)
+
+    assert autograd.testing.gradcheck(attend, [q, k, v])
+    assert autograd.testing.gradgradcheck(attend, [q, k, v])
 
 
 def test_dropout():
@@ -282,6 +452,256 @@ def test_dropout():
         autograd.nn.dropout(x, 1)
 
 
+def test_padding_gets_no_gradient():
+    table = tensor(4, 2)
+    index = np.array([[0, 3], [1, -1]])
+    autograd.nn.embedding(index, table, padding_idx=-1).sum().backward()
+    assert table.grad.tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
+    table.grad = None
+    autograd.nn.embedding(index, table).sum().backward()
+    assert table.grad.tolist() == [[1, 1], [1, 1], [0, 0], [2, 2]]  # 3 and -1 are one row
+
+
+def test_topk():
+    x = autograd.tensor([[2.0, 5.0, 5.0, np.nan], [1.0, 1.0, 0.0, 1.0]], requires_grad=True)
+    values, indices = autograd.nn.topk(x, 2)
+    np.testing.assert_array_equal(values.numpy(), [[np.nan, 5], [1, 1]])
+    assert indices.tolist() == [[3, 1], [0, 1]]  # NaN is the largest; of equals the first
+    values[1].sum().backward()
+    assert x.grad.tolist() == [[0, 0, 0, 0], [1, 1, 0, 0]]
+    values, indices = autograd.nn.topk(x, 1, dim=0, largest=False)
+    assert values.tolist() == [[1, 1, 0, 1]] and indices.tolist() == [[1, 1, 1, 1]]
+    with pytest.raises(ValueError, match="k is 5, and axis -1 of input has 4 elements"):
+        autograd.nn.topk(x, 5)
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_scatter_add(dim):
+    random = np.random.default_rng(0)
+    start, src = random.standard_normal((4, 4)), random.standard_normal((3, 4))
+    index = random.integers(0, 4, (3, 2))  # shorter than src: its first elements are taken
+    expected = start.copy()
+    for i, j in np.ndindex(3, 2):
+        expected[(index[i, j], j) if dim == 0 else (i, index[i, j])] += src[i, j]
+    np.testing.assert_allclose(autograd.nn.scatter_add(start, dim, index, src), expected)
+    assert autograd.testing.gradcheck(
+        lambda a, b: autograd.nn.scatter_add(a, dim, index, b) ** 2, [start, src]
+    )
+    for wrong in (-1, 4):
+        with pytest.raises(IndexError):
+            autograd.nn.scatter_add(start, dim, np.array([[wrong]]), src)
+
+
+@pytest.mark.parametrize("function", [np.prod, np.cumprod], ids=["prod", "cumprod"])
+@pytest.mark.parametrize("zeros", [0, 1, 2, 4])
+def test_products_of_zeros(function, zeros):
+    """Any number of zeros, to the third order."""
+    x = np.array([2.0, -1.5, 0.5, 3.0])
+    x[:zeros] = 0
+    order = np.array([2, 0, 3, 1])
+
+    @autograd.enable_grad()
+    def second(x):
+        x = x if x.requires_grad else autograd.tensor(x, requires_grad=True)
+        first = autograd.grad(function(x[order]).sum(), x, create_graph=True)
+        return autograd.grad((first * np.arange(1.0, 5)).sum(), x, create_graph=True)
+
+    assert autograd.testing.gradcheck(lambda x: function(x[order]), [x])
+    assert autograd.testing.gradgradcheck(lambda x: function(x[order]), [x])
+    assert autograd.testing.gradcheck(second, [x])
+
+
+def test_logsumexp_of_infinities():
+    x = autograd.tensor([[-np.inf] * 2, [0.0, -np.inf], [1e4, 1e4]], requires_grad=True)
+    with np.errstate(all="raise"):
+        y = autograd.nn.logsumexp(x, 1)
+        y.backward(np.ones(3))
+    np.testing.assert_allclose(y.numpy(), [-np.inf, 0, 1e4 + np.log(2)])
+    np.testing.assert_allclose(x.grad.numpy(), [[0, 0], [1, 0], [0.5, 0.5]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("ord", [2, 1, np.inf, 3, 0.5])
+def test_norms_at_zero(ord):
+    x = autograd.tensor([[0.0, 0.0], [0.0, 2.0]], requires_grad=True)
+    with np.errstate(all="raise"):
+        np.linalg.norm(x, ord, axis=1).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), [[0, 0], [0, 1]], rtol=1e-15)
+
+
+def test_std_of_equal_elements():
+    x = autograd.tensor([3.0, 3.0], requires_grad=True)
+    x.std().backward()
+    assert x.grad.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.array([[1.0, 2.0], [2.0, 4.0]]),
+        np.arange(1.0, 10.0).reshape(3, 3),
+        np.zeros((3, 3)),
+        np.outer(np.arange(5.0), np.ones(5)),
+    ],
+)
+def test_determinants_of_singular_matrices(matrix):
+    assert autograd.testing.gradcheck(np.linalg.det, [matrix])
+    assert autograd.testing.gradgradcheck(np.linalg.det, [matrix])
+
+
+def test_determinants_of_large_matrices():
+    x = np.random.default_rng(0).standard_normal((7, 7))
+    assert autograd.testing.gradcheck(np.linalg.det, [x])
+    assert autograd.testing.gradgradcheck(np.linalg.det, [x])
+    x[3] = x[2]
+    assert autograd.testing.gradcheck(np.linalg.det, [x])
+
+
+def test_singular_matrices_are_numpys_error():
+    x = autograd.tensor(np.zeros((2, 2)), requires_grad=True)
+    for call in (np.linalg.inv, lambda x: np.linalg.solve(x, np.ones(2)), np.linalg.cholesky):
+        with pytest.raises(np.linalg.LinAlgError):
+            call(x)
+    assert np.linalg.slogdet(x).logabsdet.item() == -np.inf
+    assert not np.linalg.slogdet(x).sign.requires_grad
+
+
+# ---- losses
+
+
+TARGETS = {
+    (): np.array(2),
+    (4,): np.array([0, 2, -100, 1]),
+    (2, 4): np.array([[0, 2, -100, 1], [-100, 1, 1, 2]]),
+    (2, 2, 2): np.array([[[0, 2], [-100, 1]], [[-100, 1], [1, 2]]]),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", TARGETS, ids=str)
+def test_cross_entropy_by_hand(shape, weighted, reduction):
+    """Classes with smoothing, and the same as probabilities: their mean is over all positions."""
+    target, n = TARGETS[shape], 3
+    x = np.random.default_rng(0).standard_normal((*shape, n))
+    weight = np.array([0.5, 2.0, 1.0]) if weighted else None
+    counts = np.ones(n) if weight is None else weight
+    smooth = 0.9 * autograd.nn.one_hot(np.maximum(target, 0), n) + 0.1 / n
+    smooth[target == -100] = 0
+    log_p = x - np.log(np.exp(x).sum(-1, keepdims=True))
+    losses = -(smooth * counts * log_p).sum(-1)
+    shares = np.where(target == -100, 0, counts[np.maximum(target, 0)])
+    expected = {"none": losses, "sum": losses.sum(), "mean": losses.sum() / shares.sum()}
+    x, smooth = (np.moveaxis(v, -1, 1) if v.ndim > 2 else v for v in (x, smooth))  # (N, C, d1, ...)
+
+    def of_classes(x):
+        return autograd.nn.cross_entropy(x, target, weight, -100, reduction, label_smoothing=0.1)
+
+    def of_probabilities(x, target):
+        return autograd.nn.cross_entropy(x, target, weight, reduction=reduction)
+
+    np.testing.assert_allclose(of_classes(x), expected[reduction], rtol=1e-12)
+    if reduction == "mean":
+        expected["mean"] = losses.mean()
+    np.testing.assert_allclose(of_probabilities(x, smooth), expected[reduction], rtol=1e-12)
+    for call, inputs in ((of_classes, [x]), (of_probabilities, [x, smooth])):
+        assert autograd.testing.gradcheck(call, inputs)
+        assert autograd.testing.gradgradcheck(call, inputs)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", TARGETS, ids=str)
+def test_nll_loss_is_cross_entropy_of_log_probabilities(shape, reduction):
+    weight = np.array([0.5, 2.0, 1.0])
+    x = tensor(*shape[:1], 3, *shape[1:])
+    log_p = autograd.nn.log_softmax(x, dim=min(len(shape), 1))
+    found = autograd.nn.nll_loss(log_p, TARGETS[shape], weight, reduction=reduction)
+    expected = autograd.nn.cross_entropy(x, TARGETS[shape], weight, reduction=reduction)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-13)
+    a, b = (autograd.grad((y * y).sum(), x) for y in (found, expected))
+    np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12, atol=1e-15)
+
+
+def test_the_mean_of_no_losses_is_nan():
+    nn = autograd.nn
+    x = tensor(2, 3)
+    with np.errstate(all="raise"):
+        for loss in (nn.cross_entropy, nn.nll_loss):
+            y = loss(x, np.array([-100, -100]))
+            x.grad = None
+            y.backward()
+            assert np.isnan(y.item()) and not x.grad.numpy().any()
+            assert np.isnan(loss(x[:0], np.zeros(0, int)).item())
+        assert np.isnan(nn.cross_entropy(x[:0], np.zeros((0, 3))).item())
+        assert np.isnan(nn.mse_loss(x[:0], x[:0]).item())
+
+
+def test_targets_may_be_tensors():
+    x, target = tensor(2, 3), autograd.tensor([1, 0])
+    expected = autograd.nn.cross_entropy(x, target.numpy()).item()
+    assert autograd.nn.cross_entropy(x, target).item() == expected
+    assert autograd.nn.cross_entropy(x, [1, 0]).item() == expected
+    assert autograd.nn.one_hot(target).tolist() == [[0, 1], [1, 0]]
+
+
+def test_binary_cross_entropy_by_hand():
+    random = np.random.default_rng(0)
+    x, weight = random.standard_normal((3, 4)), np.arange(1.0, 5)
+    target, p = random.random((3, 4)), 1 / (1 + np.exp(-x))
+    for pos_weight in (None, np.arange(2.0, 6)):
+        positive = 1 if pos_weight is None else pos_weight
+        expected = -weight * (positive * target * np.log(p) + (1 - target) * np.log(1 - p))
+        call = (target, weight, "none", pos_weight)
+        found = autograd.nn.binary_cross_entropy_with_logits(x, *call)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    far = autograd.nn.binary_cross_entropy_with_logits(np.array([1e4, -1e4]), np.array([0.0, 0.0]))
+    assert far == 5e3
+
+
+# ---- convolution
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize(
+    ("stride", "padding"), [(1, 0), (2, 1), (3, 2), (1, "same"), (2, "valid"), ((2,), (3,))]
+)
+def test_conv1d_by_hand(stride, padding, dilation, groups):
+    random = np.random.default_rng(0)
+    x, bias = random.standard_normal((2, 4, 9)), random.standard_normal(6)
+    weight = random.standard_normal((6, 4 // groups, 2))
+    before, after = {"same": (dilation // 2, dilation - dilation // 2), "valid": (0, 0)}.get(
+        padding, np.ravel([padding, padding])
+    )
+    step = np.ravel(stride)[0]
+    padded = np.pad(x, ((0, 0), (0, 0), (before, after)))
+    expected = np.array(
+        [
+            [
+                [
+                    bias[o]
+                    + (
+                        part[o // (6 // groups)][:, t : t + dilation + 1 : dilation] * weight[o]
+                    ).sum()
+                    for t in range(0, padded.shape[-1] - dilation, step)
+                ]
+                for o in range(6)
+            ]
+            for part in (np.split(entry, groups) for entry in padded)
+        ]
+    )
+
+    def convolve(x, weight, bias):
+        return autograd.nn.conv1d(x, weight, bias, stride, padding, dilation, groups)
+
+    np.testing.assert_allclose(convolve(x, weight, bias), expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(convolve(x[0], weight, bias), convolve(x, weight, bias)[0])
+    assert autograd.testing.gradcheck(convolve, [x[:1], weight, bias])
+    assert autograd.testing.gradgradcheck(convolve, [x[:1, :, :4], weight, bias])
+
+
+# ---- conventions
+
+
 def test_ties_are_shared():
     x = autograd.tensor([3.0, 1.0, 3.0], requires_grad=True)
     x.max().backward()
@@ -302,11 +722,30 @@ def test_power_at_zero():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda nn, x: nn.cross_entropy(x, np.array([0, 1, 9])), "9, and input has 4 classes"),
+        (lambda nn, x: nn.cross_entropy(x, np.array([0, 1, 9])), "to 9, and input has 4 classes"),
         (lambda nn, x: nn.cross_entropy(x, np.array([0, 1])), r"expected a target of shape \(3,\)"),
+        (lambda nn, x: nn.cross_entropy(x, np.zeros(3)), "probabilities of the same shape"),
+        (lambda nn, x: nn.cross_entropy(x, [0, 1, 2], reduction="average"), "'average'; expected"),
+        (lambda nn, x: nn.cross_entropy(x, [0, 1, 2], label_smoothing=2), "not in \\[0, 1\\]"),
+        (lambda nn, x: nn.cross_entropy(x, [0, 1, 2], x[0]), "requires a gradient does not become"),
+        (lambda nn, x: nn.nll_loss(x, np.array([0, 1, -1])), "range from -1 to 1"),
+        (lambda nn, x: nn.mse_loss(x, x, reduction="all"), "'all'; expected"),
+        (lambda nn, x: nn.binary_cross_entropy_with_logits(x, np.ones(4)), "expected the same"),
+        (lambda nn, x: nn.one_hot(np.array([0, 3]), 3), "range from 0 to 3, and there are 3"),
+        (lambda nn, x: nn.conv1d(x, np.ones((2, 2, 1))), "groups=1 do not fit"),
+        (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 5))), "over 5 elements.* input has 4"),
+        (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), None, 2, "same"), "needs a stride of 1"),
         (lambda nn, x: nn.layer_norm(x, (3,), None, None), "layer_norm: the last axes"),
         (lambda nn, x: nn.scaled_dot_product_attention(x, x[:, :2], x), "do not fit"),
         (lambda nn, x: nn.softmax(x, axis=0), "softmax.*unexpected keyword argument 'axis'"),
+        (lambda nn, x: nn.scatter_add(x, 0, np.array([[0], [1]]), x[:1]), "does not reach it"),
+        (lambda nn, x: np.linalg.norm(x, "nuc"), "matrix norm of order 'nuc' has no derivative"),
+        (lambda nn, x: np.linalg.norm(x[None], 2), "over 3 axes"),
+        (lambda nn, x: np.linalg.outer(x, x), "expected two vectors"),
+        (lambda nn, x: np.reshape(x, 12, order="A"), "'C' or 'F'"),
+        (lambda nn, x: np.hsplit(x[0, 0], 1), "at least 1 axes"),
+        (lambda nn, x: np.take(x, [0], axis=2), "axis 2 is out of bounds"),
+        (lambda nn, x: np.einsum(x, [0, 1]), "subscripts as a string"),
     ],
 )
 def test_wrong_arguments(call, message):

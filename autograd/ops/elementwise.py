@@ -17,9 +17,10 @@ elementwise = functools.partial(op, broadcasts=True)
 @elementwise
 def add(x, y):
     """Sum, x + y."""
-    return np.add(x, y)
+    return x + y
 
 
+add.formula("out = x + y; dx = g; dy = g")
 add.vjp(x=lambda g: g, y=lambda g: g)
 
 
@@ -27,9 +28,10 @@ add.vjp(x=lambda g: g, y=lambda g: g)
 @elementwise
 def subtract(x, y):
     """Difference, x - y."""
-    return np.subtract(x, y)
+    return x - y
 
 
+subtract.formula("out = x - y; dx = g; dy = -g")
 subtract.vjp(x=lambda g: g, y=lambda g: -g)
 
 
@@ -37,9 +39,10 @@ subtract.vjp(x=lambda g: g, y=lambda g: -g)
 @elementwise
 def multiply(x, y):
     """Product, x y."""
-    return np.multiply(x, y)
+    return x * y
 
 
+multiply.formula("out = x · y; dx = g · y; dy = g · x")
 multiply.vjp(x=lambda g, y: g * y, y=lambda g, x: g * x)
 
 
@@ -47,22 +50,24 @@ multiply.vjp(x=lambda g, y: g * y, y=lambda g, x: g * x)
 @elementwise(domain={"y": (0.5, 2.0)})
 def divide(x, y):
     """Quotient, x / y."""
-    return np.divide(x, y)
+    return x / y
 
 
+divide.formula("out = x / y; dx = g / y; dy = -g · x / y^2")
 divide.vjp(x=lambda g, y: g / y, y=lambda g, y, out: -g * out / y)
 
 
 @implements(np.power)
 @elementwise(domain={"x": (0.5, 2.0)})
 def power(x, y):
-    """Power, x to the y. At x = 0 the gradient of y is 0, as in PyTorch."""
-    return np.power(x, y)
+    """Power, x to the y. At x = 0 and y >= 0 the gradient of y is 0, as in PyTorch."""
+    return x**y
 
 
+power.formula("out = x^y; dx = g · y · x^(y - 1); dy = g · x^y · log(x)")
 power.vjp(
     x=lambda g, x, y: g * (y * (x + (x == 0) * (y == 0)) ** (y - 1)),  # no 0 * infinity at 0^0
-    y=lambda g, x, out: g * (out * np.log(x + (x == 0))),
+    y=lambda g, x, y, out: g * (out * np.log(x + (x == 0) * (y >= 0))),
 )
 
 
@@ -70,9 +75,10 @@ power.vjp(
 @elementwise
 def negative(x):
     """-x."""
-    return np.negative(x)
+    return -x
 
 
+negative.formula("out = -x; dx = -g")
 negative.vjp(x=lambda g: -g)
 
 
@@ -83,6 +89,7 @@ def absolute(x):
     return np.absolute(x)
 
 
+absolute.formula("out = |x|; dx = g · sign(x)")
 absolute.vjp(x=lambda g, x: g * np.sign(x))
 
 
@@ -93,7 +100,38 @@ def square(x):
     return np.square(x)
 
 
+square.formula("out = x^2; dx = g · 2 · x")
 square.vjp(x=lambda g, x: g * (2 * x))
+
+
+@implements(np.floor_divide)
+@elementwise
+def floor_divide(x, y):
+    """Quotient rounded down, x // y; its gradient is 0 everywhere."""
+    return np.floor_divide(x, y)
+
+
+floor_divide.formula("out = floor(x / y); dx = 0; dy = 0")
+floor_divide.vjp(x=lambda g: g * 0, y=lambda g: g * 0)
+
+
+@implements(np.remainder)
+@elementwise
+def remainder(x, y):
+    """Remainder of the quotient rounded down, x % y: it has the sign of y."""
+    return np.remainder(x, y)
+
+
+remainder.formula("out = x - y · floor(x / y); dx = g; dy = -g · floor(x / y)")
+remainder.vjp(x=lambda g: g, y=lambda g, x, y: -g * np.floor_divide(x, y))
+
+
+@floor_divide.sample
+@remainder.sample
+def _(draw):
+    x, y = draw.arrays(2)
+    x[...], y[...] = np.floor(x) + 0.5, np.where(y < 0, -2, 1)  # away from the jumps
+    return draw.call(x, y)
 
 
 # ---- functions
@@ -108,6 +146,7 @@ def sign(x):
     return np.sign(x)
 
 
+sign.formula("out = [x > 0] - [x < 0]; dx = 0")
 sign.vjp(x=lambda g: g * 0)
 
 
@@ -118,6 +157,7 @@ def reciprocal(x):
     return np.reciprocal(x)
 
 
+reciprocal.formula("out = 1 / x; dx = -g / x^2")
 reciprocal.vjp(x=lambda g, out: -g * out * out)
 
 
@@ -128,6 +168,7 @@ def exp(x):
     return np.exp(x)
 
 
+exp.formula("out = exp(x); dx = g · exp(x)")
 exp.vjp(x=lambda g, out: g * out)
 
 
@@ -138,6 +179,7 @@ def exp2(x):
     return np.exp2(x)
 
 
+exp2.formula("out = 2^x; dx = g · 2^x · log(2)")
 exp2.vjp(x=lambda g, out: g * (_LN_2 * out))
 
 
@@ -148,6 +190,7 @@ def expm1(x):
     return np.expm1(x)
 
 
+expm1.formula("out = exp(x) - 1; dx = g · exp(x)")
 expm1.vjp(x=lambda g, out: g * (out + 1))
 
 
@@ -158,6 +201,7 @@ def log(x):
     return np.log(x)
 
 
+log.formula("out = log(x); dx = g / x")
 log.vjp(x=lambda g, x: g / x)
 
 
@@ -168,6 +212,7 @@ def log2(x):
     return np.log2(x)
 
 
+log2.formula("out = log(x) / log(2); dx = g / (x · log(2))")
 log2.vjp(x=lambda g, x: g / (_LN_2 * x))
 
 
@@ -178,6 +223,7 @@ def log10(x):
     return np.log10(x)
 
 
+log10.formula("out = log(x) / log(10); dx = g / (x · log(10))")
 log10.vjp(x=lambda g, x: g / (_LN_10 * x))
 
 
@@ -188,6 +234,7 @@ def log1p(x):
     return np.log1p(x)
 
 
+log1p.formula("out = log(1 + x); dx = g / (1 + x)")
 log1p.vjp(x=lambda g, x: g / (1 + x))
 
 
@@ -198,6 +245,7 @@ def sqrt(x):
     return np.sqrt(x)
 
 
+sqrt.formula("out = x^(1/2); dx = g / (2 · sqrt(x))")
 sqrt.vjp(x=lambda g, out: g / (2 * out))
 
 
@@ -208,6 +256,7 @@ def cbrt(x):
     return np.cbrt(x)
 
 
+cbrt.formula("out = x^(1/3); dx = g / (3 · x^(2/3))")
 cbrt.vjp(x=lambda g, out: g / (3 * out * out))
 
 
@@ -218,6 +267,7 @@ def sin(x):
     return np.sin(x)
 
 
+sin.formula("out = sin(x); dx = g · cos(x)")
 sin.vjp(x=lambda g, x: g * np.cos(x))
 
 
@@ -228,6 +278,7 @@ def cos(x):
     return np.cos(x)
 
 
+cos.formula("out = cos(x); dx = -g · sin(x)")
 cos.vjp(x=lambda g, x: -g * np.sin(x))
 
 
@@ -238,6 +289,7 @@ def tan(x):
     return np.tan(x)
 
 
+tan.formula("out = sin(x) / cos(x); dx = g / cos(x)^2")
 tan.vjp(x=lambda g, out: g * (1 + out * out))
 
 
@@ -248,6 +300,7 @@ def arcsin(x):
     return np.arcsin(x)
 
 
+arcsin.formula("out = arcsin(x); dx = g / sqrt(1 - x^2)")
 arcsin.vjp(x=lambda g, x: g / np.sqrt(1 - x * x))
 
 
@@ -258,6 +311,7 @@ def arccos(x):
     return np.arccos(x)
 
 
+arccos.formula("out = arccos(x); dx = -g / sqrt(1 - x^2)")
 arccos.vjp(x=lambda g, x: -g / np.sqrt(1 - x * x))
 
 
@@ -268,6 +322,7 @@ def arctan(x):
     return np.arctan(x)
 
 
+arctan.formula("out = arctan(x); dx = g / (1 + x^2)")
 arctan.vjp(x=lambda g, x: g / (1 + x * x))
 
 
@@ -278,6 +333,7 @@ def sinh(x):
     return np.sinh(x)
 
 
+sinh.formula("out = (exp(x) - exp(-x)) / 2; dx = g · cosh(x)")
 sinh.vjp(x=lambda g, x: g * np.cosh(x))
 
 
@@ -288,6 +344,7 @@ def cosh(x):
     return np.cosh(x)
 
 
+cosh.formula("out = (exp(x) + exp(-x)) / 2; dx = g · sinh(x)")
 cosh.vjp(x=lambda g, x: g * np.sinh(x))
 
 
@@ -298,7 +355,8 @@ def tanh(x):
     return np.tanh(x)
 
 
-tanh.vjp(x=lambda g, out: g * (1 - out * out))
+tanh.formula("out = sinh(x) / cosh(x); dx = g · (1 - tanh(x)^2)")
+tanh.vjp(x=lambda g, out: g - g * out * out)
 
 
 @implements(np.arcsinh)
@@ -308,6 +366,7 @@ def arcsinh(x):
     return np.arcsinh(x)
 
 
+arcsinh.formula("out = log(x + sqrt(x^2 + 1)); dx = g / sqrt(x^2 + 1)")
 arcsinh.vjp(x=lambda g, x: g / np.sqrt(x * x + 1))
 
 
@@ -318,6 +377,7 @@ def arccosh(x):
     return np.arccosh(x)
 
 
+arccosh.formula("out = log(x + sqrt(x^2 - 1)); dx = g / sqrt(x^2 - 1)")
 arccosh.vjp(x=lambda g, x: g / np.sqrt(x * x - 1))
 
 
@@ -328,6 +388,7 @@ def arctanh(x):
     return np.arctanh(x)
 
 
+arctanh.formula("out = log((1 + x) / (1 - x)) / 2; dx = g / (1 - x^2)")
 arctanh.vjp(x=lambda g, x: g / (1 - x * x))
 
 
@@ -338,6 +399,7 @@ def hypot(x, y):
     return np.hypot(x, y)
 
 
+hypot.formula("out = sqrt(x^2 + y^2); dx = g · x / out; dy = g · y / out")
 hypot.vjp(x=lambda g, x, out: g * x / out, y=lambda g, y, out: g * y / out)
 
 
@@ -348,7 +410,79 @@ def logaddexp(x, y):
     return np.logaddexp(x, y)
 
 
-logaddexp.vjp(x=lambda g, x, out: g * np.exp(x - out), y=lambda g, y, out: g * np.exp(y - out))
+logaddexp.formula("out = log(exp(x) + exp(y)); dx = g · exp(x - out); dy = g · exp(y - out)")
+logaddexp.vjp(  # 1 / (1 + e^(y - x)), also where one is infinite
+    x=lambda g, x, y: g * np.exp(-np.logaddexp(0, y - x)),
+    y=lambda g, x, y: g * np.exp(-np.logaddexp(0, x - y)),
+)
+
+
+@implements(np.arctan2)
+@elementwise(domain={"x": (0.5, 2.0)})
+def arctan2(y, x):
+    """Angle of the point (x, y), from -pi to pi; the gradient at (0, 0) is 0, as in PyTorch."""
+    return np.arctan2(y, x)
+
+
+arctan2.formula("out = arctan2(y, x); dy = g · x / (x^2 + y^2); dx = -g · y / (x^2 + y^2)")
+arctan2.vjp(
+    y=lambda g, y, x: g * x / (x * x + y * y + (x == 0) * (y == 0)),
+    x=lambda g, y, x: -g * y / (x * x + y * y + (x == 0) * (y == 0)),
+)
+
+
+# ---- rounding: the gradient is 0 everywhere, as in PyTorch
+
+
+@implements(np.floor)
+@elementwise
+def floor(x):
+    """Largest integer that is at most x."""
+    return np.floor(x)
+
+
+@implements(np.ceil)
+@elementwise
+def ceil(x):
+    """Smallest integer that is at least x."""
+    return np.ceil(x)
+
+
+@implements(np.trunc, np.fix)
+@elementwise
+def trunc(x):
+    """X without its fraction."""
+    return np.trunc(x)
+
+
+@implements(np.rint)
+@elementwise
+def rint(x):
+    """Nearest integer; of two, the even one."""
+    return np.rint(x)
+
+
+floor.formula("out = floor(x); dx = 0")
+ceil.formula("out = ceil(x); dx = 0")
+trunc.formula("out = trunc(x); dx = 0")
+rint.formula("out = round(x); dx = 0")
+for _rounding in (floor, ceil, trunc, rint):
+    _rounding.vjp(x=lambda g: g * 0)
+
+
+@floor.sample
+@ceil.sample
+@trunc.sample
+@rint.sample
+def _(draw):
+    x = draw.array()
+    x += 1 / 128  # away from the jumps
+    return draw.call(x)
+
+
+@implements(np.round, np.around)
+def _(a, decimals=0):
+    return rint(a) if decimals == 0 else rint(a * 10.0**decimals) / 10.0**decimals
 
 
 # ---- choosing
@@ -368,12 +502,18 @@ def minimum(x, y):
     return np.minimum(x, y)
 
 
+maximum.formula(
+    "out = max(x, y); dx = g · ([x > y] + [x = y] / 2); dy = g · ([x < y] + [x = y] / 2)"
+)
 maximum.vjp(
     x=lambda g, x, y: np.where(x == y, g / 2, np.where(x > y, g, 0)),
     y=lambda g, x, y: np.where(x == y, g / 2, np.where(x < y, g, 0)),
 )
 
 
+minimum.formula(
+    "out = min(x, y); dx = g · ([x < y] + [x = y] / 2); dy = g · ([x > y] + [x = y] / 2)"
+)
 minimum.vjp(
     x=lambda g, x, y: np.where(x == y, g / 2, np.where(x < y, g, 0)),
     y=lambda g, x, y: np.where(x == y, g / 2, np.where(x > y, g, 0)),
@@ -391,6 +531,16 @@ def _(draw):
 def clip(x, low=None, high=None):
     """Limit x to [low, high], two constants; at a bound the gradient passes, as in PyTorch."""
     return np.clip(x, low, high)
+
+
+@clip.formula
+def _(low="low", high="high"):
+    out, bounds = "x", []
+    if low is not None:
+        out, bounds = f"max({out}, low)", ["x ≥ low"]
+    if high is not None:
+        out, bounds = f"min({out}, high)", [*bounds, "x ≤ high"]
+    return f"out = {out}; dx = g · [{' and '.join(bounds)}]"
 
 
 @clip.vjp("x")
@@ -414,6 +564,9 @@ def where(condition, x, y):
     return np.where(condition, x, y)
 
 
+where.formula(
+    "out = [condition] · x + [condition = 0] · y; dx = g · [condition]; dy = g · [condition = 0]"
+)
 where.vjp(
     x=lambda g, condition: np.where(condition, g, 0),
     y=lambda g, condition: np.where(condition, 0, g),
@@ -435,6 +588,7 @@ def astype(x, dtype):
     return x.astype(dtype)
 
 
+astype.formula("out = x; dx = g")
 astype.vjp(x=lambda g: g)  # the tape converts back
 
 

@@ -1,7 +1,12 @@
 """Indexing, and its transpose."""
 
-import numpy as np
+import math
 
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
+
+from autograd.engine import TensorBase
+from autograd.formula import MOVES
 from autograd.op import implements, op
 
 
@@ -11,6 +16,7 @@ def getitem(x, index):
     return x[index]
 
 
+getitem.formula(MOVES, moves=True)
 getitem.vjp(x=lambda g, index, x_shape: scatter(g, index, x_shape))
 
 
@@ -44,6 +50,11 @@ def scatter(values, index, shape):
     return out
 
 
+scatter.formula(
+    "out_i = Σ_k values_k · [at_k = i]; dvalues_k = g_{at_k}",
+    moves=True,
+    at=lambda index, shape: np.arange(math.prod(shape)).reshape(shape)[index].reshape(-1),
+)
 scatter.vjp(values=lambda g, index: g[index])
 
 
@@ -65,29 +76,135 @@ def is_basic(index):
     )
 
 
-# ---- NumPy's other ways to index, in terms of x[index]
+def plain(x):
+    """Return a tensor's array, and anything else as it is."""
+    return x.numpy() if isinstance(x, TensorBase) else x
+
+
+# ---- NumPy's other ways to index, and PyTorch's, in terms of x[index]
 
 
 @implements(np.take)
 def _(a, indices, axis=None):
     if axis is None:
-        return getitem(np.reshape(a, -1), indices)
-    return getitem(a, (slice(None),) * (axis % np.ndim(a)) + (indices,))
+        return getitem(np.reshape(a, -1), plain(indices))
+    return getitem(a, (slice(None),) * normalize_axis_index(axis, np.ndim(a)) + (plain(indices),))
+
+
+def index_along(indices, axis, shape):
+    """Return the index that picks, for each position of a shape, another place on one axis."""
+    index = list(np.ogrid[tuple(slice(n) for n in shape)])
+    index[axis] = indices
+    return tuple(index)
 
 
 @implements(np.take_along_axis)
 def take_along_axis(arr, indices, axis=-1):
     """Pick, along an axis, other elements for each position on the other axes."""
-    index = list(np.ogrid[tuple(slice(n) for n in indices.shape)])
-    index[axis] = indices
-    return getitem(arr, tuple(index))
+    if axis is None:
+        arr, axis = np.reshape(arr, -1), 0
+    if np.ndim(indices) != np.ndim(arr):
+        raise ValueError(
+            f"take_along_axis: indices of shape {np.shape(indices)} and an array of shape "
+            f"{np.shape(arr)}; expected as many axes"
+        )
+    return getitem(arr, index_along(plain(indices), axis, np.shape(arr)))
 
 
 @implements(np.sort)
 def _(a, axis=-1):
     if axis is None:
         a, axis = np.reshape(a, -1), 0
-    return take_along_axis(a, np.argsort(a.numpy(), axis, kind="stable"), axis)
+    return take_along_axis(a, np.argsort(plain(a), axis, kind="stable"), axis)
+
+
+def topk(input, k, dim=-1, largest=True):
+    """Return the k largest elements along an axis in descending order, and where they are.
+
+    Parameters
+    ----------
+    input : Tensor or ndarray
+    k : int
+    dim : int
+        The axis, of at least k elements.
+    largest : bool
+        Otherwise the k smallest, in ascending order.
+
+    Returns
+    -------
+    values : Tensor or ndarray
+        As `input`, but for k elements on the axis.
+    indices : ndarray of int
+        Of elements that tie the first comes first, and gets the gradient. NaN is the largest.
+
+    Raises
+    ------
+    ValueError
+        If the axis has fewer than k elements.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> values, indices = autograd.nn.topk(autograd.tensor([3.0, 1.0, 4.0, 1.0]), 2)
+    >>> values, indices.tolist()
+    (tensor([4., 3.]), [2, 0])
+    """
+    x = plain(input)
+    if not 0 <= k <= x.shape[dim]:
+        raise ValueError(f"topk: k is {k}, and axis {dim} of input has {x.shape[dim]} elements")
+    if largest:  # two reversals: descending, and yet the first of equals first
+        order = np.flip(np.argsort(np.flip(x, dim), dim, kind="stable"), dim)
+        order = x.shape[dim] - 1 - order
+    else:
+        order = np.argsort(x, dim, kind="stable")
+    indices = np.take(order, np.arange(k), dim)
+    return take_along_axis(input, indices, dim), indices
+
+
+def scatter_add(input, dim, index, src):
+    """Add elements to places along an axis, as PyTorch does: the transpose of picking them there.
+
+    For ``dim=0`` of a matrix, ``out[index[i, j], j] += src[i, j]``; places may repeat.
+
+    Parameters
+    ----------
+    input : Tensor or ndarray
+        What to add to; it stays as it is.
+    dim : int
+        The axis that `index` counts on.
+    index : ndarray of int
+        No longer than `src` on any axis, nor than `input` on any axis but `dim`.
+    src : Tensor or ndarray
+        What to add: where it is longer than `index`, its first elements.
+
+    Returns
+    -------
+    Tensor or ndarray
+        Of the shape of `input`.
+
+    Raises
+    ------
+    IndexError
+        If a place is negative, or not on the axis.
+    ValueError
+        If `src` is shorter than `index`.
+
+    Examples
+    --------
+    >>> import numpy as np, autograd
+    >>> x = autograd.tensor([1.0, 2.0, 3.0])
+    >>> autograd.nn.scatter_add(np.zeros(2), 0, np.array([1, 0, 1]), x)
+    tensor([2., 4.])
+    """
+    index = np.asarray(index)
+    if index.size and index.min() < 0:
+        raise IndexError(f"scatter_add: index {index.min()} is negative")
+    values = src[tuple(slice(n) for n in index.shape)]
+    if np.shape(values) != index.shape:
+        raise ValueError(
+            f"scatter_add: index has shape {index.shape}, and src {np.shape(src)} does not reach it"
+        )
+    return input + scatter(values, index_along(index, dim, index.shape), np.shape(input))
 
 
 @implements(np.repeat)
@@ -107,3 +224,38 @@ def _(a, offset=0, axis1=0, axis2=1):
 @implements(np.trace)
 def _(a, offset=0, axis1=0, axis2=1):
     return np.diagonal(a, offset, axis1, axis2).sum(-1)
+
+
+@implements(np.diag)
+def _(v, k=0):
+    if np.ndim(v) == 2:
+        return np.diagonal(v, k)
+    if np.ndim(v) != 1:
+        raise ValueError(f"diag: expected one or two axes, got shape {np.shape(v)}")
+    n = np.size(v) + abs(k)
+    return scatter(v, np.nonzero(np.eye(n, k=k)), (n, n))
+
+
+# ---- NumPy's functions whose results are plain: questions, and new arrays
+
+
+def on_plain_arrays(function):
+    """Let a function of NumPy's see the arrays of tensors: its result has no derivative."""
+
+    def ask(*args, **kwargs):
+        return function(*map(plain, args), **{key: plain(x) for key, x in kwargs.items()})
+
+    ask.is_plain = True
+    return implements(function)(ask)
+
+
+for function in (
+    np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
+    np.logical_and, np.logical_or, np.logical_not, np.isnan, np.isinf, np.isfinite, np.signbit,
+    np.isclose, np.allclose, np.array_equal, np.any, np.all, np.count_nonzero,
+    np.argmax, np.argmin, np.argsort, np.argpartition, np.argwhere, np.nonzero, np.flatnonzero,
+    np.searchsorted, np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.iscomplexobj,
+    np.isrealobj, np.shares_memory, np.may_share_memory,
+    np.zeros_like, np.ones_like, np.full_like, np.empty_like,
+):  # fmt: skip
+    on_plain_arrays(function)

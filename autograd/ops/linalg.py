@@ -1,6 +1,7 @@
-"""Matrix products."""
+"""Matrix products, and the functions of ``np.linalg``."""
 
 import math
+import operator
 import string
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from autograd.op import implements, op
 
 
-@implements(np.matmul)
+@implements(np.matmul, np.linalg.matmul)
 @op(broadcasts=True)
 def matmul(x, y):
     """Matrix product of the last two axes, batched over the others, as ``np.matmul``.
@@ -25,6 +26,17 @@ def matmul(x, y):
 def rows(x):
     """Return an array as a matrix of its rows."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+@matmul.formula
+def _(x_shape=(2, 3), y_shape=(3, 2)):
+    if len(x_shape) == len(y_shape) == 1:
+        return "out = Σ_j x_j · y_j; dx_j = g · y_j; dy_j = x_j · g"
+    if len(y_shape) == 1:
+        return "out_i = Σ_j x_ij · y_j; dx_ij = g_i · y_j; dy_j = Σ_i x_ij · g_i"
+    if len(x_shape) == 1:
+        return "out_k = Σ_j x_j · y_jk; dx_j = Σ_k g_k · y_jk; dy_jk = x_j · g_k"
+    return "out_ik = Σ_j x_ij · y_jk; dx_ij = Σ_k g_ik · y_jk; dy_jk = Σ_i x_ij · g_ik"
 
 
 @matmul.vjp("x")
@@ -68,6 +80,34 @@ def einsum(*operands, subscripts):
     ``np.einsum`` on tensors brings its other forms (ellipsis, no arrow) to this one.
     """
     return np.einsum(subscripts, *operands, optimize=True)
+
+
+@einsum.formula
+def _(subscripts="ij,jk->ik"):
+    inputs, output = subscripts.split("->")
+    labels = inputs.split(",")
+
+    def term(name, letters):
+        return f"{name}_{letters}" if letters else name
+
+    def total(letters, kept):
+        return "".join(f"Σ_{c} " for c in dict.fromkeys(letters) if c not in kept)
+
+    operands = [term(f"x{i}", group) for i, group in enumerate(labels)]
+    lines = [
+        f"{term('out', output)} = {total(inputs.replace(',', ''), output)}" + " · ".join(operands)
+    ]
+    for i, group in enumerate(labels):
+        # an axis that stands twice gets a letter of its own for the second time
+        known, own, same = inputs + output, "", ""
+        for letter in group:
+            fresh = _unused(known + own) if letter in own else letter
+            same += f" · [{letter} = {fresh}]" if fresh != letter else ""
+            own += fresh
+        others = [term("g", output), *operands[:i], *operands[i + 1 :]]
+        rest = output + "".join(labels[:i] + labels[i + 1 :])
+        lines.append(f"{term(f'dx{i}', own)} = {total(rest, group)}" + " · ".join(others) + same)
+    return "\n".join(lines)
 
 
 @einsum.vjp("operands")
@@ -177,3 +217,243 @@ def _(a, b):
 
 
 implements(np.outer)(lambda a, b: np.reshape(a, (-1, 1)) * np.reshape(b, (1, -1)))
+implements(np.vdot)(lambda a, b: tensordot(np.reshape(a, -1), np.reshape(b, -1), 1))
+implements(np.linalg.tensordot)(lambda x1, x2, *, axes=2: tensordot(x1, x2, axes))
+
+
+@implements(np.linalg.outer)
+def _(x1, x2):
+    if np.ndim(x1) != 1 or np.ndim(x2) != 1:
+        raise ValueError(f"outer: expected two vectors, got shapes {np.shape(x1)}, {np.shape(x2)}")
+    return np.outer(x1, x2)
+
+
+@implements(np.vecdot, np.linalg.vecdot)
+def _(x1, x2, *, axis=-1):
+    return np.sum(np.moveaxis(x1, axis, -1) * np.moveaxis(x2, axis, -1), -1)
+
+
+@implements(np.linalg.multi_dot)
+def _(arrays):
+    """Write the chain as one einsum, which finds the cheapest order of the products."""
+    labels = ["".join(string.ascii_letters[i : i + 2]) for i in range(len(arrays))]
+    if np.ndim(arrays[0]) == 1:
+        labels[0] = labels[0][1]
+    if np.ndim(arrays[-1]) == 1:
+        labels[-1] = labels[-1][0]
+    ends = [c for c in dict.fromkeys("".join(labels)) if "".join(labels).count(c) == 1]
+    return einsum(*arrays, subscripts=",".join(labels) + "->" + "".join(ends))
+
+
+@implements(np.linalg.matrix_power)
+def matrix_power(a, n):
+    """Product of n copies of a matrix, by repeated squaring; of its inverse, if n is negative."""
+    if operator.index(n) < 0:
+        return matrix_power(inv(a), -n)
+    if n == 0:
+        return np.multiply(a, 0) + np.eye(np.shape(a)[-1], dtype=a.dtype)
+    if n == 1:
+        return a
+    half = matrix_power(a, n // 2)
+    square = np.matmul(half, half)
+    return np.matmul(square, a) if n % 2 else square
+
+
+# ---- inverses, determinants and factors of square matrices, batched over the leading axes
+
+
+def matrix_transpose(x):
+    """Exchange the last two axes."""
+    return np.swapaxes(x, -1, -2)
+
+
+@implements(np.matrix_transpose, np.linalg.matrix_transpose)
+def _(x):
+    if np.ndim(x) < 2:
+        raise ValueError(f"matrix_transpose: expected a matrix, got shape {np.shape(x)}")
+    return matrix_transpose(x)
+
+
+@op
+def inv(a):
+    """Inverse of square matrices, ``(..., n, n)``; ``LinAlgError`` if one is singular."""
+    return np.linalg.inv(a)
+
+
+inv.formula("Σ_j a_ij · out_jk = [i = k]; da_ij = -Σ_k Σ_l out_ki · g_kl · out_jl")
+inv.vjp(a=lambda g, out: -matrix_transpose(out) @ g @ matrix_transpose(out))
+implements(np.linalg.inv)(lambda a: inv(a))
+
+
+def draw_matrix(draw, batch=None, n=None):
+    """Draw square matrices whose diagonals dominate: far from singular, of either sign."""
+    batch = draw.shape(max_dims=1) if batch is None else batch
+    n = draw.integer(0, 3) if n is None else n
+    x = draw.array(shape=(*batch, n, n), low=-0.5, high=0.5)
+    x += draw.choice([-2, 2]) * np.eye(n)
+    return x
+
+
+@inv.sample
+def _(draw):
+    return draw.call(draw_matrix(draw))
+
+
+@op(broadcasts=True)
+def solve(a, b):
+    """Return the x with a x = b; ``LinAlgError`` if a matrix is singular.
+
+    Shapes ``(..., n, n)``, ``(..., n, k) -> (..., n, k)``; ``b`` is a vector, as NumPy 2 has it,
+    only if it has one axis: ``(..., n, n)``, ``(n,) -> (..., n)``.
+    """
+    return np.linalg.solve(a, b)
+
+
+@solve.formula(c=lambda a: np.linalg.inv(a))
+def _(b_shape=(2, 1)):
+    if len(b_shape) == 1:
+        return """
+            Σ_j a_ij · c_jk = [i = k]
+            out_i = Σ_j c_ij · b_j
+            da_ij = -(Σ_k c_ki · g_k) · out_j
+            db_j = Σ_i c_ij · g_i
+        """
+    return """
+        Σ_j a_ij · c_jk = [i = k]
+        out_ik = Σ_j c_ij · b_jk
+        da_ij = -Σ_l (Σ_k c_ki · g_kl) · out_jl
+        db_jk = Σ_i c_ij · g_ik
+    """
+
+
+@solve.vjp("a", "b")
+def _(g, a, out, b_shape):
+    if vector := len(b_shape) == 1:
+        g, out = g[..., None], out[..., None]  # (..., n) -> (..., n, 1)
+    g_b = np.linalg.solve(matrix_transpose(a), g)
+    g_a = -g_b @ matrix_transpose(out)
+    return g_a, g_b[..., 0] if vector else g_b
+
+
+implements(np.linalg.solve)(lambda a, b: solve(a, b))
+
+
+@solve.sample
+def _(draw):
+    n = draw.integer(0, 3)
+    batch_a, batch_b = draw.choice([((), ()), ((2,), ()), ((), (2,)), ((2, 1), (3,)), ((0,), ())])
+    b = draw.choice([(n,), (*batch_b, n, 2)])
+    return draw.call(draw_matrix(draw, batch_a, n), draw.array(shape=b))
+
+
+@op
+def det(a):
+    """Compute the determinant of square matrices, ``(..., n, n) -> (...)``.
+
+    The gradient, the matrix of cofactors, is right for singular matrices, too: up to 5 x 5 it is
+    made of minors, and beyond where a determinant is 0 (in n^5 operations). Otherwise it is made
+    of the inverse; higher derivatives then lose digits where a matrix is close to singular.
+    """
+    return np.linalg.det(a)
+
+
+det.formula("out = d; Σ_j a_ij · da_kj = g · out · [i = k]", d=lambda a: np.linalg.det(a))
+
+
+@det.vjp("a")
+def _(g, a, out):
+    n = a.shape[-1]
+    if n > 5 and np.all(out != 0):
+        return (g * out)[..., None, None] * matrix_transpose(np.linalg.inv(a))
+    others = np.nonzero(~np.eye(n, dtype=bool))[1].reshape(n, max(n - 1, 0))  # [i]: all but i
+    rows, columns = others[:, None, :, None], others[None, :, None, :]
+    minors = np.linalg.det(a[..., rows, columns])  # (..., n, n, n - 1, n - 1) -> (..., n, n)
+    signs = 1 - 2 * (np.indices((n, n)).sum(0) % 2)
+    return g[..., None, None] * signs.astype(a.dtype) * minors
+
+
+implements(np.linalg.det)(lambda a: det(a))
+
+
+@det.sample
+def _(draw):
+    n = draw.integer(0, 3)
+    return draw.call(draw.array(shape=(*draw.shape(max_dims=1), n, n)))
+
+
+@op(multiple=True)
+def slogdet(a):
+    """Sign of the determinant, and logarithm of its absolute value: ``(..., n, n) -> (...)``."""
+    return tuple(np.linalg.slogdet(a))
+
+
+slogdet.formula(
+    "out0 = sign(d); out1 = log(|d|); Σ_j a_ij · da_kj = g1 · [i = k]",
+    d=lambda a: np.linalg.det(a),
+)
+
+
+@slogdet.vjp("a")
+def _(g, a):
+    _, g = g  # the sign is constant
+    return g[..., None, None] * matrix_transpose(np.linalg.inv(a))
+
+
+slogdet.sample(inv.sampler)
+
+
+@implements(np.linalg.slogdet)
+def _(a):
+    sign, logabsdet = slogdet(a)
+    return SlogdetResult(sign.detach(), logabsdet)
+
+
+SlogdetResult = type(np.linalg.slogdet(np.eye(1)))  # NumPy's named tuple, which it does not export
+
+
+@op
+def cholesky(a):
+    """Lower triangular L with L L^T = a, for positive definite matrices ``(..., n, n)``.
+
+    A function of the symmetric part (a + a^T) / 2, where NumPy reads one triangle; so the gradient
+    is symmetric, as PyTorch's. ``LinAlgError`` if a matrix is not positive definite. Murray 2016,
+    arXiv:1602.07527.
+    """
+    return np.linalg.cholesky((a + matrix_transpose(a)) / 2)
+
+
+# Phi = the lower triangle of L^T g, its diagonal halved, determines the gradient s:
+cholesky.formula(
+    """
+    Σ_k out_ik · out_jk = (a_ij + a_ji) / 2
+    phi_ij = (Σ_k out_ki · g_kj) · ([i > j] + [i = j] / 2)
+    Σ_k Σ_l out_ki · da_kl · out_lj = (phi_ij + phi_ji) / 2
+    """
+)
+
+
+@cholesky.vjp("a")
+def _(g, out):
+    inverse = np.linalg.inv(out)
+    half = np.tri(out.shape[-1], dtype=out.dtype) - np.eye(out.shape[-1], dtype=out.dtype) / 2
+    s = matrix_transpose(inverse) @ (matrix_transpose(out) @ g * half) @ inverse
+    return (s + matrix_transpose(s)) / 2
+
+
+@implements(np.linalg.cholesky)
+def _(a, *, upper=False):
+    return matrix_transpose(cholesky(a)) if upper else cholesky(a)
+
+
+@cholesky.sample
+def _(draw):
+    x = draw_matrix(draw)
+    x *= np.sign(np.trace(x, axis1=-2, axis2=-1))[..., None, None]
+    return draw.call(x)
+
+
+# ---- diagonals, over the last two axes
+
+
+implements(np.linalg.diagonal)(lambda x, *, offset=0: np.diagonal(x, offset, -2, -1))
+implements(np.linalg.trace)(lambda x, *, offset=0: np.trace(x, offset, -2, -1))

@@ -6,12 +6,15 @@ values and gradients) and its route to higher derivatives.
 """
 
 import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
-from autograd.op import op
+from autograd.op import op, sum_to_shape
+from autograd.ops import special
+from autograd.ops.index import plain, take_along_axis
 from autograd.ops.linalg import rows
-from autograd.ops.special import erf, random_bits
 
 # ---- activations
 
@@ -22,6 +25,7 @@ def relu(input):
     return np.maximum(input, 0)
 
 
+relu.formula("out = max(input, 0); dinput = g · [input > 0]")
 relu.vjp(input=lambda g, out: g * (out > 0))
 
 
@@ -31,6 +35,11 @@ def leaky_relu(input, negative_slope=0.01):
     return np.where(input > 0, input, negative_slope * input)
 
 
+leaky_relu.formula(
+    "a = [input > 0] + negative_slope · [input ≤ 0]; out = a · input; dinput = a · g"
+)
+
+
 @leaky_relu.vjp("input")
 def _(g, input, negative_slope):
     return np.where(input > 0, g, negative_slope * g)
@@ -38,10 +47,20 @@ def _(g, input, negative_slope):
 
 @op(kinks=(0.0,))
 def elu(input, alpha=1.0):
-    """Return x where it is positive, alpha (e^x - 1) elsewhere. Clevert et al. 2015."""
+    """Return x where it is positive, alpha (e^x - 1) elsewhere; at 0 the gradient is alpha.
+
+    Clevert, Unterthiner and Hochreiter 2015, arXiv:1511.07289.
+    """
     return np.where(input > 0, input, alpha * np.expm1(np.minimum(input, 0)))
 
 
+elu.formula(
+    """
+    e = alpha · exp(min(input, 0))
+    out = [input > 0] · input + [input ≤ 0] · (e - alpha)
+    dinput = g · ([input > 0] + [input ≤ 0] · e)
+    """
+)
 elu.vjp(input=lambda g, input, alpha, out: np.where(input > 0, g, g * (out + alpha)))
 
 
@@ -52,6 +71,7 @@ def sigmoid(input):
         return 1 / (1 + np.exp(-input))
 
 
+sigmoid.formula("out = 1 / (1 + exp(-input)); dinput = g · exp(-input) / (1 + exp(-input))^2")
 sigmoid.vjp(input=lambda g, out: g * (out * (1 - out)))
 
 
@@ -61,6 +81,9 @@ def silu(input):
     return input * sigmoid(input)
 
 
+silu.formula("s = 1 / (1 + exp(-input)); out = input · s; dinput = g · (s + input · s · (1 - s))")
+
+
 @silu.vjp("input")
 def _(g, input, out):
     s = sigmoid(input)
@@ -68,12 +91,18 @@ def _(g, input, out):
 
 
 @op
-def softplus(input):
-    """log(1 + e^x), without overflow."""
-    return np.logaddexp(input, 0)
+def softplus(input, beta=1.0):
+    """log(1 + e^(beta x)) / beta, without overflow."""
+    return np.logaddexp(beta * input, 0) / beta
 
 
-softplus.vjp(input=lambda g, input, out: g * np.exp(input - out))
+softplus.formula("out = log(1 + exp(beta · input)) / beta; dinput = g / (1 + exp(-beta · input))")
+softplus.vjp(input=lambda g, input, beta: g * np.exp(-np.logaddexp(0, -beta * input)))
+
+
+@softplus.sample
+def _(draw):
+    return draw.call(draw.array(), draw.choice([1.0, 2.5]))
 
 
 def logsigmoid(input):
@@ -100,13 +129,29 @@ def gelu(input, approximate="none"):
             out += 1
             np.divide(1, out, out=out)
         else:
-            out[...] = erf(x * math.sqrt(0.5))
+            out[...] = special.erf(x * math.sqrt(0.5))
             out += 1
             out *= 0.5
     return input * phi, phi
 
 
 _SQRT_2_PI = math.sqrt(2 / math.pi)
+
+
+@gelu.formula
+def _(approximate="none"):
+    if approximate == "tanh":
+        return """
+            u = sqrt(2 / π) · (input + 0.044715 · input^3)
+            out = input · (1 + tanh(u)) / 2
+            du = sqrt(2 / π) · (1 + 3 · 0.044715 · input^2)
+            dinput = g · ((1 + tanh(u)) / 2 + input · du / (2 · cosh(u)^2))
+        """
+    return """
+        Φ = (1 + erf(input / sqrt(2))) / 2
+        out = input · Φ
+        dinput = g · (Φ + input · exp(-input^2 / 2) / sqrt(2 · π))
+    """
 
 
 @gelu.vjp("input")
@@ -133,7 +178,7 @@ def _(g, input, approximate, phi):
 def _(input, approximate):
     if approximate == "tanh":
         return input * 0.5 * (1 + np.tanh(_SQRT_2_PI * (input + 0.044715 * input**3)))
-    return input * 0.5 * (1 + error_function(input * math.sqrt(0.5)))
+    return input * 0.5 * (1 + erf(input * math.sqrt(0.5)))
 
 
 @gelu.sample
@@ -142,12 +187,23 @@ def _(draw):
 
 
 @op
-def error_function(x):
-    """erf(x) = 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-    return erf(x)
+def erf(input):
+    """Error function: 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+    return special.erf(input)
 
 
-error_function.vjp(x=lambda g, x: g * (2 / math.sqrt(math.pi) * np.exp(-x * x)))
+erf.formula("out = erf(input); dinput = g · 2 / sqrt(π) · exp(-input^2)")
+erf.vjp(input=lambda g, input: g * (2 / math.sqrt(math.pi) * np.exp(-input * input)))
+
+
+@op(domain={"input": (0.5, 2.0)})
+def rsqrt(input):
+    """1 / sqrt(x)."""
+    return 1 / np.sqrt(input)
+
+
+rsqrt.formula("out = 1 / sqrt(input); dinput = -g / (2 · input^(3/2))")
+rsqrt.vjp(input=lambda g, out: g * (-0.5 * out * out * out))
 
 
 # ---- normalization
@@ -161,6 +217,10 @@ def softmax(input, dim=-1):
     return out
 
 
+softmax.formula(
+    "out_i = exp(input_i) / Σ_j exp(input_j); dinput_i = out_i · (g_i - Σ_j g_j · out_j)",
+    along="dim",
+)
 softmax.vjp(input=lambda g, out, dim: out * (g - np.sum(g * out, axis=dim, keepdims=True)))
 
 
@@ -183,6 +243,13 @@ def log_softmax(input, dim=-1):
     return shifted - np.log(np.sum(np.exp(shifted), axis=dim, keepdims=True))
 
 
+log_softmax.formula(
+    """
+    out_i = input_i - log(Σ_j exp(input_j))
+    dinput_i = g_i - exp(input_i) / (Σ_j exp(input_j)) · Σ_j g_j
+    """,
+    along="dim",
+)
 log_softmax.vjp(
     input=lambda g, out, dim: g - np.exp(out) * np.sum(g, axis=dim, keepdims=True),
 )
@@ -196,13 +263,20 @@ def _(input, dim):
 log_softmax.sample(softmax.sampler)
 
 
+def as_shape(shape):
+    """Return a shape that may be given as a list, or as the length of the only axis."""
+    return (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+
+
 @op(saves=("mean", "rstd"))
-def layer_norm(input, normalized_shape, weight, bias, eps=1e-5):
+def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, or the last few.
 
     Shapes: ``input (..., *normalized_shape)``, ``weight`` and ``bias`` ``normalized_shape`` or
-    None. Ba, Kiros and Hinton 2016, arXiv:1607.06450, equations 3 and 4.
+    None; an integer is the length of the last axis. Ba, Kiros and Hinton 2016, arXiv:1607.06450,
+    equations 3 and 4.
     """
+    normalized_shape = as_shape(normalized_shape)
     if input.shape[input.ndim - len(normalized_shape) :] != tuple(normalized_shape):
         raise ValueError(
             f"layer_norm: the last axes of input, of shape {input.shape}, are not "
@@ -222,9 +296,27 @@ def layer_norm(input, normalized_shape, weight, bias, eps=1e-5):
     return out.reshape(input.shape), mean, rstd
 
 
+@layer_norm.formula(
+    along=lambda normalized_shape: tuple(range(-len(as_shape(normalized_shape)), 0))
+)
+def _(weight="weight", bias="bias"):
+    scaled = " · weight_i" if weight is not None else ""
+    shifted = " + bias_i" if bias is not None else ""
+    return f"""
+        m = mean_i input_i
+        s = sqrt(mean_i (input_i - m)^2 + eps)
+        z_i = (input_i - m) / s
+        out_i = z_i{scaled}{shifted}
+        dz_i = g_i{scaled}
+        dinput_i = (dz_i - mean_j dz_j - z_i · mean_j dz_j · z_j) / s
+        {"dweight_i = Σ g_i · z_i" if scaled else ""}
+        {"dbias_i = Σ g_i" if shifted else ""}
+    """
+
+
 @layer_norm.vjp("input", "weight", "bias")
 def _(g, input, normalized_shape, weight, bias, eps, mean, rstd, needs):
-    n = math.prod(normalized_shape)
+    n = math.prod(as_shape(normalized_shape))
     x, g = input.reshape(-1, n), g.reshape(-1, n)  # (rows, n)
     normal = x - mean
     normal *= rstd
@@ -245,7 +337,7 @@ def _(g, input, normalized_shape, weight, bias, eps, mean, rstd, needs):
 
 @layer_norm.reference
 def _(input, normalized_shape, weight, bias, eps):
-    axes = tuple(range(-len(normalized_shape), 0))
+    axes = tuple(range(-len(as_shape(normalized_shape)), 0))
     centred = input - np.mean(input, axis=axes, keepdims=True)
     out = centred / np.sqrt(np.mean(centred**2, axis=axes, keepdims=True) + eps)
     if weight is not None:
@@ -271,7 +363,7 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
 
     Without `eps`, the spacing of the dtype at 1. Zhang and Sennrich 2019, arXiv:1910.07467.
     """
-    n = math.prod(normalized_shape)
+    n = math.prod(as_shape(normalized_shape))
     x = input.reshape(-1, n)  # (rows, n)
     eps = np.finfo(x.dtype).eps if eps is None else eps
     rstd = (1 / np.sqrt(np.vecdot(x, x) / n + eps))[:, None].astype(x.dtype)
@@ -281,9 +373,22 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
     return out.reshape(input.shape), rstd
 
 
+@rms_norm.formula(along=lambda normalized_shape: tuple(range(-len(as_shape(normalized_shape)), 0)))
+def _(weight="weight", eps="eps"):
+    scaled = " · weight_i" if weight is not None else ""
+    return f"""
+        s = sqrt(mean_i input_i^2 + {np.finfo(float).eps if eps is None else "eps"})
+        z_i = input_i / s
+        out_i = z_i{scaled}
+        dz_i = g_i{scaled}
+        dinput_i = (dz_i - z_i · mean_j dz_j · z_j) / s
+        {"dweight_i = Σ g_i · z_i" if scaled else ""}
+    """
+
+
 @rms_norm.vjp("input", "weight")
 def _(g, input, normalized_shape, weight, eps, rstd, needs):
-    n = math.prod(normalized_shape)
+    n = math.prod(as_shape(normalized_shape))
     normal, g = input.reshape(-1, n) * rstd, g.reshape(-1, n)  # (rows, n)
     g_input = g_weight = None
     if needs[1]:
@@ -297,7 +402,7 @@ def _(g, input, normalized_shape, weight, eps, rstd, needs):
 
 @rms_norm.reference
 def _(input, normalized_shape, weight, eps):
-    axes = tuple(range(-len(normalized_shape), 0))
+    axes = tuple(range(-len(as_shape(normalized_shape)), 0))
     eps = np.finfo(input.dtype).eps if eps is None else eps
     out = input / np.sqrt(np.mean(input * input, axis=axes, keepdims=True) + eps)
     return out if weight is None else out * weight
@@ -310,7 +415,7 @@ def _(draw):
     return draw.call(x, shape[-1:], draw.choice([draw.array(shape=shape[-1:]), None]), 1e-5)
 
 
-# ---- tables, products and losses
+# ---- tables and products
 
 
 @op
@@ -320,6 +425,16 @@ def affine(input, weight, bias):
     if bias is not None:
         out += bias
     return out.reshape(*input.shape[:-1], weight.shape[1])
+
+
+@affine.formula
+def _(bias="bias"):
+    return f"""
+        out_o = Σ_i input_i · weight_io{" + bias_o" if bias is not None else ""}
+        dinput_i = Σ_o g_o · weight_io
+        dweight_io = Σ input_i · g_o
+        {"dbias_o = Σ g_o" if bias is not None else ""}
+    """
 
 
 affine.vjp(
@@ -343,13 +458,25 @@ def _(draw):
 
 
 @op
-def embedding(input, weight):
-    """Rows of a table: ``weight[input]``, for an integer array of any shape."""
+def embedding(input, weight, padding_idx=None):
+    """Rows of a table: ``weight[input]``, for an integer array of any shape.
+
+    The row ``padding_idx`` gets no gradient.
+    """
     return weight[input]
 
 
+@embedding.formula
+def _(padding_idx=None):
+    kept = "" if padding_idx is None else " · [r ≠ padding_idx]"
+    return f"out_c = weight_{{input, c}}; dweight_rc = Σ g_c · [input = r]{kept}"
+
+
 @embedding.vjp("weight")
-def _(g, input, weight_shape):
+def _(g, input, weight_shape, padding_idx):
+    if padding_idx is not None:
+        padding = (input - padding_idx) % weight_shape[0] == 0  # either may count from the end
+        g = np.where(padding[..., None], 0, g)
     return scatter_rows(g, input, weight_shape)
 
 
@@ -364,6 +491,7 @@ def scatter_rows(values, index, shape):
     index, flat = index.reshape(-1), rows(values)
     out = np.zeros(shape, values.dtype)
     if index.size:
+        index = index % shape[0]  # one row may be named from the front and from the end
         order = np.argsort(index, kind="stable")
         ordered = index[order]
         starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
@@ -371,6 +499,7 @@ def scatter_rows(values, index, shape):
     return out
 
 
+scatter_rows.formula("out_rc = Σ values_c · [index = r]; dvalues_c = g_{index, c}")
 scatter_rows.vjp(values=lambda g, index: embedding(index, g))
 
 
@@ -380,91 +509,186 @@ def _(draw):
     return draw.call(draw.array(shape=(*index.shape, 2)), index, (3, 2))
 
 
-@op(saves=("lse",))
-def cross_entropy(input, target, ignore_index=-100, reduction="mean"):
-    """Negative log-probability of the target classes under softmax(input).
-
-    Shapes: ``input (..., C)`` with ``target (...)`` of integers, any number of leading axes.
-    Positions whose target is ``ignore_index`` count for nothing. ``reduction`` is ``"mean"`` over
-    the positions that count, ``"sum"`` or ``"none"``.
-    """
-    if input.shape[:-1] != np.shape(target):
-        raise ValueError(
-            f"cross_entropy: input has shape {input.shape} and target {np.shape(target)}; "
-            f"expected a target of shape {input.shape[:-1]}"
-        )
-    logits, classes = rows(input), np.reshape(target, -1)
-    counted = classes != ignore_index
-    if (
-        classes.size
-        and not (0 <= classes[counted]).all() & (classes[counted] < input.shape[-1]).all()
-    ):
-        raise ValueError(
-            f"cross_entropy: targets range from {classes[counted].min()} to "
-            f"{classes[counted].max()}, and input has {input.shape[-1]} classes"
-        )
-    largest = np.max(logits, axis=-1, keepdims=True)
-    e = logits - largest
-    picked = np.take_along_axis(e, np.where(counted, classes, 0)[:, None], axis=-1)[:, 0]
-    np.exp(e, out=e)
-    lse = np.log(np.sum(e, axis=-1))
-    losses = np.where(counted, lse - picked, 0).astype(input.dtype, copy=False)
-    lse += largest[:, 0]
-    if reduction == "none":
-        return losses.reshape(input.shape[:-1]), lse
-    total = np.sum(losses)
-    return total / counted.sum().astype(input.dtype) if reduction == "mean" else total, lse
-
-
-@cross_entropy.vjp("input")
-def _(g, input, target, ignore_index, reduction, lse):
-    logits, classes = rows(input), np.reshape(target, -1)
-    counted = classes != ignore_index
-    weights = counted * np.reshape(g, -1).astype(input.dtype)  # of each row
-    if reduction == "mean":
-        weights /= counted.sum().astype(input.dtype)
-    p = logits - lse[:, None]
-    np.exp(p, out=p)
-    p[np.arange(len(p)), np.where(counted, classes, 0)] -= 1
-    p *= weights[:, None]
-    return p.reshape(input.shape)
-
-
-@cross_entropy.reference
-def _(input, target, ignore_index, reduction):
-    target = np.asarray(target)
-    counted = target != ignore_index
-    one_hot = np.where(counted, target, 0)[..., None] == np.arange(input.shape[-1])
-    log_p = input - np.log(np.sum(np.exp(input), axis=-1, keepdims=True))
-    losses = -np.sum(log_p * (one_hot & counted[..., None]), axis=-1)
-    if reduction == "none":
-        return losses
-    return np.sum(losses) / (counted.sum() if reduction == "mean" else 1)
-
-
-@cross_entropy.sample
-def _(draw):
-    shape = draw.shape(max_dims=2, min_side=1)
-    classes = draw.integer(1, 4)
-    target = draw.integers(shape, 0, classes - 1)
-    if draw.boolean() and target.size > 1:
-        target.flat[0] = -100
-    x = draw.array(shape=(*shape, classes))
-    return draw.call(x, target, -100, draw.choice(["mean", "sum", "none"]))
-
-
 def linear(input, weight, bias=None):
     """Input @ weight.T + bias, with ``weight (out, in)``: PyTorch's orientation."""
     return affine(input, np.swapaxes(weight, 0, 1), bias)
 
 
+def one_hot(tensor, num_classes=-1):
+    """Return a plain array of integers, ``(...) -> (..., num_classes)``: 1 at each class, 0 else.
+
+    With -1 there are as many classes as the largest names. ``ValueError`` for one out of range.
+    """
+    classes = np.asarray(tensor)
+    if num_classes == -1:
+        num_classes = int(classes.max()) + 1
+    if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:
+        raise ValueError(
+            f"one_hot: classes range from {classes.min()} to {classes.max()}, and there are "
+            f"{num_classes}"
+        )
+    return (classes[..., None] == np.arange(num_classes)).astype(np.int64)
+
+
+# ---- convolution
+
+
+@op
+def sliding_windows(x, size, stride=1, dilation=1):
+    """Windows on the last axis, each a column: ``(..., length) -> (..., size, n)``.
+
+    They start `stride` apart, and the elements of one are `dilation` apart.
+    """
+    span = dilation * (size - 1) + 1
+    windows = np.lib.stride_tricks.sliding_window_view(x, span, -1)[..., ::stride, ::dilation]
+    return np.swapaxes(windows, -1, -2).copy()  # (..., n, size) -> (..., size, n)
+
+
+@op
+def overlap_add(windows, length, stride=1, dilation=1):
+    """Sum of windows where they overlap, ``(..., size, n) -> (..., length)``.
+
+    It is the transpose of `sliding_windows`.
+    """
+    *lead, size, n = windows.shape
+    out = np.zeros((*lead, length), windows.dtype)
+    for i in range(size):
+        first = i * dilation
+        out[..., first : first + n * stride : stride][..., :n] += windows[..., i, :]
+    return out
+
+
+sliding_windows.formula(
+    """
+    out_kl = x_{l · stride + k · dilation}
+    dx_i = Σ_k Σ_l g_kl · [i = l · stride + k · dilation]
+    """
+)
+overlap_add.formula(
+    """
+    out_i = Σ_k Σ_l windows_kl · [i = l · stride + k · dilation]
+    dwindows_kl = g_{l · stride + k · dilation}
+    """
+)
+
+
+@sliding_windows.vjp("x")
+def _(g, x_shape, stride, dilation):
+    return overlap_add(g, x_shape[-1], stride, dilation)
+
+
+@overlap_add.vjp("windows")
+def _(g, windows_shape, stride, dilation):
+    *_, size, n = windows_shape
+    return sliding_windows(g, size, stride, dilation)[..., :n]
+
+
+@sliding_windows.reference
+def _(x, size, stride, dilation):
+    n = (x.shape[-1] - dilation * (size - 1) - 1) // stride + 1
+    return x[..., dilation * np.arange(size)[:, None] + stride * np.arange(n)]
+
+
+@sliding_windows.sample
+def _(draw):
+    size, stride, dilation = draw.integer(1, 3), draw.integer(1, 3), draw.integer(1, 2)
+    length = dilation * (size - 1) + 1 + draw.integer(0, 4)
+    return draw.call(draw.array(shape=(*draw.shape(max_dims=2), length)), size, stride, dilation)
+
+
+@overlap_add.sample
+def _(draw):
+    n, size, stride, dilation = (draw.integer(1, 3) for _ in range(4))
+    length = (n - 1) * stride + (size - 1) * dilation + 1 + draw.integer(0, 4)
+    x = draw.array(shape=(*draw.shape(max_dims=2), size, n))
+    return draw.call(x, length, stride, dilation)
+
+
+def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Slide kernels along the last axis: cross-correlation, as PyTorch's function of that name.
+
+    One matrix product of the kernels and the windows.
+
+    Parameters
+    ----------
+    input : Tensor or ndarray, (N, C_in, L) or (C_in, L)
+    weight : Tensor or ndarray, (C_out, C_in / groups, size)
+    bias : Tensor or ndarray, (C_out,), optional
+    stride, dilation : int
+        How far apart windows are, and the elements of a window.
+    padding : int, "same" or "valid"
+        Zeros on either side; "same" keeps the length (a stride of 1 is needed; an odd number of
+        zeros has the longer half on the right), "valid" adds none.
+    groups : int
+        Each group of output channels sees its own group of input channels alone.
+
+    Returns
+    -------
+    Tensor or ndarray, (N, C_out, L_out) or (C_out, L_out)
+        With L_out = (L + 2 padding - dilation (size - 1) - 1) // stride + 1.
+
+    Raises
+    ------
+    ValueError
+        If channels and groups do not fit, or the kernel is longer than the padded input.
+
+    Examples
+    --------
+    >>> import numpy as np, autograd
+    >>> x = autograd.tensor([[1.0, 2.0, 4.0, 8.0]])
+    >>> autograd.nn.conv1d(x, np.array([[[-1.0, 1.0]]]))
+    tensor([[1., 2., 4.]])
+    """
+    if np.ndim(input) == 2:
+        return conv1d(input[None], weight, bias, stride, padding, dilation, groups)[0]
+    stride, padding, dilation = (  # PyTorch takes (3,) for 3
+        x[0] if isinstance(x, tuple | list) else x for x in (stride, padding, dilation)
+    )
+    batch, channels, length = input.shape
+    n_out, per_group, size = weight.shape
+    if channels != per_group * groups or n_out % groups:
+        raise ValueError(
+            f"conv1d: input {input.shape}, weight {weight.shape} and groups={groups} do not fit; "
+            "expected (N, C_in, L) and (C_out, C_in / groups, size)"
+        )
+    reach = dilation * (size - 1)
+    if padding == "same":
+        if stride != 1:
+            raise ValueError(f"conv1d: padding='same' needs a stride of 1, and it is {stride}")
+        before, after = reach // 2, reach - reach // 2
+    else:
+        before = after = 0 if padding == "valid" else padding
+    if before + length + after <= reach:
+        raise ValueError(
+            f"conv1d: the kernel reaches over {reach + 1} elements, and the padded input has "
+            f"{before + length + after}"
+        )
+    if before or after:
+        input = np.pad(input, ((0, 0), (0, 0), (before, after)))
+    windows = sliding_windows(input, size, stride, dilation)  # (N, C_in, size, n)
+    n = windows.shape[-1]
+    columns = np.reshape(windows, (batch, groups, per_group * size, n))
+    kernels = np.reshape(weight, (groups, n_out // groups, per_group * size))
+    out = np.reshape(np.matmul(kernels, columns), (batch, n_out, n))
+    return out if bias is None else out + bias[:, None]
+
+
+# ---- losses
+
+
 def reduced(losses, reduction):
-    """Return the mean or the sum of losses, or all of them for ``"none"``."""
+    """Return the mean or the sum of losses, or all for ``"none"``; the mean of none is NaN."""
+    check_reduction(reduction)
     if reduction == "none":
         return losses
-    if reduction not in ("mean", "sum"):
+    total = losses.sum()
+    return total if reduction == "sum" else total / (losses.size or np.nan)
+
+
+def check_reduction(reduction):
+    """Raise ``ValueError`` for what is no reduction."""
+    if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
-    return losses.mean() if reduction == "mean" else losses.sum()
 
 
 def mse_loss(input, target, reduction="mean"):
@@ -472,9 +696,219 @@ def mse_loss(input, target, reduction="mean"):
     return reduced((input - target) ** 2, reduction)
 
 
-def binary_cross_entropy_with_logits(input, target, reduction="mean"):
-    """Negative log-likelihood of targets in [0, 1] under sigmoid(input)."""
-    return reduced(softplus(input) - input * target, reduction)
+def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean", pos_weight=None):
+    """Negative log-likelihood of targets in [0, 1] under sigmoid(input).
+
+    `target` has the shape of `input`. `weight` multiplies the losses, `pos_weight` the part of the
+    targets in them; both broadcast.
+    """
+    if np.shape(input) != np.shape(target):
+        raise ValueError(
+            f"binary_cross_entropy_with_logits: input has shape {np.shape(input)} and target "
+            f"{np.shape(target)}; expected the same"
+        )
+    if pos_weight is None:
+        losses = softplus(input) - input * target
+    else:  # -pos_weight t log(sigmoid(x)) - (1 - t) log(1 - sigmoid(x))
+        losses = pos_weight * target * softplus(-input) + (1 - target) * softplus(input)
+    return reduced(losses if weight is None else losses * weight, reduction)
+
+
+def cross_entropy(
+    input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
+):
+    """Negative log-probability of the targets under softmax(input), as PyTorch's function.
+
+    Parameters
+    ----------
+    input : Tensor or ndarray, (C,), (N, C) or (N, C, d1, ...)
+        Logits of C classes.
+    target : array_like of int, (), (N,) or (N, d1, ...); or Tensor or ndarray of `input`'s shape
+        Classes, or probabilities of all of them, which may require a gradient.
+    weight : array_like, (C,), optional
+        What each class counts.
+    ignore_index : int
+        A class that counts for nothing.
+    reduction : {"mean", "sum", "none"}
+        ``"mean"`` divides by the sum of the weights of the targets that count, or for probabilities
+        by the number of positions. Of none at all, it is NaN.
+    label_smoothing : float
+        How much of each target goes, in equal parts, to all classes. Szegedy et al. 2016,
+        arXiv:1512.00567, section 7.
+
+    Returns
+    -------
+    Tensor or ndarray
+        A number; with ``"none"`` one for each position, (), (N,) or (N, d1, ...).
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or a target is not among the classes.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> logits = autograd.tensor([[2.0, 0.0], [0.0, 0.0]])
+    >>> autograd.nn.cross_entropy(logits, [0, 1], reduction="none").numpy().round(4).tolist()
+    [0.1269, 0.6931]
+    """
+    check_reduction(reduction)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}, not in [0, 1]")
+    weight = None if weight is None else np.asarray(weight)
+    if np.asarray(plain(target)).dtype.kind != "f":
+        input, target = classes_last(input), np.asarray(target)
+        return cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothing)
+    if np.shape(target) != np.shape(input):
+        raise ValueError(
+            f"cross_entropy: input has shape {np.shape(input)} and target {np.shape(target)}; "
+            "expected integers, or probabilities of the same shape"
+        )
+    input, target = classes_last(input), classes_last(target)  # (N, ..., C)
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / input.shape[-1]
+    if weight is not None:
+        target = target * weight
+    losses = -np.sum(log_softmax(input) * target, axis=-1)
+    return reduced(losses, reduction)
+
+
+def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
+    """Negative log-probability of the target classes, of log-probabilities: see `cross_entropy`."""
+    check_reduction(reduction)
+    input, target = classes_last(input), np.asarray(target)
+    weight = None if weight is None else np.asarray(weight)
+    check_classes("nll_loss", input, target, ignore_index)
+    classes, share = shares(target, weight, ignore_index, input.dtype)
+    losses = -take_along_axis(input, classes[..., None], -1)[..., 0]
+    losses = np.where(target == ignore_index, 0, losses * share)
+    if reduction != "mean":
+        return reduced(losses, reduction)
+    return np.sum(losses) / (np.sum(share) or np.nan)
+
+
+def classes_last(x):
+    """Move the axis of classes to the end: (N, C, d1, ...) -> (N, d1, ..., C)."""
+    return np.moveaxis(x, 1, -1) if np.ndim(x) > 2 else x
+
+
+def shares(target, weight, ignore_index, dtype):
+    """Return the classes, 0 where ignored, and what each position counts, 0 where ignored."""
+    counted = target != ignore_index
+    classes = np.where(counted, target, 0)
+    share = counted.astype(dtype)
+    return classes, share if weight is None else share * weight[classes].astype(dtype)
+
+
+def smoothing(label_smoothing, weight, n, dtype):
+    """Return what label smoothing counts each of n classes, in every position."""
+    spread = np.full(n, label_smoothing / n, dtype)
+    return spread if weight is None else spread * weight.astype(dtype)
+
+
+def check_classes(name, input, target, ignore_index):
+    """Raise ``ValueError`` where targets do not fit (..., C) in shape or are not among classes."""
+    if input.shape[:-1] != target.shape:
+        raise ValueError(
+            f"{name}: input has {input.shape[-1]} classes at positions of shape "
+            f"{input.shape[:-1]}; expected a target of shape {input.shape[:-1]}, got {target.shape}"
+        )
+    counted = target[target != ignore_index]
+    if counted.size and not 0 <= counted.min() <= counted.max() < input.shape[-1]:
+        raise ValueError(
+            f"{name}: targets range from {counted.min()} to {counted.max()}, and input has "
+            f"{input.shape[-1]} classes"
+        )
+
+
+@op(saves=("lse",))
+def cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothing):
+    """Cross-entropy of classes, with those of ``input (..., C)`` last; see `cross_entropy`."""
+    check_classes("cross_entropy", input, target, ignore_index)
+    logits = rows(input)
+    classes, share = shares(target.reshape(-1), weight, ignore_index, input.dtype)
+    largest = np.max(logits, axis=-1, keepdims=True)
+    e = logits - largest
+    picked = np.take_along_axis(e, classes[:, None], axis=-1)[:, 0]
+    if label_smoothing:
+        spread = smoothing(label_smoothing, weight, e.shape[-1], e.dtype)
+        smooth = e @ spread
+    np.exp(e, out=e)
+    lse = np.log(np.sum(e, axis=-1))
+    losses = (lse - picked) * share
+    if label_smoothing:
+        losses *= 1 - label_smoothing
+        losses += lse * spread.sum() - smooth
+    losses[target.reshape(-1) == ignore_index] = 0
+    lse += largest[:, 0]
+    if reduction == "none":
+        return losses.reshape(target.shape), lse
+    total = np.sum(losses)
+    return total / (np.sum(share) or np.nan) if reduction == "mean" else total, lse
+
+
+@cross_entropy_.formula(classes=lambda input_shape: input_shape[-1])
+def _(weight=None, reduction="mean", label_smoothing=0.0):
+    aim = "[c = target]"
+    if label_smoothing:
+        aim = f"((1 - label_smoothing) · {aim} + label_smoothing / classes)"
+    counts = "[target ≠ ignore_index]" + (" · weight_{target}" if weight is not None else "")
+    total = {"mean": "(Σ loss) / (Σ counts)", "sum": "Σ loss", "none": "loss"}[reduction]
+    return f"""
+        p_c = exp(input_c) / Σ_k exp(input_k)
+        q_c = [target ≠ ignore_index] · {aim}{" · weight_c" if weight is not None else ""}
+        loss = -Σ_c q_c · log(p_c)
+        counts = {counts}
+        out = {total}
+        dinput_c = g · (p_c · Σ_k q_k - q_c){" / (Σ counts)" if reduction == "mean" else ""}
+    """
+
+
+@cross_entropy_.vjp("input")
+def _(g, input, target, weight, ignore_index, reduction, label_smoothing, lse):
+    target = target.reshape(-1)
+    classes, share = shares(target, weight, ignore_index, input.dtype)
+    g = np.reshape(g, -1).astype(input.dtype) * (target != ignore_index)  # of each row
+    if reduction == "mean":
+        g /= np.sum(share) or 1
+    share *= g * (1 - label_smoothing)
+    p = rows(input) - lse[:, None]
+    np.exp(p, out=p)
+    if label_smoothing:
+        spread = smoothing(label_smoothing, weight, p.shape[-1], p.dtype)
+        p *= (share + g * spread.sum())[:, None]
+        p -= np.outer(g, spread)
+    else:
+        p *= share[:, None]
+    p[np.arange(len(p)), classes] -= share
+    return p.reshape(input.shape)
+
+
+@cross_entropy_.reference
+def _(input, target, weight, ignore_index, reduction, label_smoothing):
+    n = input.shape[-1]
+    classes, share = shares(target, weight, ignore_index, input.dtype)
+    aim = (1 - label_smoothing) * share[..., None] * (classes[..., None] == np.arange(n))
+    spread = smoothing(label_smoothing, weight, n, input.dtype)
+    aim = aim + spread * (target != ignore_index)[..., None]
+    losses = -np.sum(log_softmax(input) * aim, axis=-1)
+    if reduction == "none":
+        return losses
+    return np.sum(losses) / (np.sum(share) or 1 if reduction == "mean" else 1)
+
+
+@cross_entropy_.sample
+def _(draw):
+    shape = draw.shape(max_dims=2, min_side=1)
+    n = draw.integer(1, 4)
+    target = draw.integers(shape, 0, n - 1)
+    if draw.boolean() and target.size > 1:
+        target.flat[0] = -100
+    weight = draw.choice([None, 0.5 + np.arange(n)])
+    reduction, label_smoothing = draw.choice(["mean", "sum", "none"]), draw.choice([0.0, 0.2])
+    x = draw.array(shape=(*shape, n))
+    return draw.call(x, target, weight, -100, reduction, label_smoothing)
 
 
 # ---- dropout
@@ -482,7 +916,41 @@ def binary_cross_entropy_with_logits(input, target, reduction="mean"):
 
 def new_seed(generator=None):
     """Draw the seed of one dropout mask; without a generator, from NumPy's entropy."""
-    return int((generator or np.random.default_rng()).integers(2**63))
+    replayed, drawn = _replayed.get(), _drawn.get()
+    if replayed is not None:
+        seed = next(replayed)
+    else:
+        seed = int((generator or np.random.default_rng()).integers(2**63))
+    if drawn is not None:
+        drawn.append(seed)
+    return seed
+
+
+_drawn = ContextVar("drawn", default=None)
+_replayed = ContextVar("replayed", default=None)
+
+
+@contextmanager
+def seeds_drawn():
+    """Give the list of the seeds that are drawn inside the block."""
+    outer, seeds = _drawn.get(), []
+    token = _drawn.set(seeds)
+    try:
+        yield seeds
+    finally:
+        _drawn.reset(token)
+        if outer is not None:
+            outer += seeds
+
+
+@contextmanager
+def seeds_replayed(seeds):
+    """Draw these seeds again, in their order."""
+    token = _replayed.set(iter(seeds))
+    try:
+        yield
+    finally:
+        _replayed.reset(token)
 
 
 def dropout(input, p=0.5, training=True, generator=None):
@@ -499,7 +967,7 @@ def dropout(input, p=0.5, training=True, generator=None):
 def dropout_mask(rows, n_columns, p, seed, dtype):
     """Return 0 (with probability p) and 1 / (1 - p) for each of some rows of a mask."""
     threshold = np.uint32(min(round(p * 2**32), 2**32 - 1))
-    mask = (random_bits(rows, n_columns, seed) >= threshold).astype(dtype)
+    mask = (special.random_bits(rows, n_columns, seed) >= threshold).astype(dtype)
     mask *= 1 / (1 - p)
     return mask
 
@@ -515,6 +983,12 @@ def dropout_like(x_shape, p, seed, dtype):
 def dropout_seeded(input, p, seed):
     """Dropout with the mask that belongs to a seed."""
     return input * dropout_like(input.shape, p, seed, input.dtype)
+
+
+dropout_seeded.formula(
+    "out = input · r; dinput = g · r",  # r is 0 with probability p, and 1 / (1 - p) otherwise
+    r=lambda input_shape, p, seed: dropout_like(input_shape, p, seed, float),
+)
 
 
 @dropout_seeded.vjp("input")
@@ -539,7 +1013,8 @@ def scaled_dot_product_attention(
     """softmax(query key^T scale + mask) value, as PyTorch's function of that name.
 
     Shapes: ``query (..., T, D)``, ``key (..., S, D)``, ``value (..., S, V) -> (..., T, V)``.
-    ``attn_mask`` broadcasts to ``(..., T, S)``: booleans (True takes part) or numbers to add.
+    ``attn_mask`` broadcasts to ``(..., T, S)``: booleans (True takes part) or numbers to add, which
+    may require a gradient.
     ``is_causal`` hides keys after the query's own position. ``scale`` is 1 / sqrt(D) if not given.
     A query that may see no key gets zeros. Dropout acts on the weights, with one seed a call from
     `generator`. Vaswani et al. 2017, arXiv:1706.03762, equation 1.
@@ -583,9 +1058,38 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
     return out, lse
 
 
-@attention.vjp("query", "key", "value")
-def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, out, lse):
+@attention.formula(
+    r=lambda query_shape, key_shape, dropout_p, seed: dropout_like(
+        (*query_shape[:-1], key_shape[-2]), dropout_p, seed, float
+    )
+)
+def _(attn_mask=None, dropout_p=0.0, is_causal=True):
+    mask, added = "attn_mask_ts", ""
+    seen = ["[s ≤ t]"] if is_causal else []
+    if attn_mask is not None:
+        mask = "attn_mask_s" if attn_mask.ndim == 1 else mask
+        if attn_mask.dtype == bool:
+            seen.append(f"[{mask}]")
+        else:
+            added = f" + {mask}"
+    dropped = " · r_ts" if dropout_p else ""
+    return f"""
+        e_ts = {" · ".join([*seen, f"exp(scale · (Σ_d query_td · key_sd){added})"])}
+        p_ts = e_ts / Σ_u e_tu
+        out_te = Σ_s p_ts{dropped} · value_se
+        dvalue_se = Σ_t p_ts{dropped} · g_te
+        dp_ts = (Σ_e g_te · value_se){dropped}
+        de_ts = p_ts · (dp_ts - Σ_u p_tu · dp_tu)
+        dquery_td = scale · Σ_s de_ts · key_sd
+        dkey_sd = scale · Σ_t de_ts · query_td
+        {f"d{mask} = {'' if mask.endswith('ts') else 'Σ_t '}de_ts" if added else ""}
+    """
+
+
+@attention.vjp("query", "key", "value", "attn_mask")
+def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, out, lse, needs):
     g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
+    g_mask = np.zeros(attn_mask.shape, attn_mask.dtype) if needs[3] else None
     row_sum = np.sum(g * out, axis=-1, keepdims=True)  # sum over keys of p dp
     for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed):
         p = block.scores(scale)
@@ -601,10 +1105,12 @@ def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, out, l
         g_value[..., block.keys, :] += np.swapaxes(dropped, -1, -2) @ g_rows
         dp -= row_sum[..., block.rows, :]
         dp *= p
+        if needs[3]:
+            block.add_to_mask(g_mask, dp)
         dp *= scale
         g_query[..., block.rows, :] = dp @ key[..., block.keys, :]
         g_key[..., block.keys, :] += np.swapaxes(dp, -1, -2) @ query[..., block.rows, :]
-    return g_query, g_key, g_value
+    return g_query, g_key, g_value, g_mask
 
 
 class QueryBlocks:
@@ -636,6 +1142,16 @@ class QueryBlocks:
             s += np.where(mask, 0, -np.inf).astype(s.dtype) if boolean else mask.astype(s.dtype)
         return s
 
+    def add_to_mask(self, mask, scores):
+        """Add scores of the block, (..., block, keys), to the places of a mask that they had."""
+        mask = mask.reshape((1,) * (2 - mask.ndim) + mask.shape)
+        part = mask[
+            ...,
+            self.rows if mask.shape[-2] > 1 else slice(None),
+            self.keys if mask.shape[-1] > 1 else slice(None),
+        ]
+        part += sum_to_shape(scores, part.shape)
+
     def dropout(self):
         """Return the block's part of the mask over (..., T, S)."""
         *lead, n_queries, _ = self.query.shape
@@ -652,9 +1168,10 @@ def _(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
     if is_causal:
         scores = np.where(np.tri(n_queries, n_keys, dtype=bool), scores, -np.inf)
     if attn_mask is not None:
-        boolean = np.asarray(attn_mask).dtype == bool
+        boolean = attn_mask.dtype == bool
         scores = np.where(attn_mask, scores, -np.inf) if boolean else scores + attn_mask
-    p = softmax(scores, -1)
+    blind = np.all(scores == -np.inf, axis=-1, keepdims=True)  # queries that see no key
+    p = np.where(blind, 0, softmax(np.where(blind, 0, scores), -1))
     if dropout_p:
         p = p * dropout_like(p.shape, dropout_p, seed, p.dtype)
     return p @ value
@@ -668,7 +1185,13 @@ def _(draw):
     key, value = draw.array(shape=(*batch, n_keys, 2)), draw.array(shape=(*batch, n_keys, 3))
     mask = draw.integers((n_queries, n_keys), 0, 1).astype(bool)
     mask[:, 0] = True
-    mask = draw.choice([None, mask, draw.array(shape=(n_queries, n_keys))])
+    sizes = [
+        (n_queries, n_keys),
+        (n_keys,),
+        (n_queries, 1),
+        (*batch[:1], *[1] * len(batch), n_keys),
+    ]
+    mask = draw.choice([None, mask, draw.array(shape=draw.choice(sizes))])
     return draw.call(
         query, key, value, mask, draw.choice([0.0, 0.4]), draw.boolean(), 0.7, draw.integer(0, 99)
     )

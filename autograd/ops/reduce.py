@@ -43,6 +43,7 @@ def sum_(x, axis=None, keepdims=False):
     return np.add.reduce(x, axis=axis, keepdims=keepdims)
 
 
+sum_.formula("out = Σ_i x_i; dx_i = g", along="axis")
 sum_.vjp(x=lambda g, x_shape, axis, keepdims: restore(g, x_shape, axis, keepdims))
 implements(np.sum)(lambda a, axis=None, *, keepdims=False: sum_(a, axis, keepdims))
 sum_.sample(sample_reduction)
@@ -52,6 +53,9 @@ sum_.sample(sample_reduction)
 def mean(x, axis=None, keepdims=False):
     """Mean over axes."""
     return np.mean(x, axis=axis, keepdims=keepdims)
+
+
+mean.formula("out = Σ_i x_i / n; dx_i = g / n", along="axis")
 
 
 @mean.vjp("x")
@@ -79,6 +83,10 @@ def min_(x, axis=None, keepdims=False):
     return np.min(x, axis=axis, keepdims=keepdims)
 
 
+max_.formula("out = max_i x_i; dx_i = g · [x_i = out] / Σ_j [x_j = out]", along="axis")
+min_.formula("out = min_i x_i; dx_i = g · [x_i = out] / Σ_j [x_j = out]", along="axis")
+
+
 @max_.vjp("x")
 @min_.vjp("x")
 def _(g, x, out, axis, keepdims):
@@ -89,6 +97,11 @@ def _(g, x, out, axis, keepdims):
 
 implements(np.max, np.amax)(lambda a, axis=None, *, keepdims=False: max_(a, axis, keepdims))
 implements(np.min, np.amin)(lambda a, axis=None, *, keepdims=False: min_(a, axis, keepdims))
+
+
+@implements(np.ptp)
+def _(a, axis=None, *, keepdims=False):
+    return max_(a, axis, keepdims) - min_(a, axis, keepdims)
 
 
 @max_.sample
@@ -106,6 +119,12 @@ def var(x, axis=None, ddof=0, keepdims=False):
     return np.var(x, axis=axis, ddof=ddof, keepdims=keepdims)
 
 
+var.formula(
+    "m = mean_i x_i; out = (Σ_i (x_i - m)^2) / (n - ddof); dx_i = g · 2 · (x_i - m) / (n - ddof)",
+    along="axis",
+)
+
+
 @var.vjp("x")
 def _(g, x, axis, ddof, keepdims):
     count = group_size(x.shape, axis)
@@ -115,15 +134,23 @@ def _(g, x, axis, ddof, keepdims):
 
 @op
 def std(x, axis=None, ddof=0, keepdims=False):
-    """Root of the variance over axes."""
+    """Root of the variance over axes; where that is 0 the gradient is 0, as in PyTorch."""
     return np.std(x, axis=axis, ddof=ddof, keepdims=keepdims)
+
+
+std.formula(
+    "m = mean_i x_i; out = sqrt((Σ_i (x_i - m)^2) / (n - ddof)); "
+    "dx_i = g · (x_i - m) / (out · (n - ddof))",
+    along="axis",
+)
 
 
 @std.vjp("x")
 def _(g, x, out, axis, ddof, keepdims):
     count = group_size(x.shape, axis)
     centred = x - np.mean(x, axis=axis, keepdims=True)
-    return restore(g / (out * (count - ddof)), x.shape, axis, keepdims) * centred
+    slope = g / (np.where(out == 0, 1, out) * (count - ddof))
+    return restore(slope, x.shape, axis, keepdims) * centred
 
 
 @implements(np.var)
@@ -144,12 +171,16 @@ def _(draw):
     return draw.call(x, -1, draw.integer(0, 1), draw.boolean())
 
 
+# ---- sums and products so far, and products
+
+
 @op
 def cumsum(x, axis):
     """Sum of the elements so far, along an axis."""
     return np.cumsum(x, axis)
 
 
+cumsum.formula("out_i = Σ_j x_j · [j ≤ i]; dx_i = Σ_j g_j · [j ≥ i]", along="axis")
 cumsum.vjp(x=lambda g, axis: np.flip(np.cumsum(np.flip(g, axis), axis), axis))
 
 
@@ -159,15 +190,209 @@ def flip(x, axis=None):
     return np.flip(x, axis)
 
 
+flip.formula("out_i = x_{n - 1 - i}; dx_i = g_{n - 1 - i}", along="axis")
 flip.vjp(x=lambda g, axis: np.flip(g, axis))
 
 
-implements(np.cumsum)(lambda a, axis=None: a.cumsum(axis))
+@implements(np.cumsum)
+def _(a, axis=None):
+    return cumsum(np.reshape(a, -1), 0) if axis is None else cumsum(a, axis)
+
+
 implements(np.flip)(lambda m, axis=None: flip(m, axis))
 
 
+@op
+def cumprod(x, axis):
+    """Product of the elements so far, along an axis; the gradient is exact at zeros, too."""
+    return np.cumprod(x, axis)
+
+
+cumprod.formula(
+    """
+    out_i = Π_j x_j^[j ≤ i]
+    dx_i = Σ_k g_k · [k ≥ i] · Π_j x_j^[j ≤ k and j ≠ i]
+    """,
+    along="axis",
+)
+
+
+@cumprod.vjp("x")
+def _(g, x, axis):
+    """Avoid division: the gradient is (product before k) s[k], with s[k] = g[k] + x[k+1] s[k+1].
+
+    The recurrence is solved by doubling: after each step, g[k] holds s[k] summed over twice as many
+    elements from k on, and ``factor[k]`` the product of as many after k. Hillis and Steele 1986,
+    doi:10.1145/7902.7903.
+    """
+    g, x = np.moveaxis(g, axis, -1), np.moveaxis(x, axis, -1)  # (..., n)
+    factor, step = x[..., 1:], 1
+    while step < x.shape[-1]:
+        g = np.concatenate([g[..., :-step] + factor * g[..., step:], g[..., -step:]], -1)
+        factor = factor[..., :-step] * factor[..., step:]
+        step *= 2
+    return np.moveaxis(products_before(x) * g, -1, axis)
+
+
+def products_before(x):
+    """Return, for each element, the product of those before it on the last axis."""
+    ones = np.ones((*x.shape[:-1], 1), x.dtype)
+    return np.cumprod(np.concatenate([ones, x], -1)[..., :-1], -1)
+
+
+@implements(np.cumprod)
+def _(a, axis=None):
+    return cumprod(np.reshape(a, -1), 0) if axis is None else cumprod(a, axis)
+
+
 @cumsum.sample
+@cumprod.sample
 @flip.sample
 def _(draw):
     x = draw.array(min_dims=1)
     return draw.call(x, draw.axis(x.ndim))
+
+
+@op
+def prod(x, axis=None, keepdims=False):
+    """Product over axes; the gradient is exact at zeros, too."""
+    return np.multiply.reduce(x, axis=axis, keepdims=keepdims)
+
+
+prod.formula("out = Π_i x_i; dx_i = g · Π_j x_j^[j ≠ i]", along="axis")
+
+
+@prod.vjp("x")
+def _(g, x, axis, keepdims):
+    axes = tuple(sorted(axes_of(x.shape, axis)))
+    last = tuple(range(-len(axes), 0))
+    moved = np.moveaxis(x, axes, last)
+    flat = np.reshape(moved, (*moved.shape[: x.ndim - len(axes)], group_size(x.shape, axis)))
+    others = products_before(flat) * np.flip(products_before(np.flip(flat, -1)), -1)
+    others = np.moveaxis(np.reshape(others, moved.shape), last, axes)
+    return restore(g, x.shape, axis, keepdims) * others
+
+
+implements(np.prod)(lambda a, axis=None, *, keepdims=False: prod(a, axis, keepdims))
+prod.sample(sample_reduction)
+
+
+# ---- logarithms of sums, and norms
+
+
+@op
+def logsumexp(input, dim, keepdim=False):
+    """log(sum(exp(x))) over one axis or a tuple of axes, without overflow.
+
+    Where all elements are -inf, so is the result, and the gradient is 0.
+    """
+    largest = np.max(input, axis=dim, keepdims=True, initial=-np.inf)
+    largest = np.where(np.isfinite(largest), largest, 0)
+    with np.errstate(divide="ignore"):  # log(0) is the -inf that it is
+        out = np.log(np.sum(np.exp(input - largest), axis=dim, keepdims=True)) + largest
+    return out if keepdim else np.squeeze(out, dim)
+
+
+logsumexp.formula(
+    "out = log(Σ_i exp(input_i)); dinput_i = g · exp(input_i) / Σ_j exp(input_j)", along="dim"
+)
+
+
+@logsumexp.vjp("input")
+def _(g, input, dim, keepdim, out):
+    finite = np.where(out == -np.inf, 0, out)
+    shape = input.shape
+    return restore(g, shape, dim, keepdim) * np.exp(input - restore(finite, shape, dim, keepdim))
+
+
+@logsumexp.reference
+def _(input, dim, keepdim):
+    return np.log(np.sum(np.exp(input), axis=dim, keepdims=keepdim))
+
+
+@logsumexp.sample
+def _(draw):
+    x = draw.array(min_dims=1, min_side=1)
+    return draw.call(x, draw.axes(x.ndim) or 0, draw.boolean())
+
+
+@op
+def vector_norm(x, axis=None, keepdims=False, ord=2):
+    """(sum |x|^ord)^(1/ord) over axes; for ord = inf or -inf the largest or smallest |x|.
+
+    Gradients are PyTorch's: 0 for elements that are 0, as for all of a vector whose norm is 0; for
+    inf and -inf, elements that tie share. For ord = 0, the number of elements that are not 0, the
+    gradient is 0.
+    """
+    return np.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=ord)
+
+
+@vector_norm.formula(along="axis")
+def _(ord=2):
+    if ord == 0:
+        return "out = Σ_i [x_i ≠ 0]; dx_i = 0"
+    if abs(ord) == np.inf:
+        biggest = "max" if ord > 0 else "min"
+        return f"out = {biggest}_i |x_i|; dx_i = g · sign(x_i) · [|x_i| = out] / Σ_j [|x_j| = out]"
+    return """
+        out = (Σ_i |x_i|^ord)^(1 / ord)
+        dx_i = g · sign(x_i) · (|x_i| / out)^(ord - 1)
+    """
+
+
+@vector_norm.vjp("x")
+def _(g, x, out, axis, keepdims, ord):
+    g, out = (restore(v, x.shape, axis, keepdims) for v in (g, out))
+    if ord == 0:
+        return g * np.zeros(x.shape, x.dtype)
+    if np.isinf(ord):
+        ties = np.absolute(x) == out
+        share = (ties / ties.sum(axis=axis, keepdims=True)).astype(x.dtype)
+        return g * np.sign(x) * share
+    ratio = x / np.where(out == 0, 1, out)
+    if ord == 2:
+        return g * ratio
+    sign = np.sign(x) * (out != 0)  # with a negative ord, one 0 among the elements makes out 0
+    return g * sign * (np.absolute(ratio) + (x == 0)) ** (ord - 1)  # no power of 0
+
+
+@vector_norm.sample
+def _(draw):
+    x = draw.array(min_side=1, low=0.5, high=0.625)
+    x += 0.25 * np.arange(x.size).reshape(x.shape)  # no ties, no zeros
+    x *= draw.choice([-1, 1])
+    x[...] = draw.shuffled(x)
+    return draw.call(
+        x, draw.axes(x.ndim), draw.boolean(), draw.choice([2, 1, np.inf, -np.inf, 3, 0.5, -1, 0])
+    )
+
+
+@implements(np.linalg.vector_norm)
+def _(x, *, axis=None, keepdims=False, ord=2):
+    return vector_norm(x, axis, keepdims, ord)
+
+
+@implements(np.linalg.norm)
+def norm(x, ord=None, axis=None, keepdims=False):
+    """Norm of vectors or matrices, as ``np.linalg.norm``, but for those of singular values."""
+    axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    if len(axes) == 1 or (ord is None and axis is None):
+        return vector_norm(x, axis, keepdims, 2 if ord is None else ord)
+    if len(axes) != 2:
+        raise ValueError(f"norm: over {len(axes)} axes, and expected one or two")
+    if ord in (None, "fro"):
+        return vector_norm(x, axes, keepdims)
+    if ord in (1, -1, np.inf, -np.inf):  # of the sums of columns, or of rows
+        summed, along = axes if abs(ord) == 1 else axes[::-1]
+        sums = np.sum(np.absolute(x), axis=summed, keepdims=True)
+        out = (max_ if ord > 0 else min_)(sums, along, True)
+        return out if keepdims else np.squeeze(out, axes)
+    raise TypeError(
+        f"np.linalg.norm on a tensor: the matrix norm of order {ord!r} has no derivative here; "
+        "'fro', 1, -1, inf and -inf have"
+    )
+
+
+@implements(np.linalg.matrix_norm)
+def _(x, *, keepdims=False, ord="fro"):
+    return norm(x, ord, (-2, -1), keepdims)

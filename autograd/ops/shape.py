@@ -1,7 +1,9 @@
 """Ops that move elements without computing: shape, order, joining and splitting."""
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
+from autograd.formula import MOVES
 from autograd.op import implements, op, sum_to_shape
 
 
@@ -11,10 +13,21 @@ def reshape(x, shape):
     return np.reshape(x, shape)
 
 
+reshape.formula(MOVES, moves=True)
 reshape.vjp(x=lambda g, x_shape: np.reshape(g, x_shape))
 
 
-implements(np.reshape)(lambda a, shape: reshape(a, shape))
+@implements(np.reshape)
+def _(a, shape, order="C"):
+    if order == "F":  # the reverse of reading and filling the reversed axes
+        shape = shape if isinstance(shape, tuple | list) else (shape,)
+        return transpose(reshape(transpose(a), tuple(shape)[::-1]))
+    if order != "C":
+        raise ValueError(f"reshape: order is {order!r}; on a tensor it must be 'C' or 'F'")
+    return reshape(a, shape)
+
+
+implements(np.ravel)(lambda a, order="C": np.reshape(a, -1, order=order))
 
 
 @reshape.sample
@@ -27,6 +40,9 @@ def _(draw):
 def transpose(x, axes=None):
     """Permute the axes; reverse them if no order is given."""
     return np.transpose(x, axes)
+
+
+transpose.formula(MOVES, moves=True)
 
 
 @transpose.vjp("x")
@@ -43,15 +59,13 @@ def _(draw):
     return draw.call(x, draw.choice([None, tuple(draw.shuffled(np.arange(x.ndim)))]))
 
 
-implements(np.ravel)(lambda a: reshape(a, (-1,)))
-
-
 @op
 def moveaxis(x, source, destination):
     """Move axes to other places; the others stay in their order."""
     return np.moveaxis(x, source, destination)
 
 
+moveaxis.formula(MOVES, moves=True)
 moveaxis.vjp(x=lambda g, source, destination: np.moveaxis(g, destination, source))
 implements(np.moveaxis)(lambda a, source, destination: moveaxis(a, source, destination))
 
@@ -66,6 +80,9 @@ def _(draw):
 def roll(x, shift, axis=None):
     """Shift the elements along an axis, or in order; what leaves at the end enters in front."""
     return np.roll(x, shift, axis)
+
+
+roll.formula(MOVES, moves=True)
 
 
 @roll.vjp("x")
@@ -86,6 +103,12 @@ def _(draw):
 def pad(x, pad_width, constant_values=0):
     """Put constants around an array, (before, after) on each axis."""
     return np.pad(x, pad_width, constant_values=constant_values)
+
+
+pad.formula(
+    "out_k = Σ_i x_i · [at_k = i] + constant_values · [at_k < 0]; dx_i = Σ_k g_k · [at_k = i]",
+    moves=True,
+)
 
 
 @pad.vjp("x")
@@ -125,6 +148,7 @@ def swapaxes(x, axis1, axis2):
     return np.swapaxes(x, axis1, axis2)
 
 
+swapaxes.formula(MOVES, moves=True)
 swapaxes.vjp(x=lambda g, axis1, axis2: np.swapaxes(g, axis1, axis2))
 
 
@@ -143,6 +167,7 @@ def expand_dims(x, axis):
     return np.expand_dims(x, axis)
 
 
+expand_dims.formula(MOVES, moves=True)
 expand_dims.vjp(x=lambda g, x_shape: np.reshape(g, x_shape))
 
 
@@ -161,6 +186,7 @@ def squeeze(x, axis=None):
     return np.squeeze(x, axis)
 
 
+squeeze.formula(MOVES, moves=True)
 squeeze.vjp(x=lambda g, x_shape: np.reshape(g, x_shape))
 
 
@@ -180,6 +206,7 @@ def broadcast_to(x, shape):
     return np.broadcast_to(x, shape)
 
 
+broadcast_to.formula(MOVES, moves=True)
 broadcast_to.vjp(x=lambda g, x_shape: sum_to_shape(g, x_shape))
 
 
@@ -198,13 +225,20 @@ def concatenate(*arrays, axis=0):
     return np.concatenate(arrays, axis=axis)
 
 
+concatenate.formula(MOVES, moves=True)
+
+
 @concatenate.vjp("arrays")
 def _(g, arrays_shape, axis):
     ends = np.cumsum([shape[axis] for shape in arrays_shape])[:-1]
     return np.split(g, ends, axis)
 
 
-implements(np.concatenate)(lambda arrays, axis=0: concatenate(*arrays, axis=axis))
+@implements(np.concatenate)
+def _(arrays, axis=0):
+    if axis is None:
+        arrays, axis = [np.reshape(x, -1) for x in arrays], 0
+    return concatenate(*arrays, axis=axis)
 
 
 @concatenate.sample
@@ -224,6 +258,9 @@ def _(draw):
 def stack(*arrays, axis=0):
     """Join arrays of one shape along a new axis."""
     return np.stack(arrays, axis=axis)
+
+
+stack.formula(MOVES, moves=True)
 
 
 @stack.vjp("arrays")
@@ -248,6 +285,7 @@ def split(x, indices_or_sections, axis=0):
     return np.split(x, indices_or_sections, axis)
 
 
+split.formula(MOVES, moves=True)
 split.vjp(x=lambda g, axis: np.concatenate(g, axis))
 
 
@@ -265,3 +303,106 @@ def _(draw):
     sizes[axis] *= sections
     x = draw.array(shape=tuple(sizes))
     return draw.call(x, draw.choice([sections, (1, 2)]), axis)
+
+
+# ---- NumPy's other ways to join, split and arrange, in terms of these
+
+
+def at_least(ndim, shape_of):
+    """Return what a function of NumPy's does on tensors that gives arrays a number of axes."""
+
+    def make(*arys):
+        found = [x if np.ndim(x) >= ndim else np.reshape(x, shape_of(np.shape(x))) for x in arys]
+        return found[0] if len(found) == 1 else tuple(found)
+
+    return make
+
+
+implements(np.atleast_1d)(at_least(1, lambda shape: (1,)))
+implements(np.atleast_2d)(at_least(2, lambda shape: (1, *(shape or (1,)))))
+implements(np.atleast_3d)(at_least(3, lambda shape: (*((1, *shape)[-2:] if shape else (1, 1)), 1)))
+
+
+@implements(np.hstack)
+def _(tup):
+    arrays = [np.atleast_1d(x) for x in tup]
+    return np.concatenate(arrays, axis=0 if arrays[0].ndim == 1 else 1)
+
+
+implements(np.vstack)(lambda tup: np.concatenate([np.atleast_2d(x) for x in tup], axis=0))
+implements(np.dstack)(lambda tup: np.concatenate([np.atleast_3d(x) for x in tup], axis=2))
+
+
+@implements(np.column_stack)
+def _(tup):
+    columns = [x if np.ndim(x) > 1 else np.reshape(x, (-1, 1)) for x in tup]
+    return np.concatenate(columns, axis=1)
+
+
+@implements(np.append)
+def _(arr, values, axis=None):
+    return np.concatenate([arr, values], axis)
+
+
+@implements(np.array_split)
+def _(ary, indices_or_sections, axis=0):
+    if isinstance(indices_or_sections, int | np.integer):
+        size, longer = divmod(np.shape(ary)[axis], indices_or_sections)
+        indices_or_sections = [i * size + min(i, longer) for i in range(1, indices_or_sections)]
+    return np.split(ary, indices_or_sections, axis)
+
+
+def split_along(axis_of, ndim):
+    """Return what a function of NumPy's does on tensors that splits along one certain axis."""
+
+    def split(ary, indices_or_sections):
+        if np.ndim(ary) < ndim:
+            raise ValueError(f"expected an array of at least {ndim} axes, got {np.ndim(ary)}")
+        return np.split(ary, indices_or_sections, axis_of(np.ndim(ary)))
+
+    return split
+
+
+implements(np.vsplit)(split_along(lambda ndim: 0, 2))
+implements(np.hsplit)(split_along(lambda ndim: min(ndim - 1, 1), 1))
+implements(np.dsplit)(split_along(lambda ndim: 2, 3))
+
+implements(np.fliplr)(lambda m: np.flip(m, 1))
+implements(np.flipud)(lambda m: np.flip(m, 0))
+
+
+@implements(np.rot90)
+def _(m, k=1, axes=(0, 1)):
+    first, second = normalize_axis_tuple(axes, np.ndim(m))  # two, and not the same
+    k %= 4
+    if k % 2 == 0:
+        return np.flip(m, (first, second)) if k else m
+    return np.flip(swapaxes(m, first, second), first if k == 1 else second)
+
+
+@implements(np.tile)
+def _(A, reps):
+    reps = (reps,) if isinstance(reps, int | np.integer) else tuple(reps)
+    shape = (1,) * (len(reps) - np.ndim(A)) + np.shape(A)
+    reps = (1,) * (len(shape) - len(reps)) + reps
+    apart = [size for n in shape for size in (1, n)]  # (n, m) -> (1, n, 1, m)
+    tiled = [size for pair in zip(reps, shape, strict=True) for size in pair]  # (r, n, s, m)
+    repeated = broadcast_to(reshape(A, tuple(apart)), tuple(tiled))
+    return reshape(repeated, tuple(r * n for r, n in zip(reps, shape, strict=True)))
+
+
+@implements(np.broadcast_arrays)
+def _(*args):
+    shape = np.broadcast_shapes(*map(np.shape, args))
+    return tuple(np.broadcast_to(x, shape) for x in args)
+
+
+@implements(np.diff)
+def _(a, n=1, axis=-1):
+    before = (slice(None),) * normalize_axis_index(axis, np.ndim(a))
+    for _ in range(n):
+        a = a[(*before, slice(1, None))] - a[(*before, slice(None, -1))]
+    return a
+
+
+implements(np.copy)(lambda a, order="K": np.astype(a, a.dtype))

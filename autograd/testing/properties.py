@@ -1,149 +1,25 @@
-"""What must hold for every op: inputs that hypothesis draws, and the properties to test on them."""
+"""What must hold for every op, on inputs that hypothesis draws."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from numpy import ndarray
 
 from autograd.engine import no_grad
 from autograd.op import Op
 from autograd.tensor import Tensor, grad, tensor
+from autograd.testing.differences import duplicate
 from autograd.testing.gradcheck import gradcheck, gradgradcheck
+from autograd.testing.problem import GradientError
+from autograd.testing.source import expression, literal
+from autograd.testing.strategies import Call, Draw, laid_out, op_calls
 
-LAYOUTS = ("C", "strided", "reversed", "Fortran")
-
-
-def laid_out(x: ndarray, layout: str) -> ndarray:
-    """Return the same values with another layout in memory."""
-    if layout == "Fortran":
-        return np.array(x, order="F")
-    if layout == "strided" and x.ndim:
-        wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan)
-        wide[..., ::2] = x
-        return wide[..., ::2]
-    if layout == "reversed" and x.ndim:
-        return x[..., ::-1].copy()[..., ::-1]
-    return x
-
-
-class Call(NamedTuple):
-    """The arguments of one call of an op."""
-
-    args: tuple
-    kwargs: dict[str, Any]
-
-
-class Draw:
-    """What an op's sampler draws its arguments from."""
-
-    def __init__(self, draw: Callable) -> None:
-        self._draw = draw
-
-    def integer(self, low: int, high: int) -> int:
-        """Return an integer from low to high, both included."""
-        return self._draw(st.integers(low, high))
-
-    def boolean(self) -> bool:
-        """Return True or False."""
-        return self._draw(st.booleans())
-
-    def choice(self, options: Sequence) -> Any:
-        """Return one of the options."""
-        return options[self.integer(0, len(options) - 1)]
-
-    def axis(self, ndim: int) -> int:
-        """Return an axis, counted from the front or from the end."""
-        return self.integer(-ndim, ndim - 1)
-
-    def axes(self, ndim: int) -> Any:
-        """Return an axis, a tuple of axes, or None for all."""
-        if ndim == 0:
-            return None
-        return self.choice([None, self.axis(ndim), tuple(range(self.integer(1, ndim)))])
-
-    def shape(
-        self, min_dims: int = 0, max_dims: int = 3, min_side: int = 0, max_side: int = 3
-    ) -> tuple[int, ...]:
-        """Return a shape; sides of 0 and 1 are common."""
-        dims = dict(min_dims=min_dims, max_dims=max_dims, max_side=max_side)
-        full = hnp.array_shapes(min_side=max(1, min_side), **dims)
-        return self._draw(full | hnp.array_shapes(min_side=min_side, **dims))
-
-    def integers(self, shape: tuple[int, ...], low: int, high: int) -> ndarray:
-        """Return an array of integers from low to high, both included."""
-        return self._draw(hnp.arrays(np.int64, shape, elements=st.integers(low, high)))
-
-    def array(
-        self,
-        shape: tuple[int, ...] | None = None,
-        low: float = -2.0,
-        high: float = 2.0,
-        kinks: tuple[float, ...] = (),
-        **limits: int,
-    ) -> ndarray:
-        """Return a float64 array of any layout, at least 0.1 away from the kinks."""
-        shape = self.shape(**limits) if shape is None else shape
-        x = self.integers(shape, round(low * 64), round(high * 64)) / 64  # exact in float32 too
-        for kink in kinks:
-            x = np.where(np.abs(x - kink) < 0.1, kink + 0.15, x)
-        return laid_out(np.asarray(x), self.choice(LAYOUTS))
-
-    def arrays(self, n: int) -> list[ndarray]:
-        """Return arrays whose shapes broadcast together."""
-        return [self.array(shape=shape) for shape in self.broadcastable(n)]
-
-    def broadcastable(self, n: int) -> Sequence[tuple[int, ...]]:
-        """Return shapes that broadcast together; often all the same."""
-        if self.boolean():
-            return [self.shape()] * n
-        shapes = hnp.mutually_broadcastable_shapes(
-            num_shapes=n, max_dims=3, min_side=self.integer(0, 1), max_side=3
-        )
-        return self._draw(shapes).input_shapes
-
-    def shuffled(self, x: Any) -> Any:
-        """Return the elements in another order, in the same shape."""
-        order = self._draw(st.permutations(range(x.size)))
-        return x.reshape(-1)[np.array(order, int)].reshape(x.shape)
-
-    def call(self, *args: Any, **kwargs: Any) -> Call:
-        """Return the arguments of a call."""
-        return Call(args, kwargs)
-
-
-def op_calls(op: Op) -> st.SearchStrategy[Call]:
-    """Return a strategy for an op's arguments, from its sampler, domain and kinks.
-
-    Parameters
-    ----------
-    op : Op
-
-    Returns
-    -------
-    SearchStrategy of Call
-        Whose ``args`` and ``kwargs`` fit ``op(*args, **kwargs)``.
-    """
-
-    @st.composite
-    def calls(draw: Callable) -> Call:
-        source = Draw(draw)
-        if op.sampler is not None:
-            return op.sampler(source)
-        args = []
-        required = [name for name in op.names if name not in op.defaults]
-        shapes = source.broadcastable(len(required))
-        for name, shape in zip(required, shapes, strict=True):
-            low, high = op.domain.get(name, (-2.0, 2.0))
-            args.append(source.array(shape=shape, low=low, high=high, kinks=op.kinks))
-        return Call(tuple(args), {})
-
-    return calls()
+__all__ = ["PROPERTIES", "Call", "Draw", "check_op", "laid_out", "op_calls", "property_tests"]
 
 
 def differentiable(op: Op, call: Call) -> list[int]:
@@ -156,83 +32,213 @@ def differentiable(op: Op, call: Call) -> list[int]:
     ]
 
 
-def _function(op: Op, call: Call) -> tuple[Callable, list]:
-    """Return the op as a function of its differentiable arguments, and these."""
-    positions = differentiable(op, call)
+class Applied:
+    """An op as a function of its differentiable arguments alone; the others are fixed."""
 
-    def function(*values: Any) -> Any:
-        args = list(call.args)
-        for position, value in zip(positions, values, strict=True):
+    def __init__(self, op: Op, call: Call) -> None:
+        self.op, self.call = op, call
+        self.positions = differentiable(op, call)
+        self.inputs = [call.args[i] for i in self.positions]
+        self.__name__ = op.name
+        self.names = [f"x{i}" if op.variadic else op.names[i] for i in self.positions]
+
+    def __call__(self, *values: Any) -> Any:
+        args = list(self.call.args)
+        for position, value in zip(self.positions, values, strict=True):
             args[position] = value
-        return op(*args, **call.kwargs)
+        return self.op(*args, **self.call.kwargs)
 
-    return function, [call.args[i] for i in positions]
+    @property
+    def source(self) -> str:
+        """Source code of this function."""
+        names = iter(self.names)
+        args = [next(names) if i in self.positions else literal(arg)
+                for i, arg in enumerate(self.call.args)]  # fmt: skip
+        args += [f"{key}={literal(value)}" for key, value in self.call.kwargs.items()]
+        op, _ = expression(self.op)
+        if args == self.names:
+            return op
+        return f"lambda {', '.join(self.names)}: {op}({', '.join(args)})"
+
+    def outputs(self, *values: Any) -> tuple:
+        """Return the results as a tuple, of one or several."""
+        result = self(*values)
+        return tuple(result) if self.op.multiple else (result,)
+
+    def run(self, leaves: Sequence[Tensor], cotangents: Sequence | None = None) -> list:
+        """Return the outputs and the gradients, as arrays; the cotangents are 1 if not given."""
+        outputs = self.outputs(*leaves)
+        us = [np.ones(y.shape) for y in outputs] if cotangents is None else cotangents
+        return [y.numpy() for y in (*outputs, *grad(outputs, leaves, us))]
+
+
+def _leaves(arrays: Sequence[ndarray]) -> list[Tensor]:
+    """Return Tensors of the arrays themselves: a copy may have another layout."""
+    return [Tensor(x).requires_grad_() for x in arrays]
+
+
+def _cotangents(outputs: Sequence[Any]) -> list[ndarray]:
+    random = np.random.default_rng(0)
+    return [random.standard_normal(y.shape) for y in outputs]
+
+
+def _equal(some: Sequence, others: Sequence, what: str, rtol: float = 1e-12) -> None:
+    for a, b in zip(some, others, strict=True):
+        atol = 1e-13 * np.max(np.abs(b), initial=1, where=np.isfinite(b))
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=what)
+
+
+# ---- the properties: functions of an op and a call of it
 
 
 def value_is_numpys(op: Op, call: Call) -> None:
     """Check that an op returns on Tensors what its function and its reference return on arrays."""
-    function, inputs = _function(op, call)
-    plain = function(*inputs)
+    function = Applied(op, call)
+    plain = function.outputs(*function.inputs)
     with no_grad():
-        wrapped = function(
-            *map(Tensor, inputs)
-        )  # the arrays themselves: a copy's layout may differ
-    recorded = function(*(Tensor(x).requires_grad_() for x in inputs))
-    parts = (
-        zip(plain, wrapped, recorded, strict=True) if op.multiple else [(plain, wrapped, recorded)]
-    )
-    for p, w, r in parts:
-        np.testing.assert_array_equal(p, w.numpy())
-        np.testing.assert_array_equal(p, r.numpy())
+        wrapped = function.outputs(*map(Tensor, function.inputs))
+    recorded = function.outputs(*_leaves(function.inputs))
+    for p, w, r in zip(plain, wrapped, recorded, strict=True):
+        np.testing.assert_array_equal(p, w.numpy(), err_msg=f"{op.name}: on an array and a Tensor")
+        np.testing.assert_array_equal(p, r.numpy(), err_msg=f"{op.name}: on and off the tape")
     if op.reference_function is not None:
         args = op._bind(call.args, call.kwargs)
-        np.testing.assert_allclose(plain, op.reference_function(*args), rtol=1e-12, atol=1e-13)
+        reference = op.reference_function(*args)
+        np.testing.assert_allclose(
+            function(*function.inputs), reference, rtol=1e-12, atol=1e-13,
+            err_msg=f"{op.name}: its function and its reference",
+        )  # fmt: skip
 
 
 def gradient_is_right(op: Op, call: Call) -> None:
     """Check the rules against central differences."""
-    function, inputs = _function(op, call)
-    gradcheck(function, inputs, name=op.name)
+    function = Applied(op, call)
+    gradcheck(function, function.inputs)
 
 
 def second_derivative_is_right(op: Op, call: Call) -> None:
     """Check the derivative of the rules, run on Tensors."""
-    function, inputs = _function(op, call)
-    gradgradcheck(function, inputs, name=op.name)
+    function = Applied(op, call)
+    gradgradcheck(function, function.inputs)
 
 
 def dtype_is_kept(op: Op, call: Call) -> None:
-    """Check that float32 gives float32 results and gradients, close to those in float64."""
-    function, inputs = _function(op, call)
+    """Check that float32 gives float32 results and gradients, close to those in float64.
 
-    def run(dtype: Any) -> list[ndarray]:
-        leaves = [tensor(x.astype(dtype), requires_grad=True) for x in inputs]
-        outputs = function(*leaves)
-        outputs = outputs if op.multiple else (outputs,)
-        gradients = grad(outputs, leaves, [np.ones(y.shape) for y in outputs])
-        return [y.numpy() for y in (*outputs, *gradients)]
-
-    for single, double in zip(run(np.float32), run(np.float64), strict=True):
+    And that rules for float64 compute in float64.
+    """
+    function = Applied(op, call)
+    single = function.run([tensor(x.astype(np.float32)).requires_grad_()
+                                 for x in function.inputs])  # fmt: skip
+    double = function.run([tensor(x, requires_grad=True) for x in function.inputs])
+    for s, d in zip(single, double, strict=True):
         if op.name != "astype":
-            assert single.dtype == np.float32, f"{op.name}: float32 became {single.dtype}"
-        largest = np.max(np.abs(double), initial=1)
-        np.testing.assert_allclose(single, double, rtol=1e-5, atol=2e-6 * largest)
+            assert s.dtype == np.float32, f"{op.name}: float32 became {s.dtype}"
+        largest = np.max(np.abs(d), initial=1)
+        np.testing.assert_allclose(
+            s, d, rtol=1e-5, atol=2e-6 * largest, err_msg=f"{op.name}: in float32 and in float64"
+        )
+    outputs = function.outputs(*_leaves(function.inputs))
+    if any(y.dtype != np.float64 for y in outputs):
+        return
+    n = len(outputs)
+    gradients = function.run(_leaves(function.inputs), _cotangents(outputs))[n:]
+    for name, gradient in zip(function.names, gradients, strict=True):
+        known = gradient[(np.abs(gradient) > 1e-3) & np.isfinite(gradient)]  # not rounding alone
+        # no random number has half of its digits zero
+        assert not known.size or (known != known.astype(np.float32)).any(), (
+            f"{op.name}: the gradient of {name!r} has the digits of float32, and its input is "
+            "float64"
+        )
 
 
 def layout_does_not_matter(op: Op, call: Call) -> None:
     """Check that contiguous copies of the inputs give the same values and gradients."""
-    function, inputs = _function(op, call)
+    function = Applied(op, call)
+    as_drawn = function.run(_leaves(function.inputs))
+    contiguous = [x.copy(order="C") for x in function.inputs]
+    message = f"{op.name}: the result depends on the order of the inputs in memory"
+    _equal(as_drawn, function.run(_leaves(contiguous)), message, rtol=1e-13)
 
-    def run(arrays: Sequence[ndarray]) -> list[ndarray]:
-        leaves = [Tensor(x).requires_grad_() for x in arrays]
-        outputs = function(*leaves)
-        outputs = outputs if op.multiple else (outputs,)
-        gradients = grad(outputs, leaves, [np.ones(y.shape) for y in outputs])
-        return [y.numpy() for y in (*outputs, *gradients)]
 
-    for a, b in zip(run(inputs), run([np.ascontiguousarray(x).reshape(x.shape) for x in inputs]),
-                    strict=True):  # fmt: skip
-        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+def each_input_stands_alone(op: Op, call: Call) -> None:
+    """Check that an input's gradient does not depend on which others need one."""
+    function = Applied(op, call)
+    inputs = function.inputs
+    outputs = function.outputs(*map(Tensor, inputs))
+    n, us = len(outputs), _cotangents(outputs)
+    together = function.run(_leaves(inputs), us)[n:]
+    for i, gradient in enumerate(together if len(inputs) > 1 else ()):
+        leaf = Tensor(inputs[i]).requires_grad_()
+        values = [leaf if j == i else x for j, x in enumerate(inputs)]
+        alone = grad(function.outputs(*values), leaf, us).numpy()
+        message = f"{op.name}: the gradient of input {i} when no other input needs one"
+        _equal([alone], [gradient], message)
+
+
+def same_input_twice_adds_up(op: Op, call: Call) -> None:
+    """Check that a Tensor given as two inputs gets the sum of their gradients."""
+    function = Applied(op, call)
+    inputs = function.inputs
+    same = [(i, j) for j, y in enumerate(inputs) for i in range(j) if inputs[i].shape == y.shape]
+    for i, j in same[:1]:
+        leaves = _leaves([duplicate(inputs[i] if k == j else x) for k, x in enumerate(inputs)])
+        with np.errstate(all="ignore"):
+            try:
+                outputs = function.outputs(*leaves)
+                us = _cotangents(outputs)
+                separate = grad(outputs, leaves, us)
+            except (ValueError, ArithmeticError, TypeError):
+                return  # not a call of this op
+            leaves[j] = leaves[i]
+            shared = grad(function.outputs(*leaves), leaves[i], us)
+        message = f"{op.name}: the gradient when inputs {i} and {j} are the same Tensor"
+        _equal([shared.numpy()], [separate[i].numpy() + separate[j].numpy()], message)
+
+
+def passes_are_pure(op: Op, call: Call) -> None:
+    """Check that no pass changes its inputs or cotangents, or depends on other passes."""
+    function = Applied(op, call)
+    inputs = [duplicate(x) for x in function.inputs]
+    leaves = _leaves(inputs)
+    outputs = function.outputs(*leaves)
+    us = _cotangents(outputs)
+    before = [x.copy() for x in (*inputs, *us)]
+    values = [y.numpy().copy() for y in outputs]
+    with np.errstate(all="ignore"), suppress(ValueError, ArithmeticError):
+        # another call, with other numbers, between forward and backward
+        function.outputs(*_leaves([np.asarray(0.75 * x) for x in inputs]))
+    for y, value in zip(outputs, values, strict=True):
+        message = f"{op.name}: a later call changed this result"
+        np.testing.assert_array_equal(y.numpy(), value, err_msg=message)
+    first = [g.numpy().copy() for g in grad(outputs, leaves, us, retain_graph=True)]
+    for i, (x, original) in enumerate(zip((*inputs, *us), before, strict=True)):
+        what = f"input {i}" if i < len(inputs) else f"cotangent {i - len(inputs)}"
+        message = f"{op.name}: {what} was changed in place"
+        np.testing.assert_array_equal(x, original, err_msg=message)
+    again = [g.numpy() for g in grad(outputs, leaves, us)]
+    _equal(again, first, f"{op.name}: a second backward pass gives another gradient")
+    fresh = function.run(_leaves(inputs), us)[len(outputs) :]
+    _equal(first, fresh, f"{op.name}: a gradient depends on a call in between")
+
+
+def formula_agrees(op: Op, call: Call) -> None:
+    """Check that an op and its rules compute what its formula says, if it has one."""
+    if op.stated is None:
+        return
+    function = Applied(op, call)
+    leaves = _leaves(function.inputs)
+    outputs = function.outputs(*leaves)
+    us = _cotangents(outputs)
+    gradients = [g.numpy() for g in grad(outputs, leaves, us)]
+    values = [y.numpy() for y in outputs]
+    out, g = (values, us) if op.multiple else (values[0], us[0])
+    arguments = dict(op.named(op._bind(call.args, call.kwargs)))
+    cotangents = dict(zip(function.names, gradients, strict=True))
+    for text, found, stated in op.stated.equations(arguments, out, g, cotangents):
+        np.testing.assert_allclose(
+            found, stated, rtol=1e-9, atol=1e-11, err_msg=f"{op.name} and its formula: {text}"
+        )
 
 
 PROPERTIES = (
@@ -241,7 +247,14 @@ PROPERTIES = (
     second_derivative_is_right,
     dtype_is_kept,
     layout_does_not_matter,
+    each_input_stands_alone,
+    same_input_twice_adds_up,
+    passes_are_pure,
+    formula_agrees,
 )
+
+
+# ---- running them
 
 
 def check_op(op: Op, max_examples: int = 30) -> None:
@@ -269,14 +282,56 @@ def check_op(op: Op, max_examples: int = 30) -> None:
         hold(op, check, max_examples)
 
 
+def property_tests(op: Op) -> Callable:
+    """Return the property tests of one op as a test for pytest, with a case for each property.
+
+    The number of examples and all else is that of the hypothesis profile in use, except that there
+    is no deadline.
+
+    Examples
+    --------
+    One line in a file of tests; ``pytest`` then runs ``test_ratio[gradient_is_right]`` and so on::
+
+        test_ratio = property_tests(ratio)
+    """
+    import pytest
+
+    cases = pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)
+    return cases(_property_test(op))
+
+
 def hold(op: Op, check: Callable[[Op, Call], None], max_examples: int | None = None) -> None:
     """Test one property of one op; without a number of examples, by the current profile."""
-
-    @given(op_calls(op))
-    def test(call: Call) -> None:
-        check(op, call)
-
     options: dict[str, Any] = {} if max_examples is None else {"max_examples": max_examples}
-    settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), **options)(
-        test
-    )()
+    options |= dict(database=None, report_multiple_bugs=False, verbosity=Verbosity.quiet)
+    _property_test(op, **options)(check)
+
+
+def _property_test(op: Op, **options: Any) -> Callable:
+    """Return a test of a property that it is given, on calls of an op that hypothesis draws."""
+
+    def test(check: Callable, call: Call) -> None:
+        try:
+            check(op, call)
+        except GradientError:
+            raise  # it has a test to paste already
+        except Exception as error:
+            error.add_note(_repeat(op, check, call))
+            raise
+
+    test.__name__ = f"test_{op.name}"
+    options |= dict(deadline=None, suppress_health_check=list(HealthCheck))
+    # which of our lines a failure runs through explains nothing
+    options["phases"] = [phase for phase in settings().phases if phase is not Phase.explain]
+    return settings(**options)(given(call=op_calls(op))(test))
+
+
+def _repeat(op: Op, check: Callable, call: Call) -> str:
+    """Return source code that repeats a failed property."""
+    name, lines = expression(op)
+    return "\n".join(
+        ["to repeat it:", "", "    import numpy as np", "", *(f"    {line}" for line in lines)]
+        + [f"    from autograd.testing.properties import Call, {check.__name__}", ""]
+        + [f"    call = Call({literal(call.args)}, {literal(call.kwargs)})"]
+        + [f"    {check.__name__}({name}, call)"]
+    )

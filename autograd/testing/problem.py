@@ -1,0 +1,266 @@
+"""What every gradient check comes down to: a function of float64 arrays, and its gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.engine import no_grad
+from autograd.functional import tree_map
+from autograd.op import Op
+from autograd.tensor import Tensor, grad
+from autograd.testing.differences import duplicate
+
+Arrays = Sequence[ndarray]
+
+
+class GradientError(AssertionError):
+    """A derivative does not agree with its numeric value, or cannot be had at all."""
+
+    __module__ = "autograd.testing"  # where it is to be imported from
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A function of float64 arrays, and what claims to be its gradient.
+
+    Attributes
+    ----------
+    name : str
+        Of the function, in messages.
+    labels, names : sequence of str
+        What messages call each array, ``input 0``, and what the function itself does: ``x``.
+    arrays : sequence of ndarray
+        Where to check.
+    values : callable
+        From arrays to the list of outputs, as arrays.
+    gradients : callable
+        From arrays and cotangents, one an output, to the gradients, one an array.
+    plain : callable
+        As `values`, without Tensors: arrays may be complex.
+    test : callable
+        To the source of a test that repeats the check.
+    """
+
+    name: str
+    labels: Sequence[str]
+    names: Sequence[str]
+    arrays: Arrays
+    values: Callable[[Arrays], list[ndarray]]
+    gradients: Callable[[Arrays, Arrays], list[ndarray]]
+    plain: Callable[[Arrays], list[ndarray]]
+    test: Callable[[], str] = str
+
+    def at(self, arrays: Arrays) -> Problem:
+        """Return the same problem at another point."""
+        return replace(self, arrays=list(arrays))
+
+    def along(self, position: int, cotangents: Arrays, values: Callable) -> Callable:
+        """Return the outputs times their cotangents as a function of one array alone."""
+
+        def function(x: ndarray) -> Any:
+            arrays = [x if i == position else a for i, a in enumerate(self.arrays)]
+            return sum(np.sum(u * y) for u, y in zip(cotangents, values(arrays), strict=True))
+
+        return function
+
+
+def of_tensors(func: Callable, inputs: Any, name: str | None) -> Problem:
+    """Return the problem of a function written with Tensors."""
+    name = name_of(func, name)
+    args, paths, arrays = split(inputs, name)
+
+    def outputs(xs: Sequence[Tensor]) -> list[Tensor]:
+        return tensors_of(func(*filled(args, xs)), name)
+
+    def values(arrays: Arrays) -> list[ndarray]:
+        with no_grad():
+            return [y.numpy() for y in outputs([Tensor(x) for x in arrays])]
+
+    def gradients(arrays: Arrays, cotangents: Arrays) -> list[ndarray]:
+        leaves = [Tensor(x).requires_grad_() for x in arrays]
+        reached = [
+            (y, u) for y, u in zip(outputs(leaves), cotangents, strict=True) if y.requires_grad
+        ]
+        if not reached:
+            return [np.zeros(x.shape) for x in arrays]
+        ys, us = zip(*reached, strict=True)
+        return [gradient.numpy() for gradient in grad(ys, leaves, us)]
+
+    def plain(arrays: Arrays) -> list[ndarray]:
+        return _floating(func(*filled(args, arrays)))
+
+    return Problem(
+        name, _labels(paths), _names(func, args, paths), arrays, values, gradients, plain
+    )
+
+
+def of_vjp(func: Callable, vjp: Callable, inputs: Any, name: str | None) -> Problem:
+    """Return the problem of a NumPy function and its vector-Jacobian product, written by hand."""
+    name = name_of(func, name)
+    args, paths, arrays = split(inputs, name)
+    labels = _labels(paths)
+
+    def values(arrays: Arrays) -> list[ndarray]:
+        return _floating(func(*filled(args, arrays)))
+
+    def gradients(arrays: Arrays, cotangents: Arrays) -> list[ndarray]:
+        g = tuple(cotangents) if len(cotangents) > 1 else cotangents[0]
+        found: list[Any] = []
+        result = vjp(g, *filled(args, arrays))
+        tree_map(found.append, result if isinstance(result, list | tuple | dict) else [result])
+        if len(found) != len(arrays):
+            raise GradientError(
+                f"the vjp of {name} returned {len(found)} cotangents, and the function has "
+                f"{len(arrays)} floating-point arrays as inputs"
+            )
+        return [
+            _of_shape(np.zeros(x.shape) if g is None else np.asarray(g), x.shape, name, label)
+            for g, x, label in zip(found, arrays, labels, strict=True)
+        ]
+
+    return Problem(name, labels, _names(func, args, paths), arrays, values, gradients, values)
+
+
+def _of_shape(gradient: ndarray, shape: tuple[int, ...], name: str, label: str) -> ndarray:
+    if gradient.shape == shape:
+        return gradient
+    message = (
+        f"the vjp of {name} returned a gradient of shape {gradient.shape} for {label}, "
+        f"which has shape {shape}"
+    )
+    padded = (0,) * (gradient.ndim - len(shape)) + shape
+    if len(padded) == gradient.ndim and all(
+        n in (0, 1, m) for n, m in zip(padded, gradient.shape, strict=True)
+    ):
+        axes = [i for i, n in enumerate(padded) if n != gradient.shape[i]]
+        summed = ("axis " if len(axes) == 1 else "axes ") + ", ".join(map(str, axes))
+        message += f"\n  likely  a forgotten sum over {summed}: along it the input was broadcast"
+    raise GradientError(message)
+
+
+# ---- inputs and outputs
+
+
+def is_floating(x: Any) -> bool:
+    """Return whether gradients exist for an input: for floating-point arrays and Tensors."""
+    return isinstance(x, Tensor | ndarray) and x.dtype.kind == "f"
+
+
+def name_of(func: Callable, name: str | None = None) -> str:
+    """Return what messages call a function."""
+    found = name or getattr(func, "__name__", "function")
+    return "function" if found == "<lambda>" else str(found)
+
+
+def arguments(inputs: Any) -> tuple:
+    """Return the inputs as arguments: a list or tuple holds several, all else is the only one."""
+    return tuple(inputs) if type(inputs) in (list, tuple) else (inputs,)
+
+
+def split(inputs: Any, name: str) -> tuple[tuple, list[str], list[ndarray]]:
+    """Return the arguments, and the paths and float64 copies of the floating-point arrays in them.
+
+    A path is ``[0]``, or ``[0]['w']`` inside a container.
+    """
+    args = arguments(inputs)
+    paths, arrays = [], []
+    for i, arg in enumerate(args):
+        for path, leaf in _leaves(arg, f"[{i}]"):
+            if is_floating(leaf):
+                x = leaf.numpy() if isinstance(leaf, Tensor) else leaf
+                paths.append(path)
+                arrays.append(duplicate(x) if x.dtype == np.float64 else x.astype(np.float64))
+    if not arrays:
+        raise ValueError(f"gradient check of {name}: none of the inputs is a floating-point array")
+    return args, paths, arrays
+
+
+def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the leaves that `tree_map` visits, in its order, with the way to each."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _leaves(value, f"{path}[{key!r}]")
+    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        for field, value in zip(tree._fields, tree, strict=True):
+            yield from _leaves(value, f"{path}.{field}")
+    elif isinstance(tree, list | tuple):
+        for i, value in enumerate(tree):
+            yield from _leaves(value, f"{path}[{i}]")
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        for field in dataclasses.fields(tree):
+            if field.init:
+                yield from _leaves(getattr(tree, field.name), f"{path}.{field.name}")
+    else:
+        yield path, tree
+
+
+def filled(args: tuple, values: Sequence) -> tuple:
+    """Return the arguments with other values in place of the floating-point arrays."""
+    remaining = iter(values)
+    return tree_map(lambda leaf: next(remaining) if is_floating(leaf) else leaf, args)
+
+
+def _labels(paths: Sequence[str]) -> list[str]:
+    return ["input " + path[1:].replace("]", "", 1) for path in paths]
+
+
+def _names(func: Callable, args: tuple, paths: Sequence[str]) -> list[str]:
+    """Return what the function calls each array: ``x``, or ``p['w']`` inside a container."""
+    names = parameter_names(func, len(args))
+    found = []
+    for path in paths:
+        number, rest = path[1:].split("]", 1)
+        found.append(names[int(number)] + rest)
+    return found
+
+
+def parameter_names(func: Callable, n: int) -> list[str]:
+    """Return the names of a function's first n positional arguments; of a variadic one, x0, x1."""
+    names = [] if isinstance(func, Op) and func.variadic else list(getattr(func, "names", ()))
+    if not names:
+        try:
+            parameters = inspect.signature(func).parameters.values()
+        except (TypeError, ValueError):  # some of NumPy's functions
+            return [f"x{i}" for i in range(n)]
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        names = [p.name for p in parameters if p.kind in positional]
+    return names[:n] + [f"x{i}" for i in range(len(names), n)]
+
+
+def tensors_of(result: Any, name: str) -> list[Tensor]:
+    """Return the floating-point Tensors of a function's result; its integers do not matter."""
+    found: list[Tensor] = []
+
+    def collect(leaf: Any) -> None:
+        if isinstance(leaf, Tensor):
+            if leaf.dtype.kind == "f":
+                found.append(leaf)
+        elif np.asarray(leaf).dtype.kind == "f":
+            raise GradientError(
+                f"{name} returned {type(leaf).__name__}, not a Tensor: gradient lost"
+            )
+
+    tree_map(collect, result)
+    if not found:
+        raise GradientError(f"{name} returned {type(result).__name__}, not a Tensor: gradient lost")
+    return found
+
+
+def _floating(result: Any) -> list[ndarray]:
+    """Return the real and complex arrays and numbers of a function's result."""
+    found: list[ndarray] = []
+
+    def collect(leaf: Any) -> None:
+        y = leaf.numpy() if isinstance(leaf, Tensor) else np.asarray(leaf)
+        if y.dtype.kind in "fc":
+            found.append(y)
+
+    tree_map(collect, result)
+    return found

@@ -1,0 +1,243 @@
+"""Inputs for property tests, as hypothesis strategies: arrays, tensors, layouts, an op's calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy import ndarray
+from numpy.typing import DTypeLike
+
+from autograd.op import Op
+from autograd.tensor import Tensor
+
+LAYOUTS = ("C", "strided", "reversed", "Fortran")
+
+
+def laid_out(x: ndarray, layout: str) -> ndarray:
+    """Return the same values in another order in memory: one of `layouts`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> laid_out(np.ones((2, 3)), "reversed").strides
+    (24, -8)
+    """
+    if layout == "Fortran":
+        return np.array(x, order="F")
+    if layout == "strided" and x.ndim:
+        gap = np.nan if x.dtype.kind == "f" else 0
+        wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), gap, x.dtype)
+        wide[..., ::2] = x
+        return wide[..., ::2]
+    if layout == "reversed" and x.ndim:
+        return x[..., ::-1].copy()[..., ::-1]
+    return x
+
+
+class Call(NamedTuple):
+    """The arguments of one call of an op."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+class Draw:
+    """What an op's sampler draws its arguments from."""
+
+    def __init__(self, draw: Callable) -> None:
+        self._draw = draw
+
+    def integer(self, low: int, high: int) -> int:
+        """Return an integer from low to high, both included."""
+        return self._draw(st.integers(low, high))
+
+    def boolean(self) -> bool:
+        """Return True or False."""
+        return self._draw(st.booleans())
+
+    def choice(self, options: Sequence) -> Any:
+        """Return one of the options."""
+        return options[self.integer(0, len(options) - 1)]
+
+    def axis(self, ndim: int) -> int:
+        """Return an axis, counted from the front or from the end."""
+        return self.integer(-ndim, ndim - 1)
+
+    def axes(self, ndim: int) -> Any:
+        """Return an axis, a tuple of axes, or None for all."""
+        if ndim == 0:
+            return None
+        return self.choice([None, self.axis(ndim), tuple(range(self.integer(1, ndim)))])
+
+    def shape(
+        self, min_dims: int = 0, max_dims: int = 3, min_side: int = 0, max_side: int = 3
+    ) -> tuple[int, ...]:
+        """Return a shape; sides of 0 and 1 are common."""
+        dims = dict(min_dims=min_dims, max_dims=max_dims, max_side=max_side)
+        full = hnp.array_shapes(min_side=max(1, min_side), **dims)
+        return self._draw(full | hnp.array_shapes(min_side=min_side, **dims))
+
+    def integers(self, shape: tuple[int, ...], low: int, high: int) -> ndarray:
+        """Return an array of integers from low to high, both included."""
+        return self._draw(hnp.arrays(np.int64, shape, elements=st.integers(low, high)))
+
+    def array(
+        self,
+        shape: tuple[int, ...] | None = None,
+        low: float = -2.0,
+        high: float = 2.0,
+        kinks: tuple[float, ...] = (),
+        dtype: DTypeLike = np.float64,
+        **limits: int,
+    ) -> ndarray:
+        """Return a floating-point array of any layout, at least 0.1 away from the kinks."""
+        shape = self.shape(**limits) if shape is None else shape
+        x = self.integers(shape, round(low * 64), round(high * 64)) / 64  # exact in float32 too
+        for kink in kinks:
+            x = np.where(np.abs(x - kink) < 0.1, kink + 0.15, x)
+        return laid_out(np.asarray(x, dtype), self.choice(LAYOUTS))
+
+    def arrays(self, n: int) -> list[ndarray]:
+        """Return arrays whose shapes broadcast together."""
+        return [self.array(shape=shape) for shape in self.broadcastable(n)]
+
+    def broadcastable(self, n: int) -> Sequence[tuple[int, ...]]:
+        """Return shapes that broadcast together; often all the same."""
+        if self.boolean():
+            return [self.shape()] * n
+        shapes = hnp.mutually_broadcastable_shapes(
+            num_shapes=n, max_dims=3, min_side=self.integer(0, 1), max_side=3
+        )
+        return self._draw(shapes).input_shapes
+
+    def shuffled(self, x: Any) -> Any:
+        """Return the elements in another order, in the same shape."""
+        order = self._draw(st.permutations(range(x.size)))
+        return x.reshape(-1)[np.array(order, int)].reshape(x.shape)
+
+    def call(self, *args: Any, **kwargs: Any) -> Call:
+        """Return the arguments of a call."""
+        return Call(args, kwargs)
+
+
+def layouts() -> st.SearchStrategy[str]:
+    """Return a strategy for names of orders in memory, which `laid_out` takes."""
+    return st.sampled_from(LAYOUTS)
+
+
+@st.composite
+def arrays(
+    draw: Callable,
+    shape: tuple[int, ...] | None = None,
+    dtype: DTypeLike = np.float64,
+    min_value: float = -2.0,
+    max_value: float = 2.0,
+    kinks: tuple[float, ...] = (),
+    **limits: int,
+) -> ndarray:
+    """Return a strategy for floating-point arrays, in any order in memory.
+
+    Values are multiples of 1/64, exact in single precision, and rich in zeros and ties.
+
+    Parameters
+    ----------
+    shape : tuple of int, optional
+        Any of up to three axes with up to three elements, often empty or 1, if not given.
+    dtype : dtype_like
+    min_value, max_value : float
+    kinks : tuple of float
+        Values to stay away from.
+    **limits : int
+        On the shape: min_dims, max_dims, min_side, max_side.
+
+    Examples
+    --------
+    >>> from hypothesis import given
+    >>> @given(arrays(min_side=1))
+    ... def test(x):
+    ...     assert x.size
+    >>> test()
+    """
+    return Draw(draw).array(shape, min_value, max_value, kinks, dtype, **limits)
+
+
+@st.composite
+def tensors(
+    draw: Callable,
+    shape: tuple[int, ...] | None = None,
+    dtype: DTypeLike = np.float64,
+    min_value: float = -2.0,
+    max_value: float = 2.0,
+    kinks: tuple[float, ...] = (),
+    requires_grad: bool = True,
+    **limits: int,
+) -> Tensor:
+    """Return a strategy for Tensors; the arguments are those of `arrays`.
+
+    Examples
+    --------
+    >>> from hypothesis import given
+    >>> @given(tensors(shape=(2, 3)))
+    ... def test(x):
+    ...     assert x.shape == (2, 3) and x.requires_grad
+    >>> test()
+    """
+    x = Draw(draw).array(shape, min_value, max_value, kinks, dtype, **limits)
+    return Tensor(x).requires_grad_(requires_grad)  # not a copy: that may lose the layout
+
+
+@st.composite
+def broadcastable(
+    draw: Callable,
+    n: int,
+    dtype: DTypeLike = np.float64,
+    min_value: float = -2.0,
+    max_value: float = 2.0,
+) -> tuple[ndarray, ...]:
+    """Return a strategy for tuples of n arrays whose shapes broadcast together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hypothesis import given
+    >>> @given(broadcastable(2))
+    ... def test(pair):
+    ...     np.broadcast(*pair)
+    >>> test()
+    """
+    source = Draw(draw)
+    shapes = source.broadcastable(n)
+    return tuple(source.array(shape, min_value, max_value, dtype=dtype) for shape in shapes)
+
+
+def op_calls(op: Op) -> st.SearchStrategy[Call]:
+    """Return a strategy for an op's arguments, from its sampler, domain and kinks.
+
+    Parameters
+    ----------
+    op : Op
+
+    Returns
+    -------
+    SearchStrategy of Call
+        Whose ``args`` and ``kwargs`` fit ``op(*args, **kwargs)``.
+    """
+
+    @st.composite
+    def calls(draw: Callable) -> Call:
+        source = Draw(draw)
+        if op.sampler is not None:
+            return op.sampler(source)
+        args = []
+        required = [name for name in op.names if name not in op.defaults]
+        shapes = source.broadcastable(len(required))
+        for name, shape in zip(required, shapes, strict=True):
+            low, high = op.domain.get(name, (-2.0, 2.0))
+            args.append(source.array(shape=shape, low=low, high=high, kinks=op.kinks))
+        return Call(tuple(args), {})
+
+    return calls()

@@ -1,0 +1,124 @@
+"""Write docs/ops.md, the table of all ops, from the registry: ``python docs/make_ops.py``."""
+
+import inspect
+from pathlib import Path
+
+import autograd
+from autograd.op import NUMPY
+
+HEAD = """# The ops
+
+Made from the registry by `python docs/make_ops.py`. Everything here works on tensors through
+NumPy's own names, operators and methods, or as a function of `autograd.nn`; everything is
+differentiable to any order, and tested: values, first and second derivatives, dtypes, memory
+layouts, empty arrays, and that the formula is what the code computes.
+
+In the formulas, `g` is the cotangent of the result `out`, and `dx` that of the input `x`;
+subscripts name the last axes, `[condition]` is 1 where it holds and 0 elsewhere, and `at_k` is
+where the k-th element of the result came from. The whole notation is in the docstring of
+`autograd.formula`:
+
+```python
+import autograd.formula
+
+print(autograd.REGISTRY["softmax"].stated)
+```
+
+```text
+out_i = exp(input_i) / Σ_j exp(input_j)
+dinput_i = out_i · (g_i - Σ_j g_j · out_j)
+```
+
+Formulas that depend on the arguments stand in their plainest form.
+"""
+TITLES = {
+    "elementwise": "Element by element",
+    "reduce": "Reductions, and sums and products so far",
+    "linalg": "Products of matrices, and `np.linalg`",
+    "shape": "Shape and order",
+    "index": "Indexing",
+    "nn": "Functions of networks",
+    "op": "Other",
+}
+TAIL = """
+## In terms of these
+
+{others}
+
+## Plain results
+
+Comparisons, `np.argmax` and their like have no derivative: they return plain arrays, also for
+tensors that require a gradient. These do:
+
+{plain}
+
+Any other function of NumPy's raises for a tensor that requires a gradient, and works on the array
+of any other tensor.
+
+## Conventions where there is no derivative
+
+At kinks and ties gradients are PyTorch's: `abs`, `relu`, `sign` and norms have 0 at 0; `clip`
+passes the gradient at its bounds; `max`, `min` and norms of order inf share it among elements that
+tie, `maximum` and `minimum` give one half to each; `sort` and `topk` are stable, so that the first
+of equals goes first; `prod` and `cumprod` are exact at zeros; `0**y` has the gradient 0 for y.
+"""
+
+
+def code(text):
+    """Return text as code in a cell of a table."""
+    return f"`{text}`".replace("|", "\\|")
+
+
+def names(function):
+    """Return how a user writes one of NumPy's functions."""
+    module = {"numpy": "np", "numpy.linalg": "np.linalg"}.get(
+        getattr(function, "__module__", "numpy")
+    )
+    return f"{module or 'np'}.{function.__name__}"
+
+
+def where(op):
+    """Return an op's public names."""
+    found = [names(f) for f in NUMPY if f.__name__ == op.name or NUMPY[f] is op]
+    if op.name in autograd.nn.__all__:
+        found.append(f"autograd.nn.{op.name}")
+    return sorted(set(found))
+
+
+def row(op):
+    """Return an op's row."""
+    formula = "<br>".join(map(code, op.stated.text().split("\n")))
+    told = inspect.getdoc(op).split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+    public = "<br>".join(map(code, where(op))) or f"({op.name})"
+    return f"| {public} | {told} | {formula} |"
+
+
+def page():
+    """Return the page."""
+    ops = [op for op in autograd.REGISTRY.values() if op.__module__.startswith("autograd.")]
+    parts = [HEAD]
+    for module, title in TITLES.items():
+        rows = [row(op) for op in ops if op.__module__.split(".")[-1] == module]
+        if rows:
+            parts += [f"## {title}\n", "| name | what it does | formula |", "| --- | --- | --- |"]
+            parts += [*rows, ""]
+    shown = {name for op in ops for name in where(op)}
+    implemented = {names(f): f for f in NUMPY}
+    others = sorted(
+        {name for name, f in implemented.items() if not is_plain(f)}
+        | {f"autograd.nn.{name}" for name in autograd.nn.__all__} - shown
+    )
+    plain = sorted(name for name, f in implemented.items() if is_plain(f))
+    listed = (
+        ", ".join(map(code, [n for n in group if n not in shown])) for group in (others, plain)
+    )
+    return "\n".join(parts) + TAIL.format(others=next(listed) + ".", plain=next(listed) + ".")
+
+
+def is_plain(function):
+    """Return whether a function of NumPy's gives plain results."""
+    return getattr(NUMPY[function], "is_plain", False)
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("ops.md").write_text(page(), encoding="utf-8")

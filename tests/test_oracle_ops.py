@@ -1,0 +1,538 @@
+"""Every op beside PyTorch's: values, first and second derivatives, and what happens at kinks."""
+
+import inspect
+from functools import cache, partial
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import autograd
+from autograd.testing import op_calls
+from autograd.testing.properties import Call, differentiable
+
+pytestmark = [
+    pytest.mark.usefixtures("oracle"),
+    pytest.mark.filterwarnings("ignore:.*degrees of freedom"),  # PyTorch's, of empty arrays
+]
+
+# Relative to the largest element; and absolute, for what is left where numbers near 1 cancel. In
+# float32 one rounding is 6e-8 of a number, and the two may differ by a few roundings of each of a
+# few terms, as the order of operations is theirs.
+TOLERANCE = {np.float64: (1e-10, 1e-13), np.float32: (1e-5, 1e-6)}
+
+SAME_NAME = """
+    add subtract multiply divide negative absolute square sign reciprocal exp exp2 expm1 log log2
+    log10 log1p sqrt sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh hypot
+    rsqrt logaddexp arctan2 floor ceil trunc remainder maximum minimum where clip
+    matmul moveaxis swapaxes roll reshape broadcast_to cumsum cumprod logsumexp
+""".split()
+SAME_NAME_IN_NN = """
+    relu leaky_relu elu sigmoid silu softmax log_softmax layer_norm rms_norm
+""".split()
+WITHOUT_TWIN = {
+    "dropout_seeded": "its mask is a function of our own seed",
+}
+
+TWIN_IS_RIGHT = {  # calls where PyTorch's derivatives are the mathematical ones
+    # it sets the gradient at exponent 0 to 0, and so loses the mixed derivative, 1 / x
+    "power": lambda x, y: (y != 0).all(),
+    "det": lambda a: (np.abs(np.linalg.det(a)) > 0.1).all(),  # its second derivative inverts a
+}
+
+
+@cache
+def twins():
+    """Return by an op's name what does the same in PyTorch, with the op's arguments."""
+    import torch
+    import torch.nn.functional as F
+
+    from autograd.ops.nn import dropout_like
+    from autograd.ops.reduce import axes_of
+
+    def dims(x, axis):
+        return tuple(range(x.ndim)) if axis is None else axis
+
+    def positions(shape, index):
+        """Return where x[index] finds its elements in order (PyTorch has no negative steps)."""
+        index = np.asarray(index) if torch.is_tensor(index) else index
+        everywhere = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+        return torch.tensor(everywhere[index].copy())
+
+    def scatter(values, index, shape):
+        at, zeros = positions(shape, index), torch.zeros(shape, dtype=values.dtype)
+        return zeros.flatten().index_add(0, at.flatten(), values.flatten()).reshape(shape)
+
+    def pad(x, pad_width, constant_values):
+        widths = np.broadcast_to(pad_width, (x.ndim, 2))[::-1]
+        return F.pad(x, widths.flatten().tolist(), value=constant_values)
+
+    def embedding(index, weight, padding_idx):
+        if index.numel() == 0:  # PyTorch's has no gradient then
+            return weight[index]
+        return F.embedding(index, weight, padding_idx)
+
+    def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing):
+        losses = F.cross_entropy(
+            input.reshape(-1, input.shape[-1]),
+            target.flatten(),
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+        return losses.reshape(target.shape) if reduction == "none" else losses
+
+    def deviation(function, x, axis, ddof, keepdims):
+        return function(x, dims(x, axis), correction=ddof, keepdim=keepdims)
+
+    def prod(x, axis, keepdims):
+        for dim in sorted(axes_of(x.shape, axis), reverse=True):
+            x = torch.prod(x, dim, keepdims)
+        return x
+
+    def overlap_add(windows, length, stride, dilation):
+        *lead, size, n = windows.shape
+        at = dilation * torch.arange(size)[:, None] + stride * torch.arange(n)
+        zeros = torch.zeros(*lead, length, dtype=windows.dtype)
+        return zeros.index_add(-1, at.flatten(), windows.flatten(-2))
+
+    def solve(a, b):
+        columns = b[:, None] if b.ndim == 1 else b
+        if columns.ndim == 2:  # or PyTorch may take it for a batch of vectors
+            columns = columns.expand(*a.shape[:-2], *columns.shape)
+        x = torch.linalg.solve(a, columns)
+        return x[..., 0] if b.ndim == 1 else x
+
+    def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
+        attend = partial(F.scaled_dot_product_attention, query, key, scale=scale)
+        shape = (query.shape[-2], key.shape[-2])
+        mask = torch.zeros(shape, dtype=query.dtype)  # PyTorch takes no mask beside is_causal
+        if is_causal:
+            mask = mask.masked_fill(~torch.ones(shape).tril().bool(), -torch.inf)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            mask = mask.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            mask = mask + attn_mask
+        if not dropout_p:
+            return attend(value, attn_mask=mask)
+        one = torch.eye(shape[1], dtype=query.dtype).expand(*key.shape[:-1], shape[1])
+        p = attend(one, attn_mask=mask)  # the weights themselves, for our own dropout
+        kept = dropout_like(tuple(p.shape), dropout_p, seed, float)
+        return p * torch.tensor(kept, dtype=p.dtype) @ value
+
+    return {
+        **{name: getattr(torch, name) for name in SAME_NAME},
+        **{name: getattr(F, name) for name in SAME_NAME_IN_NN},
+        "affine": lambda x, weight, bias: F.linear(x, weight.T, bias),
+        "alias": torch.clone,
+        "astype": lambda x, dtype: x.to(getattr(torch, np.dtype(dtype).name)),
+        "attention": attention,
+        "cbrt": lambda x: x ** (1 / 3),
+        "cholesky": lambda a: torch.linalg.cholesky((a + a.mT) / 2),
+        "concatenate": torch.cat,
+        "cross_entropy": cross_entropy,
+        "det": torch.linalg.det,
+        "einsum": lambda operands, subscripts: torch.einsum(subscripts, *operands),
+        "embedding": embedding,
+        "erf": torch.erf,
+        "expand_dims": torch.unsqueeze,
+        "flip": lambda x, axis: torch.flip(x, [axis]),
+        "floor_divide": lambda x, y: torch.div(x, y, rounding_mode="floor"),
+        "gelu": lambda x, approximate: F.gelu(x, approximate=approximate),
+        "getitem": lambda x, index: torch.take(x, positions(x.shape, index)),
+        "inv": torch.linalg.inv,
+        "max": lambda x, axis, keepdims: torch.amax(x, dims(x, axis), keepdims),
+        "mean": lambda x, axis, keepdims: torch.mean(x, dims(x, axis), keepdims),
+        "min": lambda x, axis, keepdims: torch.amin(x, dims(x, axis), keepdims),
+        "overlap_add": overlap_add,
+        "pad": pad,
+        "power": torch.pow,
+        "prod": prod,
+        "rint": torch.round,
+        "scatter": scatter,
+        "scatter_rows": lambda values, index, shape: scatter(values, (index,), shape),
+        "sliding_windows": lambda x, size, stride, dilation: (
+            x.unfold(-1, dilation * (size - 1) + 1, stride)[..., ::dilation].mT
+        ),
+        "slogdet": torch.linalg.slogdet,
+        "solve": solve,
+        "softplus": F.softplus,
+        "split": torch.tensor_split,
+        "squeeze": lambda x, axis: torch.squeeze(x) if axis is None else torch.squeeze(x, axis),
+        "stack": torch.stack,
+        "std": partial(deviation, torch.std),
+        "sum": lambda x, axis, keepdims: torch.sum(x, dims(x, axis), keepdims),
+        "transpose": lambda x, axes: torch.permute(x, axes or tuple(range(x.ndim))[::-1]),
+        "vector_norm": lambda x, axis, keepdims, ord: torch.linalg.vector_norm(
+            x, ord, dims(x, axis), keepdims
+        ),
+        "var": partial(deviation, torch.var),
+    }
+
+
+def derivatives(function, inputs, tensor, grad, order):
+    """Return a function's values and its derivatives up to an order, along random directions.
+
+    Each derivative is differentiated in turn by the inputs and by the directions so far.
+    """
+    random = np.random.default_rng(0)
+    leaves = [tensor(x, requires_grad=True) for x in inputs]
+    outputs = function(*leaves)
+    outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+    found = list(outputs)
+    for remaining in reversed(range(order)):
+        directions = [
+            tensor(random.standard_normal(tuple(y.shape)), dtype=y.dtype, requires_grad=True)
+            for y in outputs
+        ]
+        reached = [(y, u) for y, u in zip(outputs, directions, strict=True) if y.requires_grad]
+        if reached:
+            ys, us = zip(*reached, strict=True)
+            outputs = list(grad(ys, leaves, us, create_graph=remaining > 0))
+        else:  # PyTorch keeps no graph of what is zero
+            outputs = [tensor(np.zeros(tuple(x.shape)), dtype=x.dtype) for x in leaves]
+        found += outputs
+        leaves += directions
+    return found
+
+
+def assert_same(ours, theirs, arguments, positions, orders=(1, 2)):
+    """Compare two functions of the same arguments: values, and derivatives at positions.
+
+    The first derivative has a run of its own: without a graph, rules may take other paths.
+    """
+    for order in orders:
+        compare(np.float64, order, ours, theirs, arguments, positions)
+    compare(np.float32, 1, ours, theirs, arguments, positions)
+
+
+def compare(dtype, order, ours, theirs, arguments, positions):
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    def put(leaves, convert=lambda x: x):
+        given = dict(zip(positions, leaves, strict=True))
+        return [given[i] if i in given else convert(x) for i, x in enumerate(arguments)]
+
+    def constant(x):
+        return torch.tensor(x.copy()) if isinstance(x, np.ndarray | np.bool) else x
+
+    arguments = [x.astype(dtype) if is_floating(x) else x for x in arguments]
+    inputs = [arguments[i] for i in positions]
+    found = derivatives(lambda *x: ours(*put(x)), inputs, autograd.tensor, autograd.grad, order)
+    inputs = [x.copy() for x in inputs]  # PyTorch takes no negative strides
+    their_grad = partial(torch.autograd.grad, materialize_grads=True)
+    with sdpa_kernel(SDPBackend.MATH):  # its other kernels have no second derivative
+        expected = derivatives(
+            lambda *x: theirs(*put(x, constant)), inputs, torch.tensor, their_grad, order
+        )
+    relative, absolute = TOLERANCE[dtype]
+    for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+        a, b = a.numpy(), b.numpy(force=True)
+        assert a.dtype == b.dtype and a.shape == b.shape
+        largest = np.max(np.abs(b), initial=0, where=np.isfinite(b))
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=relative * largest + absolute, err_msg=f"result {i}"
+        )
+
+
+def is_floating(x):
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
+
+
+# ---- ops, on what their samplers draw
+
+
+OPS = {name for name, op in autograd.REGISTRY.items() if op.__module__.startswith("autograd.")}
+
+
+def test_no_op_is_forgotten():
+    assert OPS == twins().keys() | WITHOUT_TWIN.keys()
+    assert not twins().keys() & WITHOUT_TWIN.keys()
+
+
+def assert_op_same(op, call, **options):
+    def theirs(*args):
+        bound = op.signature.bind(*args, **call.kwargs)
+        bound.apply_defaults()
+        return twins()[op.name](*bound.arguments.values())
+
+    def ours(*args):
+        return op(*args, **call.kwargs)
+
+    assert_same(ours, theirs, call.args, differentiable(op, call), **options)
+
+
+@pytest.mark.parametrize("name", sorted(OPS - WITHOUT_TWIN.keys()))
+@given(data=st.data())
+def test_op_is_torchs(name, data):
+    op = autograd.REGISTRY[name]
+    call = data.draw(op_calls(op))
+    assume(name not in TWIN_IS_RIGHT or TWIN_IS_RIGHT[name](*call.args))
+    assert_op_same(op, call)
+
+
+# ---- functions of autograd.nn, called with PyTorch's argument names
+
+
+normal = np.random.default_rng(5).standard_normal
+X, W, B, B2 = normal((3, 4)), normal(4), normal(4), normal((2, 2))
+TABLE, INDEX = normal((5, 4)), np.array([[1, 3], [3, 0]])
+IMAGE, KERNEL = normal((2, 4, 7)), normal((6, 4, 3))
+CLASSES, HARD, SIDED = (
+    np.array([1, -100, 3]),
+    np.array([1, 0, 3]),
+    np.array([[1, 0, 3, 3, 2], [2, 2, -100, 1, 0]]),
+)
+SOFT = np.abs(X) / np.abs(X).sum(1, keepdims=True)
+WEIGHTS = np.array([0.5, 2.0, 1.0, 0.25])
+QUERY, KEY, VALUE = normal((2, 3, 4)), normal((2, 5, 4)), normal((2, 5, 6))
+SEEN = np.array([[1, 0, 1, 1, 0], [0, 1, 1, 1, 1], [1, 1, 0, 0, 0]], bool)
+BIAS = normal((3, 5))
+
+# Name, arguments to differentiate by, all arguments.
+NN_CALLS = [
+    ("relu", "input", dict(input=X)),
+    ("leaky_relu", "input", dict(input=X)),
+    ("leaky_relu", "input", dict(input=X, negative_slope=0.2)),
+    ("elu", "input", dict(input=X)),
+    ("elu", "input", dict(input=X, alpha=1.3)),
+    ("sigmoid", "input", dict(input=100 * X)),
+    ("silu", "input", dict(input=X)),
+    ("softplus", "input", dict(input=X)),
+    ("softplus", "input", dict(input=X, beta=2.5)),
+    ("logsigmoid", "input", dict(input=5 * X)),
+    ("gelu", "input", dict(input=X)),
+    ("gelu", "input", dict(input=X, approximate="tanh")),
+    ("erf", "input", dict(input=X)),
+    ("rsqrt", "input", dict(input=np.abs(X))),
+    ("softmax", "input", dict(input=X, dim=0)),
+    ("log_softmax", "input", dict(input=X, dim=-1)),
+    ("logsumexp", "input", dict(input=X, dim=0)),
+    ("logsumexp", "input", dict(input=IMAGE, dim=(0, -1), keepdim=True)),
+    ("topk", "input", dict(input=X, k=2)),
+    ("topk", "input", dict(input=X, k=1, dim=0, largest=False)),
+    ("scatter_add", "input src", dict(input=X, dim=0, index=np.array([[2, 0], [2, 1]]), src=B2)),
+    ("scatter_add", "input src", dict(input=X, dim=-1, index=np.array([[3, 0], [3, 3]]), src=B2)),
+    ("layer_norm", "input", dict(input=X, normalized_shape=(4,))),
+    ("layer_norm", "input", dict(input=X, normalized_shape=[3, 4], eps=0.1)),
+    ("layer_norm", "input weight bias", dict(input=X, normalized_shape=(4,), weight=W, bias=B)),
+    ("layer_norm", "input weight", dict(input=X, normalized_shape=(4,), weight=W)),
+    ("rms_norm", "input", dict(input=X, normalized_shape=(4,))),
+    ("rms_norm", "input weight", dict(input=X, normalized_shape=[4], weight=W, eps=0.1)),
+    ("rms_norm", "input weight", dict(input=X, normalized_shape=(3, 4), weight=X * X)),
+    ("linear", "input weight", dict(input=X, weight=TABLE)),
+    ("linear", "input weight bias", dict(input=QUERY, weight=TABLE, bias=normal(5))),
+    ("linear", "input weight bias", dict(input=W, weight=TABLE, bias=normal(5))),
+    ("conv1d", "input weight", dict(input=IMAGE, weight=KERNEL)),
+    ("conv1d", "input weight bias", dict(input=IMAGE, weight=KERNEL, bias=normal(6), padding=2)),
+    ("conv1d", "input weight", dict(input=IMAGE, weight=KERNEL, stride=2, padding="valid")),
+    ("conv1d", "input weight", dict(input=IMAGE[0], weight=KERNEL, padding="same", dilation=2)),
+    ("conv1d", "input weight", dict(input=IMAGE, weight=KERNEL[:, :2], groups=2, padding=1)),
+    ("embedding", "weight", dict(input=INDEX, weight=TABLE)),
+    ("embedding", "weight", dict(input=INDEX, weight=TABLE, padding_idx=3)),
+    ("nll_loss", "input", dict(input=X, target=CLASSES)),
+    ("nll_loss", "input", dict(input=X, target=CLASSES, weight=WEIGHTS, reduction="sum")),
+    ("nll_loss", "input", dict(input=IMAGE[..., :5], target=SIDED, weight=WEIGHTS)),
+    ("nll_loss", "input", dict(input=X, target=HARD, ignore_index=3, reduction="none")),
+    ("cross_entropy", "input", dict(input=X, target=CLASSES)),
+    ("cross_entropy", "input", dict(input=X, target=CLASSES, reduction="sum")),
+    ("cross_entropy", "input", dict(input=X, target=CLASSES, reduction="none")),
+    ("cross_entropy", "input", dict(input=X[0], target=np.array(2), weight=WEIGHTS)),
+    ("cross_entropy", "input", dict(input=X, target=CLASSES, weight=WEIGHTS, reduction="none")),
+    ("cross_entropy", "input", dict(input=X, target=CLASSES, weight=WEIGHTS, label_smoothing=0.2)),
+    ("cross_entropy", "input", dict(input=X, target=HARD, ignore_index=3, label_smoothing=0.1)),
+    ("cross_entropy", "input", dict(input=IMAGE[..., :5], target=SIDED, weight=WEIGHTS)),
+    ("cross_entropy", "input", dict(input=IMAGE[..., :5], target=SIDED, label_smoothing=0.3)),
+    ("cross_entropy", "input", dict(input=IMAGE[..., :5], target=SIDED, reduction="none")),
+    ("cross_entropy", "input target", dict(input=X, target=SOFT)),
+    ("cross_entropy", "input target", dict(input=X, target=SOFT, weight=WEIGHTS, reduction="none")),
+    ("cross_entropy", "input target", dict(input=X, target=SOFT, weight=B**2, label_smoothing=0.1)),
+    ("cross_entropy", "input target", dict(input=IMAGE, target=IMAGE**2, reduction="sum")),
+    ("mse_loss", "input target", dict(input=X, target=X * X)),
+    ("mse_loss", "input target", dict(input=X, target=X * X, reduction="sum")),
+    ("mse_loss", "input target", dict(input=X, target=X * X, reduction="none")),
+    ("binary_cross_entropy_with_logits", "input target", dict(input=X, target=SOFT)),
+    ("binary_cross_entropy_with_logits", "input",
+     dict(input=X, target=SOFT, weight=WEIGHTS, reduction="sum")),
+    ("binary_cross_entropy_with_logits", "input",
+     dict(input=X, target=SOFT, reduction="none", pos_weight=WEIGHTS)),
+    *(("scaled_dot_product_attention", f"query key value {also}",
+       dict(query=QUERY, key=KEY, value=VALUE, **options))
+      for also, options in [("", {}), ("", dict(is_causal=True)), ("", dict(attn_mask=SEEN)),
+                            ("attn_mask", dict(attn_mask=BIAS, scale=0.3))]),
+]  # fmt: skip
+NN_APART = {
+    "affine": "linear with the weight transposed: compared as an op",
+    "dropout": "its random bits are not PyTorch's",
+    "one_hot": "integers: compared below",
+}
+
+
+def test_no_function_is_forgotten():
+    assert set(autograd.nn.__all__) == {name for name, _, _ in NN_CALLS} | NN_APART.keys()
+
+
+@pytest.mark.parametrize("case", NN_CALLS, ids=lambda case: f"{case[0]}({', '.join(case[2])})")
+def test_function_is_torchs(case):
+    name, wanted, kwargs = case
+    functions = getattr(autograd.nn, name), their_function(name)
+
+    def call(function, *args):
+        y = function(**dict(zip(kwargs, args, strict=True)))
+        return y[0] if isinstance(y, tuple) else y  # of topk, the values
+
+    ours, theirs = (partial(call, function) for function in functions)
+    positions = [list(kwargs).index(argument) for argument in wanted.split()]
+    assert_same(ours, theirs, list(kwargs.values()), positions)
+
+
+def their_function(name):
+    import torch
+
+    return getattr(torch.nn.functional, name, None) or getattr(torch, name)
+
+
+def test_arguments_come_in_torchs_order():
+    for name in set(autograd.nn.__all__) - {"affine"}:
+        function = getattr(autograd.nn, name)
+        ours = list(inspect.signature(getattr(function, "forward", function)).parameters)
+        try:
+            theirs = list(inspect.signature(their_function(name)).parameters)
+        except ValueError:  # written in C++, it does not tell
+            continue
+        known = [argument for argument in ours if argument in theirs]
+        assert known == sorted(known, key=theirs.index), name
+        assert set(ours) - set(known) <= {"generator"}, name
+
+
+def test_indices_are_torchs():
+    import torch
+
+    nn = autograd.nn
+    for options in dict(k=3), dict(k=2, dim=0, largest=False):
+        values, where = nn.topk(autograd.tensor(X), **options)
+        assert isinstance(where, np.ndarray)
+        np.testing.assert_array_equal(where, torch.topk(torch.tensor(X), **options).indices)
+    for options in {}, dict(num_classes=6):
+        expected = torch.nn.functional.one_hot(torch.tensor(INDEX), **options)
+        np.testing.assert_array_equal(nn.one_hot(INDEX, **options), expected)
+
+
+# ---- kinks, ties and poles: the value of a derivative is a convention, and ours are PyTorch's
+
+INF = np.inf
+SINGLE, TIES, ZEROS = [0.0, -0.0], [3.0, 1.0, 3.0, 3.0], [[0.0, 2.0, 3.0], [0.0, 2.0, 0.0]]
+OPS_AT_KINKS = [
+    ("absolute", SINGLE),
+    ("sign", SINGLE),
+    ("relu", SINGLE),
+    ("leaky_relu", SINGLE, 0.2),
+    ("elu", SINGLE, 1.5),
+    ("clip", [-1.0, 0.0, 1.0], -1.0, 1.0),
+    ("clip", [-1.0, 0.0, 1.0], None, 0.0),
+    ("maximum", [0.0, 1.0, 2.0], [0.0, 1.0, -2.0]),
+    ("minimum", [0.0, 1.0, 2.0], [0.0, 1.0, -2.0]),
+    ("max", TIES),
+    ("min", [TIES, TIES], 0, True),
+    ("sqrt", SINGLE),
+    ("log", SINGLE),
+    ("log1p", [-1.0]),
+    ("reciprocal", SINGLE),
+    ("divide", [0.0, 1.0], [0.0, 0.0]),
+    ("power", [0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.5, 1.0, 2.0, 3.0]),
+    ("power", [0.0, 0.0], [-1.0, -0.5]),
+    ("power", [-2.0, -2.0, -2.0], [0.0, 2.0, 3.0]),
+    ("arcsin", [-1.0, 1.0]),
+    ("arccos", [-1.0, 1.0]),
+    ("arccosh", [1.0]),
+    ("arctanh", [-1.0, 1.0]),
+    ("hypot", [0.0], [0.0]),
+    ("arctan2", SINGLE, SINGLE),
+    ("logaddexp", [-INF, 0.0, 1e3], [-INF, -INF, 0.0]),
+    ("floor", SINGLE),
+    ("ceil", SINGLE),
+    ("trunc", SINGLE),
+    ("rint", [0.5, 1.5, -0.5]),
+    ("floor_divide", [4.0, -4.0], [2.0, 2.0]),
+    ("remainder", [4.0, -4.0], [2.0, 2.0]),
+    ("std", [1.0, 1.0]),
+    ("prod", ZEROS, 1, False),
+    ("prod", ZEROS),
+    ("cumprod", ZEROS, 1),
+    ("logsumexp", [[1.0, -INF], [0.0, -INF]], 1),
+    ("softmax", [[-INF, 0.0, 1.0]]),
+    ("log_softmax", [[-INF, 0.0, 1.0]]),
+    *(("vector_norm", [[0.0, 0.0], [0.0, -2.0], [2.0, -2.0]], 1, False, order)
+      for order in (2, 1, INF, -INF, 3, 1.5, 0.5, 0)),
+]  # fmt: skip
+
+
+EXPRESSIONS_AT_KINKS = {
+    "x ** 0": (lambda x: x**0, lambda torch, x: x**0, SINGLE),
+    "x ** 0.5": (lambda x: x**0.5, lambda torch, x: x**0.5, [0.0, 1.0]),
+    "x ** 1": (lambda x: x**1, lambda torch, x: x**1, SINGLE),
+    "2 ** x": (lambda x: 2**x, lambda torch, x: 2**x, SINGLE),
+    "0 ** x": (lambda x: 0**x, lambda torch, x: 0**x, [0.0, 1.0]),
+    "sqrt, not taken": (  # 0 times infinity: NaN, the trap
+        lambda x: np.where(x > 0, np.sqrt(x), 0.0),
+        lambda torch, x: torch.where(x > 0, torch.sqrt(x), 0.0),
+        [0.0, 1.0],
+    ),
+    "sqrt, not reached": (
+        lambda x: np.where(x > 0, np.sqrt(np.where(x > 0, x, 1.0)), 0.0),
+        lambda torch, x: torch.where(x > 0, torch.sqrt(torch.where(x > 0, x, 1.0)), 0.0),
+        [0.0, 1.0],
+    ),
+    "sort": (np.sort, lambda torch, x: torch.sort(x, stable=True).values, TIES),
+    "norm": (np.linalg.norm, lambda torch, x: torch.linalg.norm(x), SINGLE),
+    "Frobenius": (
+        lambda x: np.linalg.norm(x, "fro"),
+        lambda torch, x: torch.linalg.norm(x, "fro"),
+        [SINGLE, SINGLE],
+    ),
+    "largest column": (
+        lambda x: np.linalg.norm(x, 1),
+        lambda torch, x: torch.linalg.norm(x, 1),
+        [[1.0, -2.0], [2.0, 1.0]],
+    ),
+    "det of rank 1": (np.linalg.det, lambda torch, x: torch.linalg.det(x), np.ones((3, 3))),
+    "nothing counts": (
+        lambda x: autograd.nn.cross_entropy(x, np.array([-100, -100])),
+        lambda torch, x: torch.nn.functional.cross_entropy(x, torch.tensor([-100, -100])),
+        [[1.0, 2.0], [3.0, 4.0]],
+    ),
+    "nothing seen": (
+        lambda x: autograd.nn.scaled_dot_product_attention(x, x, x, attn_mask=BLIND),
+        lambda torch, x: torch.nn.functional.scaled_dot_product_attention(
+            x, x, x, attn_mask=torch.tensor(BLIND)
+        ),
+        [[[1.0, 2.0], [3.0, 4.0]]],
+    ),
+    "softplus": (
+        lambda x: autograd.nn.softplus(x),
+        lambda torch, x: torch.nn.functional.softplus(x),
+        [-1e3, 0.0, 1e3],
+    ),
+}
+SMOOTH = {"prod", "cumprod", "x ** 0", "x ** 1", "softplus", "nothing seen"}  # twice, at least
+BLIND = np.array([[False, False], [True, True]])
+
+
+@pytest.mark.parametrize("case", OPS_AT_KINKS, ids=lambda case: f"{case[0]}({case[1]})")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_op_at_a_kink_is_torchs(case):
+    name, *args = case
+    call = Call(tuple(np.array(x) if isinstance(x, list) else x for x in args), {})
+    assert_op_same(autograd.REGISTRY[name], call, orders=[1, 2] if name in SMOOTH else [1])
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS_AT_KINKS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_expression_at_a_kink_is_torchs(name):
+    import torch
+
+    ours, theirs, x = EXPRESSIONS_AT_KINKS[name]
+    assert_same(ours, partial(theirs, torch), [np.array(x)], [0], [1, 2] if name in SMOOTH else [1])
