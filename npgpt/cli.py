@@ -1,4 +1,4 @@
-"""The command line: ``npgpt train`` and ``npgpt generate``."""
+"""The command line: ``npgpt train``, ``npgpt generate`` and ``npgpt kata``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ npgpt: GPT in plain NumPy
       Continue a run exactly where its last checkpoint stands.
   npgpt generate [--model DIR] --prompt TEXT
       Let a model write. Without --model: the latest run under out/.
+  npgpt kata [OP]
+      Write the gradient of an op yourself, and see it checked. Without OP: where to begin.
 
 npgpt COMMAND --help lists every option.
 """
@@ -27,7 +29,9 @@ npgpt COMMAND --help lists every option.
 def main(args: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
     args = sys.argv[1:] if args is None else args
-    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "generate": generate}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": train, "generate": generate, "kata": kata,
+    }  # fmt: skip
     if not args or args[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
@@ -223,6 +227,51 @@ def generate(args: list[str]) -> int:
         if i:
             print("─" * 72)
         print(tokenizer.decode(ids))
+    return 0
+
+
+def kata(args: list[str]) -> int:
+    """``npgpt kata``; it returns 1 for a solution that was given and is wrong."""
+
+    @dataclass
+    class KataOptions:
+        """Write the rule of an op (first argument) and have it checked; without one, the path."""
+
+        list: bool = False
+        """Show every op, and what is solved."""
+        hint: bool = False
+        """Show the next hint: what the rule reads, then its formula, then its source."""
+        edit: bool = False
+        """Write the rule in $VISUAL or $EDITOR; it is checked when the editor closes."""
+        file: str = ""
+        """A solution to check, once."""
+
+    name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
+    options = parse(KataOptions, _flags(rest, "list", "hint", "edit"), "kata")
+
+    from npgpt.errors import UserError
+    from npgpt.kata import Kata, Session
+
+    session = Session()
+    if not name:
+        if options.hint or options.edit or options.file:
+            raise UserError("name the op first, as in: npgpt kata multiply --hint")
+        session.show_all() if options.list else session.show_path()
+        return 0
+    exercise = Kata(name)
+    if options.hint:
+        session.hint(exercise)
+    elif options.file:
+        source = Path(options.file).read_text("utf-8", "replace")
+        return 0 if session.submit(exercise, source) else 1
+    elif options.edit:
+        session.edit(exercise)
+    else:
+        session.show(exercise)
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            session.practise(exercise)
+        else:
+            print(f"\nTo check a file of rules: npgpt kata {name} --file FILE (hints: --hint)")
     return 0
 
 

@@ -14,14 +14,17 @@ from autograd.testing.problem import GradientError
 
 __all__ = [
     "GradientError",
+    "PROPERTIES",
     "arrays",
     "broadcastable",
     "check_op",
     "check_vjp",
     "gradcheck",
     "gradgradcheck",
+    "hold",
     "laid_out",
     "layouts",
+    "literal",
     "numeric_gradient",
     "op_calls",
     "property_tests",

@@ -1,0 +1,591 @@
+"""Katas: an op without its rule, to be written by hand and checked by the op's property tests.
+
+Every registered op is one. A solution is Python source, a function for each input, by its name,
+or one named ``vjp`` for all the others, which returns a tuple. As in ``op.vjp``, the arguments are
+``g``, the cotangent of the output, and what else the rule reads::
+
+    def x(g, y):
+        return g * y
+
+
+    def y(g, x):
+        return g * x
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import dis
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import textwrap
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from rich.console import Console
+
+from autograd import REGISTRY, Op
+from npgpt.errors import UserError
+from npgpt.files import read_json, write_text
+
+PATH = (
+    "multiply", "divide", "tanh", "relu", "sum", "matmul", "embedding", "softmax", "gelu",
+    "cross_entropy", "layer_norm", "attention",
+)  # fmt: skip
+
+
+class WrongRule(UserError):
+    """A solution that is not right, and why."""
+
+
+class Kata:
+    """One op as an exercise.
+
+    Parameters
+    ----------
+    op : Op or str
+        An op, or the name of a registered one.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+        The inputs that need a rule.
+    joint : bool
+        Whether one rule for all of them is the natural way.
+
+    Raises
+    ------
+    UserError
+        If no op has that name.
+    """
+
+    def __init__(self, op: Op | str) -> None:
+        if isinstance(op, str):
+            if op not in REGISTRY:
+                close = difflib.get_close_matches(op, REGISTRY, 3, 0.5)
+                raise UserError(
+                    f"there is no op {op!r}; "
+                    + (f"did you mean {', '.join(close)}?" if close else "see npgpt kata --list")
+                )
+            op = REGISTRY[op]
+        self.op = op
+        if not op.rules:
+            raise UserError(f"{op.name} has no rule, and so is no exercise")
+        self.inputs = tuple(name for rule in op.rules for name in rule.inputs)
+        self.joint = any(rule.joint for rule in op.rules)
+
+    # ---- what is asked
+
+    @property
+    def code(self) -> str:
+        """The source of the op's function."""
+        try:
+            return inspect.getsource(self.op.forward).rstrip()
+        except (OSError, TypeError):  # defined in a session of Python
+            return f"{self.op.name}{self.op.signature}: {inspect.getdoc(self.op) or ''}"
+
+    def formulas(self) -> tuple[list[str], list[str]]:
+        """Return the lines of the formula that define the value, and those after them."""
+        lines = self.op.stated.text().splitlines() if self.op.stated else []
+        answer = re.compile(rf"\bd({'|'.join(self.inputs)})(_|\b)")
+        lefts = [line.split(" = ")[0] for line in lines]
+        values = [i for i, x in enumerate(lefts) if "out" in x and not answer.search(x)]
+        n = values[-1] + 1 if values else 0
+        return lines[:n], lines[n:]
+
+    def names(self) -> list[str]:
+        """Return the names that a rule may read; shapes only of what needs a rule."""
+        shapes = [f"{name}_shape" for name in self.inputs]
+        return [*self.op.names, "out", *self.op.saves, *shapes, *["needs"] * self.joint]
+
+    def helpers(self) -> list[str]:
+        """Return the names of the op's module that its own rules and its reference use."""
+        functions = [rule.function for rule in self.op.rules]
+        if self.op.reference_function is not None:
+            functions.append(self.op.reference_function)
+        found = dict.fromkeys(name for f in functions for name in _globals(f.__code__))
+        known = self.op.forward.__globals__
+        return [name for name in found if name in known and name != "np" and name[0] != "_"]
+
+    def question(self) -> str:
+        """Return what is to be written, and of what."""
+        gs = "g, the tuple of the outputs' cotangents" if self.op.multiple else "g"
+        names = textwrap.fill(", ".join(self.names()), 76)
+        return (
+            f"Write the cotangent of {_and(self.inputs)}, from {gs}, and any of\n"
+            f"{textwrap.indent(names, '  ')}\nAt hand: {', '.join(['np', *self.helpers()])}."
+        )
+
+    def skeleton(self) -> str:
+        """Return a file to complete."""
+        value, _ = self.formulas()
+        lines = [self.op.name, *value, *self.question().splitlines()]
+        top = "\n".join(f"# {line}".rstrip() for line in lines)
+        names = ["vjp"] if len(self.inputs) > 1 and self.joint else self.inputs
+        returned = f"    # return {', '.join(f'd{name}' for name in self.inputs)}\n"
+        body = (returned if self.joint else "") + "    ...\n"
+        return f"{top}\n" + "".join(f"\n\ndef {name}(g):\n{body}" for name in names)
+
+    def hints(self) -> list[str]:
+        """Return all hints: what the op's own rules read, their formulas, and their source."""
+        reads = [
+            f"The rule of {_and(rule.inputs)} reads {_and(('g', *rule.residuals))}."
+            for rule in self.op.rules
+        ]
+        statements = dict.fromkeys(_statement(rule.function) for rule in self.op.rules)
+        stages = reads, self.formulas()[1], filter(None, statements)
+        return list(filter(None, ("\n".join(stage) for stage in stages)))
+
+    # ---- what is answered
+
+    def rule(self, name: str, expression: str) -> str:
+        """Return the source of a rule that is an expression alone; ``dx =`` may stand before it.
+
+        Examples
+        --------
+        >>> print(Kata("multiply").rule("x", "g * y"))
+        def x(g, y):
+            return g * y
+        """
+        expression = re.sub(rf"^\s*d{name}\s*=(?!=)", "", expression).strip()
+        try:
+            tree = ast.parse(expression, mode="eval")
+        except (SyntaxError, ValueError) as error:
+            raise WrongRule(f"{expression} is no expression: {error.args[0]}") from None
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        read = ", ".join(["g", *(known for known in self.op.namespace if known in used)])
+        return f"def {name}({read}):\n    return {expression}"
+
+    def solved_by(self, source: str) -> Op:
+        """Return a copy of the op, unregistered, with the rules of a solution.
+
+        Raises
+        ------
+        WrongRule
+            If the source does not run, an input has no rule, or a rule reads what there is not.
+        """
+        op = self.op
+        copy = Op(
+            op.forward, saves=op.saves, broadcasts=op.broadcasts, multiple=op.multiple,
+            domain=op.domain, kinks=op.kinks,
+        )  # fmt: skip
+        copy.sampler, copy.stated = op.sampler, op.stated
+        copy.reference_function = op.reference_function
+        rules = self._functions(source)
+        others = tuple(name for name in self.inputs if name not in rules)
+        joint = rules.pop("vjp", None)
+        if others and joint is None:
+            raise WrongRule(
+                f"no rule for {_and(others)}: write def {others[0]}(g, ...), "
+                "or one function vjp for all"
+            )
+        for name, function in rules.items():
+            _declare(copy, (name,), function)
+        if others and joint is not None:
+            _declare(copy, others, joint)
+        return copy
+
+    def _functions(self, source: str) -> dict[str, Callable]:
+        """Run a solution; return its rules."""
+        namespace = {**self.op.forward.__globals__, "np": np, "__name__": "kata"}
+        try:
+            code = compile(source, self._file, "exec", dont_inherit=True)
+            exec(code, namespace)
+        except SyntaxError as error:
+            line = f"line {error.lineno}: {(error.text or '').strip()}\n  "
+            raise WrongRule(f"{line if error.lineno else ''}{error.msg}") from None
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            raise WrongRule(self._blame(error, source)) from None
+        return {
+            name: function
+            for name in (*self.inputs, "vjp")
+            if inspect.isfunction(function := namespace.get(name))
+            and function.__code__.co_filename == self._file
+        }
+
+    def check(self, source: str, max_examples: int = 30) -> None:
+        """Check a solution by the properties that hold for every op.
+
+        Parameters
+        ----------
+        source : str
+            See the module.
+        max_examples : int
+            Calls that hypothesis draws for each property.
+
+        Raises
+        ------
+        WrongRule
+            With the smallest call that was found, and the diagnosis.
+
+        Examples
+        --------
+        >>> Kata("multiply").check("def vjp(g, x, y): return g * y, g * x", max_examples=5)
+        """
+        from autograd.testing import PROPERTIES, hold
+
+        op = self.solved_by(source)
+        passed: list[str] = []
+        for check in PROPERTIES:
+            calls: list = [None]  # the last, which is the smallest: hypothesis ends on it
+
+            def recorded(op: Op, call: Any, check: Callable = check, calls: list = calls) -> None:
+                calls[0] = call
+                check(op, call)
+
+            recorded.__name__ = check.__name__
+            try:
+                with warnings.catch_warnings(), np.errstate(all="ignore"):
+                    warnings.simplefilter("ignore")
+                    hold(op, recorded, max_examples)
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                message = self._diagnosis(op, calls[0], error, source)
+                if "gradient_is_right" in passed:
+                    what = (inspect.getdoc(check) or check.__name__).split("\n\n")[0]
+                    message = (
+                        "The first derivative is right already. What fails is the check of\n"
+                        f"{what.removeprefix('Check ').rstrip('.')}:\n\n{message}"
+                    )
+                raise WrongRule(message) from None
+            passed.append(check.__name__)
+
+    # ---- what is wrong with it
+
+    @property
+    def _file(self) -> str:
+        return f"<kata {self.op.name}>"
+
+    def _diagnosis(self, op: Op, call: Any, error: BaseException, source: str) -> str:
+        from hypothesis.errors import Flaky
+
+        from autograd.testing import literal
+
+        if isinstance(error, Flaky):
+            return "the same call gives different results: a rule must not be random, nor remember"
+        if isinstance(error, KeyboardInterrupt) or call is None:
+            return self._blame(error, source)
+        names = [f"x{i}" for i in range(len(call.args))] if op.variadic else op.names
+        named = [*zip(names, call.args, strict=False), *call.kwargs.items()]
+        if isinstance(error, AssertionError):
+            text = str(error).partition("\n\n  to repeat it:")[0].strip("\n")
+            inputs = [
+                name for name, x in named
+                if (op.variadic or name in self.inputs)
+                and isinstance(x, np.ndarray) and x.dtype.kind == "f"
+            ]  # fmt: skip
+            text = re.sub(r"\binput (\d+)", lambda m: inputs[int(m[1])], text)
+        else:
+            text = self._blame(error, source)
+        width = max(len(name) for name, _ in named)
+        lines = [f"  {name:<{width}} = {literal(value)}" for name, value in named]
+        return "\n".join([text, "", "The smallest call found for which it fails:", *lines])
+
+    def _blame(self, error: BaseException, source: str) -> str:
+        """Return an error with the learner's line that it passed through last."""
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        if isinstance(error, KeyboardInterrupt):
+            what = "interrupted"
+        found, trace = None, error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == self._file:
+                found = trace.tb_lineno
+            trace = trace.tb_next
+        if found is None:  # it says itself what is wrong
+            return str(error) or what
+        return f"line {found}: {source.splitlines()[found - 1].strip()}\n  {what}"
+
+
+def _declare(op: Op, inputs: tuple[str, ...], function: Callable) -> None:
+    """Give an op a rule that checks what the learner's function returns."""
+    line = f"line {function.__code__.co_firstlineno}: {function.__name__}"
+    first, *names = [*inspect.signature(function).parameters] or [""]
+    if first != "g":
+        raise WrongRule(f"{line}: the first argument of a rule is g, the cotangent of the output")
+    several = len(inputs) > 1 or op.variadic
+    known_names = [*op.namespace, *["needs"] * several]
+    for name in names:
+        if name not in known_names:
+            raise WrongRule(f"{line} reads {name}, which is none of {', '.join(known_names)}")
+    # an op that saves values gets its second derivative from its reference, which needs every
+    # argument: they are kept also where the rule does not read them
+    read = [*dict.fromkeys([*names, *(op.names if op.saves else ())])]
+    residuals = [name for name in read if name != "needs"]
+
+    def rule(g: Any, *values: Any, **needs: Any) -> Any:
+        known = dict(zip(residuals, values, strict=True)) | needs
+        result = function(g, *(known[name] for name in names))
+        if several and not isinstance(result, tuple | list):
+            fail(f"must return a tuple, of the cotangents of {_and(inputs)}", result)
+        for part in result if several else [result]:
+            if not hasattr(part, "shape") and (part is not None or not several):
+                fail("must return arrays" if several else "must return an array", part)
+        return result
+
+    def fail(what: str, result: Any) -> NoReturn:
+        found = "None" if result is None else f"{result!r}, of type {type(result).__name__}"
+        raise TypeError(f"{line} {what}, and returned {found}")
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in ("g", *read)]
+    rule.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    op.vjp(*inputs)(rule)
+
+
+def _globals(code: types.CodeType) -> Iterator[str]:
+    """Yield the global names that a function reads, and those inside it."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            yield instruction.argval
+        elif inspect.iscode(instruction.argval):
+            yield from _globals(instruction.argval)
+
+
+def _statement(function: Callable) -> str:
+    """Return the source of the statement that made a function, decorators and all."""
+    try:
+        source = "".join(inspect.findsource(function)[0])
+    except (OSError, TypeError):
+        return ""
+    first = function.__code__.co_firstlineno
+    for node in ast.parse(source).body:
+        start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+        if start <= first <= (node.end_lineno or start):
+            return "\n".join(source.splitlines()[start - 1 : node.end_lineno])
+    return ""
+
+
+def _and(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+# ---- what was done
+
+
+class Progress:
+    """What a learner has solved: ``katas.json`` in a folder, and the solutions beside it.
+
+    Parameters
+    ----------
+    home : path, optional
+        Of ``$NPGPT_HOME``, or ``npgpt`` in the user's data folder, if not given.
+    """
+
+    def __init__(self, home: str | Path | None = None) -> None:
+        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        self.home = Path(home or os.environ.get("NPGPT_HOME") or Path(data) / "npgpt").expanduser()
+        self.file = self.home / "katas.json"
+
+    def read(self) -> dict[str, dict[str, int]]:
+        """Return, by op, the ``hints`` seen and those that it was ``solved_with``."""
+        if not self.file.exists():
+            return {}
+        move = f"your solutions stand in {self.home / 'katas'}; move the file to begin a new one"
+        try:
+            done = read_json(self.file)
+        except UserError as error:
+            raise UserError(f"{error}; {move}") from None
+        for entry in done.values():
+            if not isinstance(entry, dict) or not all(type(n) is int for n in entry.values()):
+                raise UserError(f"{self.file} is damaged: {entry!r} is no entry; {move}")
+        return done
+
+    def solved(self) -> list[str]:
+        """Return the ops that are solved, of those that there are."""
+        done = self.read()
+        return [name for name in REGISTRY if "solved_with" in done.get(name, {})]
+
+    def following(self) -> str:
+        """Return what comes next on the path; after its end, the way to all others."""
+        solved = self.solved()
+        return next((name for name in PATH if name not in solved), "--list")
+
+    def write(self, name: str, **entry: int) -> None:
+        """Record something about an op; the rest is read again first, and kept."""
+        done = self.read()
+        done[name] = done.get(name, {}) | entry
+        self.home.mkdir(parents=True, exist_ok=True)
+        write_text(self.file, json.dumps(done, indent=1) + "\n")
+
+    def solution(self, name: str) -> Path:
+        """Return where an op's solution is kept."""
+        return self.home / "katas" / f"{name}.py"
+
+    def keep(self, name: str, source: str) -> None:
+        """Write a solution."""
+        path = self.solution(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, source.rstrip() + "\n")
+
+
+# ---- a learner, at a terminal or through files
+
+
+class Session:
+    """Shows katas, asks for rules, answers, and keeps what was done.
+
+    Parameters
+    ----------
+    progress : Progress, optional
+    console : Console, optional
+    ask : callable
+        Prints a prompt and returns a line, as `input` does.
+    """
+
+    def __init__(
+        self,
+        progress: Progress | None = None,
+        console: Console | None = None,
+        ask: Callable[[str], str] = input,
+    ) -> None:
+        self.progress = progress or Progress()
+        self.console = console or Console(highlight=False)
+        self.ask = ask
+        # hypothesis keeps files of its own, by default in the folder where one happens to be
+        os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(self.progress.home / "cache"))
+
+    def say(self, text: str = "", style: str = "") -> None:
+        """Print text as it is."""
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def say_code(self, code: str) -> None:
+        """Print source code, coloured in a terminal."""
+        from rich.syntax import Syntax
+
+        text = Syntax("", "python", theme="ansi_dark").highlight(textwrap.indent(code, "  "))
+        text.rstrip()
+        self.console.print(text, soft_wrap=True)
+
+    # ---- what there is
+
+    def show_path(self) -> None:
+        """Print the suggested path, and how far the learner has come."""
+        done = self.progress.read()
+        solved = self.progress.solved()
+        following = self.progress.following()
+        self.say("Each kata is an op without its rule: write the rule, and see it checked.\n")
+        for name in PATH:
+            mark = "✓" if name in solved else "→" if name == following else " "
+            n = done.get(name, {}).get("solved_with", 0)
+            note = f"  with {n} hint{'s' * (n > 1)}" if n else ""
+            self.say(f" {mark} {name}{note}", "green" if name in solved else "")
+        on_path = sum(name in solved for name in PATH)
+        self.say(f"\n{on_path} of these {len(PATH)}, and {len(solved)} of all {len(REGISTRY)} ops.")
+        self.say(f"Next: npgpt kata {following}")
+
+    def show_all(self) -> None:
+        """Print every op, by module, with a mark at what is solved."""
+        solved = self.progress.solved()
+        modules: dict[str, list[str]] = {}
+        for name, op in REGISTRY.items():
+            modules.setdefault(op.__module__, []).append("✓" * (name in solved) + name)
+        for module, names in modules.items():
+            n = sum(name.startswith("✓") for name in names)
+            self.say(f"{module}  {n} of {len(names)}", "bold")
+            self.say(textwrap.indent(textwrap.fill("  ".join(names), 76), "  "))
+
+    def show(self, kata: Kata) -> None:
+        """Print an exercise, and the solution if there is one."""
+        self.say_code(kata.code)
+        value, _ = kata.formulas()
+        if value:
+            self.say("\n" + textwrap.indent("\n".join(value), "  "), "cyan")
+        self.say("\n" + kata.question())
+        name = kata.op.name
+        if name in self.progress.solved():
+            self.say(f"\nYou solved it: {self.progress.solution(name)}\n", "green")
+            with suppress(FileNotFoundError):
+                self.say_code(self.progress.solution(name).read_text(encoding="utf-8"))
+
+    def hint(self, kata: Kata, *, last: bool = False) -> None:
+        """Print the next hint, or the last: the rules themselves."""
+        hints, name = kata.hints(), kata.op.name
+        n = self.progress.read().get(name, {}).get("hints", 0)
+        n = len(hints) if last else min(n + 1, len(hints))
+        (self.say_code if n == len(hints) else self.say)(hints[n - 1])
+        self.progress.write(name, hints=n)
+
+    # ---- what is answered
+
+    def submit(self, kata: Kata, source: str) -> bool:
+        """Check a solution, say what came out, and keep it if it is right."""
+        name = kata.op.name
+        try:
+            with self.console.status("checking"):
+                kata.check(source)
+        except WrongRule as error:
+            self.say(f"\n{error}\n", "yellow")
+            return False
+        self.say(f"Right: {name} has all the properties of an op.", "green")
+        self.progress.keep(name, source)
+        done = self.progress.read().get(name, {})
+        self.progress.write(name, solved_with=done.get("solved_with", done.get("hints", 0)))
+        self.say(f"Next: npgpt kata {self.progress.following()}")
+        return True
+
+    def practise(self, kata: Kata) -> bool:
+        """Ask for the rule of each input as an expression, until all are right."""
+        with suppress(ImportError):
+            import readline  # noqa: F401  # lines can be edited, and have a history
+        self.say("\nAn expression for each, or: hint, show, edit (for several lines), quit.")
+        self.say("Later, Enter alone keeps the last one.\n")
+        rules: dict[str, str] = {}
+        waiting = list(kata.inputs)
+        while True:
+            name = waiting[0]
+            answer = self._answer(f"d{name} = ")
+            if answer == "quit":
+                return False
+            elif answer == "edit":
+                return self.edit(kata)
+            elif answer in ("hint", "show"):
+                self.hint(kata, last=answer == "show")
+            elif answer or name in rules:
+                try:
+                    rules[name] = kata.rule(name, answer) if answer else rules[name]
+                    waiting.pop(0)
+                except WrongRule as error:
+                    self.say(str(error), "yellow")
+            if not waiting:
+                if self.submit(kata, "\n\n\n".join(rules.values())):
+                    return True
+                waiting = list(kata.inputs)
+
+    def edit(self, kata: Kata) -> bool:
+        """Open the solution in an editor, and check it each time that the editor closes."""
+        path = self.progress.solution(kata.op.name)
+        if not path.exists():
+            self.progress.keep(kata.op.name, kata.skeleton())
+        editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+        while True:
+            try:
+                subprocess.run([*shlex.split(editor), str(path)], check=False)
+            except OSError as error:
+                raise UserError(
+                    f"the editor {editor!r} does not start ({error.strerror}); set EDITOR, or "
+                    f"write {path} and check it: npgpt kata {kata.op.name} --file {path}"
+                ) from None
+            if self.submit(kata, path.read_text("utf-8", "replace")):
+                return True
+            while answer := self._answer("Enter to edit again, or hint, show, quit: "):
+                if answer == "quit":
+                    return False
+                if answer in ("hint", "show"):
+                    self.hint(kata, last=answer == "show")
+
+    def _answer(self, prompt: str) -> str:
+        try:
+            return self.ask(prompt).strip()
+        except EOFError:
+            self.say()
+            return "quit"
