@@ -8,11 +8,12 @@ are numbered as they are made, so descending numbers are a reverse topological o
 from __future__ import annotations
 
 import functools
-import heapq
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from heapq import heappop as pop
+from heapq import heappush as push
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -121,6 +122,24 @@ class TensorBase:
 
 
 _tensor_type: type[TensorBase] = TensorBase
+
+
+_new = object.__new__
+
+
+def new_result(op: Op, steps: tuple, out: ndarray) -> Any:
+    """Return an op's result, on a node of its own: what two constructors do, in half the time."""
+    node = _new(Node)
+    node.number = tick()
+    node.op = op
+    node.steps = steps
+    node.shape = out.shape
+    node.dtype = out.dtype
+    node.plain = True
+    tensor = _new(_tensor_type)
+    tensor._array = out
+    tensor._node = node
+    return tensor
 
 
 def log_write(data: ndarray) -> None:
@@ -281,15 +300,19 @@ def differentiate(
             sums[number] = sums[number] + contribution
         else:
             nodes[number], sums[number] = node, contribution
-            heapq.heappush(heap, -number)
+            push(heap, -number)
 
     with _GradMode(create_graph):
         for node, cotangent in zip(outputs, cotangents, strict=True):
             if node.number >= oldest:
                 add(node, cotangent)
-        while heap:
-            number = -heapq.heappop(heap)
-            node, cotangent = nodes.pop(number), sums.pop(number)
+        following = None  # in a chain, the next node does not need to wait
+        while heap or following is not None:
+            if following is None:
+                number = -pop(heap)
+                node, cotangent = nodes.pop(number), sums.pop(number)
+            else:
+                (number, node, cotangent), following = following, None
             op, plain = node.op, node.plain
             if not plain:
                 for hook in node.hooks:
@@ -340,11 +363,13 @@ def differentiate(
                         contribution.shape != parent.shape or contribution.dtype is not parent.dtype
                     ):
                         contribution = op.fit(rule.inputs[0], parent, contribution)
-                    if number in nodes:
+                    if not heap and following is None and len(node.steps) == 1:
+                        following = number, parent, contribution
+                    elif number in nodes:
                         sums[number] = sums[number] + contribution
                     else:
                         nodes[number], sums[number] = parent, contribution
-                        heapq.heappush(heap, -number)
+                        push(heap, -number)
             if not retain_graph:
                 node.steps = None
     return [] if inputs is None or wanted is None else [wanted[node] for node in inputs]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from autograd import changes, engine
+from autograd import changes
 from autograd.engine import (
     Node,
     TensorBase,
     differentiate,
     grad_mode,
+    new_result,
     new_tensor,
     observe,
 )
@@ -101,7 +102,7 @@ class Op:
         self.rules: list[Rule] = []
         self.joint = False  # whether a rule serves several inputs
         self.reads_shapes = False
-        self._plain_rules: dict[int, Rule] = {}  # those of one input, by its position
+        self._plain_rules: list[Any] = [None] * len(self.names)  # those of one input, by position
         self._plans: dict[tuple[int, ...], tuple] = {}
         self.namespace = (*self.names, "out", *saves, *(f"{name}_shape" for name in self.names))
 
@@ -249,12 +250,11 @@ class Op:
             result = self._select(steps, out, watched, self._is_lent(parents))
         else:
             out = self._checked(out)
-            node = Node(self, steps, out.shape, out.dtype)
+            result = new_result(self, steps, out)
             if watched:
-                node.mark(watched=tuple(watched))
+                result._node.mark(watched=tuple(watched))
             if out.base is not None and self._is_lent(parents):
-                node.mark(lent=True)
-            result = new_tensor(out, node)
+                result._node.mark(lent=True)
         if (recorder := grad_mode()) is not True:
             recorder.recorded(self, args, result)
         return result
@@ -449,13 +449,13 @@ class UnaryOp(Op):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the op, on the tape if its argument requires a gradient."""
         if len(args) == 1 and not kwargs and isinstance(args[0], TensorBase):
-            x, parent, rule = args[0]._array, args[0]._node, self._plain_rules.get(0)
+            x, parent, rule = args[0]._array, args[0]._node, self._plain_rules[0]
             if parent is not None and parent.plain and rule is not None and grad_mode() is True:
                 out = self.forward(x)
-                if type(out) is not ndarray or out.dtype.kind != "f":
+                if type(out) is not ndarray or out.dtype is not parent.dtype:
                     out = self._checked(out)
                 steps = ((rule, rule.keep((x, out, x.shape)), (parent,)),)
-                return engine._tensor_type(out, Node(self, steps, out.shape, out.dtype))
+                return new_result(self, steps, out)
         return super().__call__(*args, **kwargs)
 
 
@@ -471,14 +471,20 @@ class BinaryOp(Op):
         q = y._node if isinstance(y, TensorBase) else None
         rule_x = rule_y = None
         if p is not None:
-            rule_x = self._plain_rules.get(0)
-            free = q is not None or type(y) in _IMMUTABLE  # nobody else can write to y
-            if rule_x is None or not p.plain or not (free or not rule_x.reads_others):
+            rule_x = self._plain_rules[0]
+            if (
+                rule_x is None
+                or not p.plain
+                or (q is None and rule_x.reads_others and type(y) not in _IMMUTABLE)
+            ):
                 return super().__call__(*args)
         if q is not None:
-            rule_y = self._plain_rules.get(1)
-            free = p is not None or type(x) in _IMMUTABLE
-            if rule_y is None or not q.plain or not (free or not rule_y.reads_others):
+            rule_y = self._plain_rules[1]
+            if (
+                rule_y is None
+                or not q.plain
+                or (p is None and rule_y.reads_others and type(x) not in _IMMUTABLE)
+            ):
                 return super().__call__(*args)
         if p is None and q is None:
             return super().__call__(*args)
@@ -495,7 +501,7 @@ class BinaryOp(Op):
             steps = ((rule_x, rule_x.keep(values), (p,)),)
         if rule_y is not None:
             steps += ((rule_y, rule_y.keep(values), (q,)),)
-        return engine._tensor_type(out, Node(self, steps, out.shape, out.dtype))
+        return new_result(self, steps, out)
 
 
 def op(function: Callable | None = None, **options: Any) -> Any:

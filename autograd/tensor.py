@@ -18,13 +18,14 @@ from numpy.typing import ArrayLike, DTypeLike
 from autograd import engine
 from autograd.changes import is_held
 from autograd.engine import Node, TensorBase, differentiate, is_grad_enabled, log_write
-from autograd.op import NUMPY, alias, implements
+from autograd.op import NUMPY, Op, alias, implements
 from autograd.ops import elementwise, index, linalg, reduce, shape
 
 
-def _binary(op: Callable) -> tuple[Callable, Callable]:
+def _binary(op: Op) -> tuple[Callable, Callable]:
     """Return an operator, and its reflected form."""
-    return lambda self, other: op(self, other), lambda self, other: op(other, self)
+    call = op.__call__  # a bound method is called sooner than the object
+    return lambda self, other: call(self, other), lambda self, other: call(other, self)
 
 
 def _comparison(compare: Callable) -> Any:
@@ -344,9 +345,10 @@ class Tensor(TensorBase):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Run NumPy's ``ufunc(tensor, ...)`` as an op (NEP 13)."""
-        if method == "__call__" and (not kwargs or (ufunc.signature and "out" not in kwargs)):
-            if (op := NUMPY.get(ufunc)) is not None:
-                return op(*inputs, **kwargs)
+        if not kwargs and method == "__call__" and ufunc in NUMPY:
+            return NUMPY[ufunc](*inputs)
+        if ufunc is np.vecdot and kwargs.keys() == {"axis"}:
+            return NUMPY[ufunc](*inputs, **kwargs)
         if method == "reduce" and ufunc is np.add and kwargs.keys() <= {"axis", "keepdims"}:
             return reduce.sum_(*inputs, **{"axis": 0, **kwargs})
         name = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
