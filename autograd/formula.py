@@ -264,7 +264,7 @@ def _open(node: Any) -> list[str]:
 # ---- evaluating
 
 
-class _Evaluation:
+class Evaluation:
     """Values by name, and the axes that every value has: the batch, then one an open index."""
 
     def __init__(self, equations: tuple[Equation, ...], values: dict[str, Any]) -> None:
@@ -456,7 +456,7 @@ class Formula:
         equations = parse(text, frozenset(values))
         if self.along is not None:
             values |= self._along(equations, values)
-        evaluation = _Evaluation(equations, values)
+        evaluation = Evaluation(equations, values)
         stated = {name.name for e in equations for side in e[1:] for name in _names(side)}
         for name in cotangents:
             if not self.moves and f"d{name}" not in stated:
