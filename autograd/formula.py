@@ -298,7 +298,7 @@ class Evaluation:
             found = np.asarray(self.values[left.name]) if whole else self.value(left)
             result = found, _fitted(right, found.shape)
         else:
-            self.values[left.name] = np.broadcast_to(right, self.batch + lengths)
+            self.values[left.name] = right
         self.indices.clear()
         return result
 
