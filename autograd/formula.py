@@ -358,9 +358,10 @@ class Evaluation:
         depth = len(self.indices)
         if not subscripts:
             return array.reshape(array.shape + (1,) * depth)
-        axes = array.shape[array.ndim - len(subscripts) :]
-        array = np.broadcast_to(array, self.batch + axes)
-        grid: Any = np.indices(self.batch, sparse=True)
+        lead, axes = array.shape[: -len(subscripts)], array.shape[-len(subscripts) :]
+        lead = (1,) * (len(self.batch) - len(lead)) + lead
+        array = array.reshape(lead + axes)
+        grid: Any = np.indices(lead, sparse=True)
         places = [axis.reshape(axis.shape + (1,) * depth) for axis in grid]
         inside: Any = True
         for subscript, n in zip(subscripts, axes, strict=True):
