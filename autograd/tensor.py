@@ -52,10 +52,10 @@ def _in_place(ufunc: np.ufunc) -> Callable:
 
 def _method(function: Any) -> Callable:
     """Return the method that is one of NumPy's functions, with the tensor first."""
-    implementation = NUMPY[function]
+    implementation, name = NUMPY[function], f"Tensor.{function.__name__}"
 
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return implementation(self, *args, **kwargs)
+        return _called(implementation, name, (self, *args), kwargs)
 
     method.__name__, method.__doc__ = function.__name__, f"Run ``np.{function.__name__}`` on this."
     return method
@@ -366,14 +366,7 @@ class Tensor(TensorBase):
         """Run NumPy's ``function(tensor, ...)`` as an op (NEP 18)."""
         name = f"{function.__module__}.{function.__name__}".replace("numpy", "np")
         if (implementation := NUMPY.get(function)) is not None:
-            try:
-                return implementation(*args, **kwargs)
-            except TypeError:
-                try:  # an argument of NumPy's that has no meaning here?
-                    inspect.signature(implementation).bind(*args, **kwargs)
-                except TypeError as error:
-                    raise TypeError(f"{name} on a tensor: {error}") from None
-                raise
+            return _called(implementation, name, args, kwargs)
         return _on_plain_arrays(function, name, args, kwargs)
 
 
@@ -401,8 +394,10 @@ def tensor(data: Any, requires_grad: bool = False, dtype: DTypeLike | None = Non
     if isinstance(data, np.matrix | np.ma.MaskedArray):
         raise TypeError(f"{type(data).__name__} is not supported: give np.asarray(...) of it")
     array = np.array(data, dtype=dtype)
-    if array.dtype == object:
-        raise TypeError("a tensor holds numbers of one dtype, and was given objects")
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"a tensor holds real numbers or booleans, and was given {array.dtype}: {data!r:.60}"
+        )
     return Tensor(array, _leaf(array) if requires_grad else None)
 
 
@@ -510,6 +505,19 @@ def _plain(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x._array
     return type(x)(map(_plain, x)) if type(x) in (tuple, list) else x
+
+
+def _called(implementation: Callable, name: str, args: tuple, kwargs: dict) -> Any:
+    """Call what stands for a function of NumPy's; an argument without a meaning here is named."""
+    try:
+        return implementation(*args, **kwargs)
+    except TypeError:
+        try:
+            inspect.signature(implementation).bind(*args, **kwargs)
+        except TypeError as error:
+            hint = "; NumPy's name for dim is axis" if "'dim'" in str(error) else ""
+            raise TypeError(f"{name}: {error}{hint}") from None
+        raise
 
 
 def _on_plain_arrays(function: Callable, name: str, args: Any, kwargs: dict) -> Any:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from autograd.engine import TensorBase
 from autograd.op import implements, op
 
 elementwise = functools.partial(op, broadcasts=True)
@@ -549,7 +550,12 @@ def _(g, x, low, high):
     return np.where(inside, g, 0)
 
 
-implements(np.clip)(lambda a, a_min=None, a_max=None: clip(a, a_min, a_max))
+@implements(np.clip)
+def _(a, a_min=None, a_max=None):
+    if isinstance(a_min, TensorBase) or isinstance(a_max, TensorBase):  # bounds to differentiate
+        a = a if a_min is None else maximum(a, a_min)
+        return a if a_max is None else minimum(a, a_max)
+    return clip(a, a_min, a_max)
 
 
 @clip.sample

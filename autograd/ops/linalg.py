@@ -17,7 +17,7 @@ def matmul(x, y):
     Shapes ``(..., n, k) @ (..., k, m) -> (..., n, m)``; a vector on the left is a row, on the right
     a column.
     """
-    if x.ndim > 2 and y.ndim == 2:  # one large product instead of a small one for each batch entry
+    if np.ndim(x) > 2 and np.ndim(y) == 2:  # one large product instead of a small one for each batch entry
         out = rows(x) @ y  # (..., n, k) -> (... n, k) @ (k, m)
         return out.reshape(*x.shape[:-1], y.shape[1])
     return np.matmul(x, y)
