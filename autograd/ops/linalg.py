@@ -17,7 +17,9 @@ def matmul(x, y):
     Shapes ``(..., n, k) @ (..., k, m) -> (..., n, m)``; a vector on the left is a row, on the right
     a column.
     """
-    if np.ndim(x) > 2 and np.ndim(y) == 2:  # one large product instead of a small one for each batch entry
+    if (
+        np.ndim(x) > 2 and np.ndim(y) == 2
+    ):  # one large product instead of a small one for each batch entry
         out = rows(x) @ y  # (..., n, k) -> (... n, k) @ (k, m)
         return out.reshape(*x.shape[:-1], y.shape[1])
     return np.matmul(x, y)
@@ -313,13 +315,13 @@ def solve(a, b):
 def _(b_shape=(2, 1)):
     if len(b_shape) == 1:
         return """
-            Σ_j a_ij · c_jk = [i = k]
+            Σ_j a_ij · c_jk = [i = k]  # c is the inverse
             out_i = Σ_j c_ij · b_j
             da_ij = -(Σ_k c_ki · g_k) · out_j
             db_j = Σ_i c_ij · g_i
         """
     return """
-        Σ_j a_ij · c_jk = [i = k]
+        Σ_j a_ij · c_jk = [i = k]  # c is the inverse
         out_ik = Σ_j c_ij · b_jk
         da_ij = -Σ_l (Σ_k c_ki · g_kl) · out_jl
         db_jk = Σ_i c_ij · g_ik
@@ -357,7 +359,10 @@ def det(a):
     return np.linalg.det(a)
 
 
-det.formula("out = d; Σ_j a_ij · da_kj = g · out · [i = k]", d=lambda a: np.linalg.det(a))
+det.formula(
+    "out = d  # the determinant; Σ_j a_ij · da_kj = g · out · [i = k]",
+    d=lambda a: np.linalg.det(a),
+)
 
 
 @det.vjp("a")
@@ -388,7 +393,7 @@ def slogdet(a):
 
 
 slogdet.formula(
-    "out0 = sign(d); out1 = log(|d|); Σ_j a_ij · da_kj = g1 · [i = k]",
+    "out0 = sign(d)  # d is the determinant; out1 = log(|d|); Σ_j a_ij · da_kj = g1 · [i = k]",
     d=lambda a: np.linalg.det(a),
 )
 
