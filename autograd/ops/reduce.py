@@ -1,6 +1,7 @@
 """Reductions over one axis, several, or all."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,6 +21,7 @@ def axes_of(shape, axis):
     return {a % len(shape) for a in axes}
 
 
+@lru_cache(maxsize=4096)
 def reduced_shape(shape, axis):
     """Return the shape after a reduction with `keepdims`."""
     axes = axes_of(shape, axis)
