@@ -10,8 +10,12 @@
 
 from autograd import functional, nn
 from autograd.anomaly import AnomalyError, debug, detect_anomaly, explain
-from autograd.engine import Observer, enable_grad, is_grad_enabled, no_grad, observe
+from autograd.kernels import use_kernels
+from autograd.modes import Observer, enable_grad, is_grad_enabled, no_grad, observe
 from autograd.op import REGISTRY, Op, op
+from autograd.stepper import record, step
+from autograd.stepper.draw import draw
+from autograd.stepper.to_source import to_source
 from autograd.tensor import Tensor, grad, tensor
 
 __all__ = [
@@ -22,6 +26,7 @@ __all__ = [
     "Tensor",
     "debug",
     "detect_anomaly",
+    "draw",
     "enable_grad",
     "explain",
     "functional",
@@ -31,5 +36,9 @@ __all__ = [
     "no_grad",
     "observe",
     "op",
+    "record",
+    "step",
     "tensor",
+    "to_source",
+    "use_kernels",
 ]

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from autograd.changes import Copy
-from autograd.engine import Node, TensorBase, differentiate, observe, record_with
+from autograd.engine import Node, TensorBase, differentiate
+from autograd.modes import observe, record_with
 from autograd.op import Op
 from autograd.tensor import Tensor
 
@@ -175,15 +177,29 @@ def summary(x: Any) -> str:
     return text
 
 
-def users_line() -> str:
-    """Return the file, number and text of the innermost line outside this package."""
-    frame = sys._getframe(1)
+def users_frame(file: str = "") -> FrameType:
+    """Return the innermost frame outside this package, or the innermost of a file, if there is."""
+    first = frame = sys._getframe(1)
+    while file and first is not None and first.f_code.co_filename != file:
+        first = first.f_back  # type: ignore[assignment]
+    if file and first is not None:
+        return first
     while frame.f_back is not None and (
         frame.f_code.co_filename.startswith(_PACKAGE) or "contextlib" in frame.f_code.co_filename
     ):
         frame = frame.f_back
+    return frame
+
+
+def line_of(frame: FrameType) -> str:
+    """Return the file, number and text of the line that a frame is at."""
     path, number = frame.f_code.co_filename, frame.f_lineno
     return f"{path}:{number}: {linecache.getline(path, number).strip()}".removesuffix(": ")
+
+
+def users_line() -> str:
+    """Return the file, number and text of the innermost line outside this package."""
+    return line_of(users_frame())
 
 
 # ---- what a gradient is the sum of
@@ -198,6 +214,12 @@ class Contribution:
     shape: tuple[int, ...]  # of that op's result
     number: int  # of that op's node
     gradient: ndarray  # the part
+    scope: str = ""  # the module in which it was read, if somebody recorded that
+
+    @property
+    def source(self) -> str:
+        """The use: the module, the op and its input."""
+        return f"{self.scope}: {self.op}({self.input})".removeprefix(": ")
 
     @property
     def norm(self) -> float:
@@ -212,15 +234,25 @@ class Explanation:
     gradient: ndarray
     contributions: tuple[Contribution, ...]
 
+    @classmethod
+    def of(cls, gradient: ndarray, parts: list[Contribution]) -> Explanation:
+        """Put the contributions in order: of each kind of use the largest first."""
+        sizes: dict[str, float] = {}
+        for part in parts:
+            sizes[part.source] = max(sizes.get(part.source, 0.0), part.norm)
+        order = sorted(parts, key=lambda part: (-sizes[part.source], part.source, -part.norm))
+        return cls(gradient, tuple(order))
+
     def __str__(self) -> str:
         total = float(np.linalg.norm(self.gradient))
+        n = len(self.contributions)
         lines = [
             f"gradient {self.gradient.dtype}{list(self.gradient.shape)}, norm {total:.4g}, "
-            f"from {len(self.contributions)} uses"
+            f"from {n} use{'s' * (n != 1)}"
         ]
         groups: dict[str, list[Contribution]] = {}
         for part in self.contributions:
-            groups.setdefault(f"{part.op}({part.input})", []).append(part)
+            groups.setdefault(part.source, []).append(part)
         width = max(map(len, groups), default=0)
         for name, parts in groups.items():
             whole = np.sum([part.gradient for part in parts], axis=0)
@@ -276,27 +308,32 @@ def explain(loss: Tensor, tensor: Tensor) -> Explanation:
             raise TypeError(f"explain: {what} must be a tensor that requires a gradient")
     if loss.size != 1:
         raise ValueError(f"explain: the loss must be a number, and has shape {loss.shape}")
-    parts: list[Contribution] = []
-
-    class Edges:
-        def visit(self, node: Node, cotangent: Any) -> None: ...
-
-        def edge(self, node: Node, name: str, parent: Node, part: Any) -> None:
-            if parent is tensor._node and node.op is not None:
-                parts.append(
-                    Contribution(node.op.name, name, node.shape, node.number, np.array(part))
-                )
-
+    edges = _Edges(tensor._node)
     outputs: list[Any] = [loss._node]
     inputs: list[Any] = [tensor._node]
-    with observe(Edges()):
+    with observe(edges):
         start = np.ones(loss.shape, loss.dtype)
         (gradient,) = differentiate(outputs, [start], inputs, retain_graph=True)
     if gradient is None:
         gradient = np.zeros(tensor.shape, tensor.dtype)
-    sizes: dict[tuple, float] = {}
-    for part in parts:
-        key = part.op, part.input
-        sizes[key] = max(sizes.get(key, 0.0), part.norm)
-    parts.sort(key=lambda part: (-sizes[part.op, part.input], part.op, part.input, -part.norm))
-    return Explanation(np.asarray(gradient), tuple(parts))
+    return Explanation.of(np.asarray(gradient), edges.parts)
+
+
+class _Edges:
+    """An observer that collects what arrives at one node."""
+
+    def __init__(self, node: Node | None) -> None:
+        self.node = node
+        self.parts: list[Contribution] = []
+
+    def visit(self, node: Node, cotangent: Any) -> None:
+        """Do nothing."""
+
+    def edge(self, node: Node, name: str, parent: Node, part: Any) -> None:
+        """Keep a part."""
+        if parent is self.node and node.op is not None:
+            recording = node.recording  # of `autograd.record`
+            scope = recording.calls[node.number].scope if recording else ""
+            self.parts.append(
+                Contribution(node.op.name, name, node.shape, node.number, np.array(part), scope)
+            )

@@ -1,4 +1,4 @@
-"""The tape: nodes, the one backward pass, grad mode and observers.
+"""The tape: nodes, and the one backward pass.
 
 A node is made when an op runs on a tensor that requires a gradient (`autograd.op` does that). Nodes
 are numbered as they are made, so descending numbers are a reverse topological order, and
@@ -8,19 +8,17 @@ are numbered as they are made, so descending numbers are a reverse topological o
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from heapq import heappop as pop
 from heapq import heappush as push
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy import ndarray
 
 from autograd import changes
+from autograd.modes import GradMode, current_observer
 
 if TYPE_CHECKING:
     from autograd.op import Op
@@ -52,8 +50,8 @@ class Node:
     lent : bool
         Whether a leaf's array was handed out, so that others may write to it: of the leaf, and of
         results that are views of it.
-    made_at : str
-        The user's line, if somebody recorded it.
+    made_at, recording
+        The user's line, and the `autograd.record` that the node is part of, if somebody recorded.
     grad : Tensor or None
         Of a leaf, and of a result that was asked to retain it.
     retains_grad : bool
@@ -72,6 +70,7 @@ class Node:
     watched: tuple = ()
     lent = False
     made_at = ""
+    recording: Any = None
     grad: Any = None
     retains_grad = False
     hooks: tuple = ()
@@ -152,106 +151,6 @@ def new_tensor(data: Any, node: Node | None = None) -> Any:
     return _tensor_type(data if type(data) is ndarray else np.asarray(data), node)
 
 
-# ---- grad mode and observers
-
-# Whether ops are recorded: False, True, or the Recorder that wants to know.
-_mode: ContextVar[Any] = ContextVar("grad_mode", default=True)
-_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
-_observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
-grad_mode = _mode.get
-
-
-def is_grad_enabled() -> bool:
-    """Return whether ops are recorded here."""
-    return grad_mode() is not False
-
-
-class _GradMode:
-    """Whether ops are recorded: a context manager, and a decorator."""
-
-    def __init__(self, enabled: bool) -> None:
-        self._enabled = enabled
-        self._tokens: list = []
-
-    def __enter__(self) -> None:
-        mode = self._enabled and (_recorder.get() or True)
-        self._tokens.append(_mode.set(mode))
-
-    def __exit__(self, *exception: object) -> None:
-        _mode.reset(self._tokens.pop())
-
-    def __call__(self, function: Callable) -> Callable:
-        if inspect.isgeneratorfunction(function):
-
-            @functools.wraps(function)
-            def generate(*args: Any, **kwargs: Any) -> Iterator:
-                iterator = function(*args, **kwargs)
-                while True:  # the mode holds while the generator runs, not while it is suspended
-                    with _GradMode(self._enabled):
-                        try:
-                            item = next(iterator)
-                        except StopIteration as stop:
-                            return stop.value
-                    yield item
-
-            return generate
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with _GradMode(self._enabled):
-                return function(*args, **kwargs)
-
-        return call
-
-
-def no_grad() -> _GradMode:
-    """Record nothing: ``with no_grad():``, or ``@no_grad()`` on a function."""
-    return _GradMode(False)
-
-
-def enable_grad() -> _GradMode:
-    """Record again, inside :func:`no_grad`."""
-    return _GradMode(True)
-
-
-class Observer(Protocol):
-    """What may watch a backward pass; see :func:`observe`."""
-
-    def visit(self, node: Node, cotangent: Any) -> None:
-        """See a node whose cotangent is complete, before its rules run."""
-
-    def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
-        """See what a node, given its cotangent, adds to that of its input of that name."""
-
-
-class Recorder(Protocol):
-    """What may watch the forward pass; see :func:`record_with`."""
-
-    def recorded(self, op: Op, args: tuple, result: Any) -> None:
-        """See a call that was recorded, with the Tensor that it returned, or several."""
-
-
-@contextmanager
-def record_with(recorder: Recorder) -> Iterator[Recorder]:
-    """Let a recorder see every op that goes on the tape inside the block."""
-    token = _recorder.set(recorder)
-    try:
-        with _GradMode(is_grad_enabled()):
-            yield recorder
-    finally:
-        _recorder.reset(token)
-
-
-@contextmanager
-def observe(observer: Observer | None) -> Iterator[Observer | None]:
-    """Let an observer watch every backward pass inside the block, or nobody."""
-    token = _observer.set(observer)
-    try:
-        yield observer
-    finally:
-        _observer.reset(token)
-
-
 # ---- the backward pass
 
 
@@ -289,7 +188,7 @@ def differentiate(
     wanted = None if inputs is None else dict.fromkeys(inputs)
     oldest = 0 if wanted is None else min((node.number for node in wanted), default=0)
     frontier = max(frontier, oldest)
-    observer = _observer.get()
+    observer = current_observer.get()
     nodes: dict[int, Node] = {}  # what waits, by number
     sums: dict[int, Any] = {}  # the cotangent of each, so far
     heap: list[int] = []  # negated numbers: the newest node on top
@@ -302,7 +201,7 @@ def differentiate(
             nodes[number], sums[number] = node, contribution
             push(heap, -number)
 
-    with _GradMode(create_graph):
+    with GradMode(create_graph):
         for node, cotangent in zip(outputs, cotangents, strict=True):
             if node.number >= oldest:
                 add(node, cotangent)

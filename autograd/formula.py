@@ -20,7 +20,7 @@ of every matrix in a stack. Where inputs broadcast, their cotangents are summed 
 - ``[condition]`` is 1 where it holds and 0 elsewhere (Iverson's bracket), with ``= ≠ < > ≤ ≥ and``;
   indices are numbers there, counted from 0;
 - ``x_{i + 1, j}`` computes a subscript; outside of its array a value is 0;
-- ``n`` is how many elements a reduction takes together.
+- ``n`` is how many elements a reduction takes together; what follows a ``#`` is a remark.
 
 The evaluation shares nothing with the rules: it is a proof of them, not a second copy.
 """
@@ -219,10 +219,10 @@ def parse(text: str, known: frozenset[str]) -> tuple[Equation, ...]:
     """Read a formula whose op has arguments and other values of these names."""
     names = set(known)
     equations = []
-    for line in re.split(r"[;\n]", text):
-        if not line.strip():
+    for line in (part.split("#")[0].strip() for part in re.split(r"[;\n]", text)):
+        if not line:
             continue
-        reader = _Reader(line.strip(), names)
+        reader = _Reader(line, names)
         left = reader.expression()
         reader.expect("=")
         right = reader.expression()
@@ -230,7 +230,7 @@ def parse(text: str, known: frozenset[str]) -> tuple[Equation, ...]:
             reader.fail("its end")
         if isinstance(left, Name):
             names.add(left.name)
-        equations.append(Equation(line.strip(), left, right))
+        equations.append(Equation(line, left, right))
     return tuple(equations)
 
 
@@ -383,6 +383,117 @@ def _fitted(x: ndarray, shape: tuple[int, ...]) -> ndarray:
     return np.broadcast_to(x.reshape(x.shape[max(added, 0) :]), shape)
 
 
+# ---- with numbers
+
+
+SIGNS: dict[Callable, tuple[str, int]] = {  # and how strongly each binds
+    np.add: ("+", 1), np.subtract: ("-", 1), np.multiply: ("·", 2), np.divide: ("/", 2),
+    np.power: ("^", 4),
+}  # fmt: skip
+WORDS = {function: name for name, function in FUNCTIONS.items()}
+MOST_TERMS = 4  # of a sum; of longer ones the middle is left out
+
+
+class _Printer:
+    """Writes an equation for the first element of its left side, with numbers for the names."""
+
+    def __init__(self, evaluation: Evaluation, equation: Equation) -> None:
+        self.evaluation, self.equation = evaluation, equation
+        self.left = np.asarray(evaluation.values[equation.left.name])
+        self.ranges = evaluation.ranges
+        self.batch: tuple[int, ...] = (0,) * len(evaluation.batch)
+
+    def line(self, defined: bool) -> str:
+        name, subscripts = self.equation.left
+        indices = {s.name: 0 for s in subscripts if isinstance(s, Name)}
+        first = (0,) * self.left.ndim
+        at = f"[{', '.join('0' * self.left.ndim)}]" if self.left.ndim else ""
+        with np.errstate(all="ignore"):
+            text, _, value = self.written(self.equation.right, indices)
+        found = self.left[first]
+        result = number(value if defined else found)
+        if not np.isclose(value, found, rtol=1e-4, atol=1e-12, equal_nan=True):
+            text += " + …"  # an input that was broadcast: the others of its uses are added
+        return f"{name}{at} = {text}" + ("" if text == result else f" = {result}")
+
+    def written(self, node: Any, indices: dict[str, int]) -> tuple[str, int, float]:
+        """Return an expression's text, how strongly it binds, and its value."""
+        if isinstance(node, Number):
+            return number(node.value), 5, node.value
+        if isinstance(node, Name):
+            value = self.entry(node, indices)
+            return number(value), 5 if value >= 0 else 1, value
+        if isinstance(node, Big):
+            return self.summed(node, indices)
+        parts = [self.written(argument, indices) for argument in node.arguments]
+        value = float(node.function(*(part[2] for part in parts)))
+        if node.function in COMPARISONS.values() or (
+            node.function is np.multiply and node.arguments[0] == Number(1)
+        ):
+            return number(value), 5, value  # a bracket: 0 or 1
+        if node.function is np.negative:
+            return f"-{_bracketed(parts[0], 2)}", 1, value
+        if node.function in SIGNS:
+            sign, strength = SIGNS[node.function]
+            left, right = _bracketed(parts[0], strength), _bracketed(parts[1], strength + 1)
+            space = "" if sign == "^" else " "
+            return f"{left}{space}{sign}{space}{right}", strength, value
+        inside = ", ".join(part[0] for part in parts)
+        return (f"|{inside}|" if node.function is np.abs else
+                f"{WORDS[node.function]}({inside})"), 5, value  # fmt: skip
+
+    def summed(self, node: Big, indices: dict[str, int]) -> tuple[str, int, float]:
+        """Write out a sum, or its like."""
+        terms = []
+        if node.letter:
+            for i in range(self.ranges[node.letter]):
+                terms.append(self.written(node.body, indices | {node.letter: i}))
+        else:
+            before = self.batch
+            for place in np.ndindex(self.evaluation.batch):
+                self.batch = place
+                terms.append(self.written(node.body, indices))
+            self.batch = before
+        value = float(node.function([term[2] for term in terms]))
+        if len(terms) == 1:
+            return *terms[0][:2], value
+        strength = 3 if node.function is np.prod else 2
+        texts = [_bracketed(term, strength) for term in terms]
+        if len(texts) > MOST_TERMS:
+            texts[2:-1] = ["…"]
+        if node.function in (np.max, np.min):
+            name = "max" if node.function is np.max else "min"
+            return f"{name}({', '.join(texts)})", 5, value
+        text = (" · " if node.function is np.prod else " + ").join(texts)
+        if node.function is np.mean:
+            return f"({text}) / {len(terms)}", 2, value
+        return text, strength - 1, value
+
+    def entry(self, node: Name, indices: dict[str, int]) -> float:
+        """Return the number that a name stands for."""
+        if node.name in indices and not node.subscripts:
+            return indices[node.name]
+        array = np.asarray(self.evaluation.values[node.name])
+        lead = array.ndim - len(node.subscripts)
+        places = list(self.batch[len(self.batch) - lead :]) if lead else []
+        places += [int(self.written(s, indices)[2]) for s in node.subscripts]
+        for axis, n in enumerate(array.shape):
+            if n == 1:
+                places[axis] = 0
+            if not 0 <= places[axis] < n:
+                return 0.0
+        return float(array[tuple(places)])
+
+
+def number(x: Any) -> str:
+    """Return a number in four digits."""
+    return f"{float(x):.4g}"
+
+
+def _bracketed(part: tuple[str, int, float], strength: int) -> str:
+    return part[0] if part[1] >= strength else f"({part[0]})"
+
+
 class Formula:
     """An op's formula: its text, and how a call's arrays become what the text speaks of.
 
@@ -444,6 +555,37 @@ class Formula:
             An equation, the value of the name on its left (or its left side), and that of its right
             side, to be summed where the input was broadcast.
         """
+        equations, evaluation = self._evaluation(arguments, out, g, cotangents)
+        stated = {name.name for e in equations for side in e[1:] for name in _names(side)}
+        for name in cotangents:
+            if not self.moves and f"d{name}" not in stated:
+                raise FormulaError(f"{self.op.name}: the formula says nothing of d{name}")
+        for equation in equations:
+            if (sides := evaluation.sides(equation)) is not None:
+                yield equation.text, *sides
+
+    def with_numbers(
+        self, arguments: dict[str, Any], out: Any, g: Any, cotangents: dict[str, Any]
+    ) -> list[str]:
+        """Return the equations with numbers in the place of names, each for its first element.
+
+        The arguments are those of `equations`. Equations that only move elements, and inputs of no
+        elements, have none.
+        """
+        equations, evaluation = self._evaluation(arguments, out, g, cotangents)
+        lines = []
+        for equation in equations if not self.moves else ():
+            defined = evaluation.sides(equation) is None
+            if isinstance(equation.left, Name):
+                printer = _Printer(evaluation, equation)
+                if printer.left.size:
+                    lines.append(printer.line(defined))
+        return lines
+
+    def _evaluation(
+        self, arguments: dict[str, Any], out: Any, g: Any, cotangents: dict[str, Any]
+    ) -> tuple[tuple[Equation, ...], Evaluation]:
+        """Read the formula for a call, and put its arrays in the axes that it speaks of."""
         values = {"π": np.pi, **arguments}
         values |= {f"d{name}": value for name, value in cotangents.items()}
         for name, value in (("out", out), ("g", g)):
@@ -457,14 +599,7 @@ class Formula:
         equations = parse(text, frozenset(values))
         if self.along is not None:
             values |= self._along(equations, values)
-        evaluation = Evaluation(equations, values)
-        stated = {name.name for e in equations for side in e[1:] for name in _names(side)}
-        for name in cotangents:
-            if not self.moves and f"d{name}" not in stated:
-                raise FormulaError(f"{self.op.name}: the formula says nothing of d{name}")
-        for equation in equations:
-            if (sides := evaluation.sides(equation)) is not None:
-                yield equation.text, *sides
+        return equations, Evaluation(equations, values)
 
     def _along(self, equations: tuple[Equation, ...], values: dict[str, Any]) -> dict[str, Any]:
         """Bring the axes that the op works along to the end, as one."""

@@ -17,7 +17,8 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.changes import Fingerprint
-from autograd.engine import Node, differentiate, enable_grad, is_grad_enabled, observe, tick
+from autograd.engine import Node, differentiate, tick
+from autograd.modes import enable_grad, is_grad_enabled, observe
 from autograd.op import alias
 from autograd.ops.nn import seeds_drawn, seeds_replayed
 from autograd.tensor import Tensor

@@ -11,16 +11,9 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import changes
-from autograd.engine import (
-    Node,
-    TensorBase,
-    differentiate,
-    grad_mode,
-    new_result,
-    new_tensor,
-    observe,
-)
+from autograd.engine import Node, TensorBase, differentiate, new_result, new_tensor
 from autograd.formula import Formula
+from autograd.modes import grad_mode, observe
 
 REGISTRY: dict[str, Op] = {}
 COPY_LIMIT = 65536  # bytes: a constant that a rule keeps is copied up to here, and watched above

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from autograd import engine
 from autograd.changes import is_held
-from autograd.engine import Node, TensorBase, differentiate, is_grad_enabled, log_write
+from autograd.engine import Node, TensorBase, differentiate, log_write
+from autograd.modes import is_grad_enabled
 from autograd.op import NUMPY, Op, alias, implements
 from autograd.ops import elementwise, index, linalg, reduce, shape
 

@@ -1,4 +1,4 @@
-"""The command line: ``npgpt train``, ``npgpt generate`` and ``npgpt kata``."""
+"""The command line: ``npgpt train``, ``generate``, ``info``, ``tokenizer``, ``step``, ``kata``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ npgpt: GPT in plain NumPy
       Continue a run exactly where its last checkpoint stands.
   npgpt generate [--model DIR] --prompt TEXT
       Let a model write. Without --model: the latest run under out/.
+  npgpt info PRESET|DIR [--batch N] [--context N], npgpt info --compare A B
+      What a model is and costs: parameters, computation, memory. Without a name: the presets.
+  npgpt tokenizer list|add|train|show
+      Tokenizers: those that are here, your own, and what they make of a text.
+  npgpt step SCRIPT.py | --model DIR --text TEXT
+      Walk through backpropagation, number by number: a debugger for the backward pass.
   npgpt kata [OP]
       Write the gradient of an op yourself, and see it checked. Without OP: where to begin.
 
@@ -30,7 +36,8 @@ def main(args: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
     args = sys.argv[1:] if args is None else args
     commands: dict[str, Callable[[list[str]], int]] = {
-        "train": train, "generate": generate, "kata": kata,
+        "train": train, "generate": generate, "info": info, "tokenizer": tokenizer, "step": step,
+        "kata": kata,
     }  # fmt: skip
     if not args or args[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -160,7 +167,7 @@ def show_sample(run: Any, print: Callable) -> None:
     model = load_pretrained(run.folder)
     prompt = "def " if not run.config.data else first_words(run.tokenizer.decode(run.tokens[:200]))
     ids = run.tokenizer.encode(prompt)
-    length = 120 if run.tokenizer.kind == "gpt2" else 400
+    length = 120 if run.tokenizer.n_vocab > 256 and run.tokenizer.kind != "char" else 400
     seed = run.config.seed
     out = generate(model, ids, length, do_sample=True, temperature=0.8, top_k=0, seed=seed)
     print("\n" + "─" * 72)
@@ -186,7 +193,7 @@ def generate(args: list[str]) -> int:
         prompt: str = ""
         """The text to continue."""
         model: str = ""
-        """A run folder; if empty, the latest under out/."""
+        """A folder with a model, or a name on the hub; if empty, the latest run under out/."""
         max_new_tokens: int = 500
         temperature: float = 0.8
         """Below 1 the text is more probable, above 1 wilder; 0 always takes the best token."""
@@ -202,9 +209,9 @@ def generate(args: list[str]) -> int:
     from npgpt import load_tokenizer
     from npgpt.errors import UserError
     from npgpt.train import latest_run
-    from npgpt.weights import load_pretrained
+    from npgpt.weights import find_model, load_pretrained
 
-    folder = Path(options.model) if options.model else latest_run()
+    folder = find_model(options.model) if options.model else latest_run()
     model, tokenizer = load_pretrained(folder), load_tokenizer(folder)
     if not options.prompt:
         raise UserError("the prompt is empty; give the text to continue with --prompt TEXT")
@@ -227,6 +234,47 @@ def generate(args: list[str]) -> int:
         if i:
             print("─" * 72)
         print(tokenizer.decode(ids))
+    return 0
+
+
+def info(args: list[str]) -> int:
+    """``npgpt info``."""
+
+    @dataclass
+    class InfoOptions:
+        """Show what a model (first argument: preset, folder or name on the hub) is and costs."""
+
+        compare: tuple[str, ...] = ()
+        """Several models, side by side."""
+        batch: int = 1
+        """Sequences."""
+        context: int | None = None
+        """Tokens of each; if not given, as many as the model takes."""
+
+    names, rest = (args[:1], args[1:]) if args and not args[0].startswith("-") else ([], args)
+    options = parse(InfoOptions, rest, "info")
+    names += options.compare
+
+    from npgpt.info import presets, show
+
+    print(show(names, options.batch, options.context) if names else presets())
+    return 0
+
+
+def tokenizer(args: list[str]) -> int:
+    """``npgpt tokenizer``."""
+    from npgpt.tokenizers.command import main
+
+    return main(args)
+
+
+def step(args: list[str]) -> int:
+    """``npgpt step``."""
+    from npgpt.step import StepOptions, run
+
+    script, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
+    end = rest.index("--") if "--" in rest else len(rest)
+    run(script, rest[end + 1 :], parse(StepOptions, rest[:end], "step"))
     return 0
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
 import tomllib
 import types
 import typing
@@ -15,16 +16,55 @@ from typing import Any, Literal
 
 from npgpt.errors import UserError
 
-Activation = Literal["gelu_new", "gelu", "relu"]
+Activation = Literal[
+    "gelu_new", "gelu", "relu", "silu", "tanh",
+    "gelu_pytorch_tanh", "gelu_fast", "gelu_python", "swish",
+]  # fmt: skip
+NormPosition = Literal["pre", "post"]
+PositionEmbedding = Literal["learned", "sinusoidal"]
+
+ALIASES = {  # names that transformers accepts as well
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "openai-gpt": "OpenAIGPTLMHeadModel"}
 
 
 @dataclass
 class GPTConfig:
-    """The architecture of a GPT-2, with Hugging Face's field names and GPT-2's values.
+    """The architecture of a GPT, with Hugging Face's field names and GPT-2's values.
 
-    ``block_size``, nanoGPT's name, is accepted for ``n_positions``. ``activation_function`` is
-    ``"gelu_new"`` (the tanh form, GPT-2's), ``"gelu"`` (exact) or ``"relu"``. ``bias`` is ours:
-    False leaves out the biases of all linear layers and norms, as nanoGPT's recipes do.
+    Parameters
+    ----------
+    vocab_size, n_positions, n_embd, n_layer, n_head : int
+        ``block_size``, nanoGPT's name, is accepted for ``n_positions``, the context length.
+    n_inner : int, optional
+        Width of the MLP; four times ``n_embd`` if not given.
+    activation_function : str
+        ``"gelu_new"`` (the tanh form, GPT-1's and GPT-2's), ``"gelu"`` (exact), ``"relu"``,
+        ``"silu"``, ``"tanh"``, or another name that Hugging Face has for one of these.
+    resid_pdrop, embd_pdrop, attn_pdrop : float
+        Dropout of each branch's result, of the embeddings, and of the attention weights.
+    layer_norm_epsilon, initializer_range : float
+    scale_attn_weights, scale_attn_by_inverse_layer_idx : bool
+        Divide the scores by the root of a head's width; by the layer's number, counted from 1.
+    reorder_and_upcast_attn : bool
+        Compute attention in float32 under mixed precision. Parameters here are float32 at least,
+        so that it changes nothing; it is kept for those who read the file.
+    tie_word_embeddings : bool
+        Whether the head is the token embedding.
+    bias : bool
+        False leaves out the biases of all linear layers and norms, as nanoGPT's recipes do.
+    norm_position : {"pre", "post"}
+        Where a block normalizes: what a branch reads (GPT-2, with one more norm at the end), or the
+        sum that it is added to (GPT-1).
+    position_embedding : {"learned", "sinusoidal"}
+        Sinusoidal is the fixed table of Vaswani et al. 2017, section 3.5.
+    window_size : int, optional
+        In every other layer a position sees only itself and the ``window_size - 1`` before it:
+        GPT-3's locally banded sparse attention, in alternation with dense.
 
     Raises
     ------
@@ -36,6 +76,8 @@ class GPTConfig:
     >>> from npgpt import GPTConfig
     >>> GPTConfig(vocab_size=65, block_size=64, n_embd=128, n_layer=4, n_head=4).n_positions
     64
+    >>> GPTConfig.preset("gpt1").norm_position
+    'post'
     """
 
     vocab_size: int = 50257
@@ -52,15 +94,21 @@ class GPTConfig:
     initializer_range: float = 0.02
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
     tie_word_embeddings: bool = True
     bias: bool = True
+    norm_position: NormPosition = "pre"
+    position_embedding: PositionEmbedding = "learned"
+    window_size: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
+        for name in "vocab_size n_positions n_embd n_layer n_head n_inner window_size".split():
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
+            if value is not None and value > 2**28:  # products of two stay countable
+                raise UserError(f"{name} is too large; it must be at most 2^28")
         if self.n_embd % self.n_head:
             raise UserError(
                 f"n_embd is {self.n_embd} and n_head {self.n_head}: a head has n_embd / n_head "
@@ -69,25 +117,65 @@ class GPTConfig:
         for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        for name in ("layer_norm_epsilon", "initializer_range"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> GPTConfig:
+        """Return a published architecture, by a name of `PRESETS`, with some fields changed."""
+        if name not in PRESETS:
+            raise UserError(f"unknown preset {name!r}{nearest(name, list(PRESETS))}")
+        return dataclasses.replace(PRESETS[name], **changes)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
         """Make a config of a Hugging Face ``config.json``; fields unknown here are ignored."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in names})
+        if values.get("add_cross_attention"):
+            raise UserError("add_cross_attention is true; this GPT has no cross-attention")
+        values = {ALIASES.get(key, key): value for key, value in values.items()}
+        is_gpt1 = values.get("model_type") == "openai-gpt"
+        if is_gpt1 and "afn" in values:  # whose "gelu" is the tanh form
+            afn = values["afn"]
+            values["activation_function"] = "gelu_new" if afn == "gelu" else afn
+        known = {f.name for f in dataclasses.fields(cls)}
+        fields = {key: value for key, value in values.items() if key in known}
+        return dataclasses.replace(PRESETS["gpt1"] if is_gpt1 else cls(), **fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
-        return {
-            "model_type": "gpt2",
-            "architectures": ["GPT2LMHeadModel"],
-            **dataclasses.asdict(self),
-        }
+        fields = {"model_type": self.model_type, **dataclasses.asdict(self)}
+        if self.model_type in ARCHITECTURES:
+            fields["architectures"] = [ARCHITECTURES[self.model_type]]
+        if self.model_type == "openai-gpt":
+            tanh_form = self.activation_function not in ("relu", "silu", "swish")
+            fields["afn"] = "gelu" if tanh_form else self.activation_function
+        return fields
+
+    @property
+    def model_type(self) -> str:
+        """The model of transformers that computes the same; ``"npgpt"`` if there is none."""
+        if self.window_size is not None:
+            return "npgpt"
+        if self.norm_position == "pre":
+            return "gpt2"
+        as_published = (
+            self.n_inner in (None, 4 * self.n_embd)
+            and self.activation_function not in ("gelu", "gelu_python", "tanh")
+            and self.scale_attn_weights
+            and not self.scale_attn_by_inverse_layer_idx
+        )
+        return "openai-gpt" if as_published else "npgpt"
 
     @property
     def block_size(self) -> int:
         """The context length, by nanoGPT's name."""
         return self.n_positions
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one head."""
+        return self.n_embd // self.n_head
 
 
 _init = GPTConfig.__init__
@@ -114,7 +202,7 @@ class TrainConfig:
     data: tuple[str, ...] = ()
     """Files, folders or patterns of text, or one .bin token file; none: Python's own library."""
     tokenizer: str = "char"
-    """char, byte or gpt2."""
+    """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
     out_dir: str = ""
     """The run folder; if empty, a new numbered one under out/."""
     init_from: str = "scratch"
@@ -131,6 +219,11 @@ class TrainConfig:
     bias: bool = False
     """Whether linear layers and norms have biases."""
     activation_function: Activation = "gelu_new"
+    norm_position: NormPosition = "pre"
+    """pre normalizes what a branch reads (GPT-2), post the sum after it (GPT-1)."""
+    position_embedding: PositionEmbedding = "learned"
+    window_size: int | None = None
+    """Tokens that every other layer sees (GPT-3's local attention); all, if not given."""
 
     batch_size: int = 12
     """Sequences in a batch."""
@@ -191,6 +284,9 @@ class TrainConfig:
             embd_pdrop=self.dropout,
             attn_pdrop=self.dropout,
             bias=self.bias,
+            norm_position=self.norm_position,
+            position_embedding=self.position_embedding,
+            window_size=self.window_size,
         )
 
     @classmethod
@@ -241,7 +337,10 @@ def check_types(config: Any) -> None:
         elif isinstance(value, bool) and bool not in options:
             raise UserError(f"{f.name} must be {_spelled(options)}, and is {value!r}")
         elif isinstance(value, int) and float in options:
-            setattr(config, f.name, float(value))
+            try:
+                setattr(config, f.name, float(value))
+            except OverflowError:
+                raise UserError(f"{f.name} is too large") from None
         elif not isinstance(value, options):
             raise UserError(f"{f.name} must be {_spelled(options)}, and is {value!r}")
 
@@ -249,3 +348,29 @@ def check_types(config: Any) -> None:
 def _spelled(options: tuple) -> str:
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
     return " or ".join(names.get(option, "absent") for option in options)
+
+
+def _gpt3(n_layer: int, n_embd: int, n_head: int) -> GPTConfig:
+    # The paper does not say how wide the band is; 256 is an assumption (GPT-Neo's choice).
+    return GPTConfig(
+        n_positions=2048, n_layer=n_layer, n_embd=n_embd, n_head=n_head, window_size=256
+    )
+
+
+# GPT-3's are the rows of Brown et al. 2020, table 2.1. Two contradict themselves: 1.3B has 24 heads
+# of 128 for 2,048 channels (taken as 16 heads), 13B 5,140 channels for 40 heads of 128 (5,120).
+PRESETS = {
+    "gpt1": GPTConfig(vocab_size=40478, n_positions=512, norm_position="post"),
+    "gpt2": GPTConfig(),
+    "gpt2-medium": GPTConfig(n_layer=24, n_embd=1024, n_head=16),
+    "gpt2-large": GPTConfig(n_layer=36, n_embd=1280, n_head=20),
+    "gpt2-xl": GPTConfig(n_layer=48, n_embd=1600, n_head=25),
+    "gpt3-125m": _gpt3(12, 768, 12),
+    "gpt3-350m": _gpt3(24, 1024, 16),
+    "gpt3-760m": _gpt3(24, 1536, 16),
+    "gpt3-1.3b": _gpt3(24, 2048, 16),
+    "gpt3-2.7b": _gpt3(32, 2560, 32),
+    "gpt3-6.7b": _gpt3(32, 4096, 32),
+    "gpt3-13b": _gpt3(40, 5120, 40),
+    "gpt3-175b": _gpt3(96, 12288, 96),
+}

@@ -35,6 +35,7 @@ import numpy as np
 from rich.console import Console
 
 from autograd import REGISTRY, Op
+from npgpt import files
 from npgpt.errors import UserError
 from npgpt.files import read_json, write_text
 
@@ -353,7 +354,7 @@ def _globals(code: types.CodeType) -> Iterator[str]:
 def _statement(function: Callable) -> str:
     """Return the source of the statement that made a function, decorators and all."""
     try:
-        source = "".join(inspect.findsource(function)[0])
+        source = "".join(inspect.findsource(function.__code__)[0])
     except (OSError, TypeError):
         return ""
     first = function.__code__.co_firstlineno
@@ -382,8 +383,7 @@ class Progress:
     """
 
     def __init__(self, home: str | Path | None = None) -> None:
-        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-        self.home = Path(home or os.environ.get("NPGPT_HOME") or Path(data) / "npgpt").expanduser()
+        self.home = Path(home).expanduser() if home else files.home()
         self.file = self.home / "katas.json"
 
     def read(self) -> dict[str, dict[str, int]]:

@@ -1,12 +1,15 @@
-"""GPT-2: from token ids to the logits of the next token, top to bottom.
+"""GPT-1, GPT-2 and GPT-3: from token ids to the logits of the next token, top to bottom.
 
 Shapes: B sequences, T positions, C = n_embd channels, H heads of D = C / H channels, V tokens.
-Parameters have Hugging Face's names: ``transformer.h.0.attn.c_attn.weight`` and so on.
+Parameters have the names of Hugging Face's GPT-2: ``transformer.h.0.attn.c_attn.weight`` and so on.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,33 @@ from npgpt.nn import (
     Linear,
     Module,
     Parameter,
+    SinusoidalEmbedding,
     dropout_generator,
+    is_unallocated,
 )
+
+_tanh_gelu = partial(nn.gelu, approximate="tanh")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "gelu_fast": _tanh_gelu,
+    "gelu": nn.gelu,
+    "gelu_python": nn.gelu,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "swish": nn.silu,
+    "tanh": np.tanh,
+}
+
+
+@dataclass
+class Activations:
+    """What a model computed on the way to its logits; `GPT.activations` returns it."""
+
+    hidden_states: list[Tensor] = field(default_factory=list)
+    """The embeddings and the result of each block, (B, T, C); the last is what the head reads."""
+    attentions: list[Tensor] = field(default_factory=list)
+    """The weights of each layer's heads, (B, H, T, T): row t is where position t looks."""
 
 
 class Attention(Module):
@@ -38,29 +66,51 @@ class Attention(Module):
         self.attn_pdrop = config.attn_pdrop
         self.scale = 1.0
         if config.scale_attn_weights:
-            self.scale /= math.sqrt(config.n_embd // config.n_head)
+            self.scale /= math.sqrt(config.head_size)
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
+        self.window_size = config.window_size if layer % 2 else None  # GPT-3: every other layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Let every position look at itself and those before it: ``(B, T, C) -> (B, T, C)``."""
+    def forward(
+        self, x: Tensor, mask: ndarray | None = None, seen: Activations | None = None
+    ) -> Tensor:
+        """Let every position look at itself and those before it: ``(B, T, C) -> (B, T, C)``.
+
+        `mask`, (B, 1, 1, T) booleans, says which positions may be looked at.
+        """
         B, T, C = x.shape
-        qkv = self.c_attn(x)  # (B, T, 3C)
-        query, key, value = (
-            part.reshape(B, T, self.n_head, -1).swapaxes(1, 2)  # (B, T, C) -> (B, H, T, D)
-            for part in np.split(qkv, 3, axis=-1)
-        )
-        y = nn.scaled_dot_product_attention(
+        if self.window_size is not None and self.window_size < T:
+            near = ~np.tri(T, k=-self.window_size, dtype=bool)  # (T, T)
+            mask = near if mask is None else near & mask
+        query, key, value = self.heads(x)
+        look = partial(
+            nn.scaled_dot_product_attention,
             query,
             key,
-            value,
-            dropout_p=self.attn_pdrop if self.training else 0.0,
+            attn_mask=mask,
             is_causal=True,
             scale=self.scale,
+        )
+        if seen is not None:  # attention returns its own weights where the values are the identity
+            seen.attentions.append(
+                look(value=np.broadcast_to(np.eye(T, dtype=x.dtype), (*query.shape[:-1], T)))
+            )
+        y = look(
+            value=value,
+            dropout_p=self.attn_pdrop if self.training else 0.0,
             generator=dropout_generator(),
         )
         y = y.swapaxes(1, 2).reshape(B, T, C)  # (B, H, T, D) -> (B, T, C)
         return self.resid_dropout(self.c_proj(y))
+
+    def heads(self, x: Tensor) -> tuple[Any, ...]:
+        """Return queries, keys and values: ``(B, T, C) ->`` three times ``(B, H, T, D)``."""
+        B, T, _ = x.shape
+        qkv = self.c_attn(x)  # (B, T, 3C)
+        return tuple(
+            part.reshape(B, T, self.n_head, -1).swapaxes(1, 2)  # (B, T, C) -> (B, H, T, D)
+            for part in np.split(qkv, 3, axis=-1)
+        )
 
 
 class MLP(Module):
@@ -70,32 +120,33 @@ class MLP(Module):
         n_inner = config.n_inner or 4 * config.n_embd
         self.c_fc = Linear(config.n_embd, n_inner, config.bias, dtype)
         self.c_proj = Linear(n_inner, config.n_embd, config.bias, dtype)
-        self.activation = config.activation_function
+        self.activation = ACTIVATIONS[config.activation_function]
         self.dropout = Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, T, C) -> (B, T, n_inner) -> (B, T, C)``."""
-        h = self.c_fc(x)
-        if self.activation == "relu":
-            h = nn.relu(h)
-        else:
-            h = nn.gelu(h, approximate="tanh" if self.activation == "gelu_new" else "none")
-        return self.dropout(self.c_proj(h))
+        return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
 
 
 class Block(Module):
-    """Attention and MLP, each behind a norm and beside a residual connection."""
+    """Attention and MLP, each with a norm and beside a residual connection."""
 
     def __init__(self, config: GPTConfig, layer: int, dtype: Any):
         eps = config.layer_norm_epsilon
+        self.post_norm = config.norm_position == "post"
         self.ln_1 = LayerNorm(config.n_embd, config.bias, eps, dtype)
         self.attn = Attention(config, layer, dtype)
         self.ln_2 = LayerNorm(config.n_embd, config.bias, eps, dtype)
         self.mlp = MLP(config, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: ndarray | None = None, seen: Activations | None = None
+    ) -> Tensor:
         """Map ``(B, T, C) -> (B, T, C)``."""
-        x = x + self.attn(self.ln_1(x))
+        if self.post_norm:  # GPT-1: normalize the sum
+            x = self.ln_1(x + self.attn(x, mask, seen))
+            return self.ln_2(x + self.mlp(x))
+        x = x + self.attn(self.ln_1(x), mask, seen)  # since GPT-2: normalize what a branch reads
         return x + self.mlp(self.ln_2(x))
 
 
@@ -105,20 +156,51 @@ class Transformer(Module):
     def __init__(self, config: GPTConfig, dtype: Any):
         self.n_positions = config.n_positions
         self.wte = Embedding(config.vocab_size, config.n_embd, dtype)
-        self.wpe = Embedding(config.n_positions, config.n_embd, dtype)
+        self.wpe: Module = (
+            Embedding(config.n_positions, config.n_embd, dtype)
+            if config.position_embedding == "learned"
+            else SinusoidalEmbedding(config.n_embd, dtype)
+        )
         self.drop = Dropout(config.embd_pdrop)
         self.h = [Block(config, layer, dtype) for layer in range(config.n_layer)]
-        self.ln_f = LayerNorm(config.n_embd, config.bias, config.layer_norm_epsilon, dtype)
+        self.ln_f = (  # the last block of a post-norm model ends with a norm as it is
+            LayerNorm(config.n_embd, config.bias, config.layer_norm_epsilon, dtype)
+            if config.norm_position == "pre"
+            else None
+        )
 
-    def forward(self, input_ids: ndarray) -> Tensor:
-        """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states."""
+    def forward(
+        self,
+        input_ids: ndarray,
+        attention_mask: ndarray | None = None,
+        position_ids: ndarray | None = None,
+        seen: Activations | None = None,
+    ) -> Tensor:
+        """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states; see `GPT.forward`."""
         T = input_ids.shape[1]
         if T > self.n_positions:
             raise ValueError(f"{T} tokens do not fit the context of {self.n_positions}")
-        x = self.drop(self.wte(input_ids) + self.wpe(np.arange(T)))  # (B, T, C)
+        position_ids = np.arange(T) if position_ids is None else np.asarray(position_ids)
+        if np.any((position_ids < 0) | (position_ids >= self.n_positions)):
+            raise ValueError(f"position_ids must be in [0, {self.n_positions})")
+        if attention_mask is not None:
+            attention_mask = np.asarray(attention_mask)
+            if attention_mask.shape != input_ids.shape:
+                raise ValueError(
+                    f"attention_mask has shape {attention_mask.shape}, and input_ids "
+                    f"{input_ids.shape}"
+                )
+            attention_mask = attention_mask[:, None, None, :] != 0  # (B, T) -> (B, 1, 1, T)
+        x = self.drop(self.wte(input_ids) + self.wpe(position_ids))  # (B, T, C)
         for block in self.h:
-            x = block(x)
-        return self.ln_f(x)
+            if seen is not None:
+                seen.hidden_states.append(x)
+            x = block(x, attention_mask, seen)
+        if self.ln_f is not None:
+            x = self.ln_f(x)
+        if seen is not None:
+            seen.hidden_states.append(x)
+        return x
 
 
 class Head(Module):
@@ -133,7 +215,7 @@ class Head(Module):
 
 
 class GPT(Module):
-    """A GPT-2 language model.
+    """A GPT language model: GPT-1, GPT-2 or GPT-3, as the configuration says.
 
     Parameters
     ----------
@@ -160,27 +242,36 @@ class GPT(Module):
     def __init__(self, config: GPTConfig, seed: int = 0, dtype: DTypeLike = np.float32):
         self.config = config
         self.transformer = Transformer(config, dtype)
-        tied = config.tie_word_embeddings
-        table = np.zeros((config.vocab_size, config.n_embd), dtype)
-        self.lm_head = Head(self.transformer.wte.weight if tied else Parameter(table))
-        self._initialize(np.random.default_rng(seed))
+        self.lm_head = Head(
+            self.transformer.wte.weight
+            if config.tie_word_embeddings
+            else Parameter.full((config.vocab_size, config.n_embd), 0, dtype)
+        )
+        if not is_unallocated():
+            self._initialize(np.random.default_rng(seed))
 
     def _initialize(self, generator: np.random.Generator) -> None:
-        """Draw the weights as GPT-2 does (Radford et al. 2019, section 2.3).
+        """Draw the weights: matrices are normal with deviation 0.02.
 
-        Matrices are normal with deviation 0.02; those that end a residual branch are divided by
-        the root of the number of branches, so that their sum does not grow with depth.
+        Those that end a residual branch are divided by the root of the number of branches, so that
+        their sum does not grow with depth (Radford et al. 2019, section 2.3); GPT-1 normalizes that
+        sum, and does without.
         """
-        deviation = self.config.initializer_range
+        config = self.config
+        branches = 2 * config.n_layer if config.norm_position == "pre" else 1
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 continue  # biases are 0, the weights of norms 1
-            shrink = math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 1
+            shrink = math.sqrt(branches) if name.endswith("c_proj.weight") else 1
             draw = generator.standard_normal(parameter.shape, np.float32)
-            parameter.data[...] = draw * (deviation / shrink)
+            parameter.data[...] = draw * (config.initializer_range / shrink)
 
     def forward(
-        self, input_ids: ndarray, targets: ndarray | None = None
+        self,
+        input_ids: ndarray,
+        targets: ndarray | None = None,
+        attention_mask: ndarray | None = None,
+        position_ids: ndarray | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits, and with targets the mean cross-entropy.
 
@@ -189,17 +280,43 @@ class GPT(Module):
         input_ids : ndarray of int, (B, T)
         targets : ndarray of int, (B, T), optional
             The token that follows each position; -100 where the loss is not to count.
+        attention_mask : ndarray, (B, T), optional
+            0 for padding, which nobody looks at; what it says itself means nothing.
+        position_ids : ndarray of int, (T,) or (B, T), optional
+            0, 1, 2, ... if not given.
 
         Returns
         -------
         logits : Tensor, (B, T, V)
         loss : Tensor or None
         """
-        logits = self.lm_head(self.transformer(np.asarray(input_ids)))
+        x = self.transformer(np.asarray(input_ids), attention_mask, position_ids)
+        logits = self.lm_head(x)
         if targets is None:
             return logits, None
         rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V), a view
         return logits, nn.cross_entropy(rows, np.reshape(targets, -1))
+
+    def activations(
+        self,
+        input_ids: ndarray,
+        attention_mask: ndarray | None = None,
+        position_ids: ndarray | None = None,
+    ) -> Activations:
+        """Look inside: return every hidden state, and who looks at whom; see `forward`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from npgpt import GPT, GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=65, n_positions=8, n_embd=16, n_layer=2, n_head=2))
+        >>> inside = model.activations(np.array([[1, 2, 3]]))
+        >>> len(inside.hidden_states), inside.attentions[0].shape
+        (3, (1, 2, 3, 3))
+        """
+        seen = Activations()
+        self.transformer(np.asarray(input_ids), attention_mask, position_ids, seen)
+        return seen
 
     def n_parameters(self) -> int:
         """Return the number of parameters, tied ones counted once."""
@@ -212,14 +329,21 @@ class GPT(Module):
         return generate(self, input_ids, **options)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> GPT:
-        """Load a model from a folder with ``config.json`` and ``model.safetensors``."""
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        config: GPTConfig | None = None,
+        mapping: Mapping[str, str] | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> GPT:
+        """Load published or saved weights; see `npgpt.weights.load_pretrained`."""
         from npgpt.weights import load_pretrained
 
-        return load_pretrained(folder)
+        return load_pretrained(source, config=config, mapping=mapping, dtype=dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` to a folder."""
+        """Write ``config.json`` and ``model.safetensors``, as transformers reads them."""
         from npgpt.weights import save_pretrained
 
         save_pretrained(self, folder)

@@ -14,6 +14,8 @@ from numpy.typing import DTypeLike
 import autograd
 from autograd import Tensor, nn
 
+current_recording = autograd.stepper.current_recording
+
 
 class Parameter(Tensor):
     """A leaf tensor that belongs to a module, and requires a gradient."""
@@ -24,6 +26,27 @@ class Parameter(Tensor):
         super().__init__(data)
         self.requires_grad_()
 
+    @classmethod
+    def full(cls, shape: tuple[int, ...], value: float, dtype: DTypeLike) -> Parameter:
+        """Make a parameter of one value everywhere; without memory inside `unallocated`."""
+        if is_unallocated():
+            return cls(np.broadcast_to(np.asarray(value, dtype), shape))
+        return cls(np.full(shape, value, dtype))
+
+
+_unallocated: ContextVar[bool] = ContextVar("unallocated", default=False)
+is_unallocated = _unallocated.get
+
+
+@contextmanager
+def unallocated() -> Iterator[None]:
+    """Make models inside the block without memory: their names and shapes, to be given arrays."""
+    token = _unallocated.set(True)
+    try:
+        yield
+    finally:
+        _unallocated.reset(token)
+
 
 class Module:
     """A part of a model: its attributes may be parameters, modules and lists of modules."""
@@ -32,7 +55,11 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`."""
-        return self.forward(*args, **kwargs)
+        recording = current_recording()
+        if recording is None:
+            return self.forward(*args, **kwargs)
+        with recording.module(self):
+            return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the module's output."""
@@ -68,20 +95,35 @@ class Module:
 
     def load_state_dict(self, state: dict[str, ndarray]) -> None:
         """Copy arrays into the parameters; nothing changes unless names and shapes all fit."""
+        self.check_shapes({name: array.shape for name, array in state.items()})
+        with autograd.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter[...] = state[name]
+
+    def check_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Raise ValueError unless these are the names and shapes of the parameters."""
         parameters = dict(self.named_parameters())
-        problems = [f"{name} is missing" for name in parameters if name not in state]
-        problems += [f"{name} is not part of the model" for name in state if name not in parameters]
+        problems = [f"{name} is missing" for name in parameters if name not in shapes]
         problems += [
-            f"{name} has shape {list(state[name].shape)}, expected {list(parameter.shape)}"
+            f"{name} is not part of the model" for name in shapes if name not in parameters
+        ]
+        problems += [
+            f"{name} has shape {list(shapes[name])}, expected {list(parameter.shape)}"
             for name, parameter in parameters.items()
-            if name in state and state[name].shape != parameter.shape
+            if name in shapes and tuple(shapes[name]) != parameter.shape
         ]
         if problems:
             more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
             raise ValueError("; ".join(problems[:3]) + more)
-        with autograd.no_grad():
-            for name, parameter in parameters.items():
-                parameter[...] = state[name]
+
+    def adopt_state_dict(self, state: dict[str, ndarray]) -> None:
+        """Make new parameters of arrays, without copying them; tied ones stay tied."""
+        self.check_shapes({name: array.shape for name, array in state.items()})
+        new = {id(old): Parameter(state[name]) for name, old in self.named_parameters()}
+        for _, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter):
+                    setattr(module, name, new[id(value)])
 
     def train(self, mode: bool = True) -> Module:
         """Switch dropout on, here and below."""
@@ -103,8 +145,8 @@ class Linear(Module):
     """x @ weight + bias, with ``weight (in, out)``: what GPT-2's checkpoints call Conv1D."""
 
     def __init__(self, n_in: int, n_out: int, bias: bool = True, dtype: DTypeLike = np.float32):
-        self.weight = Parameter(np.zeros((n_in, n_out), dtype))
-        self.bias = Parameter(np.zeros(n_out, dtype)) if bias else None
+        self.weight = Parameter.full((n_in, n_out), 0, dtype)
+        self.bias = Parameter.full((n_out,), 0, dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in) -> (..., out)``."""
@@ -115,11 +157,31 @@ class Embedding(Module):
     """A table with one row a token, or a position."""
 
     def __init__(self, n_rows: int, width: int, dtype: DTypeLike = np.float32):
-        self.weight = Parameter(np.zeros((n_rows, width), dtype))
+        self.weight = Parameter.full((n_rows, width), 0, dtype)
 
     def forward(self, ids: ndarray) -> Tensor:
         """Look up rows: ``(...) -> (..., width)``."""
         return nn.embedding(ids, self.weight)
+
+
+class SinusoidalEmbedding(Module):
+    """Fixed positions (Vaswani et al. 2017, section 3.5): sines and cosines, slower and slower.
+
+    Channel 2i of position p is sin(p / 10000^(2i / width)), channel 2i + 1 its cosine.
+    """
+
+    def __init__(self, width: int, dtype: DTypeLike = np.float32):
+        self.width, self.dtype = width, dtype
+
+    def forward(self, ids: ndarray) -> ndarray:
+        """Compute rows: ``(...) -> (..., width)``."""
+        channel = np.arange(self.width)
+        angle = np.asarray(ids)[..., None] / 10000.0 ** ((channel - channel % 2) / self.width)
+        return np.where(channel % 2, np.cos(angle), np.sin(angle)).astype(self.dtype)
+
+    def rows(self, n: int) -> ndarray:
+        """Return the first rows of the table, (n, width)."""
+        return self.forward(np.arange(n))
 
 
 class LayerNorm(Module):
@@ -128,8 +190,8 @@ class LayerNorm(Module):
     def __init__(
         self, width: int, bias: bool = True, eps: float = 1e-5, dtype: DTypeLike = np.float32
     ):
-        self.weight = Parameter(np.ones(width, dtype))
-        self.bias = Parameter(np.zeros(width, dtype)) if bias else None
+        self.weight = Parameter.full((width,), 1, dtype)
+        self.bias = Parameter.full((width,), 0, dtype) if bias else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:

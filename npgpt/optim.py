@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
+from autograd.kernels import kernel
 from npgpt.nn import Parameter
 
 BLOCK = 65536  # elements at a time: the passes of one update find them in the cache
@@ -47,29 +49,17 @@ class AdamW:
         beta1, beta2 = self.betas
         size = learning_rate / (1 - beta1**self.n_updates)
         root = 1 / math.sqrt(1 - beta2**self.n_updates)
+        updated, flat = [], []
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
             decay = self.weight_decay if parameter.ndim >= 2 else 0.0
             data = parameter.data
             arrays = (data, parameter.grad.data, self.means[name], self.squares[name])
-            flat = [array.reshape(-1) for array in arrays]
-            for start in range(0, data.size, BLOCK):
-                p, g, mean, square = (array[start : start + BLOCK] for array in flat)
-                mean *= beta1
-                mean += (1 - beta1) * g
-                scratch = g * g
-                scratch *= 1 - beta2
-                square *= beta2
-                square += scratch
-                np.sqrt(square, out=scratch)
-                scratch *= root
-                scratch += self.eps
-                np.divide(mean, scratch, out=scratch)
-                scratch *= size
-                if decay:
-                    p *= 1 - learning_rate * decay
-                p -= scratch
+            flat.append((*(x.reshape(-1) for x in arrays), 1 - learning_rate * decay))
+            updated.append((parameter, data))
+        adamw(flat, size, root, self.eps, self.betas)
+        for parameter, data in updated:
             parameter.data = data  # tells the tape that the values are new
 
     def zero_grad(self) -> None:
@@ -91,17 +81,61 @@ class AdamW:
         self.n_updates = n_updates
 
 
+@kernel("optimizer.adamw")
+def adamw(
+    parameters: list[tuple[Any, ...]],
+    size: float,
+    root: float,
+    eps: float,
+    betas: tuple[float, float],
+) -> None:
+    """Update flat parameters in place; each is (parameter, gradient, mean, square, shrink).
+
+    With `size` and `root` the learning rate and the root of the mean square, rid of their bias.
+    """
+    beta1, beta2 = betas
+    for *arrays, shrink in parameters:
+        for start in range(0, arrays[0].size, BLOCK):
+            p, g, mean, square = (array[start : start + BLOCK] for array in arrays)
+            mean *= beta1
+            mean += (1 - beta1) * g
+            scratch = g * g
+            scratch *= 1 - beta2
+            square *= beta2
+            square += scratch
+            np.sqrt(square, out=scratch)
+            scratch *= root
+            scratch += eps
+            np.divide(mean, scratch, out=scratch)
+            scratch *= size
+            if shrink != 1:
+                p *= shrink
+            p -= scratch
+
+
+@kernel("optimizer.global_norm")
+def global_norm(gradients: list[ndarray]) -> float:
+    """Return the joint Euclidean norm of flat arrays."""
+    return math.sqrt(sum(float(np.dot(g, g)) for g in gradients))
+
+
+@kernel("optimizer.scale_all")
+def scale_all(gradients: list[ndarray], scale: float) -> None:
+    """Multiply flat arrays by a number, in place."""
+    for g in gradients:
+        g *= scale
+
+
 def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients down so that their joint Euclidean norm is at most `max_norm`.
 
     Returns the norm before. A `max_norm` of 0 only measures.
     """
     gradients = [p.grad.data.reshape(-1) for p in parameters if p.grad is not None]
-    norm = math.sqrt(sum(float(np.dot(g, g)) for g in gradients))
+    norm: float = global_norm(gradients)
     scale = max_norm / (norm + 1e-6)  # as PyTorch does it
     if max_norm > 0 and scale < 1:
-        for g in gradients:
-            g *= scale
+        scale_all(gradients, scale)
     return norm
 
 

@@ -42,7 +42,7 @@ from npgpt.tokenizers import (
     save_tokenizer,
     tokenizer_of,
 )
-from npgpt.weights import load_config, load_pretrained, save_config, save_weights
+from npgpt.weights import find_model, load_config, load_pretrained, save_config, save_weights
 
 
 class Interrupted(Exception):
@@ -248,7 +248,7 @@ def start(config: TrainConfig, overwrite: bool = False) -> Run:
     """Prepare a new run: everything is checked before the folder is made."""
     if config.out_dir:
         check_folder(Path(config.out_dir), overwrite)
-    given = None if config.init_from == "scratch" else Path(config.init_from)
+    given = None if config.init_from == "scratch" else find_model(config.init_from)
     base = None if given is None else load_pretrained(given)
     tokenizer = None if given is None else load_tokenizer(given)
     text, sources = "", list[str]()
@@ -307,7 +307,8 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
         )
     config = TrainConfig.from_toml(folder / "train.toml")
     fixed = {"data", "tokenizer", "out_dir", "init_from", "seed", "bias", "activation_function",
-             "n_layer", "n_head", "n_embd", "block_size"}  # fmt: skip
+             "n_layer", "n_head", "n_embd", "block_size", "norm_position", "position_embedding",
+             "window_size"}  # fmt: skip
     for key, value in changes.items():
         if key in fixed and value != getattr(config, key):
             raise UserError(f"--{key} is {getattr(config, key)} in the run {folder}, and stays so")
@@ -345,6 +346,9 @@ def settled_by(model: GPT) -> dict[str, Any]:
         "block_size": config.n_positions,
         "bias": config.bias,
         "activation_function": config.activation_function,
+        "norm_position": config.norm_position,
+        "position_embedding": config.position_embedding,
+        "window_size": config.window_size,
     }
 
 

@@ -24,6 +24,19 @@ def need(available: bool, what: str) -> None:
         pytest.skip(f"needs {what}")
 
 
+def pytest_report_header() -> str:
+    """Say which of the two paths this run takes."""
+    from autograd.kernels import kernels_enabled
+
+    return f"kernels: {'on' if kernels_enabled() else 'off'}"
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own folder, empty."""
+    monkeypatch.setenv("NPGPT_HOME", str(tmp_path_factory.mktemp("home")))
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of real texts and weights beside the repository."""

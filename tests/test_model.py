@@ -1,6 +1,8 @@
 """The model: its shapes, its start, its causality, and what generation promises."""
 
 import dataclasses
+import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from hypothesis import strategies as st
 import autograd
 from autograd.testing import gradcheck
 from npgpt import GPT, GPTConfig, UserError
+from npgpt.config import PRESETS
 from npgpt.data import random_batch
 from npgpt.evaluate import whole_loss
 from npgpt.generate import sample
-from npgpt.nn import dropout_from
+from npgpt.info import Cost, config_of, parameters_by_part, show
+from npgpt.nn import SinusoidalEmbedding, dropout_from, unallocated
 from npgpt.train import train_step
 
 TINY = GPTConfig(
@@ -29,11 +33,14 @@ configs = st.builds(
     width=st.integers(1, 4),
     n_layer=st.integers(1, 3),
     n_inner=st.sampled_from([None, 5]),
-    activation_function=st.sampled_from(["gelu_new", "gelu", "relu"]),
+    activation_function=st.sampled_from(["gelu_new", "gelu", "relu", "silu", "tanh"]),
     bias=st.booleans(),
     tie_word_embeddings=st.booleans(),
     scale_attn_weights=st.booleans(),
     scale_attn_by_inverse_layer_idx=st.booleans(),
+    norm_position=st.sampled_from(["pre", "post"]),
+    position_embedding=st.sampled_from(["learned", "sinusoidal"]),
+    window_size=st.sampled_from([None, 1, 3, 8, 20]),
 )
 
 
@@ -41,16 +48,79 @@ def tokens(*shape, seed=0, high=7):
     return np.random.default_rng(seed).integers(0, high, shape)
 
 
-@given(config=configs, position=st.integers(0, 7), seed=st.integers(0, 99))
-def test_a_later_token_never_changes_an_earlier_logit(config, position, seed):
+@given(config=configs, position=st.integers(0, 7), seed=st.integers(0, 99), data=st.data())
+def test_a_later_token_never_changes_an_earlier_logit(config, position, seed, data):
     model = GPT(config, seed=seed, dtype=np.float64).eval()
     ids = tokens(2, 8, seed=seed)
-    before = model(ids)[0].numpy()
+    mask = data.draw(st.sampled_from([None, "left", "right", "random"]), "mask")
+    if mask is not None:
+        shown = np.random.default_rng(seed).random((2, 8)) < 0.7
+        order = {"left": slice(None), "right": slice(None, None, -1)}
+        mask = np.sort(shown, 1)[:, order[mask]] if mask in order else shown
+    before = model(ids, attention_mask=mask)[0].numpy()
     ids[:, position:] = (ids[:, position:] + 3) % 7
-    after = model(ids)[0].numpy()
+    after = model(ids, attention_mask=mask)[0].numpy()
     np.testing.assert_allclose(after[:, :position], before[:, :position], rtol=0, atol=1e-14)
-    if config.n_embd > 1:  # one channel, normalized, is a constant
+    if config.n_embd > 2:  # one channel, normalized, is a constant, and two are close to +1 and -1
         assert not np.allclose(after[:, position:], before[:, position:], rtol=1e-9)
+
+
+@given(config=configs, position=st.integers(0, 6), seed=st.integers(0, 99))
+def test_nobody_looks_at_padding(config, position, seed):
+    model = GPT(config, seed=seed, dtype=np.float64).eval()
+    ids, mask = tokens(2, 8, seed=seed), np.ones((2, 8), int)
+    mask[0, position] = 0
+    before = model(ids, attention_mask=mask)[0].numpy()
+    ids[0, position] = (ids[0, position] + 3) % 7
+    after = model(ids, attention_mask=mask)[0].numpy()
+    seen = mask == 1
+    np.testing.assert_allclose(after[seen], before[seen], rtol=0, atol=1e-14)
+
+
+@given(config=configs, seed=st.integers(0, 99))
+def test_attention_maps_are_distributions_over_the_past(config, seed):
+    model = GPT(config, seed=seed, dtype=np.float64).eval()
+    ids = tokens(2, 8, seed=seed)
+    inside = model.activations(ids)
+    i, j = np.indices((8, 8))
+    for layer, weights in enumerate(inside.attentions):
+        assert weights.shape == (2, config.n_head, 8, 8)
+        np.testing.assert_allclose(weights.numpy().sum(-1), 1, rtol=1e-12)
+        seen = j <= i
+        if layer % 2 and config.window_size is not None:
+            seen &= i - j < config.window_size
+        assert ((weights.numpy() > 0) == seen).all()
+    logits = model.lm_head(inside.hidden_states[-1]).numpy()
+    np.testing.assert_array_equal(logits, model(ids)[0].numpy())
+
+
+def test_sinusoidal_positions():
+    """The equations of the paper, position by position; a shift is a rotation of each pair."""
+    rows = SinusoidalEmbedding(10, np.float64).rows(50)
+    for position in (0, 1, 7, 49):
+        for i in range(5):
+            angle = position / 10000 ** (2 * i / 10)
+            assert rows[position, 2 * i] == pytest.approx(math.sin(angle), abs=1e-15)
+            assert rows[position, 2 * i + 1] == pytest.approx(math.cos(angle), abs=1e-15)
+    pairs = rows[:, ::2] + 1j * rows[:, 1::2]
+    np.testing.assert_allclose(pairs[5:] / pairs[:-5], np.tile(pairs[5] / pairs[0], (45, 1)))
+    assert SinusoidalEmbedding(7).rows(3).shape == (3, 7)
+    model = GPT(dataclasses.replace(TINY, position_embedding="sinusoidal"))
+    assert not any("wpe" in name for name, _ in model.named_parameters())
+
+
+def test_explicit_positions():
+    model = GPT(TINY, dtype=np.float64).eval()
+    ids = tokens(2, 5, high=11)
+    default = model(ids)[0].numpy()
+    assert np.array_equal(model(ids, position_ids=np.arange(5))[0].numpy(), default)
+    shifted = model(ids, position_ids=np.arange(5) + [[3], [0]])[0].numpy()
+    assert np.allclose(shifted[1], default[1]) and not np.allclose(shifted[0], default[0])
+    for wrong in ([0, 1, 2, 3, 8], [-1, 0, 1, 2, 3]):
+        with pytest.raises(ValueError, match=r"position_ids must be in \[0, 8\)"):
+            model(ids, position_ids=wrong)
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(2, 4\)"):
+        model(ids, attention_mask=np.ones((2, 4)))
 
 
 @given(config=configs, seed=st.integers(0, 99))
@@ -62,9 +132,17 @@ def test_a_batch_is_its_sequences(config, seed):
     np.testing.assert_allclose(together, alone, rtol=1e-12, atol=1e-14)
 
 
-def test_every_parameters_gradient():
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(n_layer=1),
+        dict(n_layer=1, norm_position="post"),
+        dict(n_layer=2, window_size=2, position_embedding="sinusoidal", activation_function="silu"),
+    ],
+)
+def test_every_parameters_gradient(changes):
     """The whole model against central differences, parameter by parameter."""
-    model = GPT(dataclasses.replace(TINY, n_layer=1, n_embd=6), dtype=np.float64).eval()
+    model = GPT(dataclasses.replace(TINY, n_embd=6, **changes), dtype=np.float64).eval()
     random = np.random.default_rng(3)
     for parameter in model.parameters():  # away from the start, where much is 0
         parameter.data = parameter.data + 0.3 * random.standard_normal(parameter.shape)
@@ -114,18 +192,77 @@ def test_initialization_is_gpt2s():
     assert all(np.array_equal(same[name], value) for name, value in model.state_dict().items())
 
 
-def test_gpt2s_size():
-    """Without allocating it: the shapes of GPT-2's parameters add up to the published number."""
-    one, two = (
-        GPT(GPTConfig(vocab_size=50257, n_positions=1024, n_embd=48, n_head=12, n_layer=n))
-        for n in (1, 2)
-    )
+def test_gpt1_starts_without_scaling_by_depth():
+    config = GPTConfig(n_positions=64, n_embd=96, n_layer=8, n_head=4, norm_position="post")
+    model = GPT(dataclasses.replace(config, vocab_size=500), seed=1)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            assert parameter.numpy().std() == pytest.approx(0.02, rel=0.05), name
+    assert not any("ln_f" in name for name, _ in model.named_parameters())
 
-    def count(c, n):
-        return 50257 * c + 1024 * c + n * (12 * c * c + 13 * c) + 2 * c
 
-    assert one.n_parameters() == count(48, 1) and two.n_parameters() == count(48, 2)
-    assert count(768, 12) == 124_439_808
+SIZES = {
+    "gpt1": 116_534_784,
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "gpt3-125m": 125_226_240,
+    "gpt3-350m": 355_871_744,
+    "gpt3-760m": 760_300_032,
+    "gpt3-1.3b": 1_315_723_264,
+    "gpt3-2.7b": 2_651_553_280,
+    "gpt3-6.7b": 6_658_404_352,
+    "gpt3-13b": 12_853_386_240,
+    "gpt3-175b": 174_604_259_328,
+}
+
+
+def test_every_preset_has_the_published_size():
+    sizes = {name: sum(parameters_by_part(config).values()) for name, config in PRESETS.items()}
+    assert sizes == SIZES
+    for name, config in PRESETS.items():
+        with unallocated():  # 175 billion take no memory, and under a second
+            assert GPT(config).n_parameters() == SIZES[name]
+
+
+def test_parts_are_those_of_a_real_model():
+    for config in (TINY, dataclasses.replace(TINY, tie_word_embeddings=False, bias=False)):
+        assert sum(parameters_by_part(config).values()) == GPT(config).n_parameters()
+
+
+def test_the_cost_of_gpt3():
+    """Brown et al. 2020, table D.1: 3.14e23 operations for 300 billion tokens."""
+    cost = Cost(GPTConfig.preset("gpt3-175b"), 1, 2048)
+    assert cost.training_flops * 300e9 == pytest.approx(3.14e23, rel=0.02)
+    dense = Cost(GPTConfig.preset("gpt3-175b", window_size=None), 1, 2048)
+    assert dense.cache == 4 * 2 * 96 * 2048 * 12288 and cost.cache == dense.cache * (1 + 1 / 8) / 2
+
+
+@given(config=configs, T=st.integers(1, 8))
+def test_the_cost_of_attention_counts_what_is_seen(config, T):
+    maps = GPT(config, dtype=np.float64).activations(tokens(1, T)).attentions
+    cost = Cost(config, 1, T)
+    for layer, weights in enumerate(maps):
+        assert cost.visible(layer) == pytest.approx((weights.numpy()[0, 0] > 0).sum() / T)
+    total = sum(4 * config.n_embd * cost.visible(layer) for layer in range(config.n_layer))
+    assert cost.attention_flops == pytest.approx(total)
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm_position": "post", "activation_function": "relu"}])
+def test_activations_are_what_the_tape_keeps(changes):
+    config = GPTConfig(
+        vocab_size=100, n_positions=64, n_embd=64, n_layer=3, n_head=4,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **changes,
+    )  # fmt: skip
+    model = GPT(config)
+    x, y = tokens(2, 8, 64, high=100)
+    model(x, y)  # what is made once
+    tracemalloc.start()
+    _, loss = model(x, y)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert kept == pytest.approx(Cost(config, 8, 64).activations, rel=0.1)
 
 
 def test_loss_at_the_start_is_that_of_a_guess():
@@ -297,11 +434,58 @@ def test_wrong_generation_arguments(model, options, message):
         ({"activation_function": "gelo"}, "did you mean 'gelu'"),
         ({"n_embd": "wide"}, "n_embd must be a whole number"),
         ({"bias": 1}, "bias must be true or false"),
+        ({"norm_position": "past"}, "did you mean 'post'"),
+        ({"window_size": 0}, "window_size is 0"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan"),
     ],
 )
 def test_wrong_configurations(fields, message):
     with pytest.raises(UserError, match=message):
         GPTConfig(**fields)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_config_survives_its_file(name):
+    config = GPTConfig.preset(name, bias=False, n_inner=8)
+    assert GPTConfig.from_dict(config.to_dict()) == config
+
+
+def test_presets():
+    assert GPTConfig.preset("gpt2", n_layer=1).n_layer == 1
+    with pytest.raises(UserError, match="did you mean 'gpt2-medium'"):
+        GPTConfig.preset("gpt2-mediun")
+
+
+def test_a_model_that_looks_to_another():
+    with pytest.raises(UserError, match="cross-attention"):
+        GPTConfig.from_dict({"add_cross_attention": True})
+
+
+def test_the_command_info(capsys):
+    from npgpt.cli import main
+
+    assert main(["info", "gpt2", "--batch", "8", "--context=512"]) == 0
+    assert "8 x 512" in capsys.readouterr().out
+    assert main(["info", "--compare", "gpt1", "gpt3-13b"]) == 0
+    out = capsys.readouterr().out
+    assert "116,534,784" in out and "12,853,386,240" in out
+    assert main(["info"]) == 0
+    assert capsys.readouterr().out.count("parameters") == len(PRESETS)
+    assert main(["info", "gpt2-mediun"]) == 2
+    assert "did you mean 'gpt2-medium'" in capsys.readouterr().err
+
+
+def test_info(tmp_path):
+    page = show(["gpt1", "gpt3-175b"])
+    assert "174,604,259,328" in page and "116,534,784" in page
+    assert max(map(len, page.splitlines())) <= 80
+    GPT(TINY).save_pretrained(tmp_path)
+    assert config_of(str(tmp_path)) == TINY
+    assert "8 x 5" in show([str(tmp_path)], batch=8, context=5)
+    with pytest.raises(UserError, match="--context is 9, and .* has 8 positions"):
+        show([str(tmp_path)], context=9)
+    with pytest.raises(UserError, match="--batch"):
+        show(["gpt2"], batch=0)
 
 
 def test_configuration_aliases():

@@ -2,7 +2,8 @@
 
 Most ops here are *fused*: one step on the tape, written in NumPy with a rule of its own, and beside
 it a reference that says the same in primitives. The reference is the proof of the op (tests compare
-values and gradients) and its route to higher derivatives.
+values and gradients) and its route to higher derivatives. ``@kernel`` names the compiled loop that
+stands in for a NumPy function where it can; see `autograd.kernels`.
 """
 
 import math
@@ -11,6 +12,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from autograd.kernels import kernel
 from autograd.op import op, sum_to_shape
 from autograd.ops import special
 from autograd.ops.index import plain, take_along_axis
@@ -65,6 +67,7 @@ elu.vjp(input=lambda g, input, alpha, out: np.where(input > 0, g, g * (out + alp
 
 
 @op
+@kernel("pointwise.sigmoid")
 def sigmoid(input):
     """1 / (1 + e^-x)."""
     with np.errstate(over="ignore"):  # 1 / infinity is the 0 that it is
@@ -72,10 +75,16 @@ def sigmoid(input):
 
 
 sigmoid.formula("out = 1 / (1 + exp(-input)); dinput = g · exp(-input) / (1 + exp(-input))^2")
-sigmoid.vjp(input=lambda g, out: g * (out * (1 - out)))
+
+
+@sigmoid.vjp("input")
+@kernel("pointwise.sigmoid_vjp")
+def _(g, out):
+    return g * (out * (1 - out))
 
 
 @op
+@kernel("pointwise.silu")
 def silu(input):
     """Swish, x sigmoid(x)."""
     return input * sigmoid(input)
@@ -85,6 +94,7 @@ silu.formula("s = 1 / (1 + exp(-input)); out = input · s; dinput = g · (s + in
 
 
 @silu.vjp("input")
+@kernel("pointwise.silu_vjp")
 def _(g, input, out):
     s = sigmoid(input)
     return g * (s + out * (1 - s))
@@ -111,6 +121,7 @@ def logsigmoid(input):
 
 
 @op(saves=("phi",))
+@kernel("pointwise.gelu")
 def gelu(input, approximate="none"):
     """Gaussian error linear unit, x Phi(x), with Phi the normal distribution function.
 
@@ -155,6 +166,7 @@ def _(approximate="none"):
 
 
 @gelu.vjp("input")
+@kernel("pointwise.gelu_vjp")
 def _(g, input, approximate, phi):
     gradient = np.empty_like(phi)
     for x, p, gx, out in blocks(input, phi, g, gradient):  # g (Phi + x dPhi/dx)
@@ -210,6 +222,7 @@ rsqrt.vjp(input=lambda g, out: g * (-0.5 * out * out * out))
 
 
 @op
+@kernel("rowwise.softmax")
 def softmax(input, dim=-1):
     """exp(x) / sum(exp(x)) along an axis."""
     out = np.exp(input - np.max(input, axis=dim, keepdims=True))
@@ -221,7 +234,12 @@ softmax.formula(
     "out_i = exp(input_i) / Σ_j exp(input_j); dinput_i = out_i · (g_i - Σ_j g_j · out_j)",
     along="dim",
 )
-softmax.vjp(input=lambda g, out, dim: out * (g - np.sum(g * out, axis=dim, keepdims=True)))
+
+
+@softmax.vjp("input")
+@kernel("rowwise.softmax_vjp")
+def _(g, out, dim):
+    return out * (g - np.sum(g * out, axis=dim, keepdims=True))
 
 
 @softmax.reference
@@ -237,6 +255,7 @@ def _(draw):
 
 
 @op
+@kernel("rowwise.log_softmax")
 def log_softmax(input, dim=-1):
     """Logarithm of softmax: x - log(sum(exp(x))) along an axis."""
     shifted = input - np.max(input, axis=dim, keepdims=True)
@@ -250,9 +269,12 @@ log_softmax.formula(
     """,
     along="dim",
 )
-log_softmax.vjp(
-    input=lambda g, out, dim: g - np.exp(out) * np.sum(g, axis=dim, keepdims=True),
-)
+
+
+@log_softmax.vjp("input")
+@kernel("rowwise.log_softmax_vjp")
+def _(g, out, dim):
+    return g - np.exp(out) * np.sum(g, axis=dim, keepdims=True)
 
 
 @log_softmax.reference
@@ -269,6 +291,7 @@ def as_shape(shape):
 
 
 @op(saves=("mean", "rstd"))
+@kernel("rowwise.layer_norm")
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, or the last few.
 
@@ -315,6 +338,7 @@ def _(weight="weight", bias="bias"):
 
 
 @layer_norm.vjp("input", "weight", "bias")
+@kernel("rowwise.layer_norm_vjp")
 def _(g, input, normalized_shape, weight, bias, eps, mean, rstd, needs):
     n = math.prod(as_shape(normalized_shape))
     x, g = input.reshape(-1, n), g.reshape(-1, n)  # (rows, n)
@@ -358,6 +382,7 @@ def _(draw):
 
 
 @op(saves=("rstd",))
+@kernel("rowwise.rms_norm")
 def rms_norm(input, normalized_shape, weight=None, eps=None):
     """Scale x / sqrt(mean(x^2) + eps) * weight over the last axis, or the last few.
 
@@ -387,6 +412,7 @@ def _(weight="weight", eps="eps"):
 
 
 @rms_norm.vjp("input", "weight")
+@kernel("rowwise.rms_norm_vjp")
 def _(g, input, normalized_shape, weight, eps, rstd, needs):
     n = math.prod(as_shape(normalized_shape))
     normal, g = input.reshape(-1, n) * rstd, g.reshape(-1, n)  # (rows, n)
@@ -486,6 +512,7 @@ def _(draw):
 
 
 @op
+@kernel("scatter.scatter_rows")
 def scatter_rows(values, index, shape):
     """Return a table of zeros with each row of ``values`` added to the row that ``index`` names."""
     index, flat = index.reshape(-1), rows(values)
@@ -823,6 +850,7 @@ def check_classes(name, input, target, ignore_index):
 
 
 @op(saves=("lse",))
+@kernel("rowwise.cross_entropy")
 def cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothing):
     """Cross-entropy of classes, with those of ``input (..., C)`` last; see `cross_entropy`."""
     check_classes("cross_entropy", input, target, ignore_index)
@@ -866,6 +894,7 @@ def _(weight=None, reduction="mean", label_smoothing=0.0):
 
 
 @cross_entropy_.vjp("input")
+@kernel("rowwise.cross_entropy_vjp")
 def _(g, input, target, weight, ignore_index, reduction, label_smoothing, lse):
     target = target.reshape(-1)
     classes, share = shares(target, weight, ignore_index, input.dtype)
@@ -980,18 +1009,20 @@ def dropout_like(x_shape, p, seed, dtype):
 
 
 @op
+@kernel("pointwise.dropout")
 def dropout_seeded(input, p, seed):
     """Dropout with the mask that belongs to a seed."""
     return input * dropout_like(input.shape, p, seed, input.dtype)
 
 
 dropout_seeded.formula(
-    "out = input · r; dinput = g · r",  # r is 0 with probability p, and 1 / (1 - p) otherwise
+    "out = input · r  # r is 0 with probability p, else 1 / (1 - p); dinput = g · r",
     r=lambda input_shape, p, seed: dropout_like(input_shape, p, seed, float),
 )
 
 
 @dropout_seeded.vjp("input")
+@kernel("pointwise.dropout_vjp")
 def _(g, input_shape, p, seed):
     return g * dropout_like(input_shape, p, seed, g.dtype)
 
@@ -1026,6 +1057,7 @@ def scaled_dot_product_attention(
 
 
 @op(saves=("lse",))
+@kernel("attention.attention")
 def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
     """Attention with every argument settled; see `scaled_dot_product_attention`."""
     if (
@@ -1087,6 +1119,7 @@ def _(attn_mask=None, dropout_p=0.0, is_causal=True):
 
 
 @attention.vjp("query", "key", "value", "attn_mask")
+@kernel("attention.attention_vjp")
 def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, out, lse, needs):
     g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
     g_mask = np.zeros(attn_mask.shape, attn_mask.dtype) if needs[3] else None

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from autograd.kernels import fits
+
 _BLOCK = 16384  # elements at a time: every pass but the first finds them in the cache
 
 
@@ -37,39 +39,22 @@ def random_bits(rows, n_columns, seed):
     return bits
 
 
-# erf in float32: u = x P(t) / (Q - t), t = x^2, fits erf / sqrt(1 - erf^2) on |x| < 3.86; then
-# erf = u / sqrt(1 + u^2), which keeps |erf| <= 1. Relative error up to 3.0e-7 (all of [2^-12, 4)).
-# In float64: x P(t) / Q(t) on |x| < 5.9, largest relative error 9.5e-16. Both are fits of our own,
-# near-minimax in relative error; highest power first, and the leading 1 of Q left out.
-_P32 = (9.595246e-05, 0.00089161657, 0.012587574, 0.14562193, 1.0983784, 4.998386, 20.201303)
-_Q32 = 17.902939
-_P64 = (
-    0.017808110462299687, 25.07134750763635, 3723.1011994415794, 190523.98451790612,
-    7494952.601841115, 187531582.97877413, 4324676177.23426, 63057731537.47865, 949928264495.1384,
-    7639841912361.691, 73516284451267.38, 244559211773204.44, 1256249203012735.8,
-)  # fmt: skip
-_Q64 = (
-    372.1547797064394, 28314.292094743694, 1246315.660794074, 38935995.73424658, 924899199.2628037,
-    17174357939.054602, 250698963765.9713, 2845933766138.6514, 24416518971038.367,
-    149767339840164.6, 587842247937066.0, 1113321868788454.4,
-)  # fmt: skip
-_CLIP = {np.dtype(np.float32): 3.9375, np.dtype(np.float64): 5.9375}  # both give exactly 1 here
-
-
 def erf(x):
     """Return the error function of an array of float32 or float64 (float16 by way of float32)."""
     if x.dtype == np.float16:
         return erf(x.astype(np.float32)).astype(np.float16)
-    x = np.clip(x, -_CLIP[x.dtype], _CLIP[x.dtype], out=np.empty_like(x))
+    single = x.dtype == np.float32
+    clip = fits.ERF32_CLIP if single else fits.ERF64_CLIP
+    x = np.clip(x, -clip, clip, out=np.empty_like(x))
     t = np.multiply(x, x, out=np.empty_like(x))
-    if x.dtype == np.float32:
-        p = np.multiply(_horner(t * _P32[0], t, _P32[1:]), x, out=x)
-        t -= _Q32
+    if single:
+        p = np.multiply(_horner(t * fits.ERF32_P[0], t, fits.ERF32_P[1:]), x, out=x)
+        t -= fits.ERF32_Q
         t *= t
         t += p * p
         return np.divide(p, np.sqrt(t, out=t), out=p)
-    p = _horner(t * _P64[0], t, _P64[1:])
-    p /= _horner(t, t, _Q64)
+    p = _horner(t * fits.ERF64_P[0], t, fits.ERF64_P[1:])
+    p /= _horner(t, t, fits.ERF64_Q)
     p *= x
     return np.clip(p, -1, 1, out=p)  # rounding may step past 1
 

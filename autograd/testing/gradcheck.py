@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from autograd.engine import enable_grad
+from autograd.modes import enable_grad
 from autograd.tensor import Tensor, grad, tensor
 from autograd.testing import differences
 from autograd.testing.diagnosis import report

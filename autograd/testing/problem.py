@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from autograd.engine import no_grad
 from autograd.functional import tree_map
+from autograd.modes import no_grad
 from autograd.op import Op
 from autograd.tensor import Tensor, grad
 from autograd.testing.differences import duplicate

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from numpy import ndarray
 
-from autograd.engine import no_grad
+from autograd.modes import no_grad
 from autograd.op import Op
 from autograd.tensor import Tensor, grad, tensor
 from autograd.testing.differences import duplicate

@@ -1,0 +1,106 @@
+"""Compiled kernels: the hot loops of ops in Numba, each beside the NumPy function that explains it.
+
+A function that has a kernel says so with one line, ``@kernel("rowwise.softmax")``. The kernel then
+stands in for it wherever it can. What a kernel does not take (Tensors, float16, shapes that do not
+fit) it answers with ``NotImplemented``, and the NumPy function computes or raises as always.
+
+Kernels are off with ``AUTOGRAD_KERNELS=0`` in the environment, inside ``use_kernels(False)``, and
+where Numba is missing. Nothing here imports Numba before a kernel is first called.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from functools import update_wrapper
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+_wanted = os.environ.get("AUTOGRAD_KERNELS", "1") != "0"
+_available: bool | None = None  # whether Numba is there; None until someone asks
+
+
+class use_kernels:
+    """Switch kernels on or off for the whole process, or for a ``with`` block.
+
+    Examples
+    --------
+    >>> from autograd.kernels import kernels_enabled, use_kernels
+    >>> with use_kernels(False):
+    ...     kernels_enabled()
+    False
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        global _wanted
+        self._before, _wanted = _wanted, enabled
+
+    def __enter__(self) -> use_kernels:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _wanted
+        _wanted = self._before
+
+
+def kernels_enabled() -> bool:
+    """Return whether kernels run: they are switched on, and Numba is installed."""
+    global _available
+    if _wanted and _available is None:
+        _available = find_spec("numba") is not None
+    return _wanted and bool(_available)
+
+
+class kernel:
+    """Let the kernel of a name, ``"file.function"``, stand in for a function where it can.
+
+    In all but calls the result is the NumPy function: its name, source, signature and globals.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._module, self._name = name.split(".")
+        self._kernel: Callable | None = None
+
+    def __call__(self, function: Callable) -> Any:
+        """Decorate the NumPy function."""
+        return _Accelerated(self, function)
+
+    def load(self) -> Callable:
+        """Import the kernel's file; where Numba does not work here, say so and do without."""
+        global _available
+        try:
+            module = import_module(f"autograd.kernels.{self._module}")
+        except ImportError as error:
+            if (error.name or "").startswith("autograd"):
+                raise
+            _available = False
+            warnings.warn(f"Numba does not work here ({error}); NumPy computes all", stacklevel=4)
+            return _declines
+        self._kernel = getattr(module, self._name)
+        return self._kernel
+
+
+class _Accelerated:
+    """A NumPy function and its kernel."""
+
+    def __init__(self, kernel: kernel, function: Callable) -> None:
+        update_wrapper(self, function)
+        self._kernel = kernel
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if kernels_enabled():
+            run = self._kernel._kernel or self._kernel.load()
+            result = run(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return self._function(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_function"], name)
+
+
+def _declines(*_: Any, **__: Any) -> Any:
+    return NotImplemented

@@ -1,0 +1,93 @@
+"""NumPy's own matrix product, for kernels: the BLAS that NumPy brings along, by its C interface."""
+
+import ctypes
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding  # type: ignore[import-untyped]
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from autograd.kernels.jit import OVERLOADS, settings
+
+ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's names for them
+
+
+@cache
+def library() -> Any:
+    """Return NumPy's OpenBLAS with 64-bit integers, its products known to LLVM; else None."""
+    numpys = Path(np.__file__).parent
+    for folder in (numpys.parent / "numpy.libs", numpys / ".dylibs"):
+        for path in folder.glob("*openblas64*"):
+            found = ctypes.CDLL(str(path))
+            if hasattr(found, "scipy_cblas_sgemm64_"):
+                for letter in "sd":
+                    product = getattr(found, f"scipy_cblas_{letter}gemm64_")
+                    address = ctypes.cast(product, ctypes.c_void_p).value
+                    llvmlite.binding.add_symbol(f"autograd_{letter}gemm", address)
+                return found
+    return None
+
+
+def usable() -> bool:
+    """Return whether kernels can multiply matrices here."""
+    return not settings.DISABLE_JIT and library() is not None
+
+
+def _external(name: str, real: Any) -> Any:
+    flag, size, address = types.int32, types.int64, types.intp
+    return types.ExternalFunction(
+        name,
+        types.void(
+            flag, flag, flag, size, size, size,  # order, which are transposed, m, n, k
+            real, address, size, address, size, real, address, size,  # alpha, A, B, beta, C
+        ),
+    )  # fmt: skip
+
+
+_sgemm = _external("autograd_sgemm", types.float32)
+_dgemm = _external("autograd_dgemm", types.float64)
+
+
+def gemm(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    """C = alpha A B + beta C, with A (m, k), B (k, n), C (m, n) by address and row length."""
+    raise NotImplementedError("a BLAS is called from compiled kernels only")
+
+
+@overload(gemm, jit_options=OVERLOADS)
+def _(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    product = _sgemm if alpha == types.float32 else _dgemm
+
+    def call(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        product(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+
+    return call
+
+
+_lock = threading.Lock()
+_inside = 0
+_before = 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep BLAS's products on the thread that asks for them, while our own threads share them."""
+    global _inside, _before
+    blas = library()
+    with _lock:
+        if _inside == 0:
+            _before = blas.scipy_openblas_get_num_threads64_()
+            blas.scipy_openblas_set_num_threads64_(1)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                blas.scipy_openblas_set_num_threads64_(_before)

@@ -1,0 +1,166 @@
+"""How kernels are compiled, cached and shared out over threads: one policy for all of them.
+
+A kernel is a plain loop over the rows that it is given, compiled for one thread and without
+Python's lock. `split` gives every thread its own rows. Numba's own threads are not used: they
+compile several times slower, spin against BLAS's, and may not be called from two Python threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core.caching import FunctionCache
+from numpy import ndarray
+
+# ---- compiling
+
+# "numpy": division by zero gives infinity; Python's check alone would stop vectorization.
+OPTIONS: dict[str, Any] = dict(nogil=True, error_model="numpy")
+
+# What each kind of loop lets the compiler assume. Never that there is no NaN and no infinity: both
+# must come through. `contract` joins a multiplication and an addition, rounding once.
+EXACT = {"contract"}  # elementwise, and the vector math, which breaks if terms are reordered
+SUMS = {"contract", "reassoc", "nsz"}  # a sum is vectorized only if its terms may be reordered
+
+OVERLOADS: Any = dict(fastmath=EXACT, **OPTIONS)  # for helpers chosen by the type of an argument
+settings: Any = numba.config
+
+
+def jit(flags: set[str]) -> Callable:
+    """Compile a kernel, or take it from the cache."""
+
+    def compile(function: Callable) -> Any:
+        compiled: Any = numba.njit(function, fastmath=flags, **OPTIONS)
+        if not settings.DISABLE_JIT:
+            try:
+                compiled._cache = _Cache(function)
+            except RuntimeError:  # no folder can be written to: every process compiles for itself
+                pass
+        return compiled
+
+    return compile
+
+
+def inline(flags: set[str]) -> Callable:
+    """Compile a helper, as a part of the kernels that call it."""
+    return numba.njit(fastmath=flags, **OPTIONS)
+
+
+class _Cache(FunctionCache):
+    """Numba's cache, that knows all sources of kernels and not only the file of this one.
+
+    A changed helper thus leaves no stale kernel; and with contents in the place of times of change,
+    a copied environment finds its kernels. The folder is ``__pycache__`` beside the source, or the
+    user's own where that is read-only, or ``NUMBA_CACHE_DIR``.
+    """
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__(function)
+        self._cache_file._source_stamp = _sources()
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Look a kernel up; a miss is followed by its compilation."""
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            _announce(self.cache_path)
+        return found
+
+
+@cache
+def _sources() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache  # says it once
+def _announce(folder: str) -> None:
+    print(f"autograd: compiling kernels, once, into {folder}", file=sys.stderr)
+
+
+# ---- sharing out
+
+SMALL = 2**15  # elements: below this, waking a thread costs more than it saves
+
+
+def n_threads() -> int:
+    """Return how many threads kernels use: ``NUMBA_NUM_THREADS``, or one a core."""
+    return settings.NUMBA_NUM_THREADS
+
+
+def split(task: Callable[[slice], Any], n_rows: int, size: int) -> None:
+    """Run ``task(part)`` on parts that make up n_rows rows, of `size` elements, one a thread.
+
+    Rows do not depend on each other, so the result does not depend on the number of threads.
+    """
+    share(task, slices(n_rows, n_threads() if size > SMALL else 1), size)
+
+
+def share(task: Callable[[Any], Any], parts: Sequence, size: int) -> None:
+    """Run ``task(part)`` on each of some parts, over the threads if they are large enough."""
+    helpers = min(n_threads(), len(parts)) - 1 if size > SMALL else 0
+    if helpers < 1:
+        for part in parts:
+            task(part)
+        return
+    queue = iter(parts)  # next() on it is atomic
+
+    def work() -> None:
+        for part in queue:
+            task(part)
+
+    futures = [_pool().submit(work) for _ in range(helpers)]
+    try:
+        work()
+    finally:
+        for future in futures:
+            if not future.cancel():
+                future.result()
+
+
+def slices(n: int, count: int) -> list[slice]:
+    """Cut range(n) into `count` slices of nearly one length, or fewer that are not empty."""
+    count = max(1, min(n, count))
+    ends = [n * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, n_threads() - 1), "autograd-kernels")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _pool.cache_clear())  # threads do not survive a fork
+
+
+# ---- what kernels take
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def takes(*arrays: Any) -> bool:
+    """Return whether these are plain arrays of one dtype that kernels are made for (or None)."""
+    given = [x for x in arrays if x is not None]
+    dtype = getattr(given[0], "dtype", None)
+    return dtype in DTYPES and all(type(x) is ndarray and x.dtype == dtype for x in given)
+
+
+def as_rows(x: ndarray, n: int) -> ndarray:
+    """Return an array as rows of n elements, copied only where they lie otherwise in memory."""
+    return np.ascontiguousarray(x).reshape(x.size // n if n else 0, n)
+
+
+def flat(x: ndarray) -> ndarray:
+    """Return an array's elements in C order on one axis, copied only where they lie otherwise."""
+    return np.ascontiguousarray(x).reshape(-1)

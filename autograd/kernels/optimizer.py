@@ -1,0 +1,85 @@
+"""Kernels over all parameters: AdamW, the norm of the gradients, and their scaling."""
+
+import math
+
+import numpy as np
+
+from autograd.kernels.jit import EXACT, SUMS, inline, jit, share, takes
+
+BLOCK = 2**16  # elements that a thread takes at a time
+
+
+@jit(EXACT)
+def _adamw(p, g, mean, square, shrink, size, root, eps, beta1, beta2, rest1, rest2):
+    real = p.dtype.type
+    for i in range(p.size):
+        mean[i] = mean[i] * beta1 + g[i] * rest1
+        square[i] = square[i] * beta2 + g[i] * g[i] * rest2
+        p[i] = p[i] * shrink - mean[i] / (real(math.sqrt(square[i])) * root + eps) * size
+
+
+@inline(SUMS)
+def _squares_in_lanes(g):
+    total = 0.0
+    for i in range(g.size):
+        total += np.float64(g[i]) * np.float64(g[i])
+    return total
+
+
+@jit(EXACT)
+def _squares(g, total):
+    total[0] = _squares_in_lanes(g)
+
+
+@jit(EXACT)
+def _scale(g, scale):
+    for i in range(g.size):
+        g[i] *= scale
+
+
+def adamw(parameters, size, root, eps, betas):
+    """Update flat parameters in place; each is (parameter, gradient, mean, square, shrink)."""
+    if not all(is_flat(*arrays) for *arrays, _ in parameters):
+        return NotImplemented
+    rests = [1 - beta for beta in betas]
+    parts = []
+    for *arrays, shrink in parameters:
+        real = arrays[0].dtype.type
+        static = [real(x) for x in (shrink, size, root, eps, *betas, *rests)]
+        for start in range(0, arrays[0].size, BLOCK):
+            parts.append([x[start : start + BLOCK] for x in arrays] + static)
+    share(lambda part: _adamw(*part), parts, n_elements([p for p, *_ in parameters]))
+    return None
+
+
+def global_norm(gradients):
+    """Return the joint Euclidean norm of flat arrays, summed in float64 in a fixed order."""
+    if not all(map(is_flat, gradients)):
+        return NotImplemented
+    blocks = blocks_of(gradients)
+    totals = np.zeros((len(blocks), 1))
+    share(lambda i: _squares(blocks[i], totals[i]), range(len(blocks)), n_elements(gradients))
+    return math.sqrt(math.fsum(totals[:, 0].tolist()))
+
+
+def scale_all(gradients, scale):
+    """Multiply flat gradients by a number, in place."""
+    if not all(map(is_flat, gradients)):
+        return NotImplemented
+    share(lambda g: _scale(g, g.dtype.type(scale)), blocks_of(gradients), n_elements(gradients))
+    return None
+
+
+def blocks_of(arrays):
+    """Return all arrays cut into blocks."""
+    return [x[i : i + BLOCK] for x in arrays for i in range(0, x.size, BLOCK)]
+
+
+def n_elements(arrays):
+    """Return how many elements all arrays have together."""
+    return sum(x.size for x in arrays)
+
+
+def is_flat(*arrays):
+    """Return whether arrays are ones that kernels take, on one axis without gaps."""
+    return takes(*arrays) and all(x.ndim == 1 and x.flags.c_contiguous for x in arrays)

@@ -1,0 +1,179 @@
+"""Kernels of functions of one element: activations, and dropout's multiplication by a mask."""
+
+import math
+
+import numpy as np
+
+from autograd.kernels.jit import EXACT, as_rows, flat, inline, jit, split, takes
+from autograd.kernels.vector import erf, exp
+
+SQRT_2_PI = math.sqrt(2 / math.pi)
+U4, U8 = np.uint32, np.uint64
+
+# ---- GELU: x Phi(x)
+
+
+@jit(EXACT)
+def _gelu_tanh(x, out, phi):  # 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u))
+    real = x.dtype.type
+    for i in range(x.size):
+        minus_2u = x[i] * (x[i] * x[i] * real(-2 * 0.044715 * SQRT_2_PI) - real(2 * SQRT_2_PI))
+        phi[i] = real(1) / (real(1) + exp(minus_2u))
+        out[i] = x[i] * phi[i]
+
+
+@jit(EXACT)
+def _gelu_tanh_vjp(g, x, phi, out):  # dPhi/dx = 2 Phi (1 - Phi) du/dx
+    real = x.dtype.type
+    for i in range(x.size):
+        two_du = x[i] * x[i] * real(6 * 0.044715 * SQRT_2_PI) + real(2 * SQRT_2_PI)
+        out[i] = g[i] * (phi[i] + x[i] * (two_du * phi[i] * (real(1) - phi[i])))
+
+
+@jit(EXACT)
+def _gelu_erf(x, out, phi):
+    real = x.dtype.type
+    for i in range(x.size):
+        phi[i] = (real(1) + erf(x[i] * real(math.sqrt(0.5)))) * real(0.5)
+        out[i] = x[i] * phi[i]
+
+
+@jit(EXACT)
+def _gelu_erf_vjp(g, x, phi, out):  # dPhi/dx is the normal density
+    real = x.dtype.type
+    for i in range(x.size):
+        density = exp(x[i] * x[i] * real(-0.5)) * real(1 / math.sqrt(2 * math.pi))
+        out[i] = g[i] * (phi[i] + x[i] * density)
+
+
+def gelu(input, approximate="none"):
+    """Return x Phi(x), and Phi(x) for the rule."""
+    return mapped(_gelu_tanh if approximate == "tanh" else _gelu_erf, 2, input)
+
+
+def gelu_vjp(g, input, approximate, phi):
+    """Return g (Phi + x dPhi/dx)."""
+    return mapped(_gelu_tanh_vjp if approximate == "tanh" else _gelu_erf_vjp, 1, g, input, phi)
+
+
+# ---- sigmoid and SiLU
+
+
+@jit(EXACT)
+def _sigmoid(x, out):
+    real = x.dtype.type
+    for i in range(x.size):
+        out[i] = real(1) / (real(1) + exp(-x[i]))
+
+
+@jit(EXACT)
+def _sigmoid_vjp(g, y, out):
+    real = y.dtype.type
+    for i in range(y.size):
+        out[i] = g[i] * (y[i] * (real(1) - y[i]))
+
+
+@jit(EXACT)
+def _silu(x, out):
+    real = x.dtype.type
+    for i in range(x.size):
+        out[i] = x[i] * (real(1) / (real(1) + exp(-x[i])))
+
+
+@jit(EXACT)
+def _silu_vjp(g, x, y, out):  # s + x s (1 - s), with s the sigmoid
+    real = x.dtype.type
+    for i in range(x.size):
+        s = real(1) / (real(1) + exp(-x[i]))
+        out[i] = g[i] * (s + y[i] * (real(1) - s))
+
+
+def sigmoid(input):
+    """Return 1 / (1 + e^-x)."""
+    return mapped(_sigmoid, 1, input)
+
+
+def sigmoid_vjp(g, out):
+    """Return g times the derivative, out (1 - out)."""
+    return mapped(_sigmoid_vjp, 1, g, out)
+
+
+def silu(input):
+    """Return x sigmoid(x)."""
+    return mapped(_silu, 1, input)
+
+
+def silu_vjp(g, input, out):
+    """Return g times the derivative of x sigmoid(x)."""
+    return mapped(_silu_vjp, 1, g, input, out)
+
+
+# ---- dropout
+
+
+@inline(EXACT)
+def row_key(row, seed):
+    """Return two halves of a row's key; as `autograd.ops.special.random_bits` makes it."""
+    key = U8(U8(row + 1) * U8(0x9E3779B97F4A7C15) + seed)
+    key = U8((key ^ (key >> U8(30))) * U8(0xBF58476D1CE4E5B9))
+    key = U8((key ^ (key >> U8(27))) * U8(0x94D049BB133111EB))
+    key ^= key >> U8(31)
+    return U4(key & U8(0xFFFFFFFF)), U4(key >> U8(32))
+
+
+@inline(EXACT)
+def bits_at(low, high, column):
+    """Return the random bits of a column, given its row's key."""
+    bits = U4(low ^ U4(column))
+    bits = U4(U4(bits ^ U4(bits >> U4(16))) * U4(0x7FEB352D))
+    bits = U4(U4(bits ^ U4(bits >> U4(15))) * U4(0x846CA68B))
+    return U4(U4(bits ^ U4(bits >> U4(16))) ^ high)
+
+
+@jit(EXACT)
+def _dropout(x, out, first, seed, threshold, scale):
+    """Multiply rows, the first of which has number `first`, by a mask that is never stored."""
+    zero = x.dtype.type(0)
+    for r in range(x.shape[0]):
+        row, kept = x[r], out[r]  # (n,), (n,)
+        low, high = row_key(first + r, seed)
+        for i in range(row.size):
+            kept[i] = row[i] * (scale if bits_at(low, high, i) >= threshold else zero)
+
+
+def dropout(input, p, seed):
+    """Return each element times 0 (with probability p) or 1 / (1 - p)."""
+    if not takes(input):
+        return NotImplemented
+    n = input.shape[-1] if input.ndim else 1
+    out = np.empty(input.shape, input.dtype)
+    x, rows = as_rows(input, n), as_rows(out, n)  # (rows, n) each
+    static = mask_constants(p, seed, x.dtype)
+    split(lambda part: _dropout(x[part], rows[part], part.start, *static), len(x), x.size)
+    return out
+
+
+def mask_constants(p, seed, dtype):
+    """Return what a mask is made of: its seed, the least bits that are kept, and their factor."""
+    threshold = np.uint32(min(round(p * 2**32), 2**32 - 1))
+    return np.uint64(seed), threshold, dtype.type(1 / (1 - p))
+
+
+def dropout_vjp(g, input_shape, p, seed):
+    """Return the cotangent through the same mask."""
+    return dropout(g, p, seed)
+
+
+# ---- all of them
+
+
+def mapped(loop, n_results, *arrays):
+    """Run ``loop(*arrays, *results)`` on flat arrays; return the results in the arrays' shape."""
+    if not takes(*arrays):
+        return NotImplemented
+    shape, dtype = arrays[0].shape, arrays[0].dtype
+    results = tuple([np.empty(shape, dtype) for _ in range(n_results)])
+    lines = [flat(x) for x in (*arrays, *results)]  # each (n,)
+    size = lines[0].size
+    split(lambda part: loop(*[line[part] for line in lines]), size, size)
+    return results if n_results > 1 else results[0]

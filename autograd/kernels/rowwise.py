@@ -1,0 +1,442 @@
+"""Kernels of functions of a row: softmax, normalization, cross-entropy.
+
+A row is read two or three times, from the cache after the first. Sums of more than `BLOCK` terms
+go on in float64, so that long rows lose nothing.
+"""
+
+import math
+
+import numpy as np
+
+from autograd.kernels.jit import (
+    EXACT,
+    SUMS,
+    as_rows,
+    inline,
+    jit,
+    share,
+    slices,
+    split,
+    takes,
+)
+from autograd.kernels.vector import exp
+
+BLOCK = 1024  # terms that are summed in the row's own precision, in parallel lanes
+
+# ---- what several of them need
+
+
+@inline(SUMS)
+def largest(row):
+    """Return the maximum, of numbers: NaN may or may not win, and comes through exp() anyhow."""
+    top = row[0]
+    for i in range(row.size):
+        top = row[i] if row[i] > top else top
+    return top
+
+
+@inline(SUMS)
+def block_sum(row):
+    """Return the sum of up to `BLOCK` terms."""
+    total = row.dtype.type(0)
+    for i in range(row.size):
+        total += row[i]
+    return total
+
+
+@inline(SUMS)
+def block_sum_exp(row, shift):
+    """Return the sum of exp(x - shift) over up to `BLOCK` elements."""
+    total = row.dtype.type(0)
+    for i in range(row.size):
+        total += exp(row[i] - shift)
+    return total
+
+
+@inline(SUMS)
+def block_dot(a, b):
+    """Return the sum of products over up to `BLOCK` elements."""
+    total = a.dtype.type(0)
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@inline(SUMS)
+def block_squares(row, shift):
+    """Return the sum of (x - shift)^2 over up to `BLOCK` elements."""
+    total = row.dtype.type(0)
+    for i in range(row.size):
+        total += (row[i] - shift) * (row[i] - shift)
+    return total
+
+
+@inline(EXACT)
+def sum_of(row):
+    """Return the sum of a row, in float64."""
+    total = 0.0
+    for start in range(0, row.size, BLOCK):
+        total += block_sum(row[start : start + BLOCK])
+    return total
+
+
+@inline(SUMS)
+def excess(row, shift):
+    """Return the sum of x - shift, in float64: many large terms may leave float32's range."""
+    total = 0.0
+    for i in range(row.size):
+        total += np.float64(row[i]) - shift
+    return total
+
+
+@inline(EXACT)
+def sum_exp(row, shift):
+    """Return the sum of exp(x - shift), in float64."""
+    total = 0.0
+    for start in range(0, row.size, BLOCK):
+        total += block_sum_exp(row[start : start + BLOCK], shift)
+    return total
+
+
+@inline(EXACT)
+def dot(a, b):
+    """Return the sum of products, in float64."""
+    total = 0.0
+    for start in range(0, a.size, BLOCK):
+        total += block_dot(a[start : start + BLOCK], b[start : start + BLOCK])
+    return total
+
+
+@inline(EXACT)
+def squares(row, shift):
+    """Return the sum of (x - shift)^2, in float64."""
+    total = 0.0
+    for start in range(0, row.size, BLOCK):
+        total += block_squares(row[start : start + BLOCK], shift)
+    return total
+
+
+# ---- softmax and its logarithm
+
+
+@jit(EXACT)
+def _softmax(x, out):
+    real = x.dtype.type
+    for r in range(x.shape[0]):
+        row, p = x[r], out[r]  # (n,), (n,)
+        top = largest(row)
+        for i in range(row.size):
+            p[i] = exp(row[i] - top)
+        total = real(sum_of(p))
+        for i in range(row.size):
+            p[i] /= total
+
+
+@jit(EXACT)
+def _softmax_vjp(g, y, out):  # y (g - sum(g y))
+    real = y.dtype.type
+    for r in range(y.shape[0]):
+        g_row, p, g_x = g[r], y[r], out[r]  # (n,) each
+        mean = real(dot(g_row, p))
+        for i in range(p.size):
+            g_x[i] = p[i] * (g_row[i] - mean)
+
+
+@jit(EXACT)
+def _log_softmax(x, out):
+    real = x.dtype.type
+    for r in range(x.shape[0]):
+        row, log_p = x[r], out[r]  # (n,), (n,)
+        top = largest(row)
+        log_total = real(math.log(sum_exp(row, top)))
+        for i in range(row.size):
+            log_p[i] = (row[i] - top) - log_total
+
+
+@jit(EXACT)
+def _log_softmax_vjp(g, y, out):  # g - exp(y) sum(g)
+    real = y.dtype.type
+    for r in range(y.shape[0]):
+        g_row, log_p, g_x = g[r], y[r], out[r]  # (n,) each
+        total = real(sum_of(g_row))
+        for i in range(log_p.size):
+            g_x[i] = g_row[i] - exp(log_p[i]) * total
+
+
+def softmax(input, dim=-1):
+    """Return exp(x) / sum(exp(x)) along an axis."""
+    return mapped(_softmax, dim, input)
+
+
+def softmax_vjp(g, out, dim):
+    """Return out (g - sum(g out))."""
+    return mapped(_softmax_vjp, dim, g, out)
+
+
+def log_softmax(input, dim=-1):
+    """Return x - log(sum(exp(x))) along an axis."""
+    return mapped(_log_softmax, dim, input)
+
+
+def log_softmax_vjp(g, out, dim):
+    """Return g - exp(out) sum(g)."""
+    return mapped(_log_softmax_vjp, dim, g, out)
+
+
+def mapped(loop, dim, *arrays):
+    """Run ``loop(*rows of arrays, rows of the result)`` along an axis."""
+    if not takes(*arrays) or not -arrays[0].ndim <= dim < arrays[0].ndim:
+        return NotImplemented
+    if dim not in (-1, arrays[0].ndim - 1):
+        out = mapped(loop, -1, *[np.moveaxis(x, dim, -1) for x in arrays])
+        return out if out is NotImplemented else np.moveaxis(out, -1, dim)
+    shape = arrays[0].shape
+    if shape[-1] == 0:
+        return NotImplemented
+    out = np.empty(shape, arrays[0].dtype)
+    rows = [as_rows(x, shape[-1]) for x in (*arrays, out)]  # (rows, n) each
+    split(lambda part: loop(*[x[part] for x in rows]), len(rows[0]), out.size)
+    return out
+
+
+# ---- normalization
+
+
+@jit(EXACT)
+def _layer_norm(x, weight, bias, eps, out, mean, rstd):
+    real, n = x.dtype.type, x.shape[1]
+    for r in range(x.shape[0]):
+        row, y = x[r], out[r]  # (n,), (n,)
+        m = real(sum_of(row) / n)
+        s = real(1 / math.sqrt(squares(row, m) / n + eps))
+        for i in range(n):
+            y[i] = (row[i] - m) * s * weight[i] + bias[i]
+        mean[r], rstd[r] = m, s
+
+
+@inline(SUMS)
+def projections(g_row, weight, row, m, s):
+    """Return the sums of g' = g weight and of g' z, with z = (x - m) s."""
+    a = b = row.dtype.type(0)
+    for i in range(row.size):
+        g_z = g_row[i] * weight[i]
+        a += g_z
+        b += g_z * ((row[i] - m) * s)
+    return a, b
+
+
+@jit(EXACT)
+def _layer_norm_vjp(g, x, weight, mean, rstd, g_x, g_weight, g_bias):
+    """With z = (x - mean) rstd and g' = g weight: rstd (g' - mean(g') - z mean(g' z)).
+
+    The gradients of weight and bias, (n,), are these rows' share.
+    """
+    real, n = x.dtype.type, x.shape[1]
+    for r in range(x.shape[0]):
+        row, g_row, g_out = x[r], g[r], g_x[r]  # (n,) each
+        m, s = mean[r], rstd[r]
+        a, b = projections(g_row, weight, row, m, s)
+        a, b = real(a / n), real(b / n)
+        for i in range(n):
+            g_out[i] = (g_row[i] * weight[i] - a - (row[i] - m) * s * b) * s
+        for i in range(n):
+            g_weight[i] += g_row[i] * ((row[i] - m) * s)
+            g_bias[i] += g_row[i]
+
+
+@jit(EXACT)
+def _rms_norm(x, weight, eps, out, rstd):
+    real, n = x.dtype.type, x.shape[1]
+    for r in range(x.shape[0]):
+        row, y = x[r], out[r]  # (n,), (n,)
+        s = real(1 / math.sqrt(dot(row, row) / n + eps))
+        for i in range(n):
+            y[i] = row[i] * s * weight[i]
+        rstd[r] = s
+
+
+@jit(EXACT)
+def _rms_norm_vjp(g, x, weight, rstd, g_x, g_weight):
+    """With z = x rstd and g' = g weight: rstd (g' - z mean(g' z))."""
+    real, n = x.dtype.type, x.shape[1]
+    for r in range(x.shape[0]):
+        row, g_row, g_out = x[r], g[r], g_x[r]  # (n,) each
+        s = rstd[r]
+        _, b = projections(g_row, weight, row, real(0), s)
+        b = real(b / n)
+        for i in range(n):
+            g_out[i] = (g_row[i] * weight[i] - row[i] * s * b) * s
+        for i in range(n):
+            g_weight[i] += g_row[i] * (row[i] * s)
+
+
+def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """Return (x - mean) rstd weight + bias, and mean and rstd, (rows, 1)."""
+    n = normal_size(input, normalized_shape, weight, bias)
+    if not n:
+        return NotImplemented
+    out = np.empty(input.shape, input.dtype)
+    x, y = as_rows(input, n), as_rows(out, n)  # (rows, n) each
+    static = or_else(weight, 1, x), or_else(bias, 0, x), float(eps)  # (n,), (n,)
+    mean, rstd = np.empty((2, len(x)), x.dtype)  # (rows,) each
+    split(
+        lambda part: _layer_norm(x[part], *static, y[part], mean[part], rstd[part]),
+        len(x), x.size,
+    )  # fmt: skip
+    return out, mean[:, None], rstd[:, None]
+
+
+def layer_norm_vjp(g, input, normalized_shape, weight, bias, eps, mean, rstd, needs):
+    """Return the gradients of input, weight and bias."""
+    n = normal_size(input, normalized_shape, weight, bias, g)
+    if not n:
+        return NotImplemented
+    x, g = as_rows(input, n), as_rows(g, n)  # (rows, n) each
+    scale = or_else(weight, 1, x)  # (n,)
+    g_input = np.empty(input.shape, input.dtype)
+    g_x = as_rows(g_input, n)
+    mean, rstd = mean.reshape(-1), rstd.reshape(-1)  # (rows,) each
+    parts = slices(len(x), PARTS)
+    g_weight, g_bias = np.zeros((2, len(parts), n), x.dtype)  # (parts, n) each
+
+    def run(i):
+        p = parts[i]
+        _layer_norm_vjp(g[p], x[p], scale, mean[p], rstd[p], g_x[p], g_weight[i], g_bias[i])
+
+    share(run, range(len(parts)), x.size)
+    return (
+        g_input if needs[0] else None,
+        g_weight.sum(axis=0).reshape(weight.shape) if needs[1] else None,
+        g_bias.sum(axis=0).reshape(bias.shape) if needs[2] else None,
+    )
+
+
+def rms_norm(input, normalized_shape, weight=None, eps=None):
+    """Return x rstd weight, and rstd, (rows, 1)."""
+    n = normal_size(input, normalized_shape, weight)
+    if not n:
+        return NotImplemented
+    eps = np.finfo(input.dtype).eps if eps is None else eps
+    out = np.empty(input.shape, input.dtype)
+    x, y = as_rows(input, n), as_rows(out, n)  # (rows, n) each
+    weight, rstd = or_else(weight, 1, x), np.empty(len(x), x.dtype)
+    split(lambda part: _rms_norm(x[part], weight, float(eps), y[part], rstd[part]), len(x), x.size)
+    return out, rstd[:, None]
+
+
+def rms_norm_vjp(g, input, normalized_shape, weight, eps, rstd, needs):
+    """Return the gradients of input and weight."""
+    n = normal_size(input, normalized_shape, weight, g)
+    if not n:
+        return NotImplemented
+    x, g = as_rows(input, n), as_rows(g, n)  # (rows, n) each
+    scale = or_else(weight, 1, x)  # (n,)
+    g_input = np.empty(input.shape, input.dtype)
+    g_x, rstd = as_rows(g_input, n), rstd.reshape(-1)
+    parts = slices(len(x), PARTS)
+    g_weight = np.zeros((len(parts), n), x.dtype)
+
+    def run(i):
+        p = parts[i]
+        _rms_norm_vjp(g[p], x[p], scale, rstd[p], g_x[p], g_weight[i])
+
+    share(run, range(len(parts)), x.size)
+    return (
+        g_input if needs[0] else None,
+        g_weight.sum(axis=0).reshape(weight.shape) if needs[1] else None,
+    )
+
+
+PARTS = 16  # of the rows, whatever the number of threads: sums over rows are always the same
+
+
+def normal_size(input, normalized_shape, *others):
+    """Return how many elements are normalized together, or 0 for what NumPy is to handle."""
+    if not takes(input, *others):
+        return 0
+    shape = (normalized_shape,) if np.ndim(normalized_shape) == 0 else tuple(normalized_shape)
+    fits = input.shape[input.ndim - len(shape) :] == shape
+    return math.prod(shape) if fits and all(x is None or x.size for x in others) else 0
+
+
+def or_else(parameter, constant, x):
+    """Return a parameter of rows x as (n,); without one, a constant that changes nothing."""
+    if parameter is None:
+        return np.full(x.shape[1], constant, x.dtype)
+    return np.ascontiguousarray(parameter).reshape(-1)
+
+
+# ---- cross-entropy of logits
+
+
+@jit(EXACT)
+def _cross_entropy(logits, target, ignore_index, smoothing, losses, lse):
+    real, n = logits.dtype.type, logits.shape[1]
+    for r in range(logits.shape[0]):
+        row = logits[r]  # (n,)
+        top = largest(row)
+        log_total = math.log(sum_exp(row, top))
+        lse[r] = real(log_total + top)
+        if target[r] == ignore_index:
+            losses[r] = real(0)
+            continue
+        loss = (1 - smoothing) * (log_total - (row[target[r]] - top))
+        if smoothing:
+            loss += smoothing * (log_total - excess(row, top) / n)
+        losses[r] = real(loss)
+
+
+@jit(EXACT)
+def _cross_entropy_vjp(g, logits, target, lse, smoothing, out):
+    real = logits.dtype.type
+    spread = real(smoothing / logits.shape[1])
+    for r in range(logits.shape[0]):
+        row, g_row = logits[r], out[r]  # (n,), (n,)
+        for i in range(row.size):
+            g_row[i] = (exp(row[i] - lse[r]) - spread) * g[r]
+        g_row[target[r]] -= g[r] * real(1 - smoothing)
+
+
+def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing):
+    """Return the loss, and the logarithm of each row's sum of exponentials, (rows,)."""
+    if not takes(input) or weight is not None or input.ndim == 0 or not input.size:
+        return NotImplemented
+    if target.shape != input.shape[:-1] or target.dtype.kind not in "iu":
+        return NotImplemented
+    logits, classes = as_rows(input, input.shape[-1]), target.reshape(-1).astype(np.int64)
+    counted = classes[classes != ignore_index]
+    if counted.size and not 0 <= counted.min() <= counted.max() < logits.shape[1]:
+        return NotImplemented  # NumPy's function says what is wrong
+    losses, lse = np.empty((2, len(logits)), input.dtype)  # (rows,) each
+    static = int(ignore_index), float(label_smoothing)
+    split(
+        lambda part: _cross_entropy(
+            logits[part], classes[part], *static, losses[part], lse[part]
+        ),
+        len(logits), logits.size,
+    )  # fmt: skip
+    if reduction == "none":
+        return losses.reshape(target.shape), lse
+    total = np.sum(losses)
+    return total / (counted.size or np.nan) if reduction == "mean" else total, lse
+
+
+def cross_entropy_vjp(g, input, target, weight, ignore_index, reduction, label_smoothing, lse):
+    """Return the gradient of the logits."""
+    if not takes(input, lse) or weight is not None or not input.size:
+        return NotImplemented
+    logits, classes = as_rows(input, input.shape[-1]), target.reshape(-1).astype(np.int64)
+    counted = classes != ignore_index
+    g = np.reshape(g, -1).astype(input.dtype) * counted  # of each row
+    if reduction == "mean":
+        g /= np.count_nonzero(counted) or 1
+    classes[~counted] = 0
+    out = np.empty(input.shape, input.dtype)
+    rows = as_rows(out, input.shape[-1])
+    split(
+        lambda part: _cross_entropy_vjp(
+            g[part], logits[part], classes[part], lse[part], float(label_smoothing), rows[part]
+        ),
+        len(rows), rows.size,
+    )  # fmt: skip
+    return out

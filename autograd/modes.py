@@ -1,0 +1,112 @@
+"""Whether ops are recorded, and who watches: grad mode, recorders and observers."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from autograd.engine import Node
+    from autograd.op import Op
+
+# Whether ops are recorded: False, True, or the Recorder that wants to know.
+_mode: ContextVar[Any] = ContextVar("grad_mode", default=True)
+current_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+current_observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
+grad_mode = _mode.get
+
+
+def is_grad_enabled() -> bool:
+    """Return whether ops are recorded here."""
+    return grad_mode() is not False
+
+
+class GradMode:
+    """Whether ops are recorded: a context manager, and a decorator."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._tokens: list = []
+
+    def __enter__(self) -> None:
+        mode = self._enabled and (current_recorder.get() or True)
+        self._tokens.append(_mode.set(mode))
+
+    def __exit__(self, *exception: object) -> None:
+        _mode.reset(self._tokens.pop())
+
+    def __call__(self, function: Callable) -> Callable:
+        """Let a function, or a generator, run in this mode."""
+        if inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def generate(*args: Any, **kwargs: Any) -> Iterator:
+                iterator = function(*args, **kwargs)
+                while True:  # the mode holds while the generator runs, not while it is suspended
+                    with GradMode(self._enabled):
+                        try:
+                            item = next(iterator)
+                        except StopIteration as stop:
+                            return stop.value
+                    yield item
+
+            return generate
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with GradMode(self._enabled):
+                return function(*args, **kwargs)
+
+        return call
+
+
+def no_grad() -> GradMode:
+    """Record nothing: ``with no_grad():``, or ``@no_grad()`` on a function."""
+    return GradMode(False)
+
+
+def enable_grad() -> GradMode:
+    """Record again, inside :func:`no_grad`."""
+    return GradMode(True)
+
+
+class Observer(Protocol):
+    """What may watch a backward pass; see :func:`observe`."""
+
+    def visit(self, node: Node, cotangent: Any) -> None:
+        """See a node whose cotangent is complete, before its rules run."""
+
+    def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
+        """See what a node, given its cotangent, adds to that of its input of that name."""
+
+
+class Recorder(Protocol):
+    """What may watch the forward pass; see :func:`record_with`."""
+
+    def recorded(self, op: Op, args: tuple, result: Any) -> None:
+        """See a call that was recorded, with the Tensor that it returned, or several."""
+
+
+@contextmanager
+def record_with(recorder: Recorder) -> Iterator[Recorder]:
+    """Let a recorder see every op that goes on the tape inside the block."""
+    token = current_recorder.set(recorder)
+    try:
+        with GradMode(is_grad_enabled()):
+            yield recorder
+    finally:
+        current_recorder.reset(token)
+
+
+@contextmanager
+def observe(observer: Observer | None) -> Iterator[Observer | None]:
+    """Let an observer watch every backward pass inside the block, or nobody."""
+    token = current_observer.set(observer)
+    try:
+        yield observer
+    finally:
+        current_observer.reset(token)

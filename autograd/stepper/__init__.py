@@ -1,0 +1,21 @@
+"""Walking through a backward pass: its recording, its trace, and the debugger for it."""
+
+from autograd.stepper.record import Call, Recording, current_recording, record, recording_of
+from autograd.stepper.trace import Edge, Step, Trace, trace, tracing
+from autograd.stepper.walk import step, stopping_at_backward, walk
+
+__all__ = [
+    "Call",
+    "Edge",
+    "Recording",
+    "Step",
+    "Trace",
+    "current_recording",
+    "record",
+    "recording_of",
+    "step",
+    "stopping_at_backward",
+    "trace",
+    "tracing",
+    "walk",
+]

@@ -1,0 +1,928 @@
+"""The stepper: a debugger whose program is a backward pass.
+
+Commands are those of pdb where it has such. Each is a method here, `do_next` for ``next``; its
+docstring is what ``help`` shows.
+"""
+
+from __future__ import annotations
+
+import builtins
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+from rich.console import Console
+from rich.text import Text
+
+from autograd.anomaly import Contribution, Explanation
+from autograd.stepper import display
+from autograd.stepper.display import kind, largest, matrix, norm
+from autograd.stepper.record import Call, record
+from autograd.stepper.trace import Edge, Step, Trace, trace
+from autograd.tensor import grad, tensor
+from autograd.testing.differences import central_difference
+
+ALIASES = {
+    "n": "next", "c": "continue", "u": "until", "b": "break", "i": "into", "o": "out", "w": "where",
+    "p": "print", "f": "formula", "q": "quit", "h": "help", "?": "help", "exit": "quit",
+}  # fmt: skip
+FEW = 64  # elements, up to which formulas are shown with numbers in them
+SAMPLED = 6  # entries of a large array that a check looks at
+
+
+class CommandError(ValueError):
+    """A command that cannot be carried out, and why."""
+
+
+@dataclass
+class Level:
+    """A pass that is walked through: the outer one, or the inside of an op.
+
+    Attributes
+    ----------
+    trace : Trace
+    index : int
+        The step it stands at; ``len(trace.steps)`` at the end.
+    recorded : Trace
+        As it was before any cotangent was set.
+    inside : (Call, Step), optional
+        The op whose reference this is.
+    """
+
+    trace: Trace
+    index: int = 0
+    recorded: Any = None
+    inside: tuple[Call, Step] | None = None
+    breaks: list[tuple[str, Callable]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.recorded = self.trace
+
+
+class Stepper:
+    """Walks through a trace by commands, and shows what is there.
+
+    Parameters
+    ----------
+    trace : Trace
+    console : rich.console.Console, optional
+        Where to write; standard output if not given.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from autograd.stepper import trace
+    >>> from autograd.stepper.debugger import Stepper
+    >>> with autograd.record():
+    ...     x = autograd.tensor(3.0, requires_grad=True)
+    ...     loss = x * x + x
+    >>> stepper = Stepper(trace(loss))
+    >>> stepper.run("print d(loss) * 2")
+    2.0
+    >>> stepper.run("why x")
+    gradient float64[], norm 7, from 3 uses
+      multiply(x)  norm 3           +42.9% of the gradient
+      multiply(y)  norm 3           +42.9% of the gradient
+      add(y)       norm 1           +14.3% of the gradient
+    """
+
+    def __init__(self, trace: Trace, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self.levels = [Level(trace)]
+        self.watched: list[str] = []
+        self.hidden = False  # whether what a step sends is left for the learner to predict
+        self.done = False  # whether the pass was left,
+        self.quit = False  # and for good
+
+    # ---- where it stands
+
+    @property
+    def level(self) -> Level:
+        """The innermost pass."""
+        return self.levels[-1]
+
+    @property
+    def trace(self) -> Trace:
+        """What is walked through."""
+        return self.level.trace
+
+    @property
+    def step(self) -> Step:
+        """The step it stands at; an error at the end."""
+        if self.level.index >= len(self.trace.steps):
+            raise CommandError("the pass is at its end; `back` goes back into it")
+        return self.trace.steps[self.level.index]
+
+    @property
+    def call(self) -> Call:
+        """The call that the step goes back through."""
+        return self.trace.call(self.step)
+
+    def value(self, number: int) -> ndarray:
+        """Return a recorded value."""
+        return self.trace.recording.values[number]
+
+    def name(self, number: int) -> str:
+        """Return what a value is called; in the module of the step, without the module's name."""
+        scope = self.call.scope if self.level.index < len(self.trace.steps) else ""
+        return self.trace.recording.name(number).removeprefix(f"{scope}." if scope else "")
+
+    def out(self, call: Call) -> Any:
+        """Return a call's result, or the tuple of several."""
+        results = tuple(self.value(number) for number in call.results)
+        return results if call.op.multiple else results[0]
+
+    # ---- running
+
+    def print(self, *parts: Any, style: str = "") -> None:
+        """Write a line."""
+        text = Text(style=style)
+        for part in parts:
+            text.append_text(part) if isinstance(part, Text) else text.append(str(part))
+        text.rstrip()
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
+
+    def run(self, line: str) -> None:
+        """Carry out one command; what is wrong with it is said, and changes nothing."""
+        word, _, rest = line.strip().partition(" ")
+        if not word or word.startswith("#"):
+            return
+        try:
+            self.command(word)(rest.strip())
+        except CommandError as error:
+            self.print(error, style="red")
+
+    def command(self, word: str) -> Callable[[str], None]:
+        """Return a command by its name, its letter, or the beginning of its name."""
+        names = self.commands()
+        name = ALIASES.get(word, word)
+        found = [name] if name in names else [n for n in names if n.startswith(name)]
+        if len(found) == 1:
+            return getattr(self, f"do_{found[0]}")
+        if found:
+            raise CommandError(f"{word} may be {', '.join(found)}")
+        close = difflib.get_close_matches(word, names, 1)
+        hint = f"did you mean {close[0]}?" if close else "help lists the commands"
+        raise CommandError(f"there is no command {word!r}; {hint}")
+
+    @classmethod
+    def commands(cls) -> list[str]:
+        """Return the names of the commands."""
+        return [name.removeprefix("do_") for name in vars(cls) if name.startswith("do_")]
+
+    def play(self, lines: Iterable[str]) -> None:
+        """Run commands from a file: each is shown before what it says."""
+        self.begin()
+        for line in lines:
+            if line.strip():
+                self.print("(step) ", line.rstrip(), style="bold")
+                self.run(line)
+            if self.done:
+                return
+
+    def talk(self) -> None:
+        """Ask for commands: with history and completion in a terminal, else line by line."""
+        if not (sys.stdin.isatty() and self.console.is_terminal):
+            self.play(sys.stdin)
+            return
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import InMemoryHistory
+
+        self.begin()
+        words = WordCompleter(self.words, pattern=re.compile(r"[\w.\[\]]+"))
+        session: Any = PromptSession(
+            history=InMemoryHistory(), completer=words, complete_while_typing=False
+        )
+        last = ""
+        while not self.done:
+            try:
+                line = session.prompt("(step) ").strip()
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                self.do_quit("")
+                return
+            if not line and last.partition(" ")[0] in ("n", "next", "back", "c", "continue"):
+                line = last  # as in pdb, an empty line repeats a move
+            self.run(line)
+            last = line
+
+    def words(self) -> list[str]:
+        """Return what may be completed: commands, values and ops."""
+        calls = self.trace.recording.calls.values()
+        ops = dict.fromkeys(call.op.name for call in calls)
+        names = self.trace.recording.names.values()
+        return [*self.commands(), *names, *(op for op in ops if op not in names)]
+
+    # ---- showing
+
+    def begin(self) -> None:
+        """Say what the pass is, and show its first step."""
+        recording, n = self.trace.recording, len(self.trace.steps)
+        leaves = [number for number in recording.leaves() if any(self.trace.edges_to(number))]
+        loss = self.value(self.trace.start)
+        what = f" = {display.one(loss)}" if loss.ndim == 0 else f", {kind(loss)}"
+        self.print(
+            Text(self.name(self.trace.start), "bold"), what, f": {n} step{'s' * (n != 1)} back to ",
+            f"{len(leaves)} lea{'f' if len(leaves) == 1 else 'ves'}",
+        )  # fmt: skip
+        self.show()
+
+    def show(self) -> None:
+        """Show the step it stands at."""
+        if self.level.index >= len(self.trace.steps):
+            self.show_end()
+        else:
+            self.show_step()
+        for expression in self.watched:
+            self.run(f"print {expression}")
+
+    def rule(self, left: str, right: str = "") -> None:
+        """Draw a line across, with a title at its left end and a note at its right."""
+        width = self.console.width
+        right = right if len(left) + len(right) + 10 <= width else ""
+        fill = max(3, width - len(left) - len(right) - 4 - bool(right))
+        self.print(
+            Text("── ", "dim"), Text(left, "bold"), Text(" " + "─" * fill, "dim"),
+            Text(f" {right}" if right else "", "dim"),
+        )  # fmt: skip
+
+    def show_step(self) -> None:
+        """Show a step: what comes in, and what goes out to where."""
+        call, step, index = self.call, self.step, self.level.index
+        path, number, text = _divided(call.line)
+        inside = f"{self.level.inside[0].op.name} ▸ " if self.level.inside else ""
+        self.print()
+        self.rule(
+            f"{inside}{index + 1}/{len(self.trace.steps)}  {call.op.name}",
+            f"{Path(path).name}:{number}" if path else "",
+        )
+        if call.scope:
+            self.print(Text(f"in {call.scope}", "dim"))
+        if text:
+            self.print(Text(text, "italic"))
+        for i, result in enumerate(call.results):
+            g = step.cotangent[i] if isinstance(step.cotangent, tuple) else step.cotangent
+            symbol = f"g{i}" if call.op.multiple else "g"
+            self.show_array(f"{symbol} = d({self.name(result)})", g)
+        if self.hidden:
+            self.print(Text("what it sends is hidden: predict", "dim"))
+            return
+        for edge in step.edges:
+            note = self.note(edge)
+            title = self.rule_of(call, edge.input)
+            self.show_array(title, edge.contribution, self.name(edge.parent), note)
+
+    def note(self, edge: Edge) -> str:
+        """Say what happens to what the step sends."""
+        uses = list(self.trace.edges_to(edge.parent))
+        place = next(k for k, (_, other) in enumerate(uses) if other is edge)
+        waits = len(uses) - place - 1
+        notes = ["summed"] if place else []
+        if waits:
+            notes.append(f"{waits} more to come")
+        elif edge.parent not in self.trace.recording.maker:
+            notes.append("complete: its .grad")
+        return ", ".join(notes)
+
+    def show_array(self, title: str, x: Any, target: str = "", note: str = "") -> None:
+        """Show an array under its title; beside it if it is one line and there is room."""
+        x, width = np.asarray(x), self.console.width
+        head = Text("  ").append(title)
+        tail = Text("  → ", "dim").append(target, "bold") if target else Text()
+        tail.append(f"  {kind(x)}", "dim")
+        if x.size > FEW:
+            tail.append(f"  norm {norm(x):.4g}", "dim")
+        if head.cell_len + tail.cell_len >= width:
+            self.print(head)
+            head = Text("  ")
+        head.append_text(tail)
+        lines = list(matrix(x, width - 6, 8 if x.size <= FEW else 4))
+        beside = len(lines) == 1 and head.cell_len + lines[0].cell_len + 3 <= width
+        if beside:
+            head.append("   ").append_text(lines[0])
+        if note:
+            if head.cell_len + len(note) + 3 <= width:
+                head.append(f"   {note}", "dim italic")
+                note = ""
+        self.print(head)
+        for line in () if beside else lines:
+            self.print("      ", line)
+        if note:
+            self.print(Text(f"      {note}", "dim italic"))
+
+    def rule_of(self, call: Call, name: str) -> str:
+        """Return the line of an op's formula that tells an input's cotangent, in symbols."""
+        for line in self.formula_lines(call):
+            if re.match(rf"d{re.escape(name)}(_\w+)? =", line):
+                return line
+        return f"d{name}"
+
+    @staticmethod
+    def formula_lines(call: Call) -> list[str]:
+        """Return an op's formula for a call."""
+        return call.op.stated.text(call.arguments).splitlines() if call.op.stated else []
+
+    def show_end(self) -> None:
+        """Show the gradients that the pass arrived at."""
+        self.print()
+        if self.level.inside:
+            self.show_proof()
+            return
+        self.rule("the end: gradients")
+        recorded, recording = self.level.recorded, self.trace.recording
+        gradients = {
+            number: gradient
+            for number in recording.leaves()
+            if (gradient := self.trace.cotangent_of(number)) is not None
+        }
+        width = max((len(self.name(number)) for number in gradients), default=0)
+        for number, gradient in gradients.items():
+            before = None if self.trace is recorded else recorded.cotangent_of(number)
+            note = ""
+            if before is not None:
+                same = np.array_equal(before, gradient)
+                note = "as recorded" if same else f"its norm was {norm(before):.4g}"
+            if len(gradients) <= 6:
+                self.show_array(self.name(number), gradient, note=note)
+            else:
+                size = f"norm {norm(gradient):<10.4g}"
+                extent = f"{kind(gradient):<18}"
+                self.print(Text(f"  {self.name(number):<{width}}  {size} ").append(extent, "dim"),
+                           Text(note, "dim italic"))  # fmt: skip
+
+    # ---- moving
+
+    def go(self, index: int) -> None:
+        """Stand at another step, and show it."""
+        self.level.index = max(0, min(index, len(self.trace.steps)))
+        self.show()
+
+    def do_next(self, text: str) -> None:
+        """Go one step on, or N; from the end, leave the pass.  next [N]."""
+        if not self.left():
+            self.go(self.level.index + _count(text))
+
+    def left(self) -> bool:
+        """Leave a pass that is at its end: for the op that it is inside of, or the program."""
+        if self.level.index < len(self.trace.steps):
+            return False
+        if self.level.inside:
+            self.do_out("")
+        else:
+            self.done = True
+        return True
+
+    def do_back(self, text: str) -> None:
+        """Go one step back, or N.  back [N]."""
+        if self.level.index == 0:
+            raise CommandError("this is the first step")
+        self.go(self.level.index - _count(text))
+
+    def do_continue(self, text: str) -> None:
+        """Go on to the next breakpoint, or to the end; from there, leave the pass.  continue."""
+        if self.left():
+            return
+        for index in range(self.level.index + 1, len(self.trace.steps)):
+            for what, holds in self.level.breaks:
+                if holds(self.trace.steps[index]):
+                    self.print(Text(f"break: {what}", "yellow"))
+                    self.go(index)
+                    return
+        self.go(len(self.trace.steps))
+
+    def do_until(self, text: str) -> None:
+        """Go on to an op, to what makes or feeds a value, or to a line.  until OP|NAME|LINE."""
+        if not text:
+            raise CommandError("until which op, value or line?")
+        holds = self.condition(text)
+        for index in range(self.level.index + 1, len(self.trace.steps)):
+            if holds(self.trace.steps[index]):
+                self.go(index)
+                return
+        raise CommandError(f"no later step has to do with {text}")
+
+    def do_break(self, text: str) -> None:
+        """Stop there when continuing; alone, list the breakpoints.
+
+        break OP|NAME|LINE      an op, a value, a line of the program
+        break [2, 3]            a result of that shape
+        break nonfinite         a NaN or an Inf in what a step sends
+        break vanishing [1e-6]  no element sent is larger
+        break exploding [1e3]   an element sent is larger
+        break clear             forget all
+        """
+        if text == "clear":
+            self.level.breaks.clear()
+        elif text:
+            self.level.breaks.append((text, self.condition(text)))
+        for what, _ in self.level.breaks:
+            self.print(f"break {what}")
+        if not self.level.breaks:
+            self.print("no breakpoints")
+
+    def condition(self, text: str) -> Callable[[Step], bool]:
+        """Return what a breakpoint asks of a step."""
+        word, _, rest = text.partition(" ")
+
+        def sent(step: Step) -> float:
+            return max((largest(edge.contribution) for edge in step.edges), default=0.0)
+
+        if word == "nonfinite":
+            return lambda step: not all(np.isfinite(e.contribution).all() for e in step.edges)
+        if word in ("vanishing", "exploding"):
+            try:
+                limit = float(rest or {"vanishing": 1e-6, "exploding": 1e3}[word])
+            except ValueError:
+                raise CommandError(f"{rest!r} is no number") from None
+            if word == "vanishing":
+                return lambda step: sent(step) < limit
+            return lambda step: sent(step) > limit
+        if re.fullmatch(r"\[[\d, ]*\]", text):
+            shape = tuple(int(n) for n in re.findall(r"\d+", text))
+            return lambda step: any(
+                self.value(number).shape == shape for number in self.trace.call(step).results
+            )
+        if re.fullmatch(r"(.*:)?\d+", text):
+            path, _, line = text.rpartition(":")
+
+            def is_at(step: Step) -> bool:
+                file, number, _ = _divided(self.trace.call(step).line)
+                return number == line and file.endswith(path)
+
+            return is_at
+        if any(call.op.name == text for call in self.trace.recording.calls.values()):
+            return lambda step: self.trace.call(step).op.name == text
+        wanted = self.find(text)
+        return lambda step: (
+            wanted in self.trace.call(step).results
+            or any(edge.parent == wanted for edge in step.edges)
+        )
+
+    def find(self, name: str) -> int:
+        """Return the number of a value, by its name, or its end: in this module, or if alone."""
+        recording = self.trace.recording
+        names = {recording.name(number): number for number in recording.values}
+        here = self.call.scope if self.level.index < len(self.trace.steps) else ""
+        for whole in (name, f"{here}.{name}"):
+            if whole in names:
+                return names[whole]
+        found = [n for n in names if n.endswith("." + name)]
+        if len(found) == 1:
+            return names[found[0]]
+        if found:
+            more = " ..." if len(found) > 4 else ""
+            raise CommandError(f"{name} may be {', '.join(found[:4])}{more}")
+        close = difflib.get_close_matches(name, names, 3, 0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise CommandError(f"nothing here is called {name!r}{hint}")
+
+    # ---- into an op
+
+    def do_into(self, text: str) -> None:
+        """Step into an op: through its reference, in primitives.  into."""
+        call, step = self.call, self.step
+        if call.op.reference_function is None:
+            raise CommandError(
+                f"{call.op.name} is a primitive: it has a rule and nothing inside; see formula"
+            )
+        self.levels.append(Level(inside_of(call, step), inside=(call, step)))
+        self.print(
+            f"into {call.op.name}: its reference, on the inputs that were saved", style="green"
+        )
+        self.show()
+
+    def do_out(self, text: str) -> None:
+        """Leave an op that was stepped into, with the proof that it is the same.  out."""
+        if not self.level.inside:
+            raise CommandError("this is the outermost pass")
+        if self.level.index < len(self.trace.steps):
+            self.show_proof()
+        self.levels.pop()
+        self.show()
+
+    def show_proof(self) -> None:
+        """Compare an op with the pass through its reference."""
+        call, step = self.level.inside  # type: ignore[misc]
+        self.rule(f"{call.op.name}: the op against its reference")
+        outer = self.levels[-2].trace.recording
+        out = outer.values[call.results[0]]
+        for title, found, expected, scale in proof(self.trace, call, step, out):
+            verdict = display.difference(found, expected, scale)
+            style = "green" if verdict else "bold red"
+            shown = verdict or "DIFFERENT"
+            self.print(f"  {title:<14} ", Text(f"{'✓' if verdict else '✗'} {shown}", style))
+
+    # ---- looking
+
+    def do_where(self, text: str) -> None:
+        """Draw the neighbourhood in the graph.  where."""
+        call = self.call
+        recording = self.trace.recording
+
+        def described(number: int) -> Text:
+            made = recording.maker.get(number)
+            line = Text(self.name(number), "bold")
+            if made:
+                inputs = [self.argument(made, name) for name in made.arguments]
+                line.append(f" = {made.op.name}({', '.join(inputs)})")
+            return line.append(f"  {kind(recording.values[number])}", "dim")
+
+        def draw(mark: str, number: int, note: str = "", style: str = "dim") -> None:
+            line = Text(mark, style).append_text(described(number)).append(note, "dim")
+            line.truncate(self.console.width - 1, overflow="ellipsis")
+            self.print(line)
+
+        users = [c for c in recording.calls.values() if set(call.results) & set(c.parents.values())]
+        for user in reversed(users[-4:]):
+            for number in user.results:
+                draw("    ▲  ", number)
+        if not users:
+            self.print(Text("    the pass begins here", "dim"))
+        self.print(Text("    │", "dim"))
+        for number in call.results:
+            draw("  ▶ ●  ", number, style="bold yellow")
+        parents = list(dict.fromkeys(call.parents.values()))
+        for i, parent in enumerate(parents):
+            last = i == len(parents) - 1
+            names = [name for name, number in call.parents.items() if number == parent]
+            draw(f"    {'└' if last else '├'}─ ", parent, f"  as {', '.join(names)}")
+            made = recording.maker.get(parent)
+            grand = list(dict.fromkeys(made.parents.values())) if made else []
+            for j, number in enumerate(grand):
+                corner = "└" if j == len(grand) - 1 else "├"
+                draw(f"    {' ' if last else '│'}   {corner}─ ", number)
+
+    def argument(self, call: Call, name: str) -> str:
+        """Return an argument of a call in a few letters."""
+        if name in call.parents:
+            return self.name(call.parents[name])
+        x = call.arguments[name]
+        if isinstance(x, ndarray) and x.ndim:
+            return kind(x)
+        return text if len(text := str(x)) <= 12 else f"{name}=…"
+
+    def do_print(self, text: str) -> None:
+        """Show a value, a slice of one, or any expression of NumPy.  print EXPRESSION.
+
+        Values go by their names; d(NAME) is what has arrived at a value so far. Of this step, g is
+        the cotangent, out the result, x (and so on) an argument, dx what is sent to it.
+        """
+        if not text:
+            raise CommandError("print what?")
+        value = self.evaluate(text)
+        if (
+            isinstance(value, ndarray | np.generic | float)
+            and np.asarray(value).dtype.kind in "fiub"
+        ):
+            value = np.asarray(value)
+            if value.ndim:
+                extent = f"  from {value.min():.4g} to {value.max():.4g}" if value.size else ""
+                self.print(Text(f"{kind(value)}  norm {norm(value):.4g}{extent}", "dim"))
+            for line in matrix(value, self.console.width - 2):
+                self.print(line)
+        else:
+            self.print(repr(value))
+
+    def evaluate(self, text: str, symbols: bool = False) -> Any:
+        """Return the value of an expression; with `symbols` the op's arguments go first."""
+        space, text = self.namespace(text)
+        if symbols:
+            space |= self.call.arguments
+        try:
+            with np.errstate(all="ignore"):
+                return eval(text, {"__builtins__": {}}, space)
+        except NameError as error:
+            self.find(str(error.name))
+            raise CommandError(str(error)) from None
+        except Exception as error:  # whatever the expression raises
+            raise CommandError(f"{type(error).__name__}: {error}") from None
+
+    def namespace(self, text: str) -> tuple[dict[str, Any], str]:
+        """Return what the names in an expression stand for, and the expression to evaluate."""
+        space: dict[str, Any] = {"np": np, **{n: getattr(builtins, n) for n in ALLOWED}}
+        index, recording = self.level.index, self.trace.recording
+        if index < len(self.trace.steps):
+            space |= self.call.arguments
+        space |= {name: recording.values.get(number) for number, name in recording.names.items()}
+        space |= {recording.name(n): recording.values[n] for n in recording.maker}
+        if index < len(self.trace.steps):
+            space |= {"g": self.step.cotangent, "out": self.out(self.call)}
+            space |= {f"d{edge.input}": edge.contribution for edge in self.step.edges}
+
+        def cotangent(match: re.Match) -> str:
+            number = self.find(match[1].strip())
+            found = self.trace.cotangent_of(number, index + 1)
+            key = f"_d{number}"
+            space[key] = np.zeros_like(self.value(number)) if found is None else found
+            return key
+
+        def dotted(match: re.Match) -> str:
+            word = match[0]
+            if word in space or word.split(".")[0] in space:
+                return word
+            key = f"_v{len(space)}"
+            space[key] = self.value(self.find(word))
+            return key
+
+        text = re.sub(r"\bd\(([^()]+)\)", cotangent, text)
+        for name in sorted(recording.names.values(), key=len, reverse=True):
+            if not name.isidentifier() and name in text:
+                key = f"_n{len(space)}"
+                space[key] = space[name]
+                text = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w.])", key, text)
+        return space, re.sub(r"(?<![\w.)\]])[A-Za-z]\w*(\.\w+)+(?!\w|\()", dotted, text)
+
+    def do_formula(self, text: str) -> None:
+        """Show what the op and its rule compute, and the same with numbers.  formula."""
+        call, step = self.call, self.step
+        lines = self.formula_lines(call)
+        if not lines:
+            raise CommandError(f"{call.op.name} states no formula")
+        for line in lines:
+            self.print("  ", line)
+        arrays = [x for x in (*call.arguments.values(), self.out(call)) if isinstance(x, ndarray)]
+        if all(x.size <= FEW for x in arrays):
+            sent = {edge.input: edge.contribution for edge in step.edges}
+            found = call.op.stated.with_numbers(  # type: ignore[union-attr]
+                call.arguments, self.out(call), step.cotangent, sent
+            )
+            if found:
+                first = " (of the first element)" if any(x.ndim for x in arrays) else ""
+                self.print(Text(f"with numbers{first}", "dim"))
+            for line in found:
+                self.print("  ", line)
+
+    def do_why(self, text: str) -> None:
+        """Show what a gradient is the sum of, largest first.  why NAME."""
+        if not text:
+            raise CommandError("why which gradient?")
+        self.print(self.explanation(self.find(text)))
+
+    def explanation(self, number: int) -> Explanation:
+        """Return the contributions to a value's cotangent, grouped by module."""
+        gradient = self.trace.cotangent_of(number)
+        if gradient is None:
+            raise CommandError(f"no gradient reaches {self.name(number)}")
+        parts = []
+        for i, edge in self.trace.edges_to(number):
+            call = self.trace.call(self.trace.steps[i])
+            shape = self.value(call.results[0]).shape
+            part = Contribution(
+                call.op.name, edge.input, shape, call.number, edge.contribution, call.scope
+            )
+            parts.append(part)
+        return Explanation.of(gradient, parts)
+
+    # ---- checking
+
+    def do_check(self, text: str) -> None:
+        """Compare with numeric derivatives, in float64.
+
+        check            what this step sends, of this op alone
+        check loss NAME  the derivative of the whole loss, for a few entries
+        """
+        if not text:
+            self.check_step()
+            return
+        word, _, name = text.partition(" ")
+        if word != "loss" or not name:
+            raise CommandError("check, or check loss NAME")
+        self.check_loss(self.find(name.strip()))
+
+    def check_step(self) -> None:
+        """Differentiate the op numerically, for what the rule was given."""
+        call, step = self.call, self.step
+        arguments = {name: _double(x) for name, x in call.arguments.items()}
+        gs = [_double(g) for g in _several(step.cotangent)]
+        parents = [name for name in call.parents if any(e.input == name for e in step.edges)]
+        leaves = {name: tensor(arguments[name], requires_grad=True) for name in parents}
+
+        def run(changed: dict[str, Any]) -> list[Any]:
+            values = arguments | changed
+            static = {name: values.pop(name) for name in call.op.names[1:] if call.op.variadic}
+            return list(_several(call.op(*values.values(), **static)))
+
+        rules = grad(run(leaves), list(leaves.values()), gs)
+        for name, rule in zip(parents, rules, strict=True):
+
+            def value(x: ndarray, name: str = name) -> float:
+                return float(sum(np.vdot(g, y) for g, y in zip(gs, run({name: x}), strict=True)))
+
+            self.compare(f"d{name}", value, arguments[name], rule.numpy())
+
+    def check_loss(self, number: int) -> None:
+        """Differentiate the replayed loss numerically, by a leaf or a result."""
+        recording, start = self.trace.recording, self.trace.start
+        weight = _double(self.trace.cotangent)
+        point = _double(self.value(number))
+        tape = recording.replay(start, {number: point}, np.float64)
+        if number not in tape:
+            raise CommandError(f"the loss does not depend on {self.name(number)}")
+        found = grad(tape[start], tape[number], weight).numpy()
+
+        def value(x: ndarray) -> float:
+            run = recording.replay(start, {number: x}, np.float64)
+            return float(np.vdot(weight, run[start].numpy()))
+
+        self.compare(f"d({self.name(number)})", value, point, found)
+
+    def compare(
+        self, title: str, function: Callable[[ndarray], float], x: ndarray, found: ndarray
+    ) -> None:
+        """Show numeric derivatives of a few entries beside those computed, and the verdict."""
+        entries = np.arange(x.size)
+        if x.size > SAMPLED:
+            top = np.argsort(-np.abs(found), axis=None)[:2]
+            others = np.random.default_rng(0).choice(x.size, SAMPLED - 2, replace=False)
+            entries = np.unique([*top, *others])
+        rows, worst = [], 0.0
+        size = max(largest(found), 1e-12)
+        for entry in entries:
+            place = np.unravel_index(entry, x.shape)
+            axis = np.zeros(x.shape)
+            axis[place] = 1
+            numeric = central_difference(function, x, axis)
+            worst = max(worst, abs(numeric - found[place]) / size)
+            at = f"[{', '.join(map(str, place))}]" if place else ""
+            rows.append(f"    {at:<12} {numeric:>14.8g} {found[place]:>14.8g}")
+        good = worst < 1e-6
+        count = f"; {len(entries)} of {x.size} entries" if len(entries) < x.size else ""
+        self.print(
+            f"  {title}  ", Text("✓ " if good else "✗ ", "green" if good else "bold red"),
+            f"largest difference {worst:.1e} of the largest entry", Text(count, "dim"),
+        )  # fmt: skip
+        self.print(Text(f"    {'':<12} {'numeric':>14} {'rule':>14}", "dim"))
+        for row in rows:
+            self.print(row)
+
+    # ---- what if, and predictions
+
+    def do_set(self, text: str) -> None:
+        """Change this step's cotangent, and run the rest again; alone, undo that.
+
+        set EXPRESSION       such as: set g * 2, or: set 0
+        """
+        if not text:
+            self.level.trace = self.level.recorded
+            self.print("as recorded again", style="green")
+            self.show()
+            return
+        step = self.step
+        if isinstance(step.cotangent, tuple):
+            raise CommandError("an op with several outputs has several cotangents: set those above")
+        value = self.array(re.sub(r"^g\s*=\s*(?!=)", "", text), step.cotangent)
+        self.level.trace = self.trace.rerun(self.level.index, value)
+        self.print("what if: the rest of the pass ran again from here", style="green")
+        self.show()
+
+    def array(self, text: str, like: ndarray, symbols: bool = False) -> ndarray:
+        """Return what an expression says, in the shape and dtype of another array."""
+        try:
+            value = np.asarray(self.evaluate(text, symbols), dtype=like.dtype)
+            return np.broadcast_to(value, like.shape).copy()
+        except (TypeError, ValueError):
+            raise CommandError(f"expected {kind(like)}") from None
+
+    def do_predict(self, text: str) -> None:
+        """Say what comes before it is shown, and be judged.
+
+        predict              hide what steps send, or show it again
+        predict EXPRESSION   the cotangent of the next step
+        predict dx = EXPRESSION   what this step sends to its input x, from g, x, ... of the rule
+        """
+        if not text:
+            self.hidden = not self.hidden
+            self.show()
+            return
+        edges = {f"d{edge.input}": edge for edge in self.step.edges}
+        left, equals, right = (part.strip() for part in text.partition("="))
+        if equals and left in edges:
+            edge = edges[left]
+            found = self.array(right, edge.contribution, symbols=True)
+            self.judge(left, found, edge.contribution)
+            return
+        if self.level.index + 1 >= len(self.trace.steps):
+            raise CommandError("there is no next step; predict " + " or ".join(edges) + " = ...")
+        coming = self.trace.steps[self.level.index + 1]
+        expected = _several(coming.cotangent)[0]
+        name = self.name(self.trace.call(coming).results[0])
+        self.judge(f"d({name})", self.array(text, expected), expected)
+
+    def judge(self, title: str, found: ndarray, expected: ndarray) -> None:
+        """Say whether a prediction is right: to the digits that one writes."""
+        right = np.isclose(
+            found, expected, rtol=5e-3, atol=5e-4 * np.max(np.abs(expected), initial=0)
+        )
+        if right.all():
+            self.print(f"✓ right: {title} is", style="green")
+            for line in matrix(expected, self.console.width - 6):
+                self.print("      ", line)
+            return
+        hint = f"{int((~right).sum())} of {right.size} are wrong"
+        if np.allclose(found, -expected, rtol=5e-3):
+            hint = "the sign is the other one"
+        elif norm(expected) and np.allclose(
+            found * norm(expected), expected * norm(found), rtol=5e-3
+        ):
+            hint = f"right but for a factor of {norm(found) / norm(expected):.3g}"
+        elif not right.ndim:
+            hint = "not that"
+        self.print(f"✗ {title}: {hint}", style="red")
+
+    def do_watch(self, text: str) -> None:
+        """Show an expression after every move; alone, stop watching.  watch EXPRESSION."""
+        if not text:
+            self.watched.clear()
+            self.print("nothing is watched")
+            return
+        self.evaluate(text)
+        self.watched.append(text)
+        self.run(f"print {text}")
+
+    # ---- help
+
+    def do_help(self, text: str) -> None:
+        """List the commands, or explain one.  help [COMMAND]."""
+        if text:
+            name = self.command(text).__name__.removeprefix("do_")
+            self.print(inspect.getdoc(getattr(self, f"do_{name}")) or "")
+            return
+        letters = {name: letter for letter, name in ALIASES.items() if len(letter) == 1}
+        for name in self.commands():
+            doc = (inspect.getdoc(getattr(self, f"do_{name}")) or "").splitlines()[0]
+            summary = doc.split(".  ")[0].rstrip(".")
+            self.print(f"  {name:<9} {letters.get(name, ''):<2} ", Text(summary, "dim"))
+
+    def do_quit(self, text: str) -> None:
+        """Leave the stepper, and the script.  quit."""
+        self.done = self.quit = True
+
+
+ALLOWED = ("abs", "float", "int", "len", "max", "min", "range", "round", "sum", "tuple")
+
+
+def inside_of(call: Call, step: Step) -> Trace:
+    """Return the trace of an op's reference, on the inputs of a call and with its cotangent."""
+    reference: Any = call.op.reference_function
+    wanted = {edge.input for edge in step.edges}
+    with record(file=reference.__code__.co_filename) as recording:
+        arguments = {
+            name: tensor(x, requires_grad=True) if name in wanted else x
+            for name, x in call.arguments.items()
+        }
+        out = reference(*arguments.values())
+    for name in wanted:
+        leaf: Any = arguments[name]
+        recording.give_name(leaf._node.number, name)
+    recording.give_name(out._node.number, "out")
+    return trace(out, step.cotangent)
+
+
+def proof(
+    inner: Trace, call: Call, step: Step, out: ndarray
+) -> Iterator[tuple[str, ndarray, ndarray, float]]:
+    """Yield what an op and its reference both computed: the result, and each gradient.
+
+    With each goes the largest number on the way, of which rounding takes its share.
+    """
+    recording = inner.recording
+    scale = max(map(largest, recording.values.values()))
+    yield "out", recording.values[inner.start], out, scale
+    scale = max(largest(edge.contribution) for s in inner.steps for edge in s.edges)
+    for edge in step.edges:
+        found = inner.cotangent_of(recording.number(edge.input))
+        if found is None:
+            found = np.zeros_like(edge.contribution)
+        yield f"d{edge.input}", found, edge.contribution, scale
+
+
+def _divided(line: str) -> tuple[str, str, str]:
+    """Return the file, number and text of a recorded line."""
+    match = re.match(r"(.*?):(\d+)(?:: (.*))?$", line)
+    return (match[1], match[2], match[3] or "") if match else ("", "", "")
+
+
+def _count(text: str) -> int:
+    if not text:
+        return 1
+    if not text.isdigit():
+        raise CommandError(f"{text!r} is no number of steps")
+    return int(text)
+
+
+def _several(x: Any) -> tuple:
+    return x if isinstance(x, tuple) else (x,)
+
+
+def _double(x: Any) -> Any:
+    floating = isinstance(x, ndarray) and x.dtype.kind == "f"
+    return x.astype(np.float64) if floating else x

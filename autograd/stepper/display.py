@@ -1,0 +1,137 @@
+"""How the stepper shows numbers: aligned, in colours by sign and magnitude, within the width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+from rich.text import Text
+
+# By sign and magnitude; they can be told apart on light and on dark ground.
+POSITIVE = ("color(137)", "color(172)", "bold color(208)")
+NEGATIVE = ("color(67)", "color(68)", "bold color(33)")
+MOST_ROWS = 8
+
+
+def kind(x: Any) -> str:
+    """Return dtype and shape, as in ``float64[2, 3]``."""
+    x = np.asarray(x)
+    return f"{x.dtype}{list(x.shape) if x.ndim else ''}"
+
+
+def numbers(x: ndarray) -> tuple[list[str], list[str], str]:
+    """Return the elements in equal format and width, the style of each, and a common factor."""
+    flat = x.reshape(-1)
+    factor = ""
+    if x.dtype.kind != "f":
+        texts = [str(int(v)) if x.dtype.kind in "bui" else str(v) for v in flat]
+        styles = ["dim" if not v else "" for v in flat]
+    else:
+        wide = flat.astype(np.float64)
+        largest = float(np.abs(wide[np.isfinite(wide)]).max(initial=0))
+        if largest and not 1e-2 <= largest < 1e5:
+            power = math.floor(math.log10(largest))
+            factor = f"× 1e{power:+03d}"
+            wide = wide / 10.0**power
+        finite = wide[np.isfinite(wide)]
+        short = np.allclose(finite, finite.round(1), rtol=1e-9, atol=0)  # such as 1.5
+        texts = [_short(v, 1 if short else 4) for v in wide]
+        styles = [_style(v, largest) for v in flat]
+    width = max(map(len, texts), default=0)
+    return [text.rjust(width) for text in texts], styles, factor
+
+
+def one(x: Any) -> str:
+    """Return a number alone."""
+    (text,), _, factor = numbers(np.asarray(x).reshape(1))
+    return text + factor.replace("× 1", "")
+
+
+def _short(v: float, digits: int) -> str:
+    if not np.isfinite(v):
+        return "NaN" if np.isnan(v) else "Inf" if v > 0 else "-Inf"
+    text = f"{v:.{digits}f}"
+    return "0" if v == 0 else text.lstrip("-") if not float(text) else text
+
+
+def _style(v: float, largest: float) -> str:
+    if not np.isfinite(v):
+        return "bold reverse red"
+    if v == 0:
+        return "dim"
+    share = abs(float(v)) / largest
+    return (POSITIVE if v > 0 else NEGATIVE)[(share > 0.1) + (share > 0.5)]
+
+
+def matrix(x: Any, width: int, most_rows: int = MOST_ROWS) -> Iterator[Text]:
+    """Yield the lines that show an array, its middle left out where it is too large.
+
+    Of more than two axes, the matrix at the first place of the others is shown.
+    """
+    x = np.asarray(x)
+    if x.size == 0:
+        yield Text("no elements", "dim")
+        return
+    if x.ndim == 0:
+        yield Text(one(x), numbers(x)[1][0])
+        return
+    lead = x.shape[:-2]
+    shown = x[(0,) * len(lead)] if lead else x
+    rows = shown if shown.ndim == 2 else shown[None]
+    n_rows, n_columns = rows.shape
+    top, bottom = (n_rows, 0) if n_rows <= most_rows else (most_rows - 2, 1)
+    rows = np.concatenate([rows[:top], rows[n_rows - bottom :]])
+    cell = max(map(len, numbers(rows)[0])) + 1
+    room = max(2, (width - 14) // cell)  # beside brackets and a factor
+    left, right = (n_columns, 0) if n_columns <= room else (max(1, room - 2), 1)
+    rows = np.concatenate([rows[:, :left], rows[:, n_columns - right :]], axis=1)
+    texts, styles, factor = numbers(rows)
+    for i, row in enumerate(rows):
+        if bottom and i == top:
+            yield Text("  ⋮", "dim")
+        line = Text("[", "dim")
+        for j in range(len(row)):
+            if right and j == left:
+                line.append(" …", "dim")
+            k = i * len(row) + j
+            line.append(" ").append(texts[k], styles[k])
+        line.append(" ]", "dim")
+        yield line.append(f" {factor}", "dim") if factor and i == 0 else line
+    if lead and math.prod(lead) > 1:
+        yield Text(f"{[0] * len(lead)}, the first of {math.prod(lead)}", "dim")
+
+
+def norm(x: Any) -> float:
+    """Return the length of an array, or of several, as one vector."""
+    parts = x if isinstance(x, tuple) else (x,)
+    return float(np.sqrt(sum(float(np.vdot(p, p).real) for p in map(_wide, parts))))
+
+
+def _wide(x: Any) -> ndarray:
+    return np.asarray(x).astype(np.float64)
+
+
+def difference(found: Any, expected: Any, scale: float = 0.0) -> str:
+    """Say how near two arrays are, if they differ by no more than rounding; otherwise nothing.
+
+    `scale` is the largest number that they were computed from: where such cancel, what is left is
+    as uncertain as they were.
+    """
+    found, expected = np.asarray(found), np.asarray(expected)
+    if found.shape != expected.shape:
+        return ""
+    if np.array_equal(found, expected, equal_nan=True):
+        return "equal, bit for bit"
+    size = max(scale, largest(expected))
+    error = largest(_wide(found) - _wide(expected)) / size if size else math.inf
+    allowed = 64 * float(np.finfo(expected.dtype).eps) * math.sqrt(max(1, expected.size))
+    return f"equal to rounding: at most {error:.1e} apart" if error <= allowed else ""
+
+
+def largest(x: Any) -> float:
+    """Return the largest magnitude among the finite elements, 0 if there is none."""
+    x = np.abs(_wide(x))
+    return float(np.max(x, where=np.isfinite(x), initial=0))

@@ -1,0 +1,401 @@
+"""A tape as a picture: an SVG of its ops, layer by layer, with no program but this one."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+from autograd.anomaly import users_frame
+from autograd.engine import Node, TensorBase
+from autograd.stepper.record import Recording
+from autograd.tensor import Tensor
+
+MOST = 60  # boxes; of a larger tape, modules are drawn as one
+CHARACTER, BOX, GAP, LAYER, MARGIN = 7.0, 40, 18, 30, 12  # widths and heights, in pixels
+LONGEST = 34  # characters of a label
+ROUNDS = 8  # of ordering, down and up
+
+STYLE = """
+.tape { color-scheme: light dark;
+        --ink: #24292f; --soft: #6e7781; --leaf: #ddf4ff; --op: #ffffff; --module: #fff8e5;
+        --end: #dafbe1; --line: #afb8c1; --page: #ffffff; }
+@media (prefers-color-scheme: dark) {
+  .tape { --ink: #e6edf3; --soft: #9198a1; --leaf: #12304d; --op: #1c2128; --module: #3a2f12;
+          --end: #14361f; --line: #57606a; --page: #0d1117; }
+}
+.tape .page { fill: var(--page); stroke: none; }
+.tape text { font: 12px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
+             fill: var(--ink); text-anchor: middle; }
+.tape .shape { fill: var(--soft); font-size: 11px; }
+.tape rect { stroke: var(--line); }
+.tape .leaf { fill: var(--leaf); } .tape .op { fill: var(--op); }
+.tape .module { fill: var(--module); } .tape .end { fill: var(--end); }
+.tape path { fill: none; stroke: var(--line); stroke-width: 1.3; }
+.tape .arrow { fill: var(--line); stroke: none; }
+"""
+
+
+@dataclass(eq=False)
+class Drawing:
+    """A picture of a tape; notebooks show it.
+
+    Attributes
+    ----------
+    svg : str
+    """
+
+    svg: str
+
+    def __repr__(self) -> str:
+        return f"<Drawing of {len(self.svg)} characters; .save('tape.svg') writes it>"
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def _repr_html_(self) -> str:
+        return f'<div style="overflow-x: auto">{self.svg}</div>'
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture to a file, which browsers and editors show."""
+        Path(path).write_text(self.svg, encoding="utf-8")
+
+
+@dataclass(eq=False)
+class _Box:
+    """A leaf, an op, or a module; or a place where an edge passes a layer."""
+
+    label: str = ""
+    detail: str = ""
+    kind: str = ""
+    inputs: list[_Box] = field(default_factory=list)
+    layer: int = 0
+    x: float = 0.0
+    title: str = ""
+
+    @property
+    def width(self) -> float:
+        longest = max(len(self.label), len(self.detail))
+        return longest * CHARACTER + 20 if self.kind else 2.0
+
+
+def draw(loss: Tensor, depth: int | None = None) -> Drawing:
+    """Draw what a tensor was computed from: leaves above, the tensor below.
+
+    Recorded tapes (``with autograd.record():``) have names and modules; any other has ops and
+    shapes.
+
+    Parameters
+    ----------
+    loss : Tensor
+    depth : int, optional
+        How many parts of a module's dotted name are drawn apart: what lies deeper is one box. If
+        not given, as many as give a picture of a moderate size, and all where there are no modules.
+
+    Returns
+    -------
+    Drawing
+        With the text in ``.svg``; ``.save(path)`` writes it.
+
+    Raises
+    ------
+    TypeError
+        If `loss` is no tensor on a tape.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from autograd.stepper.draw import draw
+    >>> with autograd.record():
+    ...     x = autograd.tensor([1.0, 2.0], requires_grad=True)
+    ...     y = (x * x).sum()
+    >>> draw(y).svg.count("<rect class='op'")
+    1
+    """
+    if not isinstance(loss, TensorBase) or loss._node is None:
+        raise TypeError("draw needs a tensor that requires a gradient: one on a tape")
+    recording = getattr(loss._node, "recording", None)
+    if recording is not None:
+        recording.name_variables(users_frame())
+    boxes = _boxes(loss._node, recording, depth)
+    if depth is None and recording is not None:
+        scopes = {call.scope for call in recording.behind(loss._node.number)}
+        deepest = max((scope.count(".") + 1 for scope in scopes if scope), default=0)
+        while len(boxes) > MOST and deepest > 0:
+            deepest -= 1
+            boxes = _boxes(loss._node, recording, deepest)
+    return Drawing(_svg(_laid_out(boxes)))
+
+
+# ---- what there is
+
+
+def _boxes(end: Node, recording: Recording | None, depth: int | None) -> list[_Box]:
+    """Return the boxes behind a node, each after its inputs."""
+    parents = _recorded(end, recording) if recording is not None else _taped(end)
+    boxes: dict[Any, _Box] = {}  # by module or node
+    of: dict[int, _Box] = {}  # by number
+    for number in sorted(parents):
+        label, detail, kind, scope, inputs = parents[number]
+        module = _module(scope, depth) if kind == "op" and depth is not None else ""
+        key = module or number
+        if kind == "op" and module and number != end.number:
+            above = [of[n] for n in inputs]
+            box = boxes.get(key)
+            if box is None or _reaches(above, box):
+                only = f"{module}: {label.split(' = ')[-1]}"  # if it stays the only op
+                only = only if len(only) <= LONGEST else module
+                box = _Box(only, detail, "module", title=module)
+                boxes[key] = box
+                boxes[(key, number)] = box
+            else:
+                box.label = module  # of several ops
+            box.label, box.detail = _cut(box.label), detail
+            box.inputs += [x for x in above if x is not box and x not in box.inputs]
+        else:
+            box = boxes[number] = _Box(_cut(label), detail, kind, [], title=label)
+            box.inputs = [of[n] for n in inputs]
+            if number == end.number:
+                box.kind = "end"
+        of[number] = box
+    return _sorted(_folded(list(dict.fromkeys(boxes.values()))))
+
+
+def _folded(boxes: list[_Box]) -> list[_Box]:
+    """Return boxes without the leaves that are parts of the one module that reads them."""
+    readers: dict[int, list[_Box]] = {}
+    for box in boxes:
+        for x in box.inputs:
+            readers.setdefault(id(x), []).append(box)
+    kept = []
+    for box in boxes:
+        (reader, *others) = readers.get(id(box), [box])
+        inside = reader.kind == "module" and box.title.startswith(reader.title + ".")
+        if box.kind == "leaf" and inside and not others:
+            reader.inputs.remove(box)
+        else:
+            kept.append(box)
+    return kept
+
+
+def _reaches(above: list[_Box], box: _Box) -> bool:
+    """Return whether one of some boxes, other than the box itself, was computed from it."""
+    seen: set[int] = set()
+    waiting = [x for x in above if x is not box]
+    while waiting:
+        x = waiting.pop()
+        if x is box:
+            return True
+        if id(x) not in seen:
+            seen.add(id(x))
+            waiting += x.inputs
+    return False
+
+
+def _sorted(boxes: list[_Box]) -> list[_Box]:
+    """Return boxes each after its inputs."""
+    done: dict[int, _Box] = {}
+    for box in boxes:
+        stack = [(box, iter(box.inputs))]
+        while stack:
+            top, rest = stack[-1]
+            following = next((x for x in rest if id(x) not in done), None)
+            if following is not None:
+                stack.append((following, iter(following.inputs)))
+            else:
+                done.setdefault(id(top), top)
+                stack.pop()
+    return list(done.values())
+
+
+def _module(scope: str, depth: int) -> str:
+    """Return the first parts of a module's name; the number of one in a list is not counted."""
+    kept: list[str] = []
+    for part in scope.split("."):
+        depth -= not part.isdigit()
+        if depth < 0:
+            break
+        kept.append(part)
+    return ".".join(kept)
+
+
+def _recorded(end: Node, recording: Recording) -> dict[int, tuple]:
+    """Return what is behind a recorded node: by number, its label, shape, kind, module, inputs."""
+    found: dict[int, tuple] = {}
+    for call in recording.behind(end.number):
+        inputs = list(call.parents.values())
+        for n in inputs:
+            if n not in recording.maker:
+                found[n] = recording.name(n), _shape(recording.values[n]), "leaf", "", []
+        for n in call.results:
+            name = recording.names.get(n, "")
+            label = f"{name.split('.')[-1]} = {call.op.name}" if name else call.op.name
+            found[n] = label, _shape(recording.values[n]), "op", call.scope, inputs
+    if end.number not in found:
+        found[end.number] = recording.name(end.number), _shape(end), "leaf", "", []
+    return found
+
+
+def _taped(end: Node) -> dict[int, tuple]:
+    """Return what is behind a node of a tape that was not recorded."""
+    found: dict[int, tuple] = {}
+    waiting = [end]
+    while waiting:
+        node = waiting.pop()
+        if node.number in found:
+            continue
+        owner = node.selects[0] if node.selects else node
+        parents = [p for _, _, ps in owner.steps or () for p in ps if p is not None]
+        waiting += parents
+        label, kind = (node.op.name, "op") if node.op else ("leaf", "leaf")
+        inputs = list(dict.fromkeys(p.number for p in parents))
+        found[node.number] = label, _shape(node), kind, "", inputs
+    return found
+
+
+def _shape(x: Any) -> str:
+    return f"{x.dtype} {tuple(x.shape)}".removeprefix("float64 ")
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= LONGEST else "…" + label[1 - LONGEST :]
+
+
+# ---- where it stands
+
+
+def _laid_out(boxes: list[_Box]) -> list[list[_Box]]:
+    """Return layers of boxes, in order and in place; every edge spans one layer.
+
+    The layers are those of the longest path; leaves move down to what first reads them. The order
+    is by barycentres: each box goes to the mean place of its neighbours, in rounds down and up.
+    Sugiyama, Tagawa and Toda 1981, doi:10.1109/TSMC.1981.4308636.
+    """
+    for box in boxes:
+        box.inputs = list(dict.fromkeys(box.inputs))
+        box.layer = max((x.layer + 1 for x in box.inputs), default=0)
+    readers: dict[int, list[_Box]] = {id(box): [] for box in boxes}
+    for box in boxes:
+        for x in box.inputs:
+            readers[id(x)].append(box)
+    for box in boxes:
+        if not box.inputs and readers[id(box)]:
+            box.layer = min(x.layer for x in readers[id(box)]) - 1
+    layers: list[list[_Box]] = [[] for _ in range(max(box.layer for box in boxes) + 1)]
+    for box in boxes:
+        layers[box.layer].append(box)
+    for box in boxes:
+        box.inputs = [_through(x, box.layer, layers) for x in box.inputs]
+    above = {id(box): box.inputs for layer in layers for box in layer}
+    below: dict[int, list[_Box]] = {id(box): [] for layer in layers for box in layer}
+    for layer in layers:
+        for box in layer:
+            for x in box.inputs:
+                below[id(x)].append(box)
+    for layer in layers:
+        _place(layer, {})
+    for i in range(ROUNDS):
+        down = i % 2 == 0
+        for layer in layers if down else reversed(layers):
+            near = above if down else below
+            wish = {id(box): _mean(near[id(box)], box.x) for box in layer}
+            layer.sort(key=lambda box, wish=wish: wish[id(box)])  # type: ignore[misc]
+            _place(layer, wish)
+    for i in range(ROUNDS * 4):  # settle, without changing the order
+        for layer in layers if i % 2 else reversed(layers):
+            wish = {id(box): _mean(above[id(box)] + below[id(box)], box.x) for box in layer}
+            _place(layer, wish)
+    return layers
+
+
+def _through(x: _Box, layer: int, layers: list[list[_Box]]) -> _Box:
+    """Return what an edge into a layer comes from: a box, or its way through the layer above."""
+    for between in range(x.layer + 1, layer):
+        passing = next((p for p in layers[between] if not p.kind and p.inputs == [x]), None)
+        if passing is None:
+            passing = _Box(inputs=[x], layer=between)
+            layers[between].append(passing)
+        x = passing
+    return x
+
+
+def _mean(boxes: list[_Box], otherwise: float) -> float:
+    """Return the mean place of some boxes: leaves weigh little, for straight chains."""
+    weights = [0.1 if box.kind == "leaf" else 1.0 for box in boxes]
+    places = [box.x for box in boxes]
+    return sum(map(mul, weights, places)) / sum(weights) if boxes else otherwise
+
+
+def _place(layer: list[_Box], wish: dict[int, float]) -> None:
+    """Put boxes as near to where they wish to be as their order and widths allow."""
+    groups: list[Any] = []  # of boxes that touch: they, begin, weight, width
+    for box in layer:
+        width = box.width + GAP
+        weight = 0.1 if box.kind == "leaf" else 1.0
+        groups.append([[box], wish.get(id(box), 0.0) - width / 2, weight, width])
+        while len(groups) > 1 and groups[-2][1] + groups[-2][3] > groups[-1][1]:
+            boxes, begin, weight, width = groups.pop()
+            first = groups[-1]
+            whole = first[2] + weight
+            first[1] = (first[1] * first[2] + (begin - first[3]) * weight) / whole
+            first[0] += boxes
+            first[2], first[3] = whole, first[3] + width
+    for boxes, begin, _, _ in groups:
+        for box in boxes:
+            box.x = begin + (box.width + GAP) / 2
+            begin += box.width + GAP
+
+
+# ---- what it looks like
+
+
+def _svg(layers: list[list[_Box]]) -> str:
+    boxes = [box for layer in layers for box in layer]
+    left = min(box.x - box.width / 2 for box in boxes) - MARGIN
+    width = max(box.x + box.width / 2 for box in boxes) + MARGIN - left
+    height = len(layers) * (BOX + LAYER) - LAYER + 2 * MARGIN
+    body = "\n".join([*_edges(boxes, left), *_rects(boxes, left)])
+    return (
+        f"<svg class='tape' xmlns='http://www.w3.org/2000/svg' width='{width:.0f}' "
+        f"height='{height:.0f}' viewBox='0 0 {width:.0f} {height:.0f}' role='img' "
+        f"aria-label='graph of a computation' style='max-width: none; color: currentColor'>\n"
+        f"<style>{STYLE}</style>\n<rect class='page' width='100%' height='100%'/>\n"
+        f"{body}\n</svg>\n"
+    )
+
+
+def _top(box: _Box) -> float:
+    return MARGIN + box.layer * (BOX + LAYER)
+
+
+def _edges(boxes: list[_Box], left: float) -> Iterator[str]:
+    for box in boxes:
+        for x in box.inputs:
+            x0, y0 = x.x - left, _top(x) + BOX
+            x1, y1 = box.x - left, _top(box) - (6 if box.kind else 0)
+            bend = (y1 - y0) / 2
+            through = "" if box.kind else f" v{BOX}"
+            yield (
+                f"<path d='M{x0:.1f} {y0:.1f} C{x0:.1f} {y0 + bend:.1f} {x1:.1f} {y1 - bend:.1f} "
+                f"{x1:.1f} {y1:.1f}{through}'/>"
+            )
+        if box.kind and box.inputs:
+            x1, y1 = box.x - left, _top(box)
+            yield f"<path class='arrow' d='M{x1 - 4:.1f} {y1 - 7:.1f}h8l-4 7z'/>"
+
+
+def _rects(boxes: list[_Box], left: float) -> Iterator[str]:
+    for box in boxes:
+        if box.kind:
+            x, y = box.x - left, _top(box)
+            radius = 18 if box.kind == "leaf" else 5
+            yield (
+                f"<g><title>{html.escape(box.title)}</title><rect class='{box.kind}' "
+                f"x='{x - box.width / 2:.1f}' y='{y:.1f}' width='{box.width:.1f}' height='{BOX}' "
+                f"rx='{radius}'/><text x='{x:.1f}' y='{y + 17:.1f}'>{html.escape(box.label)}</text>"
+                f"<text class='shape' x='{x:.1f}' y='{y + 32:.1f}'>{html.escape(box.detail)}</text>"
+                "</g>"
+            )

@@ -1,0 +1,390 @@
+"""The recording of a forward pass: what the tape keeps, and what it drops.
+
+The tape keeps what the rules will read. A recording keeps the rest as well: every argument of every
+call, its result, the line and the module that it was made in, and what its values are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from autograd import changes, modes
+from autograd.anomaly import line_of, users_frame
+from autograd.engine import Node, TensorBase
+from autograd.modes import record_with
+from autograd.op import Op
+from autograd.tensor import Tensor, tensor
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of an op.
+
+    Attributes
+    ----------
+    number : int
+        Of its node: calls are in order of execution, and so are their numbers.
+    op : Op
+    arguments : dict of str to Any
+        Every argument by name, arrays for tensors; those of a variadic op are x0, x1, ...
+    parents : dict of str to int
+        Which arguments were tensors on the tape, and the numbers of their nodes.
+    results : tuple of int
+        The numbers of the nodes of its results: its own, or one for each of several outputs.
+    line : str
+        The user's: ``file:number: text``.
+    scope : str
+        The dotted name of the module in which it ran.
+    """
+
+    number: int
+    op: Op
+    arguments: dict[str, Any]
+    parents: dict[str, int]
+    results: tuple[int, ...]
+    line: str = ""
+    scope: str = ""
+
+
+@dataclass(eq=False)
+class Recording:
+    """Calls, values and names, by the numbers of their nodes; made by :func:`record`.
+
+    Attributes
+    ----------
+    calls : dict of int to Call
+        In order of execution.
+    values : dict of int to ndarray
+        Of leaves and of results, as they were; not to be changed.
+    names : dict of int to str
+        Of modules' parameters and users' variables; no two are the same, and not all have one.
+    maker : dict of int to Call
+        The call that a result came from; what is not in it is a leaf (or was made before).
+    """
+
+    calls: dict[int, Call] = field(default_factory=dict)
+    values: dict[int, ndarray] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+    file: str = ""  # whose lines to note, if not those of the user's innermost one
+
+    def __post_init__(self) -> None:
+        self.maker = {number: call for call in self.calls.values() for number in call.results}
+        self._numbers = {name: number for number, name in self.names.items()}
+        self._parameters: set[int] = set()  # named by their modules, for good
+        self._nodes: dict[int, Node] = {}
+        self._modules: dict[int, tuple[Any, str]] = {}  # by id: it, and its path
+        self._scopes = [""]
+        self._foreign: set[int] = set()  # ids of memory that others may write to
+        self._copied_at: dict[int, int] = {}  # when the copy of a leaf was taken
+
+    def __repr__(self) -> str:
+        return f"<Recording of {len(self.calls)} calls>"
+
+    # ---- what is in it
+
+    def leaves(self) -> list[int]:
+        """Return the numbers of the leaves, in the order in which they were first used."""
+        return [number for number in self.values if number not in self.maker]
+
+    def name(self, number: int) -> str:
+        """Return what to call a value: its name, or its op and number."""
+        if number in self.names:
+            return self.names[number]
+        call = self.maker.get(number) or self.calls.get(number)
+        return f"{call.op.name}_{number}" if call else f"leaf_{number}"
+
+    def number(self, name: str) -> int:
+        """Return the number of the value of that name; KeyError if there is none."""
+        if name in self._numbers:
+            return self._numbers[name]
+        found = [number for number in self.values if self.name(number) == name]
+        if not found:
+            raise KeyError(name)
+        return found[0]
+
+    def behind(self, number: int) -> list[Call]:
+        """Return the calls that a value was computed by, in order of execution."""
+        found: set[int] = set()
+        wanted = {number}
+        for call in reversed(self.calls.values()):
+            if call.number in wanted or not wanted.isdisjoint(call.results):
+                found.add(call.number)
+                wanted.update(call.parents.values())
+        return [call for call in self.calls.values() if call.number in found]
+
+    # ---- recording (the Recorder of `autograd.modes.record_with`)
+
+    def recorded(self, op: Op, args: tuple, result: Any) -> None:
+        """Keep a call."""
+        frame = users_frame(self.file)
+        outputs = result if isinstance(result, tuple) else (result,)
+        node = outputs[0]._node
+        number = node.selects[0].number if node.selects else node.number
+        arguments, parents = {}, {}
+        for name, x in op.named(args):
+            if isinstance(x, TensorBase):
+                if x._node is not None:
+                    parents[name] = x._node.number
+                arguments[name] = self._value(x)
+            else:
+                arguments[name] = _own(x)
+        call = Call(number, op, arguments, parents, tuple(y._node.number for y in outputs),
+                    line_of(frame), self._scopes[-1])  # fmt: skip
+        self.calls[number] = call
+        for owner in {y._node.selects[0] for y in outputs if y._node.selects}:
+            self._keep(owner, call.line)
+        for y in outputs:
+            self.maker[y._node.number] = call
+            self.values[y._node.number] = self._copied(y._array)
+            self._keep(y._node, call.line)
+        if frame.f_code.co_name != "<module>":  # a script's are named at the end, all at once
+            self._see_variables(frame)
+
+    def _keep(self, node: Node, line: str) -> None:
+        node.mark(made_at=line, recording=self)
+        self._nodes[node.number] = node
+
+    def _value(self, x: TensorBase) -> ndarray:
+        """Return the array of an argument: the one that was recorded, or a copy of a leaf's."""
+        if x._node is None:
+            self._foreign.add(id(changes._root(x._array)))
+            return x._array.copy(order="K")
+        number = x._node.number
+        known = self.values.get(number)
+        if known is not None and (
+            number in self.maker
+            or changes.last_entry <= self._copied_at[number]
+            or np.array_equal(known, x._array, equal_nan=True)
+        ):
+            return known
+        self._nodes[number] = x._node
+        self._foreign.add(id(changes._root(x._array)))
+        self.values[number] = x._array.copy(order="K")
+        self._copied_at[number] = changes.last_entry
+        return self.values[number]
+
+    def _copied(self, out: ndarray) -> ndarray:
+        """Return a result as it is, but a copy of a view of what others may write to."""
+        return out.copy(order="K") if id(changes._root(out)) in self._foreign else out
+
+    def take(self) -> Recording:
+        """Return all that was recorded, and begin anew: for programs that run for long."""
+        taken = Recording(self.calls, self.values, self.names, self.file)
+        taken._nodes, taken._modules, taken._parameters = self._nodes, {}, self._parameters
+        for node in taken._nodes.values():
+            node.mark(recording=taken)
+        self.calls, self.values, self.names = {}, {}, {}
+        self.__post_init__()
+        return taken
+
+    # ---- names
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Call what runs inside the block part of something: a dotted name, in full."""
+        self._scopes.append(name)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    def module(self, module: Any) -> Any:
+        """Enter a module: its scope. The outermost gives its parameters and parts their names."""
+        if id(module) not in self._modules:
+            for path, part in module.named_modules():
+                self._modules.setdefault(id(part), (part, path))
+            self._see_parameters(module)
+        return self.scope(self._modules[id(module)][1])
+
+    def _see_parameters(self, module: Any) -> None:
+        for name, parameter in module.named_parameters():
+            node = getattr(parameter, "_node", None)
+            if node is not None and node.number not in self._parameters:
+                self.give_name(node.number, name)
+                self._parameters.add(node.number)
+
+    def give_name(self, number: int, name: str) -> None:
+        """Name a value; another that had the name before gets a number after it."""
+        other = self._numbers.get(name)
+        if other == number or other in self._parameters:
+            return
+        if other is not None:
+            moved = self._free(name)
+            self.names[other], self._numbers[moved] = moved, other
+        if number in self.names:
+            del self._numbers[self.names[number]]
+        self.names[number], self._numbers[name] = name, number
+
+    def _free(self, name: str) -> str:
+        """Return a name that is not taken: this one, or with a number after it."""
+        names = (name if i == 1 else f"{name}_{i}" for i in count(1))
+        return next(name for name in names if name not in self._numbers)
+
+    def _see_variables(self, frame: FrameType) -> None:
+        """Give the values that a function's variables hold the names of those, in its scope."""
+        scope = self._scopes[-1] and self._scopes[-1] + "."
+        for name, value in frame.f_locals.items():
+            if isinstance(value, TensorBase) and value._node is not None:
+                number = value._node.number
+                if number in self.values and number not in self.names:
+                    self.give_name(number, self._free(scope + name))
+
+    def name_variables(self, frame: FrameType) -> None:
+        """Name values after the variables of a frame and of those that called it.
+
+        The names that modules gave their parameters stay.
+        """
+        frames = []
+        here: FrameType | None = frame
+        while here is not None:
+            frames.append(here)
+            here = here.f_back
+        for here in reversed(frames):  # the innermost has the last word
+            for name, value in list(here.f_locals.items()):
+                if not name.startswith("_"):
+                    self._name_all(name, value)
+
+    def _name_all(self, name: str, value: Any) -> None:
+        if isinstance(value, TensorBase):
+            node = value._node
+            if node is not None and node.number in self.values:
+                if node.number not in self._parameters:
+                    self.give_name(node.number, name)
+        elif isinstance(value, list | tuple) and len(value) <= 1000:
+            for i, item in enumerate(value):
+                if isinstance(item, TensorBase | list | tuple):
+                    self._name_all(f"{name}[{i}]", item)
+        elif isinstance(value, dict) and len(value) <= 1000:
+            for key, item in value.items():
+                if isinstance(key, str) and isinstance(item, TensorBase):
+                    self._name_all(f"{name}[{key!r}]", item)
+        elif not isinstance(value, type) and hasattr(type(value), "named_parameters"):
+            self._see_parameters(value)
+
+    # ---- running it again
+
+    def replay(
+        self, number: int, changed: dict[int, ndarray] | None = None, dtype: Any = None
+    ) -> dict[int, Tensor]:
+        """Run the calls behind a value again.
+
+        Parameters
+        ----------
+        number : int
+            Of the value's node.
+        changed : dict of int to ndarray, optional
+            Values to take in the place of those recorded: of leaves, and of results.
+        dtype : dtype_like, optional
+            To compute in, instead of the recorded ones.
+
+        Returns
+        -------
+        dict of int to Tensor
+            On a tape of its own, whose nodes have the numbers of those recorded.
+        """
+        changed = changed or {}
+
+        def converted(x: Any) -> Any:
+            floating = isinstance(x, ndarray) and x.dtype.kind == "f"
+            return x.astype(dtype) if dtype is not None and floating else x
+
+        tensors: dict[int, Tensor] = {}
+
+        def argument(call: Call, name: str) -> Any:
+            value, parent = call.arguments[name], call.parents.get(name)
+            if parent is None:
+                return converted(value)
+            if parent not in tensors:
+                value = changed.get(parent, self.values[parent])
+                tensors[parent] = tensor(converted(value), requires_grad=True)
+                tensors[parent]._node.number = parent  # type: ignore[union-attr]
+            return tensors[parent]
+
+        for call in self.behind(number):
+            values = {name: argument(call, name) for name in call.arguments}
+            if call.op.variadic:
+                static = {name: values.pop(name) for name in call.op.names[1:]}
+                out = call.op(*values.values(), **static)
+            else:
+                out = call.op(*values.values())
+            outputs = out if isinstance(out, tuple) else (out,)
+            for result, y in zip(call.results, outputs, strict=True):
+                if y._node.selects:
+                    y._node.selects[0].number = call.number
+                y._node.number = result
+                tensors[result] = y
+                if result in changed:
+                    tensors[result] = tensor(converted(changed[result]), requires_grad=True)
+                    tensors[result]._node.number = result  # type: ignore[union-attr]
+        return tensors
+
+
+@contextmanager
+def record(file: str = "") -> Iterator[Recording]:
+    """Keep, of every call inside the block, what the tape drops: for `step` and `to_source`.
+
+    Parameters
+    ----------
+    file : str, optional
+        Whose lines to note for each call; if not given, those of the innermost code that is not
+        this package's.
+
+    Yields
+    ------
+    Recording
+
+    Examples
+    --------
+    >>> import autograd
+    >>> with autograd.record() as recording:
+    ...     x = autograd.tensor(3.0, requires_grad=True)
+    ...     y = x * x
+    >>> [call.op.name for call in recording.calls.values()]
+    ['multiply']
+    >>> recording.names[y._node.number]
+    'y'
+    """
+    recording = Recording(file=file)
+    with record_with(recording):
+        yield recording
+    recording.name_variables(users_frame())
+
+
+def current_recording() -> Recording | None:
+    """Return the recording that is on here, if one is."""
+    recorder = modes.current_recorder.get()
+    return recorder if isinstance(recorder, Recording) else None
+
+
+def recording_of(x: Any, what: str = "step") -> Recording:
+    """Return the recording that a tensor was made in; an error in one line if there was none."""
+    if not isinstance(x, TensorBase):
+        raise TypeError(f"{what} needs a tensor, and was given {type(x).__name__}")
+    if x._node is None:
+        raise RuntimeError(
+            f"{what}: this tensor of shape {x.shape} requires no gradient"  # type: ignore[attr-defined]
+        )
+    recording = getattr(x._node, "recording", None)
+    if recording is None:
+        raise RuntimeError(
+            f"{what}: this tape was not recorded; compute the loss inside `with autograd.record():`"
+        )
+    return recording
+
+
+def _own(value: Any) -> Any:
+    """Copy the arrays in an argument: the caller may change them."""
+    if isinstance(value, ndarray):
+        return value.copy(order="K")
+    if isinstance(value, list | tuple):
+        items = [_own(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value

@@ -1,0 +1,247 @@
+"""The trace of a backward pass: what an observer of the real one saw, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy import ndarray
+
+from autograd.engine import Node, TensorBase, differentiate
+from autograd.modes import observe
+from autograd.stepper.record import Call, Recording, recording_of
+from autograd.tensor import Tensor, _cotangent
+
+
+@dataclass(eq=False)
+class Edge:
+    """What a call sends to one of its inputs.
+
+    Attributes
+    ----------
+    input : str
+        The argument's name.
+    parent : int
+        The number of the node that it goes to.
+    contribution : ndarray
+        What is added to that node's cotangent.
+    """
+
+    input: str
+    parent: int
+    contribution: ndarray
+
+
+@dataclass(eq=False)
+class Step:
+    """One call, run backwards.
+
+    Attributes
+    ----------
+    number : int
+        The call's.
+    cotangent : ndarray, or tuple of ndarray
+        Of its result, complete; of an op with several outputs, one for each.
+    edges : list of Edge
+    """
+
+    number: int
+    cotangent: Any
+    edges: list[Edge] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Trace:
+    """A backward pass, in order; an `Observer` that fills itself.
+
+    Attributes
+    ----------
+    recording : Recording
+    start : int
+        The number of the node that the pass began at.
+    cotangent : ndarray
+        What it began with.
+    steps : list of Step
+        Of the calls in the recording; what lies behind it is left out.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from autograd.stepper import trace
+    >>> with autograd.record():
+    ...     x = autograd.tensor(3.0, requires_grad=True)
+    ...     y = x * x
+    >>> found = trace(y)
+    >>> [(edge.input, edge.contribution.item()) for edge in found.steps[0].edges]
+    [('x', 3.0), ('y', 3.0)]
+    >>> found.cotangent_of(x._node.number).item()
+    6.0
+    """
+
+    recording: Recording
+    start: int
+    cotangent: ndarray
+    steps: list[Step] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Trace of {len(self.steps)} steps back from {self.recording.name(self.start)}>"
+
+    # ---- observing
+
+    def visit(self, node: Node, cotangent: Any) -> None:
+        """Begin a step."""
+        if node.number in self.recording.calls:
+            self.steps.append(Step(node.number, _plain(cotangent)))
+
+    def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
+        """Keep what the step sends."""
+        if node.number in self.recording.calls:
+            if node.op.variadic:  # type: ignore[union-attr]
+                name = "x" + name.split("[")[1].rstrip("]")  # as in `Op.named`
+            self.steps[-1].edges.append(Edge(name, parent.number, _plain(contribution)))
+
+    # ---- reading
+
+    def call(self, step: Step) -> Call:
+        """Return what a step goes back through."""
+        return self.recording.calls[step.number]
+
+    def edges_to(self, number: int) -> Iterator[tuple[int, Edge]]:
+        """Yield what is sent to a value, each with the index of its step."""
+        for i, step in enumerate(self.steps):
+            for edge in step.edges:
+                if edge.parent == number:
+                    yield i, edge
+
+    def cotangent_of(self, number: int, before: int | None = None) -> ndarray | None:
+        """Return the sum of what was sent to a value, in all or before a step; None if nothing.
+
+        The additions are those of the engine, in its order: the result is the same to the bit.
+        """
+        total = self.cotangent if number == self.start else None
+        for i, edge in self.edges_to(number):
+            if before is None or i < before:
+                total = edge.contribution if total is None else total + edge.contribution
+        return total
+
+    def pending(self, index: int) -> dict[int, ndarray]:
+        """Return the cotangents, so far, of what a step and those after it go back through."""
+        reached = {self.start: None} | {
+            edge.parent: None for step in self.steps[:index] for edge in step.edges
+        }
+        done = {n for step in self.steps[:index] for n in self.call(step).results}
+        return {
+            number: self.cotangent_of(number, index)  # type: ignore[misc]
+            for number in reached
+            if number not in done
+        }
+
+    # ---- on disk
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``trace.json`` and ``trace.safetensors`` to a folder."""
+        from autograd.stepper.store import save
+
+        save(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Trace:
+        """Read what `save` wrote; ops are looked up by name among those registered."""
+        from autograd.stepper.store import load
+
+        return load(folder)
+
+    # ---- what if
+
+    def rerun(self, index: int, cotangent: ndarray) -> Trace:
+        """Go on from a step with another cotangent: the rest of the pass runs again, for real.
+
+        Parameters
+        ----------
+        index : int
+        cotangent : ndarray, or tuple of ndarray
+            In the place of the step's own.
+
+        Returns
+        -------
+        Trace
+            The earlier steps as they were, and new ones from there.
+        """
+        step = self.steps[index]
+        tape = self.recording.replay(self.start)
+        nodes = {number: x._node for number, x in tape.items()}
+        waiting = self.pending(index)
+        for number, given in zip(self.call(step).results, _several(cotangent), strict=True):
+            waiting[number] = given
+        leaves = [node for node in nodes.values() if node is not None and node.op is None]
+        new = Trace(self.recording, self.start, self.cotangent, self.steps[:index])
+        started: Any = [nodes[number] for number in waiting]
+        with observe(new):
+            differentiate(started, list(waiting.values()), leaves)
+        return new
+
+
+@contextmanager
+def tracing(x: Tensor, gradient: Any = None, what: str = "step") -> Iterator[Trace]:
+    """Trace a backward pass that starts at a recorded tensor inside the block.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from autograd.stepper import tracing
+    >>> with autograd.record():
+    ...     x = autograd.tensor(3.0, requires_grad=True)
+    ...     y = x * x
+    >>> with tracing(y) as found:
+    ...     y.backward()
+    >>> found
+    <Trace of 1 steps back from y>
+    """
+    recording = recording_of(x, what)
+    node: Any = x._node
+    with observe(Trace(recording, node.number, _cotangent(x, gradient, False))) as found:
+        yield found  # type: ignore[misc]
+
+
+def trace(x: Tensor, gradient: Any = None) -> Trace:
+    """Run the backward pass of a recorded tensor, and return what happened in it.
+
+    No ``.grad`` changes, and the tape stays.
+
+    Parameters
+    ----------
+    x : Tensor
+        Made inside ``with autograd.record():``.
+    gradient : array_like, optional
+        The cotangent to start with; 1 if `x` is a number.
+
+    Raises
+    ------
+    RuntimeError
+        If `x` was not recorded, or an earlier pass released its tape.
+    """
+    with tracing(x, gradient) as found:
+        recording = found.recording
+        calls = recording.behind(found.start)
+        parents = dict.fromkeys(number for call in calls for number in call.parents.values())
+        ends = [recording._nodes[n] for n in parents if n not in recording.maker]
+        start: Any = x._node
+        differentiate([start], [found.cotangent], ends, retain_graph=True)
+    return found
+
+
+def _plain(x: Any) -> Any:
+    """Return a cotangent off the tape: of a pass that is recorded itself it is a Tensor.
+
+    Scalars of NumPy stay what they are: arrays of no axes may round otherwise.
+    """
+    if isinstance(x, tuple | list):
+        return tuple(map(_plain, x))
+    return x._array if isinstance(x, TensorBase) else x
+
+
+def _several(x: Any) -> tuple:
+    return x if isinstance(x, tuple) else (x,)

@@ -1,0 +1,129 @@
+"""Tokenizers: text to token ids and back.
+
+Characters, bytes, GPT-1's and GPT-2's byte-pair encodings, any other of tiktoken's, those in
+``vocab.json`` and ``merges.txt``, and our own, which `train_bpe` trains. None is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from npgpt.errors import UserError
+from npgpt.files import read_json, write_text
+from npgpt.tokenizers.base import ByteTokenizer, CharTokenizer, Tokenizer
+from npgpt.tokenizers.bpe import BPETokenizer
+from npgpt.tokenizers.gpt1 import GPT1Tokenizer
+from npgpt.tokenizers.store import (
+    KNOWN,
+    add,
+    encoding,
+    folder,
+    known,
+    read_tokenizer,
+    tokenizer_of,
+    write_tiktoken,
+)
+from npgpt.tokenizers.training import train_bpe
+
+__all__ = [
+    "BPETokenizer",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "GPT1Tokenizer",
+    "GPT2Tokenizer",
+    "Tokenizer",
+    "add",
+    "load_tokenizer",
+    "make_tokenizer",
+    "read_tokenizer",
+    "save_tokenizer",
+    "tokenizer_of",
+    "train_bpe",
+    "write_tiktoken",
+]
+
+
+class GPT2Tokenizer(BPETokenizer):
+    """GPT-2's byte-pair encoding of 50,257 tokens.
+
+    Its files come from ``npgpt tokenizer add encoder.json vocab.bpe``, or from tiktoken's cache.
+
+    Raises
+    ------
+    UserError
+        If they are in neither.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(**encoding("gpt2"), kind="gpt2")
+
+
+def make_tokenizer(name: str, text: str = "") -> Tokenizer:
+    """Make a tokenizer: by its name, or of a file.
+
+    Parameters
+    ----------
+    name : str
+        ``char``, ``byte``, ``gpt1``, ``gpt2``, another of tiktoken's encodings, the name of one
+        that was added, or a path (see `read_tokenizer`).
+    text : str, optional
+        What the vocabulary of ``char`` is made of.
+
+    Raises
+    ------
+    UserError
+        If there is none, or its files are missing or damaged.
+
+    Examples
+    --------
+    >>> make_tokenizer("byte").n_vocab
+    256
+    """
+    from npgpt.config import nearest
+
+    if name == "char":
+        return CharTokenizer.from_text(text)
+    if name == "byte":
+        return ByteTokenizer()
+    if name in KNOWN:
+        return known(name)
+    own = folder() / f"{name}.json"
+    if Path(name).name == name and own.is_file():
+        return tokenizer_of(read_json(own), own)
+    path = Path(name).expanduser()
+    if path.exists() or path.name != name or path.suffix in (".tiktoken", ".json", ".txt", ".bpe"):
+        return read_tokenizer(path)
+    names = ["char", "byte", *KNOWN, *(file.stem for file in folder().glob("*.json"))]
+    raise UserError(f"unknown tokenizer {name!r}{nearest(name, names)}")
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
+    """Write ``tokenizer.json`` to a folder: a known tokenizer's name, or all of another."""
+    values = json.dumps(tokenizer.to_dict(), ensure_ascii=False)
+    write_text(Path(folder) / "tokenizer.json", values)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Read the tokenizer of a folder, or of a file.
+
+    Parameters
+    ----------
+    path : path
+        A folder with our ``tokenizer.json`` or with ``vocab.json`` and ``merges.txt``, as a Hugging
+        Face repository has, or a file that `read_tokenizer` knows.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it is damaged.
+    """
+    path = Path(path)
+    own = path / "tokenizer.json"
+    if path.is_file() or ((path / "vocab.json").is_file() and not _is_ours(own)):
+        return read_tokenizer(path)
+    return tokenizer_of(read_json(own), own)
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_file() and "kind" in read_json(path)

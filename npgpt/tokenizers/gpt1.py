@@ -1,0 +1,143 @@
+"""GPT-1's tokenizer: lower-cased words, merged from characters, each with its end marked."""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from npgpt.errors import UserError
+from npgpt.tokenizers.base import Tokenizer
+from npgpt.tokenizers.bpe import merge_steps
+
+END = "</w>"  # of a word: "low</w>" is the word, "low" the beginning of a longer one
+CHINESE = (  # each character is a word; the blocks that BERT's tokenizer lists
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+
+
+class GPT1Tokenizer(Tokenizer):
+    r"""GPT-1's byte-pair encoding of 40,478 tokens, as ``OpenAIGPTTokenizer`` of transformers.
+
+    Text is cleaned of control characters, stripped of accents and lower-cased; punctuation marks
+    and Chinese characters are words of their own. So decoding gives the words back, and not the
+    text: ``Héllo,  you`` becomes ``hello , you``. What is not in the vocabulary becomes ``<unk>``.
+
+    OpenAI's release of 2018 differs: it mended the text with ftfy, took spaCy's words (``don't``
+    is ``do n't``), kept accents, wrote some marks as others (a long dash as ``-``), and a line
+    break was a token, ``\n</w>``. Here a line break is white space.
+
+    Parameters
+    ----------
+    vocab : mapping of str to int, optional
+        OpenAI's, from the files that ``npgpt tokenizer add`` keeps, if not given.
+    merges : sequence of pairs of str, optional
+        Of that vocabulary, the first merge first.
+
+    Raises
+    ------
+    UserError
+        If there are no files, or the vocabulary lacks ``<unk>`` or what a merge makes.
+
+    Examples
+    --------
+    >>> from npgpt.tokenizers import GPT1Tokenizer
+    >>> vocab = {"<unk>": 0, "h": 1, "i</w>": 2, "hi</w>": 3, "!</w>": 4}
+    >>> tokenizer = GPT1Tokenizer(vocab, [("h", "i</w>")])
+    >>> tokenizer.encode("Hi!").tolist(), tokenizer.decode([3, 4])
+    ([3, 4], 'hi !')
+    """
+
+    kind = "gpt1"
+
+    def __init__(
+        self,
+        vocab: Mapping[str, int] | None = None,
+        merges: Sequence[tuple[str, str]] | None = None,
+    ) -> None:
+        self._by_name = vocab is None
+        if vocab is None:
+            from npgpt.tokenizers.store import gpt1_files
+
+            vocab, merges = gpt1_files()
+        merges = merges or ()
+        if "<unk>" not in vocab:
+            raise UserError("GPT-1's vocabulary lacks <unk>, for what it does not know")
+        if unknown := [pair for pair in merges if "".join(pair) not in vocab]:
+            raise UserError(f"the vocabulary lacks {''.join(unknown[0])!r}, which a merge makes")
+        self.vocab, self.merges = vocab, merges
+        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self._ids_of_word = functools.lru_cache(2**17)(self._merge)
+        tokens = {i: token.replace(END, " ").encode() for token, i in vocab.items()}
+        super().__init__(tokens, {"<unk>": vocab["<unk>"]})
+
+    def _encode(self, text: str) -> ndarray:
+        ids = [i for word in words(text) for i in self._ids_of_word(word)]
+        return np.array(ids, np.int64)
+
+    def _merge(self, word: str) -> list[int]:
+        parts = _characters(word)
+        for merged in self.merge_steps(parts):
+            parts = merged
+        return [self.vocab.get(part, self.vocab["<unk>"]) for part in parts]
+
+    def _bytes(self, ids: Iterable[int], skip_special_tokens: bool) -> Iterator[bytes]:
+        space = b""
+        for content in super()._bytes(ids, skip_special_tokens):
+            word = content.removesuffix(b" ")
+            yield space + word
+            space = content[len(word) :]  # stands only between words
+
+    def pieces(self, text: str) -> list[list[str]]:
+        """Return the characters of each word of a text, the last with the mark of the end."""
+        return [_characters(word) for word in words(text)]
+
+    def merge_steps(self, piece: Sequence[str]) -> Iterator[list[str]]:
+        """Yield the parts of a word after each merge; the last ones are its tokens."""
+        return merge_steps(piece, lambda left, right: self._ranks.get((left, right)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `load_tokenizer` needs: the name for OpenAI's, or all of another."""
+        if self._by_name:
+            return {"kind": self.kind}
+        merges = [" ".join(pair) for pair in self.merges]
+        return {"kind": self.kind, "vocab": dict(self.vocab), "merges": merges}
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, as BERT's basic tokenizer finds them.
+
+    Examples
+    --------
+    >>> words("Déjà vu: 天气!")
+    ['deja', 'vu', ':', '天', '气', '!']
+    """
+    kept = "".join(map(_clean, text))
+    plain = (c for c in unicodedata.normalize("NFD", kept) if unicodedata.category(c) != "Mn")
+    # one character at a time: a sigma at the end of a word is lower-cased as any other
+    return "".join(f" {c} " if _is_punctuation(c) else c for c in map(str.lower, plain)).split()
+
+
+@functools.cache
+def _clean(c: str) -> str:
+    """Return what stands for a character: nothing, a space, itself, or itself as a word."""
+    category = unicodedata.category(c)
+    if c in "\t\n\r" or category.startswith("Z"):
+        return " "
+    if c == "\ufffd" or category in ("Cc", "Cf", "Co"):
+        return ""
+    return f" {c} " if any(first <= ord(c) <= last for first, last in CHINESE) else c
+
+
+@functools.cache
+def _is_punctuation(c: str) -> bool:
+    return "!" <= c <= "~" and not c.isalnum() or unicodedata.category(c[:1]).startswith("P")
+
+
+def _characters(word: str) -> list[str]:
+    return [*word[:-1], word[-1] + END]

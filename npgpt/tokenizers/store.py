@@ -1,0 +1,362 @@
+"""Vocabulary files: reading them, and our own folder of them, so that nothing is ever downloaded.
+
+The folder is ``tokenizers`` in `npgpt.files.home`. Its ``published`` holds the files of known
+tokenizers, checked by their hashes; any other tokenizer is a JSON file of its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from npgpt.errors import UserError
+from npgpt.files import home, read_json, replacing, write_text
+from npgpt.tokenizers.base import ByteTokenizer, CharTokenizer, Tokenizer
+from npgpt.tokenizers.bpe import BPETokenizer, format_ranks, parse_ranks
+from npgpt.tokenizers.gpt1 import END, GPT1Tokenizer
+
+# The files of known tokenizers, and their SHA-256. The hashes for tiktoken's are those it demands.
+GPT1_FILES = {
+    "encoder_bpe_40000.json": "fdf49b19e7de236852091da09b84a7a3cd5e7b0e79916376cf45f6b8127b8078",
+    "vocab_40000.bpe": "0ea9b51ae695073cd871e0358f7016311d671a7ff3963e367d5236522f294725",
+}
+GPT2_FILES = {
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+P50K = {"p50k_base.tiktoken": "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069"}
+O200K = {"o200k_base.tiktoken": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"}
+KNOWN = {
+    "gpt1": GPT1_FILES,
+    "gpt2": GPT2_FILES,
+    "r50k_base": {
+        "r50k_base.tiktoken": "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+    },
+    "p50k_base": P50K,
+    "p50k_edit": P50K,
+    "cl100k_base": {
+        "cl100k_base.tiktoken": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
+    },
+    "o200k_base": O200K,
+    "o200k_harmony": O200K,
+}
+PUBLISHED = {sha256: file for files in KNOWN.values() for file, sha256 in files.items()}
+PAIRS = {  # a vocabulary, and its merges
+    "vocab.json": "merges.txt",
+    "encoder.json": "vocab.bpe",
+    "encoder_bpe_40000.json": "vocab_40000.bpe",
+}
+_tiktoken_lock = threading.Lock()
+
+
+def folder() -> Path:
+    """Return our own folder of tokenizers."""
+    return home() / "tokenizers"
+
+
+def _published(file: str) -> Path:
+    return folder() / "published" / file
+
+
+# ---- known tokenizers
+
+
+def known(name: str) -> Tokenizer:
+    """Return a known tokenizer by its name, from files that are here.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, or is not the one that was published.
+    """
+    return GPT1Tokenizer() if name == "gpt1" else BPETokenizer(**encoding(name), kind=name)
+
+
+def encoding(name: str, given: Path | None = None) -> dict[str, Any]:
+    """Return the ranks, the pattern and the special tokens of one of tiktoken's encodings.
+
+    tiktoken knows the last two, and would download the ranks. So for that long its reader is ours,
+    which takes the file that is given, or looks into our own folder and into tiktoken's cache.
+    """
+    import tiktoken.load
+    from tiktoken_ext.openai_public import (  # type: ignore[import-untyped]
+        ENCODING_CONSTRUCTORS,
+    )
+
+    def read(blobpath: str, expected_hash: str | None = None) -> bytes:
+        return given.read_bytes() if given else _content(name, blobpath)
+
+    with _tiktoken_lock:
+        theirs, tiktoken.load.read_file_cached = tiktoken.load.read_file_cached, read
+        try:
+            values = ENCODING_CONSTRUCTORS[name]()
+        finally:
+            tiktoken.load.read_file_cached = theirs
+    return {
+        "name": name,
+        "ranks": values["mergeable_ranks"],
+        "pattern": values["pat_str"],
+        "special_tokens": values["special_tokens"],
+    }
+
+
+def gpt1_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return GPT-1's vocabulary and merges."""
+    vocab, merges = (_content("gpt1", file) for file in GPT1_FILES)
+    return json.loads(vocab), _parse_merges(merges.decode(), "vocab_40000.bpe")
+
+
+def _content(name: str, url: str) -> bytes:
+    """Return what a file of a known tokenizer holds; tiktoken's cache knows it by its address."""
+    files = KNOWN[name]
+    file = url.rsplit("/", 1)[-1]
+    for path in (_published(file), _tiktoken_cache() / hashlib.sha1(url.encode()).hexdigest()):
+        if path.is_file():
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == files[file]:
+                return content
+            if path.name == file:
+                raise UserError(
+                    f"{path} is not the file that was published (another hash); replace it with "
+                    f"npgpt tokenizer add {file}"
+                )
+    ours = url == file
+    source = "github.com/openai/finetune-transformer-lm" if ours else url.removesuffix(file)
+    raise UserError(
+        f"the tokenizer {name} needs {' and '.join(files)}, and nothing is downloaded here. "
+        f"Get them from {source}, then: npgpt tokenizer add {' '.join(files)}"
+        + ("" if ours else ", or set TIKTOKEN_CACHE_DIR to where tiktoken keeps them")
+    ) from None
+
+
+def _tiktoken_cache() -> Path:
+    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        if variable in os.environ:
+            return Path(os.environ[variable])
+    return Path(tempfile.gettempdir()) / "data-gym-cache"
+
+
+# ---- reading files
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer from its file, from one of its two files, or from their folder.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.tiktoken`` file with its JSON sidecar, ``vocab.json`` and ``merges.txt`` by either
+        name, a ``tokenizer.json`` of ours, or a folder that holds one of these.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it is damaged.
+    """
+    if path.is_dir():
+        own = path / "tokenizer.json"
+        if own.is_file() and "kind" in (values := read_json(own)):
+            return tokenizer_of(values, own)
+        names = [*PAIRS, *sorted(p.name for p in path.glob("*.tiktoken"))]
+        found = next((path / name for name in names if (path / name).is_file()), None)
+        if found is None:
+            raise UserError(
+                f"{path} holds no tokenizer: no tokenizer.json of ours, no vocab.json with "
+                "merges.txt, no .tiktoken file"
+            )
+        return read_tokenizer(found)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    for vocab, merges in PAIRS.items():
+        if path.name in (vocab, merges):
+            return _read_pair(path.with_name(vocab), path.with_name(merges))
+    if path.suffix == ".tiktoken":
+        return _read_tiktoken(path)
+    if path.suffix == ".json":
+        values = read_json(path)
+        if "pattern" in values and "kind" not in values:
+            return read_tokenizer(path.with_suffix(".tiktoken"))
+        return tokenizer_of(values, path)
+    raise UserError(
+        f"{path} is no tokenizer; give a .tiktoken file, vocab.json (merges.txt stands beside it), "
+        "or a folder with them"
+    )
+
+
+def _read_tiktoken(path: Path) -> BPETokenizer:
+    published = Path(PUBLISHED.get(_sha256(path), ""))
+    if published.suffix == ".tiktoken":
+        return BPETokenizer(**encoding(published.stem, path))
+    ranks = parse_ranks(_text(path), path)
+    sidecar = path.with_suffix(".json")
+    if not sidecar.is_file():
+        raise UserError(
+            f"{path} needs {sidecar.name} beside it, which says where to cut a text and what is "
+            f'special: {{"pattern": "...", "special_tokens": {{"<|endoftext|>": {len(ranks)}}}}}'
+        )
+    return _bpe(ranks, {"name": path.stem} | read_json(sidecar), sidecar)
+
+
+def _read_pair(vocab_file: Path, merges_file: Path) -> Tokenizer:
+    vocab = read_json(vocab_file)
+    if not vocab or not all(type(i) is int for i in vocab.values()):
+        raise UserError(f"{vocab_file} does not map tokens to whole numbers")
+    if not merges_file.is_file():
+        raise UserError(f"{vocab_file} needs {merges_file.name} beside it")
+    merges = _parse_merges(_text(merges_file), merges_file)
+    if any(token.endswith(END) for token in vocab):
+        return GPT1Tokenizer(vocab, merges)
+    letters = {letter: byte for byte, letter in byte_letters().items()}
+    ranks, last = {}, -1
+    for token in [*letters, *map("".join, merges)]:
+        if token not in vocab:
+            raise UserError(f"{vocab_file} lacks {token!r}, which {merges_file.name} needs")
+        if len(token) > 1 and (vocab[token] <= last or not set(token) <= set(letters)):
+            raise UserError(
+                f"{token!r} in {merges_file}: tiktoken, which runs it, needs merges of bytes, in "
+                f"the order of their ids in {vocab_file.name}"
+            )
+        last = vocab[token] if len(token) > 1 else last
+        ranks[bytes(letters[letter] for letter in token)] = vocab[token]
+    ids = set(ranks.values())
+    special = {token: i for token, i in vocab.items() if i not in ids}
+    return BPETokenizer(ranks, special_tokens=special, name=vocab_file.resolve().parent.name)
+
+
+def byte_letters() -> dict[int, str]:
+    """Return the letter that stands for each byte in GPT-2's files: a visible one.
+
+    Bytes that are a visible Latin-1 character are that; the others follow from U+0100 on.
+    """
+    visible = {byte: chr(byte) for byte in range(256) if chr(byte).isprintable() and byte != 32}
+    others = [byte for byte in range(256) if byte not in visible]
+    return visible | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def _parse_merges(text: str, source: object) -> list[tuple[str, str]]:
+    merges = []
+    for number, line in enumerate(text.split("\n"), 1):
+        parts = line.rstrip("\r").split(" ")
+        if parts == [""] or number == 1 and line.startswith("#version"):
+            continue
+        if len(parts) != 2 or not all(parts):
+            raise UserError(f"{source}, line {number}: expected two tokens, and read {line[:40]!r}")
+        merges.append((parts[0], parts[1]))
+    return merges
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is damaged: it is not UTF-8") from None
+
+
+def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
+    """Make the tokenizer that a file describes, as `Tokenizer.to_dict` does."""
+    kind = values.get("kind")
+    if kind == "char" and isinstance(values.get("characters"), str):
+        return CharTokenizer(values["characters"])
+    if kind == "byte":
+        return ByteTokenizer()
+    if kind == "bpe" and isinstance(values.get("ranks"), str):
+        return _bpe(parse_ranks(values["ranks"], path), values, path)
+    if kind == "gpt1" and "vocab" in values:
+        try:
+            merges = _parse_merges("\n".join(values["merges"]), path)
+            return GPT1Tokenizer({str(t): int(i) for t, i in values["vocab"].items()}, merges)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{path} is damaged: {error}") from None
+    if kind in KNOWN:
+        return known(kind)
+    raise UserError(f"{path} describes no tokenizer that is known here (kind {kind!r})")
+
+
+def _bpe(ranks: dict[bytes, int], values: dict[str, Any], path: Path) -> BPETokenizer:
+    pattern, special = values.get("pattern"), values.get("special_tokens")
+    if not isinstance(pattern, str) or not isinstance(special, dict) or not all(
+        type(i) is int for i in special.values()
+    ):  # fmt: skip
+        raise UserError(f"{path} must hold a pattern (a string) and special_tokens (with ids)")
+    return BPETokenizer(ranks, pattern, special, str(values.get("name", path.stem)))
+
+
+# ---- writing
+
+
+def write_tiktoken(tokenizer: BPETokenizer, path: Path) -> None:
+    """Write a ``.tiktoken`` file, and beside it a JSON file with the pattern and special tokens."""
+    values = {
+        "name": tokenizer.name,
+        "n_vocab": tokenizer.n_vocab,
+        "pattern": tokenizer.pattern,
+        "special_tokens": tokenizer.special_tokens,
+    }
+    sidecar = json.dumps(values, ensure_ascii=False, indent=1)
+    write_text(path.with_suffix(".json"), sidecar + "\n")
+    write_text(path, format_ranks(tokenizer.ranks))
+
+
+def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
+    """Copy tokenizers into our own folder, and return them by their names.
+
+    Known files are checked by their hashes. Any other tokenizer is kept under `name`, or else under
+    the name of its file or, for ``vocab.json`` and ``merges.txt``, of its folder.
+
+    Raises
+    ------
+    UserError
+        If a path holds no tokenizer, a known file is not as it was published, one of two files is
+        missing, or a name is taken.
+    """
+    published: dict[str, Path] = {}
+    others: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
+        inside = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+        found = {PUBLISHED[h]: p for p in inside if (h := _sha256(p)) in PUBLISHED}
+        published |= found
+        if not found:
+            others.append(path)
+    for path in others:
+        if path.name in PUBLISHED.values():
+            raise UserError(
+                f"{path} is not the {path.name} that was published: its SHA-256 is {_sha256(path)}"
+            )
+    added: dict[str, Tokenizer] = {}
+    for path in others:
+        if path.with_suffix(".tiktoken") in others and path.suffix == ".json":
+            continue  # a sidecar
+        tokenizer = read_tokenizer(path)
+        if path.name in (*PAIRS, *PAIRS.values(), "tokenizer.json"):
+            path = path.resolve().parent
+        key = name or path.stem
+        if key in ("char", "byte", *KNOWN) or Path(key).name != key:
+            raise UserError(f"{key!r} cannot be the name of a tokenizer; give one with --name")
+        added[key] = tokenizer
+    try:
+        _published("").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {folder()} cannot be made: {error.strerror}") from None
+    for key, tokenizer in added.items():
+        values = json.dumps(tokenizer.to_dict(), ensure_ascii=False)
+        write_text(folder() / f"{key}.json", values)
+    for file, path in published.items():
+        with replacing(_published(file)) as temporary:
+            temporary.write_bytes(path.read_bytes())
+    for key, files in KNOWN.items():
+        if published.keys() & files.keys():
+            added[key] = known(key)
+    return added
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

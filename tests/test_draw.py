@@ -1,0 +1,104 @@
+"""Drawings of tapes: what is in them, and that it is well laid out."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+import autograd
+from autograd.stepper import record
+from autograd.stepper.draw import _Box, _laid_out, draw
+from npgpt import GPT, GPTConfig
+
+
+def labels(drawing):
+    root = ElementTree.fromstring(drawing.svg)
+    return [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def net():
+    x = autograd.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    w = autograd.tensor(np.ones((3, 2)), requires_grad=True)
+    h = np.tanh(x @ w)
+    return x, w, h, (h * h).sum()
+
+
+def test_names_ops_and_shapes():
+    with record():
+        x, w, h, loss = net()
+    found = labels(draw(loss))
+    assert set(found[0::2]) == {"x", "w", "matmul", "h = tanh", "multiply", "loss = sum"}
+    assert {"(1, 3)", "(3, 2)", "(1, 2)", "()"} == set(found[1::2])
+
+
+def test_a_tape_that_was_not_recorded():
+    *_, loss = net()
+    found = labels(draw(loss))
+    assert sorted(found[0::2]) == ["leaf", "leaf", "matmul", "multiply", "sum", "tanh"]
+
+
+def test_a_leaf_and_several_outputs():
+    x = autograd.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
+    assert labels(draw(x)) == ["leaf", "(4,)"]
+    with record():
+        a, b = np.split(x, 2)
+        y = a * b
+    assert sorted(labels(draw(y))[0::2]) == ["a = split", "b = split", "x", "y = multiply"]
+
+
+def test_labels_are_escaped():
+    with record():
+        parts = {"<script>&'": autograd.tensor(2.0, requires_grad=True)}
+        y = parts["<script>&'"] * 2
+    drawing = draw(y)
+    assert "<script>" not in drawing.svg and "&lt;script&gt;&amp;" in drawing.svg
+    assert any("<script>&'" in label for label in labels(drawing))
+
+
+def test_large_ones_are_drawn_by_module():
+    config = GPTConfig(vocab_size=17, n_positions=8, n_embd=8, n_layer=3, n_head=2)
+    model = GPT(config)
+    ids = np.zeros((2, 5), int)
+    with record():
+        _, loss = model(ids, targets=ids)
+    small, whole, top = draw(loss), draw(loss, depth=9), draw(loss, depth=2)
+    assert len(labels(top)) < len(labels(small)) <= 2 * 60
+    assert "transformer.h.2.ln_1: layer_norm" in labels(small)
+    assert "transformer.h.1" in labels(top) and "transformer.h.1.ln_1" not in labels(top)
+    assert "transformer.wte.weight" in labels(small)  # read by the head, too
+    assert "transformer.ln_f.weight" not in labels(small)  # a part of one box
+    assert whole.svg.count("class='module'") > 0
+
+
+def test_edges_lead_down_and_boxes_do_not_overlap():
+    random = np.random.default_rng(0)
+    boxes = []
+    for i in range(60):
+        inputs = [boxes[j] for j in set(random.integers(0, i, 2).tolist())] if i > 5 else []
+        boxes.append(_Box(f"box {i}", "", "op" if inputs else "leaf", inputs))
+    layers = _laid_out(boxes)
+    for depth, layer in enumerate(layers):
+        for box in layer:
+            assert box.layer == depth
+            assert all(x.layer == depth - 1 for x in box.inputs)
+        for left, right in zip(layer, layer[1:], strict=False):
+            assert left.x + left.width / 2 <= right.x - right.width / 2
+
+
+def test_saving_and_showing(tmp_path):
+    *_, loss = net()
+    drawing = draw(loss)
+    drawing.save(tmp_path / "tape.svg")
+    assert (tmp_path / "tape.svg").read_text(encoding="utf-8") == drawing.svg
+    assert drawing._repr_svg_() == drawing.svg and drawing.svg in drawing._repr_html_()
+    assert "prefers-color-scheme: dark" in drawing.svg
+    assert not re.search(r"(href|src)=", drawing.svg)  # nothing from elsewhere
+    assert len(repr(drawing)) < 80
+
+
+def test_what_is_no_tape():
+    with pytest.raises(TypeError, match="requires a gradient"):
+        draw(autograd.tensor([1.0]))
+    with pytest.raises(TypeError, match="requires a gradient"):
+        draw(1.0)

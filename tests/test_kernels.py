@@ -1,0 +1,423 @@
+"""Kernels against the NumPy functions that they stand in for."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import need
+
+import autograd
+from autograd import nn
+from autograd.kernels import kernels_enabled, use_kernels
+
+TARGET = np.array([0, 3, -100, 7, 7, 1])
+
+
+def attend(**options):
+    """Return attention as a function of (6, n): two heads of 6 queries and 6 keys."""
+
+    def call(x):
+        width = x.shape[1] // 6
+        parts = np.reshape(x[:, : 6 * width], (6, 3, 2, width)).transpose(1, 2, 0, 3)
+        generator = np.random.default_rng(5)
+        return nn.scaled_dot_product_attention(*parts, **options, generator=generator)
+
+    return call
+
+
+CALLS = {
+    "gelu": lambda x: nn.gelu(x),
+    "gelu_tanh": lambda x: nn.gelu(x, "tanh"),
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "dropout": lambda x: nn.dropout(x, 0.3, generator=np.random.default_rng(5)),
+    "softmax": nn.softmax,
+    "softmax_columns": lambda x: nn.softmax(x, 0),
+    "log_softmax": nn.log_softmax,
+    "layer_norm": lambda x: nn.layer_norm(x, x.shape[1:], x[1] * 0.5, x[2]),
+    "layer_norm_plain": lambda x: nn.layer_norm(x, x.shape[1:]),
+    "rms_norm": lambda x: nn.rms_norm(x, x.shape[1:], x[1], 1e-5),
+    "cross_entropy": lambda x: nn.cross_entropy(x, TARGET),
+    "cross_entropy_each": lambda x: nn.cross_entropy(x, TARGET, reduction="none"),
+    "cross_entropy_smooth": lambda x: nn.cross_entropy(x, TARGET, label_smoothing=0.1),
+}
+ATTENTION = {
+    "attention": attend(),
+    "attention_causal": attend(is_causal=True),
+    "attention_dropout": attend(is_causal=True, dropout_p=0.3),
+    "attention_mask": attend(attn_mask=np.tri(6, k=-1, dtype=bool)),  # the first sees nothing
+}
+CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+ANY_CALL = pytest.mark.parametrize("call", (CALLS | ATTENTION).values(), ids=CALLS | ATTENTION)
+DTYPE = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+
+
+@pytest.fixture(autouse=True)
+def numba():
+    pytest.importorskip("numba", reason="kernels need Numba")
+
+
+def run(call, x, kernels):
+    """Return a value and a gradient, with kernels or without."""
+    with use_kernels(kernels), np.errstate(all="ignore"):
+        leaf = autograd.Tensor(x).requires_grad_()
+        y = call(leaf)
+        g = np.random.default_rng(2).standard_normal(y.shape).astype(x.dtype)
+        (y * g).sum().backward()
+        return y.numpy(), leaf.grad.numpy()
+
+
+def values(dtype, scale=2.0, columns=37):
+    return (scale * np.random.default_rng(0).standard_normal((6, columns))).astype(dtype)
+
+
+@CALL
+@pytest.mark.parametrize("scale", [1e-42, 1e-6, 0.1, 2.0, 30.0, 1e4])
+def test_errors_are_at_most_twice_numpys(call, scale):
+    """In float32, against float64."""
+    x = values(np.float32, scale, columns=3000)
+    exact = run(call, x.astype(np.float64), False)
+    for found, numpys, truth in zip(run(call, x, True), run(call, x, False), exact, strict=True):
+        assert found.dtype == np.float32 and found.shape == truth.shape
+        known = np.isfinite(truth) & np.isfinite(numpys)
+        largest = np.abs(truth[known]).max(initial=0)
+        ours, theirs = (np.abs(y - truth)[known].max(initial=0) for y in (found, numpys))
+        assert ours <= 2 * theirs + np.spacing(np.float32(largest)) / 2  # either may be lucky
+
+
+@CALL
+@pytest.mark.parametrize("scale", [1e-310, 1e-6, 0.1, 2.0, 30.0, 1e4])
+def test_float64_agrees(call, scale):
+    x = values(np.float64, scale)
+    for found, expected in zip(run(call, x, True), run(call, x, False), strict=True):
+        assert found.dtype == np.float64
+        # the cotangents are about 1: where x is, too, so are terms that a gradient sums
+        largest = np.abs(expected[np.isfinite(expected)]).max(initial=scale >= 0.1)
+        np.testing.assert_allclose(found, expected, rtol=2e-15, atol=4e-15 * largest)
+
+
+@CALL
+@DTYPE
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, 1e38, "row"])
+def test_nan_and_infinity_come_through(call, dtype, special):
+    """Where NumPy's results are not numbers, the kernels' are not, and the other way round."""
+    x = values(dtype)
+    if special == "row":
+        x[1] = x[4] = -np.inf
+    else:
+        x[1, 3] = x[4, 7] = x[3, 36] = special
+    for found, expected in zip(run(call, x, True), run(call, x, False), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@ANY_CALL
+@DTYPE
+def test_layout_does_not_matter(call, dtype):
+    x = values(dtype)
+    expected = run(call, x, True)
+    wide = np.repeat(x, 2, axis=1)
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    for same in (np.asfortranarray(x), wide[:, ::2], x[::-1, ::-1].copy()[::-1, ::-1], read_only):
+        for found, y in zip(run(call, same, True), expected, strict=True):
+            np.testing.assert_array_equal(found, y)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (0, 4), (4, 0), (2, 0, 3), (1, 1, 1)])
+@DTYPE
+def test_empty_and_single(shape, dtype):
+    x = np.ones(shape, dtype)
+    calls = [nn.gelu, nn.sigmoid, nn.silu, lambda x: nn.dropout(x, 0.5, generator=seeded())]
+    if shape and shape[-1]:
+        calls += [nn.log_softmax, nn.softmax]
+        calls.append(lambda x: nn.rms_norm(x, x.shape[-1:]))
+        calls.append(lambda x: nn.layer_norm(x, x.shape[-1:]))
+
+    def seeded():
+        return np.random.default_rng(0)
+
+    for call in calls:
+        for found, expected in zip(run(call, x, True), run(call, x, False), strict=True):
+            assert found.shape == expected.shape and found.dtype == expected.dtype
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@ANY_CALL
+@DTYPE
+def test_results_repeat_bit_for_bit(call, dtype, monkeypatch):
+    """Whatever the number of threads."""
+    from autograd.kernels import jit
+
+    x = values(dtype, columns=301)
+    expected = run(call, x, True)
+    monkeypatch.setattr(jit, "SMALL", 0)
+    for n in (1, 2, 3, 3):
+        monkeypatch.setattr(jit, "n_threads", lambda n=n: n)
+        for found, y in zip(run(call, x, True), expected, strict=True):
+            np.testing.assert_array_equal(found, y)
+
+
+@DTYPE
+def test_scattered_rows_add_up(dtype, monkeypatch):
+    from autograd.kernels import jit
+    from autograd.ops.nn import scatter_rows
+
+    random = np.random.default_rng(0)
+    index = random.integers(-7, 7, (50, 40))
+    g = random.standard_normal((50, 40, 33)).astype(dtype)
+    exact = np.zeros((7, 33))
+    np.add.at(exact, index, g)
+    with use_kernels(False):
+        theirs = scatter_rows(g, index, (7, 33))
+    found = scatter_rows(g, index, (7, 33))
+    assert np.abs(found - exact).max() <= 2 * np.abs(theirs - exact).max() + 1e-14
+    monkeypatch.setattr(jit, "n_threads", lambda: 3)
+    np.testing.assert_array_equal(found, scatter_rows(g, index, (7, 33)))
+    np.testing.assert_array_equal(found, scatter_rows(np.asfortranarray(g), index, (7, 33)))
+    assert not scatter_rows(g[:0], index[:0], (7, 33)).any()
+
+
+@DTYPE
+def test_optimizer(dtype):
+    """Ten updates, and the norm and scaling of gradients: as NumPy's, within rounding."""
+    from npgpt.nn import Parameter
+    from npgpt.optim import AdamW, clip_grad_norm
+
+    def train():
+        random = np.random.default_rng(0)
+        shapes = [(300, 301), (5,), (1, 1), (0, 3)]
+        parameters = [Parameter(random.standard_normal(s).astype(dtype)) for s in shapes]
+        unused = Parameter(np.ones(2, dtype))
+        optimizer = AdamW([(str(i), p) for i, p in enumerate([*parameters, unused])])
+        norms = []
+        for _ in range(10):
+            for p in parameters:
+                (p * random.standard_normal(p.shape).astype(dtype)).sum().backward()
+            norms.append(clip_grad_norm(parameters, 1.0))
+            norms.append(clip_grad_norm(parameters, 0))
+            optimizer.step(0.01)
+            optimizer.zero_grad()
+        return [p.numpy() for p in parameters], norms
+
+    (found, norms), (again, _) = train(), train()
+    with use_kernels(False):
+        expected, expected_norms = train()
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(norms, expected_norms, rtol=20 * eps)
+    for p, q, r in zip(found, expected, again, strict=True):
+        assert p.dtype == dtype
+        np.testing.assert_allclose(p, q, rtol=20 * eps, atol=20 * eps)
+        np.testing.assert_array_equal(p, r)
+
+
+@DTYPE
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(
+    "mask", [None, (150, 170), (170,), (150, 1), (2, 1, 1, 170), (3, 150, 170)]
+)
+def test_attention_over_several_blocks(mask, is_causal, dropout_p, dtype):
+    """Heads that were cut out of wider rows, more keys than queries, masks of all forms."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 170, 3, 3, 16)).astype(dtype)  # (B, T, 3, heads, width)
+    arrays = [x[:, :150, 0], x[:, :, 1], x[:, :, 2, :, :11]]
+    mask = None if mask is None else random.random(mask) < 0.6
+    options = (mask, dropout_p, is_causal, 0.25, 7)
+
+    def call(kernels, dtype=dtype):
+        leaves = [
+            autograd.Tensor(np.swapaxes(a.astype(dtype), 1, 2)).requires_grad_() for a in arrays
+        ]
+        with use_kernels(kernels):
+            y = autograd.REGISTRY["attention"](*leaves, *options)
+            g = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
+            return [y.numpy(), *(t.numpy() for t in autograd.grad(y, leaves, g))]
+
+    exact = call(False, np.float64)
+    for found, numpys, truth in zip(call(True), call(False), exact, strict=True):
+        assert found.dtype == dtype and found.shape == truth.shape
+        if dtype is np.float32:
+            ours, theirs = (np.abs(y - truth).max() for y in (found, numpys))
+            assert ours <= 2 * theirs
+        else:
+            np.testing.assert_allclose(found, truth, rtol=1e-11, atol=1e-14 * np.abs(truth).max())
+
+
+@DTYPE
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+def test_attention_passes_nan_and_infinity_on(special, dtype):
+    """To the queries that see them, and to no query of an earlier block or another head."""
+    q, k, v = np.ones((3, 2, 150, 4), dtype)
+    k[0, 100, 2] = special
+    leaves = [autograd.Tensor(x).requires_grad_() for x in (q, k, v)]
+    y = nn.scaled_dot_product_attention(*leaves, is_causal=True)
+    y.sum().backward()
+    for result in (y.numpy(), leaves[0].grad.numpy()):
+        assert np.isnan(result[0, 100:]).all()
+        assert np.isfinite(result[0, :64]).all() and np.isfinite(result[1]).all()
+
+
+def test_attention_keeps_no_matrix():
+    """The memory of a step is linear in the number of queries."""
+    import tracemalloc
+
+    def peak(n):
+        q, k, v = (autograd.Tensor(a).requires_grad_() for a in np.ones((3, 1, n, 4), np.float32))
+        tracemalloc.start()
+        nn.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=0.1).sum().backward()
+        return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
+
+    peak(64)
+    assert peak(4096)[0] < 3 * peak(2048)[0] < 4 * 2048**2
+
+
+@pytest.mark.parametrize("name", ["exp", "erf"])
+@DTYPE
+def test_vector_math(name, dtype):
+    """Against twice the digits, or the C library's; see the largest errors in `vector`."""
+    import math
+
+    from autograd.kernels import jit, vector
+
+    function = getattr(vector, name)
+
+    @jit.inline(jit.EXACT)
+    def loop(x, out):
+        for i in range(x.size):
+            out[i] = function(x[i])
+
+    low, high = (-103, 88.7) if dtype is np.float32 else (-745, 709.7)
+    x = np.linspace(low, high, 100001) if name == "exp" else np.linspace(-6, 6, 100001)
+    x = np.concatenate([x, [0.0, -0.0, 1e-30, -1e-30, np.inf, -np.inf]]).astype(dtype)
+    out = np.empty_like(x)
+    loop(x, out)
+    if dtype is np.float32 or name == "erf":
+        exact = np.array([getattr(math, name)(value) for value in x.astype(float)])
+    else:
+        exact = np.exp(x.astype(np.longdouble))
+    spacing = np.spacing(np.abs(exact).astype(dtype))
+    with np.errstate(invalid="ignore"):
+        ulp = np.abs(out - exact)[np.isfinite(out)] / spacing[np.isfinite(out)]
+    assert ulp.max() <= {"exp": 1.1, "erf": 6 if dtype is np.float32 else 9}[name]
+    np.testing.assert_array_equal(np.isinf(out), np.isinf(exact))
+    x = np.array([np.nan], dtype)
+    loop(x, x)
+    assert np.isnan(x[0])
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-4), (np.float64, 1e-10)])
+def test_training_follows_the_same_curve(dtype, rtol):
+    """The same mathematics: 100 updates of a small GPT, with dropout."""
+    from npgpt import GPT, GPTConfig
+    from npgpt.nn import dropout_from
+    from npgpt.optim import AdamW, clip_grad_norm
+    from npgpt.train import train_step
+
+    def curve():
+        random = np.random.default_rng(0)
+        text = np.arange(500) ** 2 % 16 + (np.arange(500) % 3 == 0)
+        shape = dict(resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1)
+        model = GPT(GPTConfig(17, 16, 16, 2, 2, **shape), dtype=dtype)
+        optimizer = AdamW(model.named_parameters())
+        losses = []
+        for _ in range(100):
+            ids = np.stack([text[a : a + 17] for a in random.integers(0, 480, 4)])
+            with dropout_from(random):
+                losses.append(train_step(model, [(ids[:, :-1], ids[:, 1:])]))
+            clip_grad_norm(model.parameters(), 1.0)
+            optimizer.step(1e-2)
+            optimizer.zero_grad()
+        return losses
+
+    found = curve()
+    with use_kernels(False):
+        expected = curve()
+    assert expected[-1] < expected[0] - 0.1
+    np.testing.assert_allclose(found, expected, rtol=rtol)
+
+
+# ---- policy
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code],  # not from the current folder
+        env={k: v for k, v in os.environ.items() if k != "AUTOGRAD_KERNELS"} | environment,
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+GELU = "import numpy as np, autograd; print(autograd.nn.sigmoid(np.zeros(2)).tolist()); "
+
+
+def test_kernels_are_compiled_once(tmp_path):
+    """With a note, and again after any of their sources has changed."""
+    package = tmp_path / "code" / "autograd"
+    shutil.copytree(Path(autograd.__file__).parent, package)
+    place = dict(PYTHONPATH=str(package.parent), NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    code = GELU + "print(autograd.__file__)"
+    first, second = python(code, **place), python(code, **place)
+    assert str(package) in first.stdout
+    assert "compiling kernels" in first.stderr and second.stderr == ""
+    with open(package / "kernels" / "fits.py", "a") as file:
+        file.write("# changed\n")
+    assert "compiling kernels" in python(code, **place).stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "environment"),
+    [
+        ("", {"AUTOGRAD_KERNELS": "0"}),
+        ("import autograd.kernels as k; k.use_kernels(False); ", {}),
+        ("import sys; sys.modules['numba'] = None; ", {}),
+    ],
+)
+def test_without_kernels_numba_is_not_imported(before, environment):
+    after = "import sys; assert not sys.modules.get('numba')"
+    result = python(before + GELU + after, **environment)
+    assert result.stdout == "[0.5, 0.5]\n" and result.returncode == 0, result.stderr
+
+
+def test_a_broken_numba_is_done_without(tmp_path):
+    (tmp_path / "numba.py").write_text("raise ImportError('no LLVM')")
+    result = python(GELU, PYTHONPATH=str(tmp_path))
+    assert result.stdout == "[0.5, 0.5]\n" and "no LLVM" in result.stderr
+
+
+def test_kernels_can_be_stepped_through():
+    """Without the compiler, kernels are the Python that they are written in."""
+    code = (
+        "from autograd import nn; import numpy as np, autograd\n"
+        "x = autograd.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)\n"
+        "y = nn.cross_entropy(nn.layer_norm(nn.gelu(nn.dropout(x)), 3), [0, 1]).backward()\n"
+        "from autograd.kernels import rowwise; print(type(rowwise._softmax).__name__)"
+    )
+    result = python(code, NUMBA_DISABLE_JIT="1")
+    assert result.stdout == "function\n" and result.returncode == 0, result.stderr
+
+
+def test_a_child_process_has_threads_of_its_own(monkeypatch):
+    from autograd.kernels import jit
+
+    need(hasattr(os, "fork"), "os.fork")
+    monkeypatch.setattr(jit, "SMALL", 0)
+    monkeypatch.setattr(jit, "n_threads", lambda: 2)
+    nn.sigmoid(values(np.float32))
+    child = os.fork()
+    if child == 0:
+        nn.sigmoid(values(np.float32))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_switching():
+    before = kernels_enabled()
+    with use_kernels(False):
+        assert not kernels_enabled()
+        with use_kernels(True):
+            assert kernels_enabled()
+    assert kernels_enabled() == before

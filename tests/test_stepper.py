@@ -1,0 +1,748 @@
+"""The stepper: the recording tells the truth, and every command does what it says."""
+
+import os
+import re
+import select
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+import autograd
+from autograd import nn
+from autograd.stepper import Trace, recording_of, trace, tracing
+from autograd.stepper.debugger import Stepper, inside_of, proof
+from autograd.stepper.display import difference, matrix
+from autograd.testing import properties
+from autograd.testing.strategies import op_calls
+from npgpt import GPT, GPTConfig
+from npgpt.cli import main
+from npgpt.step import StepOptions, run
+
+OPS = sorted(autograd.REGISTRY)
+TANH = "h = np.tanh(z)"
+FUSED = [name for name in OPS if autograd.REGISTRY[name].reference_function is not None]
+
+
+def net():
+    """The net of examples/01, recorded: (loss, its leaves by name)."""
+    leaves = {
+        "W1": autograd.tensor([[0.1, -0.2], [0.4, 0.3]], requires_grad=True),
+        "b1": autograd.tensor([0.0, -0.5], requires_grad=True),
+        "w2": autograd.tensor([0.7, -0.6], requires_grad=True),
+    }
+    W1, b1, w2 = leaves.values()
+    with autograd.record():
+        z = W1 @ np.array([1.0, 2.0]) + b1
+        h = np.tanh(z)
+        p = w2 * h
+        e = p.sum() - 0.5
+        loss = e * e
+    return loss, leaves
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2)
+    return GPT(config, dtype=np.float64).eval()
+
+
+def gpt_loss(model):
+    ids = np.random.default_rng(0).integers(11, size=(2, 6))
+    with autograd.record():
+        _, loss = model(ids[:, :-1], targets=ids[:, 1:])
+    return loss
+
+
+def same(some, others):
+    """Whether two traces agree in every bit."""
+    return len(some.steps) == len(others.steps) and all(
+        a.number == b.number
+        and all(map(np.array_equal, several(a.cotangent), several(b.cotangent)))
+        and [e.input for e in a.edges] == [e.input for e in b.edges]
+        and all(
+            np.array_equal(e.contribution, f.contribution, equal_nan=True)
+            for e, f in zip(a.edges, b.edges, strict=True)
+        )
+        for a, b in zip(some.steps, others.steps, strict=True)
+    )
+
+
+def line(text):
+    """The number of a line of this file."""
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    return str(1 + [each.strip() for each in lines].index(text))
+
+
+def several(x):
+    return x if isinstance(x, tuple) else (x,)
+
+
+def said(stepper, *commands):
+    """Run commands, and return what they print."""
+    with stepper.console.capture() as capture:
+        for command in commands:
+            stepper.run(command)
+    return capture.get()
+
+
+def stepper_of(loss, width=80):
+    return Stepper(trace(loss), Console(width=width, highlight=False))
+
+
+# ---- the recording and the trace
+
+
+def test_of_a_scalar_expression():
+    a, b = (autograd.tensor(v, requires_grad=True) for v in (2.0, 3.0))
+    with autograd.record() as recording:
+        y = a * b + a
+    found = trace(y)
+    assert [found.call(step).op.name for step in found.steps] == ["add", "multiply"]
+    assert [e.contribution.item() for step in found.steps for e in step.edges] == [1, 1, 3, 2]
+    assert {recording.names[n] for n in recording.leaves()} == {"a", "b"}
+    assert recording.name(found.start) == "y"
+    call = recording.calls[found.start]
+    assert call.line.endswith("y = a * b + a") and "test_stepper.py" in call.line
+    assert call.parents["y"] == a._node.number and call.arguments["y"] == 2
+    assert a.grad is None and found.cotangent_of(a._node.number) == 4
+
+
+def test_of_ones_own_op():
+    @autograd.op
+    def doubled(x):
+        return 2 * x
+
+    doubled.vjp(x=lambda g: 2 * g)
+    try:
+        x = autograd.tensor([1.0, 2.0], requires_grad=True)
+        with autograd.record():
+            y = doubled(x).sum()
+        stepper = stepper_of(y)
+        text = said(stepper, "next")
+        assert "doubled" in text and "dx  → x" in text and "[ 2.0 2.0 ]" in text
+        assert "states no formula" in said(stepper, "formula")
+        assert "✓" in said(stepper, "check")
+    finally:
+        del autograd.REGISTRY["doubled"]
+
+
+def test_of_a_training_step(model):
+    """Every gradient that the observer saw is backward's own, and has its parameter's name."""
+    loss = gpt_loss(model)
+    with tracing(loss) as found:
+        loss.backward()
+    recording = recording_of(loss)
+    for name, parameter in model.named_parameters():
+        number = recording.number(name)
+        assert np.array_equal(found.cotangent_of(number), parameter.grad.numpy())
+        assert number == parameter._node.number
+    scopes = {call.op.name: call.scope for call in recording.calls.values()}
+    assert scopes["attention"] == "transformer.h.1.attn"
+    assert scopes["cross_entropy"] == ""
+    assert len(set(recording.names.values())) == len(recording.names)
+    assert recording.name(loss._node.number) == "loss"
+    model.zero_grad()
+
+
+def test_of_a_second_derivative():
+    x = autograd.tensor([0.3, 0.7], requires_grad=True)
+    with autograd.record():
+        dy = autograd.grad(np.sin(x).sum(), x, create_graph=True)
+        slope = dy.sum()
+    found = trace(slope)
+    assert np.allclose(found.cotangent_of(x._node.number), -np.sin([0.3, 0.7]), rtol=1e-14)
+
+
+def test_of_a_pass_that_is_recorded_itself():
+    x = autograd.tensor(2.0, requires_grad=True)
+    with autograd.record():
+        y = x**3
+        with tracing(y) as found:
+            y.backward(create_graph=True)
+    assert found.cotangent_of(x._node.number) == 12
+    assert trace(x.grad).cotangent_of(x._node.number) == 12
+
+
+def test_of_several_outputs():
+    x = autograd.tensor(np.arange(6.0), requires_grad=True)
+    with autograd.record():
+        first, _, last = np.split(x, 3)
+        y = np.concatenate([last, first * first]).sum()
+    found = trace(y)
+    assert found.cotangent_of(x._node.number).tolist() == [0, 2, 0, 0, 1, 1]
+    split = next(i for i, s in enumerate(found.steps) if found.call(s).op.name == "split")
+    for i in range(len(found.steps)):
+        assert same(found.rerun(i, found.steps[i].cotangent), found)
+    stepper = Stepper(found, Console(width=80))
+    text = said(stepper, f"next {split}")
+    assert "g0 = d(first)" in text and "g2 = d(last)" in text
+    assert "set those above" in said(stepper, "set 1")
+
+
+def test_leaves_are_copied(model):
+    """What happens to parameters and arrays after the forward pass does not reach the recording."""
+    before = {name: p.numpy().copy() for name, p in model.named_parameters()}
+    loss = gpt_loss(model)
+    found = trace(loss)
+    loss.backward()
+    with autograd.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.1 * parameter.grad.numpy()
+    recording = recording_of(loss)
+    tape = recording.replay(found.start)
+    assert tape[found.start].item() == loss.item()
+    for name, value in before.items():
+        assert np.array_equal(recording.values[recording.number(name)], value)
+    for number, value in recording.values.items():
+        assert np.array_equal(tape[number].numpy(), value)
+    model.load_state_dict(before)
+    model.zero_grad()
+
+
+def test_a_leaf_that_changes_in_between():
+    w = autograd.tensor([1.0, 2.0], requires_grad=True)
+    data = np.array([3.0, 4.0])
+    with autograd.record() as recording:
+        for _ in range(2):
+            loss = (w * data).sum()
+            with autograd.no_grad():
+                w -= 1.0
+                data += 1.0
+    first, second = (c for c in recording.calls.values() if c.op.name == "multiply")
+    assert first.arguments["x"].tolist() == [1, 2] and second.arguments["x"].tolist() == [0, 1]
+    assert first.arguments["y"].tolist() == [3, 4] and second.arguments["y"].tolist() == [4, 5]
+    assert recording.replay(loss._node.number)[loss._node.number].item() == 5
+
+
+def test_without_a_recording():
+    x = autograd.tensor(2.0, requires_grad=True)
+    y = x * x
+    with pytest.raises(RuntimeError, match=r"^step: .* inside `with autograd.record\(\):`$"):
+        autograd.step(y)
+    with pytest.raises(RuntimeError, match="requires no gradient"):
+        autograd.step(autograd.tensor(1.0))
+    with pytest.raises(TypeError, match="tensor or a function"):
+        autograd.step(3)
+    with autograd.record():  # what was made before it is an end, like a leaf
+        z = y * y
+    assert trace(z).cotangent_of(y._node.number) == 8
+    assert len(trace(z).steps) == 1
+
+
+def test_nothing_is_kept_when_off(model):
+    """Outside the block the nodes are the plainest again."""
+    gpt_loss(model)
+    x = autograd.tensor(2.0, requires_grad=True)
+    y = np.exp(x) * x
+    assert y._node.plain and not vars(y._node)
+    assert autograd.stepper.current_recording() is None
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_op(name, tmp_path_factory):
+    """Replay, rerun, save and load repeat every bit; every step can be shown, and where few its
+    numbers."""
+    op = autograd.REGISTRY[name]
+
+    @settings(max_examples=8)
+    @given(data=st.data())
+    def check(data):
+        call = data.draw(op_calls(op))
+        wanted = set(properties.differentiable(op, call))
+        with autograd.record(), np.errstate(all="ignore"):
+            args = [
+                autograd.tensor(x, requires_grad=True) if i in wanted else x
+                for i, x in enumerate(call.args)
+            ]
+            out = op(*args, **call.kwargs)
+            loss = sum((y * y).sum() for y in several(out))
+        with np.errstate(all="ignore"):
+            found = trace(loss)
+            loss.backward(retain_graph=True)
+            for i in wanted:
+                expected, number = args[i].grad, args[i]._node.number
+                seen = found.cotangent_of(number)
+                assert expected is None or np.array_equal(seen, expected.numpy(), equal_nan=True)
+            folder = tmp_path_factory.mktemp("trace")
+            found.save(folder)
+            loaded = Trace.load(folder)
+            for other in (loaded, found):
+                for i in {0, len(found.steps) - 1}:
+                    assert same(other.rerun(i, other.steps[i].cotangent), found)
+            stepper = Stepper(loaded, Console(width=80))
+            last = found.steps[-1].number == next(iter(found.recording.calls))
+            assert last and "DIFFERENT" not in said(stepper, *["formula", "where", "next"] * 9)
+
+    check()
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_the_inside_of_every_fused_op(name):
+    """Its reference, node by node, ends in the op's own result and gradients."""
+    op = autograd.REGISTRY[name]
+
+    @settings(max_examples=20)
+    @given(data=st.data())
+    def check(data):
+        call = data.draw(op_calls(op))
+        wanted = properties.differentiable(op, call)
+        with autograd.record():
+            args = [
+                autograd.tensor(x, requires_grad=True) if i in wanted else x
+                for i, x in enumerate(call.args)
+            ]
+            out = op(*args, **call.kwargs)
+        g = np.random.default_rng(0).standard_normal(out.shape)
+        found = trace(out, g)
+        (step,) = found.steps
+        outer, inner = found.call(step), inside_of(found.call(step), step)
+        compared = list(proof(inner, outer, step, out.numpy()))
+        assert len(compared) == 1 + len(step.edges)
+        for title, value, expected, scale in compared:
+            assert difference(value, expected, scale), f"{title}: {value} {expected}"
+
+    check()
+
+
+# ---- on disk
+
+
+def test_a_saved_trace_is_the_same(model, tmp_path):
+    found = trace(gpt_loss(model))
+    found.save(tmp_path / "saved")
+    assert sorted(os.listdir(tmp_path / "saved")) == ["trace.json", "trace.safetensors"]
+    loaded = Trace.load(tmp_path / "saved")
+    assert same(loaded, found) and loaded.recording.names == found.recording.names
+    for a, b in zip(found.recording.calls.values(), loaded.recording.calls.values(), strict=True):
+        assert (a.number, a.op, a.parents, a.results, a.line, a.scope) == (
+            b.number, b.op, b.parents, b.results, b.line, b.scope,
+        )  # fmt: skip
+        for name, value in a.arguments.items():
+            np.testing.assert_equal(b.arguments[name], value)
+
+
+def test_what_is_no_trace(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Trace.load(tmp_path)
+    (tmp_path / "trace.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no trace"):
+        Trace.load(tmp_path)
+
+    @autograd.op
+    def passing(x):
+        return x * 1
+
+    passing.vjp(x=lambda g: g)
+    with autograd.record():
+        y = passing(autograd.tensor(1.0, requires_grad=True))
+    trace(y).save(tmp_path)
+    del autograd.REGISTRY["passing"]
+    with pytest.raises(ValueError, match="'passing' is not registered"):
+        Trace.load(tmp_path)
+
+
+# ---- commands
+
+TRANSCRIPT = """\
+loss = 0.9627: 7 steps back to 3 leaves
+
+── 1/7  multiply ──────────────────────────────────────────── test_stepper.py:NN
+loss = e * e
+  g = d(loss)  float64   1.0
+  dx = g · y  → e  float64   -0.9812   1 more to come
+  dy = g · x  → e  float64   -0.9812   summed
+(step) until w2
+
+── 4/7  multiply ──────────────────────────────────────────── test_stepper.py:NN
+p = w2 * h
+  g = d(p)  float64[2]   [ -1.9624 -1.9624 ]
+  dx = g · y  → w2  float64[2]   [  0.5717 -0.9068 ]   complete: its .grad
+  dy = g · x  → h  float64[2]   [ -1.3737  1.1774 ]
+(step) formula
+  out = x · y
+  dx = g · y
+  dy = g · x
+with numbers (of the first element)
+  out[0] = 0.7 · (-0.2913) = -0.2039
+  dx[0] = (-1.962) · (-0.2913) = 0.5717
+  dy[0] = (-1.962) · 0.7 = -1.374
+(step) where
+    ▲  sum_N = sum(p, None, False)  float64
+    │
+  ▶ ●  p = multiply(w2, h)  float64[2]
+    ├─ w2  float64[2]  as x
+    └─ h = tanh(z)  float64[2]  as y
+        └─ z = add(matmul_N, b1)  float64[2]
+(step) continue
+
+── the end: gradients ──────────────────────────────────────────────────────────
+  W1  float64[2, 2]
+      [ -1.2571 -2.5142 ]
+      [  0.9260  1.8520 ]
+  b1  float64[2]   [ -1.2571  0.9260 ]
+  w2  float64[2]   [  0.5717 -0.9068 ]
+"""
+
+
+def test_a_transcript(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "80")
+    file = tmp_path / "commands"
+    file.write_text("# the net\n\nuntil w2\nformula\nwhere\ncontinue\n")
+    autograd.step(net()[0], commands=file)
+    out = re.sub(r"_\d+", "_N", capsys.readouterr().out)
+    out = re.sub(r"(stepper.py:)\d\d", r"\1NN", out)
+    assert out.replace("(step) # the net\n", "") == TRANSCRIPT
+
+
+def test_step_takes_a_function(capsys):
+    autograd.step(lambda a, b: a * b + a, 2.0, np.array(3.0), commands=["continue"])
+    out = capsys.readouterr().out
+    assert "a  float64   4.0" in out and "b  float64   2.0" in out
+    with pytest.raises(TypeError, match="returned int"):
+        autograd.step(lambda a: 1, 2.0)
+
+
+def test_moving():
+    stepper = stepper_of(net()[0])
+    assert "this is the first step" in said(stepper, "back")
+    assert "3/7" in said(stepper, "next 2") and "2/7" in said(stepper, "back")
+    assert "5/7  tanh" in said(stepper, "until tanh")
+    assert "no later step" in said(stepper, "until w2")
+    assert "6/7  add" in said(stepper, "n") and "2/7" in said(stepper, "back 4")
+    assert "5/7" in said(stepper, f"until {line(TANH)}") and "no number of steps" in said(
+        stepper, "next two"
+    )
+    assert "the end" in said(stepper, "c") and "at its end" in said(stepper, "where")
+    assert "7/7" in said(stepper, "back") and not stepper.done
+    said(stepper, "next", "next")
+    assert stepper.done and not stepper.quit
+
+
+@pytest.mark.parametrize(
+    ("condition", "step"),
+    [("tanh", 5), ("h", 4), ("b1", 6), (line(TANH), 5), (f"test_stepper.py:{line(TANH)}", 5),
+     ("[]", 2), ("[2]", 4), ("exploding 1.5", 2), ("vanishing 1.95", 4)],
+)  # fmt: skip
+def test_breakpoints(condition, step):
+    stepper = stepper_of(net()[0])
+    text = said(stepper, f"break {condition}", "continue")
+    assert f"break: {condition}" in text and f"{step}/7" in text
+    said(stepper, "break clear")
+    assert "no breakpoints" in said(stepper, "break") and "the end" in said(stepper, "c")
+
+
+def test_break_at_what_is_not_finite():
+    x = autograd.tensor([0.0, 4.0], requires_grad=True)
+    with autograd.record():
+        loss = (np.sqrt(x) * 2).sum()
+    with np.errstate(divide="ignore"):
+        stepper = stepper_of(loss)
+    text = said(stepper, "break nonfinite", "c")
+    assert "3/3  sqrt" in text and "Inf" in text
+
+
+def test_printing():
+    loss, leaves = net()
+    stepper = stepper_of(loss)
+    said(stepper, "until tanh")
+    assert "[ -0.2913  0.4621 ]" in said(stepper, "print np.tanh(z)")
+    assert said(stepper, "p d(h)[0] * 2").strip() == "-2.7473"
+    assert "True" in said(stepper, "print np.array_equal(g, d(h))")
+    assert "True" in said(stepper, "print np.allclose(dx, g * (1 - out**2), rtol=1e-14)")
+    assert said(stepper, "print W1[:, 0].sum()").strip() == "0.5"
+    assert "nothing here is called 'w3'; did you mean w2" in said(stepper, "print w3 + 1")
+    assert "SyntaxError" in said(stepper, "print 1 +")
+    assert "print what?" in said(stepper, "print")
+
+
+def test_names_of_modules(model):
+    stepper = stepper_of(gpt_loss(model))
+    name = "transformer.h.0.attn.c_attn.weight"
+    whole = said(stepper, f"print {name}[:2]")
+    assert whole == said(stepper, "print h.0.attn.c_attn.weight[:2]")
+    assert "may be transformer.h.0.attn.c_attn.weight, " in said(stepper, "why c_attn.weight")
+    said(stepper, "until attention")
+    assert "in transformer.h.1.attn" in said(stepper, "back", "next")
+    number = stepper.find("query")
+    assert stepper.trace.recording.name(number) == "transformer.h.1.attn.query"
+
+
+def test_why_adds_up(model):
+    """The contributions to every gradient sum to it, and their shares to one."""
+    loss = gpt_loss(model)
+    stepper = stepper_of(loss)
+    for number in stepper.trace.recording.values:
+        if number == loss._node.number:
+            continue
+        explanation = stepper.explanation(number)
+        gradient = stepper.trace.cotangent_of(number)
+        total = sum(part.gradient for part in explanation.contributions)
+        np.testing.assert_allclose(total, gradient, rtol=1e-13, atol=1e-18)
+    text = said(stepper, "why wte.weight")
+    assert "from 2 uses" in text
+    assert "lm_head: transpose(x)" in text and "transformer.wte: embedding(weight)" in text
+    table = model.transformer.wte.weight
+    assert str(autograd.explain(loss, table)) == text.strip()
+
+
+def test_set_is_a_real_pass():
+    """The pass is linear in the cotangent: doubled at a step, all behind it doubles."""
+    loss, leaves = net()
+    stepper = stepper_of(loss)
+    before = {name: stepper.trace.cotangent_of(x._node.number) for name, x in leaves.items()}
+    said(stepper, "until tanh", "set g * 2")
+    after = {name: stepper.trace.cotangent_of(x._node.number) for name, x in leaves.items()}
+    np.testing.assert_array_equal(after["W1"], 2 * before["W1"])
+    np.testing.assert_array_equal(after["b1"], 2 * before["b1"])
+    np.testing.assert_array_equal(after["w2"], before["w2"])
+    assert "its norm was" in (text := said(stepper, "continue")) and "as recorded" in text
+    said(stepper, "back 3", "set")
+    assert stepper.trace is stepper.level.recorded
+    assert "expected float64[2]" in said(stepper, "set np.ones(3)")
+    assert all(x.grad is None for x in leaves.values())
+
+
+def test_checks(model):
+    stepper = stepper_of(net()[0])
+    for _ in range(7):
+        text = said(stepper, "check", "next")
+        assert "✓" in text and "✗" not in text
+    assert "✓" in said(stepper, "check loss W1") and "✓" in said(stepper, "check loss h")
+    stepper = stepper_of(gpt_loss(model))
+    assert "✓ largest" in said(stepper, "check loss h.0.attn.c_attn.weight")
+    assert "✓ largest" in said(stepper, "until attention", "check")
+    assert "check loss NAME" in said(stepper, "check all")
+
+
+def test_a_wrong_rule_fails_its_check():
+    @autograd.op
+    def crooked(x):
+        return x**2
+
+    crooked.vjp(x=lambda g, x: g * 3 * x)
+    try:
+        x = autograd.tensor([1.0, 2.0], requires_grad=True)
+        with autograd.record():
+            loss = crooked(x).sum()
+        assert "✗" in said(stepper_of(loss), "next", "check")
+    finally:
+        del autograd.REGISTRY["crooked"]
+
+
+def test_into_and_out():
+    query, key, value = (
+        autograd.tensor(np.random.default_rng(i).standard_normal((3, 2)), requires_grad=True)
+        for i in range(3)
+    )
+    with autograd.record():
+        y = nn.scaled_dot_product_attention(query, key, value, is_causal=True).sum()
+    stepper = stepper_of(y)
+    assert "sum is a primitive" in said(stepper, "into")
+    text = said(stepper, "next", "into")
+    assert "attention ▸ 1/" in text and "return p @ value" in text
+    assert "weights" not in text and "→ value" in text
+    assert "outermost" not in said(stepper, "until softmax") and len(stepper.levels) == 2
+    text = said(stepper, "out")
+    assert text.count("✓") == 4 and "DIFFERENT" not in text and "2/2  attention" in text
+    assert "outermost" in said(stepper, "out")
+    assert said(stepper, "into", "continue").count("✓") == 4
+    assert "2/2  attention" in said(stepper, "next")
+
+
+def test_predicting():
+    stepper = stepper_of(net()[0])
+    said(stepper, "until w2")
+    assert "✓ right: d(h)" in said(stepper, "predict [-1.374, 1.177]")
+    assert "the sign is the other one" in said(stepper, "predict [1.374, -1.177]")
+    assert "a factor of 2" in said(stepper, "predict [-2.7473, 2.3549]")
+    assert "1 of 2 are wrong" in said(stepper, "predict [-1.374, 0]")
+    assert "✓ right: dx" in said(stepper, "predict dx = g * y")
+    text = said(stepper, "predict")
+    assert "hidden" in text and "0.5717" not in text
+    assert "0.5717" in said(stepper, "predict")
+    assert "no next step" in said(stepper, "until matmul", "predict 3")
+
+
+def test_watching():
+    stepper = stepper_of(net()[0])
+    said(stepper, "watch d(w2)")
+    assert "[ 0 0 ]" in said(stepper, "next 2")
+    assert said(stepper, "next").count("[  0.5717 -0.9068 ]") == 2
+    said(stepper, "watch")
+    assert "d(w2)" not in said(stepper, "next")
+
+
+def test_help_and_mistakes():
+    stepper = stepper_of(net()[0])
+    text = said(stepper, "help")
+    assert all(name in text for name in Stepper.commands())
+    for name in Stepper.commands():
+        assert len(said(stepper, f"help {name}")) > 10
+    assert "did you mean formula?" in said(stepper, "formla")
+    assert "help lists" in said(stepper, "xyzzy")
+    assert "wh may be where, why" in said(stepper, "wh")
+    for name in ("until", "why"):
+        assert "which" in said(stepper, name)
+    said(stepper, "", "# a remark", "quit")
+    assert stepper.done and stepper.quit
+
+
+# ---- how it looks
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 120])
+def test_arrays_stay_within_the_width(width):
+    random = np.random.default_rng(0)
+    for shape in [(), (0,), (3,), (100,), (2, 2), (50, 60), (2, 3, 4, 5), (1, 1)]:
+        for scale in (1e-12, 1e-3, 1, 1e9):
+            lines = list(matrix(random.standard_normal(shape) * scale, width))
+            assert lines and all(line.cell_len <= width for line in lines)
+            assert len(lines) <= 9
+
+
+def test_numbers_are_aligned():
+    lines = [str(line) for line in matrix(np.array([[1.5, -200.25], [0.0, np.nan]]), 80)]
+    assert lines == ["[    1.5000 -200.2500 ]", "[         0       NaN ]"]
+    (line,) = matrix(np.array([2e-5, -1e-6]), 80)
+    assert str(line) == "[  2.0 -0.1 ] × 1e-05"
+
+
+def test_colours_only_in_a_terminal(monkeypatch):
+    def shown(**options):
+        stepper = Stepper(trace(net()[0]), Console(width=80, **options))
+        with stepper.console.capture() as capture:
+            stepper.show()
+        return capture.get()
+
+    assert "\x1b[" not in shown()
+    assert "38;5;" in shown(force_terminal=True, color_system="256")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "38;5;" not in shown(force_terminal=True)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_gpt_stays_within_the_width(model, width):
+    stepper = Stepper(trace(gpt_loss(model)), Console(width=width, force_terminal=True))
+    text = said(stepper, *["where", "formula", "next"] * 60)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", text)
+    assert max(map(len, plain.splitlines())) <= width
+
+
+# ---- the command
+
+SCRIPT = textwrap.dedent(
+    """
+    import sys
+    import autograd
+    x = autograd.tensor([1.0, 2.0], requires_grad=True)
+    for i in range(2):
+        loss = (x * x).sum()
+        loss.backward()
+        print("pass", i, x.grad.tolist(), sys.argv[1:])
+    """
+)
+
+
+def test_of_a_script(tmp_path, capsys):
+    script, commands = tmp_path / "script.py", tmp_path / "commands"
+    script.write_text(SCRIPT)
+    commands.write_text("next\nset 0\ncontinue\nnext\nprint x\ncontinue\nnext\n")
+    before = list(sys.argv), autograd.Tensor.backward
+    options = StepOptions(commands=str(commands), save=str(tmp_path / "saved"))
+    run(str(script), ["--flag"], options)
+    out = capsys.readouterr().out
+    assert "script.py:6" in out and out.count("loss = 5.0: 2 steps back") == 2
+    assert "pass 0 [2.0, 4.0] ['--flag']" in out  # what if does not reach the program
+    assert "pass 1 [4.0, 8.0]" in out
+    assert (list(sys.argv), autograd.Tensor.backward) == before
+    commands.write_text("quit")
+    run("", [], StepOptions(trace=str(tmp_path / "saved"), commands=str(commands)))
+    assert "loss = 5.0: 2 steps back" in capsys.readouterr().out
+    run(str(script), [], StepOptions(commands=str(commands)))
+    assert "pass" not in capsys.readouterr().out
+
+
+def test_of_a_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("to be, or not to be: that is the question.\n" * 60)
+    Path("commands").write_text("until attention\nwhy wte.weight\nquit\n")
+    sizes = "--n_layer 1 --n_head 2 --n_embd 8 --block_size 8 --batch_size 2".split()
+    assert main(["train", "--data", "text.txt", "--max_iters", "1", *sizes]) == 0
+    capsys.readouterr()
+    step = ["step", "--model", "out/0001", "--commands", "commands", "--text"]
+    assert main([*step, "to be"]) == 0
+    out = capsys.readouterr().out
+    assert "in transformer.h.0.attn" in out and "transformer.wte: embedding(weight)" in out
+    assert main([*step, "t"]) == 2 and "two tokens or more" in capsys.readouterr().err
+    assert main([*step, "to be " * 9]) == 2 and "the model reads 8" in capsys.readouterr().err
+
+
+def test_starting_is_light(tmp_path):
+    """A script loads neither the prompt's library nor what only models and checks need."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "commands").write_text("quit")
+    code = (
+        "import sys; from npgpt.step import run, StepOptions; "
+        f"run({str(tmp_path / 'script.py')!r}, [], "
+        f"StepOptions(commands={str(tmp_path / 'commands')!r})); "
+        "print(sorted({'prompt_toolkit', 'hypothesis', 'torch', 'tiktoken'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "[]", result.stderr
+
+
+def test_in_a_terminal(tmp_path):
+    pty = pytest.importorskip("pty")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    master, slave = pty.openpty()
+    code = "from npgpt.step import run, StepOptions; run('script.py', [], StepOptions())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=slave, stdout=slave, stderr=slave, close_fds=True, cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
+    )  # fmt: skip
+    os.close(slave)
+    screen, answers = "", ["next", "", "back", "form\t", "\x1b[A\x1b[A", "quit"]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([master], [], [], 0.5)[0]:
+            try:
+                screen += os.read(master, 4096).decode(errors="replace")
+            except OSError:  # the other side has closed
+                break
+        elif answers and "(step)" in screen:  # quiet: it waits for an answer
+            os.write(master, answers.pop(0).encode() + b"\r")
+    process.kill()
+    os.close(master)
+    process.wait()
+    assert not answers, screen
+    plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", screen)
+    assert "2/2  multiply" in plain and "the end" in plain and "with numbers" in plain
+    assert "Traceback" not in plain
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        ("", {}, "give a script, or --model"),
+        ("none.py", {}, "none.py does not exist"),
+        ("quiet.py", {}, r"quiet.py ended, and called no backward\(\)"),
+        ("", {"trace": "."}, "holds no trace"),
+    ],
+)
+def test_what_is_wrong_is_said(script, options, message, tmp_path, monkeypatch):
+    from npgpt.errors import UserError
+
+    monkeypatch.chdir(tmp_path)
+    Path("quiet.py").write_text("x = 1\n")
+    Path("trace.json").write_text("[]")
+    with pytest.raises(UserError, match=message):
+        run(script, [], StepOptions(**options))
