@@ -127,10 +127,7 @@ def save_config(config: GPTConfig, folder: Path) -> None:
 def load_config(folder: Path) -> GPTConfig:
     """Read ``config.json`` from a folder."""
     path = folder / "config.json"
-    try:
-        values = read_json(path)
-    except RecursionError:
-        raise UserError(f"{path} is damaged: it is nested too deeply") from None
+    values = read_json(path)
     model_type = values.get("model_type", "gpt2")
     if model_type not in ("gpt2", "openai-gpt", "npgpt"):
         raise UserError(f"{path} is of a {model_type!r:.40} model; expected 'gpt2' or 'openai-gpt'")

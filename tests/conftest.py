@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 COMMON = dict(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("default", max_examples=30, **COMMON)
 settings.register_profile("ci", max_examples=30, derandomize=True, print_blob=True, **COMMON)
+settings.register_profile("quick", max_examples=8, derandomize=True, print_blob=True, **COMMON)
 settings.register_profile("thorough", max_examples=300, **COMMON)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
