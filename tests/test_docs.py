@@ -67,7 +67,8 @@ def test_examples(command):
         [sys.executable, str(path), *command[1:]], capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stderr
-    assert len(result.stdout) > 200 and not result.stderr
+    said = [line for line in result.stderr.splitlines() if "compiling kernels, once" not in line]
+    assert len(result.stdout) > 200 and not said
 
 
 def test_the_table_of_ops_is_up_to_date():
