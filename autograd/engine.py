@@ -211,7 +211,8 @@ def differentiate(
                 number = -pop(heap)
                 node, cotangent = nodes.pop(number), sums.pop(number)
             else:
-                (number, node, cotangent), following = following, None
+                node, following = following, None  # its cotangent is the last contribution
+                number, cotangent = node.number, contribution
             op, plain = node.op, node.plain
             if not plain:
                 for hook in node.hooks:
@@ -263,7 +264,7 @@ def differentiate(
                     ):
                         contribution = op.fit(rule.inputs[0], parent, contribution)
                     if not heap and following is None and len(node.steps) == 1:
-                        following = number, parent, contribution
+                        following = parent
                     elif number in nodes:
                         sums[number] = sums[number] + contribution
                     else:

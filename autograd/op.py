@@ -441,13 +441,15 @@ class UnaryOp(Op):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the op, on the tape if its argument requires a gradient."""
-        if len(args) == 1 and not kwargs and isinstance(args[0], TensorBase):
-            x, parent, rule = args[0]._array, args[0]._node, self._plain_rules[0]
+        if len(args) == 1 and not kwargs and isinstance(given := args[0], TensorBase):
+            parent, rule = given._node, self._plain_rules[0]
             if parent is not None and parent.plain and rule is not None and grad_mode() is True:
+                x = given._array
                 out = self.forward(x)
                 if type(out) is not ndarray or out.dtype is not parent.dtype:
                     out = self._checked(out)
-                steps = ((rule, rule.keep((x, out, x.shape)), (parent,)),)
+                values: tuple = (x, out, x.shape) if self.reads_shapes else (x, out)
+                steps = ((rule, rule.keep(values), (parent,)),)
                 return new_result(self, steps, out)
         return super().__call__(*args, **kwargs)
 

@@ -346,8 +346,8 @@ class Tensor(TensorBase):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Run NumPy's ``ufunc(tensor, ...)`` as an op (NEP 13)."""
-        if not kwargs and method == "__call__" and ufunc in NUMPY:
-            return NUMPY[ufunc](*inputs)
+        if not kwargs and method == "__call__" and (call := NUMPY.get(ufunc)) is not None:
+            return call(*inputs)
         if ufunc is np.vecdot and kwargs.keys() == {"axis"}:
             return NUMPY[ufunc](*inputs, **kwargs)
         if method == "reduce" and ufunc is np.add and kwargs.keys() <= {"axis", "keepdims"}:
