@@ -205,7 +205,7 @@ def differentiate(
         for node, cotangent in zip(outputs, cotangents, strict=True):
             if node.number >= oldest:
                 add(node, cotangent)
-        following = None  # in a chain, the next node does not need to wait
+        following = contribution = None  # in a chain, the next node does not need to wait
         while heap or following is not None:
             if following is None:
                 number = -pop(heap)
