@@ -246,8 +246,8 @@ class Op:
             result = new_result(self, steps, out)
             if watched:
                 result._node.mark(watched=tuple(watched))
-            if out.base is not None and self._is_lent(parents):
-                result._node.mark(lent=True)
+            if self._is_lent(parents) and (out.base is not None or any(out is x for x in raw)):
+                result._node.mark(lent=True)  # a view of what was handed out, or itself
         if (recorder := grad_mode()) is not True:
             recorder.recorded(self, args, result)
         return result

@@ -418,6 +418,7 @@ BIG = 20_000  # elements: too many to be copied
 @pytest.mark.parametrize("use", [
     lambda w: w * w,
     lambda w: (w.T * 1.0) @ w,  # a view of it is kept
+    lambda w: +w * np.ones(w.shape) * +w,  # the array itself, under another node
     lambda w: np.einsum("ij,ij->", w, w),
     lambda w: np.exp(w.reshape(-1)[3:]) * w.reshape(-1)[3:],
     lambda w: autograd.nn.layer_norm(w, (w.shape[1],), w[0], w[1]),
