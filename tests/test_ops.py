@@ -28,7 +28,6 @@ def test_property(name, check, data):
 def test_ops_are_documented(name):
     op = autograd.REGISTRY[name]
     assert op.__doc__ and op.stated is not None
-    assert "out" in op.stated.text() and "d" in op.stated.text()
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -185,8 +185,7 @@ def test_names_on_the_hub(monkeypatch, tmp_path):
         assert "Hugging Face" not in str(raised.value)
 
 
-def test_the_hubs_cache_without_a_network(tmp_path):
-    pytest.importorskip("huggingface_hub")
+def test_the_hubs_cache_without_a_network(tmp_path, oracle):  # which brings huggingface_hub
     cache = tmp_path / "models--somebody--model"
     (cache / "refs").mkdir(parents=True)
     (cache / "refs" / "main").write_text("abc123")
