@@ -1,10 +1,11 @@
-"""``npgpt step``: walk through the backward pass of a script, of a model, or of a saved trace."""
+"""``npgpt step``: walk through the backward pass of a script, a model, a run, or a saved trace."""
 
 from __future__ import annotations
 
 import runpy
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,37 +18,70 @@ from npgpt.errors import UserError
 
 @dataclass
 class StepOptions:
-    """Walk through the backward pass of a script (first argument), of a model, or of a trace.
+    """Walk through the backward pass of a script (first argument), a model, a run or a trace.
 
     What follows ``--`` is for the script.
     """
 
     model: str = ""
-    """A model's folder: its loss on --text."""
+    """A folder with a model, or a name on the hub: its loss on --text."""
     text: str = ""
     """What the model reads."""
+    run: str = ""
+    """A run folder: the backward pass of its update --at."""
+    at: int | None = None
+    """The update that leads from this step to the next; what comes before it is replayed."""
+    force: bool = False
+    """Replay although threads, kernels or libraries are not what they were."""
     trace: str = ""
     """A folder with a trace that was saved."""
     save: str = ""
     """A folder to save the trace to."""
     commands: str = ""
     """A file of commands to run, instead of asking for them."""
+    source: str = ""
+    """A file to write the first pass to, as a NumPy script, instead of walking through it."""
+    primitives: bool = False
+    """Write the primitives that fused ops are made of."""
 
 
 def run(script: str, arguments: list[str], options: StepOptions) -> None:
     """Walk through what the options name."""
-    if (bool(script) + bool(options.model) + bool(options.trace)) != 1:
-        raise UserError("give a script, or --model DIR --text TEXT, or --trace DIR")
+    if sum(map(bool, (script, options.model, options.run, options.trace))) != 1:
+        raise UserError(
+            "give a script, or --model DIR --text TEXT, or --run DIR --at STEP, or --trace DIR"
+        )
+    if options.at is not None and not options.run:
+        raise UserError("--at is a step of a run: name its folder with --run DIR")
+    if options.primitives and not options.source:
+        raise UserError("--primitives are for a script that is written: add --source FILE.py")
+    if options.source:
+        check_source(script, options)
     session = _Session(options)
     try:
         if options.trace:
-            session.walk(saved(options.trace))
+            session.take(saved(options.trace))
         elif options.model:
-            session.walk(of_model(options.model, options.text))
+            with session.recording():
+                found = of_model(options.model, options.text)
+            session.take(found)
+        elif options.run:
+            run_step(options, session)
         else:
             run_script(script, arguments, session)
     except _Left:
         pass
+
+
+def check_source(script: str, options: StepOptions) -> None:
+    """Refuse what cannot be written as a script, or where."""
+    path = Path(options.source)
+    if options.trace or options.save or options.commands:
+        raise UserError("--source writes a new pass: leave out --trace, --save and --commands")
+    if path.suffix != ".py":
+        raise UserError(f"--source {path} is to be a .py file; its arrays go to .npz beside it")
+    if script and path.exists() and path.samefile(script):
+        raise UserError(f"--source {path} is the script itself; name another file")
 
 
 def saved(folder: str) -> Any:
@@ -67,10 +101,11 @@ def of_model(folder: str, text: str) -> Any:
         If the text has fewer than two tokens, or more than the model reads at once.
     """
     from npgpt import load_tokenizer
-    from npgpt.weights import load_pretrained
+    from npgpt.weights import find_model, load_pretrained
 
-    model = load_pretrained(Path(folder))
-    ids = np.array([load_tokenizer(Path(folder)).encode(text)])  # (1, T + 1)
+    path = find_model(folder)
+    model = load_pretrained(path)
+    ids = np.array([load_tokenizer(path).encode(text)])  # (1, T + 1)
     if ids.shape[1] < 2:
         raise UserError("the text needs two tokens or more: give it with --text TEXT")
     if ids.shape[1] - 1 > model.config.n_positions:
@@ -91,20 +126,62 @@ class _Session:
         if options.commands:
             text = Path(options.commands).read_text(encoding="utf-8")
             self.lines = iter(text.splitlines())
-        self.folder = options.save
+        self.options = options
         self.count = 0
 
-    def walk(self, trace: Any) -> None:
-        """Walk through a pass, the first of which is saved if that was asked for."""
+    def recording(self) -> AbstractContextManager:
+        """Record as the passes are to be seen: a script that is written knows no kernels."""
+        return autograd.use_kernels(False) if self.options.source else nullcontext()
+
+    def take(self, trace: Any) -> None:
+        """Walk through a pass, the first of which is saved, or written, if that was asked for."""
         self.count += 1
-        if self.folder and self.count == 1:
-            trace.save(self.folder)
+        if self.options.source:
+            self.write(trace)
+            raise _Left
+        if self.options.save and self.count == 1:
+            trace.save(self.options.save)
         if autograd.stepper.walk(trace, self.lines):
             raise _Left
+
+    def write(self, trace: Any) -> None:
+        """Write a pass as a script."""
+        path, value = self.options.source, trace.recording.values[trace.start]
+        try:
+            autograd.to_source(
+                autograd.Tensor(value, trace.recording._nodes[trace.start]),
+                path, primitives=self.options.primitives,
+            )  # fmt: skip
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UserError(str(error)) from None
+        print(f"{path} is written; it prints {trace.recording.name(trace.start)} = {value!s}")
 
 
 class _Left(BaseException):
     """The stepper was left: so is the script. No script catches it as an Exception."""
+
+
+def run_step(options: StepOptions, session: _Session) -> None:
+    """Take a run to a step again, and stop at each backward of the update from there."""
+    from npgpt.replay import Replay
+
+    folder, step = options.run, options.at
+    if step is None:
+        raise UserError("say which update of the run: --at STEP")
+    replay = Replay(folder, step, step, force=options.force)
+    replay.seek(step)
+    for note in replay.notes:
+        print(f"note: {note}")
+    n = replay.run.config.gradient_accumulation_steps
+    print(f"update {step} of {folder}, replayed from {replay.origin}")
+
+    def take(trace: Any) -> None:
+        if n > 1:
+            print(f"\nbatch {session.count + 1} of the {n} that this update adds up")
+        session.take(trace)
+
+    with session.recording(), autograd.stepper.stopping_at_backward(take):
+        replay.run.backward()
 
 
 def run_script(script: str, arguments: list[str], session: _Session) -> None:
@@ -115,7 +192,7 @@ def run_script(script: str, arguments: list[str], session: _Session) -> None:
     before = sys.argv, sys.path[0]
     sys.argv, sys.path[0] = [script, *arguments], str(path.parent)
     try:
-        with autograd.stepper.stopping_at_backward(session.walk):
+        with session.recording(), autograd.stepper.stopping_at_backward(session.take):
             runpy.run_path(script, run_name="__main__")
     finally:
         sys.argv, sys.path[0] = before

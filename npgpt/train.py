@@ -4,12 +4,14 @@ A run folder holds ``train.toml`` (the configuration), ``config.json`` and ``mod
 (the best model so far), ``tokenizer.json``, ``tokens.bin`` and ``tokens.json`` (the text),
 ``metrics.jsonl``, and ``state.safetensors``: the last parameters, the optimizer's means and the
 counters. All randomness is a function of the seed and the step, so that file alone decides what a
-resumed run does; it is replaced in one step.
+resumed run does; it is replaced in one step. Its history says what else decides every bit, so that
+`npgpt.replay` can take the same steps again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -17,15 +19,18 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
+from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
-from npgpt.config import TrainConfig
+from autograd.kernels import kernels_enabled
+from npgpt.config import GPTConfig, TrainConfig
 from npgpt.data import open_tokens, random_batch, read_text, split_tokens, write_tokens
 from npgpt.display import Display
 from npgpt.errors import UserError
@@ -63,7 +68,11 @@ class Progress:
 
 @dataclass
 class Run:
-    """Everything that a training run consists of."""
+    """Everything that a training run consists of.
+
+    The history lists, from the step at which each begins to hold, the configurations and
+    environments (see `environment`) of the run, with the hash of the parameters at that step.
+    """
 
     folder: Path
     config: TrainConfig
@@ -73,16 +82,20 @@ class Run:
     tokens_path: Path
     tokens_sha256: str
     progress: Progress = field(default_factory=Progress)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.train_tokens, self.validation_tokens = split_tokens(
             self.tokens, self.config.block_size
         )
-        self.optimizer = AdamW(
-            self.model.named_parameters(),
-            betas=(self.config.beta1, self.config.beta2),
-            weight_decay=self.config.weight_decay,
-        )
+        self.optimizer = AdamW(self.model.named_parameters())
+        self.configure(self.config)
+
+    def configure(self, config: TrainConfig) -> None:
+        """Go on by another configuration, of the same model and data."""
+        self.config = config
+        self.optimizer.betas = config.beta1, config.beta2
+        self.optimizer.weight_decay = config.weight_decay
 
     # ---- state
 
@@ -93,18 +106,20 @@ class Run:
         metadata = {
             "progress": json.dumps(dataclasses.asdict(self.progress)),
             "tokens": json.dumps([str(self.tokens_path), self.tokens_sha256]),
+            "history": json.dumps(self.history),
         }
         tensors = self.model.state_dict() | self.optimizer.state_dict()
         write_tensors(path or self.folder / "state.safetensors", tensors, metadata)
 
-    def load_state(self) -> None:
-        """Take up the state of the folder."""
-        path = self.folder / "state.safetensors"
+    def load_state(self, path: Path | None = None) -> None:
+        """Take up the state of the folder, or that of a checkpoint in it."""
+        path = path or self.folder / "state.safetensors"
         tensors, metadata = read_tensors(path)
         means = {name: a for name, a in tensors.items() if name.startswith(("mean.", "square."))}
         try:
             self.model.load_state_dict({n: a for n, a in tensors.items() if n not in means})
             self.progress = Progress(**json.loads(metadata["progress"]))
+            self.history = json.loads(metadata.get("history", "[]"))
             self.optimizer.load_state_dict(means, self.progress.step)
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path} does not belong to this run, or is damaged: {error}") from None
@@ -113,30 +128,57 @@ class Run:
         """Write the model as the run's best."""
         save_weights(self.model, self.folder / "model.safetensors")
 
+    def remember(self) -> bool:
+        """Add to the history what holds from here on; return whether it is anything new."""
+        values = {"config": dataclasses.asdict(self.config), "environment": environment()}
+        values = json.loads(json.dumps(values))  # tuples are lists, as in what was read
+        if self.history and values.items() <= self.history[-1].items():
+            return False
+        hashed = hash_parameters(self.model)
+        self.history.append({"step": self.progress.step, "parameters": hashed, **values})
+        return True
+
     # ---- training
 
     def update(self) -> tuple[float, float, float]:
         """Take one optimizer step; return the loss, the gradient's norm, the learning rate."""
+        loss = self.backward()
+        norm, lr = self.descend()
+        return loss, norm, lr
+
+    def batches(self) -> list[tuple[ndarray, ndarray]]:
+        """Draw the batches of this step: inputs and targets, (B, T) each."""
+        config = self.config
+        random = np.random.default_rng([config.seed, 1, self.progress.step])
+        return [
+            random_batch(self.train_tokens, config.batch_size, config.block_size, random)
+            for _ in range(config.gradient_accumulation_steps)
+        ]
+
+    def dropout(self) -> AbstractContextManager[None]:
+        """Let what runs inside the block drop what this step drops."""
+        return dropout_from(np.random.default_rng([self.config.seed, 4, self.progress.step]))
+
+    def backward(self) -> float:
+        """Add the gradient of this step's batches to the parameters; return their mean loss."""
+        with self.dropout():
+            loss = train_step(self.model, self.batches())
+        self.demand_finite("loss", loss)
+        return loss
+
+    def descend(self) -> tuple[float, float]:
+        """Move by the gradient; return its norm before clipping, and the learning rate."""
         config = self.config
         lr = config.learning_rate
         if config.decay_lr:
             until = config.max_iters if config.lr_decay_iters is None else config.lr_decay_iters
             lr = learning_rate_at(self.progress.step, lr, config.min_lr, config.warmup_iters, until)
-        step = self.progress.step
-        random = np.random.default_rng([config.seed, 1, step])
-        batches = [
-            random_batch(self.train_tokens, config.batch_size, config.block_size, random)
-            for _ in range(config.gradient_accumulation_steps)
-        ]
-        with dropout_from(np.random.default_rng([config.seed, 4, step])):
-            loss = train_step(self.model, batches)
         norm = clip_grad_norm(self.model.parameters(), config.grad_clip)
-        self.demand_finite("loss", loss)
         self.demand_finite("norm of the gradient", norm)
         self.optimizer.step(lr)
         self.optimizer.zero_grad()
         self.progress.step += 1
-        return loss, norm, lr
+        return norm, lr
 
     def evaluate(self, check: Any) -> tuple[float, float]:
         """Estimate the loss on both splits, with batches that depend on the seed and step alone."""
@@ -162,6 +204,28 @@ class Run:
                 f"is kept ({kept}). Lower --learning_rate, warm up for longer (--warmup_iters), or "
                 "clip the gradient (--grad_clip 1)"
             )
+
+
+def environment() -> dict[str, Any]:
+    """Return what decides, besides the seed and the configuration, every bit of a run."""
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    own = [pool for pool in pools if "numpy" in pool["filepath"]]  # SciPy's may be there as well
+    blas = (own or pools or [{}])[0]  # none: a BLAS that has no settings, such as Accelerate
+    named = (blas.get(key) for key in ("internal_api", "version", "architecture"))
+    return {
+        "NumPy": np.__version__,
+        "BLAS": " ".join(filter(None, named)),
+        "BLAS threads": blas.get("num_threads"),
+        "kernels": f"Numba {version('numba')}" if kernels_enabled() else "off",
+    }
+
+
+def hash_parameters(model: GPT) -> str:
+    """Return the SHA-256 of a model's parameters."""
+    digest = hashlib.sha256()
+    for array in model.state_dict().values():
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def train_step(model: GPT, batches: list[tuple[ndarray, ndarray]]) -> float:
@@ -266,7 +330,7 @@ def start(config: TrainConfig, overwrite: bool = False) -> Run:
             raise UserError(
                 f"the text consists of one character, {text[:1]!r}: there is nothing to learn"
             )
-        tokens = tokenizer.encode(text)
+        tokens = tokenizer.encode(text, disallowed_special=())
     if base is not None:
         config = dataclasses.replace(config, **settled_by(base))
     split_tokens(tokens, config.block_size)
@@ -276,9 +340,7 @@ def start(config: TrainConfig, overwrite: bool = False) -> Run:
         architecture = dataclasses.replace(
             base.config, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate
         )
-    model = GPT(architecture, seed=config.seed)
-    if base is not None:
-        model.load_state_dict(base.state_dict())
+    model = initial_model(architecture, config.seed, base)
 
     folder = make_folder(config, overwrite)
     path = ready or folder / "tokens.bin"
@@ -290,6 +352,7 @@ def start(config: TrainConfig, overwrite: bool = False) -> Run:
         write_text(folder / "train.toml", config.to_toml())
         tokens, info = open_tokens(path)
         run = Run(folder, config, model, tokenizer, tokens, path, info.sha256)
+        run.remember()
         run.save_state()
     except OSError as error:
         reason = error.strerror or error
@@ -297,8 +360,38 @@ def start(config: TrainConfig, overwrite: bool = False) -> Run:
     return run
 
 
+def initial_model(architecture: GPTConfig, seed: int, base: GPT | None) -> GPT:
+    """Make the model that a run begins with: a new one, or one like `base`."""
+    model = GPT(architecture, seed=seed)
+    if base is not None:
+        model.load_state_dict(base.state_dict())
+    return model
+
+
 def resume(folder: Path, changes: dict[str, Any]) -> Run:
     """Take up a run where its last checkpoint stands; `changes` are training keys to change."""
+    run = open_run(folder)
+    config = run.config
+    fixed = {"data", "tokenizer", "out_dir", "init_from", "seed", "bias", "activation_function",
+             "n_layer", "n_head", "n_embd", "block_size", "norm_position", "position_embedding",
+             "window_size", "dropout"}  # fmt: skip
+    for key, value in changes.items():
+        if key in fixed and value != getattr(config, key):
+            raise UserError(f"--{key} is {getattr(config, key)} in the run {folder}, and stays so")
+    run.configure(dataclasses.replace(config, **changes))
+    if run.progress.step < run.config.max_iters:
+        run.progress.finished = False
+    if changes:
+        write_text(folder / "train.toml", run.config.to_toml())
+    if run.remember():
+        run.save_state()
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()
+    return run
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run as its last checkpoint stands; nothing is written."""
     state = folder / "state.safetensors"
     if not state.is_file():
         raise UserError(
@@ -306,13 +399,6 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
             "start one with npgpt train --out_dir " + str(folder)
         )
     config = TrainConfig.from_toml(folder / "train.toml")
-    fixed = {"data", "tokenizer", "out_dir", "init_from", "seed", "bias", "activation_function",
-             "n_layer", "n_head", "n_embd", "block_size", "norm_position", "position_embedding",
-             "window_size"}  # fmt: skip
-    for key, value in changes.items():
-        if key in fixed and value != getattr(config, key):
-            raise UserError(f"--{key} is {getattr(config, key)} in the run {folder}, and stays so")
-    config = dataclasses.replace(config, **changes)
     _, metadata = read_tensors(state)
     try:
         recorded, sha256 = json.loads(metadata["tokens"])
@@ -327,12 +413,6 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
     model = GPT(load_config(folder), seed=config.seed)
     run = Run(folder, config, model, tokenizer, tokens, path, sha256)
     run.load_state()
-    if run.progress.step < config.max_iters:
-        run.progress.finished = False
-    if changes:
-        write_text(folder / "train.toml", config.to_toml())
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
     return run
 
 
