@@ -11,6 +11,8 @@
 from autograd import functional, nn
 from autograd.anomaly import AnomalyError, debug, detect_anomaly, explain
 from autograd.kernels import use_kernels
+from autograd.ledger import Ledger
+from autograd.machine import Roof
 from autograd.modes import Observer, enable_grad, is_grad_enabled, no_grad, observe
 from autograd.op import REGISTRY, Op, op
 from autograd.stepper import record, step
@@ -21,8 +23,10 @@ from autograd.tensor import Tensor, grad, tensor
 __all__ = [
     "REGISTRY",
     "AnomalyError",
+    "Ledger",
     "Observer",
     "Op",
+    "Roof",
     "Tensor",
     "debug",
     "detect_anomaly",

@@ -85,10 +85,20 @@ class Observer(Protocol):
 
 
 class Recorder(Protocol):
-    """What may watch the forward pass; see :func:`record_with`."""
+    """What may watch the forward pass; see :func:`record_with`.
+
+    It may also have a method ``around(op)``, which returns what runs in the place of
+    ``op.forward``: the same, between two looks at a clock.
+    """
 
     def recorded(self, op: Op, args: tuple, result: Any) -> None:
         """See a call that was recorded, with the Tensor that it returned, or several."""
+
+
+def forward_of(op: Op, recorder: Recorder) -> Callable:
+    """Return what runs an op: its forward function, or what the recorder puts around it."""
+    around = getattr(recorder, "around", None)
+    return op.forward if around is None else around(op)
 
 
 @contextmanager

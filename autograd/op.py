@@ -13,7 +13,7 @@ from numpy import ndarray
 from autograd import changes
 from autograd.engine import Node, TensorBase, differentiate, new_result, new_tensor
 from autograd.formula import Formula
-from autograd.modes import grad_mode, observe
+from autograd.modes import forward_of, grad_mode, observe
 
 REGISTRY: dict[str, Op] = {}
 COPY_LIMIT = 65536  # bytes: a constant that a rule keeps is copied up to here, and watched above
@@ -163,8 +163,9 @@ class Op:
                     if arg._node.lent and not changes.is_held(arg):
                         arg._node.take_back()
                 raw[position] = arg._array
-        out = self.forward(*raw)
-        if parents and grad_mode():
+        mode = grad_mode()
+        out = (self.forward if type(mode) is bool else forward_of(self, mode))(*raw)
+        if parents and mode:
             return self._record(args, raw, parents, out)
         return self._unrecorded(out, is_tensor)
 
@@ -175,8 +176,10 @@ class Op:
                     x._node.take_back()
         raw = tuple([a._array if isinstance(a, TensorBase) else a for a in arrays])
         nodes = tuple([a._node if isinstance(a, TensorBase) else None for a in arrays])
-        out = self.forward(*raw, **dict(zip(self.names[1:], static, strict=True)))
-        if any(nodes) and grad_mode():
+        mode = grad_mode()
+        forward = self.forward if type(mode) is bool else forward_of(self, mode)
+        out = forward(*raw, **dict(zip(self.names[1:], static, strict=True)))
+        if any(nodes) and mode:
             return self._record((arrays, *static), [raw, *static], {0: nodes}, out)
         return self._unrecorded(out, any(isinstance(a, TensorBase) for a in arrays))
 

@@ -1,0 +1,159 @@
+"""``npgpt profile``: the ledger of a training step, op by op, beside what the machine could do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import autograd
+from autograd import Ledger, Roof
+from autograd.kernels import kernels_enabled
+from npgpt.config import GPTConfig, TrainConfig
+from npgpt.data import open_tokens, random_batch, read_text
+from npgpt.errors import UserError
+from npgpt.files import write_text
+from npgpt.info import config_of
+from npgpt.memory import keep_freed_memory
+from npgpt.model import GPT
+from npgpt.nn import dropout_from
+from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.tokenizers import make_tokenizer, tokenizer_of
+from npgpt.train import train_step
+
+WARM_UP = 3  # steps: kernels are loaded, memory and caches are in use
+
+
+@dataclass
+class ProfileOptions(TrainConfig):
+    """Show what a training step costs, by a TOML file (first argument) and these options.
+
+    On random tokens: nothing is trained or written.
+    """
+
+    vocab_size: int | None = None
+    """Of a model from scratch; the tokenizer's if not given."""
+    steps: int = 10
+    """Steps to take the median of."""
+    json: str = ""
+    """A file to write the rows to."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("vocab_size", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
+
+
+class Step:
+    """A training step on random tokens, taken again and again.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    architecture : GPTConfig
+    """
+
+    def __init__(self, config: TrainConfig, architecture: GPTConfig) -> None:
+        self.config, self.context = config, architecture.n_positions
+        self.random = np.random.default_rng(config.seed)
+        self.tokens = self.random.integers(architecture.vocab_size, size=100_000 + self.context)
+        self.model = GPT(architecture, seed=config.seed)
+        self.optimizer = AdamW(
+            self.model.named_parameters(),
+            (config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+
+    def take(self) -> Ledger:
+        """Take one step, as `npgpt.train` does; return its ledger."""
+        config, n = self.config, self.model.n_parameters()
+        with Ledger() as ledger:
+            with ledger.part("batch"):
+                batches = [
+                    random_batch(self.tokens, config.batch_size, self.context, self.random)
+                    for _ in range(config.gradient_accumulation_steps)
+                ]
+            with dropout_from(self.random):
+                train_step(self.model, batches)
+            with ledger.part("clipping") as row:
+                norm = clip_grad_norm(self.model.parameters(), config.grad_clip)
+                scaled = norm > config.grad_clip > 0
+                row.flops += 3 * n if scaled else 2 * n
+                row.bytes += 4 * (3 * n if scaled else n)  # read, and where scaled rewritten
+            with ledger.part("AdamW") as row:
+                self.optimizer.step(config.learning_rate)
+                row.flops += 14 * n
+                row.bytes += 4 * 7 * n  # all but the gradient are read and written
+            with ledger.part("zero_grad"):
+                self.optimizer.zero_grad()
+        return ledger
+
+
+def architecture_of(options: ProfileOptions) -> GPTConfig:
+    """Return the architecture that a training run with these options would have."""
+    if options.init_from != "scratch":
+        rate = options.dropout
+        model = config_of(options.init_from)
+        return dataclasses.replace(model, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate)
+    if options.vocab_size is not None:
+        return options.model(options.vocab_size)
+    if len(options.data) == 1 and options.data[0].endswith(".bin"):
+        path = Path(options.data[0])
+        tokenizer = tokenizer_of(open_tokens(path)[1].tokenizer, path.with_suffix(".json"))
+    else:
+        tokenizer = make_tokenizer(options.tokenizer, read_text(options.data)[0])
+    return options.model(tokenizer.n_vocab)
+
+
+def run(options: ProfileOptions) -> None:
+    """Print the ledger of a step, and write it to a file if one is asked for."""
+    if options.json and not Path(options.json).parent.is_dir():
+        raise UserError(f"--json {options.json}: there is no folder {Path(options.json).parent}")
+    keep_freed_memory()
+    step = Step(options, architecture_of(options))
+    for _ in range(WARM_UP):
+        step.take()
+    rows = autograd.ledger.medians([step.take() for _ in range(options.steps)])
+    roof = Roof.measure()
+    print(
+        f"A step of {options.gradient_accumulation_steps * options.batch_size} x "
+        f"{step.context} tokens, {step.model.n_parameters():,} parameters, "
+        f"median of {options.steps};\n"
+        f"kernels {'on' if kernels_enabled() else 'off'}; this machine: "
+        f"{roof.flops / 1e9:.0f} GFLOP/s in matrix products, {roof.bandwidth / 1e9:.1f} GB/s\n"
+    )
+    print(autograd.ledger.table(rows, roof))
+    if options.json:
+        write_text(Path(options.json), json.dumps(summary(options, rows, roof)) + "\n")
+
+
+def summary(options: ProfileOptions, rows: list[autograd.ledger.Row], roof: Roof) -> dict[str, Any]:
+    """Return everything that the table shows, and its configuration, for programs."""
+    total = sum(row.seconds for row in rows)
+    return {
+        "config": dataclasses.asdict(options),
+        "kernels": kernels_enabled(),
+        "roof": {"gflops_per_s": roof.flops / 1e9, "gb_per_s": roof.bandwidth / 1e9},
+        "ms": 1e3 * total,
+        "rows": [
+            {
+                "name": row.name,
+                "kind": row.kind,
+                "calls": int(row.calls),
+                "ms": 1e3 * row.seconds,
+                "share": row.seconds / total,
+                "flops": row.flops,
+                "gflops_per_s": row.flops / row.seconds / 1e9,
+                "bytes": row.bytes,
+                "gb_per_s": row.bytes / row.seconds / 1e9,
+                "share_of_roof": autograd.ledger.share_of_roof([row], roof),
+            }
+            for row in rows
+        ],
+    }
