@@ -110,8 +110,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Parameters
     ----------
     path : path
-        A folder with our ``tokenizer.json`` or with ``vocab.json`` and ``merges.txt``, as a Hugging
-        Face repository has, or a file that `read_tokenizer` knows.
+        A folder with our ``tokenizer.json``, with ``vocab.json`` and ``merges.txt`` or with Hugging
+        Face's ``tokenizer.json``, or a file that `read_tokenizer` knows.
 
     Raises
     ------

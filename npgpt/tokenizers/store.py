@@ -152,7 +152,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     ----------
     path : Path
         A ``.tiktoken`` file with its JSON sidecar, ``vocab.json`` and ``merges.txt`` by either
-        name, a ``tokenizer.json`` of ours, or a folder that holds one of these.
+        name, ``tokenizer.json`` (ours or Hugging Face's), or a folder that holds one of these.
 
     Raises
     ------
@@ -163,12 +163,12 @@ def read_tokenizer(path: Path) -> Tokenizer:
         own = path / "tokenizer.json"
         if own.is_file() and "kind" in (values := read_json(own)):
             return tokenizer_of(values, own)
-        names = [*PAIRS, *sorted(p.name for p in path.glob("*.tiktoken"))]
+        names = [*PAIRS, own.name, *sorted(p.name for p in path.glob("*.tiktoken"))]
         found = next((path / name for name in names if (path / name).is_file()), None)
         if found is None:
             raise UserError(
-                f"{path} holds no tokenizer: no tokenizer.json of ours, no vocab.json with "
-                "merges.txt, no .tiktoken file"
+                f"{path} holds no tokenizer: no tokenizer.json, no vocab.json with merges.txt, no "
+                ".tiktoken file"
             )
         return read_tokenizer(found)
     if not path.is_file():
@@ -205,11 +205,38 @@ def _read_tiktoken(path: Path) -> BPETokenizer:
 
 def _read_pair(vocab_file: Path, merges_file: Path) -> Tokenizer:
     vocab = read_json(vocab_file)
-    if not vocab or not all(type(i) is int for i in vocab.values()):
-        raise UserError(f"{vocab_file} does not map tokens to whole numbers")
     if not merges_file.is_file():
         raise UserError(f"{vocab_file} needs {merges_file.name} beside it")
     merges = _parse_merges(_text(merges_file), merges_file)
+    return _of_merges(vocab, merges, vocab_file, merges_file)
+
+
+def _of_hugging_face(values: dict[str, Any], path: Path) -> Tokenizer:
+    """Make the tokenizer of the tokenizers library's own file, if it is GPT-1's or GPT-2's kind."""
+    try:
+        model, cut = values["model"], values.get("pre_tokenizer") or {}
+        kind, cut_by = model["type"], cut.get("type")
+        if kind != "BPE" or cut_by not in ("ByteLevel", "BertPreTokenizer"):
+            raise UserError(
+                f"{path} is a {kind} tokenizer that cuts by {cut_by}, and GPT-2's (BPE, ByteLevel) "
+                "and GPT-1's (BPE, BertPreTokenizer) are known here"
+            )
+        if cut.get("add_prefix_space") or not cut.get("use_regex", True):
+            raise UserError(f"{path} cuts a text otherwise than GPT-2 does: {json.dumps(cut)}")
+        added = {str(token["content"]): token["id"] for token in values.get("added_tokens", [])}
+        lines = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        vocab = {**model["vocab"], **added}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {error!r}") from None
+    return _of_merges(vocab, _parse_merges("\n".join(lines), path), path, path)
+
+
+def _of_merges(
+    vocab: dict[str, int], merges: list[tuple[str, str]], vocab_file: Path, merges_file: Path
+) -> Tokenizer:
+    """Make the tokenizer of a vocabulary and its merges: GPT-1's kind, or GPT-2's."""
+    if not vocab or not all(type(i) is int for i in vocab.values()):
+        raise UserError(f"{vocab_file} does not map tokens to whole numbers")
     if any(token.endswith(END) for token in vocab):
         return GPT1Tokenizer(vocab, merges)
     letters = {letter: byte for byte, letter in byte_letters().items()}
@@ -261,6 +288,8 @@ def _text(path: Path) -> str:
 def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
     """Make the tokenizer that a file describes, as `Tokenizer.to_dict` does."""
     kind = values.get("kind")
+    if kind is None and "model" in values:
+        return _of_hugging_face(values, path)
     if kind == "char" and isinstance(values.get("characters"), str):
         return CharTokenizer(values["characters"])
     if kind == "byte":
