@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ settings.register_profile("ci", max_examples=30, derandomize=True, print_blob=Tr
 settings.register_profile("quick", max_examples=8, derandomize=True, print_blob=True, **COMMON)
 settings.register_profile("thorough", max_examples=300, **COMMON)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared out already
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
