@@ -6,6 +6,7 @@ that requires a gradient, and works on the plain array for any other.
 
 from __future__ import annotations
 
+import html
 import inspect
 import operator
 from collections.abc import Callable, Sequence
@@ -246,10 +247,18 @@ class Tensor(TensorBase):
     def __repr__(self) -> str:
         values = np.array2string(self._array, separator=", ", prefix="tensor(")
         dtype = "" if self.dtype == np.float64 else f", dtype={self.dtype}"
+        return f"tensor({values}{dtype}{self._made_by()})"
+
+    def _repr_html_(self) -> str:
+        """Show dtype, shape and values in a notebook; of large arrays the corners."""
+        values = np.array2string(self._array, precision=4, threshold=100, separator=", ")
+        text = f"{self.dtype}{list(self.shape)}{self._made_by()}\n{values}"
+        return f"<pre>{html.escape(text)}</pre>"
+
+    def _made_by(self) -> str:
         if self._node is None:
-            return f"tensor({values}{dtype})"
-        made_by = "requires_grad=True" if self._node.op is None else f"op={self._node.op.name}"
-        return f"tensor({values}{dtype}, {made_by})"
+            return ""
+        return ", requires_grad=True" if self._node.op is None else f", op={self._node.op.name}"
 
     __hash__ = object.__hash__
 
@@ -465,12 +474,21 @@ def grad(
         retain_graph=retain_graph,
         create_graph=create_graph,
     )
-    gradients = tuple(
-        Tensor(np.zeros(x.shape, x.dtype)) if g is None else g if isinstance(g, Tensor)
-        else Tensor(np.array(g))
-        for g, x in zip(found, inputs, strict=True)
-    )  # fmt: skip
+    found.reverse()
+    gradients = tuple([_take_gradient(found, x) for x in inputs])
     return gradients[0] if single else gradients
+
+
+def _take_gradient(found: list, x: Tensor) -> Tensor:
+    """Take the last of the cotangents, that of `x`, as a tensor whose array is nobody else's."""
+    g = found.pop()
+    if g is None:
+        return Tensor(np.zeros(x.shape, x.dtype))
+    if isinstance(g, Tensor):
+        return g
+    gradient = Tensor(g)
+    del g
+    return Tensor(np.array(gradient._array)) if is_held(gradient) else gradient
 
 
 def _node_of(x: Any, what: str) -> Node:

@@ -64,7 +64,7 @@ class Case:
         unit = arrays[0] if unit is None else unit
         self.shape = " x ".join(map(str, unit.shape))
         self.bytes = [n * unit.nbytes for n in traffic]
-        self.leaves = [autograd.Tensor(x).requires_grad_() for x in arrays]
+        self.leaves = [autograd.tensor(x, requires_grad=True) for x in arrays]  # own, so unwatched
         self.twins = [torch.tensor(x, requires_grad=True) for x in arrays]
         y = self.forward()
         self.g = some(*y.shape, seed=1)

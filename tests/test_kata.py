@@ -106,10 +106,15 @@ SOLUTIONS = {
             return g.reshape(-1, *normalized_shape).sum(0)
     """,
     "attention": """
-        def vjp(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, lse):
+        def vjp(
+            g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size, lse
+        ):
             scores = scale * query @ np.swapaxes(key, -1, -2)
             if is_causal:
-                scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
+                seen = np.tri(*scores.shape[-2:], dtype=bool)
+                if window_size is not None:
+                    seen &= ~np.tri(*scores.shape[-2:], -window_size, dtype=bool)
+                scores = np.where(seen, scores, -np.inf)
             if attn_mask is not None and attn_mask.dtype == bool:
                 scores = np.where(attn_mask, scores, -np.inf)
             elif attn_mask is not None:

@@ -105,12 +105,15 @@ def twins():
         x = torch.linalg.solve(a, columns)
         return x[..., 0] if b.ndim == 1 else x
 
-    def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
+    def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
         attend = partial(F.scaled_dot_product_attention, query, key, scale=scale)
         shape = (query.shape[-2], key.shape[-2])
         mask = torch.zeros(shape, dtype=query.dtype)  # PyTorch takes no mask beside is_causal
         if is_causal:
-            mask = mask.masked_fill(~torch.ones(shape).tril().bool(), -torch.inf)
+            seen = torch.ones(shape).tril().bool()
+            if window_size is not None:
+                seen &= ~torch.ones(shape).tril(-window_size).bool()
+            mask = mask.masked_fill(~seen, -torch.inf)
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             mask = mask.masked_fill(~attn_mask, -torch.inf)
         elif attn_mask is not None:

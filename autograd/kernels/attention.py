@@ -1,65 +1,101 @@
 """Attention, head by head and in blocks of queries: no (T, S) matrix is ever stored.
 
 For each block the products go to BLAS, and one pass over the scores does all the rest: the mask,
-softmax, dropout. Causality halves the work: a block multiplies the keys that its last query sees.
+softmax, dropout. A block multiplies only the keys from the first to the last that its queries see:
+causality halves the work, and a window makes it proportional to the window.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 from autograd.kernels import blas
 from autograd.kernels.blas import PLAIN, ROW_MAJOR, TRANSPOSED, gemm
-from autograd.kernels.jit import EXACT, inline, jit, n_threads, share, slices, takes
+from autograd.kernels.jit import EXACT, OVERLOADS, inline, jit, split, takes
 from autograd.kernels.pointwise import bits_at, mask_constants, row_key
-from autograd.kernels.rowwise import block_dot, largest, sum_of
+from autograd.kernels.rowwise import dot, largest, sum_of
 from autograd.kernels.vector import exp
 
 BLOCK = 64  # queries at a time
 
 
 @inline(EXACT)
-def hide(row, mask, t):
-    """Set the scores of a query to -inf where its row of a boolean mask says False."""
-    seen_by = mask[min(t, mask.shape[0] - 1)]  # a single row is everyone's
+def seen_by(start, stop, n_keys, window):
+    """Return the first key that queries ``start`` to ``stop - 1`` see, and the end of them.
+
+    With a window, a query sees so many keys, of which its own position is the last; 0 is none.
+    """
+    if window == 0:
+        return 0, n_keys
+    return min(max(start - window + 1, 0), n_keys), min(stop, n_keys)
+
+
+@inline(EXACT)
+def score_buffer(n_queries, n_keys, window, like):
+    """Return room for the scores of a block, (queries, keys)."""
+    rows = min(BLOCK, n_queries)
+    return np.empty((rows, min(n_keys, rows + window) if window else n_keys), like.dtype)
+
+
+@inline(EXACT)
+def mask_row(row, mask):
+    """Apply one query's row of a mask to its scores."""
     for j in range(row.size):
-        row[j] = row[j] if seen_by[j] else -np.inf
+        row[j] = masked(row[j], mask[j])
+
+
+def masked(score, mask):
+    """Return -inf where a boolean mask says False; the sum with a mask of numbers."""
+    raise NotImplementedError("attention's kernels call BLAS, and run compiled only")
+
+
+@overload(masked, jit_options=OVERLOADS)
+def _(score, mask):
+    if mask == types.boolean:
+        return lambda score, mask: score if mask else -np.inf
+    return lambda score, mask: score + mask
 
 
 @jit(EXACT)
-def _attention(heads, q, k, v, mask, sizes, causal, scale, drops, out, lse):
-    """Attend for the heads with these numbers.
+def _attention(start_head, stop_head, q, k, v, mask, masks, sizes, window, scale, drops, out, lse):
+    """Attend for some heads.
 
-    ``q (heads, 2)`` and so on: the address of each head's matrix and the length of its rows.
-    ``mask (n, T or 1, S)``, one for n heads in turn. ``out (heads, T, V)``, ``lse (heads, T)``.
+    ``q``, ``k``, ``v (heads,)``: the address of each head's matrix. ``mask (n, T or 1, S)``, of
+    which head h takes ``masks[h]``; empty if there is none. ``out (heads, T, V)``,
+    ``lse (heads, T)``.
     """
     real = out.dtype.type
-    n_queries, n_keys, depth, width = sizes
+    n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
     seed, threshold, factor = drops
-    scores = np.empty((BLOCK, n_keys), out.dtype)
-    s = scores.ctypes.data
-    for h in heads:
+    scores = score_buffer(n_queries, n_keys, window, out)
+    s, s_row = scores.ctypes.data, scores.shape[1]
+    for h in range(start_head, stop_head):
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
-            keys = min(start + rows, n_keys) if causal else n_keys
+            first, end = seen_by(start, start + rows, n_keys, window)
             gemm(
-                ROW_MAJOR, PLAIN, TRANSPOSED, rows, keys, depth, scale,
-                q[h, 0] + start * q[h, 1] * out.itemsize, q[h, 1], k[h, 0], k[h, 1],
-                real(0), s, n_keys,
+                ROW_MAJOR, PLAIN, TRANSPOSED, rows, end - first, depth, scale,
+                q[h] + start * q_row * out.itemsize, q_row,
+                k[h] + first * k_row * out.itemsize, k_row, real(0), s, s_row,
             )  # (rows, depth) (depth, keys)  # fmt: skip
             for i in range(rows):
                 t = start + i
-                seen = min(t + 1, keys) if causal else keys
-                row = scores[i, :seen]
+                low, high = seen_by(t, t + 1, n_keys, window)
+                row = scores[i, low - first : high - first]
                 if mask.size:
-                    hide(row, mask[h % mask.shape[0]], t)
+                    mask_row(row, mask[masks[h], min(t, mask.shape[1] - 1), low:high])
                 lse[h, t] = normalize(row)
                 if threshold:
-                    drop(row, row_key(h * n_queries + t, seed), threshold, factor)
-                scores[i, seen:keys] = 0
+                    drop(row, row_key(h * n_queries + t, seed), low, threshold, factor)
+                scores[i, : low - first] = 0
+                scores[i, high - first : end - first] = 0
             gemm(
-                ROW_MAJOR, PLAIN, PLAIN, rows, width, keys, real(1),
-                s, n_keys, v[h, 0], v[h, 1], real(0), out[h, start:].ctypes.data, width,
+                ROW_MAJOR, PLAIN, PLAIN, rows, width, end - first, real(1), s, s_row,
+                v[h] + first * v_row * out.itemsize, v_row,
+                real(0), out[h, start:].ctypes.data, width,
             )  # (rows, keys) (keys, width)  # fmt: skip
 
 
@@ -83,167 +119,183 @@ def normalize(row):
 
 
 @inline(EXACT)
-def drop(row, key, threshold, factor):
-    """Multiply a row of weights by its part of the dropout mask."""
+def drop(row, key, first, threshold, factor):
+    """Multiply a row of weights, of keys from ``first`` on, by its part of the dropout mask."""
     for j in range(row.size):
-        kept = bits_at(key[0], key[1], j) >= threshold
+        kept = bits_at(key[0], key[1], first + j) >= threshold
         row[j] *= factor if kept else row.dtype.type(0)
 
 
 @jit(EXACT)
 def _attention_vjp(
-    heads, g, q, k, v, mask, sizes, causal, scale, drops, out, lse, g_q, g_k, g_v
+    start_head, stop_head, g, q, k, v, mask, masks, sizes, window, scale, drops, lse, g_q, g_k, g_v
 ):  # fmt: skip
     """Pull ``g (heads, T, V)`` back; the results are (heads, T or S, D or V), and begin as 0."""
-    real = out.dtype.type
-    n_queries, n_keys, depth, width = sizes
+    real = g.dtype.type
+    n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
     seed, threshold, factor = drops
-    weights, slopes = np.empty((BLOCK, n_keys), out.dtype), np.empty((BLOCK, n_keys), out.dtype)
-    p, ds = weights.ctypes.data, slopes.ctypes.data
-    for h in heads:
+    weights = score_buffer(n_queries, n_keys, window, g)
+    slopes = np.empty_like(weights)
+    p, ds, s_row = weights.ctypes.data, slopes.ctypes.data, weights.shape[1]
+    for h in range(start_head, stop_head):
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
-            keys = min(start + rows, n_keys) if causal else n_keys
-            q_rows, g_rows = q[h, 0] + start * q[h, 1] * out.itemsize, g[h, start:].ctypes.data
+            first, end = seen_by(start, start + rows, n_keys, window)
+            q_rows, g_rows = q[h] + start * q_row * g.itemsize, g[h, start:].ctypes.data
+            k_rows = k[h] + first * k_row * g.itemsize
+            v_rows = v[h] + first * v_row * g.itemsize
             gemm(
-                ROW_MAJOR, PLAIN, TRANSPOSED, rows, keys, depth, scale,
-                q_rows, q[h, 1], k[h, 0], k[h, 1], real(0), p, n_keys,
+                ROW_MAJOR, PLAIN, TRANSPOSED, rows, end - first, depth, scale,
+                q_rows, q_row, k_rows, k_row, real(0), p, s_row,
             )  # scores (rows, keys)  # fmt: skip
             gemm(
-                ROW_MAJOR, PLAIN, TRANSPOSED, rows, keys, width, real(1),
-                g_rows, width, v[h, 0], v[h, 1], real(0), ds, n_keys,
+                ROW_MAJOR, PLAIN, TRANSPOSED, rows, end - first, width, real(1),
+                g_rows, width, v_rows, v_row, real(0), ds, s_row,
             )  # (rows, width) (width, keys)  # fmt: skip
             for i in range(rows):
                 t = start + i
-                seen = min(t + 1, keys) if causal else keys
-                row, slope = weights[i, :seen], slopes[i, :seen]
+                low, high = seen_by(t, t + 1, n_keys, window)
+                row = weights[i, low - first : high - first]
+                slope = slopes[i, low - first : high - first]
                 if mask.size:
-                    hide(row, mask[h % mask.shape[0]], t)
-                mean = block_dot(g[h, t], out[h, t])  # sum over keys of p dp
-                for j in range(seen):
+                    mask_row(row, mask[masks[h], min(t, mask.shape[1] - 1), low:high])
+                key = row_key(h * n_queries + t, seed)
+                for j in range(row.size):
                     row[j] = exp(row[j] - lse[h, t])
                 if threshold:
-                    low, high = row_key(h * n_queries + t, seed)
-                    for j in range(seen):
-                        kept = factor if bits_at(low, high, j) >= threshold else real(0)
-                        slope[j] = row[j] * (slope[j] * kept - mean) * scale
-                        row[j] *= kept
-                else:
-                    for j in range(seen):
-                        slope[j] = row[j] * (slope[j] - mean) * scale
-                weights[i, seen:keys] = 0
-                slopes[i, seen:keys] = 0
+                    drop(slope, key, low, threshold, factor)
+                total = sum_of(row)  # 1, but for the rounding of lse
+                mean = real(dot(row, slope) / total) if total else real(0)
+                for j in range(row.size):
+                    slope[j] = row[j] * (slope[j] - mean) * scale
+                if threshold:
+                    drop(row, key, low, threshold, factor)
+                for array in (weights, slopes):
+                    array[i, : low - first] = 0
+                    array[i, high - first : end - first] = 0
             gemm(
-                ROW_MAJOR, TRANSPOSED, PLAIN, keys, width, rows, real(1),
-                p, n_keys, g_rows, width, real(1), g_v[h].ctypes.data, width,
+                ROW_MAJOR, TRANSPOSED, PLAIN, end - first, width, rows, real(1),
+                p, s_row, g_rows, width, real(1), g_v[h, first:].ctypes.data, width,
             )  # (keys, rows) (rows, width)  # fmt: skip
             gemm(
-                ROW_MAJOR, PLAIN, PLAIN, rows, depth, keys, real(1),
-                ds, n_keys, k[h, 0], k[h, 1], real(0), g_q[h, start:].ctypes.data, depth,
+                ROW_MAJOR, PLAIN, PLAIN, rows, depth, end - first, real(1),
+                ds, s_row, k_rows, k_row, real(0), g_q[h, start:].ctypes.data, depth,
             )  # (rows, keys) (keys, depth)  # fmt: skip
             gemm(
-                ROW_MAJOR, TRANSPOSED, PLAIN, keys, depth, rows, real(1),
-                ds, n_keys, q_rows, q[h, 1], real(1), g_k[h].ctypes.data, depth,
+                ROW_MAJOR, TRANSPOSED, PLAIN, end - first, depth, rows, real(1),
+                ds, s_row, q_rows, q_row, real(1), g_k[h, first:].ctypes.data, depth,
             )  # (keys, rows) (rows, depth)  # fmt: skip
 
 
-def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
+def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
     """Return the attended values, and each query's logarithm of the sum of exponentials."""
-    call = settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed)
+    call = settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
     if call is None:
         return NotImplemented
-    matrices, constants, (n, n_queries, n_keys, _, width) = call
-    out = np.empty((*query.shape[:-1], width), query.dtype)
-    lse = np.empty((*query.shape[:-1], 1), query.dtype)
-    results = out.reshape(n, n_queries, width), lse.reshape(n, n_queries)
-    addresses = [x.addresses for x in matrices]
+    _held, static, n = call
+    *lead, n_queries, _ = query.shape
+    out = np.empty((*lead, n_queries, value.shape[-1]), query.dtype)
+    lse = np.empty((*lead, n_queries, 1), query.dtype)
+    results = out.reshape(n, *out.shape[-2:]), lse.reshape(n, n_queries)
 
     def run(part):
-        _attention(np.arange(n)[part], *addresses, *constants, *results)
+        _attention(part.start, part.stop, *static, *results)
 
     with blas.one_thread():
-        share(run, head_groups(n), n * n_queries * n_keys)
+        split(run, n, work(query, key))
     return out, lse
 
 
 def attention_vjp(
-    g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, out, lse, needs
+    g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size, lse, needs
 ):  # fmt: skip
     """Return the gradients of query, key and value."""
-    call = settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed)
+    call = settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
     if call is None or needs[3] or not takes(g, query):
         return NotImplemented
-    matrices, constants, (n, n_queries, n_keys, depth, width) = call
-    g = np.ascontiguousarray(g).reshape(n, n_queries, width)
-    saved = out.reshape(n, n_queries, width), lse.reshape(n, n_queries)
+    _held, static, n = call
+    g = np.ascontiguousarray(g)
     g_query = np.empty(query.shape, query.dtype)
     g_key, g_value = np.zeros(key.shape, key.dtype), np.zeros(value.shape, value.dtype)
-    results = (
-        g_query.reshape(n, n_queries, depth),
-        g_key.reshape(n, n_keys, depth),
-        g_value.reshape(n, n_keys, width),
-    )
-    addresses = [x.addresses for x in matrices]
+    g, *results = (x.reshape(n, *x.shape[-2:]) for x in (g, g_query, g_key, g_value))
+    lse = lse.reshape(n, -1)  # (heads, T)
 
     def run(part):
-        _attention_vjp(np.arange(n)[part], g, *addresses, *constants, *saved, *results)
+        _attention_vjp(part.start, part.stop, g, *static, lse, *results)
 
     with blas.one_thread():
-        share(run, head_groups(n), n * n_queries * n_keys)
+        split(run, n, work(query, key))
     return g_query, g_key, g_value, None
 
 
-def head_groups(n):
-    """Cut n heads into groups, a few for each thread: whoever is done takes the next."""
-    return slices(n, 4 * n_threads())
+def work(query, key):
+    """Return a call's size in elements: its scores, and what reading the keys is worth."""
+    return key.size // key.shape[-1] * (query.shape[-2] + key.shape[-1] // 16)
 
 
-def settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
-    """Return a call's matrices, constants and sizes, or None if it is for NumPy to handle."""
+def settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
+    """Return what must stay in memory, a call's arguments, and the number of heads.
+
+    Or None, if it is for NumPy to handle.
+    """
     if not takes(query, key, value) or not blas.usable() or min(query.ndim, key.ndim) < 2:
         return None
     if query.shape[:-2] != key.shape[:-2] or key.shape[:-1] != value.shape[:-1]:
         return None
     if query.shape[-1] != key.shape[-1] or not (query.size and key.size and value.size):
         return None
-    *lead, n_queries, depth = query.shape
-    n, n_keys, width = math.prod(lead), key.shape[-2], value.shape[-1]
-    mask = np.empty((1, 0, 0), bool)
+    (n_queries, depth), (n_keys, width) = query.shape[-2:], value.shape[-2:]
+    mask, masks = NO_MASK
     if attn_mask is not None:
-        if type(attn_mask) is not np.ndarray or attn_mask.dtype != bool:
+        if type(attn_mask) is not np.ndarray or attn_mask.dtype.kind not in "biuf":
             return None
-        mask = mask_of_heads(attn_mask, lead, n_keys)
+        if attn_mask.ndim > 1 and attn_mask.shape[-2] not in (1, n_queries):
+            return None
+        mask, masks = masks_of_heads(attn_mask, query.shape[:-2], n_keys, query.dtype)
+    window = min(window_size or n_queries, n_queries) if is_causal else 0
     drops = mask_constants(dropout_p, seed, query.dtype)  # with the least bits 0, of no use
-    sizes = n_queries, n_keys, depth, width
-    constants = mask, sizes, bool(is_causal), query.dtype.type(scale), drops
-    return [Matrices(x) for x in (query, key, value)], constants, (n, *sizes)
+    matrices, addresses, row_lengths = zip(*map(by_address, (query, key, value)), strict=True)
+    sizes = n_queries, n_keys, depth, width, *row_lengths
+    static = *addresses, mask, masks, sizes, window, query.dtype.type(scale), drops
+    return matrices, static, len(addresses[0])
 
 
-def mask_of_heads(mask, lead, n_keys):
-    """Return a boolean mask as (n, T or 1, S), for n heads in turn."""
-    *masks_lead, rows, _ = np.atleast_2d(mask).shape
-    mask = np.broadcast_to(np.atleast_2d(mask), (*masks_lead, rows, n_keys))
-    if math.prod(masks_lead) != 1:
-        mask = np.broadcast_to(mask, (*lead, rows, n_keys))
-    return np.array(mask).reshape(-1, rows, n_keys)
+NO_MASK = np.empty((1, 0, 0), bool), np.empty(0, np.intp)
 
 
-class Matrices:
-    """The last two axes of an array, for BLAS: ``addresses (n, 2)`` of each and its row length.
+def masks_of_heads(mask, lead, n_keys, dtype):
+    """Return a mask as (n, T or 1, S), and for each head which of the n is its own."""
+    rows = mask.shape[-2] if mask.ndim > 1 else 1
+    if mask.ndim < 2 or mask.shape[-1] != n_keys:
+        mask = np.broadcast_to(mask, (*mask.shape[:-2], rows, n_keys))
+    masks = mask_numbers(mask.shape[:-2], lead)
+    mask = np.require(mask, bool if mask.dtype == bool else dtype, "CW")  # read-only is a type
+    return mask.reshape(-1, rows, n_keys), masks
+
+
+@lru_cache(maxsize=64)
+def mask_numbers(masks_lead, lead):
+    """Return for each head the number of its mask, where their leading axes broadcast."""
+    numbers = np.arange(math.prod(masks_lead)).reshape(masks_lead)
+    return np.array(np.broadcast_to(numbers, lead)).reshape(-1)
+
+
+def by_address(x):
+    """Return an array, the address of each of its matrices, and the length of their rows.
 
     Heads that were cut out of wider rows are read where they are; anything else is copied.
     """
+    *_, rows, columns = x.shape
+    step = x.strides[-2] if rows > 1 else columns * x.itemsize  # of a single row, strides lie
+    if x.strides[-1] != x.itemsize or step < columns * x.itemsize or step % x.itemsize:
+        x, step = np.ascontiguousarray(x), columns * x.itemsize
+    return x, x.ctypes.data + offsets(x.shape[:-2], x.strides[:-2]), step // x.itemsize
 
-    def __init__(self, x):
-        *_, rows, columns = x.shape
-        step = x.strides[-2]
-        if x.strides[-1] != x.itemsize or step < columns * x.itemsize or step % x.itemsize:
-            x = np.ascontiguousarray(x)
-        self.array = x  # what the addresses point into
-        offsets = np.zeros(1, np.intp)
-        for size, stride in zip(x.shape[:-2], x.strides[:-2], strict=True):
-            offsets = np.add.outer(offsets, stride * np.arange(size)).reshape(-1)
-        row_length = max(x.strides[-2] // x.itemsize, columns)  # of a single row, strides lie
-        self.addresses = np.stack(
-            [x.ctypes.data + offsets, np.full_like(offsets, row_length)], axis=1
-        )
+
+@lru_cache(maxsize=64)
+def offsets(shape, strides):
+    """Return how many bytes after the first each element of an array is."""
+    out = np.zeros(1, np.intp)
+    for size, stride in zip(shape, strides, strict=True):
+        out = np.add.outer(out, stride * np.arange(size)).reshape(-1)
+    return out

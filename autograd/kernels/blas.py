@@ -26,10 +26,10 @@ def library() -> Any:
         for path in folder.glob("*openblas64*"):
             found = ctypes.CDLL(str(path))
             if hasattr(found, "scipy_cblas_sgemm64_"):
-                for letter in "sd":
-                    product = getattr(found, f"scipy_cblas_{letter}gemm64_")
+                for name in ("sgemm", "dgemm", "sgemv", "dgemv"):
+                    product = getattr(found, f"scipy_cblas_{name}64_")
                     address = ctypes.cast(product, ctypes.c_void_p).value
-                    llvmlite.binding.add_symbol(f"autograd_{letter}gemm", address)
+                    llvmlite.binding.add_symbol(f"autograd_{name}", address)
                 return found
     return None
 
@@ -39,19 +39,30 @@ def usable() -> bool:
     return not settings.DISABLE_JIT and library() is not None
 
 
-def _external(name: str, real: Any) -> Any:
-    flag, size, address = types.int32, types.int64, types.intp
+_flag, _size, _address = types.int32, types.int64, types.intp
+
+
+def _gemm(real: Any) -> Any:
     return types.ExternalFunction(
-        name,
+        "autograd_sgemm" if real == types.float32 else "autograd_dgemm",
         types.void(
-            flag, flag, flag, size, size, size,  # order, which are transposed, m, n, k
-            real, address, size, address, size, real, address, size,  # alpha, A, B, beta, C
+            _flag, _flag, _flag, _size, _size, _size,  # order, which are transposed, m, n, k
+            real, _address, _size, _address, _size, real, _address, _size,  # alpha, A, B, beta, C
         ),
     )  # fmt: skip
 
 
-_sgemm = _external("autograd_sgemm", types.float32)
-_dgemm = _external("autograd_dgemm", types.float64)
+def _gemv(real: Any) -> Any:
+    return types.ExternalFunction(
+        "autograd_sgemv" if real == types.float32 else "autograd_dgemv",
+        types.void(
+            _flag, _flag, _size, _size,  # order, whether A is transposed, m, n
+            real, _address, _size, _address, _size, real, _address, _size,  # alpha, A, x, beta, y
+        ),
+    )  # fmt: skip
+
+
+_products = {real: (_gemm(real), _gemv(real)) for real in (types.float32, types.float64)}
 
 
 def gemm(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
@@ -61,10 +72,16 @@ def gemm(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
 
 @overload(gemm, jit_options=OVERLOADS)
 def _(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-    product = _sgemm if alpha == types.float32 else _dgemm
+    matrix_product, vector_product = _products[alpha]
 
     def call(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-        product(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+        if m == 1 and k > 0 and trans_a == PLAIN:  # a row: faster as B^T times a vector
+            if trans_b == PLAIN:
+                vector_product(order, TRANSPOSED, k, n, alpha, b, ldb, a, 1, beta, c, 1)
+            else:
+                vector_product(order, PLAIN, n, k, alpha, b, ldb, a, 1, beta, c, 1)
+        else:
+            matrix_product(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
 
     return call
 

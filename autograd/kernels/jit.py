@@ -90,7 +90,7 @@ def _announce(folder: str) -> None:
 
 # ---- sharing out
 
-SMALL = 2**15  # elements: below this, waking a thread costs more than it saves
+SMALL = 2**15  # elements: for fewer, waking a thread costs more than it saves
 
 
 def n_threads() -> int:
@@ -99,11 +99,14 @@ def n_threads() -> int:
 
 
 def split(task: Callable[[slice], Any], n_rows: int, size: int) -> None:
-    """Run ``task(part)`` on parts that make up n_rows rows, of `size` elements, one a thread.
+    """Run ``task(part)`` on parts that make up n_rows rows, of `size` elements, over the threads.
 
-    Rows do not depend on each other, so the result does not depend on the number of threads.
+    There are a few parts for each thread, none small: whoever is done takes the next. Rows do not
+    depend on each other, so the result does not depend on the number of threads.
     """
-    share(task, slices(n_rows, n_threads() if size > SMALL else 1), size)
+    n = n_threads()
+    count = min(4 * n, size // SMALL)
+    share(task, slices(n_rows, count if count < n else count - count % n), size)
 
 
 def share(task: Callable[[Any], Any], parts: Sequence, size: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from autograd.kernels.jit import EXACT, SUMS, inline, jit, share, takes
 
-BLOCK = 2**16  # elements that a thread takes at a time
+BLOCK = 2**18  # elements that a thread takes at a time
 
 
 @jit(EXACT)

@@ -28,8 +28,8 @@ BLOCK = 1024  # terms that are summed in the row's own precision, in parallel la
 
 @inline(SUMS)
 def largest(row):
-    """Return the maximum, of numbers: NaN may or may not win, and comes through exp() anyhow."""
-    top = row[0]
+    """Return the maximum, of none -inf. NaN may or may not win; it comes through exp() anyhow."""
+    top = row.dtype.type(-np.inf)
     for i in range(row.size):
         top = row[i] if row[i] > top else top
     return top
@@ -81,11 +81,11 @@ def sum_of(row):
 
 
 @inline(SUMS)
-def excess(row, shift):
-    """Return the sum of x - shift, in float64: many large terms may leave float32's range."""
+def excess(row, shift, weight):
+    """Return the sum of (x - shift) weight, in float64: it may leave float32's range."""
     total = 0.0
     for i in range(row.size):
-        total += np.float64(row[i]) - shift
+        total += (np.float64(row[i]) - shift) * weight[i]
     return total
 
 
@@ -127,9 +127,9 @@ def _softmax(x, out):
         top = largest(row)
         for i in range(row.size):
             p[i] = exp(row[i] - top)
-        total = real(sum_of(p))
+        scale = real(1 / sum_of(p))
         for i in range(row.size):
-            p[i] /= total
+            p[i] *= scale
 
 
 @jit(EXACT)
@@ -370,45 +370,49 @@ def or_else(parameter, constant, x):
 
 
 @jit(EXACT)
-def _cross_entropy(logits, target, ignore_index, smoothing, losses, lse):
+def _cross_entropy(logits, target, weight, ignore_index, smoothing, losses, lse):
     real, n = logits.dtype.type, logits.shape[1]
+    total_weight = sum_of(weight)
     for r in range(logits.shape[0]):
         row = logits[r]  # (n,)
         top = largest(row)
         log_total = math.log(sum_exp(row, top))
         lse[r] = real(log_total + top)
         if target[r] == ignore_index:
-            losses[r] = real(0)
+            losses[r] = 0
             continue
-        loss = (1 - smoothing) * (log_total - (row[target[r]] - top))
+        minus_log_p = log_total - (np.float64(row[target[r]]) - top)
+        loss = (1 - smoothing) * weight[target[r]] * minus_log_p
         if smoothing:
-            loss += smoothing * (log_total - excess(row, top) / n)
-        losses[r] = real(loss)
+            loss += smoothing / n * (total_weight * log_total - excess(row, top, weight))
+        losses[r] = loss
 
 
 @jit(EXACT)
-def _cross_entropy_vjp(g, logits, target, lse, smoothing, out):
+def _cross_entropy_vjp(g, logits, target, weight, lse, smoothing, out):
     real = logits.dtype.type
     spread = real(smoothing / logits.shape[1])
+    spread_weight = spread * sum_of(weight)
     for r in range(logits.shape[0]):
         row, g_row = logits[r], out[r]  # (n,), (n,)
+        aim = real(1 - smoothing) * weight[target[r]]
+        both = real(aim + spread_weight)
         for i in range(row.size):
-            g_row[i] = (exp(row[i] - lse[r]) - spread) * g[r]
-        g_row[target[r]] -= g[r] * real(1 - smoothing)
+            g_row[i] = (exp(row[i] - lse[r]) * both - spread * weight[i]) * g[r]
+        g_row[target[r]] -= g[r] * aim
 
 
 def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing):
     """Return the loss, and the logarithm of each row's sum of exponentials, (rows,)."""
-    if not takes(input) or weight is not None or input.ndim == 0 or not input.size:
+    call = classes_of(input, target, weight, ignore_index)
+    if call is None:
         return NotImplemented
-    if target.shape != input.shape[:-1] or target.dtype.kind not in "iu":
-        return NotImplemented
-    logits, classes = as_rows(input, input.shape[-1]), target.reshape(-1).astype(np.int64)
-    counted = classes[classes != ignore_index]
-    if counted.size and not 0 <= counted.min() <= counted.max() < logits.shape[1]:
+    logits, classes, weight, counted = call
+    chosen = classes[counted]
+    if chosen.size and not 0 <= chosen.min() <= chosen.max() < logits.shape[1]:
         return NotImplemented  # NumPy's function says what is wrong
-    losses, lse = np.empty((2, len(logits)), input.dtype)  # (rows,) each
-    static = int(ignore_index), float(label_smoothing)
+    losses, lse = np.empty(len(logits)), np.empty(len(logits), input.dtype)  # (rows,) each
+    static = weight, int(ignore_index), float(label_smoothing)
     split(
         lambda part: _cross_entropy(
             logits[part], classes[part], *static, losses[part], lse[part]
@@ -416,27 +420,46 @@ def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothin
         len(logits), logits.size,
     )  # fmt: skip
     if reduction == "none":
-        return losses.reshape(target.shape), lse
+        return losses.reshape(target.shape).astype(input.dtype), lse
     total = np.sum(losses)
-    return total / (counted.size or np.nan) if reduction == "mean" else total, lse
+    if reduction == "mean":
+        total /= np.sum(weight[chosen], dtype=float) or np.nan
+    return total.astype(input.dtype), lse
 
 
 def cross_entropy_vjp(g, input, target, weight, ignore_index, reduction, label_smoothing, lse):
     """Return the gradient of the logits."""
-    if not takes(input, lse) or weight is not None or not input.size:
+    call = classes_of(input, target, weight, ignore_index)
+    if call is None or not takes(input, lse):
         return NotImplemented
-    logits, classes = as_rows(input, input.shape[-1]), target.reshape(-1).astype(np.int64)
-    counted = classes != ignore_index
+    logits, classes, weight, counted = call
     g = np.reshape(g, -1).astype(input.dtype) * counted  # of each row
     if reduction == "mean":
-        g /= np.count_nonzero(counted) or 1
+        g /= np.sum(weight[classes[counted]]) or 1
     classes[~counted] = 0
     out = np.empty(input.shape, input.dtype)
-    rows = as_rows(out, input.shape[-1])
+    rows, smoothing = as_rows(out, input.shape[-1]), float(label_smoothing)
     split(
         lambda part: _cross_entropy_vjp(
-            g[part], logits[part], classes[part], lse[part], float(label_smoothing), rows[part]
+            g[part], logits[part], classes[part], weight, lse[part], smoothing, rows[part]
         ),
         len(rows), rows.size,
     )  # fmt: skip
     return out
+
+
+def classes_of(input, target, weight, ignore_index):
+    """Return logits (rows, n), the class of each row, the weight of each class, and which count.
+
+    Or None, if it is for NumPy to handle.
+    """
+    if not takes(input) or input.ndim == 0 or not input.size:
+        return None
+    if target.shape != input.shape[:-1] or target.dtype.kind not in "iu":
+        return None
+    logits, classes = as_rows(input, input.shape[-1]), target.reshape(-1).astype(np.int64)
+    if weight is not None:
+        if weight.shape != logits.shape[1:]:
+            return None
+        weight = weight.astype(input.dtype)
+    return logits, classes, or_else(weight, 1, logits), classes != ignore_index

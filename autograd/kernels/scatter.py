@@ -1,8 +1,29 @@
-"""Kernels that add into rows by index."""
+"""Kernels that read rows by index, and add into them."""
 
 import numpy as np
 
 from autograd.kernels.jit import EXACT, as_rows, jit, split, takes
+
+
+@jit(EXACT)
+def _embedding(index, table, out):
+    for r in range(index.size):
+        row, y = table[index[r]], out[r]  # (n,), (n,)
+        for i in range(row.size):
+            y[i] = row[i]
+
+
+def embedding(input, weight, padding_idx=None):
+    """Return the rows of a table that an array of integers names."""
+    if not takes(weight) or weight.ndim != 2 or input.dtype.kind not in "iu" or not input.size:
+        return NotImplemented
+    n_rows, n = weight.shape
+    if input.min() < -n_rows or input.max() >= n_rows:
+        return NotImplemented  # NumPy's function says what is wrong
+    out = np.empty((*input.shape, n), weight.dtype)
+    index, table, rows = as_index(input, n_rows), as_rows(weight, n), as_rows(out, n)
+    split(lambda part: _embedding(index[part], table, rows[part]), len(rows), out.size)
+    return out
 
 
 @jit(EXACT)
@@ -33,7 +54,7 @@ def scatter_rows(values, index, shape):
         return NotImplemented
     out = np.zeros(shape, values.dtype)
     if values.size:
-        index = index.reshape(-1).astype(np.int64) % shape[0]  # -1 names the last row
+        index = as_index(index, shape[0])
         order = np.argsort(index, kind="stable")
         ordered = index[order]
         starts = np.flatnonzero(np.diff(ordered, prepend=-1))
@@ -46,3 +67,8 @@ def scatter_rows(values, index, shape):
             len(rows), values.size,
         )  # fmt: skip
     return out
+
+
+def as_index(index, n_rows):
+    """Return the numbers of rows on one axis, those from the end (-1) counted from the start."""
+    return index.reshape(-1).astype(np.int64) % n_rows

@@ -484,6 +484,7 @@ def _(draw):
 
 
 @op
+@kernel("scatter.embedding")
 def embedding(input, weight, padding_idx=None):
     """Rows of a table: ``weight[input]``, for an integer array of any shape.
 
@@ -993,10 +994,10 @@ def dropout(input, p=0.5, training=True, generator=None):
     return dropout_seeded(input, p, new_seed(generator)) if training and p > 0 else input
 
 
-def dropout_mask(rows, n_columns, p, seed, dtype):
-    """Return 0 (with probability p) and 1 / (1 - p) for each of some rows of a mask."""
+def dropout_mask(rows, columns, p, seed, dtype):
+    """Return 0 (with probability p) and 1 / (1 - p) for some rows and columns of a mask."""
     threshold = np.uint32(min(round(p * 2**32), 2**32 - 1))
-    mask = (special.random_bits(rows, n_columns, seed) >= threshold).astype(dtype)
+    mask = (special.random_bits(rows, columns, seed) >= threshold).astype(dtype)
     mask *= 1 / (1 - p)
     return mask
 
@@ -1004,7 +1005,7 @@ def dropout_mask(rows, n_columns, p, seed, dtype):
 def dropout_like(x_shape, p, seed, dtype):
     """Return the mask of a whole array, its last axis the columns."""
     *lead, n_columns = x_shape or (1,)
-    mask = dropout_mask(np.arange(math.prod(lead)), n_columns, p, seed, dtype)
+    mask = dropout_mask(np.arange(math.prod(lead)), np.arange(n_columns), p, seed, dtype)
     return mask.reshape(x_shape)
 
 
@@ -1039,26 +1040,70 @@ QUERY_BLOCK = 64
 
 
 def scaled_dot_product_attention(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, generator=None
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    generator=None,
+    window_size=None,
 ):
     """softmax(query key^T scale + mask) value, as PyTorch's function of that name.
 
-    Shapes: ``query (..., T, D)``, ``key (..., S, D)``, ``value (..., S, V) -> (..., T, V)``.
-    ``attn_mask`` broadcasts to ``(..., T, S)``: booleans (True takes part) or numbers to add, which
-    may require a gradient.
-    ``is_causal`` hides keys after the query's own position. ``scale`` is 1 / sqrt(D) if not given.
-    A query that may see no key gets zeros. Dropout acts on the weights, with one seed a call from
-    `generator`. Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+    Vaswani et al. 2017, arXiv:1706.03762, equation 1. Memory is linear in T and S; with a window,
+    work is proportional to T times the window.
+
+    Parameters
+    ----------
+    query : Tensor or ndarray, (..., T, D)
+    key : Tensor or ndarray, (..., S, D)
+    value : Tensor or ndarray, (..., S, V)
+    attn_mask : Tensor or ndarray, broadcasting to (..., T, S), optional
+        Booleans (True takes part), or numbers to add, which may require a gradient.
+    dropout_p : float
+        Of the weights; one seed a call is drawn from `generator`, a ``numpy.random.Generator``.
+    is_causal : bool
+        Hide keys after the query's own position.
+    scale : float, optional
+        1 / sqrt(D) if not given.
+    window_size : int, optional
+        With `is_causal`: a query sees its own position and the ``window_size - 1`` before it.
+
+    Returns
+    -------
+    Tensor or ndarray, (..., T, V)
+        Zeros for a query that may see no key.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or the window is smaller than 1 or without `is_causal`.
+
+    Examples
+    --------
+    >>> import numpy as np, autograd
+    >>> x = np.zeros((4, 1))  # all keys look alike: the result is the mean of the values
+    >>> value = np.array([[1.0], [3.0], [5.0], [7.0]])
+    >>> look = autograd.nn.scaled_dot_product_attention
+    >>> look(x, x, value, is_causal=True, window_size=2).tolist()
+    [[1.0], [2.0], [4.0], [6.0]]
     """
+    if window_size is not None and (window_size < 1 or not is_causal):
+        raise ValueError(
+            f"scaled_dot_product_attention: window_size is {window_size} and is_causal "
+            f"{is_causal}; expected a window of 1 or more, with is_causal=True"
+        )
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1])
     seed = new_seed(generator) if dropout_p else 0
-    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed)
+    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
 
 
 @op(saves=("lse",))
 @kernel("attention.attention")
-def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
+def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None):
     """Attention with every argument settled; see `scaled_dot_product_attention`."""
     if (
         query.shape[:-2] != key.shape[:-2]
@@ -1071,7 +1116,7 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
         )
     out = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
     lse = np.empty((*query.shape[:-1], 1), query.dtype)
-    for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed):
+    for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed, window_size):
         p = block.scores(scale)  # (..., block, keys)
         largest = np.max(p, axis=-1, keepdims=True, initial=-np.inf)
         largest[largest == -np.inf] = 0
@@ -1095,9 +1140,11 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
         (*query_shape[:-1], key_shape[-2]), dropout_p, seed, float
     )
 )
-def _(attn_mask=None, dropout_p=0.0, is_causal=True):
+def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None):
     mask, added = "attn_mask_ts", ""
     seen = ["[s ≤ t]"] if is_causal else []
+    if window_size is not None:
+        seen.append("[s > t - window_size]")
     if attn_mask is not None:
         mask = "attn_mask_s" if attn_mask.ndim == 1 else mask
         if attn_mask.dtype == bool:
@@ -1120,11 +1167,10 @@ def _(attn_mask=None, dropout_p=0.0, is_causal=True):
 
 @attention.vjp("query", "key", "value", "attn_mask")
 @kernel("attention.attention_vjp")
-def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, out, lse, needs):
+def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size, lse, needs):
     g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
     g_mask = np.zeros(attn_mask.shape, attn_mask.dtype) if needs[3] else None
-    row_sum = np.sum(g * out, axis=-1, keepdims=True)  # sum over keys of p dp
-    for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed):
+    for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed, window_size):
         p = block.scores(scale)
         p -= lse[..., block.rows, :]
         np.exp(p, out=p)
@@ -1136,7 +1182,8 @@ def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, out, l
             dropped = p * mask
             dp *= mask
         g_value[..., block.keys, :] += np.swapaxes(dropped, -1, -2) @ g_rows
-        dp -= row_sum[..., block.rows, :]
+        total = p.sum(axis=-1, keepdims=True)  # 1, but for the rounding of lse
+        dp -= np.sum(p * dp, axis=-1, keepdims=True) / np.where(total == 0, 1, total)
         dp *= p
         if needs[3]:
             block.add_to_mask(g_mask, dp)
@@ -1149,16 +1196,19 @@ def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, out, l
 class QueryBlocks:
     """Blocks of queries and the keys that each may see: iterating yields itself, block by block."""
 
-    def __init__(self, query, key, attn_mask, dropout_p, is_causal, seed):
+    def __init__(self, query, key, attn_mask, dropout_p, is_causal, seed, window_size):
         self.query, self.key, self.mask = query, key, attn_mask
-        self.dropout_p, self.is_causal, self.seed = dropout_p, is_causal, seed
+        self.dropout_p, self.seed = dropout_p, seed
+        self.is_causal, self.window_size = is_causal, window_size
         self.n_queries, self.n_keys = query.shape[-2], key.shape[-2]
 
     def __iter__(self):
         for start in range(0, self.n_queries, QUERY_BLOCK):
             stop = min(start + QUERY_BLOCK, self.n_queries)
             self.rows = slice(start, stop)
-            self.keys = slice(0, min(stop, self.n_keys) if self.is_causal else self.n_keys)
+            end = min(stop, self.n_keys) if self.is_causal else self.n_keys
+            first = 0 if self.window_size is None else max(0, start - self.window_size + 1)
+            self.keys = slice(min(first, end), end)
             yield self
 
     def scores(self, scale):
@@ -1167,12 +1217,17 @@ class QueryBlocks:
         s = (self.query[..., self.rows, :] * scale) @ keys
         if self.is_causal:
             i, j = np.ogrid[self.rows, self.keys]
-            s += np.where(j > i, -np.inf, 0).astype(s.dtype)
+            hidden = j > i
+            if self.window_size is not None:
+                hidden |= j <= i - self.window_size
+            np.copyto(s, -np.inf, where=hidden)
         if self.mask is not None:
             shape = (*s.shape[:-2], self.n_queries, self.n_keys)
             mask = np.broadcast_to(self.mask, shape)[..., self.rows, self.keys]
-            boolean = mask.dtype == bool
-            s += np.where(mask, 0, -np.inf).astype(s.dtype) if boolean else mask.astype(s.dtype)
+            if mask.dtype == bool:
+                np.copyto(s, -np.inf, where=~mask)
+            else:
+                s += mask.astype(s.dtype)
         return s
 
     def add_to_mask(self, mask, scores):
@@ -1190,16 +1245,20 @@ class QueryBlocks:
         *lead, n_queries, _ = self.query.shape
         heads, i = np.arange(math.prod(lead)), np.arange(self.rows.start, self.rows.stop)
         numbers = np.add.outer(heads * n_queries, i).reshape(-1)
-        mask = dropout_mask(numbers, self.keys.stop, self.dropout_p, self.seed, self.query.dtype)
-        return mask.reshape(*lead, len(i), self.keys.stop)
+        keys = np.arange(self.keys.start, self.keys.stop)
+        mask = dropout_mask(numbers, keys, self.dropout_p, self.seed, self.query.dtype)
+        return mask.reshape(*lead, len(i), len(keys))
 
 
 @attention.reference
-def _(query, key, value, attn_mask, dropout_p, is_causal, scale, seed):
+def _(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None):
     scores = query @ np.swapaxes(key, -1, -2) * scale  # (..., T, S)
     n_queries, n_keys = scores.shape[-2:]
     if is_causal:
-        scores = np.where(np.tri(n_queries, n_keys, dtype=bool), scores, -np.inf)
+        seen = np.tri(n_queries, n_keys, dtype=bool)
+        if window_size is not None:
+            seen &= ~np.tri(n_queries, n_keys, -window_size, dtype=bool)
+        scores = np.where(seen, scores, -np.inf)
     if attn_mask is not None:
         boolean = attn_mask.dtype == bool
         scores = np.where(attn_mask, scores, -np.inf) if boolean else scores + attn_mask
@@ -1217,7 +1276,8 @@ def _(draw):
     query = draw.array(shape=(*batch, n_queries, 2))
     key, value = draw.array(shape=(*batch, n_keys, 2)), draw.array(shape=(*batch, n_keys, 3))
     mask = draw.integers((n_queries, n_keys), 0, 1).astype(bool)
-    mask[:, 0] = True
+    mask[:, 0] = True  # a query that sees no key has no formula
+    np.fill_diagonal(mask, True)
     sizes = [
         (n_queries, n_keys),
         (n_keys,),
@@ -1225,9 +1285,10 @@ def _(draw):
         (*batch[:1], *[1] * len(batch), n_keys),
     ]
     mask = draw.choice([None, mask, draw.array(shape=draw.choice(sizes))])
-    return draw.call(
-        query, key, value, mask, draw.choice([0.0, 0.4]), draw.boolean(), 0.7, draw.integer(0, 99)
-    )
+    is_causal = draw.boolean()
+    window_size = draw.choice([None, 1, 2]) if is_causal and n_queries <= n_keys else None
+    dropout_p, seed = draw.choice([0.0, 0.4]), draw.integer(0, 99)
+    return draw.call(query, key, value, mask, dropout_p, is_causal, 0.7, seed, window_size)
 
 
 # ---- loops

@@ -7,8 +7,8 @@ from autograd.kernels import fits
 _BLOCK = 16384  # elements at a time: every pass but the first finds them in the cache
 
 
-def random_bits(rows, n_columns, seed):
-    """Return uniform uint32, (len(rows), n_columns): a function of seed, row number and column.
+def random_bits(rows, columns, seed):
+    """Return uniform uint32, (len(rows), len(columns)): a function of seed, row and column.
 
     Being a function of the position, any part can be made again, alone and in any order. Each row's
     64-bit key comes from SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195);
@@ -22,10 +22,10 @@ def random_bits(rows, n_columns, seed):
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     key ^= key >> np.uint64(31)
     low, high = key.astype(np.uint32), (key >> np.uint64(32)).astype(np.uint32)
-    columns = np.arange(n_columns, dtype=np.uint32)
-    bits = np.empty((len(key), n_columns), np.uint32)
-    step = max(1, _BLOCK // max(1, n_columns))
-    scratch = np.empty((step, n_columns), np.uint32)
+    columns = np.asarray(columns, np.uint32)
+    bits = np.empty((len(key), len(columns)), np.uint32)
+    step = max(1, _BLOCK // max(1, len(columns)))
+    scratch = np.empty((step, len(columns)), np.uint32)
     for start in range(0, len(key), step):
         x = bits[start : start + step]
         shifted = scratch[: len(x)]
