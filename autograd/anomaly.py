@@ -20,7 +20,7 @@ from autograd.modes import observe, record_with
 from autograd.op import Op
 from autograd.tensor import Tensor
 
-_PACKAGE = str(Path(__file__).parent)
+PACKAGE = str(Path(__file__).parent)
 
 
 class AnomalyError(FloatingPointError):
@@ -185,7 +185,7 @@ def users_frame(file: str = "") -> FrameType:
     if file and first is not None:
         return first
     while frame.f_back is not None and (
-        frame.f_code.co_filename.startswith(_PACKAGE) or "contextlib" in frame.f_code.co_filename
+        frame.f_code.co_filename.startswith(PACKAGE) or "contextlib" in frame.f_code.co_filename
     ):
         frame = frame.f_back
     return frame

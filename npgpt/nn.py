@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -60,6 +62,26 @@ class Module:
             return self.forward(*args, **kwargs)
         with recording.module(self):
             return self.forward(*args, **kwargs)
+
+    def _repr_html_(self) -> str:
+        """Show the parts and their parameters in a notebook; layers that are alike in one row."""
+        rows: Counter[tuple] = Counter()  # in order; and how many are alike
+        names: dict[int, str] = {}
+        for path, module in self.named_modules():
+            if path:
+                size = f"{sum(parameter.size for parameter in module.parameters()):,}"
+                rows[_folded(path), type(module).__name__, "", size] += 1
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter):
+                    whole = f"{path}.{name}" if path else name
+                    first = names.setdefault(id(value), whole)
+                    size = f"{value.size:,}" if first == whole else f"those of {first}"
+                    rows[_folded(whole), value.dtype, value.shape, size] += 1
+        return autograd.stepper.table(
+            f"{type(self).__name__} of {sum(p.size for p in self.parameters()):,} parameters",
+            ["name", "type", "shape", "parameters"],
+            [(*row, size if n == 1 else f"{n} × {size}") for (*row, size), n in rows.items()],
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the module's output."""
@@ -139,6 +161,11 @@ class Module:
         """Forget all gradients."""
         for parameter in self.parameters():
             parameter.grad = None
+
+
+def _folded(path: str) -> str:
+    """Return a dotted name with a star for the number of a layer."""
+    return re.sub(r"\.\d+(?=\.|$)", ".*", path)
 
 
 class Linear(Module):

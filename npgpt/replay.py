@@ -390,7 +390,7 @@ def _sequences(run: Run, name: str, index: tuple[int, ...]) -> Table:
     ]
     largest = np.argsort(-np.abs(parts), kind="stable")[:MOST_SEQUENCES]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True, min_width=len("+1.00e-01"))
     table.add_column(no_wrap=True, overflow="ellipsis")
     for b in largest:
         table.add_row(_signed(parts[b]), Text(repr(texts[b])))

@@ -148,10 +148,7 @@ class _Session:
         """Write a pass as a script."""
         path, value = self.options.source, trace.recording.values[trace.start]
         try:
-            autograd.to_source(
-                autograd.Tensor(value, trace.recording._nodes[trace.start]),
-                path, primitives=self.options.primitives,
-            )  # fmt: skip
+            autograd.to_source(trace, path, primitives=self.options.primitives)
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(str(error)) from None
         print(f"{path} is written; it prints {trace.recording.name(trace.start)} = {value!s}")
@@ -185,7 +182,7 @@ def run_step(options: StepOptions, session: _Session) -> None:
 
 
 def run_script(script: str, arguments: list[str], session: _Session) -> None:
-    """Run a script as ``python script.py`` does, with recording on, and stop at each backward."""
+    """Run a script as ``python script.py`` does, with recording on, and stop at each pass."""
     path = Path(script)
     if not path.is_file():
         raise UserError(f"the script {script} does not exist")
@@ -197,4 +194,4 @@ def run_script(script: str, arguments: list[str], session: _Session) -> None:
     finally:
         sys.argv, sys.path[0] = before
     if not session.count:
-        raise UserError(f"{script} ended, and called no backward()")
+        raise UserError(f"{script} ended, and called neither backward() nor grad()")

@@ -1,15 +1,20 @@
-"""Drawings of tapes: what is in them, and that it is well laid out."""
+"""Drawings of tapes, and what notebooks show: what is in them, and that it is well laid out."""
 
 import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis.strategies import characters, text
 
 import autograd
-from autograd.stepper import record
+from autograd.stepper import record, trace
 from autograd.stepper.draw import _Box, _laid_out, draw
 from npgpt import GPT, GPTConfig
+from npgpt.nn import Module, Parameter
+
+printable = characters(exclude_categories=["C", "Zl", "Zp"], exclude_characters=".")
 
 
 def labels(drawing):
@@ -102,3 +107,68 @@ def test_what_is_no_tape():
         draw(autograd.tensor([1.0]))
     with pytest.raises(TypeError, match="requires a gradient"):
         draw(1.0)
+
+
+# ---- notebooks
+
+
+def cells(html):
+    """The rows of a table, as texts."""
+    return [["".join(cell.itertext()) for cell in row] for row in ElementTree.fromstring(html)[1]]
+
+
+@settings(max_examples=20)
+@given(name=text(printable, min_size=1))
+@example(name="<script>alert(1)</script>")
+@example(name="]]>&amp;'\"")
+def test_every_view_is_escaped(name):
+    x = autograd.tensor([1.0, 2.0], requires_grad=True)
+    with record() as recording, recording.scope(name):
+        y = (x * 2).sum()
+    recording.give_name(x._node.number, name)
+    for thing in (recording, trace(y)):
+        html = thing._repr_html_()
+        assert name in {cell for row in cells(html) for cell in row} and "<script" not in html
+    module = Module()
+    setattr(module, name, Parameter(np.ones(2)))
+    assert [name, "float64", "(2,)", "2"] in cells(module._repr_html_())
+
+
+def test_tensors_in_notebooks():
+    x = autograd.tensor(np.arange(3000.0).reshape(3, 10, 100), requires_grad=True)
+    for tensor in (x, x * 2, autograd.tensor([True]), autograd.tensor(1.5)):
+        shown = "".join(ElementTree.fromstring(tensor._repr_html_()).itertext())
+        assert shown.startswith(f"{tensor.dtype}{list(tensor.shape)}") and len(shown) < 2000
+    assert "op=multiply" in (x * 2)._repr_html_() and "requires_grad=True" in x._repr_html_()
+
+
+def test_recordings_and_traces_in_notebooks():
+    with record() as recording:
+        x, w, h, loss = net()
+    rows = cells(recording._repr_html_())
+    assert [row[1] for row in rows] == ["op", "matmul", "tanh", "multiply", "sum"]
+    assert rows[2][:4] == ["h", "tanh", recording.name(x._node.number + 2), "float64[1, 2]"]
+    assert rows[2][5].startswith("test_draw.py:")
+    rows = cells(trace(loss)._repr_html_())
+    assert [row[1] for row in rows] == ["op", "sum", "multiply", "tanh", "matmul"]
+    assert rows[4][5] == "x, w" and rows[1][2:5] == ["loss", "float64", "1"]
+    with record() as recording:
+        for _ in range(100):
+            x = np.tanh(x)
+    assert len(rows := cells(recording._repr_html_())) == 62 and rows[-1][0] == "… and 40 more"
+
+
+def test_models_in_notebooks():
+    """Layers that are alike are one row, tied parameters count once, and the sizes are right."""
+    model = GPT(GPTConfig(vocab_size=17, n_positions=8, n_embd=8, n_layer=3, n_head=2))
+    html = model._repr_html_()
+    caption = ElementTree.fromstring(html)[0].text
+    total = sum(parameter.size for parameter in model.parameters())
+    assert caption == f"GPT of {total:,} parameters"
+    rows = {row[0]: row[1:] for row in cells(html)}
+    assert rows["transformer.h.*.attn.c_attn.weight"] == ["float32", "(8, 24)", "3 × 192"]
+    assert rows["transformer.h.*"][0] == "Block"
+    assert rows["lm_head.weight"][2] == "those of transformer.wte.weight"
+    sizes = [row[2].replace(",", "").split(" × ") for row in rows.values() if row[1][:1] == "("]
+    assert total == sum(np.prod([int(n) for n in s]) for s in sizes if s[-1].isdigit())
+    assert "prefers-color-scheme" not in html and "color" not in html  # it takes the page's own

@@ -411,6 +411,7 @@ def test_a_runs_step_as_a_script(primitives, resumed, tmp_path, capsys):
     with autograd.use_kernels(False), replay.run.dropout():
         inputs, targets = replay.run.batches()[0]
         loss = replay.run.model(inputs, targets)[1].item()
+    assert "np.full((), 0.5, np.float32)" in path.read_text()  # two batches, half of each
     found = float(prints(path))
     assert found == pytest.approx(loss, rel=1e-6) if primitives else np.float32(found) == loss
     assert f"{path} is written; it prints" in said
@@ -429,6 +430,7 @@ def test_a_script_and_a_model_as_scripts(resumed, tmp_path, capsys, monkeypatch)
     )
     assert main("step fit.py --source out.py".split()) == 0
     said = capsys.readouterr().out
+    assert "error = " in Path("out.py").read_text()
     assert "went on" not in said and said.strip().endswith(prints("out.py"))
     assert float(prints("out.py")) == np.square(np.tanh([1.0, -3.0])).sum()
     assert main("step fit.py --source fit.py".split()) == 2

@@ -15,7 +15,7 @@ from hypothesis.strategies import just
 import autograd
 from autograd import nn
 from autograd.kernels import use_kernels
-from autograd.stepper import record, recording_of
+from autograd.stepper import Trace, record, recording_of, stopping_at_backward, trace
 from autograd.stepper.to_source import to_source
 from autograd.tensor import Tensor
 from autograd.testing import op_calls
@@ -186,18 +186,53 @@ def test_the_examples(tmp_path, monkeypatch):
     try:
         with record():
             by_hand = runpy.run_path(str(EXAMPLES / "01_backprop_by_hand.py"))["loss"]
+            normed = runpy.run_path(str(EXAMPLES / "04_find_a_wrong_gradient.py"))
+            y = normed["op"](autograd.tensor(normed["x"], requires_grad=True))
+            shares = (y * y * y).sum()
             fitted = runpy.run_path(str(EXAMPLES / "03_your_own_op.py"))["loss"]
             x = autograd.tensor([-1.2, 1.0, 0.5], requires_grad=True)
             valley = names["rosenbrock"](x)
             q = autograd.tensor([2.0, 2.5], requires_grad=True)
             p = autograd.tensor([0.3, -0.1], requires_grad=True)
             energy = names["hamiltonian"](q, p)
-        losses = {"by_hand": by_hand, "fitted": fitted, "valley": valley, "energy": energy}
+        losses = {"by_hand": by_hand, "fitted": fitted, "valley": valley, "energy": energy,
+                  "shares": shares}  # fmt: skip
         for name, loss in losses.items():
             text = check(loss, tmp_path / f"{name}.py")
             assert ("def log_normal(x, mu, sigma):" in text) == (name == "fitted")
     finally:
         autograd.REGISTRY.pop("log_normal", None)
+        autograd.REGISTRY.pop("rms_scaled", None)
+
+
+class Enough(BaseException):
+    """What leaves an example."""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "n"),
+    [("02_train_and_generate", ["text"], 2), ("05_find_a_nan", [], 1), ("08_sorter", [], 1)],
+)
+def test_passes_of_whole_examples(name, arguments, n, tmp_path, monkeypatch):
+    """The first passes back, as `npgpt step` meets them, are written with their own numbers."""
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("to be, or not to be: that is the question.\n" * 20)
+    monkeypatch.setattr("sys.argv", ["example", *arguments])
+    expected = {}
+
+    def write(found):
+        path = tmp_path / f"{len(expected)}.py"
+        to_source(found, path)
+        names, values = found.recording.name, found.recording.values
+        gradients = {names(number): found.cotangent_of(number) for number in found.waiting()}
+        expected[path] = {"": values[found.start], **gradients}
+        if len(expected) == n:
+            raise Enough
+
+    with pytest.raises(Enough), stopping_at_backward(write):
+        runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    for found, values in zip(run(*expected), expected.values(), strict=True):
+        assert_same(found, values)
 
 
 SCALE = 3.0
@@ -230,10 +265,32 @@ def test_a_users_op_with_a_closure_and_globals(tmp_path):
         del autograd.REGISTRY["scaled"]
 
 
-def gpt(p, dtype=np.float32):
+def test_a_users_op_of_several_arrays(tmp_path):
+    """It is called with all of them; and what has values for its rules is called for its result."""
+
+    @autograd.op
+    def blend(*arrays, weight=0.5):
+        total = sum(arrays) * weight
+        return nn.layer_norm(total, (3,), np.ones(3), np.zeros(3), 1e-5) + total
+
+    @blend.vjp("arrays")
+    def _(g, arrays, weight):
+        return [g * weight * x for x in arrays]
+
+    try:
+        with record():
+            x = autograd.tensor([0.1, 0.7, 0.2], requires_grad=True)
+            loss = (blend(x, np.arange(3.0), x * x, weight=2.0) * x).sum()
+        text = check(loss, tmp_path / "op.py")
+        assert "blend(*(x, " in text and "_and_saved(*args, **kwargs)[0]" in text
+    finally:
+        del autograd.REGISTRY["blend"]
+
+
+def gpt(p, dtype=np.float32, **fields):
     """Return the loss of a training step of a GPT of two layers."""
     config = GPTConfig(vocab_size=17, n_positions=8, n_embd=8, n_layer=2, n_head=2, resid_pdrop=p,
-                       embd_pdrop=p, attn_pdrop=p)  # fmt: skip
+                       embd_pdrop=p, attn_pdrop=p, **fields)  # fmt: skip
     model = GPT(config, seed=1, dtype=dtype).train()
     ids = np.random.default_rng(0).integers(0, 17, (2, 7))
     with record(), dropout_from(np.random.default_rng(2)):
@@ -247,6 +304,40 @@ def test_a_gpts_training_step(p, tmp_path):
     assert "# transformer.h.1.mlp" in text and "h1_attn_y, h1_attn_y_lse = attention(" in text
     assert (tmp_path / "step.npz").exists()
     assert max(map(len, text.split("# ---- data")[1].splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"norm_position": "post", "activation_function": "gelu"},  # as GPT-1
+        {"window_size": 3},  # bands in alternation with dense layers, as GPT-3
+        {"position_embedding": "sinusoidal", "activation_function": "silu"},
+        {"tie_word_embeddings": False, "bias": False, "activation_function": "relu"},
+        {"scale_attn_by_inverse_layer_idx": True, "norm_position": "post", "window_size": 2},
+    ],
+    ids="-".join,
+)
+def test_other_architectures(fields, tmp_path):
+    check(gpt(0.1, **fields), tmp_path / "step.py")
+
+
+def test_a_trace(tmp_path):
+    """A trace will do, also one that was saved, or that began with another number than 1."""
+    with record():
+        x = autograd.tensor([0.3, -0.8], requires_grad=True)
+        loss = (np.tanh(x) * x).sum()
+    found = trace(loss)
+    found.save(tmp_path / "saved")
+    text = to_source(loss)
+    assert to_source(found) == to_source(Trace.load(tmp_path / "saved")) == text
+    to_source(loss, tmp_path / "once.py")
+    to_source(trace(loss, 2.0), tmp_path / "twice.py")
+    once, twice = run(tmp_path / "once.py", tmp_path / "twice.py")
+    assert np.array_equal(twice["x"], 2 * once["x"])
+    with record():
+        y = x * x
+    with pytest.raises(ValueError, match="must be a number"):
+        to_source(trace(y, [1.0, 1.0]))
 
 
 def test_primitives(tmp_path):

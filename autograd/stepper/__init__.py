@@ -1,5 +1,6 @@
 """Walking through a backward pass: its recording, its trace, and the debugger for it."""
 
+from autograd.stepper.notebook import table
 from autograd.stepper.record import Call, Recording, current_recording, record, recording_of
 from autograd.stepper.trace import Edge, Step, Trace, trace, tracing
 from autograd.stepper.walk import step, stopping_at_backward, walk
@@ -15,6 +16,7 @@ __all__ = [
     "recording_of",
     "step",
     "stopping_at_backward",
+    "table",
     "trace",
     "tracing",
     "walk",

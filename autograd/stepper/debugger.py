@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,9 @@ from rich.text import Text
 
 from autograd.anomaly import Contribution, Explanation
 from autograd.stepper import display
-from autograd.stepper.display import kind, largest, matrix, norm
-from autograd.stepper.record import Call, record
-from autograd.stepper.trace import Edge, Step, Trace, trace
+from autograd.stepper.display import largest, matrix, norm
+from autograd.stepper.record import Call, kind, record
+from autograd.stepper.trace import Edge, Step, Trace, as_tuple, trace
 from autograd.tensor import grad, tensor
 from autograd.testing.differences import central_difference
 
@@ -33,12 +32,25 @@ ALIASES = {
     "n": "next", "c": "continue", "u": "until", "b": "break", "i": "into", "o": "out", "w": "where",
     "p": "print", "f": "formula", "q": "quit", "h": "help", "?": "help", "exit": "quit",
 }  # fmt: skip
-FEW = 64  # elements, up to which formulas are shown with numbers in them
+FEW = 64  # elements, up to which an array is shown in full
+WRITABLE = 1024  # elements, up to which formulas are shown with numbers in them
+LIMITS = {"nonfinite": np.inf, "vanishing": 1e-6, "exploding": 1e3}  # of what a step sends
 SAMPLED = 6  # entries of a large array that a check looks at
 
 
 class CommandError(ValueError):
     """A command that cannot be carried out, and why."""
+
+
+class Namespace(dict):
+    """Names and what they stand for; of others, what a function finds."""
+
+    def __init__(self, find: Callable[[str], Any]) -> None:
+        self.find = find
+
+    def __missing__(self, name: str) -> Any:
+        """Look elsewhere."""
+        return self.find(name)
 
 
 @dataclass
@@ -58,7 +70,7 @@ class Level:
 
     trace: Trace
     index: int = 0
-    recorded: Any = None
+    recorded: Trace = field(init=False)
     inside: tuple[Call, Step] | None = None
     breaks: list[tuple[str, Callable]] = field(default_factory=list)
 
@@ -154,10 +166,11 @@ class Stepper:
         word, _, rest = line.strip().partition(" ")
         if not word or word.startswith("#"):
             return
-        try:
-            self.command(word)(rest.strip())
-        except CommandError as error:
-            self.print(error, style="red")
+        with self.console:  # shown at once: in a notebook as one
+            try:
+                self.command(word)(rest.strip())
+            except CommandError as error:
+                self.print(error, style="red")
 
     def command(self, word: str) -> Callable[[str], None]:
         """Return a command by its name, its letter, or the beginning of its name."""
@@ -188,32 +201,46 @@ class Stepper:
                 return
 
     def talk(self) -> None:
-        """Ask for commands: with history and completion in a terminal, else line by line."""
-        if not (sys.stdin.isatty() and self.console.is_terminal):
+        """Ask for commands: in a terminal with history and completion, in a notebook in its way.
+
+        Elsewhere they are read from the standard input.
+        """
+        terminal = sys.stdin.isatty() and self.console.is_terminal
+        if not terminal and not hasattr(builtins, "__IPYTHON__"):
             self.play(sys.stdin)
             return
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.completion import WordCompleter
-        from prompt_toolkit.history import InMemoryHistory
-
+        ask = self.prompt() if terminal else input
         self.begin()
-        words = WordCompleter(self.words, pattern=re.compile(r"[\w.\[\]]+"))
-        session: Any = PromptSession(
-            history=InMemoryHistory(), completer=words, complete_while_typing=False
-        )
         last = ""
         while not self.done:
             try:
-                line = session.prompt("(step) ").strip()
+                line = ask("(step) ").strip()
             except KeyboardInterrupt:
+                if not terminal:
+                    raise
                 continue
             except EOFError:
                 self.do_quit("")
                 return
             if not line and last.partition(" ")[0] in ("n", "next", "back", "c", "continue"):
                 line = last  # as in pdb, an empty line repeats a move
-            self.run(line)
             last = line
+            try:
+                self.run(line)
+            except KeyboardInterrupt:
+                self.print("interrupted", style="red")
+
+    def prompt(self) -> Callable[[str], str]:
+        """Return what asks in a terminal."""
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import InMemoryHistory
+
+        words = WordCompleter(self.words, pattern=re.compile(r"[\w.\[\]]+"))
+        session: Any = PromptSession(
+            history=InMemoryHistory(), completer=words, complete_while_typing=False
+        )
+        return session.prompt
 
     def words(self) -> list[str]:
         """Return what may be completed: commands, values and ops."""
@@ -226,13 +253,14 @@ class Stepper:
 
     def begin(self) -> None:
         """Say what the pass is, and show its first step."""
-        recording, n = self.trace.recording, len(self.trace.steps)
-        leaves = [number for number in recording.leaves() if any(self.trace.edges_to(number))]
+        n, ends = len(self.trace.steps), self.trace.waiting()
+        results = self.trace.recording.maker.keys() & ends
+        words = ("value", "values") if results else ("leaf", "leaves")
         loss = self.value(self.trace.start)
         what = f" = {display.one(loss)}" if loss.ndim == 0 else f", {kind(loss)}"
         self.print(
-            Text(self.name(self.trace.start), "bold"), what, f": {n} step{'s' * (n != 1)} back to ",
-            f"{len(leaves)} lea{'f' if len(leaves) == 1 else 'ves'}",
+            Text(self.name(self.trace.start), "bold"), what,
+            f": {n} step{'s' * (n != 1)} back to {len(ends)} {words[len(ends) != 1]}",
         )  # fmt: skip
         self.show()
 
@@ -243,35 +271,32 @@ class Stepper:
         else:
             self.show_step()
         for expression in self.watched:
+            self.print(Text(f"{expression}:", "dim"))
             self.run(f"print {expression}")
 
     def rule(self, left: str, right: str = "") -> None:
         """Draw a line across, with a title at its left end and a note at its right."""
         width = self.console.width
-        right = right if len(left) + len(right) + 10 <= width else ""
-        fill = max(3, width - len(left) - len(right) - 4 - bool(right))
-        self.print(
-            Text("── ", "dim"), Text(left, "bold"), Text(" " + "─" * fill, "dim"),
-            Text(f" {right}" if right else "", "dim"),
-        )  # fmt: skip
+        left = left if len(left) + 4 <= width else left[: width - 5] + "…"
+        right = f" {right}" if right and len(left) + len(right) + 10 <= width else ""
+        fill = "─" * (width - len(left) - len(right) - 4)
+        self.print(Text("── ", "dim"), Text(left, "bold"), Text(f" {fill}{right}", "dim"))
 
     def show_step(self) -> None:
         """Show a step: what comes in, and what goes out to where."""
         call, step, index = self.call, self.step, self.level.index
-        path, number, text = _divided(call.line)
+        text = call.place[2]
         inside = f"{self.level.inside[0].op.name} ▸ " if self.level.inside else ""
         self.print()
         self.rule(
             f"{inside}{index + 1}/{len(self.trace.steps)}  {call.op.name}",
-            f"{Path(path).name}:{number}" if path else "",
+            call.at,
         )
         if call.scope:
             self.print(Text(f"in {call.scope}", "dim"))
         if text:
             self.print(Text(text, "italic"))
-        for i, result in enumerate(call.results):
-            g = step.cotangent[i] if isinstance(step.cotangent, tuple) else step.cotangent
-            symbol = f"g{i}" if call.op.multiple else "g"
+        for result, (symbol, g) in zip(call.results, step.symbols.items(), strict=True):
             self.show_array(f"{symbol} = d({self.name(result)})", g)
         if self.hidden:
             self.print(Text("what it sends is hidden: predict", "dim"))
@@ -291,28 +316,32 @@ class Stepper:
             notes.append(f"{waits} more to come")
         elif edge.parent not in self.trace.recording.maker:
             notes.append("complete: its .grad")
+        elif edge.parent in self.trace.waiting():
+            notes.append("complete: asked for")
         return ", ".join(notes)
 
     def show_array(self, title: str, x: Any, target: str = "", note: str = "") -> None:
         """Show an array under its title; beside it if it is one line and there is room."""
         x, width = np.asarray(x), self.console.width
         head = Text("  ").append(title)
-        tail = Text("  → ", "dim").append(target, "bold") if target else Text()
+        tail = Text()
+        if target:
+            tail.append("  → ", "dim").append(target, "bold")
         tail.append(f"  {kind(x)}", "dim")
-        if x.size > FEW:
-            tail.append(f"  norm {norm(x):.4g}", "dim")
-        if head.cell_len + tail.cell_len >= width:
+        size = f"  norm {norm(x):.4g}" if x.size > FEW else ""
+        if head.cell_len + tail.cell_len + len(size) >= width:
             self.print(head)
             head = Text("  ")
         head.append_text(tail)
+        if head.cell_len + len(size) < width:
+            head.append(size, "dim")
         lines = list(matrix(x, width - 6, 8 if x.size <= FEW else 4))
         beside = len(lines) == 1 and head.cell_len + lines[0].cell_len + 3 <= width
         if beside:
             head.append("   ").append_text(lines[0])
-        if note:
-            if head.cell_len + len(note) + 3 <= width:
-                head.append(f"   {note}", "dim italic")
-                note = ""
+        if note and head.cell_len + len(note) + 3 <= width:
+            head.append(f"   {note}", "dim italic")
+            note = ""
         self.print(head)
         for line in () if beside else lines:
             self.print("      ", line)
@@ -338,12 +367,8 @@ class Stepper:
             self.show_proof()
             return
         self.rule("the end: gradients")
-        recorded, recording = self.level.recorded, self.trace.recording
-        gradients = {
-            number: gradient
-            for number in recording.leaves()
-            if (gradient := self.trace.cotangent_of(number)) is not None
-        }
+        recorded = self.level.recorded
+        gradients: Any = {n: self.trace.cotangent_of(n) for n in self.trace.waiting()}
         width = max((len(self.name(number)) for number in gradients), default=0)
         for number, gradient in gradients.items():
             before = None if self.trace is recorded else recorded.cotangent_of(number)
@@ -423,7 +448,10 @@ class Stepper:
         if text == "clear":
             self.level.breaks.clear()
         elif text:
-            self.level.breaks.append((text, self.condition(text)))
+            holds = self.condition(text)
+            if text.split()[0] not in LIMITS and not any(map(holds, self.trace.steps)):
+                raise CommandError(f"no step of this pass has to do with {text}")
+            self.level.breaks.append((text, holds))
         for what, _ in self.level.breaks:
             self.print(f"break {what}")
         if not self.level.breaks:
@@ -438,9 +466,9 @@ class Stepper:
 
         if word == "nonfinite":
             return lambda step: not all(np.isfinite(e.contribution).all() for e in step.edges)
-        if word in ("vanishing", "exploding"):
+        if word in LIMITS:
             try:
-                limit = float(rest or {"vanishing": 1e-6, "exploding": 1e3}[word])
+                limit = float(rest or LIMITS[word])
             except ValueError:
                 raise CommandError(f"{rest!r} is no number") from None
             if word == "vanishing":
@@ -455,7 +483,7 @@ class Stepper:
             path, _, line = text.rpartition(":")
 
             def is_at(step: Step) -> bool:
-                file, number, _ = _divided(self.trace.call(step).line)
+                file, number, _ = self.trace.call(step).place
                 return number == line and file.endswith(path)
 
             return is_at
@@ -530,14 +558,14 @@ class Stepper:
 
         def described(number: int) -> Text:
             made = recording.maker.get(number)
-            line = Text(self.name(number), "bold")
+            line = Text().append(self.name(number), "bold")
             if made:
                 inputs = [self.argument(made, name) for name in made.arguments]
                 line.append(f" = {made.op.name}({', '.join(inputs)})")
             return line.append(f"  {kind(recording.values[number])}", "dim")
 
         def draw(mark: str, number: int, note: str = "", style: str = "dim") -> None:
-            line = Text(mark, style).append_text(described(number)).append(note, "dim")
+            line = Text().append(mark, style).append_text(described(number)).append(note, "dim")
             line.truncate(self.console.width - 1, overflow="ellipsis")
             self.print(line)
 
@@ -579,18 +607,16 @@ class Stepper:
         if not text:
             raise CommandError("print what?")
         value = self.evaluate(text)
-        if (
-            isinstance(value, ndarray | np.generic | float)
-            and np.asarray(value).dtype.kind in "fiub"
-        ):
-            value = np.asarray(value)
-            if value.ndim:
-                extent = f"  from {value.min():.4g} to {value.max():.4g}" if value.size else ""
-                self.print(Text(f"{kind(value)}  norm {norm(value):.4g}{extent}", "dim"))
-            for line in matrix(value, self.console.width - 2):
-                self.print(line)
-        else:
+        value = value.item() if isinstance(value, np.bool_) else value
+        x = np.asarray(value) if isinstance(value, ndarray | np.generic | float) else None
+        if x is None or x.dtype.kind not in "fiub":
             self.print(repr(value))
+            return
+        if x.ndim:
+            ends = f"  from {float(x.min()):.4g} to {float(x.max()):.4g}" if x.size else ""
+            self.print(Text(f"{kind(x)}  norm {norm(x):.4g}{ends}", "dim"))
+        for line in matrix(x, self.console.width - 2):
+            self.print(line)
 
     def evaluate(self, text: str, symbols: bool = False) -> Any:
         """Return the value of an expression; with `symbols` the op's arguments go first."""
@@ -599,46 +625,46 @@ class Stepper:
             space |= self.call.arguments
         try:
             with np.errstate(all="ignore"):
-                return eval(text, {"__builtins__": {}}, space)
-        except NameError as error:
-            self.find(str(error.name))
-            raise CommandError(str(error)) from None
+                return eval(text, space)
+        except CommandError:
+            raise
+        except SyntaxError as error:
+            raise CommandError(f"SyntaxError: {error.msg}") from None
         except Exception as error:  # whatever the expression raises
             raise CommandError(f"{type(error).__name__}: {error}") from None
 
-    def namespace(self, text: str) -> tuple[dict[str, Any], str]:
+    def namespace(self, text: str) -> tuple[Namespace, str]:
         """Return what the names in an expression stand for, and the expression to evaluate."""
-        space: dict[str, Any] = {"np": np, **{n: getattr(builtins, n) for n in ALLOWED}}
-        index, recording = self.level.index, self.trace.recording
-        if index < len(self.trace.steps):
-            space |= self.call.arguments
-        space |= {name: recording.values.get(number) for number, name in recording.names.items()}
-        space |= {recording.name(n): recording.values[n] for n in recording.maker}
-        if index < len(self.trace.steps):
-            space |= {"g": self.step.cotangent, "out": self.out(self.call)}
+        recording, index = self.trace.recording, self.level.index
+        within = index < len(self.trace.steps)
+        space = Namespace(lambda name: self.value(self.find(name)))
+        known = {n: getattr(builtins, n) for n in ALLOWED}
+        space |= {"__builtins__": {"__import__": __import__}, "np": np} | known
+        space |= self.call.arguments if within else {}
+        space |= {recording.name(number): x for number, x in recording.values.items()}
+        if within:
+            space |= {"g": self.step.cotangent, "out": self.out(self.call)} | self.step.symbols
             space |= {f"d{edge.input}": edge.contribution for edge in self.step.edges}
+
+        def put(value: Any) -> str:
+            space[key := f"_{len(space)}"] = value
+            return key
 
         def cotangent(match: re.Match) -> str:
             number = self.find(match[1].strip())
             found = self.trace.cotangent_of(number, index + 1)
-            key = f"_d{number}"
-            space[key] = np.zeros_like(self.value(number)) if found is None else found
-            return key
+            return put(np.zeros_like(self.value(number)) if found is None else found)
 
         def dotted(match: re.Match) -> str:
-            word = match[0]
-            if word in space or word.split(".")[0] in space:
-                return word
-            key = f"_v{len(space)}"
-            space[key] = self.value(self.find(word))
-            return key
+            if match[0].split(".")[0] in space:
+                return match[0]
+            name = re.sub(r"(\.(m?T|shape|size|ndim|dtype))+$", "", match[0])
+            return put(space[name]) + match[0].removeprefix(name)
 
         text = re.sub(r"\bd\(([^()]+)\)", cotangent, text)
-        for name in sorted(recording.names.values(), key=len, reverse=True):
-            if not name.isidentifier() and name in text:
-                key = f"_n{len(space)}"
-                space[key] = space[name]
-                text = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w.])", key, text)
+        names = (n for n in recording.names.values() if n in text and not n.isidentifier())
+        for name in sorted(names, key=len, reverse=True):
+            text = re.sub(rf"(?<![\w.]){re.escape(name)}(?!\w)", put(space[name]), text)
         return space, re.sub(r"(?<![\w.)\]])[A-Za-z]\w*(\.\w+)+(?!\w|\()", dotted, text)
 
     def do_formula(self, text: str) -> None:
@@ -649,17 +675,17 @@ class Stepper:
             raise CommandError(f"{call.op.name} states no formula")
         for line in lines:
             self.print("  ", line)
-        arrays = [x for x in (*call.arguments.values(), self.out(call)) if isinstance(x, ndarray)]
-        if all(x.size <= FEW for x in arrays):
-            sent = {edge.input: edge.contribution for edge in step.edges}
-            found = call.op.stated.with_numbers(  # type: ignore[union-attr]
-                call.arguments, self.out(call), step.cotangent, sent
-            )
-            if found:
-                first = " (of the first element)" if any(x.ndim for x in arrays) else ""
-                self.print(Text(f"with numbers{first}", "dim"))
-            for line in found:
-                self.print("  ", line)
+        arrays = [*call.arguments.values(), *as_tuple(self.out(call))]
+        if any(isinstance(x, ndarray) and x.size > WRITABLE for x in arrays):
+            self.print(Text(f"numbers are put in for arrays of up to {WRITABLE} elements", "dim"))
+            return
+        sent = {edge.input: edge.contribution for edge in step.edges}
+        stated: Any = call.op.stated
+        found = list(display.in_numbers(
+            stated, call.arguments, self.out(call), step.cotangent, sent, self.console.width
+        ))  # fmt: skip
+        for row in [Text("with numbers", "dim"), *found] if found else ():
+            self.print(row)
 
     def do_why(self, text: str) -> None:
         """Show what a gradient is the sum of, largest first.  why NAME."""
@@ -702,14 +728,12 @@ class Stepper:
         """Differentiate the op numerically, for what the rule was given."""
         call, step = self.call, self.step
         arguments = {name: _double(x) for name, x in call.arguments.items()}
-        gs = [_double(g) for g in _several(step.cotangent)]
+        gs = [_double(g) for g in as_tuple(step.cotangent)]
         parents = [name for name in call.parents if any(e.input == name for e in step.edges)]
         leaves = {name: tensor(arguments[name], requires_grad=True) for name in parents}
 
         def run(changed: dict[str, Any]) -> list[Any]:
-            values = arguments | changed
-            static = {name: values.pop(name) for name in call.op.names[1:] if call.op.variadic}
-            return list(_several(call.op(*values.values(), **static)))
+            return list(as_tuple(call.run(call.op, arguments | changed)))
 
         rules = grad(run(leaves), list(leaves.values()), gs)
         for name, rule in zip(parents, rules, strict=True):
@@ -745,6 +769,7 @@ class Stepper:
             others = np.random.default_rng(0).choice(x.size, SAMPLED - 2, replace=False)
             entries = np.unique([*top, *others])
         rows, worst = [], 0.0
+        wide = min(14, (self.console.width - 18) // 2)
         size = max(largest(found), 1e-12)
         for entry in entries:
             place = np.unravel_index(entry, x.shape)
@@ -753,14 +778,15 @@ class Stepper:
             numeric = central_difference(function, x, axis)
             worst = max(worst, abs(numeric - found[place]) / size)
             at = f"[{', '.join(map(str, place))}]" if place else ""
-            rows.append(f"    {at:<12} {numeric:>14.8g} {found[place]:>14.8g}")
+            both = (f"{v:>{wide}.{wide - 6}g}" for v in (numeric, found[place]))
+            rows.append(f"    {at:<12} {' '.join(both)}")
         good = worst < 1e-6
         count = f"; {len(entries)} of {x.size} entries" if len(entries) < x.size else ""
         self.print(
             f"  {title}  ", Text("✓ " if good else "✗ ", "green" if good else "bold red"),
             f"largest difference {worst:.1e} of the largest entry", Text(count, "dim"),
         )  # fmt: skip
-        self.print(Text(f"    {'':<12} {'numeric':>14} {'rule':>14}", "dim"))
+        self.print(Text(f"    {'':<12} {'numeric':>{wide}} {'rule':>{wide}}", "dim"))
         for row in rows:
             self.print(row)
 
@@ -769,17 +795,22 @@ class Stepper:
     def do_set(self, text: str) -> None:
         """Change this step's cotangent, and run the rest again; alone, undo that.
 
-        set EXPRESSION       such as: set g * 2, or: set 0
+        set EXPRESSION         such as: set g * 2, or: set 0
+        set g1 = EXPRESSION    of an op with several outputs, one cotangent
         """
         if not text:
             self.level.trace = self.level.recorded
             self.print("as recorded again", style="green")
             self.show()
             return
-        step = self.step
-        if isinstance(step.cotangent, tuple):
-            raise CommandError("an op with several outputs has several cotangents: set those above")
-        value = self.array(re.sub(r"^g\s*=\s*(?!=)", "", text), step.cotangent)
+        given = self.step.symbols
+        match = re.match(r"(g\d*)\s*=(?!=)", text)
+        symbol = match[1] if match else "g"
+        if symbol not in given:
+            raise CommandError(f"set which of {', '.join(given)}? As in: set {min(given)} = 0")
+        given[symbol] = self.array(text[match.end() :] if match else text, given[symbol])
+        several = self.call.op.multiple
+        value: Any = tuple(given.values()) if several else given["g"]
         self.level.trace = self.trace.rerun(self.level.index, value)
         self.print("what if: the rest of the pass ran again from here", style="green")
         self.show()
@@ -813,7 +844,7 @@ class Stepper:
         if self.level.index + 1 >= len(self.trace.steps):
             raise CommandError("there is no next step; predict " + " or ".join(edges) + " = ...")
         coming = self.trace.steps[self.level.index + 1]
-        expected = _several(coming.cotangent)[0]
+        expected = as_tuple(coming.cotangent)[0]
         name = self.name(self.trace.call(coming).results[0])
         self.judge(f"d({name})", self.array(text, expected), expected)
 
@@ -879,7 +910,7 @@ def inside_of(call: Call, step: Step) -> Trace:
             name: tensor(x, requires_grad=True) if name in wanted else x
             for name, x in call.arguments.items()
         }
-        out = reference(*arguments.values())
+        out = call.run(reference, arguments)
     for name in wanted:
         leaf: Any = arguments[name]
         recording.give_name(leaf._node.number, name)
@@ -905,22 +936,12 @@ def proof(
         yield f"d{edge.input}", found, edge.contribution, scale
 
 
-def _divided(line: str) -> tuple[str, str, str]:
-    """Return the file, number and text of a recorded line."""
-    match = re.match(r"(.*?):(\d+)(?:: (.*))?$", line)
-    return (match[1], match[2], match[3] or "") if match else ("", "", "")
-
-
 def _count(text: str) -> int:
     if not text:
         return 1
     if not text.isdigit():
         raise CommandError(f"{text!r} is no number of steps")
     return int(text)
-
-
-def _several(x: Any) -> tuple:
-    return x if isinstance(x, tuple) else (x,)
 
 
 def _double(x: Any) -> Any:

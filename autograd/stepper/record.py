@@ -6,10 +6,12 @@ call, its result, the line and the module that it was made in, and what its valu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,10 +19,11 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import changes, modes
-from autograd.anomaly import line_of, users_frame
+from autograd.anomaly import PACKAGE, line_of, users_frame
 from autograd.engine import Node, TensorBase
 from autograd.modes import record_with
 from autograd.op import Op
+from autograd.stepper.notebook import table
 from autograd.tensor import Tensor, tensor
 
 
@@ -52,6 +55,30 @@ class Call:
     results: tuple[int, ...]
     line: str = ""
     scope: str = ""
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """The file, number and text of the line; empty if it is not known."""
+        match = re.match(r"(.*?):(\d+)(?:: (.*))?$", self.line)
+        return (match[1], match[2], match[3] or "") if match else ("", "", "")
+
+    @property
+    def at(self) -> str:
+        """The line in short, as in ``script.py:6``."""
+        path, number, _ = self.place
+        return f"{Path(path).name}:{number}" if path else ""
+
+    @property
+    def several(self) -> list[str]:
+        """The inputs x0, x1, ... of a variadic op; of any other none."""
+        return [name for name in self.arguments if self.op.variadic and name not in self.op.names]
+
+    def run(self, function: Callable, values: dict[str, Any]) -> Any:
+        """Call a function as the op was called, with these values of its arguments."""
+        if not self.op.variadic:
+            return function(*values.values())
+        static = {name: values[name] for name in self.op.names[1:]}
+        return function(*[values[name] for name in self.several], **static)
 
 
 @dataclass(eq=False)
@@ -87,6 +114,20 @@ class Recording:
 
     def __repr__(self) -> str:
         return f"<Recording of {len(self.calls)} calls>"
+
+    def _repr_html_(self) -> str:
+        """Show the calls in a notebook."""
+        return table(repr(self)[1:-1], ["result", "op", "of", "holds", "module", "line"], [
+            (
+                ", ".join(map(self.name, call.results)),
+                call.op.name,
+                ", ".join(map(self.name, call.parents.values())),
+                kind(self.values[call.results[0]]),
+                call.scope,
+                call.at,
+            )
+            for call in self.calls.values()
+        ])  # fmt: skip
 
     # ---- what is in it
 
@@ -245,7 +286,8 @@ class Recording:
         frames = []
         here: FrameType | None = frame
         while here is not None:
-            frames.append(here)
+            if not here.f_code.co_filename.startswith(PACKAGE):  # whose `self` may be the loss
+                frames.append(here)
             here = here.f_back
         for here in reversed(frames):  # the innermost has the last word
             for name, value in list(here.f_locals.items()):
@@ -310,11 +352,7 @@ class Recording:
 
         for call in self.behind(number):
             values = {name: argument(call, name) for name in call.arguments}
-            if call.op.variadic:
-                static = {name: values.pop(name) for name in call.op.names[1:]}
-                out = call.op(*values.values(), **static)
-            else:
-                out = call.op(*values.values())
+            out = call.run(call.op, values)
             outputs = out if isinstance(out, tuple) else (out,)
             for result, y in zip(call.results, outputs, strict=True):
                 if y._node.selects:
@@ -378,6 +416,12 @@ def recording_of(x: Any, what: str = "step") -> Recording:
             f"{what}: this tape was not recorded; compute the loss inside `with autograd.record():`"
         )
     return recording
+
+
+def kind(x: Any) -> str:
+    """Return dtype and shape, as in ``float64[2, 3]``."""
+    x = np.asarray(x)
+    return f"{x.dtype}{list(x.shape) if x.ndim else ''}"
 
 
 def _own(value: Any) -> Any:

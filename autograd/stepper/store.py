@@ -10,6 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.op import REGISTRY, Op
+from autograd.stepper.literals import memory_order
 from autograd.stepper.record import Call, Recording
 from autograd.stepper.trace import Edge, Step, Trace
 
@@ -129,8 +130,10 @@ class _Arrays:
         if isinstance(x, ndarray):
             if id(x) not in self._keys:
                 self._keys[id(x)] = key = str(len(self.kept))
-                self.kept[key] = np.ascontiguousarray(x).reshape(x.shape)
-            return {"array": self._keys[id(x)]}
+                whole = x.transpose(memory_order(x))
+                self.kept[key] = np.ascontiguousarray(whole).reshape(whole.shape)
+            key, axes = self._keys[id(x)], memory_order(x)  # the order may decide how sums round
+            return {"array": key} if axes == sorted(axes) else {"transposed": [key, axes]}
         if isinstance(x, np.generic):
             return {"scalar": self.encode(np.asarray(x))}
         if isinstance(x, float):
@@ -151,6 +154,9 @@ class _Arrays:
         ((kind, value),) = x.items()
         if kind == "array":
             return self.kept[value]
+        if kind == "transposed":
+            key, axes = value
+            return self.kept[key].transpose(np.argsort(axes))
         if kind == "float":
             return float.fromhex(value)
         if kind == "scalar":

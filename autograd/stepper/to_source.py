@@ -9,21 +9,15 @@ dtypes) is spelled out, in its order: so the script's numbers are the engine's, 
 from __future__ import annotations
 
 import ast
-import builtins
-import inspect
-import json
-import keyword
-import linecache
 import math
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import count, groupby
+from itertools import groupby
 from pathlib import Path
-from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -34,18 +28,21 @@ from autograd.engine import TensorBase
 from autograd.kernels import use_kernels
 from autograd.modes import enable_grad, record_with
 from autograd.op import Op, Rule
+from autograd.stepper.functions import Functions, Names
+from autograd.stepper.literals import WIDTH, identical, literal, memory_order, tuple_of, wrapped
 from autograd.stepper.record import Call, Recording, recording_of
+from autograd.stepper.trace import Trace
 from autograd.tensor import Tensor
 
-WIDTH = 100  # of a line
-LONGEST = 64  # characters of a function's expression that is written in the place of its call
 SMALL = 16  # elements of an array that is written out although there is a file for arrays
 MOST = 20_000  # elements that are written out where there is none
 FUNCTIONS = "functions: what the ops compute, and their rules"
 SECTION = 16  # ops of a module that are not divided among its parts
 
 
-def to_source(loss: Tensor, file: str | Path | None = None, *, primitives: bool = False) -> str:
+def to_source(
+    loss: Tensor | Trace, file: str | Path | None = None, *, primitives: bool = False
+) -> str:
     """Write the pass that computed a loss, and the pass back from it, as a NumPy script.
 
     Run by itself, the script prints the loss and the gradients of the leaves: those of the engine
@@ -53,8 +50,8 @@ def to_source(loss: Tensor, file: str | Path | None = None, *, primitives: bool 
 
     Parameters
     ----------
-    loss : Tensor
-        A number, computed inside ``with autograd.record():``.
+    loss : Tensor or Trace
+        A number, computed inside ``with autograd.record():``, or a trace of the pass back from one.
     file : str or Path, optional
         Where to write the script; its large arrays go to a file beside it, with ``.npz`` for its
         suffix.
@@ -91,12 +88,17 @@ def to_source(loss: Tensor, file: str | Path | None = None, *, primitives: bool 
     d_y = d_y + d_multiply_1 * y                       # dy = g · x  (2,)
     d_x = d_y - d_y * y * y                            # dx = g · (1 - tanh(x)^2)  (2,)
     """
-    recording = recording_of(loss, "to_source")
-    if loss.size != 1:
-        raise ValueError(f"to_source: the loss must be a number, and has shape {loss.shape}")
+    begin = 1.0
+    if isinstance(loss, Trace):
+        recording, start = loss.recording, loss.start
+        begin = float(np.asarray(loss.cotangent).flat[0])
+    else:
+        recording = recording_of(loss, "to_source")
+        start = loss._node.number  # type: ignore[union-attr]
+    if math.prod(shape := recording.values[start].shape) != 1:
+        raise ValueError(f"to_source: the loss must be a number, and has shape {shape}")
     frame = users_frame()
     recording.name_variables(frame)
-    start = loss._node.number  # type: ignore[union-attr]
     for call in recording.behind(start):
         for name, number in call.parents.items():
             value = recording.values[number]
@@ -105,7 +107,7 @@ def to_source(loss: Tensor, file: str | Path | None = None, *, primitives: bool 
                     f"to_source: {recording.name(number)} was changed in place between two uses"
                 )
         for number in (*call.results, *call.parents.values()):
-            if recording._nodes[number].hooks:
+            if number in recording._nodes and recording._nodes[number].hooks:
                 raise RuntimeError(
                     f"to_source: a hook sees the gradient of {recording.name(number)}, and what "
                     "it does is no part of the tape"
@@ -113,7 +115,8 @@ def to_source(loss: Tensor, file: str | Path | None = None, *, primitives: bool 
     with use_kernels(False), np.errstate(all="ignore"):
         while primitives and any(call.op.reference_function for call in recording.behind(start)):
             recording, start = _expanded(recording, start)
-        script = _Script(recording, start, _arrays_in(frame), None if file is None else Path(file))
+        path = None if file is None else Path(file)
+        script = _Script(recording, start, begin, _arrays_in(frame), path)
         text = script.text()
     if file is not None:
         Path(file).write_text(text, encoding="utf-8")
@@ -150,416 +153,15 @@ def _expanded(recording: Recording, start: int) -> tuple[Recording, int]:
                 name: tensors[call.parents[name]] if name in call.parents else x
                 for name, x in call.arguments.items()
             }
-            arrays = [values.pop(n) for n in list(values)[: len(values) - len(call.op.names) + 1]
-                      if call.op.variadic]  # fmt: skip
             run = call.op.reference_function or call.op
             within = f"{call.scope}.{call.op.name}" if run is not call.op else call.scope
             with new.scope(within.strip(".")):
-                out = run(*arrays, **values) if run is call.op else run(*values.values())
+                out = call.run(run, values)
             outputs = out if isinstance(out, tuple) else (out,)
             tensors.update(zip(call.results, outputs, strict=True))
     numbers = {old: x._node.number for old, x in tensors.items()}  # type: ignore[union-attr]
     new.names = {numbers[old]: name for old, name in recording.names.items() if old in numbers}
     return new, numbers[start]
-
-
-# ---- names and constants
-
-
-class _Names:
-    """Names of a script, no two of them the same."""
-
-    def __init__(self) -> None:
-        self.taken = {*keyword.kwlist, *dir(builtins), "np", "math", "arrays", "gradients", "_"}
-
-    def new(self, wanted: str) -> str:
-        """Return an identifier close to the one that is wanted."""
-        wanted = re.sub(r"\.(\d+)\b", r"\1", wanted)  # h.0.attn: h0_attn
-        wanted = re.sub(r"_?\W+", "_", wanted).strip("_") or "x"
-        wanted = "_" + wanted if wanted[0].isdigit() else wanted
-        name = next(
-            name for i in count(1) if (name := wanted if i == 1 else f"{wanted}_{i}") not in
-            self.taken
-        )  # fmt: skip
-        self.taken.add(name)
-        return name
-
-
-def _literal(value: Any) -> str:
-    """Return source code of a constant, to the last digit; TypeError if there is none."""
-    if isinstance(value, ndarray):
-        return _array(value)
-    if isinstance(value, np.generic):
-        return f"np.{type(value).__name__}({_literal(value.item())})"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(map(_literal, value)) + ("," if len(value) == 1 else "") + ")"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_literal, value)) + "]"
-    if isinstance(value, slice):
-        parts = [value.start, value.stop, value.step]
-        if value.step is None:
-            parts = [value.stop] if value.start is None else [value.start, value.stop]
-        return f"slice({', '.join(map(_literal, parts))})"
-    if value is Ellipsis:
-        return "..."
-    if isinstance(value, np.dtype):
-        return f"np.dtype({value.name!r})"
-    if isinstance(value, type) and (value in (float, int, bool) or issubclass(value, np.generic)):
-        return value.__name__ if value in (float, int, bool) else f"np.{value.__name__}"
-    if isinstance(value, float):
-        return re.sub(r"\b(nan|inf)\b", r"np.\1", repr(value))
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if value is None or isinstance(value, bool | int):
-        return repr(value)
-    raise TypeError(f"to_source: a constant of type {type(value).__name__} has no source")
-
-
-def _array(x: ndarray) -> str:
-    """Return source code of an array, with the order of its axes in memory."""
-    dtype = "" if x.dtype in (np.float64, np.int64, np.bool_) else f", np.{x.dtype.name}"
-    if x.size == 0:
-        return f"np.zeros({x.shape}, np.{x.dtype.name})"
-    axes = _order(x)
-    if axes != list(range(x.ndim)):
-        back = tuple(int(a) for a in np.argsort(axes))
-        return f"{_array(x.transpose(axes))}.transpose({_literal(back)})"
-    for function, value in (("zeros", 0), ("ones", 1)):
-        if x.size > 4 and x.tobytes() == np.full(x.shape, value, x.dtype).tobytes():
-            kind = "" if x.dtype == np.float64 else f", np.{x.dtype.name}"
-            return f"np.{function}({_literal(x.shape)}{kind})"
-    rows = [_numbers(row) for row in (x.reshape(-1, x.shape[-1]) if x.ndim > 1 else [x])]
-    reshape = f".reshape{x.shape}" if x.ndim > 2 else ""
-    line = f"np.array({rows[0] if x.ndim < 2 else '[' + ', '.join(rows) + ']'}{dtype}){reshape}"
-    if len(line) <= 72:
-        return line
-    if x.ndim < 2:
-        rows = [rows[0][1:-1]]
-    wrapped = [
-        textwrap.fill(row + ",", WIDTH, initial_indent="    ", subsequent_indent="    " + " " *
-                      (x.ndim > 1), break_long_words=False, break_on_hyphens=False)
-        for row in rows
-    ]  # fmt: skip
-    return "np.array([\n" + "\n".join(wrapped) + f"\n]{dtype}){reshape}"
-
-
-def _numbers(x: ndarray) -> str:
-    """Return numbers, or one, in as few digits as say which they are."""
-    values = x.tolist()
-    if x.dtype.kind == "f" and x.dtype != np.float64 and x.ndim:
-        short = [float(str(v)) for v in x]
-        if np.array(short, x.dtype).tobytes() == x.tobytes():  # read by way of float64
-            values = short
-    return re.sub(r"\b(nan|inf)\b", r"np.\1", repr(values))
-
-
-def _order(x: ndarray) -> list[int]:
-    """Return the axes of an array by the order of its elements in memory."""
-    if x.flags.c_contiguous:
-        return list(range(x.ndim))
-    return sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
-
-
-# ---- functions
-
-
-class _Functions:
-    """Functions carried over into a script, with all that they call."""
-
-    def __init__(self, names: _Names) -> None:
-        self.names = names
-        self.definitions: dict[str, str] = {}  # in order: each after what it needs
-        self.imports: set[str] = set()
-        self._known: dict[int, tuple[Any, str]] = {}
-
-    def name(self, function: Any, wanted: str = "", doc: str | None = None) -> str:
-        """Return what a function or class is called in the script; its definition is added."""
-        function = inspect.unwrap(function)
-        if id(function) in self._known:
-            return self._known[id(function)][1]
-        name = self.names.new(wanted or function.__name__)
-        self._known[id(function)] = function, name
-        node, lines = self._node(function)
-        if isinstance(node, ast.Lambda):
-            body = ast.unparse(_Put(dict(self._uses(node, function))).visit(node.body))
-            text = f"def {name}({ast.unparse(node.args)}):\n"
-            if doc:
-                text += f"    {_quoted(doc, '    ')}\n"
-            text += f"    return {body}"
-        else:
-            text = self._definition(node, lines, function, name, doc)
-        self.definitions[name] = text
-        return name
-
-    def inline(self, function: Any, texts: dict[str, str]) -> tuple[str, bool] | None:
-        """Return a function's expression with texts in the place of its arguments, if it is short.
-
-        And whether its result is the same to the bit for a scalar of NumPy's as for an array of no
-        axes, which are computed with by other code.
-        """
-        function = inspect.unwrap(function)
-        node, _ = self._node(function)
-        body = _expression(node)
-        if body is None or len(ast.unparse(body)) > LONGEST:
-            return None
-        parts = list(ast.walk(body))
-        calls = [x.func for x in parts if isinstance(x, ast.Call) and x is not body]
-        if any(isinstance(f, ast.Name) and f.id not in dir(builtins) for f in calls):
-            return None  # a call of another function is written alone, or in a function
-        put: dict[Any, str] = dict(self._uses(node, function))
-        for child in parts:
-            if isinstance(child, ast.Name) and child.id in texts:
-                put[child] = texts[child.id]
-        return ast.unparse(_Put(put).visit(body)), _same_for_scalars(body)
-
-    def _node(self, function: Any) -> tuple[Any, list[str]]:
-        """Return the syntax tree of a function or class, and the lines of its file."""
-        code = getattr(function, "__code__", None)
-        try:
-            path = code.co_filename if code else inspect.getfile(function)
-            lines = linecache.getlines(path)
-            tree = _parsed("".join(lines))
-        except (TypeError, SyntaxError):
-            lines, tree = [], ast.Module([], [])
-        lambdas = []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Lambda) and code and code.co_name == "<lambda>":
-                if all(_within(node.body, place) for place in code.co_positions()):
-                    lambdas.append(node)
-            elif isinstance(node, ast.FunctionDef) and code and node.name == code.co_name:
-                first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-                if first == code.co_firstlineno:
-                    return node, lines
-            elif isinstance(node, ast.ClassDef) and not code and node.name == function.__name__:
-                return node, lines
-        if lambdas:  # the innermost
-            return min(lambdas, key=lambda node: len(ast.unparse(node))), lines
-        raise TypeError(f"to_source: the source of {function.__qualname__} is not to be found")
-
-    def _definition(
-        self, node: Any, lines: list[str], function: Any, name: str, doc: str | None
-    ) -> str:
-        """Return a definition's text, with the script's names and without annotations."""
-        edits: list[tuple[int, int, int, int, str]] = []  # from line and column to line and column
-
-        def edit(start: tuple[int, int], end: tuple[int, int], text: str) -> None:
-            edits.append((*start, *end, text))
-
-        for child, text in self._uses(node, function):
-            edit((child.lineno, child.col_offset), (child.end_lineno, child.end_col_offset), text)
-        for child in ast.walk(node):
-            if isinstance(child, ast.arg) and child.annotation is not None:
-                edit((child.lineno, child.col_offset), _end(child.annotation), child.arg)
-            elif isinstance(child, ast.FunctionDef) and child.returns is not None:
-                line = lines[child.returns.lineno - 1].encode()
-                arrow = line.rindex(b"->", 0, child.returns.col_offset)
-                before = len(line[:arrow].rstrip())
-                edit((child.returns.lineno, before), _end(child.returns), "")
-        begin = lines[node.lineno - 1].encode().index(node.name.encode(), node.col_offset)
-        edit((node.lineno, begin), (node.lineno, begin + len(node.name.encode())), name)
-        if doc:
-            first = node.body[0]
-            indent = " " * first.col_offset
-            quoted = _quoted(doc, indent)
-            if ast.get_docstring(node) is not None:
-                edit((first.lineno, first.col_offset), _end(first), quoted)
-            else:
-                place = first.lineno, first.col_offset
-                edit(place, place, f"{quoted}\n{indent}")
-        kept, last = [line.encode() for line in lines], node.end_lineno
-        for row, column, end_row, end_column, text in sorted(edits, reverse=True):
-            head, tail = kept[row - 1][:column], kept[end_row - 1][end_column:]
-            kept[row - 1 : end_row] = [head + text.encode() + tail]
-            last -= end_row - row
-        text = b"".join(kept[node.lineno - 1 : last]).decode()
-        opening, *rest = textwrap.dedent(text).rstrip().split("\n")
-        if len(opening) > WIDTH and opening.endswith("):"):  # its name is longer than it was
-            opening = re.sub(r"^(\w+ \w+\()(.*)\):$", r"\1\n    \2\n):", opening)
-        return "\n".join([opening, *rest])
-
-    def _uses(self, node: Any, function: Any) -> Iterator[tuple[Any, str]]:
-        """Yield the parts of a tree that name globals, with their names in the script."""
-        if isinstance(node, ast.ClassDef):
-            for part in node.body:
-                if isinstance(part, ast.FunctionDef):
-                    method = vars(function)[part.name]
-                    method = getattr(method, "__func__", getattr(method, "fget", method))
-                    yield from self._uses(part, method)
-            return
-        closure = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        known = function.__globals__ | {name: cell.cell_contents for name, cell in closure}
-        bound = _bound(node)
-        for place, *attributes in _chains(node):
-            name = place.id
-            if name in bound or name not in known:
-                continue
-            value = known[name]
-            for attribute in attributes:  # of a module of ours, or of the user's: nn.sigmoid
-                if not isinstance(value, ModuleType) or _is_at_hand(value):
-                    break
-                place, name = attribute, attribute.attr
-                value = getattr(value, name)
-            text = self._written(value, name)
-            if ast.unparse(place) != text:
-                yield place, text
-
-    def _written(self, value: Any, name: str) -> str:
-        """Return what to write for the value of a global name."""
-        known = getattr(value, "__name__", "")
-        if isinstance(value, ModuleType):
-            if known.split(".")[0] == "numpy":
-                return "np" + known.removeprefix("numpy")
-            if known != "math":
-                self.imports.add(known)
-            return known
-        if isinstance(value, Op):
-            if not value.saves:
-                return self.name(value.forward)
-            whole = self.name(value.forward, value.forward.__name__ + "_and_saved")
-            if id(value) not in self._known:
-                self._known[id(value)] = value, self.names.new(value.forward.__name__)
-                alone = self._known[id(value)][1]
-                self.definitions[alone] = (
-                    f"def {alone}(*args, **kwargs):\n    return {whole}(*args, **kwargs)[0]"
-                )
-            return self._known[id(value)][1]
-        if known and getattr(np, known, None) is value:
-            return f"np.{known}"
-        if known and getattr(math, known, None) is value:
-            return f"math.{known}"
-        if getattr(builtins, known, None) is value:
-            return known
-        if isinstance(value, type) or isinstance(inspect.unwrap(value), FunctionType):
-            return self.name(value)
-        if isinstance(value, BuiltinFunctionType | np.ufunc):
-            raise TypeError(f"to_source: {known} has no source in Python")
-        if id(value) not in self._known:
-            name = self.names.new(name)
-            self._known[id(value)] = value, name
-            self.definitions[name] = _wrapped(f"{name} = {_literal(value)}", 0)
-        return self._known[id(value)][1]
-
-
-@lru_cache
-def _parsed(source: str) -> ast.Module:
-    return ast.parse(source)
-
-
-class _Put(ast.NodeTransformer):
-    """Puts texts in the place of some nodes of a tree: a copy of it, the tree stays."""
-
-    def __init__(self, texts: dict[Any, str]) -> None:
-        self.texts = texts
-
-    def visit(self, node: ast.AST) -> Any:
-        """Return a node's copy, or what stands in its place."""
-        if node in self.texts:
-            return ast.parse(self.texts[node], mode="eval").body
-        fields = {}
-        for name, value in ast.iter_fields(node):
-            if isinstance(value, list):
-                value = [self.visit(x) if isinstance(x, ast.AST) else x for x in value]
-            elif isinstance(value, ast.AST):
-                value = self.visit(value)
-            fields[name] = value
-        if isinstance(node, ast.Subscript):
-            fields["slice"] = _sliced(fields["slice"])
-        return type(node)(**fields)
-
-
-def _within(node: Any, place: tuple) -> bool:
-    """Return whether a place in the source, of an instruction, is in that of a tree."""
-    line, end_line, column, end_column = place
-    if line is None or (line, column) == (end_line, end_column):
-        return True
-    begin, end = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
-    return begin <= (line, column) and (end_line, end_column) <= end
-
-
-def _sliced(index: Any) -> Any:
-    """Return the tree of an index with ``a:b`` for ``slice(a, b)``."""
-    if isinstance(index, ast.Tuple):
-        return ast.Tuple([_sliced(part) for part in index.elts], ast.Load())
-    if isinstance(index, ast.Call) and ast.unparse(index.func) == "slice":
-        parts = [None if ast.unparse(p) == "None" else p for p in index.args]
-        parts = [None, *parts] if len(parts) == 1 else parts
-        return ast.Slice(*parts)
-    return index
-
-
-def _expression(node: Any) -> Any:
-    """Return the expression that is all of a function, if it has no variables of its own."""
-    if isinstance(node, ast.Lambda):
-        body: Any = node.body
-    else:
-        body = node.body[ast.get_docstring(node) is not None :]
-        if len(body) != 1 or not isinstance(body[0], ast.Return):
-            return None
-        body = body[0].value
-    return None if _bound(body) or any(isinstance(x, ast.Lambda) for x in ast.walk(body)) else body
-
-
-def _bound(node: ast.AST) -> set[str]:
-    """Return the names that are bound anywhere in a tree."""
-    found = set()
-    for child in ast.walk(node):
-        if isinstance(child, ast.Name) and not isinstance(child.ctx, ast.Load):
-            found.add(child.id)
-        elif isinstance(child, ast.arg):
-            found.add(child.arg)
-        elif isinstance(child, ast.FunctionDef | ast.ClassDef) and child is not node:
-            found.add(child.name)
-    return found
-
-
-def _chains(node: ast.AST) -> Iterator[list[Any]]:
-    """Yield the names in a tree, each with the attributes on it, outwards; not in annotations."""
-    chain: list[Any] = [node]
-    while isinstance(chain[0], ast.Attribute):
-        chain.insert(0, chain[0].value)
-    if isinstance(chain[0], ast.Name):
-        yield chain
-        return
-    for name, value in ast.iter_fields(node):
-        if name not in ("annotation", "returns", "decorator_list"):
-            for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST):
-                    yield from _chains(child)
-
-
-def _is_at_hand(module: ModuleType) -> bool:
-    return module.__name__.split(".")[0] in ("numpy", "math")
-
-
-def _end(node: Any) -> tuple[int, int]:
-    return node.end_lineno, node.end_col_offset
-
-
-def _quoted(doc: str, indent: str) -> str:
-    """Return a docstring's source."""
-    lines = doc.replace("\\", "\\\\").replace('"""', '"').split("\n")
-    lines[1:] = [
-        indent + line if line or i == len(lines) - 2 else "" for i, line in enumerate(lines[1:])
-    ]
-    return '"""' + "\n".join(lines) + '"""'
-
-
-def _same_for_scalars(body: ast.AST) -> bool:
-    """Return whether an expression has only what NumPy rounds alike for scalars and arrays."""
-    if isinstance(body, ast.Name):
-        return False  # it may be kept, and meet anything later
-    for node in ast.walk(body):
-        if isinstance(node, ast.BinOp):
-            if not isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div):
-                return False
-        elif isinstance(node, ast.Call):
-            if not ast.unparse(node.func).startswith("np."):
-                return False
-        elif isinstance(node, ast.Subscript):
-            return False
-        elif isinstance(node, ast.Attribute) and not ast.unparse(node).startswith("np."):
-            return False
-    return True
 
 
 # ---- the script
@@ -584,15 +186,21 @@ class _Line:
 
 
 class _Script:
-    """The script of the calls behind one node."""
+    """The script of the calls behind one node, and of the pass that begins there with a number."""
 
     def __init__(
-        self, recording: Recording, start: int, known: list[tuple[str, ndarray]], file: Path | None
+        self,
+        recording: Recording,
+        start: int,
+        begin: float,
+        known: list[tuple[str, ndarray]],
+        file: Path | None,
     ) -> None:
-        self.recording, self.start, self.known, self.file = recording, start, known, file
+        self.recording, self.start, self.begin = recording, start, begin
+        self.known, self.file = known, file
         self.calls = recording.behind(start)
-        self.names = _Names()
-        self.functions = _Functions(self.names)
+        self.names = Names()
+        self.functions = Functions(self.names)
         self.stored: dict[str, ndarray] = {}
         self.data: list[_Line] = []
         self.constants: list[tuple[ndarray, str]] = []
@@ -643,20 +251,17 @@ class _Script:
     def constant(self, value: Any, wanted: str) -> str:
         """Return what to write for an argument that is not on the tape."""
         if not isinstance(value, ndarray):
-            if isinstance(value, tuple | list):
-                parts = [self.constant(part, wanted) for part in value]
-                comma = "," if len(parts) == 1 and isinstance(value, tuple) else ""
-                return ("({}{})" if isinstance(value, tuple) else "[{}{}]").format(
-                    ", ".join(parts), comma
-                )
-            return _literal(value)
+            if not isinstance(value, tuple | list):
+                return literal(value)
+            parts = [self.constant(part, wanted) for part in value]
+            return tuple_of(parts) if isinstance(value, tuple) else f"[{', '.join(parts)}]"
         for array, name in self.constants:
-            if _same(array, value):
+            if identical(array, value):
                 return name
-        users = (name for name, array in self.known if _same(array, value))
+        users = (name for name, array in self.known if identical(array, value))
         name = next(users, wanted)
         if value.size <= 1 and name == wanted:
-            return _literal(value)
+            return literal(value)
         name = self.names.new(name)
         self.constants.append((value, name))
         self.data.append(_Line(name, self.array(value, name), shape=value.shape))
@@ -665,18 +270,18 @@ class _Script:
     def array(self, x: ndarray, name: str) -> str:
         """Return source code of an array, or of its place in the file of arrays."""
         if self.file is not None and x.size > SMALL:
-            axes = _order(x)
+            axes = memory_order(x)
             self.stored[name] = x.transpose(axes)
             back = tuple(int(a) for a in np.argsort(axes))
-            moved = "" if axes == list(range(x.ndim)) else f".transpose({_literal(back)})"
-            return f"arrays[{_literal(name)}]{moved}"
+            moved = "" if axes == list(range(x.ndim)) else f".transpose({literal(back)})"
+            return f"arrays[{literal(name)}]{moved}"
         self.written_out += x.size
         if self.written_out > MOST and self.file is None:
             raise ValueError(
                 f"to_source: the arrays have more than {MOST} elements; give a file, and they are "
                 "written beside it: to_source(loss, 'step.py')"
             )
-        return _literal(x)
+        return literal(x)
 
     def namespace(self, call: Call) -> tuple[dict[str, str], dict[str, Any], dict[str, list[int]]]:
         """Return what a call's rules may name: texts, values, and numbers of the nodes of these."""
@@ -692,19 +297,14 @@ class _Script:
                 numbers[name] = [parent]
         values = dict(call.arguments)
         if op.variadic:
-            n = len(values) - len(op.names) + 1
-            arrays = [values.pop(f"x{i}") for i in range(n)]
-            parts = [texts.pop(f"x{i}") for i in range(n)]
-            values[op.names[0]] = tuple(arrays)
-            texts[op.names[0]] = f"({', '.join(parts)}{',' if n == 1 else ''})"
-            numbers[op.names[0]] = [numbers.pop(f"x{i}")[0] for i in range(n) if f"x{i}" in numbers]
+            name = op.names[0]
+            values[name] = tuple(values.pop(x) for x in call.several)
+            texts[name] = tuple_of(texts.pop(x) for x in call.several)
+            numbers[name] = [numbers.pop(x)[0] for x in call.several if x in numbers]
         results = [self.variable[n] for n in call.results]
-        outs = [self.recording.values[n] for n in call.results]
-        if op.multiple:
-            texts["out"] = f"({', '.join(results)}{',' if len(results) == 1 else ''})"
-            values["out"] = tuple(outs)
-        else:
-            texts["out"], values["out"] = results[0], outs[0]
+        outs = tuple(self.recording.values[n] for n in call.results)
+        texts["out"] = tuple_of(results) if op.multiple else results[0]
+        values["out"] = outs if op.multiple else outs[0]
         numbers["out"] = list(call.results)
         read = {name for rule in op.rules for name in rule.residuals}
         for name in op.names:
@@ -712,7 +312,7 @@ class _Script:
                 continue
             x = values[name]
             shape = tuple(map(np.shape, x)) if isinstance(x, tuple) else np.shape(x)
-            values[f"{name}_shape"], texts[f"{name}_shape"] = shape, _literal(shape)
+            values[f"{name}_shape"], texts[f"{name}_shape"] = shape, literal(shape)
         for name, (variable, value) in self.saved.get(call.number, {}).items():
             texts[name], values[name] = variable, value
         return texts, values, numbers
@@ -723,9 +323,7 @@ class _Script:
         """Yield the lines of the forward pass."""
         for call in self.calls:
             op = call.op
-            arrays = [v for k, v in call.arguments.items() if op.variadic and k not in op.names[1:]]
-            static = {k: v for k, v in call.arguments.items() if not op.variadic or k in op.names}
-            out = op.forward(*arrays, **static)
+            out = call.run(op.forward, call.arguments)
             if op.saves:
                 out, *saved = out
                 names = [self.names.new(f"{self.variable[call.results[0]]}_{n}") for n in op.saves]
@@ -758,11 +356,7 @@ class _Script:
         """Return the arguments of a call: those after the last array by name."""
         op = call.op
         if op.variadic:
-            parts = [
-                self.variable[call.parents[n]] if n in call.parents else self.constant(x, n)
-                for n, x in call.arguments.items() if n not in op.names[1:]
-            ]  # fmt: skip
-            return parts + [f"{name}={texts[name]}" for name in op.names[1:]]
+            return [f"*{texts[op.names[0]]}", *(f"{name}={texts[name]}" for name in op.names[1:])]
         arrays = [i for i, n in enumerate(op.names) if isinstance(call.arguments[n], ndarray)]
         last = max(arrays, default=0)
         return [
@@ -775,37 +369,34 @@ class _Script:
         """Yield the lines of the backward pass: what the engine does, in its order."""
         first = self.recording.values[self.start]
         dtype = "" if first.dtype == np.float64 else f", np.{first.dtype.name}"
+        number = "" if self.begin == 1 else f", {literal(self.begin)}"
+        ones = f"np.{'full' if number else 'ones'}({literal(first.shape)}{number}{dtype})"
         self.reached = {self.start}
         scope = self.recording.maker[self.start].scope if self.calls else ""
-        yield _Line(
-            self.cotangent[self.start], f"np.ones({_literal(first.shape)}{dtype})", scope=scope
-        )
+        yield _Line(self.cotangent[self.start], ones, scope=scope)
         for call in sorted(self.calls, key=lambda call: -call.number):
             yield from self._pulled_back(call)
 
     def _pulled_back(self, call: Call) -> Iterator[_Line]:
         op, values = call.op, self.recording.values
         texts, known, numbers = self.namespace(call)
-        zeros = {
-            n: f"np.zeros({_literal(values[n].shape)}, np.{values[n].dtype.name})"
+        g = [
+            self.cotangent[n] if n in self.reached
+            else f"np.zeros({literal(values[n].shape)}, np.{values[n].dtype.name})"
             for n in call.results
-        }
-        g = [self.cotangent[n] if n in self.reached else zeros[n] for n in call.results]
+        ]  # fmt: skip
         ones = [np.ones(values[n].shape, values[n].dtype) for n in call.results]
-        texts["g"] = f"({', '.join(g)}{',' if len(g) == 1 else ''})" if op.multiple else g[0]
-        wanted = [i for i, name in enumerate(op.names) if name in call.parents]
-        if op.variadic:
-            wanted = [0]
+        texts["g"] = tuple_of(g) if op.multiple else g[0]
         for rule in op.rules:
-            if set(rule.positions).isdisjoint(wanted):
-                continue
-            parents = self._parents(call, rule)
+            parents = [call.parents.get(name) for name in call.several or rule.inputs]
             needs = tuple(p is not None for p in parents)
+            if not any(needs):
+                continue
             residuals = [known[name] for name in rule.residuals]
             extra = {"needs": needs} if rule.wants_needs else {}
             found = rule.function(tuple(ones) if op.multiple else ones[0], *residuals, **extra)
             _, formula = _divided(self.formulas.get(op.name, ""), op)
-            texts["needs"] = _literal(needs)
+            texts["needs"] = literal(needs)
             value, alike = self.functions.inline(rule.function, texts) or ("", False)
             said = "; ".join(x for x in formula.split("\n") if _speaks_of(x, rule.inputs))
             if not value:
@@ -821,13 +412,6 @@ class _Script:
                 yield self._added(call.parents[rule.inputs[0]], value, found, said, call)
                 continue
             yield from self._unpacked(parents, value, tuple(found), said, call)
-
-    @staticmethod
-    def _parents(call: Call, rule: Rule) -> list[int | None]:
-        if call.op.variadic:
-            n = len(call.arguments) - len(call.op.names) + 1
-            return [call.parents.get(f"x{i}") for i in range(n)]
-        return [call.parents.get(name) for name in rule.inputs]
 
     def _unpacked(
         self, parents: list, value: str, found: tuple, said: str, call: Call
@@ -883,7 +467,7 @@ class _Script:
             text += f".sum({axes[0] if len(axes) == 1 else tuple(axes)})"
             left = tuple(n for i, n in enumerate(found.shape) if i not in axes)
             if left != like.shape or not like.shape:
-                text += f".reshape({_literal(like.shape)})"
+                text += f".reshape({literal(like.shape)})"
         if found.dtype != like.dtype:
             text += f".astype(np.{like.dtype.name})"
         return text
@@ -919,7 +503,7 @@ class _Script:
         parts.append(f"{_rule('forward')}\n\n{self._body(forward, sections)}")
         parts.append(f"{_rule('backward')}\n\n{self._body(backward, sections)}")
         gradients = [
-            f'    {_literal(self.full[n])}: np.array({self.cotangent[n]}, order="C"),'
+            f'    {literal(self.full[n])}: np.array({self.cotangent[n]}, order="C"),'
             for n in self.leaves
         ]
         parts.append("\n".join([
@@ -953,15 +537,6 @@ class _Script:
         return "\n\n".join(found)
 
 
-def _same(x: ndarray, y: ndarray) -> bool:
-    return (
-        x.shape == y.shape
-        and x.dtype == y.dtype
-        and _order(x) == _order(y)
-        and x.tobytes() == y.tobytes()
-    )
-
-
 def _without_root(names: Iterable[str]) -> Callable[[str], str]:
     """Return a function that shortens dotted names, if most have the same first part."""
     deep = [name for name in names if name.count(".") > 1]
@@ -973,16 +548,16 @@ def _without_root(names: Iterable[str]) -> Callable[[str], str]:
 
 def _sections(calls: list[Call]) -> dict[str, str]:
     """Return, for each scope, the module whose section its calls belong to."""
-    sizes: Counter[str] = Counter()
-    for call in calls:
-        parts = call.scope.split(".")
-        sizes.update(".".join(parts[:i]) for i in range(1, len(parts) + 1))
-    found = {}
-    for scope in dict.fromkeys(call.scope for call in calls):
+
+    def above(scope: str) -> Iterator[str]:
         parts = scope.split(".")
-        above = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
-        found[scope] = next((name for name in above if sizes[name] <= SECTION), scope)
-    return found
+        return (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+    sizes = Counter(name for call in calls for name in above(call.scope))
+    return {
+        scope: next((name for name in above(scope) if sizes[name] <= SECTION), scope)
+        for scope in dict.fromkeys(call.scope for call in calls)
+    }
 
 
 def _divided(formula: str, op: Op) -> tuple[str, str]:
@@ -1036,7 +611,7 @@ def _rule(title: str) -> str:
 
 def _aligned(lines: list[_Line]) -> str:
     """Return lines with their comments in one column."""
-    codes = [_wrapped(f"{line.target} = {line.value}", len(line.comment)) for line in lines]
+    codes = [wrapped(f"{line.target} = {line.value}", len(line.comment)) for line in lines]
     ends = [
         len(code)
         for code, line in zip(codes, lines, strict=True)
@@ -1056,28 +631,3 @@ def _is_arithmetic(value: str) -> bool:
     return isinstance(tree, ast.BinOp) and all(
         isinstance(side, ast.Name | ast.Constant) for side in (tree.left, tree.right)
     )
-
-
-def _wrapped(code: str, comment: int) -> str:
-    """Return a line of code, a long one with its arguments on lines of their own."""
-    if len(code) + 4 + comment <= WIDTH or "\n" in code or not code.endswith(")"):
-        return code
-    begin = code.index("(", code.index(" = ")) + 1
-    inside = code[begin:-1]
-    texts = [x.value for x in ast.walk(ast.parse(code)) if isinstance(x, ast.Constant)]
-    if _depth(inside) < 0 or any(isinstance(x, str) and " " in x for x in texts):
-        return code
-    filled = textwrap.fill(
-        inside, WIDTH, initial_indent="    ", subsequent_indent="    ", break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
-    return f"{code[:begin]}\n{filled}\n)"
-
-
-def _depth(text: str) -> int:
-    """Return how far the brackets of a text fall below the outermost."""
-    level = lowest = 0
-    for sign in text:
-        level += (sign in "([{") - (sign in ")]}")
-        lowest = min(lowest, level)
-    return lowest

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy import ndarray
 
 from autograd.engine import Node, TensorBase, differentiate
 from autograd.modes import observe
-from autograd.stepper.record import Call, Recording, recording_of
+from autograd.stepper.notebook import table
+from autograd.stepper.record import Call, Recording, kind, recording_of
 from autograd.tensor import Tensor, _cotangent
 
 
@@ -52,6 +54,13 @@ class Step:
     cotangent: Any
     edges: list[Edge] = field(default_factory=list)
 
+    @property
+    def symbols(self) -> dict[str, ndarray]:
+        """The cotangent by what formulas call it: g, or g0, g1, ... of several outputs."""
+        if isinstance(self.cotangent, tuple):
+            return {f"g{i}": g for i, g in enumerate(self.cotangent)}
+        return {"g": self.cotangent}
+
 
 @dataclass(eq=False)
 class Trace:
@@ -89,19 +98,36 @@ class Trace:
     def __repr__(self) -> str:
         return f"<Trace of {len(self.steps)} steps back from {self.recording.name(self.start)}>"
 
+    def _repr_html_(self) -> str:
+        """Show the steps in a notebook."""
+        name = self.recording.name
+        head = ["step", "op", "back from", "its cotangent", "norm", "sends to", "line"]
+        return table(repr(self)[1:-1], head, [
+            (
+                i + 1,
+                self.call(step).op.name,
+                ", ".join(map(name, self.call(step).results)),
+                ", ".join(map(kind, as_tuple(step.cotangent))),
+                ", ".join(f"{np.linalg.norm(g):.4g}" for g in as_tuple(step.cotangent)),
+                ", ".join(dict.fromkeys(name(edge.parent) for edge in step.edges)),
+                self.call(step).at,
+            )
+            for i, step in enumerate(self.steps)
+        ])  # fmt: skip
+
     # ---- observing
 
     def visit(self, node: Node, cotangent: Any) -> None:
         """Begin a step."""
         if node.number in self.recording.calls:
-            self.steps.append(Step(node.number, _plain(cotangent)))
+            self.steps.append(Step(node.number, plain(cotangent)))
 
     def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
         """Keep what the step sends."""
         if node.number in self.recording.calls:
             if node.op.variadic:  # type: ignore[union-attr]
                 name = "x" + name.split("[")[1].rstrip("]")  # as in `Op.named`
-            self.steps[-1].edges.append(Edge(name, parent.number, _plain(contribution)))
+            self.steps[-1].edges.append(Edge(name, parent.number, plain(contribution)))
 
     # ---- reading
 
@@ -127,17 +153,15 @@ class Trace:
                 total = edge.contribution if total is None else total + edge.contribution
         return total
 
-    def pending(self, index: int) -> dict[int, ndarray]:
-        """Return the cotangents, so far, of what a step and those after it go back through."""
-        reached = {self.start: None} | {
-            edge.parent: None for step in self.steps[:index] for edge in step.edges
-        }
-        done = {n for step in self.steps[:index] for n in self.call(step).results}
-        return {
-            number: self.cotangent_of(number, index)  # type: ignore[misc]
-            for number in reached
-            if number not in done
-        }
+    def waiting(self, index: int | None = None) -> list[int]:
+        """Return the numbers of what the steps before one have reached, and not gone back through.
+
+        Those of all steps are the ends of the pass: leaves, or the results that were asked for.
+        """
+        steps = self.steps[:index]
+        reached = {self.start, *(edge.parent for step in steps for edge in step.edges)}
+        reached -= {number for step in steps for number in self.call(step).results}
+        return [number for number in self.recording.values if number in reached]
 
     # ---- on disk
 
@@ -172,20 +196,19 @@ class Trace:
         """
         step = self.steps[index]
         tape = self.recording.replay(self.start)
-        nodes = {number: x._node for number, x in tape.items()}
-        waiting = self.pending(index)
-        for number, given in zip(self.call(step).results, _several(cotangent), strict=True):
+        nodes: dict[int, Any] = {number: x._node for number, x in tape.items()}
+        waiting: Any = {number: self.cotangent_of(number, index) for number in self.waiting(index)}
+        for number, given in zip(self.call(step).results, as_tuple(cotangent), strict=True):
             waiting[number] = given
-        leaves = [node for node in nodes.values() if node is not None and node.op is None]
         new = Trace(self.recording, self.start, self.cotangent, self.steps[:index])
-        started: Any = [nodes[number] for number in waiting]
+        started, ends = ([nodes[number] for number in of] for of in (waiting, self.waiting()))
         with observe(new):
-            differentiate(started, list(waiting.values()), leaves)
+            differentiate(started, list(waiting.values()), ends)
         return new
 
 
 @contextmanager
-def tracing(x: Tensor, gradient: Any = None, what: str = "step") -> Iterator[Trace]:
+def tracing(x: Tensor, gradient: Any = None) -> Iterator[Trace]:
     """Trace a backward pass that starts at a recorded tensor inside the block.
 
     Examples
@@ -200,7 +223,7 @@ def tracing(x: Tensor, gradient: Any = None, what: str = "step") -> Iterator[Tra
     >>> found
     <Trace of 1 steps back from y>
     """
-    recording = recording_of(x, what)
+    recording = recording_of(x)
     node: Any = x._node
     with observe(Trace(recording, node.number, _cotangent(x, gradient, False))) as found:
         yield found  # type: ignore[misc]
@@ -233,15 +256,16 @@ def trace(x: Tensor, gradient: Any = None) -> Trace:
     return found
 
 
-def _plain(x: Any) -> Any:
+def plain(x: Any) -> Any:
     """Return a cotangent off the tape: of a pass that is recorded itself it is a Tensor.
 
     Scalars of NumPy stay what they are: arrays of no axes may round otherwise.
     """
     if isinstance(x, tuple | list):
-        return tuple(map(_plain, x))
+        return tuple(map(plain, x))
     return x._array if isinstance(x, TensorBase) else x
 
 
-def _several(x: Any) -> tuple:
+def as_tuple(x: Any) -> tuple:
+    """Return a cotangent, or a result, as a tuple: of one, if the op has one output."""
     return x if isinstance(x, tuple) else (x,)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.anomaly import users_frame
+from autograd.modes import current_recorder, observe
 from autograd.stepper.record import record, recording_of
-from autograd.stepper.trace import Trace, trace, tracing
+from autograd.stepper.trace import Trace, plain, trace
 from autograd.tensor import Tensor, tensor
 
 
@@ -57,7 +60,7 @@ def step(
       add(y)       norm 1           +25.0% of the gradient
     """
     if isinstance(function, Tensor):
-        recording_of(function, "step").name_variables(users_frame())
+        recording_of(function).name_variables(users_frame())
         found = trace(function, gradient)
     elif callable(function):
         with record() as recording:
@@ -65,7 +68,7 @@ def step(
             out = function(*leaves)
         if not isinstance(out, Tensor):
             raise TypeError(f"step: the function returned {type(out).__name__}, and not a Tensor")
-        recording_of(out, "step")
+        recording_of(out)
         for name, leaf in zip(_parameters(function, len(args)), leaves, strict=True):
             if isinstance(leaf, Tensor) and leaf._node is not None:
                 recording.give_name(leaf._node.number, name)
@@ -98,27 +101,36 @@ def walk(trace: Trace, commands: Iterable[str] | None = None) -> bool:
 
 @contextmanager
 def stopping_at_backward(then: Callable[[Trace], None]) -> Iterator[None]:
-    """Record what runs inside the block, and call a function with the trace of each `backward`.
+    """Record what runs inside the block, and call a function with the trace of each pass back.
 
-    It is called when the pass has run, before the program goes on. Each pass takes along what was
-    recorded before it, so that a program may run for long.
+    That is of each `backward` and `grad`, `autograd.functional`'s included, that starts at one
+    recorded tensor. The function is called when the pass has run, before the program goes on. A
+    pass that releases its tape takes along what was recorded before it, so that a program may run
+    for long.
     """
-    backward = Tensor.backward
+    module: Any = sys.modules[Tensor.__module__]  # where all of them call the engine
+    differentiate, outside = module.differentiate, copy_context()
 
-    def traced(self: Tensor, gradient: Any = None, **options: Any) -> None:
+    def traced(outputs: Any, cotangents: Any, inputs: Any = None, **options: bool) -> list:
+        own = current_recorder.get() is None  # a pass of `then`, which runs outside
+        if own or len(outputs) != 1 or outputs[0].recording is None:
+            return differentiate(outputs, cotangents, inputs, **options)
         recording.name_variables(users_frame())
-        with tracing(self, gradient, "backward") as found:
-            backward(self, gradient, **options)
-        if found.recording is recording:
+        (start,), (cotangent,) = outputs, cotangents
+        found = Trace(start.recording, start.number, plain(cotangent))
+        with observe(found):
+            gradients = differentiate(outputs, cotangents, inputs, **options)
+        if found.recording is recording and not any(options.values()):  # the tape is released
             found.recording = recording.take()
-        then(found)
+        outside.copy().run(then, found)
+        return gradients
 
     with record() as recording:
-        Tensor.backward = traced  # type: ignore[method-assign, assignment]
+        module.differentiate = traced
         try:
             yield
         finally:
-            Tensor.backward = backward  # type: ignore[method-assign]
+            module.differentiate = differentiate
 
 
 def _leaf_of(x: Any) -> Any:

@@ -192,8 +192,9 @@ def same_input_twice_adds_up(op: Op, call: Call) -> None:
                 return  # not a call of this op
             leaves[j] = leaves[i]
             shared = grad(function.outputs(*leaves), leaves[i], us)
+            expected = separate[i].numpy() + separate[j].numpy()
         message = f"{op.name}: the gradient when inputs {i} and {j} are the same Tensor"
-        _equal([shared.numpy()], [separate[i].numpy() + separate[j].numpy()], message)
+        _equal([shared.numpy()], [expected], message)
 
 
 def passes_are_pure(op: Op, call: Call) -> None:

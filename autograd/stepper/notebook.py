@@ -1,0 +1,34 @@
+"""Tables for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+MOST = 60  # rows
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return an HTML table of texts, which are escaped; of many rows the first.
+
+    It has no colours of its own: it takes those of the page, be they light or dark.
+
+    Examples
+    --------
+    >>> print(table("2 < 3", ["name"], [["<b>"]]).splitlines()[2])
+    <tr><td style='text-align: left'>&lt;b&gt;</td></tr>
+    """
+    rows = list(rows)
+    lines = [_row("th", head), *(_row("td", row) for row in rows[:MOST])]
+    if len(rows) > MOST:
+        lines.append(_row("td", [f"… and {len(rows) - MOST} more", *[""] * (len(head) - 1)]))
+    title = f"<caption style='text-align: left'>{escape(caption)}</caption>"
+    return "\n".join([f"<table>{title}<tbody>", *lines, "</tbody></table>"])
+
+
+def _row(kind: str, cells: Sequence[Any]) -> str:
+    inside = "".join(
+        f"<{kind} style='text-align: left'>{escape(str(cell))}</{kind}>" for cell in cells
+    )
+    return f"<tr>{inside}</tr>"
