@@ -27,9 +27,17 @@ _refuse_namesake()
 
 from npgpt.config import GPTConfig, TrainConfig  # noqa: E402
 from npgpt.errors import UserError  # noqa: E402
-from npgpt.generate import generate  # noqa: E402
+from npgpt.generation import TextStreamer, generate  # noqa: E402
 from npgpt.model import GPT  # noqa: E402
 from npgpt.tokenizers import load_tokenizer  # noqa: E402
 
-__all__ = ["GPT", "GPTConfig", "TrainConfig", "UserError", "generate", "load_tokenizer"]
+__all__ = [
+    "GPT",
+    "GPTConfig",
+    "TextStreamer",
+    "TrainConfig",
+    "UserError",
+    "generate",
+    "load_tokenizer",
+]
 __version__ = "0.1.0"

@@ -1,8 +1,9 @@
-"""The command line: ``npgpt train``, ``generate``, ``info``, ``tokenizer``, ``step``, ``kata``."""
+"""The command line: ``npgpt train``, ``generate``, ``step`` and all the others."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -17,16 +18,25 @@ npgpt: GPT in plain NumPy
       Train a model. Without --data: on the source code of Python's own library.
   npgpt train --resume DIR
       Continue a run exactly where its last checkpoint stands.
-  npgpt generate [--model DIR] --prompt TEXT
-      Let a model write. Without --model: the latest run under out/.
+  npgpt generate [--model DIR] --prompt TEXT | --prompt_file FILE
+      Let a model write. Without --model: the latest run under out/. Without a prompt: one a line
+      from a pipe.
   npgpt info PRESET|DIR [--batch N] [--context N], npgpt info --compare A B
       What a model is and costs: parameters, computation, memory. Without a name: the presets.
   npgpt tokenizer list|add|train|show
       Tokenizers: those that are here, your own, and what they make of a text.
-  npgpt step SCRIPT.py | --model DIR --text TEXT
+  npgpt step SCRIPT.py | --model DIR --text TEXT | --run DIR --at STEP
       Walk through backpropagation, number by number: a debugger for the backward pass.
+  npgpt why --run DIR --param 'NAME[INDEX]'
+      The history of one weight over a run, and the batch that moved it most.
+  npgpt lesson [N]
+      Six lessons on backpropagation, from three numbers to a transformer block. Without N: a list.
   npgpt kata [OP]
       Write the gradient of an op yourself, and see it checked. Without OP: where to begin.
+  npgpt profile [CONFIG.toml] [--KEY VALUE ...]
+      What a training step costs, op by op, and how far from the machine's limits that is.
+  npgpt doctor, npgpt warmup
+      What is wrong with this installation, if anything; compile the kernels ahead.
 
 npgpt COMMAND --help lists every option.
 """
@@ -35,9 +45,12 @@ npgpt COMMAND --help lists every option.
 def main(args: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
     args = sys.argv[1:] if args is None else args
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for an encoding that lacks a sign
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": train, "generate": generate, "info": info, "tokenizer": tokenizer, "step": step,
-        "kata": kata,
+        "why": why, "lesson": lesson, "kata": kata,
+        "profile": profile, "doctor": doctor, "warmup": warmup,
     }  # fmt: skip
     if not args or args[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -75,7 +88,7 @@ def parse(kind: Any, args: list[str], command: str, default: Any = None) -> Any:
     from npgpt.config import nearest
     from npgpt.errors import UserError
 
-    names = [f.name for f in dataclasses.fields(kind)]
+    names = [f.name.rstrip("_") for f in dataclasses.fields(kind)]
     for arg in args:
         name = arg.split("=")[0].removeprefix("--").replace("-", "_")
         if arg.startswith("--") and name not in (*names, "help"):
@@ -161,15 +174,15 @@ def show_sample(run: Any, print: Callable) -> None:
     """Print what the trained model writes, and the command that writes more."""
     from rich.text import Text
 
-    from npgpt.generate import generate
+    from npgpt import generate
     from npgpt.weights import load_pretrained
 
     model = load_pretrained(run.folder)
     prompt = "def " if not run.config.data else first_words(run.tokenizer.decode(run.tokens[:200]))
     ids = run.tokenizer.encode(prompt)
     length = 120 if run.tokenizer.n_vocab > 256 and run.tokenizer.kind != "char" else 400
-    seed = run.config.seed
-    out = generate(model, ids, length, do_sample=True, temperature=0.8, top_k=0, seed=seed)
+    choices = dict(do_sample=True, temperature=0.8, top_k=0, seed=run.config.seed)
+    out = generate(model, ids, max_new_tokens=length, **choices)
     print("\n" + "─" * 72)
     print(Text(run.tokenizer.decode(out[0])), soft_wrap=True)
     print("─" * 72 + "\n")
@@ -184,57 +197,10 @@ def first_words(text: str) -> str:
 
 
 def generate(args: list[str]) -> int:
-    """``npgpt generate``."""
+    """``npgpt generate``; it returns 130 if it was interrupted."""
+    from npgpt.generation.command import GenerateOptions, run
 
-    @dataclass
-    class GenerateOptions:
-        """Let a model continue a prompt."""
-
-        prompt: str = ""
-        """The text to continue."""
-        model: str = ""
-        """A folder with a model, or a name on the hub; if empty, the latest run under out/."""
-        max_new_tokens: int = 500
-        temperature: float = 0.8
-        """Below 1 the text is more probable, above 1 wilder; 0 always takes the best token."""
-        top_k: int | None = None
-        """Choose among this many tokens; 0 is off. If not given 200, or the whole vocabulary."""
-        num_return_sequences: int = 1
-        seed: int | None = None
-        """The same seed writes the same text; a random one if not given."""
-
-    options = parse(GenerateOptions, args, "generate")
-
-    from npgpt import generate as continue_ids
-    from npgpt import load_tokenizer
-    from npgpt.errors import UserError
-    from npgpt.train import latest_run
-    from npgpt.weights import find_model, load_pretrained
-
-    folder = find_model(options.model) if options.model else latest_run()
-    model, tokenizer = load_pretrained(folder), load_tokenizer(folder)
-    if not options.prompt:
-        raise UserError("the prompt is empty; give the text to continue with --prompt TEXT")
-    vocab_size = model.config.vocab_size
-    if options.top_k is None:
-        options.top_k = min(200, vocab_size)
-    if options.top_k > vocab_size:
-        raise UserError(f"top_k is {options.top_k}, and the vocabulary has {vocab_size} tokens")
-    out = continue_ids(
-        model,
-        tokenizer.encode(options.prompt),
-        options.max_new_tokens,
-        do_sample=options.temperature != 0,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        num_return_sequences=options.num_return_sequences,
-        seed=options.seed,
-    )
-    for i, ids in enumerate(out):
-        if i:
-            print("─" * 72)
-        print(tokenizer.decode(ids))
-    return 0
+    return run(parse(GenerateOptions, _flags(args, "int8"), "generate"))
 
 
 def info(args: list[str]) -> int:
@@ -274,7 +240,40 @@ def step(args: list[str]) -> int:
 
     script, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
     end = rest.index("--") if "--" in rest else len(rest)
-    run(script, rest[end + 1 :], parse(StepOptions, rest[:end], "step"))
+    own = _flags(rest[:end], "force", "primitives")
+    run(script, rest[end + 1 :], parse(StepOptions, own, "step"))
+    return 0
+
+
+def why(args: list[str]) -> int:
+    """``npgpt why``."""
+    from npgpt.replay import WhyOptions, why
+
+    why(parse(WhyOptions, _flags(args, "force"), "why"))
+    return 0
+
+
+def lesson(args: list[str]) -> int:
+    """``npgpt lesson``."""
+
+    @dataclass
+    class LessonOptions:
+        """Play a lesson (first argument: its number); without one, list them."""
+
+    number, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
+    from npgpt.errors import UserError
+    from npgpt.lessons import Lesson, Player, lessons
+
+    if rest not in ([], ["-h"], ["--help"]):
+        raise UserError(f"npgpt lesson takes a number and nothing else, not {' '.join(rest)}")
+    parse(LessonOptions, rest, "lesson")
+
+    if number:
+        Player(Lesson(number)).play()
+        return 0
+    for each in lessons():
+        print(f"  {each.number}  {each.title}")
+    print("\nBegin with: npgpt lesson 1")
     return 0
 
 
@@ -320,6 +319,35 @@ def kata(args: list[str]) -> int:
             session.practise(exercise)
         else:
             print(f"\nTo check a file of rules: npgpt kata {name} --file FILE (hints: --hint)")
+    return 0
+
+
+def profile(args: list[str]) -> int:
+    """``npgpt profile``."""
+    from npgpt.config import TrainConfig
+    from npgpt.profile import ProfileOptions, run
+
+    default = ProfileOptions()
+    if args and not args[0].startswith("-"):
+        path, args = args[0], args[1:]
+        default = ProfileOptions(**vars(TrainConfig.from_toml(path)))
+    run(parse(ProfileOptions, args, "profile", default))
+    return 0
+
+
+def doctor(args: list[str]) -> int:
+    """``npgpt doctor``; it returns 1 where something needs to be fixed."""
+    from npgpt.doctor import DoctorOptions, run
+
+    return run(parse(DoctorOptions, args, "doctor"))
+
+
+def warmup(args: list[str]) -> int:
+    """``npgpt warmup``."""
+    from npgpt.warmup import WarmupOptions, run
+
+    parse(WarmupOptions, args, "warmup")
+    run()
     return 0
 
 

@@ -131,7 +131,8 @@ class TokenFile:
 def write_tokens(path: Path, text: str, tokenizer: Tokenizer, sources: list[str]) -> TokenFile:
     """Tokenize a text into ``path`` (.bin) and describe it in the JSON file beside it."""
     dtype = "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
-    ids = tokenizer.encode(text).astype(f"<{dtype[0]}{np.dtype(dtype).itemsize}")
+    ids = tokenizer.encode(text, disallowed_special=())
+    ids = ids.astype(f"<{dtype[0]}{np.dtype(dtype).itemsize}")
     with replacing(path) as temporary:
         ids.tofile(temporary)
     info = TokenFile(

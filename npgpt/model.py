@@ -17,7 +17,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import DTypeLike
 
-from autograd import Tensor, nn
+from autograd import Tensor, is_grad_enabled, nn
 from npgpt.config import GPTConfig
 from npgpt.nn import (
     Dropout,
@@ -55,10 +55,91 @@ class Activations:
     """The weights of each layer's heads, (B, H, T, T): row t is where position t looks."""
 
 
+class KVCache:
+    """The keys and values of the tokens that a model has read, so that it reads each only once.
+
+    Parameters
+    ----------
+    capacity : int
+        Tokens that there is room for: no more than the model's ``n_positions``.
+
+    Attributes
+    ----------
+    keys, values : list of ndarray
+        A layer's are (B, H, capacity, D), made when it first stores some; `length` of the
+        positions are filled.
+    length : int
+        Tokens of each sequence that were read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autograd import no_grad
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=65, n_positions=8, n_embd=16, n_layer=2, n_head=2)).eval()
+    >>> cache = KVCache(capacity=8)
+    >>> with no_grad():
+    ...     first = model(np.array([[1, 2, 3]]), cache=cache)[0]
+    ...     second = model(np.array([[4]]), cache=cache)[0]  # sees all four tokens
+    >>> first.shape, second.shape, cache.length
+    ((1, 3, 65), (1, 1, 65), 4)
+    """
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.length = 0
+        self.keys: list[ndarray] = []
+        self.values: list[ndarray] = []
+
+    def demand_room(self, batch_size: int, n_tokens: int) -> None:
+        """Raise ValueError unless that many new tokens of that many sequences can be stored."""
+        if is_grad_enabled():
+            raise ValueError("a cache holds no tape: read with it under autograd.no_grad()")
+        if self.keys and len(self.keys[0]) != batch_size:
+            raise ValueError(f"the cache is of {len(self.keys[0])} sequences, not {batch_size}")
+        if self.length + n_tokens > self.capacity:
+            raise ValueError(
+                f"{self.length + n_tokens} tokens do not fit the cache of {self.capacity}"
+            )
+
+    def extend(
+        self, layer: int, key: Tensor, value: Tensor, window_size: int | None
+    ) -> tuple[ndarray, ndarray]:
+        """Store a layer's new keys and values, (B, H, T, D); return all that the T can see.
+
+        These are (B, H, S, D): everything so far, or in a band what its first query sees and after.
+        """
+        stop = self.length + key.shape[2]
+        first = 0 if window_size is None else max(0, self.length + 1 - window_size)
+        found = []
+        for layers, new in ((self.keys, key), (self.values, value)):
+            if layer == len(layers):
+                layers.append(np.empty((*new.shape[:2], self.capacity, new.shape[3]), new.dtype))
+            layers[layer][:, :, self.length : stop] = new.numpy()
+            found.append(layers[layer][:, :, first:stop])
+        return found[0], found[1]
+
+    def reorder(self, rows: ndarray) -> None:
+        """Let sequence i go on from the tokens of sequence ``rows[i]``; their number may change.
+
+        In beam search one beam ends and another splits; several returns share their prompt.
+        """
+        past = slice(self.length)
+        for layers in (self.keys, self.values):
+            for i, old in enumerate(layers):
+                if len(rows) != len(old):
+                    layers[i] = np.empty((len(rows), *old.shape[1:]), old.dtype)
+                    layers[i][:, :, past] = old[rows, :, past]
+                else:
+                    (moved,) = np.nonzero(rows != np.arange(len(rows)))
+                    old[moved, :, past] = old[rows[moved], :, past]
+
+
 class Attention(Module):
     """Causal self-attention with several heads (Vaswani et al. 2017, section 3.2)."""
 
     def __init__(self, config: GPTConfig, layer: int, dtype: Any):
+        self.layer = layer
         self.n_head = config.n_head
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd, config.bias, dtype)
         self.c_proj = Linear(config.n_embd, config.n_embd, config.bias, dtype)
@@ -72,28 +153,39 @@ class Attention(Module):
         self.window_size = config.window_size if layer % 2 else None  # GPT-3: every other layer
 
     def forward(
-        self, x: Tensor, mask: ndarray | None = None, seen: Activations | None = None
+        self,
+        x: Tensor,
+        mask: ndarray | None = None,
+        seen: Activations | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Let every position look at itself and those before it: ``(B, T, C) -> (B, T, C)``.
 
-        `mask`, (B, 1, 1, T) booleans, says which positions may be looked at.
+        With a cache, those before it are also the tokens that were read earlier, S keys in all.
+        `mask`, (B, 1, 1, S or more) booleans, says which positions may be looked at.
         """
         B, T, C = x.shape
-        if self.window_size is not None and self.window_size < T:
-            near = ~np.tri(T, k=-self.window_size, dtype=bool)  # (T, T)
+        query, key, value = self.heads(x)  # (B, H, T, D)
+        if cache is not None:
+            key, value = cache.extend(self.layer, key, value, self.window_size)  # (B, H, S, D)
+        S = key.shape[2]
+        if mask is not None:
+            mask = mask[..., -S:]
+        if 1 < T < S:
+            near = visible(T, S, self.window_size)
             mask = near if mask is None else near & mask
-        query, key, value = self.heads(x)
         look = partial(
             nn.scaled_dot_product_attention,
             query,
             key,
             attn_mask=mask,
-            is_causal=True,
+            is_causal=T == S,  # which counts queries and keys from the same position
             scale=self.scale,
+            window_size=self.window_size if T == S else None,
         )
         if seen is not None:  # attention returns its own weights where the values are the identity
             seen.attentions.append(
-                look(value=np.broadcast_to(np.eye(T, dtype=x.dtype), (*query.shape[:-1], T)))
+                look(value=np.broadcast_to(np.eye(S, dtype=x.dtype), (*query.shape[:-2], S, S)))
             )
         y = look(
             value=value,
@@ -111,6 +203,14 @@ class Attention(Module):
             part.reshape(B, T, self.n_head, -1).swapaxes(1, 2)  # (B, T, C) -> (B, H, T, D)
             for part in np.split(qkv, 3, axis=-1)
         )
+
+
+def visible(T: int, S: int, window_size: int | None) -> ndarray:
+    """Return which of S positions each of the last T sees, (T, S)."""
+    seen = np.tri(T, S, S - T, dtype=bool)
+    if window_size is not None:
+        seen &= ~np.tri(T, S, S - T - window_size, dtype=bool)
+    return seen
 
 
 class MLP(Module):
@@ -139,14 +239,12 @@ class Block(Module):
         self.ln_2 = LayerNorm(config.n_embd, config.bias, eps, dtype)
         self.mlp = MLP(config, dtype)
 
-    def forward(
-        self, x: Tensor, mask: ndarray | None = None, seen: Activations | None = None
-    ) -> Tensor:
-        """Map ``(B, T, C) -> (B, T, C)``."""
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        """Map ``(B, T, C) -> (B, T, C)``; `Attention.forward` says what the context is."""
         if self.post_norm:  # GPT-1: normalize the sum
-            x = self.ln_1(x + self.attn(x, mask, seen))
+            x = self.ln_1(x + self.attn(x, *context))
             return self.ln_2(x + self.mlp(x))
-        x = x + self.attn(self.ln_1(x), mask, seen)  # since GPT-2: normalize what a branch reads
+        x = x + self.attn(self.ln_1(x), *context)  # since GPT-2: normalize what a branch reads
         return x + self.mlp(self.ln_2(x))
 
 
@@ -175,27 +273,35 @@ class Transformer(Module):
         attention_mask: ndarray | None = None,
         position_ids: ndarray | None = None,
         seen: Activations | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states; see `GPT.forward`."""
-        T = input_ids.shape[1]
-        if T > self.n_positions:
-            raise ValueError(f"{T} tokens do not fit the context of {self.n_positions}")
-        position_ids = np.arange(T) if position_ids is None else np.asarray(position_ids)
+        B, T = input_ids.shape
+        past = 0 if cache is None else cache.length
+        S = past + T
+        if self.n_positions < S:
+            raise ValueError(f"{S} tokens do not fit the context of {self.n_positions}")
+        if cache is not None:
+            cache.demand_room(B, T)
+        position_ids = np.arange(past, S) if position_ids is None else np.asarray(position_ids)
         if np.any((position_ids < 0) | (position_ids >= self.n_positions)):
             raise ValueError(f"position_ids must be in [0, {self.n_positions})")
         if attention_mask is not None:
             attention_mask = np.asarray(attention_mask)
-            if attention_mask.shape != input_ids.shape:
+            if attention_mask.shape != (B, S):
+                after = f", after {past} tokens in the cache" if past else ""
                 raise ValueError(
                     f"attention_mask has shape {attention_mask.shape}, and input_ids "
-                    f"{input_ids.shape}"
+                    f"{input_ids.shape}{after}"
                 )
-            attention_mask = attention_mask[:, None, None, :] != 0  # (B, T) -> (B, 1, 1, T)
+            attention_mask = attention_mask[:, None, None, :] != 0  # (B, S) -> (B, 1, 1, S)
         x = self.drop(self.wte(input_ids) + self.wpe(position_ids))  # (B, T, C)
         for block in self.h:
             if seen is not None:
                 seen.hidden_states.append(x)
-            x = block(x, attention_mask, seen)
+            x = block(x, attention_mask, seen, cache)
+        if cache is not None:
+            cache.length = S
         if self.ln_f is not None:
             x = self.ln_f(x)
         if seen is not None:
@@ -225,6 +331,11 @@ class GPT(Module):
     dtype : dtype_like
         Of the parameters: float32, or float64 for checking.
 
+    Attributes
+    ----------
+    generation_config : dict
+        Defaults for the options of `generate`: those of ``generation_config.json``.
+
     Examples
     --------
     >>> import numpy as np
@@ -241,6 +352,7 @@ class GPT(Module):
 
     def __init__(self, config: GPTConfig, seed: int = 0, dtype: DTypeLike = np.float32):
         self.config = config
+        self.generation_config: dict[str, Any] = {}  # defaults of `generate`
         self.transformer = Transformer(config, dtype)
         self.lm_head = Head(
             self.transformer.wte.weight
@@ -272,6 +384,7 @@ class GPT(Module):
         targets: ndarray | None = None,
         attention_mask: ndarray | None = None,
         position_ids: ndarray | None = None,
+        cache: KVCache | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits, and with targets the mean cross-entropy.
 
@@ -281,16 +394,22 @@ class GPT(Module):
         targets : ndarray of int, (B, T), optional
             The token that follows each position; -100 where the loss is not to count.
         attention_mask : ndarray, (B, T), optional
-            0 for padding, which nobody looks at; what it says itself means nothing.
+            0 for padding, which nobody looks at; what it says itself means nothing. With a cache,
+            (B, cache.length + T): it covers the tokens that were read earlier, too.
         position_ids : ndarray of int, (T,) or (B, T), optional
-            0, 1, 2, ... if not given.
+            0, 1, 2, ... if not given; with a cache, they go on from its length.
+        cache : KVCache, optional
+            Of what was read earlier, which the new tokens see; they are added to it. It holds no
+            tape, and so is for use under `autograd.no_grad` only.
 
         Returns
         -------
         logits : Tensor, (B, T, V)
         loss : Tensor or None
         """
-        x = self.transformer(np.asarray(input_ids), attention_mask, position_ids)
+        x = self.transformer(
+            np.asarray(input_ids), attention_mask, position_ids, cache=cache
+        )  # (B, T, C)
         logits = self.lm_head(x)
         if targets is None:
             return logits, None
@@ -322,9 +441,9 @@ class GPT(Module):
         """Return the number of parameters, tied ones counted once."""
         return sum(parameter.size for parameter in self.parameters())
 
-    def generate(self, input_ids: ndarray, **options: Any) -> ndarray:
+    def generate(self, input_ids: Any, **options: Any) -> Any:
         """Continue sequences of tokens; see `npgpt.generate`."""
-        from npgpt.generate import generate
+        from npgpt.generation import generate
 
         return generate(self, input_ids, **options)
 

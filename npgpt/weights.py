@@ -93,6 +93,9 @@ def load_pretrained(
     except ValueError as error:
         raise UserError(f"{what} does not fit its configuration: {error}") from None
     model.eval()
+    defaults = (path if path.is_dir() else path.parent) / "generation_config.json"
+    if defaults.is_file():
+        model.generation_config = read_json(defaults)
     return model
 
 
@@ -101,11 +104,15 @@ def save_pretrained(model: GPT, folder: str | Path) -> None:
 
     transformers loads them and computes the same, wherever it has such a model
     (`GPTConfig.model_type`): biases that the model does not have are written as zeros, and
-    sinusoidal positions as a table.
+    sinusoidal positions as a table. What is in ``model.generation_config`` goes to the file of that
+    name.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(model.config, folder)
+    if model.generation_config:
+        text = json.dumps(model.generation_config, indent=2)
+        write_text(folder / "generation_config.json", text + "\n")
     tensors = model.state_dict()
     if model.config.model_type != "npgpt":
         tensors |= {name: make() for name, (_, make) in implied(model).items()}
@@ -155,8 +162,9 @@ def find_model(source: str | Path) -> Path:
         raise UserError(
             f"{expected}; to look for it on the Hugging Face hub, pip install 'npgpt[hub]'"
         ) from None
-    files = ["config.json", "model.safetensors", "model.safetensors.index.json",
-             "model-*.safetensors", "vocab.json", "merges.txt", "tokenizer*.json"]  # fmt: skip
+    files = ["config.json", "generation_config.json", "model.safetensors",
+             "model.safetensors.index.json", "model-*.safetensors", "vocab.json", "merges.txt",
+             "tokenizer*.json"]  # fmt: skip
     try:  # the library falls back on its cache without a network
         return Path(snapshot_download(name, allow_patterns=files))
     except Exception as error:  # its own kinds, and those of what it connects with

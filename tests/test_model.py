@@ -1,4 +1,4 @@
-"""The model: its shapes, its start, its causality, and what generation promises."""
+"""The model: its shapes, its start, and its causality."""
 
 import dataclasses
 import math
@@ -9,13 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import autograd
 from autograd.testing import gradcheck
 from npgpt import GPT, GPTConfig, UserError
 from npgpt.config import PRESETS
 from npgpt.data import random_batch
 from npgpt.evaluate import whole_loss
-from npgpt.generate import sample
 from npgpt.info import Cost, config_of, parameters_by_part, show
 from npgpt.nn import SinusoidalEmbedding, dropout_from, unallocated
 from npgpt.train import train_step
@@ -338,89 +336,6 @@ def test_random_batches_reach_both_ends():
     assert x.min() == 0 and y.max() == 19
 
 
-# ---- generation
-
-
-@pytest.fixture(scope="module")
-def model():
-    model = GPT(TINY, seed=2, dtype=np.float64)
-    random = np.random.default_rng(0)
-    for parameter in model.parameters():
-        parameter.data = parameter.data + 0.5 * random.standard_normal(parameter.shape)
-    return model
-
-
-@given(seed=st.integers(0, 99), length=st.integers(1, 12))
-def test_greedy_takes_the_most_probable(model, seed, length):
-    ids = tokens(2, length, seed=seed, high=11)
-    out = model.generate(ids, max_new_tokens=5)
-    assert np.array_equal(out[:, :length], ids)
-    for i in range(length, length + 5):
-        logits = model(out[:, max(0, i - 8) : i])[0].numpy()[:, -1]
-        assert np.array_equal(out[:, i], logits.argmax(-1))
-    for row, alone in zip(out, ids, strict=True):
-        assert np.array_equal(model.generate(alone, max_new_tokens=5)[0], row)
-
-
-def test_sampling(model):
-    ids = tokens(1, 4, high=11)
-    options = dict(max_new_tokens=30, do_sample=True, num_return_sequences=3)
-    first = model.generate(ids, seed=1, **options)
-    assert first.shape == (3, 34) and not np.array_equal(first[0], first[1])
-    assert np.array_equal(model.generate(ids, seed=1, **options), first)
-    assert not np.array_equal(model.generate(ids, seed=2, **options), first)
-    greedy = model.generate(ids, max_new_tokens=30)
-    assert np.array_equal(
-        model.generate(ids, max_new_tokens=30, do_sample=True, temperature=0), greedy
-    )
-    assert np.array_equal(model.generate(ids, max_new_tokens=30, do_sample=True, top_k=1), greedy)
-    assert model.generate(ids, max_new_tokens=0).tolist() == ids.tolist()
-
-
-def test_samples_follow_the_distribution():
-    logits = np.log(np.array([[0.1, 0.2, 0.3, 0.4]]))
-    random = np.random.default_rng(0)
-    n = 40_000
-    for top_k, expected in [(0, [0.1, 0.2, 0.3, 0.4]), (2, [0, 0, 3 / 7, 4 / 7]), (4, None)]:
-        drawn = sample(np.repeat(logits, n, 0), top_k, random)
-        share = np.bincount(drawn, minlength=4) / n
-        error = np.abs(share - (expected or [0.1, 0.2, 0.3, 0.4]))
-        assert error.max() < 5 * np.sqrt(0.25 / n)  # five deviations of a share, at most
-    assert sample(np.array([[-np.inf, 0.0, -np.inf]] * 50), 0, random).tolist() == [1] * 50
-
-
-def test_generation_leaves_the_model_as_it_was(model):
-    model.train()
-    model.generate(tokens(1, 3, high=11), max_new_tokens=2)
-    assert model.training and model.transformer.h[0].mlp.training
-    assert autograd.is_grad_enabled()
-
-
-def test_a_prompt_longer_than_the_context_is_announced(model, capsys):
-    out = model.generate(tokens(1, 20, high=11), max_new_tokens=3)
-    assert out.shape == (1, 23)
-    assert "20 tokens; the model sees the last 8" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"input_ids": np.zeros((1, 0), int)}, "prompt is empty"),
-        ({"input_ids": np.array([[11]])}, r"must be in \[0, 11\), and reach 11"),
-        ({"input_ids": np.array([[0.5]])}, "must be integers"),
-        ({"top_k": -1}, "top_k is -1"),
-        ({"temperature": -0.5}, "temperature is -0.5"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
-        ({"num_return_sequences": 0}, "num_return_sequences is 0"),
-        ({"num_return_sequences": 5}, "greedy decoding has one answer"),
-    ],
-)
-def test_wrong_generation_arguments(model, options, message):
-    with pytest.raises(UserError, match=message):
-        model.generate(**{"input_ids": np.array([[1]]), **options})
-
-
 # ---- configuration
 
 
@@ -496,6 +411,6 @@ def test_configuration_aliases():
     assert dataclasses.replace(config, n_positions=5).block_size == 5
 
 
-def test_a_context_that_is_too_long(model):
+def test_a_context_that_is_too_long():
     with pytest.raises(ValueError, match="9 tokens do not fit the context of 8"):
-        model(tokens(1, 9))
+        GPT(TINY)(tokens(1, 9))

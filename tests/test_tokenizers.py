@@ -190,7 +190,9 @@ def test_special_tokens_are_as_in_tiktoken(allowed, disallowed, parts):
 def test_special_tokens():
     tokenizer = with_special()
     assert tokenizer.n_vocab == 260
-    assert tokenizer.encode("<|end|>").size == 7  # text like any other
+    assert tokenizer.encode("<|end|>", disallowed_special=()).size == 7  # text like any other
+    with pytest.raises(UserError, match=r"spells the special token '<\|end\|>'"):
+        tokenizer.encode("hi<|end|>")
     assert tokenizer.encode("<|a|>b", allowed_special="all").tolist() == [257]  # the longest
     assert tokenizer.decode([104, 105, 259]) == "hi<|end|>"
     assert tokenizer.decode([104, 105, 259], skip_special_tokens=True) == "hi"
@@ -446,6 +448,21 @@ def test_the_file_of_a_known_encoding(files, tmp_path, capsys):
         ({"tokenizer.json": '{"kind": "bpe", "ranks": "a"}'}, "line 1"),
         ({"tokenizer.json": '{"kind": "gpt1", "vocab": 3}'}, "damaged"),
         ({"tokenizer.json": '{"kind": "runes"}'}, "no tokenizer that is known here"),
+        ({"tokenizer.json": '{"model": {"type": "Unigram"}}'}, "is a Unigram tokenizer"),
+        (
+            {
+                "tokenizer.json": '{"model": {"type": "BPE"}, '
+                '"pre_tokenizer": {"type": "ByteLevel"}}'
+            },
+            "damaged",
+        ),
+        (
+            {
+                "tokenizer.json": '{"model": {"type": "BPE"}, "pre_tokenizer": '
+                '{"type": "ByteLevel", "add_prefix_space": true}}'
+            },
+            "otherwise than GPT-2 does",
+        ),
     ],
 )
 def test_damaged_files(content, message, tmp_path):
@@ -501,6 +518,28 @@ def test_gpt1_is_that_of_transformers(files, shared, oracle):
         assert ids.tolist() == theirs(text)["input_ids"], path.name
         some = ids[:5000].tolist()
         assert ours.decode(some) == theirs.decode(some, clean_up_tokenization_spaces=False)
+
+
+@pytest.mark.parametrize("name", ["gpt1", "gpt2"])
+def test_a_folder_that_transformers_wrote(name, files, shared, tmp_path, oracle):
+    """Newer versions write one tokenizer.json, and no other file."""
+    import transformers
+
+    npgpt("tokenizer", "add", files / name)
+    ours = make_tokenizer(name)
+    if name == "gpt1":
+        theirs = transformers.OpenAIGPTTokenizer(vocab=dict(ours.vocab), merges=list(ours.merges))
+    else:
+        vocab = json.loads((files / "gpt2" / "encoder.json").read_text(encoding="utf-8"))
+        lines = (files / "gpt2" / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
+        theirs = transformers.GPT2Tokenizer(vocab, [tuple(line.split()) for line in lines])
+    theirs.save_pretrained(tmp_path)
+    read = load_tokenizer(tmp_path)
+    assert read.n_vocab == ours.n_vocab and read.special_tokens == ours.special_tokens
+    text = (shared / "text" / "hongloumeng.txt").read_text(encoding="utf-8")[:20_000] + TEXT
+    assert read.encode(text).tolist() == ours.encode(text).tolist() == theirs(text)["input_ids"]
+    (tmp_path / "vocab.json").unlink(missing_ok=True)
+    assert make_tokenizer(str(tmp_path)).encode(text).tolist() == ours.encode(text).tolist()
 
 
 def test_gpt1_cleans_each_character_as_transformers_does(oracle):

@@ -105,13 +105,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read the tokenizer of a folder, or of a file.
+    """Read the tokenizer of a folder, of a file, or of a model on the Hugging Face hub.
 
     Parameters
     ----------
-    path : path
+    path : path or str
         A folder with our ``tokenizer.json``, with ``vocab.json`` and ``merges.txt`` or with Hugging
-        Face's ``tokenizer.json``, or a file that `read_tokenizer` knows.
+        Face's ``tokenizer.json``, a file that `read_tokenizer` knows, or a name on the hub, as
+        `GPT.from_pretrained` takes them.
 
     Raises
     ------
@@ -119,6 +120,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         If there is none, or it is damaged.
     """
     path = Path(path)
+    if not path.exists():
+        from npgpt.weights import find_model
+
+        path = find_model(str(path))
     own = path / "tokenizer.json"
     if path.is_file() or ((path / "vocab.json").is_file() and not _is_ours(own)):
         return read_tokenizer(path)

@@ -57,7 +57,7 @@ class Tokenizer(ABC):
         text: str,
         *,
         allowed_special: Literal["all"] | Collection[str] = (),
-        disallowed_special: Literal["all"] | Collection[str] = (),
+        disallowed_special: Literal["all"] | Collection[str] = "all",
     ) -> ndarray:
         """Return the token ids of a text.
 
@@ -67,9 +67,9 @@ class Tokenizer(ABC):
         allowed_special : collection of str, or "all"
             Special tokens that become their id where the text spells them.
         disallowed_special : collection of str, or "all"
-            Special tokens that the text must not spell; "all" are those that are not allowed.
-            Empty by default, where tiktoken has "all": a text that only spells a special token
-            is a text like any other.
+            Special tokens that the text must not spell; "all" are those that are not allowed. Those
+            that are neither allowed nor disallowed are text like any other: ``()`` is for texts
+            from files, which may well spell some.
 
         Returns
         -------

@@ -154,7 +154,7 @@ def train(args: list[str]) -> int:
         )  # fmt: skip
     seconds = time.monotonic() - start
     write_tiktoken(tokenizer, path)
-    size, length = len(text.encode()), tokenizer.encode(text).size
+    size, length = len(text.encode()), tokenizer.encode(text, disallowed_special=()).size
     print(
         f"{path}: {tokenizer.n_vocab:,} tokens, of {size / 1e6:.1f} MB in {seconds:.1f} s; "
         f"a token has {size / length:.2f} bytes of it on average"

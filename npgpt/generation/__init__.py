@@ -1,0 +1,200 @@
+"""Let a model write: `generate`, with the options of Hugging Face's function of that name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import ArrayLike
+
+from autograd import no_grad
+from npgpt.errors import UserError
+from npgpt.evaluate import evaluating
+from npgpt.generation.options import Options
+from npgpt.generation.reader import Reader, hop
+from npgpt.generation.search import BeamSearch, Generated, Sampling, Search
+from npgpt.generation.streaming import Streamer, TextStreamer
+from npgpt.model import GPT
+from npgpt.tokenizers.base import Tokenizer
+
+__all__ = ["Generated", "TextStreamer", "generate"]
+
+Prompts = ArrayLike | Sequence[ArrayLike]
+
+
+@overload
+def generate(
+    model: GPT, input_ids: Prompts, *, output_logprobs: Literal[True], **options: Any
+) -> Generated: ...
+@overload
+def generate(model: GPT, input_ids: Prompts, **options: Any) -> ndarray: ...
+def generate(
+    model: GPT,
+    input_ids: Prompts,
+    *,
+    attention_mask: Prompts | None = None,
+    tokenizer: Tokenizer | None = None,
+    streamer: Streamer | None = None,
+    output_logprobs: bool = False,
+    **options: Any,
+) -> ndarray | Generated:
+    """Continue sequences of tokens; names, meanings and defaults are Hugging Face's.
+
+    The text that follows a prompt depends on the prompt, the options and the seed, not on the other
+    prompts of the batch. Once a text is longer than the model's context, the model sees the end of
+    it only, and a note on standard error says so (`npgpt.generation.reader.window_start`).
+
+    Parameters
+    ----------
+    model : GPT
+        Its ``generation_config``, from the file of that name, has the defaults of options that are
+        not given here, or are None.
+    input_ids : array_like of int, (T,) or (B, T), or sequence of (T,)
+        The prompts, of at least one token each. In a sequence they may differ in length.
+    attention_mask : array_like, as `input_ids`, optional
+        0 for padding, which is no part of a prompt.
+    tokenizer : Tokenizer, optional
+        For `stop_strings`.
+    streamer : Streamer, optional
+        Is told of every token as it is chosen, as `TextStreamer`; for one sequence only.
+    output_logprobs : bool
+        Return a `Generated`.
+    max_length, max_new_tokens : int, optional
+        Where to stop, with and without the prompt's own tokens; 20 new ones if neither is given.
+    min_new_tokens : int
+        No end before so many.
+    do_sample : bool
+        Draw each token from its distribution; otherwise take the most probable.
+    temperature : float
+        Divides the logits before sampling; 0 is the same as not to sample.
+    top_k, top_p, min_p, typical_p : int and float
+        Sample among few tokens only, see `npgpt.generation.processors`; 0, 1, 0 and 1 are off. Only
+        ``top_k=50`` is on.
+    repetition_penalty : float
+        Makes tokens that are in the text less probable; 1 is off.
+    no_repeat_ngram_size : int
+        No run of so many tokens comes twice; 0 is off.
+    bad_words_ids : sequence of sequence of int
+        Words, by their tokens, that must not come.
+    eos_token_id : int or sequence of int, optional
+        Tokens that end a text.
+    pad_token_id : int, optional
+        Fills up shorter rows of the result; the first of `eos_token_id` if not given, or 0.
+    stop_strings : str or sequence of str
+        Strings that end a text, in which they stay.
+    num_beams : int
+        Above 1: search for the most probable text, among so many beginnings at a time.
+    length_penalty : float
+        Beams are compared by their log-probability divided by length to this power.
+    early_stopping : bool or "never"
+        End a beam search when ``num_beams`` texts are there; or when a better one is improbable
+        (False), or impossible ("never").
+    num_return_sequences : int
+        Continuations of each prompt, next to each other in the result.
+    use_cache : bool
+        Keep each layer's keys and values of what was read (`npgpt.model.KVCache`). The result is
+        the same without, and slow.
+    seed : int, optional
+        Of the sampling; the same seed gives the same text.
+
+    Returns
+    -------
+    ndarray of int64, (B * num_return_sequences, T + N), or Generated
+        Shorter prompts are padded on the left, shorter continuations on the right.
+
+    Raises
+    ------
+    UserError
+        If an argument cannot be, or two contradict each other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=65, n_positions=32, n_embd=16, n_layer=2, n_head=2))
+    >>> model.generate(np.array([[1, 2, 3]]), max_new_tokens=10).shape
+    (1, 13)
+    >>> model.generate([[1, 2, 3], [4]], max_length=8, do_sample=True, seed=1).shape
+    (2, 10)
+    """
+    search = start(model, input_ids, options, attention_mask, tokenizer, output_logprobs)
+    if streamer and search.options.num_beams > 1:
+        raise UserError("a streamer cannot follow a beam search, where what is best may change")
+    if streamer and len(search.prompts) * search.options.num_return_sequences > 1:
+        raise UserError("a streamer follows one sequence, and these are several")
+    with no_grad(), evaluating(model):
+        search.run(streamer)
+    result = search.result()
+    return result if output_logprobs else result.sequences
+
+
+def start(
+    model: GPT,
+    input_ids: Prompts,
+    options: Mapping[str, Any],
+    attention_mask: Prompts | None = None,
+    tokenizer: Tokenizer | None = None,
+    wants_logprobs: bool = False,
+) -> Search:
+    """Check the arguments of `generate`, and return what is to be run."""
+    vocab_size, n_positions = model.config.vocab_size, model.config.n_positions
+    settled = Options.of(options, model.generation_config)
+    settled.check_tokens(vocab_size)
+    if settled.stop_strings and tokenizer is None:
+        raise UserError("stop_strings are looked for in text, which takes tokenizer=, too")
+    prompts = prompts_of(input_ids, attention_mask, vocab_size)
+    lengths = [len(prompt) for prompt in prompts]
+    limits = [settled.limit(length) for length in lengths]
+    if max(np.add(lengths, limits)) - 1 > n_positions:  # the last token is not read
+        announce_window(max(lengths), n_positions)
+    reader = Reader(model, prompts, max(lengths) + max(limits), settled.use_cache)
+    kind = BeamSearch if settled.num_beams > 1 else Sampling
+    return kind(reader, settled, tokenizer, wants_logprobs)
+
+
+def prompts_of(
+    input_ids: Prompts, attention_mask: Prompts | None, vocab_size: int
+) -> list[ndarray]:
+    """Return the tokens of each prompt, without padding."""
+    prompts = rows_of(input_ids)
+    if attention_mask is not None:
+        mask = rows_of(attention_mask)
+        if [row.shape for row in mask] != [prompt.shape for prompt in prompts]:
+            raise UserError("attention_mask must have the shape of input_ids, and has another")
+        prompts = [prompt[row != 0] for prompt, row in zip(prompts, mask, strict=True)]
+    if not prompts or any(prompt.size == 0 for prompt in prompts):
+        raise UserError("the prompt is empty; the model needs at least one token to continue")
+    for prompt in prompts:
+        if prompt.dtype.kind not in "iu" or prompt.ndim != 1:
+            raise UserError(
+                "input_ids must be integers, (B, T), and one row of it is "
+                f"{prompt.dtype}{list(prompt.shape)}"
+            )
+        if prompt.min() < 0 or prompt.max() >= vocab_size:
+            wrong = prompt.max() if prompt.min() >= 0 else prompt.min()
+            raise UserError(f"input_ids must be in [0, {vocab_size}), and reach {wrong}")
+    return prompts
+
+
+def rows_of(x: Prompts) -> list[ndarray]:
+    """Return the rows of an array, or of a sequence in which they may differ in length."""
+    several = isinstance(x, (list, tuple)) and any(map(np.ndim, x))
+    rows: Any = x if several else np.atleast_2d(np.asarray(x))
+    return [np.asarray(row) for row in rows]
+
+
+def announce_window(prompt_length: int, n_positions: int) -> None:
+    """Say that a text will not fit the context."""
+    least = n_positions - hop(n_positions) + 1
+    window = (
+        f"the last {n_positions}" if least == n_positions else f"the last {least} to {n_positions}"
+    )
+    if prompt_length > n_positions:
+        what = f"the prompt has {prompt_length} tokens; the model sees the last {n_positions}"
+        what += f", then {window}"
+    else:
+        what = f"of a text longer than {n_positions} tokens, the model sees {window}"
+    print(f"note: {what}", file=sys.stderr)

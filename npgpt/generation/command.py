@@ -1,0 +1,229 @@
+"""The command ``npgpt generate``."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from autograd import no_grad
+from npgpt.errors import UserError
+from npgpt.files import write_text
+from npgpt.generation import TextStreamer, start
+from npgpt.memory import keep_freed_memory
+from npgpt.model import GPT
+from npgpt.quantize import quantize
+from npgpt.tokenizers import Tokenizer, load_tokenizer
+from npgpt.weights import find_model, load_pretrained
+
+LINE = "─" * 72
+
+
+@dataclass
+class GenerateOptions:
+    """Let a model continue a prompt."""
+
+    prompt: str = ""
+    """The text to continue; - takes one prompt a line from standard input, as a pipe does."""
+    prompt_file: str = ""
+    """A file with the text to continue."""
+    model: str = ""
+    """A folder with a model, or a name on the hub; if empty, the latest run under out/."""
+    int8: bool = False
+    """Round the weights to 8 bits, which generates faster and is a little less exact."""
+    max_new_tokens: int | None = None
+    """Tokens that follow at most; 500 if neither this nor max_length is given."""
+    max_length: int | None = None
+    """Tokens at most, the prompt's included."""
+    min_new_tokens: int = 0
+    """Tokens that follow at least."""
+    temperature: float = 0.8
+    """Below 1 the text is more probable, above 1 wilder; 0 always takes the best token."""
+    top_k: int | None = None
+    """Choose among this many tokens; 0 is off. If not given 200, or the whole vocabulary."""
+    top_p: float = 1.0
+    """Choose among the best tokens that have this probability together."""
+    min_p: float = 0.0
+    """Choose among tokens with this part of the best one's probability."""
+    typical_p: float = 1.0
+    """Choose among the least surprising and boring tokens of this probability together."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that are in the text less probable."""
+    no_repeat_ngram_size: int = 0
+    """No run of so many tokens comes twice; 0 is off."""
+    bad_words: tuple[str, ...] = ()
+    """Words that must not come."""
+    stop_strings: tuple[str, ...] = ()
+    """Strings that end the text."""
+    eos_token_id: int | None = None
+    """A token that ends the text, if the model names no other."""
+    num_beams: int = 1
+    """Above 1: search for the most probable text, among so many beginnings at a time."""
+    length_penalty: float = 1.0
+    """Beams are compared by their log-probability divided by length to this power."""
+    early_stopping: Literal["true", "false", "never"] = "false"
+    """When a beam search ends: as soon as there are enough, if no better is likely, or possible."""
+    num_return_sequences: int = 1
+    """Continuations of each prompt."""
+    seed: int | None = None
+    """The same seed writes the same text; a random one if not given."""
+    use_cache: bool = True
+    """False reads the whole text again for every token."""
+    json: str = ""
+    """A file for the texts, their tokens and log-probabilities, and why they end."""
+
+
+def run(options: GenerateOptions) -> int:
+    """Write a text for each prompt; return 130 after Ctrl-C."""
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise UserError(f"--json {options.json}: there is no such folder")
+    keep_freed_memory()
+    if options.model:
+        folder = find_model(options.model)
+    else:
+        from npgpt.train import latest_run  # takes longer to import than all of the others
+
+        folder = latest_run()
+    model, tokenizer = load_pretrained(folder), load_tokenizer(folder)
+    if options.int8:
+        model = quantize(model)
+    choices = choices_of(options, model, tokenizer)
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that lacks a character shows another
+        sys.stdout.reconfigure(errors="replace")
+    records: list[dict[str, Any]] = []
+    interrupted = False
+    began = time.monotonic()
+    try:
+        for prompt in prompts_of(options):
+            if records:
+                print(LINE)
+            if not write(model, tokenizer, prompt, choices, records, bool(options.json)):
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        interrupted = True
+    seconds = time.monotonic() - began
+    if options.json:
+        lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+        write_text(Path(options.json), f"[\n{lines}\n]\n")
+    if sys.stderr.isatty():
+        n = sum(len(record["ids"]) for record in records)
+        print(f"{n:,} tokens in {seconds:.1f} s, {n / seconds:,.1f} a second", file=sys.stderr)
+    return 130 if interrupted else 0
+
+
+def choices_of(options: GenerateOptions, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the options of `npgpt.generate`; a seed is drawn if there is none."""
+    vocab_size = model.config.vocab_size
+    if options.top_k is not None and options.top_k > vocab_size:
+        raise UserError(f"top_k is {options.top_k}, and the vocabulary has {vocab_size} tokens")
+    choices = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("prompt", "prompt_file", "model", "int8", "bad_words", "json")
+    }
+    if options.max_new_tokens is None and options.max_length is None:
+        choices["max_new_tokens"] = 500
+    choices["do_sample"] = options.temperature != 0 and options.num_beams == 1
+    choices["top_k"] = min(200, vocab_size) if options.top_k is None else options.top_k
+    choices["early_stopping"] = {"true": True, "false": False}.get(options.early_stopping, "never")
+    in_text = tokenizer.kind not in ("char", "byte")  # where a word has a token with its space
+    choices["bad_words_ids"] = [
+        tokenizer.encode(before + word).tolist()
+        for word in options.bad_words
+        for before in (["", " "] if in_text else [""])
+    ]
+    if options.seed is None:
+        choices["seed"] = int(np.random.SeedSequence().generate_state(1)[0])
+    return choices
+
+
+def prompts_of(options: GenerateOptions) -> Iterator[str]:
+    """Yield the prompts: the option's, a file's, or the lines of standard input as they come."""
+    if options.prompt and options.prompt_file:
+        raise UserError("give --prompt or --prompt_file, not both")
+    if options.prompt_file:
+        path = Path(options.prompt_file)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8") from None
+        if not text.strip("\n"):
+            raise UserError(f"{path} is empty; it must hold the text to continue")
+        yield text.removesuffix("\n")  # which editors add
+    elif options.prompt not in ("", "-"):
+        yield options.prompt
+    elif options.prompt == "-" or is_piped():
+        if sys.stdin.isatty():
+            print("one prompt a line; Ctrl-D ends", file=sys.stderr)
+        empty = True
+        for number, line in enumerate(sys.stdin.buffer, 1):
+            try:
+                prompt = line.decode().rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise UserError(f"line {number} of standard input is not UTF-8") from None
+            if prompt:
+                empty = False
+                yield prompt
+        if empty:
+            raise UserError("the prompt is empty: standard input has no text")
+    else:
+        raise UserError("the prompt is empty; give the text to continue with --prompt TEXT")
+
+
+def is_piped() -> bool:
+    """Return whether standard input is a pipe or a file, not a terminal or nothing."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def write(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    choices: dict[str, Any],
+    records: list,
+    wants_logprobs: bool,
+) -> bool:
+    """Print what follows a prompt, and add it to the records; return False after Ctrl-C.
+
+    One text is printed while it is written; of several, all are when they are there.
+    """
+    ids = tokenizer.encode(prompt, allowed_special="all")
+    search = start(model, ids, choices, tokenizer=tokenizer, wants_logprobs=wants_logprobs)
+    streamer = TextStreamer(tokenizer, skip_special_tokens=True)
+    is_one = search.options.num_beams == search.options.num_return_sequences == 1
+    try:
+        with no_grad():
+            search.run(streamer if is_one else None)
+        completed = True
+    except KeyboardInterrupt:
+        if is_one:
+            streamer.end()
+        completed = False
+    known = len(tokenizer.decode(ids, skip_special_tokens=True))
+    for i, found in enumerate(search.continuations()):
+        text = tokenizer.decode([*ids, *found.ids], skip_special_tokens=True)
+        if not is_one:
+            print(f"{LINE}\n{text}" if i else text)
+        records.append(
+            {
+                "prompt": prompt,
+                "text": text[known:],
+                "ids": found.ids,
+                "logprobs": found.logprobs,
+                "seed": choices["seed"] if search.options.do_sample else None,
+                "finish_reason": found.finish_reason or "interrupted",
+            }
+        )
+    return completed

@@ -1,0 +1,281 @@
+"""Which tokens follow: the most probable, drawn ones, or those of a beam search."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from npgpt.errors import UserError
+from npgpt.generation.options import Options
+from npgpt.generation.processors import draw, log_softmax, process
+from npgpt.generation.reader import Reader
+from npgpt.generation.streaming import Streamer
+from npgpt.tokenizers.base import Tokenizer
+
+
+@dataclass
+class Continuation:
+    """What follows a prompt: tokens, their log-probabilities, and why there are no more."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: str = ""
+
+
+@dataclass
+class Generated:
+    """Sequences, and what is known of them: R of them, with N new tokens at most.
+
+    Attributes
+    ----------
+    sequences : ndarray of int64, (R, T + N)
+        Prompts of T tokens at most, padded on the left, and what follows, padded on the right.
+    logprobs : ndarray of float64, (R, N)
+        The model's own logarithm of the probability of each new token, before any option has
+        changed it; 0 after the end.
+    finish_reasons : list of str
+        Why each ends: ``"eos"``, ``"stop_string"`` or ``"length"``; ``"interrupted"`` if it does
+        not.
+    """
+
+    sequences: ndarray
+    logprobs: ndarray
+    finish_reasons: list[str]
+
+
+class Search(ABC):
+    """A search for continuations, `run` to its end, or as far as it comes.
+
+    Parameters
+    ----------
+    reader : Reader
+        Of the prompts.
+    options : Options
+    tokenizer : Tokenizer, optional
+        For stop strings.
+    wants_logprobs : bool
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        options: Options,
+        tokenizer: Tokenizer | None = None,
+        wants_logprobs: bool = False,
+    ) -> None:
+        self.reader, self.options = reader, options
+        self.prompts = reader.rows()
+        self.tokenizer, self.wants_logprobs = tokenizer, wants_logprobs
+        self.limits = [options.limit(len(prompt)) for prompt in self.prompts]
+
+    @abstractmethod
+    def run(self, streamer: Streamer | None = None) -> None:
+        """Search until all that is wanted has ended."""
+
+    @abstractmethod
+    def continuations(self) -> list[Continuation]:
+        """Return what was found: `num_return_sequences` for each prompt, next to each other."""
+
+    def result(self) -> Generated:
+        """Return what was found, as arrays."""
+        found = self.continuations()
+        n = self.options.num_return_sequences
+        T, N = max(map(len, self.prompts)), max(len(row.ids) for row in found)
+        sequences = np.full((len(found), T + N), self.options.pad, np.int64)
+        logprobs = np.zeros((len(found), N))
+        for i, row in enumerate(found):
+            prompt = self.prompts[i // n]
+            sequences[i, T - len(prompt) : T] = prompt
+            sequences[i, T : T + len(row.ids)] = row.ids
+            logprobs[i, : len(row.logprobs)] = row.logprobs
+        reasons = [row.finish_reason or "interrupted" for row in found]
+        return Generated(sequences, logprobs, reasons)
+
+    def finish_reason(self, ids: ndarray, n_new: int, limit: int) -> str:
+        """Return why a row ends with its last token; an empty string if it goes on."""
+        if ids[-1] in self.options.eos:
+            return "eos"
+        stops = self.options.stop_strings
+        if stops and self.tokenizer and completes(ids, stops, self.tokenizer):
+            return "stop_string"
+        return "length" if n_new == limit else ""
+
+
+def completes(ids: ndarray, stop_strings: Sequence[str], tokenizer: Tokenizer) -> bool:
+    """Return whether the last token completes a stop string, which may begin in the prompt."""
+    longest = max(len(stop.encode()) for stop in stop_strings)  # in tokens: each has a byte or more
+    *before, last = ids[-longest - 1 :]
+    known = len(tokenizer.decode(before).rstrip("\ufffd"))  # which may become a character
+    text = tokenizer.decode([*before, last])
+    return any(stop in text[max(0, known + 1 - len(stop)) :] for stop in stop_strings)
+
+
+class Sampling(Search):
+    """Greedy decoding and sampling: every row grows by itself."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        n, seed = self.options.num_return_sequences, self.options.seed
+        self.found = [
+            Continuation(finish_reason="" if limit else "length")
+            for limit in self.limits
+            for _ in range(n)
+        ]
+        self.generators = [  # of a row, and so the same whatever stands beside it
+            np.random.default_rng(None if seed is None else [seed, i % n])
+            for i in range(len(self.found))
+        ]
+
+    def run(self, streamer: Streamer | None = None) -> None:
+        """Let all rows grow until the last of them ends."""
+        n, n_new = self.options.num_return_sequences, 0
+        if streamer:
+            streamer.put(self.reader.ids)
+        while growing := [i for i, row in enumerate(self.found) if not row.finish_reason]:
+            logits = self.reader.logits()  # (B, V)
+            if n_new == 0:  # all returns of a prompt share its reading
+                self.reader.select(np.repeat(np.arange(len(logits)), n))
+                logits = np.repeat(logits, n, axis=0)  # (B n, V)
+            logits, rows = logits[growing], self.reader.rows()
+            scores = process(self.options, [rows[i] for i in growing], logits, n_new)
+            chosen = self.choose(scores, growing)
+            tokens = np.full(len(rows), self.options.pad)
+            tokens[growing] = chosen
+            self.reader.append(tokens)
+            n_new, rows = n_new + 1, self.reader.rows()
+            logprobs = log_softmax(logits) if self.wants_logprobs else None
+            for i, row in enumerate(growing):
+                found = self.found[row]
+                found.ids.append(int(chosen[i]))
+                if logprobs is not None:
+                    found.logprobs.append(float(logprobs[i, chosen[i]]))
+                found.finish_reason = self.finish_reason(rows[row], n_new, self.limits[row // n])
+            if streamer:
+                streamer.put(chosen)
+        if streamer:
+            streamer.end()
+
+    def choose(self, scores: ndarray, growing: list[int]) -> ndarray:
+        """Return a token for each of the rows that grow."""
+        if not np.all(np.isfinite(scores.max(-1))):
+            raise UserError(
+                "no token may follow: the options forbid all, or the model gives no number"
+            )
+        if self.options.do_sample:
+            return draw(scores, np.array([self.generators[i].random() for i in growing]))
+        return scores.argmax(-1)
+
+    def continuations(self) -> list[Continuation]:
+        """Return what was found."""
+        return self.found
+
+
+class BeamSearch(Search):
+    """Beam search: the best few beginnings of each prompt grow side by side."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.beams = [Beams(self.options, limit, self.finish_reason) for limit in self.limits]
+
+    def run(self, streamer: Streamer | None = None) -> None:
+        """Search until no prompt can have a better continuation."""
+        K, n_new = self.options.num_beams, 0
+        while not all(beams.done for beams in self.beams):
+            logits = self.reader.logits()  # (B, V)
+            if n_new == 0:
+                self.reader.select(np.repeat(np.arange(len(logits)), K))
+                logits = np.repeat(logits, K, axis=0)  # (B K, V)
+            rows, logprobs = self.reader.rows(), log_softmax(logits)
+            scores = process(self.options, rows, logprobs, n_new)
+            n_new += 1
+            parents = np.arange(len(rows))
+            tokens = np.full(len(rows), self.options.pad)
+            for i, beams in enumerate(self.beams):
+                if not beams.done:
+                    own = slice(i * K, i * K + K)
+                    from_row, token = beams.grow(rows[own], scores[own], logprobs[own])
+                    parents[own], tokens[own] = np.add(from_row, i * K), token
+            self.reader.select(parents)
+            self.reader.append(tokens)
+
+    def continuations(self) -> list[Continuation]:
+        """Return the best of each prompt, the best first."""
+        n = self.options.num_return_sequences
+        return [found for beams in self.beams for found in beams.best(n)]
+
+
+class Beams:
+    """The beams of one prompt: those that grow, and the best that have ended.
+
+    transformers' rules: of the candidates that end, those among the best ``num_beams`` count, with
+    their log-probability divided by ``length ** length_penalty``.
+    """
+
+    def __init__(
+        self, options: Options, limit: int, finish_reason: Callable[[ndarray, int, int], str]
+    ) -> None:
+        K = options.num_beams
+        self.options, self.limit, self.finish_reason = options, limit, finish_reason
+        self.growing = [Continuation(finish_reason="" if limit else "length")] * K
+        self.totals = np.array([0.0] + [-np.inf] * (K - 1))  # at first all are the same
+        self.ended: list[tuple[float, Continuation]] = []  # the best first
+        self.n_new = 0
+        self.done = limit == 0
+
+    def grow(
+        self, rows: list[ndarray], scores: ndarray, logprobs: ndarray
+    ) -> tuple[list[int], list[int]]:
+        """Take one step; return for each new beam, (K,), which one it goes on from, and a token."""
+        options, (K, V) = self.options, scores.shape
+        self.n_new += 1
+        totals = (self.totals[:, None] + scores).reshape(-1)  # (K V,)
+        n = min(max(2, 1 + len(options.eos)) * K, totals.size)  # K are left if others end
+        candidates = np.argpartition(-totals, n - 1)[:n]
+        candidates = candidates[np.argsort(-totals[candidates], kind="stable")]
+        growing: list[tuple[int, int, float, Continuation]] = []
+        for rank, candidate in enumerate(candidates[totals[candidates] > -np.inf].tolist()):
+            parent, token = divmod(candidate, V)
+            total, old = float(totals[candidate]), self.growing[parent]
+            reason = self.finish_reason(np.append(rows[parent], token), self.n_new, self.limit)
+            logprob = float(logprobs[parent, token])
+            new = Continuation([*old.ids, token], [*old.logprobs, logprob], reason)
+            if not reason:
+                growing.append((parent, token, total, new))
+            elif rank < K:
+                self.ended.append((total / self._length(self.n_new), new))
+        self.ended = sorted(self.ended, key=lambda pair: -pair[0])[:K]
+        self.done = not growing or self._cannot_improve(growing[0][2])
+        growing += [(0, options.pad, -np.inf, Continuation())] * K  # dead ones, if few are left
+        parents, tokens, best, self.growing = map(list, zip(*growing[:K], strict=True))
+        self.totals = np.array(best)
+        return parents, tokens
+
+    def _length(self, n_new: int) -> float:
+        return float(n_new) ** self.options.length_penalty
+
+    def _cannot_improve(self, best_total: float) -> bool:
+        """Return whether what grows can no longer replace one that has ended."""
+        options = self.options
+        if len(self.ended) < options.num_beams:
+            return False
+        if options.early_stopping is True:
+            return True
+        hopeful = options.early_stopping == "never" and options.length_penalty > 0
+        length = self._length(self.limit if hopeful else self.n_new)
+        return best_total / length <= self.ended[-1][0]
+
+    def best(self, n: int) -> list[Continuation]:
+        """Return the n best: those that have ended, and if interrupted those that grow."""
+        found = [found for _, found in self.ended]
+        if not self.done or not self.limit:
+            found += self.growing
+        if len(found) < n:
+            raise UserError(
+                f"only {len(found)} continuations are possible, and num_return_sequences is {n}"
+            )
+        return found[:n]

@@ -1,0 +1,176 @@
+"""A step for one token as one kernel, against the modules."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autograd import no_grad
+from autograd.kernels import use_kernels
+from npgpt import GPT, GPTConfig, generate
+from npgpt.decode import Decoder
+from npgpt.model import KVCache
+from npgpt.nn import Linear
+from npgpt.quantize import quantize
+
+MODELS = {
+    "gpt2": {},
+    "no_bias": {"bias": False},
+    "gelu": {"activation_function": "gelu"},
+    "relu": {"activation_function": "relu"},
+    "silu": {"activation_function": "silu"},
+    "tanh": {"activation_function": "tanh"},
+    "gpt1": {"norm_position": "post"},
+    "sinusoidal": {"position_embedding": "sinusoidal"},
+    "gpt3": {"window_size": 3},
+    "untied": {"tie_word_embeddings": False},
+    "layer_scale": {"scale_attn_by_inverse_layer_idx": True},
+    "wide": {"n_inner": 11},
+}
+
+
+@pytest.fixture(autouse=True)
+def compiled():
+    numba = pytest.importorskip("numba", reason="kernels need Numba")
+    if numba.config.DISABLE_JIT:
+        pytest.skip("needs compiled kernels")
+    with use_kernels():
+        yield
+
+
+def small_model(dtype=np.float32, **options):
+    config = dict(vocab_size=66, n_positions=16, n_embd=20, n_layer=2, n_head=2) | options
+    model = GPT(GPTConfig(**config), dtype=dtype).eval()
+    generator = np.random.default_rng(0)
+    for parameter in model.parameters():
+        parameter.data[...] = 0.3 * generator.standard_normal(parameter.shape)
+    return model
+
+
+def read(model, ids, mask=None, prompt=4, kernels=True):
+    """Return the logits after the prompt and after each token behind it, and the decoder."""
+    decoder = Decoder(model, KVCache(ids.shape[1]))
+    stops = [prompt, *range(prompt + 1, ids.shape[1] + 1)]
+    found = []
+    with use_kernels(kernels), no_grad():
+        for start, stop in zip([0, *stops], stops, strict=False):
+            seen = None if mask is None else mask[:, :stop]
+            found.append(decoder(ids[:, start:stop], seen))
+    return np.array(found), decoder
+
+
+def check(model, ids, mask=None, is_kernel=True):
+    found, decoder = read(model, ids, mask)
+    assert (decoder._step is not None) == is_kernel
+    expected, _ = read(model, ids, mask, kernels=False)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+def test_it_computes_what_the_modules_compute(options, bits):
+    model = small_model(**options)
+    model = quantize(model) if bits == 8 else model
+    ids = np.random.default_rng(1).integers(0, 66, (3, 12))
+    mask = np.ones((3, 12), bool)
+    mask[1, :3] = mask[2, 5] = False
+    check(model, ids[:1])
+    check(model, ids, mask)
+
+
+@given(
+    n_head=st.integers(4, 7), size=st.integers(2, 12), n_inner=st.integers(1, 40),
+    vocab_size=st.integers(1, 40), B=st.integers(1, 8), bits=st.sampled_from([32, 8]),
+)  # fmt: skip
+def test_any_size(n_head, size, n_inner, vocab_size, B, bits):
+    """From 8 channels on: the norm of two or three magnifies rounding."""
+    model = small_model(n_head=n_head, n_embd=n_head * size, n_inner=n_inner, vocab_size=vocab_size)
+    model = quantize(model) if bits == 8 else model
+    check(model, np.random.default_rng(1).integers(0, vocab_size, (B, 7)))
+
+
+class OwnLinear(Linear):
+    """A layer that the kernel does not know."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def test_what_the_kernel_does_not_know_goes_through_the_modules():
+    ids = np.random.default_rng(1).integers(0, 66, (9, 8))
+    check(small_model(), ids, is_kernel=False)  # too many sequences
+    check(small_model(np.float64), ids[:1], is_kernel=False)
+    model = small_model()
+    layer = OwnLinear(20, 20)
+    layer.load_state_dict(model.transformer.h[0].attn.c_proj.state_dict())
+    model.transformer.h[0].attn.c_proj = layer
+    check(model, ids[:1], is_kernel=False)
+
+
+def test_sequences_that_are_repeated_and_reordered():
+    model = small_model()
+    ids = np.random.default_rng(1).integers(0, 66, (1, 6))
+    with no_grad():
+        decoder = Decoder(model, KVCache(8))
+        decoder(ids[:, :3]), decoder(ids[:, 3:4])
+        decoder.cache.reorder(np.zeros(3, int))
+        rows = np.concatenate([np.repeat(ids[:, :4], 3, axis=0), np.arange(3)[:, None]], axis=1)
+        found = decoder(rows[:, 4:])
+        np.testing.assert_allclose(found, read(model, rows, kernels=False)[0][-1], atol=1e-5)
+        order = np.array([2, 0, 0])
+        decoder.cache.reorder(order)
+        rows = np.concatenate([rows[order], rows[:, :1]], axis=1)
+        found = decoder(rows[:, 5:])
+    np.testing.assert_allclose(found, read(model, rows, kernels=False)[0][-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+def test_the_bits_do_not_depend_on_the_threads(monkeypatch, bits):
+    model = small_model(n_embd=128, n_inner=500)  # large enough to be shared
+    model = quantize(model) if bits == 8 else model
+    ids = np.random.default_rng(1).integers(0, 66, (2, 16))
+    results = []
+    for n in (1, 2, 5):
+        monkeypatch.setattr("autograd.kernels.jit.n_threads", lambda n=n: n)
+        monkeypatch.setattr("autograd.kernels.decode.n_threads", lambda n=n: n)
+        results.append(read(model, ids, prompt=1)[0])
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
+def test_generated_texts_are_those_of_the_modules():
+    model = small_model()
+    prompts = [[1, 2, 3], [4], [5, 6]]
+    options = dict(max_new_tokens=20, output_logprobs=True)  # past the context
+    found = generate(model, prompts, **options)
+    with use_kernels(False):
+        expected = generate(model, prompts, **options)
+    assert np.array_equal(found.sequences, expected.sequences)
+    np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5)
+
+
+def test_weights_that_change_in_place_are_read():
+    model = small_model()
+    ids = np.random.default_rng(1).integers(0, 66, (1, 8))
+    decoder = Decoder(model, KVCache(16))
+    with no_grad():
+        decoder(ids[:, :7]), decoder(ids[:, 7:])
+        model.transformer.ln_f.bias[...] = 1.5
+        found = decoder(ids[:, :1])
+        expected = read(model, np.append(ids, ids[:, :1], axis=1), kernels=False)[0][-1]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_what_is_wrong_is_said_as_by_the_modules():
+    decoder = Decoder(small_model(), KVCache(4))
+    ids = np.ones((2, 3), int)
+    with no_grad():
+        decoder(ids)
+        for mask in (np.ones((2, 1)), np.ones((2, 5)), np.ones((1, 4))):
+            with pytest.raises(ValueError, match="attention_mask has shape"):
+                decoder(ids[:, :1], mask)
+        with pytest.raises(ValueError, match="the cache is of 2 sequences, not 1"):
+            decoder(ids[:1, :1])
+        decoder(ids[:, :1])
+        with pytest.raises(ValueError, match="5 tokens do not fit the cache of 4"):
+            decoder(ids[:, :1])

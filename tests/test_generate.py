@@ -1,0 +1,622 @@
+"""Generation: what the cache keeps, what each option means, and that batches change nothing."""
+
+import io
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import autograd
+from autograd import no_grad
+from npgpt import GPT, GPTConfig, TextStreamer, UserError
+from npgpt.cli import main
+from npgpt.generation.options import Options
+from npgpt.generation.processors import draw, log_softmax, process
+from npgpt.generation.reader import Reader, window_start
+from npgpt.model import KVCache
+from npgpt.tokenizers import BPETokenizer, ByteTokenizer, GPT1Tokenizer, save_tokenizer
+
+FAMILIES = {
+    "gpt1": dict(norm_position="post"),
+    "gpt2": {},
+    "gpt3": dict(window_size=3),
+    "sinusoidal": dict(position_embedding="sinusoidal", window_size=1),
+}
+TINY = dict(vocab_size=11, n_positions=8, n_embd=12, n_layer=2, n_head=3)
+
+
+def make(family="gpt2", seed=0, **changes):
+    """Return a model whose logits are far apart."""
+    model = GPT(GPTConfig(**(TINY | FAMILIES[family] | changes)), seed, np.float64).eval()
+    random = np.random.default_rng(seed)
+    for parameter in model.parameters():
+        parameter.data = parameter.data + 0.5 * random.standard_normal(parameter.shape)
+    return model
+
+
+MODELS = {family: make(family) for family in FAMILIES}
+families = st.sampled_from(list(FAMILIES))
+
+
+def tokens(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, TINY["vocab_size"], shape)
+
+
+# ---- the cache
+
+
+@given(family=families, seed=st.integers(0, 99), data=st.data())
+def test_reading_in_parts_is_reading_at_once(family, seed, data):
+    model = MODELS[family]
+    ids = tokens(2, 8, seed=seed)
+    shown = np.ones((2, 8), bool)
+    shown[1, : data.draw(st.integers(0, 3), "padding")] = False
+    positions = np.maximum(shown.cumsum(1) - 1, 0)
+    cuts = sorted(data.draw(st.sets(st.integers(1, 7)), "cuts"))
+    cache, parts = KVCache(8), []
+    with no_grad():
+        for start, stop in zip([0, *cuts], [*cuts, 8], strict=True):
+            part = slice(start, stop)
+            options = dict(attention_mask=shown[:, :stop], position_ids=positions[:, part])
+            parts.append(model(ids[:, part], **options, cache=cache)[0].numpy())
+        whole = model(ids, attention_mask=shown, position_ids=positions)[0].numpy()
+    np.testing.assert_allclose(np.concatenate(parts, 1)[shown], whole[shown], rtol=0, atol=1e-12)
+    assert cache.length == 8
+
+
+@given(family=families, rows=st.lists(st.integers(0, 2), min_size=1, max_size=5))
+def test_a_reordered_cache_goes_on_from_the_rows(family, rows):
+    model, ids, rows = MODELS[family], tokens(3, 5), np.array(rows)
+    cache = KVCache(8)
+    with no_grad():
+        model(ids, cache=cache)
+        cache.reorder(rows)
+        last = tokens(len(rows), 2, seed=1)
+        logits = model(last, cache=cache)[0].numpy()
+        expected = model(np.concatenate([ids[rows], last], 1))[0].numpy()[:, 5:]
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12)
+
+
+def test_a_cache_refuses_what_it_cannot_hold():
+    model, cache = MODELS["gpt2"], KVCache(4)
+    with pytest.raises(ValueError, match="no tape"):
+        model(tokens(1, 2), cache=cache)
+    with no_grad():
+        model(tokens(2, 3), cache=cache)
+        with pytest.raises(ValueError, match="of 2 sequences, not 1"):
+            model(tokens(1, 1), cache=cache)
+        with pytest.raises(ValueError, match="5 tokens do not fit the cache of 4"):
+            model(tokens(2, 2), cache=cache)
+        with pytest.raises(ValueError, match="9 tokens do not fit the context of 8"):
+            model(tokens(2, 6), cache=cache)
+        with pytest.raises(ValueError, match="after 3 tokens in the cache"):
+            model(tokens(2, 1), attention_mask=np.ones((2, 1)), cache=cache)
+        assert cache.length == 3
+
+
+# ---- what generation promises, for every architecture
+
+prompts = st.lists(
+    st.lists(st.integers(0, TINY["vocab_size"] - 1), min_size=1, max_size=11),
+    min_size=1,
+    max_size=4,
+)
+choices = st.fixed_dictionaries(
+    {"max_new_tokens": st.integers(0, 12), "seed": st.integers(0, 9)},
+    optional={
+        "do_sample": st.booleans(),
+        "temperature": st.sampled_from([0.5, 2.0]),
+        "top_k": st.sampled_from([0, 3]),
+        "top_p": st.just(0.8),
+        "min_p": st.just(0.1),
+        "typical_p": st.just(0.7),
+        "repetition_penalty": st.sampled_from([0.8, 1.5]),
+        "no_repeat_ngram_size": st.sampled_from([2, 3]),
+        "bad_words_ids": st.just([[3], [1, 2]]),
+        "eos_token_id": st.sampled_from([5, [5, 6]]),
+        "min_new_tokens": st.just(0),
+    },
+)
+
+
+@given(family=families, prompts=prompts, options=choices, n=st.integers(1, 3))
+def test_neither_the_batch_nor_the_cache_changes_a_text(family, prompts, options, n):
+    model = MODELS[family]
+    if options.get("do_sample"):
+        options["num_return_sequences"] = n
+    elif n > 1:
+        options.pop("do_sample", None)
+        options.update(num_beams=n, num_return_sequences=n - 1)
+    n = options.get("num_return_sequences", 1)
+    batch = model.generate(prompts, pad_token_id=9, output_logprobs=True, **options)
+    uncached = model.generate(
+        prompts, pad_token_id=9, output_logprobs=True, use_cache=False, **options
+    )
+    assert np.array_equal(batch.sequences, uncached.sequences)
+    assert batch.finish_reasons == uncached.finish_reasons
+    np.testing.assert_allclose(batch.logprobs, uncached.logprobs, rtol=1e-10, atol=1e-10)
+    T = max(map(len, prompts))
+    assert len(batch.sequences) == n * len(prompts)
+    for i, prompt in enumerate(prompts):
+        single = model.generate([prompt], pad_token_id=9, output_logprobs=True, **options)
+        rows = slice(i * n, i * n + n)
+        length = single.sequences.shape[1] - len(prompt)
+        begin = T - len(prompt)
+        assert np.all(batch.sequences[rows, :begin] == 9)
+        assert np.array_equal(batch.sequences[rows, begin : T + length], single.sequences)
+        assert np.all(batch.sequences[rows, T + length :] == 9)
+        assert batch.finish_reasons[rows] == single.finish_reasons
+
+
+@given(family=families, seed=st.integers(0, 99), length=st.integers(1, 12))
+def test_greedy_takes_the_most_probable(family, seed, length):
+    model, ids = MODELS[family], tokens(2, length, seed=seed)
+    out = model.generate(ids, max_new_tokens=9)
+    assert np.array_equal(out[:, :length], ids)
+    for i in range(length, length + 9):
+        start = int(window_start(np.array(length), np.array(i), 8))
+        assert i - 8 <= start <= max(0, i - 7)
+        logits = model(out[:, start:i])[0].numpy()[:, -1]
+        assert np.array_equal(out[:, i], logits.argmax(-1))
+
+
+@given(n_positions=st.integers(1, 40), prompt=st.integers(1, 60))
+def test_the_window_keeps_most_of_the_context(n_positions, prompt):
+    lengths = np.arange(prompt, prompt + 100)
+    start = window_start(np.array(prompt), lengths, n_positions)
+    seen = lengths - start
+    assert np.all(start[lengths <= n_positions] == 0)
+    assert np.all(seen <= n_positions) and np.all(seen >= np.minimum(lengths, 0.75 * n_positions))
+    assert seen[0] == min(prompt, n_positions)
+
+
+@given(
+    family=families,
+    prompt=st.text("ab 天气😀é", min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+    n=st.integers(0, 12),
+)
+def test_a_stream_is_what_decode_returns(family, prompt, seed, n):
+    tokenizer = ByteTokenizer()
+    model = BYTES[family]
+    pieces = []
+    streamer = TextStreamer(tokenizer)
+    streamer.on_finalized_text = lambda text, stream_end: pieces.append((text, stream_end))
+    ids = tokenizer.encode(prompt)
+    options = dict(max_new_tokens=n, do_sample=True, seed=seed)
+    out = model.generate(ids, streamer=streamer, **options)
+    assert "".join(text for text, _ in pieces) == tokenizer.decode(out[0])
+    assert [last for _, last in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert all(text for text, last in pieces if not last)
+    assert np.array_equal(model.generate(ids, **options), out)
+
+
+BYTES = {family: make(family, vocab_size=256) for family in FAMILIES}
+
+
+LETTERS = "abc天"
+STREAMED = {
+    "bytes": ByteTokenizer(),
+    "special": BPETokenizer({bytes([i]): i for i in range(256)}, special_tokens={"<|end|>": 256}),
+    "gpt1": GPT1Tokenizer(
+        {x: i for i, x in enumerate(["<unk>", *LETTERS, *(c + "</w>" for c in LETTERS)])}, []
+    ),
+}
+
+
+@given(name=st.sampled_from(list(STREAMED)), skip=st.booleans(), data=st.data())
+def test_a_streamer_shows_what_decode_returns(name, skip, data):
+    """However the tokens come, and whatever they are."""
+    tokenizer, pieces = STREAMED[name], []
+    token = st.integers(0, tokenizer.n_vocab - 1)
+    if name != "gpt1":  # real characters, too, and their parts
+        token |= st.sampled_from("天😀é".encode())
+    puts = data.draw(st.lists(st.lists(token, min_size=1, max_size=5), max_size=8))
+    streamer = TextStreamer(tokenizer, skip_special_tokens=skip)
+    streamer.on_finalized_text = lambda text, stream_end: pieces.append(text)
+    for _ in range(2):  # it begins anew after its end
+        pieces.clear()
+        for ids in puts:
+            streamer.put(np.array(ids))
+        streamer.end()
+        expected = tokenizer.decode([i for ids in puts for i in ids], skip_special_tokens=skip)
+        assert "".join(pieces) == expected
+
+
+# ---- sampling
+
+
+def test_seeds():
+    model, ids = MODELS["gpt2"], tokens(1, 4)
+    options = dict(max_new_tokens=30, do_sample=True, num_return_sequences=3)
+    first = model.generate(ids, seed=1, **options)
+    assert first.shape == (3, 34) and not np.array_equal(first[0], first[1])
+    assert np.array_equal(model.generate(ids, seed=1, **options), first)
+    assert not np.array_equal(model.generate(ids, seed=2, **options), first)
+    assert not np.array_equal(model.generate(ids, **options), model.generate(ids, **options))
+    greedy = model.generate(ids, max_new_tokens=30)
+    sampled = partial(model.generate, ids, max_new_tokens=30, do_sample=True)
+    assert np.array_equal(sampled(temperature=0), greedy)
+    assert np.array_equal(sampled(top_k=1), greedy)
+    assert np.array_equal(sampled(temperature=1e-3), greedy)
+    assert model.generate(ids, max_new_tokens=0).tolist() == ids.tolist()
+
+
+def test_samples_follow_the_distribution():
+    p, n = np.array([0.1, 0.2, 0.3, 0.4]), 40_000
+    uniform = np.random.default_rng(0).random(n)
+    for options, expected in [
+        (dict(top_k=0), p),
+        (dict(top_k=2), [0, 0, 3 / 7, 4 / 7]),
+        (dict(top_k=9), p),
+        (dict(top_p=0.65), [0, 0, 3 / 7, 4 / 7]),
+        (dict(temperature=0.5), p**2 / (p**2).sum()),
+        (dict(min_p=0.6), [0, 0, 3 / 7, 4 / 7]),
+    ]:
+        ids = np.zeros((n, 0), int)
+        logits = np.repeat(np.log(p)[None], n, 0)
+        drawn = draw(process(Options(do_sample=True, **options), ids, logits, 0), uniform)
+        error = np.abs(np.bincount(drawn, minlength=4) / n - expected)
+        assert error.max() < 5 * np.sqrt(0.25 / n)  # five deviations of a share, at most
+    assert (
+        draw(np.array([[-np.inf, 0.0, -np.inf]] * 3), np.array([0, 0.5, 0.999])).tolist() == [1] * 3
+    )
+
+
+def test_log_probabilities_are_the_models():
+    """Also where options change what is chosen, and where the window moves."""
+    for options in (
+        dict(do_sample=True, top_k=3, temperature=2.0, repetition_penalty=1.5, seed=3),
+        dict(num_beams=3),
+    ):
+        model, prompt = MODELS["gpt3"], tokens(2, 3)
+        result = model.generate(prompt, max_new_tokens=5, output_logprobs=True, **options)
+        logits = model(result.sequences[:, :-1])[0].numpy()[:, 2:]
+        expected = np.take_along_axis(log_softmax(logits), result.sequences[:, 3:, None], -1)[
+            ..., 0
+        ]
+        np.testing.assert_allclose(result.logprobs, expected, rtol=0, atol=1e-12)
+
+
+# ---- where a text ends
+
+
+def test_ends():
+    model, prompts = MODELS["gpt2"], [[1, 2, 3], [4]]
+    free = model.generate(prompts, max_new_tokens=8)[:, 3:]
+    eos = int(free[0, 4])
+    result = model.generate(prompts, max_new_tokens=8, eos_token_id=eos, output_logprobs=True)
+    for row, expected, reason in zip(
+        result.sequences[:, 3:], free, result.finish_reasons, strict=True
+    ):
+        hits = np.flatnonzero(expected == eos)
+        length = hits[0] + 1 if hits.size else 8
+        assert np.array_equal(row[:length], expected[:length]) and np.all(row[length:] == eos)
+        assert reason == ("eos" if hits.size else "length")
+    longer = model.generate(prompts, max_new_tokens=8, eos_token_id=eos, min_new_tokens=7)
+    assert not np.any(longer[:, 3:10] == eos)
+    out = model.generate(prompts, max_length=6, pad_token_id=7)
+    assert out.shape == (2, 8) and np.all(out[0, 6:] == 7) and np.all(out[1, :2] == 7)
+    assert np.array_equal(out[1, 2:], [4, *free[1, :5]])
+    assert model.generate(prompts[0]).shape == (1, 23)
+
+
+def test_stop_strings():
+    """They may begin in the prompt, and end inside a token; a prompt that holds one goes on."""
+    tokenizer, model = ByteTokenizer(), BYTES["gpt2"]
+    prompt = tokenizer.encode("ab")
+    free = model.generate(prompt, max_new_tokens=12, do_sample=True, seed=5)
+    text = "".join(map(chr, free[0]))  # each byte a character, to be sure
+    tokenizer = ByteTokenizer()
+    tokenizer.tokens = {i: chr(i).encode() for i in range(256)}
+    options = dict(max_new_tokens=12, do_sample=True, seed=5, tokenizer=tokenizer)
+    for stop in (text[4:6], text[1:3], ["never seen", text[6:7]]):
+        stops = [stop] if isinstance(stop, str) else stop
+        result = model.generate(prompt, stop_strings=stop, output_logprobs=True, **options)
+        out = "".join(map(chr, result.sequences[0]))
+        found = min(text.find(s, max(0, 3 - len(s))) + len(s) for s in stops if s in text)
+        assert out == text[:found] and result.finish_reasons == ["stop_string"]
+    assert model.generate(prompt, stop_strings="ab", **options).shape == free.shape
+    with pytest.raises(UserError, match="takes tokenizer="):
+        model.generate(prompt, stop_strings="x")
+
+
+def test_a_stop_string_of_several_bytes():
+    tokenizer, text = ByteTokenizer(), "x天气"
+    ids = tokenizer.encode(text)
+    from npgpt.generation.search import completes
+
+    done = [completes(ids[:n], ["天"], tokenizer) for n in range(1, len(ids) + 1)]
+    assert done == [False, False, False, True, False, False, False]
+
+
+def test_what_is_forbidden_does_not_come():
+    model, ids = MODELS["gpt2"], tokens(3, 4)
+    options = dict(max_new_tokens=30, do_sample=True, top_k=0, seed=0)
+    out = model.generate(ids, bad_words_ids=[[3], [1, 2]], **options)
+    pairs = [
+        tuple(pair) for row in out for pair in np.lib.stride_tricks.sliding_window_view(row, 2)[3:]
+    ]
+    assert 3 not in out[:, 4:] and (1, 2) not in pairs
+    for row in model.generate(ids, no_repeat_ngram_size=2, **options):
+        pairs = [tuple(pair) for pair in np.lib.stride_tricks.sliding_window_view(row, 2)]
+        assert len(set(pairs)) >= len(pairs) - 3  # those of the prompt may
+    with pytest.raises(UserError, match="no token may follow"):
+        model.generate(ids, bad_words_ids=[[i] for i in range(11)])
+    with pytest.raises(UserError, match="no token may follow"):
+        model.generate(tokens(1, 1), max_new_tokens=20, no_repeat_ngram_size=1)
+
+
+# ---- beams
+
+
+@given(family=families, seed=st.integers(0, 99), n=st.integers(1, 3))
+def test_enough_beams_find_the_best_text(family, seed, n):
+    """With a beam for every beginning, beam search is exhaustive."""
+    model = make(family, seed, vocab_size=3)
+    prompt = np.random.default_rng(seed).integers(0, 3, (1, 2))
+    found = model.generate(
+        prompt, max_new_tokens=n, num_beams=27, num_return_sequences=min(3**n, 4)
+    )
+    every = np.stack(np.meshgrid(*[range(3)] * n, indexing="ij"), -1).reshape(-1, n)  # (3^n, n)
+    ids = np.concatenate([np.repeat(prompt, len(every), 0), every], 1)
+    logits = log_softmax(model(ids[:, :-1])[0].numpy()[:, 1:])
+    totals = np.take_along_axis(logits, every[..., None], -1).sum((1, 2))
+    assert np.array_equal(found[:, 2:], every[np.argsort(-totals)][: len(found)])
+
+
+def test_more_beams_than_continuations():
+    model = make(vocab_size=3)
+    with pytest.raises(UserError, match="only 3 continuations are possible"):
+        model.generate([[1]], max_new_tokens=1, num_beams=5, num_return_sequences=4)
+
+
+# ---- prompts
+
+
+def test_prompts_come_in_many_forms():
+    model = MODELS["gpt2"]
+    one = model.generate(np.array([1, 2, 3]), max_new_tokens=4)
+    for form in (
+        [1, 2, 3],
+        [[1, 2, 3]],
+        (1, 2, 3),
+        np.array([[1, 2, 3]], np.uint16),
+        [np.array([1, 2, 3])],
+    ):
+        assert np.array_equal(model.generate(form, max_new_tokens=4), one)
+    padded, mask = np.array([[0, 1, 2, 3], [1, 2, 3, 0]]), np.array([[0, 1, 1, 1], [1, 1, 1, 0]])
+    out = model.generate(padded, attention_mask=mask, max_new_tokens=4)
+    assert np.array_equal(out, [one[0], one[0]])
+    out = model.generate([[0, 1, 2, 3], [1]], attention_mask=[[0, 1, 1, 1], [1]], max_new_tokens=4)
+    assert np.array_equal(out[0], one[0])
+
+
+def test_generation_leaves_the_model_as_it_was():
+    model = make()
+    model.train()
+    model.generate(tokens(1, 3), max_new_tokens=2)
+    assert model.training and model.transformer.h[0].mlp.training
+    assert autograd.is_grad_enabled()
+
+
+def test_a_window_is_announced_once(capsys):
+    model = MODELS["gpt2"]
+    assert model.generate(tokens(1, 20), max_new_tokens=9).shape == (1, 29)
+    err = capsys.readouterr().err
+    assert "20 tokens; the model sees the last 8" in err and err.count("note:") == 1
+    model.generate(tokens(2, 5), max_new_tokens=5)
+    assert "longer than 8 tokens, the model sees the last 7 to 8" in capsys.readouterr().err
+    model.generate(tokens(1, 5), max_new_tokens=4)  # whose last token is not read
+    assert capsys.readouterr().err == ""
+
+
+def test_defaults_of_a_folder(tmp_path):
+    model = make()
+    eos = int(model.generate([[1, 2]], max_new_tokens=5)[0, 4])
+    model.generation_config = {
+        "eos_token_id": eos,
+        "max_new_tokens": 5,
+        "some_key": 1,
+        "top_k": None,
+    }
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == eos
+    loaded = GPT.from_pretrained(tmp_path, dtype=np.float64)
+    assert np.array_equal(loaded.generate([[1, 2]]), model.generate([[1, 2]]))
+    assert loaded.generate([[1, 2]]).shape[1] <= 5
+    assert loaded.generate([[1, 2]], eos_token_id=[]).shape == (1, 7)
+    assert loaded.generate([[1, 2]], eos_token_id=[], max_length=4).shape == (1, 4)
+    GPT.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "generation_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_ids": np.zeros((1, 0), int)}, "prompt is empty"),
+        ({"input_ids": []}, "prompt is empty"),
+        ({"input_ids": [[1], []]}, "prompt is empty"),
+        ({"input_ids": [[11]]}, r"must be in \[0, 11\), and reach 11"),
+        ({"input_ids": [[-1, 2]]}, r"must be in \[0, 11\), and reach -1"),
+        ({"input_ids": [[0.5]]}, "must be integers"),
+        ({"input_ids": np.ones((1, 1, 1), int)}, "must be integers"),
+        ({"attention_mask": np.ones((1, 3))}, "must have the shape of input_ids"),
+        ({"attention_mask": np.zeros((1, 1))}, "prompt is empty"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_k": 1.5}, "top_k is 1.5; it must be a whole number"),
+        ({"top_p": 1.5}, "top_p is 1.5; it must be a number from 0 to 1"),
+        ({"top_p": 0}, "top_p is 0; it must be above 0"),
+        ({"min_p": -0.1}, "min_p is -0.1"),
+        ({"temperature": -0.5}, "temperature is -0.5"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"max_new_tokens": True}, "max_new_tokens is True"),
+        ({"max_length": 1}, "max_length is 1, and a prompt alone has 1"),
+        ({"max_length": 5, "max_new_tokens": 5}, "give one of them"),
+        ({"min_new_tokens": 5, "max_new_tokens": 4}, "more than the 4"),
+        ({"seed": -1}, "seed is -1"),
+        ({"num_return_sequences": 0}, "num_return_sequences is 0"),
+        ({"num_return_sequences": 5}, "greedy decoding has one answer"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "must not be more than num_beams"),
+        ({"num_beams": 2, "do_sample": True}, "beam search does not sample"),
+        ({"num_beams": 2, "early_stopping": "always"}, "early_stopping is 'always'"),
+        ({"do_sample": 1}, "do_sample is 1; it must be True or False"),
+        ({"eos_token_id": 11}, r"eos_token_id has 11; a token id must be in \[0, 11\)"),
+        ({"bad_words_ids": [[1], []]}, "must be lists of tokens"),
+        ({"bad_words_ids": [3]}, "must be lists of tokens"),
+        ({"bad_words_ids": 3}, "must be lists of tokens"),
+        ({"stop_strings": 3, "tokenizer": ByteTokenizer()}, "it must be strings"),
+        ({"eos_token_id": "x"}, "eos_token_id has 'x'"),
+        ({"input_ids": "hello"}, "must be integers"),
+        ({"bad_words_ids": [[99]]}, "bad_words_ids has 99"),
+        ({"stop_strings": ["a", ""], "tokenizer": ByteTokenizer()}, "none of them empty"),
+        ({"temprature": 1}, "did you mean 'temperature'"),
+        ({"input_ids": [[1], [2]], "streamer": TextStreamer(ByteTokenizer())}, "one sequence"),
+        ({"num_beams": 2, "streamer": TextStreamer(ByteTokenizer())}, "beam search"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with pytest.raises(UserError, match=message):
+        MODELS["gpt2"].generate(**{"input_ids": np.array([[1]]), **options})
+
+
+# ---- the command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of bytes with a context of 32, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    make(vocab_size=256, n_positions=32).save_pretrained(folder)
+    save_tokenizer(ByteTokenizer(), folder)
+    return folder
+
+
+def npgpt(*args):
+    """Run ``npgpt generate`` in this process."""
+    return main(["generate", *map(str, args)])
+
+
+def test_the_command_says_what_generate_returns(folder, tmp_path, capsys):
+    file, prompt = tmp_path / "texts.json", "天😀"
+    options = dict(max_new_tokens=20, top_p=0.9, seed=4)
+    args = [f"--{name}={value}" for name, value in options.items()]
+    assert npgpt("--model", folder, "--prompt", prompt, *args, "--json", file) == 0
+    tokenizer, model = ByteTokenizer(), GPT.from_pretrained(folder)
+    ids = tokenizer.encode(prompt)
+    out = model.generate(ids, **options, do_sample=True, temperature=0.8, top_k=200)
+    assert capsys.readouterr().out == tokenizer.decode(out[0]) + "\n"
+    (record,) = json.loads(file.read_text())
+    assert record["prompt"] + record["text"] == tokenizer.decode(out[0])
+    assert record["ids"] == out[0, len(ids) :].tolist() and len(record["logprobs"]) == 20
+    assert record["seed"] == 4 and record["finish_reason"] == "length"
+
+
+def test_a_seed_that_was_drawn_writes_the_same_again(folder, tmp_path, capsys):
+    file = tmp_path / "texts.json"
+    args = ["--model", folder, "--prompt", "ab", "--max_new_tokens", 9, "--num_return_sequences", 3]
+    assert npgpt(*args, "--json", file) == 0
+    first, records = capsys.readouterr().out, json.loads(file.read_text())
+    assert len({record["text"] for record in records}) == 3 and first.count("─" * 72) == 2
+    assert npgpt(*args, "--seed", records[0]["seed"]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_prompts_of_files_and_pipes(folder, tmp_path, capsys, monkeypatch):
+    options = ["--model", folder, "--max_new_tokens", 3, "--temperature", 0]
+
+    def said(*args, given=""):
+        stdin = io.TextIOWrapper(io.BytesIO(given if isinstance(given, bytes) else given.encode()))
+        monkeypatch.setattr("sys.stdin", stdin)
+        code = npgpt(*options, *args)
+        captured = capsys.readouterr()
+        return captured.out if code == 0 else captured.err
+
+    one, two = said("--prompt", "a\nb"), said("--prompt", "é")
+    assert said("--prompt", "-", given="é\r\n\n") == two
+    assert said("--prompt", "-", given="é\né") == two + "─" * 72 + "\n" + two
+    (tmp_path / "prompt.txt").write_text("a\nb\n")
+    assert said("--prompt_file", tmp_path / "prompt.txt") == one
+    assert "standard input has no text" in said("--prompt", "-", given="\n\n")
+    assert "line 2 of standard input is not UTF-8" in said("--prompt", "-", given=b"a\n\xff\n")
+    assert "not both" in said("--prompt", "a", "--prompt_file", tmp_path / "prompt.txt")
+    (tmp_path / "empty.txt").write_text("\n")
+    assert "empty.txt is empty" in said("--prompt_file", tmp_path / "empty.txt")
+    assert "no such folder" in said("--prompt", "a", "--json", tmp_path / "missing" / "x.json")
+    assert "prompt is empty" in said()
+
+
+def test_words_that_stop_and_words_that_must_not_come(folder, tmp_path, capsys):
+    file = tmp_path / "texts.json"
+    args = [
+        "--model",
+        folder,
+        "--prompt",
+        "ab",
+        "--seed",
+        1,
+        "--max_new_tokens",
+        25,
+        "--json",
+        file,
+    ]
+    assert npgpt(*args) == 0
+    (record,) = json.loads(file.read_text())
+    word = next(chr(i) for i in record["ids"] if i < 128)
+    assert npgpt(*args, "--stop_strings", word) == 0
+    (stopped,) = json.loads(file.read_text())
+    assert stopped["finish_reason"] == "stop_string"
+    assert stopped["text"] == record["text"][: record["text"].index(word) + 1]
+    assert npgpt(*args, "--bad_words", word) == 0
+    (without,) = json.loads(file.read_text())
+    assert word not in without["text"]
+    assert npgpt(*args, "--num_beams", 3, "--early_stopping", "never") == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--num_beams", 2], ["--num_return_sequences", 2]])
+def test_ctrl_c_keeps_the_text_so_far(options, folder, tmp_path, capsys, monkeypatch):
+    logits, calls = Reader.logits, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return logits(self)
+
+    monkeypatch.setattr(Reader, "logits", interrupted)
+    file = tmp_path / "texts.json"
+    assert npgpt("--model", folder, "--prompt", "ab", "--json", file, *options) == 130
+    for record in json.loads(file.read_text()):
+        assert record["finish_reason"] == "interrupted"
+        assert len(record["ids"]) == len(record["logprobs"]) == 4
+    out = capsys.readouterr().out
+    assert out.endswith("ab" + record["text"] + "\n")
+
+
+def test_the_readmes_text_in_and_out(shared, tmp_path, monkeypatch, capsys):
+    """On models that are hardly trained, of the texts that it names."""
+    monkeypatch.chdir(tmp_path)
+    tiny = ("--n_layer 1 --n_head 2 --n_embd 8 --batch_size 2 --max_iters 2 --eval_iters 1").split()
+    for name, text in [("stories", "tinystories_excerpt"), ("novel", "hongloumeng")]:
+        content = (shared / "text" / f"{text}.txt").read_text(encoding="utf-8")[:30_000]
+        Path(f"{name}.txt").write_text(content, encoding="utf-8")
+        assert main(["train", "--data", f"{name}.txt", "--out_dir", f"out/{name}", *tiny]) == 0
+    capsys.readouterr()
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    english, chinese = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
+    names = {}
+    exec(english, names)
+    lines = capsys.readouterr().out
+    assert lines.count("Once upon a time in a faraway land") == 6
+    assert names["outputs"].shape == (5, 50) and names["output"].shape == (1, 50)
+    exec(chinese, names)
+    out = capsys.readouterr().out
+    assert out.startswith("今天天气很好") and names["output"].shape == (1, 50)
