@@ -311,12 +311,20 @@ def einsum_flops(subscripts: str, operands: Sequence[ndarray]) -> float:
 
 
 def attention_flops(
-    query: ndarray, key: ndarray, value: ndarray, attn_mask: Any, is_causal: bool, **_: Any
+    query: ndarray,
+    key: ndarray,
+    value: ndarray,
+    attn_mask: Any,
+    is_causal: bool,
+    window_size: int | None,
+    **_: Any,
 ) -> float:
     """Return those of both products, for the pairs of a query and a key that it may see."""
     *lead, n_queries, depth = query.shape
     n_keys = key.shape[-2]
     seen: ndarray = np.tri(n_queries, n_keys, 0 if is_causal else n_keys, bool)  # (T, S)
+    if window_size is not None:
+        seen &= ~np.tri(n_queries, n_keys, -window_size, bool)
     if isinstance(attn_mask, ndarray) and attn_mask.dtype == bool:
         seen = seen & attn_mask  # (..., T, S)
     n_pairs = math.prod(lead) * n_queries * n_keys * np.count_nonzero(seen) / seen.size
