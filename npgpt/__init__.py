@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util as _util
+import os as _os
 import sys as _sys
 from pathlib import Path as _Path
 
@@ -24,6 +25,9 @@ def _refuse_namesake() -> None:
 
 
 _refuse_namesake()
+# OpenBLAS's idle threads look out for work for 2^26 cycles, some 30 ms, on the processors that our
+# kernels need. NumPy's copy reads this as it is loaded, so it has no effect where that came first.
+_os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 from npgpt.config import GPTConfig, TrainConfig  # noqa: E402
 from npgpt.errors import UserError  # noqa: E402
