@@ -405,6 +405,16 @@ def test_generation_leaves_the_model_as_it_was():
     assert autograd.is_grad_enabled()
 
 
+def test_sampling_options_without_sampling_are_noted(capsys):
+    model, ids = MODELS["gpt2"], tokens(1, 3)
+    model.generate(ids, max_new_tokens=2, top_p=0.9, top_k=None)
+    assert capsys.readouterr().err == "note: top_p has no effect without do_sample=True\n"
+    model.generate(ids, max_new_tokens=2, top_p=0.9, do_sample=True)
+    model.generate(ids, max_new_tokens=2, top_p=0.9, do_sample=True, temperature=0.0)
+    model.generate(ids, max_new_tokens=2)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_window_is_announced_once(capsys):
     model = MODELS["gpt2"]
     assert model.generate(tokens(1, 20), max_new_tokens=9).shape == (1, 29)

@@ -22,6 +22,7 @@ from npgpt.tokenizers.base import Tokenizer
 
 __all__ = ["Generated", "TextStreamer", "generate"]
 
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")  # options of it alone
 Prompts = ArrayLike | Sequence[ArrayLike]
 
 
@@ -125,6 +126,9 @@ def generate(
         raise UserError("a streamer cannot follow a beam search, where what is best may change")
     if streamer and len(search.prompts) * search.options.num_return_sequences > 1:
         raise UserError("a streamer follows one sequence, and these are several")
+    idle = [name for name in SAMPLING if options.get(name) is not None]
+    if idle and not search.options.do_sample and options.get("temperature") != 0:
+        print(f"note: {', '.join(idle)} has no effect without do_sample=True", file=sys.stderr)
     with no_grad(), evaluating(model):
         search.run(streamer)
     result = search.result()
