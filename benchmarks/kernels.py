@@ -1,8 +1,10 @@
 """Time each kernel, forward and backward, and PyTorch's eager op of the same shape.
 
 Both take turns in one process, on the same threads and in float32, so that whatever else the
-machine does slows both alike; compare the ratios, not the times. The share of bandwidth is that of
-a copy: the bytes that must be read and written, over the time, over what a copy reaches.
+machine does slows both alike; compare the ratios, not the times. A turn is a burst of forward and
+backward passes, one after the other as in training, and its median counts: a single call after a
+pause mostly times how the system wakes threads. The share of bandwidth is that of a copy: the bytes
+that must be read and written, over the time, over what a copy reaches.
 
     python benchmarks/kernels.py [--quick] [--kernel gelu ...] [--json FILE]
 """
@@ -40,6 +42,7 @@ nn = autograd.nn
 ROWS, WIDTH = 4096, 768
 CLASSES = 50257
 PAUSE = 0.02  # seconds: idle threads of the other side spin for a while
+BURST = 0.03  # seconds
 
 
 def some(*shape: int, seed: int = 0) -> ndarray:
@@ -57,13 +60,13 @@ class Case:
         ours: Callable,
         theirs: Callable,
         arrays: list[ndarray],
-        traffic: tuple[int, int],
+        traffic: tuple[float, float],
         unit: ndarray | None = None,
     ) -> None:
         self.ours, self.theirs, self.arrays = ours, theirs, arrays
         unit = arrays[0] if unit is None else unit
-        self.shape = " x ".join(map(str, unit.shape))
-        self.bytes = [n * unit.nbytes for n in traffic]
+        self.shape = "×".join(map(str, unit.shape))
+        self.bytes = [int(n * unit.nbytes) for n in traffic]
         self.leaves = [autograd.tensor(x, requires_grad=True) for x in arrays]  # own, so unwatched
         self.twins = [torch.tensor(x, requires_grad=True) for x in arrays]
         y = self.forward()
@@ -104,11 +107,11 @@ def cases() -> dict[str, Callable[[], Case]]:
         )  # fmt: skip
 
     def lookup() -> Case:
-        ids = np.random.default_rng(0).integers(0, 5000, (16, 256))
+        ids = np.random.default_rng(0).integers(0, CLASSES, (16, 256))
         torch_ids = torch.tensor(ids)
         return Case(
             lambda w: nn.embedding(ids, w), lambda w: F.embedding(torch_ids, w),
-            [some(5000, WIDTH)], (2, 2), some(16, 256, WIDTH),
+            [some(CLASSES, WIDTH)], (2, 1 + CLASSES / ids.size), some(16, 256, WIDTH),
         )  # fmt: skip
 
     def attention(dropout_p: float) -> Callable[[], Case]:
@@ -169,17 +172,31 @@ def optimizers() -> list[tuple[str, str, Callable, Callable, int]]:
 
 def timed(function: Callable, *args: Any) -> tuple[float, Any]:
     """Return the seconds that a call takes, and its result."""
-    time.sleep(PAUSE)
     start = time.perf_counter()
     result = function(*args)
     return time.perf_counter() - start, result
+
+
+def burst(*functions: Callable) -> list[float]:
+    """Return the median seconds of each function; each is given the result of the one before."""
+    time.sleep(PAUSE)
+    end = time.perf_counter() + BURST
+    calls: list[list[float]] = []
+    while len(calls) < 3 or time.perf_counter() < end:
+        seconds, result = timed(functions[0])
+        calls.append([seconds])
+        for function in functions[1:]:
+            seconds, result = timed(function, result)
+            calls[-1].append(seconds)
+        del result  # so that the next call finds its memory free
+    return np.median(calls, axis=0).tolist()
 
 
 def bandwidth() -> float:
     """Return the bytes a second that a copy on all threads reads and writes."""
     x = torch.zeros(2**25)
     y = torch.empty_like(x)
-    return 2 * 4 * x.numel() / min(timed(y.copy_, x)[0] for _ in range(5))
+    return 2 * 4 * x.numel() / min(burst(lambda: y.copy_(x))[0] for _ in range(3))
 
 
 def row(name: str, shape: str, ours: list, theirs: list, n_bytes: int, copy: float) -> dict:
@@ -193,13 +210,11 @@ def row(name: str, shape: str, ours: list, theirs: list, n_bytes: int, copy: flo
 def measure(name: str, case: Case, repetitions: int, copy: float) -> list[dict[str, Any]]:
     """Return a row for the forward pass and one for the rule."""
     rounds = []
-    for _ in range(repetitions + 2):
-        ours, y = timed(case.forward)
-        theirs, torch_y = timed(case.torch_forward)
-        ours_back, _ = timed(case.gradients, y)
-        theirs_back, _ = timed(case.torch_gradients, torch_y)
-        rounds.append((ours, theirs, ours_back, theirs_back))
-    f, tf, b, tb = map(list, zip(*rounds[2:], strict=True))
+    for _ in range(repetitions + 1):
+        ours = burst(case.forward, case.gradients)
+        theirs = burst(case.torch_forward, case.torch_gradients)
+        rounds.append((*ours, *theirs))
+    f, b, tf, tb = map(list, zip(*rounds[1:], strict=True))
     return [
         row(name, case.shape, f, tf, case.bytes[0], copy),
         row(f"{name} vjp", case.shape, b, tb, case.bytes[1], copy),
@@ -240,7 +255,7 @@ def main() -> None:
             rows += measure(name, make(), repetitions, copy)
     for name, shape, ours, theirs, n_bytes in optimizers():
         if chosen(name):
-            rounds = [(timed(ours)[0], timed(theirs)[0]) for _ in range(repetitions + 2)][2:]
+            rounds = [(*burst(ours), *burst(theirs)) for _ in range(repetitions + 1)][1:]
             rows.append(row(name, shape, *map(list, zip(*rounds, strict=True)), n_bytes, copy))
 
     console = Console()

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -193,9 +194,9 @@ def test_rows_are_looked_up(dtype):
     for ids in (np.array([[0, -1], [5, -6]]), np.array(3, np.uint8), np.zeros((0, 2), int)):
         for layout in (table, np.asfortranarray(table)):
             np.testing.assert_array_equal(nn.embedding(ids, layout), table[ids])
-    for outside in (6, -7):
+    for outside in ([6], [-7], [0, 2**63 - 1]):
         with pytest.raises(IndexError, match="out of bounds"):
-            nn.embedding(np.array([outside]), table)
+            nn.embedding(np.array(outside), table)
 
 
 @DTYPE
@@ -410,6 +411,27 @@ def test_vector_math(name, dtype):
     assert np.isnan(x[0])
 
 
+@DTYPE
+def test_floats_in_the_order_of_integers(dtype):
+    from autograd.kernels import jit
+    from autograd.kernels.vector import disordered, ordered
+
+    @jit.inline(jit.EXACT)
+    def loop(x, integers, back):
+        for i in range(x.size):
+            integers[i] = ordered(x[i])
+            back[i] = disordered(integers[i])
+
+    random = np.random.default_rng(0)
+    x = random.standard_normal(50) * 10.0 ** random.integers(-45, 38, 50)
+    x = np.unique(np.concatenate([-x, x, [1e-320, np.inf, -np.inf]])).astype(dtype)
+    x = np.concatenate([x[x < 0], [-0.0, 0.0], x[x > 0], [np.nan]]).astype(dtype)
+    integers, back = np.empty(x.size, f"i{x.itemsize}"), np.empty_like(x)
+    loop(x, integers, back)
+    assert (integers[1:] >= integers[:-1]).all() and (np.diff(x)[np.diff(integers) == 0] == 0).all()
+    assert back.tobytes() == x.tobytes()
+
+
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-4), (np.float64, 1e-10)])
 def test_training_follows_the_same_curve(dtype, rtol):
     """The same mathematics: 100 updates of a small GPT, with dropout."""
@@ -507,6 +529,50 @@ def test_kernels_can_be_stepped_through():
     )
     result = python(code, NUMBA_DISABLE_JIT="1")
     assert result.stdout == "function\n" and result.returncode == 0, result.stderr
+
+
+def test_no_folder_for_the_cache(tmp_path):
+    """A note says so once, and every process compiles for itself."""
+    package = tmp_path / "autograd"
+    shutil.copytree(
+        Path(autograd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (package / "kernels" / "__pycache__").write_text("not a folder")
+    nowhere = dict(HOME=os.devnull, XDG_CACHE_HOME=os.devnull, PYTHONPATH=str(tmp_path))
+    result = python(GELU + "print(autograd.nn.softmax(np.zeros(2)).tolist())", **nowhere)
+    assert result.stdout == "[0.5, 0.5]\n[0.5, 0.5]\n" and result.returncode == 0, result.stderr
+    assert result.stderr.count("compiling kernels, for this process alone") == 1
+    assert "NUMBA_CACHE_DIR" in result.stderr
+
+
+def test_an_error_in_a_helper_reaches_the_caller(monkeypatch):
+    """Also an interruption; the other threads are waited for, and work goes on after it."""
+    from autograd.kernels import jit
+
+    monkeypatch.setattr(jit, "n_threads", lambda: 3)
+    caller, both = threading.current_thread(), threading.Barrier(2, timeout=60)
+    seen = []
+
+    def fail_in(helper, error):
+        def task(part):
+            if part < 2:
+                both.wait()  # one part in the caller, one in a helper
+            mine = (threading.current_thread() is not caller) == helper
+            if part < 2 and mine:
+                raise error
+            seen.append(part)
+
+        return task
+
+    for helper, error in [(True, ValueError), (False, KeyboardInterrupt), (True, MemoryError)]:
+        jit._queue.cache_clear()
+        with pytest.raises(error):
+            jit.share(fail_in(helper, error), range(20), 10**6)
+        assert len(seen) >= 1
+        seen.clear()
+        jit.share(seen.append, range(20), 10**6)
+        assert sorted(seen) == list(range(20))
+        seen.clear()
 
 
 def test_a_child_process_has_threads_of_its_own(monkeypatch):

@@ -10,11 +10,17 @@ import math
 import os
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import carray, types
-from numba.core.cgutils import get_or_insert_function
-from numba.extending import intrinsic
+from numba import carray
 
+from autograd.kernels.intrinsics import (
+    bytes_,
+    counts,
+    draw,
+    floats,
+    prefetch,
+    read,
+    yield_processor,
+)
 from autograd.kernels.jit import (
     EXACT,
     SUMS,
@@ -47,76 +53,20 @@ _INTEGERS = (
 INSTRUCTION = np.dtype([(name, np.int64) for name in _INTEGERS] + [("real", np.float64)])
 
 
-# ---- what Numba does not have: pointers from addresses, numbers that threads share, a look ahead
-
-
-def _pointer_to(kind):
-    @intrinsic
-    def pointer(context, address):
-        def build(context, builder, signature, args):
-            return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(kind)(types.int64), build
-
-    return pointer
-
-
-_floats, _bytes, _counts = map(_pointer_to, (types.float32, types.int8, types.int64))
-
-
-@intrinsic
-def _draw(context, counter):
-    """Add 1 to the number at a pointer, at once for all threads; return it as it was."""
-
-    def build(context, builder, signature, args):
-        one = context.get_constant(types.int64, 1)
-        return builder.atomic_rmw("add", args[0], one, "seq_cst")
-
-    return types.int64(types.CPointer(types.int64)), build
-
-
-@intrinsic
-def _read(context, counter):
-    """Read the number at a pointer from memory, with all that was written before it."""
-
-    def build(context, builder, signature, args):
-        return builder.load_atomic(args[0], "seq_cst", 8)
-
-    return types.int64(types.CPointer(types.int64)), build
-
-
-@intrinsic
-def _prefetch(context, address):
-    """Ask for the cache line at an address, which need not exist."""
-
-    def build(context, builder, signature, args):
-        line = builder.inttoptr(args[0], ir.PointerType(ir.IntType(8)))
-        flag = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [line.type, flag, flag, flag])
-        ask = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(ask, [line, flag(0), flag(3), flag(1)])  # to read; into all caches; data
-        return context.get_dummy_value()
-
-    return types.void(types.int64), build
-
-
-_yield = types.ExternalFunction("sched_yield", types.int32())
-
-
 # ---- instructions: each function computes one part, for the n rows of x
 
 
 @inline(EXACT)
 def _norm(i, n, b):
     """Layer norm of row b."""
-    x, out = carray(_floats(i.x), (n, i.n_in))[b], carray(_floats(i.out), (n, i.n_in))[b]
-    weight = carray(_floats(i.weight), (i.n_in,))
+    x, out = carray(floats(i.x), (n, i.n_in))[b], carray(floats(i.out), (n, i.n_in))[b]
+    weight = carray(floats(i.weight), (i.n_in,))
     m = np.float32(sum_of(x) / x.size)
     s = np.float32(1 / math.sqrt(squares(x, m) / x.size + i.real))  # real: eps
     for j in range(x.size):
         out[j] = (x[j] - m) * s * weight[j]
     if i.bias:
-        _add_row(np.float32(1), carray(_floats(i.bias), (i.n_in,)), out)
+        _add_row(np.float32(1), carray(floats(i.bias), (i.n_in,)), out)
 
 
 @inline(EXACT)
@@ -139,8 +89,8 @@ def _add_rows(x, w, out):
 @inline(EXACT)
 def _product(i, n, slab):
     """One slab's part of x @ weight, (slabs, n, n_out), with the weights in the order of memory."""
-    x, w = carray(_floats(i.x), (n, i.n_in)), carray(_floats(i.weight), (i.n_in, i.n_out))
-    out = carray(_floats(i.out), (i.parts, n, i.n_out))[slab]
+    x, w = carray(floats(i.x), (n, i.n_in)), carray(floats(i.weight), (i.n_in, i.n_out))
+    out = carray(floats(i.out), (i.parts, n, i.n_out))[slab]
     out[:] = 0
     r, stop = i.n_in * slab // i.parts, i.n_in * (slab + 1) // i.parts
     while r + 8 <= stop:
@@ -156,8 +106,8 @@ def _product(i, n, slab):
 @inline(EXACT)
 def _rows(i, n, part):
     """Compute a part of x @ weight.T, (n, n_out)."""
-    x, w = carray(_floats(i.x), (n, i.n_in)), carray(_floats(i.weight), (i.n_out, i.n_in))
-    out = carray(_floats(i.out), (n, i.n_out))
+    x, w = carray(floats(i.x), (n, i.n_in)), carray(floats(i.weight), (i.n_out, i.n_in))
+    out = carray(floats(i.out), (n, i.n_out))
     for r in range(i.n_out * part // i.parts, i.n_out * (part + 1) // i.parts):
         for b in range(n):
             out[b, r] = block_dot(x[b], w[r])
@@ -174,11 +124,11 @@ def _dot_int8(x, w):
 @inline(EXACT)
 def _rows_int8(i, n, part):
     """Compute a part of x @ weight.T * scale, (n, n_out), for a weight of int8."""
-    x, w = carray(_floats(i.x), (n, i.n_in)), carray(_bytes(i.weight), (i.n_out, i.n_in))
-    out, scale = carray(_floats(i.out), (n, i.n_out)), carray(_floats(i.scale), (i.n_out,))
+    x, w = carray(floats(i.x), (n, i.n_in)), carray(bytes_(i.weight), (i.n_out, i.n_in))
+    out, scale = carray(floats(i.out), (n, i.n_out)), carray(floats(i.scale), (i.n_out,))
     for r in range(i.n_out * part // i.parts, i.n_out * (part + 1) // i.parts):
         for line in range((r + AHEAD) * i.n_in, (r + AHEAD + 1) * i.n_in, 64):
-            _prefetch(i.weight + line)
+            prefetch(i.weight + line)
         for b in range(n):
             out[b, r] = _dot_int8(x[b], w[r]) * scale[r]
 
@@ -186,16 +136,16 @@ def _rows_int8(i, n, part):
 @inline(EXACT)
 def _add(i, n, b):
     """Row b of activation(sum of the slabs + bias) + residual, (n, n_out)."""
-    slabs = carray(_floats(i.x), (i.slabs, n, i.n_out))
-    out = carray(_floats(i.out), (n, i.n_out))[b]
+    slabs = carray(floats(i.x), (i.slabs, n, i.n_out))
+    out = carray(floats(i.out), (n, i.n_out))[b]
     total = slabs[0, b]
     for slab in range(1, i.slabs):
         _add_row(np.float32(1), slabs[slab, b], total)
     if i.bias:
-        _add_row(np.float32(1), carray(_floats(i.bias), (i.n_out,)), total)
+        _add_row(np.float32(1), carray(floats(i.bias), (i.n_out,)), total)
     _activate(i.activation, total)
     if i.residual:
-        _add_row(np.float32(1), carray(_floats(i.residual), (n, i.n_out))[b], total)
+        _add_row(np.float32(1), carray(floats(i.residual), (n, i.n_out))[b], total)
     for j in range(i.n_out):
         out[j] = total[j]
 
@@ -227,11 +177,11 @@ def _attend(i, n, part, length, mask):
     b, h = divmod(part, i.heads)
     width = i.n_out
     depth = width // i.heads
-    heads = carray(_floats(i.x), (n, 3, i.heads, depth))
+    heads = carray(floats(i.x), (n, 3, i.heads, depth))
     query, key, value = heads[b, 0, h], heads[b, 1, h], heads[b, 2, h]
     shape = (n * i.heads, i.capacity, depth)
-    keys, values = carray(_floats(i.keys), shape)[part], carray(_floats(i.values), shape)[part]
-    out = carray(_floats(i.out), (n, i.heads, depth))[b, h]
+    keys, values = carray(floats(i.keys), shape)[part], carray(floats(i.values), shape)[part]
+    out = carray(floats(i.out), (n, i.heads, depth))[b, h]
     for j in range(depth):
         keys[length, j], values[length, j], out[j] = key[j], value[j], 0
     first = max(0, length + 1 - i.window)
@@ -257,19 +207,19 @@ def _attend(i, n, part, length, mask):
 def _await(counter, least):
     """Wait, awake; after a while let others have the processor, since one may be who is missing."""
     spins = 0
-    while _read(counter) < least:
+    while read(counter) < least:
         spins += 1
         if spins > PATIENCE:
-            _yield()
+            yield_processor()
 
 
 @jit(EXACT)
 def _run(program, n, length, mask, counters):
     """Do parts of the program, with as many other threads as do the same, until all are done."""
-    drawn, done = _counts(counters), _counts(counters + 64)  # a cache line each
+    drawn, done = counts(counters), counts(counters + 64)  # a cache line each
     k = 0
     while True:
-        ticket = _draw(drawn)
+        ticket = draw(drawn)
         while k < program.size and ticket >= program[k].first + program[k].parts:
             k += 1
         if k == program.size:
@@ -289,7 +239,7 @@ def _run(program, n, length, mask, counters):
             _add(i, n, part)
         else:
             _attend(i, n, part, length, mask)
-        _draw(done)
+        draw(done)
     last = program[program.size - 1]
     _await(done, last.first + last.parts)
 

@@ -11,15 +11,18 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 import numba
 import numpy as np
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, NullCache
 from numpy import ndarray
+
+from autograd.kernels.intrinsics import yield_processor
 
 # ---- compiling
 
@@ -43,8 +46,8 @@ def jit(flags: set[str]) -> Callable:
         if not settings.DISABLE_JIT:
             try:
                 compiled._cache = _Cache(function)
-            except RuntimeError:  # no folder can be written to: every process compiles for itself
-                pass
+            except RuntimeError:  # no folder can be written to
+                compiled._cache = _NoCache()
         return compiled
 
     return compile
@@ -71,8 +74,15 @@ class _Cache(FunctionCache):
         """Look a kernel up; a miss is followed by its compilation."""
         found = super().load_overload(sig, target_context)
         if found is None:
-            _announce(self.cache_path)
+            _announce(f"once, into {self.cache_path}")
         return found
+
+
+class _NoCache(NullCache):
+    """Every process compiles for itself, and says what could be done about it."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> None:
+        _announce("for this process alone: name a folder that can be written by NUMBA_CACHE_DIR")
 
 
 @cache
@@ -84,8 +94,8 @@ def _sources() -> str:
 
 
 @cache  # says it once
-def _announce(folder: str) -> None:
-    print(f"autograd: compiling kernels, once, into {folder}", file=sys.stderr)
+def _announce(how: str) -> None:
+    print(f"autograd: compiling kernels, {how}", file=sys.stderr)
 
 
 # ---- sharing out
@@ -94,8 +104,11 @@ SMALL = 2**15  # elements: for fewer, waking a thread costs more than it saves
 
 
 def n_threads() -> int:
-    """Return how many threads kernels use: ``NUMBA_NUM_THREADS``, or one a core."""
-    return settings.NUMBA_NUM_THREADS
+    """Return how many threads kernels use: ``NUMBA_NUM_THREADS``, or one a core.
+
+    A debugger that steps through uncompiled kernels has only one to follow.
+    """
+    return 1 if settings.DISABLE_JIT else settings.NUMBA_NUM_THREADS
 
 
 def split(task: Callable[[slice], Any], n_rows: int, size: int) -> None:
@@ -122,13 +135,77 @@ def share(task: Callable[[Any], Any], parts: Sequence, size: int) -> None:
         for part in queue:
             task(part)
 
-    futures = [_pool().submit(work) for _ in range(helpers)]
+    jobs = [_Job(work) for _ in range(helpers)]
+    for job in jobs:
+        _queue().put(job)
     try:
         work()
     finally:
-        for future in futures:
-            if not future.cancel():
-                future.result()
+        for error in [job.join() for job in jobs]:
+            if error:
+                raise error
+
+
+class _Job:
+    """What one helper does in a call. A Future would add a tenth to the time of a small kernel."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+        self.begun, self.done = Lock(), Lock()  # locked since it began; locked until it is done
+        self.done.acquire()
+        self.ready = np.zeros(1, bool)
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Work, unless the caller was done before."""
+        if self.begun.acquire(blocking=False):
+            try:
+                self.work()
+            except BaseException as error:
+                self.error = error
+            finally:
+                self.ready[0] = True
+                self.done.release()
+
+    def join(self) -> BaseException | None:
+        """Wait for a helper that has begun; return what it failed with."""
+        if not self.begun.acquire(blocking=False):
+            if hasattr(os, "sched_yield"):
+                _look(self.ready)
+            self.done.acquire()
+        return self.error
+
+
+LOOKS = 200  # of less than a microsecond each; a thread that sleeps takes 50 to come back
+
+
+@jit(EXACT)
+def _look(ready):
+    """Wait for a while, awake and without Python's lock, for another thread to be ready."""
+    for _ in range(LOOKS):
+        yield_processor()
+        if ready[0]:
+            break
+    for _ in range(3):  # it holds Python's lock for a moment more
+        yield_processor()
+
+
+@cache
+def _queue() -> SimpleQueue[_Job]:
+    """Return where helpers wait for jobs."""
+    queue: SimpleQueue[_Job] = SimpleQueue()
+
+    def help() -> None:
+        while True:
+            queue.get().run()
+
+    for i in range(n_threads() - 1):
+        Thread(target=help, name=f"autograd-kernels-{i + 1}", daemon=True).start()
+    return queue
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _queue.cache_clear())  # threads do not survive
 
 
 def slices(n: int, count: int) -> list[slice]:
@@ -136,15 +213,6 @@ def slices(n: int, count: int) -> list[slice]:
     count = max(1, min(n, count))
     ends = [n * i // count for i in range(count + 1)]
     return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, n_threads() - 1), "autograd-kernels")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _pool.cache_clear())  # threads do not survive a fork
 
 
 # ---- what kernels take

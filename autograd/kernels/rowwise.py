@@ -19,20 +19,21 @@ from autograd.kernels.jit import (
     split,
     takes,
 )
-from autograd.kernels.vector import exp
+from autograd.kernels.vector import disordered, exp, ordered
 
 BLOCK = 1024  # terms that are summed in the row's own precision, in parallel lanes
 
 # ---- what several of them need
 
 
-@inline(SUMS)
+@inline(EXACT)
 def largest(row):
     """Return the maximum, of none -inf. NaN may or may not win; it comes through exp() anyhow."""
-    top = row.dtype.type(-np.inf)
+    top = ordered(row.dtype.type(-np.inf))
     for i in range(row.size):
-        top = row[i] if row[i] > top else top
-    return top
+        k = ordered(row[i])
+        top = k if k > top else top
+    return disordered(top)
 
 
 @inline(SUMS)
@@ -238,9 +239,9 @@ def _layer_norm_vjp(g, x, weight, mean, rstd, g_x, g_weight, g_bias):
         a, b = projections(g_row, weight, row, m, s)
         a, b = real(a / n), real(b / n)
         for i in range(n):
-            g_out[i] = (g_row[i] * weight[i] - a - (row[i] - m) * s * b) * s
-        for i in range(n):
-            g_weight[i] += g_row[i] * ((row[i] - m) * s)
+            z = (row[i] - m) * s
+            g_out[i] = (g_row[i] * weight[i] - a - z * b) * s
+            g_weight[i] += g_row[i] * z
             g_bias[i] += g_row[i]
 
 
@@ -265,9 +266,9 @@ def _rms_norm_vjp(g, x, weight, rstd, g_x, g_weight):
         _, b = projections(g_row, weight, row, real(0), s)
         b = real(b / n)
         for i in range(n):
-            g_out[i] = (g_row[i] * weight[i] - row[i] * s * b) * s
-        for i in range(n):
-            g_weight[i] += g_row[i] * (row[i] * s)
+            z = row[i] * s
+            g_out[i] = (g_row[i] * weight[i] - z * b) * s
+            g_weight[i] += g_row[i] * z
 
 
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):

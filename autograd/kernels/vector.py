@@ -27,14 +27,14 @@ F4, F8, I4, I8 = np.float32, np.float64, np.int32, np.int64
 
 
 def by_precision(single, double):
-    """Return a function that is `single` of a float32 and `double` of a float64."""
+    """Return a function that is `single` of a number of 32 bits and `double` of one of 64."""
 
     def function(x):
-        return single(x) if x.dtype == np.float32 else double(x)
+        return single(x) if x.itemsize == 4 else double(x)
 
     @overload(function, jit_options=OVERLOADS)
     def _(x):
-        chosen = single if str(x) == "float32" else double
+        chosen = single if x.bitwidth == 32 else double
         return lambda x: chosen(x)
 
     return function
@@ -124,3 +124,41 @@ def _erf64(x):
 
 
 erf = by_precision(_erf32, _erf64)
+
+
+# Integers are compared in parallel lanes where floats, for the sake of NaN, are not. The bits of a
+# float, those of a negative one turned over but for its sign, are an integer of the same order.
+
+
+@inline(EXACT)
+def _turned32(k):
+    return I4(k ^ I4(I4(k >> I4(31)) & I4(0x7FFFFFFF)))
+
+
+@inline(EXACT)
+def _turned64(k):
+    return I8(k ^ I8(I8(k >> I8(63)) & I8(0x7FFFFFFFFFFFFFFF)))
+
+
+@inline(EXACT)
+def _ordered32(x):
+    return _turned32(F4(x).view(I4))
+
+
+@inline(EXACT)
+def _ordered64(x):
+    return _turned64(F8(x).view(I8))
+
+
+@inline(EXACT)
+def _disordered32(k):
+    return I4(_turned32(k)).view(F4)
+
+
+@inline(EXACT)
+def _disordered64(k):
+    return I8(_turned64(k)).view(F8)
+
+
+ordered = by_precision(_ordered32, _ordered64)
+disordered = by_precision(_disordered32, _disordered64)  # the float that became this integer
