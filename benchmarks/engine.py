@@ -12,7 +12,6 @@ and a second process runs it, with the same interpreter and the same NumPy.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -32,9 +31,8 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 from rich import box
-from rich.console import Console
 from rich.table import Table
-from timing import environment, new_file, ratios, shown, write_rows
+from timing import environment, options, ratios, report, shown
 
 import autograd  # ours; in the process that Hips starts, HIPS's
 
@@ -315,9 +313,9 @@ def long_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time ops here, in PyTorch and HIPS autograd.")
-    parser.add_argument("--quick", action="store_true", help="few repetitions, installing nothing")
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows there")
+    parser = options(
+        "Time ops here, in PyTorch and HIPS autograd.", "few repetitions, installing nothing"
+    )
     parser.add_argument("--no-hips", action="store_true", help="leave HIPS autograd out")
     parser.add_argument(
         "--hips-env", type=Path, metavar="DIR",
@@ -342,16 +340,8 @@ def main() -> None:
         print(f"measuring a chain of {n_nodes:,} nodes", file=sys.stderr)
         long_rows.append(measure_long(n_nodes, long_rounds))
 
-    console = Console()
-    console.print(table(rows))
-    console.print(long_table(long_rows))
-    console.print(
-        f"Below 1 is faster; {environment()}, HIPS autograd: {note}; "
-        "absolute times mean little on a shared machine",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if args.json:
-        write_rows([*rows, *long_rows], args.json)
+    note = f"Below 1 is faster; HIPS autograd: {note}; {environment()}"
+    report([table(rows), long_table(long_rows)], note, rows + long_rows, args.json)
 
 
 if __name__ == "__main__":

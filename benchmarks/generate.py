@@ -11,8 +11,6 @@ seconds from the start of the command `npgpt generate` to its first token.
 
 from __future__ import annotations
 
-import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,11 +23,12 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 from rich import box
-from rich.console import Console
 from rich.table import Table
-from timing import environment, new_file, ratios, shown, write_rows
+from timing import environment, options, ratios, report, shown
 
 from autograd.kernels.jit import SUMS, jit, n_threads, share
+from autograd.machine import usable_cpus
+from autograd.ops.linalg import product
 from npgpt import GPT, GPTConfig, generate
 from npgpt.memory import keep_freed_memory
 from npgpt.quantize import quantize
@@ -112,11 +111,10 @@ def multiplying(model: GPT, n: int) -> Callable[[], float]:
     """Return a function that measures the matrix products of the layers, for n tokens."""
     weights = [w for name, w in model.state_dict().items() if ".c_" in name and w.ndim == 2]
     inputs = {w.shape[0]: np.ones((n, w.shape[0]), np.float32) for w in weights}
-    outputs = {w.shape[1]: np.ones((n, w.shape[1]), np.float32) for w in weights}
 
     def multiply() -> None:
         for w in weights:
-            np.matmul(inputs[w.shape[0]], w, out=outputs[w.shape[1]])
+            product(inputs[w.shape[0]], w)
 
     return lambda: timed(multiply)
 
@@ -237,17 +235,14 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time generation here and in transformers.")
-    parser.add_argument("--quick", action="store_true", help="few repetitions")
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows there")
+    parser = options("Time generation here and in transformers.")
     names = [*(case.name for case in CASES), STARTS]
     parser.add_argument("--case", nargs="+", choices=names, default=names, help="only these")
     args = parser.parse_args()
 
     keep_freed_memory()  # as npgpt generate does; PyTorch gains from it as well
-    affinity = getattr(os, "sched_getaffinity", None)
-    torch.set_num_threads(len(affinity(0)) if affinity else os.cpu_count() or 1)
-    rows = []
+    torch.set_num_threads(usable_cpus())
+    rows, tables = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = GPT(GPTConfig()).eval()
@@ -262,25 +257,21 @@ def main() -> None:
                 repetitions = case.quick_repetitions if args.quick else case.repetitions
                 floor = read if case.new_tokens > 1 else multiplying(model, case.prompt)
                 rows.append(measure(case, runs, floor, repetitions))
-        console = Console()
         if rows:
-            console.print(table(rows))
+            tables.append(table(rows))
         if STARTS in args.case:
             print("measuring starts", file=sys.stderr)
             starts = measure_starts(folder, 2 if args.quick else 5)
-            console.print("seconds from the start of the command to its first token:")
-            for row in starts:
-                console.print(f"  {row['what']:20} {row['seconds']:.2f}", highlight=False)
+            tables.append("seconds from the start of the command to its first token:")
+            tables += [f"  {row['what']:20} {row['seconds']:.2f}" for row in starts]
             rows += starts
-    console.print(
+    note = (
         "first: the prompt, to the first token; step: each token after it; hf: transformers, and "
         "ours/hf of the whole text: below 1 is faster; floor: of a step, to read as many bytes as "
-        "the weights have, and of a prompt, its matrix products in NumPy; "
-        f"{environment()}; absolute times mean little on a shared machine",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if args.json:
-        write_rows(rows, args.json)
+        "the weights have, and of a prompt, its matrix products; "
+        f"{environment()}"
+    )
+    report(tables, note, rows, args.json)
 
 
 if __name__ == "__main__":

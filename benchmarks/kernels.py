@@ -11,7 +11,6 @@ that must be read and written, over the time, over what a copy reaches.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -21,9 +20,8 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 from rich import box
-from rich.console import Console
 from rich.table import Table
-from timing import environment, new_file, ratios, shown, write_rows
+from timing import environment, options, ratios, report, shown
 
 import autograd
 from autograd.kernels import kernels_enabled
@@ -65,7 +63,7 @@ class Case:
     ) -> None:
         self.ours, self.theirs, self.arrays = ours, theirs, arrays
         unit = arrays[0] if unit is None else unit
-        self.shape = "×".join(map(str, unit.shape))
+        self.shape = "x".join(map(str, unit.shape))
         self.bytes = [int(n * unit.nbytes) for n in traffic]
         self.leaves = [autograd.tensor(x, requires_grad=True) for x in arrays]  # own, so unwatched
         self.twins = [torch.tensor(x, requires_grad=True) for x in arrays]
@@ -234,9 +232,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time each kernel, here and in PyTorch.")
-    parser.add_argument("--quick", action="store_true", help="few repetitions")
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows there")
+    parser = options("Time each kernel, here and in PyTorch.")
     parser.add_argument("--kernel", nargs="+", metavar="NAME", help="only those that begin so")
     args = parser.parse_args()
 
@@ -258,15 +254,8 @@ def main() -> None:
             rounds = [(*burst(ours), *burst(theirs)) for _ in range(repetitions + 1)][1:]
             rows.append(row(name, shape, *map(list, zip(*rounds, strict=True)), n_bytes, copy))
 
-    console = Console()
-    console.print(table(rows))
-    console.print(
-        f"Kernels {'on' if kernels_enabled() else 'off'}; below 1 is faster; {environment()}; "
-        "absolute times mean little on a shared machine",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if args.json:
-        write_rows(rows, args.json)
+    note = f"Kernels {'on' if kernels_enabled() else 'off'}; below 1 is faster; {environment()}"
+    report([table(rows)], note, rows, args.json)
 
 
 if __name__ == "__main__":

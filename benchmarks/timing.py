@@ -1,4 +1,4 @@
-"""What the benchmarks share: ratios with their spread, the versions, and rows in a file."""
+"""What the benchmarks share: options, ratios with their spread, versions, tables and files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+
+
+def options(description: str, quick: str = "few repetitions") -> argparse.ArgumentParser:
+    """Return a parser with the options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows there")
+    return parser
+
+
+def report(tables: Sequence[Any], note: str, rows: list[dict[str, Any]], path: Path | None) -> None:
+    """Print tables and what there is to say about them; write the rows if a file is named."""
+    console = Console()
+    for table in tables:
+        console.print(table, highlight=False)
+    console.print(note, highlight=False, soft_wrap=True)
+    if path:
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
@@ -37,7 +58,7 @@ def environment() -> str:
             for pool in threadpool_info()
             if pool["user_api"] == "blas"
         )
-    return f"{text}, torch {torch.__version__}"
+    return f"{text}, torch {torch.__version__}; absolute times mean little on a shared machine"
 
 
 def new_file(text: str) -> Path:
@@ -46,9 +67,3 @@ def new_file(text: str) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{path}: give a file, in a folder that exists")
     return path
-
-
-def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

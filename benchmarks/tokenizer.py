@@ -10,7 +10,6 @@ each encodes the text: tiktoken runs ours.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import os
 import sys
@@ -22,9 +21,8 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
-from timing import new_file, ratios, shown, write_rows
+from timing import options, ratios, report, shown
 
 from npgpt.data import read_text
 from npgpt.errors import UserError
@@ -143,9 +141,7 @@ def table(row: dict[str, Any]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the training of a tokenizer.")
-    parser.add_argument("--quick", action="store_true", help="1 MB, once")
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows there")
+    parser = options("Time the training of a tokenizer.", "1 MB, once")
     parser.add_argument("--data", nargs="+", help="texts; if not given, Python's library")
     parser.add_argument("--megabytes", type=float, default=10, help="how much of the text")
     parser.add_argument("--vocab_size", type=int, default=8192)
@@ -160,18 +156,12 @@ def main() -> None:
     name = "data" if args.data else "library"
     row = measure(name, text, args.vocab_size, 1 if args.quick else 3)
 
-    console = Console()
-    console.print(table(row))
     versions = ", ".join(
         f"{package} {importlib.metadata.version(package)}"
         for package in ("tokenizers", "tiktoken", "regex")
     )
-    console.print(
-        f"Below 1 is faster; threads: ours 1, theirs up to {os.cpu_count()}; {versions}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if args.json:
-        write_rows([row], args.json)
+    note = f"Below 1 is faster; threads: ours 1, theirs up to {os.cpu_count()}; {versions}"
+    report([table(row)], note, [row], args.json)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ that whatever else the machine does slows all three alike; compare the ratios, n
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 from rich import box
-from rich.console import Console
 from rich.table import Table
-from timing import environment, new_file, ratios, shown, write_rows
+from timing import environment, options, ratios, report, shown
 
+from autograd.machine import usable_cpus
+from autograd.ops.linalg import product
 from npgpt import GPT, GPTConfig
 from npgpt.memory import keep_freed_memory
 from npgpt.nn import dropout_from
@@ -206,8 +205,8 @@ def matrix_products(shape: Shape) -> list[tuple[ndarray, ndarray, ndarray]]:
 def floor(shape: Shape, n_parameters: int) -> Callable[[], float]:
     """Return a function that measures the least seconds of a step.
 
-    These are the matrix products through NumPy, and AdamW's traffic at the speed of a copy: it
-    reads the parameter, its gradient and both means, and writes all but the gradient.
+    These are its matrix products, shared out as in the step, and AdamW's traffic at the speed of a
+    copy: it reads the parameter, its gradient and both means, and writes all but the gradient.
     """
     products = matrix_products(shape)
     source, target = np.ones(2**24, np.float32), np.zeros(2**24, np.float32)  # 64 MB each
@@ -215,7 +214,7 @@ def floor(shape: Shape, n_parameters: int) -> Callable[[], float]:
 
     def multiply() -> None:
         for a, b, out in products:
-            np.matmul(a, b, out=out)
+            product(a, b) if a.ndim == 2 else np.matmul(a, b, out=out)
 
     return lambda: timed(multiply)[0] + copies * timed(lambda: np.copyto(target, source))[0]
 
@@ -288,15 +287,14 @@ def table(shapes: list[Shape], rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time a training step here and in PyTorch.")
-    parser.add_argument("--quick", action="store_true", help="few repetitions, shapes a and b only")
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="also write the rows there")
+    parser = options(
+        "Time a training step here and in PyTorch.", "few repetitions, shapes a and b only"
+    )
     parser.add_argument("--shape", nargs="+", choices=[s.name for s in SHAPES], help="only these")
     args = parser.parse_args()
 
     keep_freed_memory()  # as npgpt train does; PyTorch gains from it as well
-    affinity = getattr(os, "sched_getaffinity", None)
-    torch.set_num_threads(len(affinity(0)) if affinity else os.cpu_count() or 1)
+    torch.set_num_threads(usable_cpus())
 
     names = args.shape or ("ab" if args.quick else "abc")
     shapes = [s for s in SHAPES if s.name in names]
@@ -305,14 +303,7 @@ def main() -> None:
         print(f"measuring shape {shape.name}", file=sys.stderr)
         rows.append(measure(shape, shape.quick_repetitions if args.quick else shape.repetitions))
 
-    console = Console()
-    console.print(table(shapes, rows))
-    console.print(
-        f"Below 1 is faster; {environment()}; absolute times mean little on a shared machine",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if args.json:
-        write_rows(rows, args.json)
+    report([table(shapes, rows)], f"Below 1 is faster; {environment()}", rows, args.json)
 
 
 if __name__ == "__main__":

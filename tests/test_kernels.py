@@ -220,6 +220,65 @@ def test_scattered_rows_add_up(dtype, monkeypatch):
 
 
 @DTYPE
+@pytest.mark.parametrize("shape", [(300, 70, 40), (40, 70, 301), (1, 70, 3), (2, 0, 5), (5, 3, 1)])
+def test_products_are_shared_out(shape, dtype, monkeypatch):
+    """By rows or by columns; the parts are as many as BLAS has threads, whoever takes them."""
+    from autograd.kernels import blas, jit
+    from autograd.kernels.product import product
+
+    monkeypatch.setattr(blas, "n_threads", lambda: 3)
+    need(blas.library(), "NumPy with its own OpenBLAS")
+    n, k, m = shape
+    random = np.random.default_rng(0)
+    x, y, bias = (random.standard_normal(s).astype(dtype) for s in [(n, k), (k, m), (m,)])
+    exact = x.astype(float) @ y + bias
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(jit, "n_threads", lambda threads=threads: threads)
+        jit._queue.cache_clear()
+        found += [product(x, y, bias), product(np.asfortranarray(x), np.asfortranarray(y), bias)]
+    for out in found:
+        rounding = 10 * np.finfo(dtype).eps * (np.abs(x) @ np.abs(y) + np.abs(bias))
+        assert out.dtype == dtype and (np.abs(out - exact) <= rounding).all()
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[0], found[4])
+    np.testing.assert_array_equal(product(x, y) + bias, found[0])
+    assert np.isnan(product(x * np.nan, y)).all() or not k
+    assert product(x, y[1:]) is NotImplemented or not k  # NumPy's function says what is wrong
+    assert product(x, y.astype(np.float16)) is NotImplemented
+
+
+def test_a_large_product_and_its_gradients(monkeypatch):
+    """A batch, and a matrix: as one product, with kernels as without."""
+    from autograd.kernels import blas
+
+    need(blas.library(), "NumPy with its own OpenBLAS")
+    monkeypatch.setattr(blas, "n_threads", lambda: 2)
+    x, w = (
+        values(np.float64, columns=2 * 150 * 130).reshape(6, -1, 130),
+        values(np.float64, columns=130).T,
+    )
+    w = np.tile(w, 20)
+    assert x.size * w.shape[1] > 2**22
+    for call in (lambda x, w: x @ w, lambda x, w: nn.affine(x, w, w[0])):
+        results = []
+        for kernels in (True, False):
+            with use_kernels(kernels):
+                leaves = [autograd.tensor(a, requires_grad=True) for a in (x, w)]
+                out = call(*leaves)
+                results.append([out.numpy()])
+                gradients = autograd.grad((out * out).sum(), leaves, create_graph=True)
+                second = autograd.grad((gradients[0] * x).sum(), leaves)
+                results[-1] += [g.numpy() for g in (*gradients, *second)]
+        for found, expected in zip(*results, strict=True):
+            np.testing.assert_allclose(
+                found, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max()
+            )
+    with pytest.raises(ValueError, match="matmul"):
+        autograd.tensor(x) @ w[1:]
+
+
+@DTYPE
 def test_optimizer(dtype):
     """Ten updates, and the norm and scaling of gradients: as NumPy's, within rounding."""
     from npgpt.nn import Parameter

@@ -57,11 +57,13 @@ class kernel:
     """Let the kernel of a name, ``"file.function"``, stand in for a function where it can.
 
     In all but calls the result is the NumPy function: its name, source, signature and globals.
+    ``pays(*args)`` says whether the kernel is worth a look: before it is, nothing is imported.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, pays: Callable[..., bool] | None = None) -> None:
         self._module, self._name = name.split(".")
         self._kernel: Callable | None = None
+        self.pays = pays
 
     def __call__(self, function: Callable) -> Any:
         """Decorate the NumPy function."""
@@ -91,7 +93,8 @@ class _Accelerated:
         self._function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if kernels_enabled():
+        pays = self._kernel.pays
+        if kernels_enabled() and (pays is None or pays(*args)):
             run = self._kernel._kernel or self._kernel.load()
             result = run(*args, **kwargs)
             if result is not NotImplemented:

@@ -108,3 +108,10 @@ def one_thread() -> Iterator[None]:
             _inside -= 1
             if _inside == 0:
                 blas.scipy_openblas_set_num_threads64_(_before)
+
+
+def n_threads() -> int:
+    """Return how many threads BLAS has, outside of `one_thread`."""
+    blas = library()
+    with _lock:
+        return _before if _inside else blas.scipy_openblas_get_num_threads64_() if blas else 1

@@ -6,6 +6,7 @@ import string
 
 import numpy as np
 
+from autograd.kernels import kernel
 from autograd.op import implements, op
 
 
@@ -17,12 +18,22 @@ def matmul(x, y):
     Shapes ``(..., n, k) @ (..., k, m) -> (..., n, m)``; a vector on the left is a row, on the right
     a column.
     """
-    if (
-        np.ndim(x) > 2 and np.ndim(y) == 2
-    ):  # one large product instead of a small one for each batch entry
-        out = rows(x) @ y  # (..., n, k) -> (... n, k) @ (k, m)
-        return out.reshape(*x.shape[:-1], y.shape[1])
-    return np.matmul(x, y)
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim < 2 or y.ndim != 2:
+        return np.matmul(x, y)
+    return product(rows(x), y).reshape(*x.shape[:-1], y.shape[1])  # one for the whole batch
+
+
+LARGE = 2**22  # multiplications: for fewer, waking threads costs more than it saves
+
+
+@kernel("product.product", pays=lambda x, y, *_: x.size * y.shape[1] > LARGE)
+def product(x, y, bias=None):
+    """Return ``x @ y + bias`` of matrices."""
+    out = np.matmul(x, y)
+    if bias is not None:
+        out += bias
+    return out
 
 
 def rows(x):
@@ -47,6 +58,8 @@ def _(g, y, x_shape):
         return g[..., None] * y  # (..., n, 1) * (k,)
     if len(x_shape) == 1:
         return (y @ g[..., None])[..., 0]  # (..., k, m) @ (..., m, 1)
+    if y.ndim == 2:
+        return product(rows(g), np.swapaxes(y, 0, 1)).reshape(x_shape)  # (... n, m) @ (m, k)
     return g @ np.swapaxes(y, -1, -2)  # (..., n, m) @ (..., m, k)
 
 
@@ -57,7 +70,9 @@ def _(g, x, y_shape):
     if len(y_shape) == 1:
         return (np.swapaxes(x, -1, -2) @ g[..., None])[..., 0]  # (..., k, n) @ (..., n, 1)
     if len(y_shape) == 2:
-        return np.swapaxes(rows(x), 0, 1) @ rows(g)  # (k, ... n) @ (... n, m): sums over the batch
+        return product(
+            np.swapaxes(rows(x), 0, 1), rows(g)
+        )  # (k, ... n) @ (... n, m): sums over the batch
     return np.swapaxes(x, -1, -2) @ g  # (..., k, n) @ (..., n, m)
 
 

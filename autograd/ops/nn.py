@@ -16,7 +16,7 @@ from autograd.kernels import kernel
 from autograd.op import op, sum_to_shape
 from autograd.ops import special
 from autograd.ops.index import plain, take_along_axis
-from autograd.ops.linalg import rows
+from autograd.ops.linalg import product, rows
 
 # ---- activations
 
@@ -447,9 +447,7 @@ def _(draw):
 @op
 def affine(input, weight, bias):
     """Input @ weight + bias, with ``weight (in, out)`` and ``bias (out,)`` or None."""
-    out = rows(input) @ weight  # (..., in) -> (n, in) @ (in, out)
-    if bias is not None:
-        out += bias
+    out = product(rows(input), weight, bias)  # (..., in) -> (n, in) @ (in, out)
     return out.reshape(*input.shape[:-1], weight.shape[1])
 
 
@@ -465,9 +463,9 @@ def _(bias="bias"):
 
 affine.vjp(
     input=lambda g, weight, input_shape: np.reshape(
-        rows(g) @ np.swapaxes(weight, 0, 1), input_shape
+        product(rows(g), np.swapaxes(weight, 0, 1)), input_shape
     ),
-    weight=lambda g, input: np.swapaxes(rows(input), 0, 1) @ rows(g),
+    weight=lambda g, input: product(np.swapaxes(rows(input), 0, 1), rows(g)),
     bias=lambda g: np.add.reduce(rows(g), axis=0),
 )
 
