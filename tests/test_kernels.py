@@ -235,7 +235,7 @@ def test_products_are_shared_out(shape, dtype, monkeypatch):
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(jit, "n_threads", lambda threads=threads: threads)
-        jit._queue.cache_clear()
+        jit._team.cache_clear()
         found += [product(x, y, bias), product(np.asfortranarray(x), np.asfortranarray(y), bias)]
     for out in found:
         rounding = 10 * np.finfo(dtype).eps * (np.abs(x) @ np.abs(y) + np.abs(bias))
@@ -624,7 +624,7 @@ def test_an_error_in_a_helper_reaches_the_caller(monkeypatch):
         return task
 
     for helper, error in [(True, ValueError), (False, KeyboardInterrupt), (True, MemoryError)]:
-        jit._queue.cache_clear()
+        jit._team.cache_clear()
         with pytest.raises(error):
             jit.share(fail_in(helper, error), range(20), 10**6)
         assert len(seen) >= 1

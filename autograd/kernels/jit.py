@@ -135,15 +135,39 @@ def share(task: Callable[[Any], Any], parts: Sequence, size: int) -> None:
         for part in queue:
             task(part)
 
-    jobs = [_Job(work) for _ in range(helpers)]
-    for job in jobs:
-        _queue().put(job)
+    team = _team()
+    jobs = [team.start(work) for _ in range(helpers)]
     try:
         work()
     finally:
         for error in [job.join() for job in jobs]:
             if error:
                 raise error
+
+
+class _Team:
+    """The threads that help. Each waits for its next job awake for a while, and then asleep."""
+
+    def __init__(self, size: int) -> None:
+        self.jobs: SimpleQueue[_Job] = SimpleQueue()
+        self.n_jobs = np.zeros(1, np.int64)  # so far
+        for i in range(size):
+            Thread(target=self.help, name=f"autograd-kernels-{i + 1}", daemon=True).start()
+
+    def start(self, work: Callable[[], None]) -> _Job:
+        """Give a job to whoever comes first."""
+        job = _Job(work)
+        self.jobs.put(job)
+        self.n_jobs[0] += 1
+        return job
+
+    def help(self) -> None:
+        """Do one job after the other."""
+        while True:
+            n_jobs = self.n_jobs[0]
+            if self.jobs.empty():
+                wait_awake(self.n_jobs, n_jobs, grace=20)
+            self.jobs.get().run()
 
 
 class _Job:
@@ -153,7 +177,7 @@ class _Job:
         self.work = work
         self.begun, self.done = Lock(), Lock()  # locked since it began; locked until it is done
         self.done.acquire()
-        self.ready = np.zeros(1, bool)
+        self.ready = np.zeros(1, np.int64)
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -164,48 +188,46 @@ class _Job:
             except BaseException as error:
                 self.error = error
             finally:
-                self.ready[0] = True
+                self.ready[0] = 1
                 self.done.release()
 
     def join(self) -> BaseException | None:
         """Wait for a helper that has begun; return what it failed with."""
         if not self.begun.acquire(blocking=False):
-            if hasattr(os, "sched_yield"):
-                _look(self.ready)
+            wait_awake(self.ready, 0, grace=3)
             self.done.acquire()
         return self.error
 
 
-LOOKS = 200  # of less than a microsecond each; a thread that sleeps takes 50 to come back
+LOOKS = 300  # of less than a microsecond each; a thread that sleeps takes 50 to come back
+
+
+def wait_awake(number: ndarray, before: int, grace: int) -> None:
+    """Wait for a while, until another thread changes a number; without Python's lock.
+
+    That thread holds the lock for a moment more: `grace` is how many looks that takes.
+    """
+    if hasattr(os, "sched_yield"):
+        _wait_awake(number, before, grace)
 
 
 @jit(EXACT)
-def _look(ready):
-    """Wait for a while, awake and without Python's lock, for another thread to be ready."""
+def _wait_awake(number, before, grace):
     for _ in range(LOOKS):
         yield_processor()
-        if ready[0]:
+        if number[0] != before:
             break
-    for _ in range(3):  # it holds Python's lock for a moment more
+    for _ in range(grace):
         yield_processor()
 
 
 @cache
-def _queue() -> SimpleQueue[_Job]:
-    """Return where helpers wait for jobs."""
-    queue: SimpleQueue[_Job] = SimpleQueue()
-
-    def help() -> None:
-        while True:
-            queue.get().run()
-
-    for i in range(n_threads() - 1):
-        Thread(target=help, name=f"autograd-kernels-{i + 1}", daemon=True).start()
-    return queue
+def _team() -> _Team:
+    return _Team(n_threads() - 1)  # whose jobs may come from several threads
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _queue.cache_clear())  # threads do not survive
+    os.register_at_fork(after_in_child=lambda: _team.cache_clear())  # threads do not survive
 
 
 def slices(n: int, count: int) -> list[slice]:
@@ -225,6 +247,11 @@ def takes(*arrays: Any) -> bool:
     given = [x for x in arrays if x is not None]
     dtype = getattr(given[0], "dtype", None)
     return dtype in DTYPES and all(type(x) is ndarray and x.dtype == dtype for x in given)
+
+
+def alike(*arrays: Any) -> bool:
+    """Return whether kernels take these, and they are of one shape: a loop over one fits all."""
+    return takes(*arrays) and all(x.shape == arrays[0].shape for x in arrays)
 
 
 def as_rows(x: ndarray, n: int) -> ndarray:
