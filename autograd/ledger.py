@@ -322,12 +322,14 @@ def attention_flops(
     """Return those of both products, for the pairs of a query and a key that it may see."""
     *lead, n_queries, depth = query.shape
     n_keys = key.shape[-2]
-    seen: ndarray = np.tri(n_queries, n_keys, 0 if is_causal else n_keys, bool)  # (T, S)
-    if window_size is not None:
-        seen &= ~np.tri(n_queries, n_keys, -window_size, bool)
+    rows = np.arange(n_queries)[:, None]  # (T, 1)
+    stop = np.minimum(rows + 1, n_keys) if is_causal else np.full_like(rows, n_keys)
+    start = np.zeros_like(rows) if window_size is None else np.maximum(rows + 1 - window_size, 0)
+    n_pairs = math.prod(lead) * float(np.maximum(stop - start, 0).sum())
     if isinstance(attn_mask, ndarray) and attn_mask.dtype == bool:
-        seen = seen & attn_mask  # (..., T, S)
-    n_pairs = math.prod(lead) * n_queries * n_keys * np.count_nonzero(seen) / seen.size
+        keys = np.arange(n_keys)
+        seen = (start <= keys) & (keys < stop) & attn_mask  # (..., T, S)
+        n_pairs = math.prod(lead) * n_queries * n_keys * float(seen.mean())
     return 2.0 * n_pairs * (depth + value.shape[-1])
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,36 +46,21 @@ npgpt COMMAND --help lists every option.
 
 def main(args: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
-    args = sys.argv[1:] if args is None else args
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for an encoding that lacks a sign
-    commands: dict[str, Callable[[list[str]], int]] = {
-        "train": train, "generate": generate, "info": info, "tokenizer": tokenizer, "step": step,
-        "why": why, "lesson": lesson, "kata": kata,
-        "profile": profile, "doctor": doctor, "warmup": warmup,
-    }  # fmt: skip
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
-    if args[0] == "--version":
-        from npgpt import __version__
-
-        print(f"npgpt {__version__}")
-        return 0
-    from npgpt.config import nearest
     from npgpt.errors import UserError
 
-    if args[0] not in commands:
-        hint = nearest(args[0], list(commands))
-        print(f"npgpt: unknown command {args[0]!r}{hint}", file=sys.stderr)
-        return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for an encoding that lacks a sign
     try:
-        return commands[args[0]](args[1:])
+        return dispatch(sys.argv[1:] if args is None else args)
     except UserError as error:
         print(f"npgpt: {error}", file=sys.stderr)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
+    except MemoryError as error:
+        what = f"not enough memory{f': {error}' if str(error) else ''}"
+        advice = "lower --batch_size, --block_size or the model's size"
+        print(f"npgpt: {what}; {advice}", file=sys.stderr)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"npgpt: {where}{error.strerror or error}", file=sys.stderr)
@@ -83,27 +70,77 @@ def main(args: list[str] | None = None) -> int:
     return 2
 
 
+def dispatch(args: list[str]) -> int:
+    """Run a command; return the exit code, or raise what stops it."""
+    from npgpt.config import nearest
+    from npgpt.errors import UserError
+
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": train, "generate": generate, "info": info, "tokenizer": tokenizer, "step": step,
+        "why": why, "lesson": lesson, "kata": kata,
+        "profile": profile, "doctor": doctor, "warmup": warmup,
+    }  # fmt: skip
+    try:
+        if not args or args[0] in ("-h", "--help", "help"):
+            print(USAGE, end="")
+            return 0
+        if args[0] == "--version":
+            from npgpt import __version__
+
+            print(f"npgpt {__version__}")
+            return 0
+        if args[0] not in commands:
+            raise UserError(f"unknown command {args[0]!r}{nearest(args[0], list(commands))}")
+        return commands[args[0]](args[1:])
+    finally:
+        sys.stdout.flush()  # or a reader that is gone would be noticed too late
+
+
 def parse(kind: Any, args: list[str], command: str, default: Any = None) -> Any:
     """Make a dataclass of options; unknown ones are refused with the nearest known name."""
     from npgpt.config import nearest
     from npgpt.errors import UserError
 
     names = [f.name.rstrip("_") for f in dataclasses.fields(kind)]
-    for arg in args:
-        name = arg.split("=")[0].removeprefix("--").replace("-", "_")
-        if arg.startswith("--") and name not in (*names, "help"):
-            raise UserError(f"npgpt {command}: unknown option --{name}{nearest(name, names)}")
+    for before, arg in zip(["", *args], args, strict=False):
+        option = arg.split("=")[0]
+        name = option.removeprefix("--").replace("-", "_")
+        if not re.match(r"-[^\d.]", arg) or arg == "-h" or name in (*names, "help"):
+            continue  # a value, such as - or -1.5, or a known option
+        hint = nearest(name, [*names, "help"]) if re.match(r"--\w", arg) else ""
+        awaits = before.startswith("--") and "=" not in before
+        if awaits or not hint:
+            before = before if awaits else "--NAME"
+            hint += f" (a value that begins with - : {before}={_quoted(arg)})"
+        raise UserError(f"npgpt {command}: unknown option {option}{hint}")
     import tyro
 
     config = (tyro.conf.FlagConversionOff, tyro.conf.OmitSubcommandPrefixes)
-    return tyro.cli(
+    options = tyro.cli(
         kind, prog=f"npgpt {command}", args=args, default=default, config=config,
         use_underscores=True,
     )  # fmt: skip
+    if json := getattr(options, "json", ""):
+        check_file("--json", Path(json))
+    return options
+
+
+def check_file(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written, before the work for it begins."""
+    from npgpt.errors import UserError
+
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option} {path} is {'a folder' if path.is_dir() else 'no file'}")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{option} {path}: the folder {path.parent} cannot be written")
 
 
 def train(args: list[str]) -> int:
     """``npgpt train``."""
+    import tomllib
+
     from npgpt import train as training
     from npgpt.config import TrainConfig
     from npgpt.display import Display
@@ -118,8 +155,10 @@ def train(args: list[str]) -> int:
         overwrite: bool = False
         """Replace the run in --out_dir."""
 
-    default = TrainOptions()
+    default, given = TrainOptions(), set[str]()
     resumed = _value_of("--resume", args)
+    if resumed == "":
+        raise UserError("--resume names no folder; give that of a run, as in --resume out/0001")
     if args and not args[0].startswith("-"):
         if resumed:
             raise UserError("a resumed run has its own configuration: drop CONFIG.toml or --resume")
@@ -129,6 +168,7 @@ def train(args: list[str]) -> int:
         if not path.endswith(".toml"):
             raise UserError(f"{path} is no .toml configuration; to train on it: --data {path}")
         default = TrainOptions(**vars(TrainConfig.from_toml(path)))
+        given |= tomllib.loads(Path(path).read_text("utf-8")).keys()
     if resumed:
         recipe = Path(resumed) / "train.toml"
         if not recipe.is_file():
@@ -136,44 +176,47 @@ def train(args: list[str]) -> int:
         default = TrainOptions(**vars(TrainConfig.from_toml(recipe)))
     options = parse(TrainOptions, _flags(args, "overwrite"), "train", default)
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
+    if resumed and options.overwrite:
+        raise UserError("--resume continues the run, --overwrite removes it: drop one of them")
     if "--data" in args and not options.data:
         raise UserError("--data names no file; leave it out to train on Python's own library")
     if resumed:
         changes = {key: value for key, value in values.items() if value != getattr(default, key)}
         run = training.resume(Path(resumed), changes)
     else:
-        run = training.start(TrainConfig(**values), overwrite=options.overwrite)
-    display = Display(run.config.max_iters, run.progress.step)
-    print = display.console.print
+        given |= {name for name in values if _value_of(f"--{name}", args) is not None}
+        run = training.start(TrainConfig(**values), options.overwrite, given)
     where = "Python's own library" if not run.config.data else " ".join(run.config.data)
-    verb = f"continues at step {run.progress.step}" if resumed else "trains"
+    if not resumed:
+        verb = "trains"
+    elif run.progress.step < run.config.max_iters:
+        verb = f"continues at step {run.progress.step}"
+    else:
+        verb = f"is finished at step {run.progress.step} (to go on, add --max_iters N)"
     print(
         f"{run.folder} {verb}: {run.model.n_parameters():,} parameters, "
         f"{len(run.tokens):,} tokens of {where}, vocabulary {run.tokenizer.n_vocab:,}",
-        soft_wrap=True,
+        flush=True,
     )
+    again = f"npgpt train --resume {_quoted(str(run.folder))}"
     try:
-        training.train(run, display)
+        training.train(run, Display(run.config.max_iters, run.progress.step))
     except training.Interrupted:
-        print(
-            f"interrupted at step {run.progress.step}, and saved; "
-            f"continue with: npgpt train --resume {run.folder}",
-            soft_wrap=True,
-        )
+        print(f"interrupted at step {run.progress.step}, and saved; continue with: {again}")
         return 130
     except OSError as error:
+        file = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise UserError(
-            f"{error.strerror or error}: nothing that was saved before is lost; when there is room "
-            f"again, continue with npgpt train --resume {run.folder}"
+            f"{file}{error.strerror or error}: nothing that was saved before is lost; when "
+            f"{'there is room' if full else 'it can be written'} again, continue with {again}"
         ) from None
-    show_sample(run, print)
+    show_sample(run)
     return 0
 
 
-def show_sample(run: Any, print: Callable) -> None:
+def show_sample(run: Any) -> None:
     """Print what the trained model writes, and the command that writes more."""
-    from rich.text import Text
-
     from npgpt import generate
     from npgpt.weights import load_pretrained
 
@@ -184,10 +227,10 @@ def show_sample(run: Any, print: Callable) -> None:
     choices = dict(do_sample=True, temperature=0.8, top_k=0, seed=run.config.seed)
     out = generate(model, ids, max_new_tokens=length, **choices)
     print("\n" + "─" * 72)
-    print(Text(run.tokenizer.decode(out[0])), soft_wrap=True)
+    print(run.tokenizer.decode(out[0]))
     print("─" * 72 + "\n")
-    print(f"the run is in {run.folder}; for more of it:", soft_wrap=True)
-    print(f"  npgpt generate --model {run.folder} --prompt {_quoted(prompt)}", soft_wrap=True)
+    print(f"the run is in {run.folder}; for more of it:")
+    print(f"  npgpt generate --model {_quoted(str(run.folder))} --prompt={_quoted(prompt)}")
 
 
 def first_words(text: str) -> str:
@@ -198,9 +241,12 @@ def first_words(text: str) -> str:
 
 def generate(args: list[str]) -> int:
     """``npgpt generate``; it returns 130 if it was interrupted."""
+    from npgpt.errors import UserError
     from npgpt.generation.command import GenerateOptions, run
 
-    return run(parse(GenerateOptions, _flags(args, "int8"), "generate"))
+    if args and not args[0].startswith("-"):
+        raise UserError(f"to continue a text, give it as --prompt {_quoted(args[0])}")
+    return run(parse(GenerateOptions, _flags(args, "int8", "do_sample"), "generate"))
 
 
 def info(args: list[str]) -> int:
@@ -357,18 +403,18 @@ def _flags(args: list[str], *names: str) -> list[str]:
     for i, arg in enumerate(args):
         result.append(arg)
         follows = args[i + 1] if i + 1 < len(args) else "--"
-        if arg.removeprefix("--") in names and follows.startswith("--"):
+        if arg.startswith("--") and arg[2:] in names and follows.startswith("--"):
             result.append("True")
     return result
 
 
-def _value_of(option: str, args: list[str]) -> str:
+def _value_of(option: str, args: list[str]) -> str | None:
+    """Return the value of an option where it is given: before it is parsed."""
     for i, arg in enumerate(args):
-        if arg.startswith(option + "="):
-            return arg.split("=", 1)[1]
-        if arg == option and i + 1 < len(args):
-            return args[i + 1]
-    return ""
+        name, is_there, value = arg.partition("=")
+        if name.replace("-", "_") == option.replace("-", "_"):
+            return value if is_there else args[i + 1] if i + 1 < len(args) else None
+    return None
 
 
 def _quoted(text: str) -> str:

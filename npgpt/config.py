@@ -200,13 +200,13 @@ class TrainConfig:
     """
 
     data: tuple[str, ...] = ()
-    """Files, folders or patterns of text, or one .bin token file; none: Python's own library."""
+    """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
     tokenizer: str = "char"
     """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
     out_dir: str = ""
     """The run folder; if empty, a new numbered one under out/."""
     init_from: str = "scratch"
-    """scratch, or a folder with a model to start from (its tokenizer comes along)."""
+    """scratch, or a folder with a model to start from (tokenizer and architecture come along)."""
     seed: int = 1337
     """Of the initialization, the batches and dropout."""
 
@@ -214,7 +214,7 @@ class TrainConfig:
     n_head: int = 4
     n_embd: int = 128
     block_size: int = 64
-    """Context length, in tokens."""
+    """Context length, in tokens; with init_from the model's, or less."""
     dropout: float = 0.0
     bias: bool = False
     """Whether linear layers and norms have biases."""

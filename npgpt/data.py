@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import sys
 import sysconfig
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
+from npgpt.config import check_types
 from npgpt.errors import UserError
 from npgpt.files import read_json, replacing, write_text
-from npgpt.tokenizers import Tokenizer
+from npgpt.tokenizers import Tokenizer, tokenizer_of
 
 LIBRARY_BYTES = 4_000_000  # of Python's library, as the default corpus
 
@@ -29,32 +31,61 @@ LIBRARY_BYTES = 4_000_000  # of Python's library, as the default corpus
 def read_text(sources: tuple[str, ...]) -> tuple[str, list[str]]:
     """Return the text of files, folders and patterns (of none: Python's library), and their names.
 
-    In a folder every file counts, however deep, that holds UTF-8 text; hidden ones do not.
+    A file counts once, however often it is named; ``-`` is standard input. In a folder every file
+    counts, however deep, that holds UTF-8 text; hidden ones and those of training runs do not.
     """
     if not sources:
         return library_text()
-    texts, names = [], []
+    texts: dict[Path, tuple[str, str]] = {}
     for source in sources:
         path = Path(source).expanduser()
+        if not source:
+            raise UserError("--data has an empty name, which is no file")
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-            readable = [(p, text) for p in found if (text := _text_or_none(p))]
-            if not readable:
-                raise UserError(f"{source} is a folder without any text file (UTF-8)")
+            found = _texts_in(path)
         else:
-            matches = (
-                [path] if path.exists() else sorted(map(Path, glob.glob(source, recursive=True)))
-            )
-            files = [match for match in matches if match.is_file()]
-            if not files:
-                raise UserError(f"{source} does not exist" + (
-                    ": no file matches the pattern" if glob.has_magic(source) else ""
-                ))  # fmt: skip
-            readable = [(file, _text(file)) for file in files]
-        for file, text in readable:
-            texts.append(text)
-            names.append(str(file))
-    return "\n".join(texts), names
+            files = [path] if source == "-" or path.exists() else _matches(source)
+            found = [(file, _text(file)) for file in files]
+            for file, text in found:
+                if not text.strip():
+                    raise UserError(f"{file} is empty: training needs text")
+        for file, text in found:
+            texts.setdefault(file.resolve(), (str(file), text))
+    return "\n".join(text for _, text in texts.values()), [name for name, _ in texts.values()]
+
+
+def _matches(pattern: str) -> list[Path]:
+    found = sorted(p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file())
+    if not found:
+        why = ": no file matches the pattern" if glob.has_magic(pattern) else ""
+        raise UserError(f"{pattern} does not exist{why}")
+    return found
+
+
+def _texts_in(folder: Path) -> list[tuple[Path, str]]:
+    """Return a folder's files of text; a note says which others there are."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p, folder))
+    runs = {p.parent for p in files if p.name == "state.safetensors"}
+    files = [p for p in files if runs.isdisjoint(p.parents)]
+    if folder in runs:
+        raise UserError(
+            f"{folder} is the folder of a run. Name the files to train on; "
+            f"what the run was trained on is {folder / 'tokens.bin'}"
+        )
+    texts, others = [], []
+    for path in files:
+        try:
+            texts.append((path, _text(path)))
+        except UserError:
+            others.append(str(path.relative_to(folder)))
+    texts = [(path, text) for path, text in texts if text.strip()]
+    if not texts:
+        raise UserError(f"{folder} is a folder without any text file (UTF-8)")
+    if others:
+        named = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        left_out = f"{len(others)} of {len(files)} files are no UTF-8 text and left out"
+        print(f"note: {folder}: {left_out}: {named}", file=sys.stderr)
+    return texts
 
 
 def _hidden(path: Path, folder: Path) -> bool:
@@ -63,11 +94,9 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if not content.strip():
-        raise UserError(f"{path} is empty: training needs text")
     if b"\0" in content:
         raise UserError(f"{path} is a binary file (it holds a zero byte): training needs text")
     try:
@@ -77,13 +106,6 @@ def _text(path: Path) -> str:
             f"{path} is not UTF-8 (byte {error.start}); convert it first, for example with "
             f"iconv -f LATIN1 -t UTF-8"
         ) from None
-
-
-def _text_or_none(path: Path) -> str | None:
-    try:
-        return _text(path)
-    except UserError:
-        return None
 
 
 def library_text() -> tuple[str, list[str]]:
@@ -125,23 +147,23 @@ class TokenFile:
     n_characters: int
     dtype: str
     sha256: str
-    sources: list[str]
+    sources: list
 
 
 def write_tokens(path: Path, text: str, tokenizer: Tokenizer, sources: list[str]) -> TokenFile:
     """Tokenize a text into ``path`` (.bin) and describe it in the JSON file beside it."""
     dtype = "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
     ids = tokenizer.encode(text, disallowed_special=())
-    ids = ids.astype(f"<{dtype[0]}{np.dtype(dtype).itemsize}")
+    content = ids.astype(f"<{dtype[0]}{np.dtype(dtype).itemsize}").tobytes()
     with replacing(path) as temporary:
-        ids.tofile(temporary)
+        temporary.write_bytes(content)
     info = TokenFile(
         tokenizer=tokenizer.to_dict(),
         n_vocab=tokenizer.n_vocab,
         n_tokens=ids.size,
         n_characters=len(text),
         dtype=dtype,
-        sha256=hashlib.sha256(ids.tobytes()).hexdigest(),
+        sha256=hashlib.sha256(content).hexdigest(),
         sources=sources if len(sources) <= 1000 else [*sources[:1000], "..."],
     )
     write_text(path.with_suffix(".json"), json.dumps(asdict(info), ensure_ascii=False, indent=1))
@@ -153,10 +175,18 @@ def open_tokens(path: Path) -> tuple[ndarray, TokenFile]:
     if not path.is_file():
         raise UserError(f"the token file {path} does not exist")
     described = path.with_suffix(".json")
+    if not described.is_file():
+        raise UserError(
+            f"{described} does not exist: it would say what the tokens in {path.name} are. A token "
+            "file of another program, such as nanoGPT's train.bin, has none: train on the text "
+            "itself, as in --data input.txt --tokenizer gpt2"
+        )
+    values = read_json(described)
     try:
-        info = TokenFile(**read_json(described))
+        info = TokenFile(**values)
+        check_types(info)
         dtype = np.dtype({"uint16": "<u2", "uint32": "<u4"}[info.dtype])
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, UserError):
         raise UserError(f"{described} does not describe a token file") from None
     if path.stat().st_size != info.n_tokens * dtype.itemsize:
         raise UserError(
@@ -165,7 +195,26 @@ def open_tokens(path: Path) -> tuple[ndarray, TokenFile]:
         )
     if hash_file(path) != info.sha256:
         raise UserError(f"{path} does not have the hash in {described.name}: it was changed")
-    return np.memmap(path, dtype, mode="r"), info
+    if not info.n_tokens:
+        raise UserError(f"{path} holds no tokens")
+    tokens = np.memmap(path, dtype, mode="r")
+    if (largest := int(tokens.max())) >= info.n_vocab:
+        raise UserError(
+            f"{path} holds token {largest}, and {described.name} knows {info.n_vocab} (from 0)"
+        )
+    return tokens, info
+
+
+def tokenizer_of_tokens(path: Path, info: TokenFile) -> Tokenizer:
+    """Make the tokenizer that a token file was made with."""
+    described = path.with_suffix(".json")
+    tokenizer = tokenizer_of(info.tokenizer, described)
+    if tokenizer.n_vocab != info.n_vocab:
+        raise UserError(
+            f"{described} says that there are {info.n_vocab} tokens, and its tokenizer has "
+            f"{tokenizer.n_vocab}"
+        )
+    return tokenizer
 
 
 def hash_file(path: Path) -> str:

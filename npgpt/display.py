@@ -20,7 +20,7 @@ class Display:
     """
 
     def __init__(self, total: int, start: int = 0, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, markup=False, emoji=False)
         self._losses = {"train": float("nan"), "val": float("nan")}
         self._rate = 0.0
         self._shown = time.monotonic()
@@ -46,10 +46,9 @@ class Display:
         self.console.print(line, soft_wrap=True)
 
     def _update(self) -> None:
-        losses = (
-            f"train {self._losses['train']:.3f}  val {self._losses['val']:.3f}  "
-            f"{self._rate:>7,.0f} tokens/s"
-        )
+        losses = f"train {self._losses['train']:.3f}  val {self._losses['val']:.3f}"
+        if self.console.width >= 70:  # else it would cut the step short
+            losses += f"  {self._rate:>7,.0f} tokens/s"
         self._progress.update(self._task, completed=self._step, losses=losses)
 
     def step(self, step: int, loss: float, rate: float) -> None:

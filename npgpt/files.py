@@ -1,15 +1,22 @@
-"""Reading and writing files: whole or not at all."""
+"""Reading and writing files, whole or not at all; and the folders of runs."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from npgpt.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -27,8 +34,11 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # of a write, the system does not say it
         raise
     if os.name == "posix":  # the new name itself must reach the disk, too
         descriptor = os.open(path.parent, os.O_RDONLY)
@@ -47,13 +57,16 @@ def write_text(path: Path, text: str) -> None:
 def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str]) -> None:
     """Write a safetensors file."""
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     with replacing(path) as temporary:
         contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         try:
             save_file(contiguous, temporary, metadata)
-        except Exception as error:  # safetensors has its own kind for a full disk
+        except SafetensorError as error:  # its own kind, for a full disk as well
+            if code := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
             raise OSError(f"{path} could not be written: {error}") from None
         os.chmod(temporary, 0o644)  # safetensors makes files that only their owner can read
 
@@ -89,3 +102,126 @@ def home() -> Path:
     """Return our own folder: ``$NPGPT_HOME``, or ``npgpt`` in the user's data folder."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(os.environ.get("NPGPT_HOME") or Path(data) / "npgpt").expanduser()
+
+
+# ---- run folders
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds something, or that cannot be written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out_dir {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        if (folder / "state.safetensors").is_file():
+            way = f"Continue the run in it with --resume {shlex.quote(str(folder))}, replace it"
+        else:
+            way = "It holds no run: train there, beside what it holds,"
+        raise UserError(
+            f"the folder {folder} is not empty. {way} with --overwrite, or leave out --out_dir for "
+            "a new one"
+        )
+
+
+def make_folder(out_dir: str, overwrite: bool) -> Path:
+    """Make the run folder: the one asked for, or the next number under out/."""
+    try:
+        if out_dir:
+            folder = Path(out_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            hold(folder)
+            if overwrite:
+                clear(folder)
+            return folder
+        out = Path("out")
+        out.mkdir(exist_ok=True)
+        taken = [int(p.name) for p in out.iterdir() if p.name.isdecimal()]
+        for number in range(max(taken, default=0) + 1, 10**6):
+            folder = out / f"{number:04d}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue  # another run took it
+            hold(folder)
+            return folder
+        raise UserError(f"{out} is full")
+    except OSError as error:
+        raise UserError(f"the folder {out_dir or 'out'} cannot be made: {error.strerror}") from None
+
+
+RUN_FILES = (
+    "train.toml config.json generation_config.json model.safetensors tokenizer.json tokens.bin "
+    "tokens.json metrics.jsonl state.safetensors"
+).split()
+
+
+def run_files(folder: Path) -> list[Path]:
+    """Return all files in a folder that are an earlier run's, and no others."""
+    checkpoints = folder / "checkpoints"
+    own = [path for name in RUN_FILES if (path := folder / name).exists()]
+    own += checkpoints.glob("step-*.safetensors")
+    return own + leftovers(folder) + leftovers(checkpoints)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return what was being written in a folder when a process was killed.
+
+    Besides our own temporary files, these are safetensors', which are called .tmp and six signs.
+    """
+    ours = r"\..+\.(bin|json|jsonl|safetensors|toml)\.tmp|\.tmp[A-Za-z0-9]{6}"
+    return [path for path in folder.glob(".*") if re.fullmatch(ours, path.name) and path.is_file()]
+
+
+def clear(folder: Path) -> None:
+    """Remove an earlier run's files from a folder, and nothing else."""
+    for file in run_files(folder):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or something else in it
+        (folder / "checkpoints").rmdir()
+
+
+def demand_kept(folder: Path, needed: list[Path]) -> None:
+    """Refuse to overwrite a run of which something is still needed."""
+    doomed = {path.resolve() for path in (folder, *run_files(folder))}
+    for path in needed:
+        if path.resolve() in doomed:
+            raise UserError(
+                f"--overwrite would remove {path}, which the new run needs; give another --out_dir"
+            )
+
+
+_held: dict[tuple[int, int], int] = {}  # descriptors of the folders that this process holds
+
+
+def hold(folder: Path) -> None:
+    """Keep other processes from training in a folder, until `release` or the end of this process.
+
+    The folder itself is locked: nothing is left in it, and even kill -9 unlocks it.
+    """
+    if fcntl is None:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    key = _identity(descriptor)
+    try:
+        if key not in _held:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _held[key] = descriptor
+    except BlockingIOError:
+        raise UserError(
+            f"another process trains in {folder}: wait until it ends, or stop it first"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    finally:
+        if _held.get(key) != descriptor:
+            os.close(descriptor)
+
+
+def release(folder: Path) -> None:
+    """Let other processes train in a folder again."""
+    if folder.is_dir() and (descriptor := _held.pop(_identity(folder), None)) is not None:
+        os.close(descriptor)
+
+
+def _identity(file: int | Path) -> tuple[int, int]:
+    info = os.stat(file)
+    return info.st_dev, info.st_ino

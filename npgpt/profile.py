@@ -14,7 +14,7 @@ import autograd
 from autograd import Ledger, Roof
 from autograd.kernels import kernels_enabled
 from npgpt.config import GPTConfig, TrainConfig
-from npgpt.data import open_tokens, random_batch, read_text
+from npgpt.data import open_tokens, random_batch, read_text, tokenizer_of_tokens
 from npgpt.errors import UserError
 from npgpt.files import write_text
 from npgpt.info import config_of
@@ -22,7 +22,7 @@ from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
 from npgpt.optim import AdamW, clip_grad_norm
-from npgpt.tokenizers import make_tokenizer, tokenizer_of
+from npgpt.tokenizers import make_tokenizer
 from npgpt.train import train_step
 
 WARM_UP = 3  # steps: kernels are loaded, memory and caches are in use
@@ -105,7 +105,7 @@ def architecture_of(options: ProfileOptions) -> GPTConfig:
         return options.model(options.vocab_size)
     if len(options.data) == 1 and options.data[0].endswith(".bin"):
         path = Path(options.data[0])
-        tokenizer = tokenizer_of(open_tokens(path)[1].tokenizer, path.with_suffix(".json"))
+        tokenizer = tokenizer_of_tokens(path, open_tokens(path)[1])
     else:
         tokenizer = make_tokenizer(options.tokenizer, read_text(options.data)[0])
     return options.model(tokenizer.n_vocab)
@@ -113,8 +113,6 @@ def architecture_of(options: ProfileOptions) -> GPTConfig:
 
 def run(options: ProfileOptions) -> None:
     """Print the ledger of a step, and write it to a file if one is asked for."""
-    if options.json and not Path(options.json).parent.is_dir():
-        raise UserError(f"--json {options.json}: there is no folder {Path(options.json).parent}")
     keep_freed_memory()
     step = Step(options, architecture_of(options))
     for _ in range(WARM_UP):

@@ -14,13 +14,14 @@ import dataclasses
 import hashlib
 import json
 import math
-import shutil
+import shlex
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,23 +32,42 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 from autograd.kernels import kernels_enabled
 from npgpt.config import GPTConfig, TrainConfig
-from npgpt.data import open_tokens, random_batch, read_text, split_tokens, write_tokens
+from npgpt.data import (
+    open_tokens,
+    random_batch,
+    read_text,
+    split_tokens,
+    tokenizer_of_tokens,
+    write_tokens,
+)
 from npgpt.display import Display
 from npgpt.errors import UserError
 from npgpt.evaluate import estimate_loss, whole_loss
-from npgpt.files import read_tensors, replacing, write_tensors, write_text
+from npgpt.files import (
+    check_folder,
+    demand_kept,
+    hold,
+    leftovers,
+    make_folder,
+    read_tensors,
+    release,
+    replacing,
+    write_tensors,
+    write_text,
+)
 from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
 from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
-from npgpt.tokenizers import (
-    Tokenizer,
-    load_tokenizer,
-    make_tokenizer,
-    save_tokenizer,
-    tokenizer_of,
+from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from npgpt.weights import (
+    find_model,
+    load_config,
+    load_pretrained,
+    save_config,
+    save_generation_config,
+    save_weights,
 )
-from npgpt.weights import find_model, load_config, load_pretrained, save_config, save_weights
 
 
 class Interrupted(Exception):
@@ -127,6 +147,15 @@ class Run:
     def save_best(self) -> None:
         """Write the model as the run's best."""
         save_weights(self.model, self.folder / "model.safetensors")
+
+    def check_best(self) -> None:
+        """Let the next evaluation write the model again if its file is lost or damaged."""
+        if self.progress.evaluated >= 0:
+            try:
+                load_pretrained(self.folder)
+            except UserError as error:
+                print(f"note: {error}. The next evaluation writes it again", file=sys.stderr)
+                self.progress.evaluated, self.progress.finished = -1, False
 
     def remember(self) -> bool:
         """Add to the history what holds from here on; return whether it is anything new."""
@@ -303,26 +332,32 @@ def train(run: Run, display: Display) -> None:
             elapsed()
             run.save_state()
             raise
+        finally:
+            release(run.folder)
 
 
 # ---- starting and resuming
 
 
-def start(config: TrainConfig, overwrite: bool = False) -> Run:
-    """Prepare a new run: everything is checked before the folder is made."""
+def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] = ()) -> Run:
+    """Prepare a new run: everything is checked before the folder is made.
+
+    What a model to start from or a token file settles need not be in the configuration, and must
+    not be there otherwise. `given` names the keys that are, should they have their default value.
+    """
     if config.out_dir:
         check_folder(Path(config.out_dir), overwrite)
-    given = None if config.init_from == "scratch" else find_model(config.init_from)
-    base = None if given is None else load_pretrained(given)
-    tokenizer = None if given is None else load_tokenizer(given)
+    source = None if config.init_from == "scratch" else find_model(config.init_from)
+    base = None if source is None else load_pretrained(source)
+    tokenizer = None if source is None else load_tokenizer(source)
     text, sources = "", list[str]()
     ready: Path | None = None
     if len(config.data) == 1 and config.data[0].endswith(".bin"):
         ready = Path(config.data[0]).resolve()
         tokens, info = open_tokens(ready)
         if tokenizer is not None and tokenizer.to_dict() != info.tokenizer:
-            raise UserError(f"{ready} was made with another tokenizer than that of {given}")
-        tokenizer = tokenizer_of(info.tokenizer, ready.with_suffix(".json"))
+            raise UserError(f"{ready} was made with another tokenizer than that of {source}")
+        tokenizer = tokenizer_of_tokens(ready, info)
     else:
         text, sources = read_text(config.data)
         tokenizer = tokenizer or make_tokenizer(config.tokenizer, text)
@@ -331,22 +366,26 @@ def start(config: TrainConfig, overwrite: bool = False) -> Run:
                 f"the text consists of one character, {text[:1]!r}: there is nothing to learn"
             )
         tokens = tokenizer.encode(text, disallowed_special=())
-    if base is not None:
-        config = dataclasses.replace(config, **settled_by(base))
+    if base is not None or ready is not None:
+        config = settled(config, base, tokenizer, given)
     split_tokens(tokens, config.block_size)
     architecture = config.model(tokenizer.n_vocab)
-    if base is not None:  # all that it is, but for the dropout of this run
+    if base is not None:  # all that it is, but for this run's dropout and context
         rate = config.dropout
         architecture = dataclasses.replace(
-            base.config, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate
-        )
+            base.config, n_positions=config.block_size,
+            resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate,
+        )  # fmt: skip
     model = initial_model(architecture, config.seed, base)
 
-    folder = make_folder(config, overwrite)
+    if overwrite and config.out_dir:
+        demand_kept(Path(config.out_dir), [Path(p) for p in (*sources, source, ready) if p])
+    folder = make_folder(config.out_dir, overwrite)
     path = ready or folder / "tokens.bin"
     try:
         save_tokenizer(tokenizer, folder)
         save_config(model.config, folder)
+        save_generation_config(model, folder)
         if ready is None:
             write_tokens(path, text, tokenizer, sources)
         write_text(folder / "train.toml", config.to_toml())
@@ -360,33 +399,72 @@ def start(config: TrainConfig, overwrite: bool = False) -> Run:
     return run
 
 
+def settled(
+    config: TrainConfig, base: GPT | None, tokenizer: Tokenizer, given: Collection[str]
+) -> TrainConfig:
+    """Take over what a model and a tokenizer settle; refuse a configuration that says otherwise.
+
+    Only the context may be shorter than the model's.
+    """
+    said = {*given, *(f.name for f in fields(config) if getattr(config, f.name) != f.default)}
+    values = {} if base is None else settled_by(base)
+    if "block_size" in said and base is not None:
+        values["block_size"] = min(config.block_size, values["block_size"])
+    name = config.tokenizer
+    is_named = name == tokenizer.kind or (
+        "tokenizer" in said and make_tokenizer(name).tokens == tokenizer.tokens
+    )
+    values["tokenizer"] = name if is_named else tokenizer.kind
+    origin = f"the token file {config.data[0]}" if base is None else f"the model {config.init_from}"
+    for key, value in values.items():
+        if key in said and value != getattr(config, key):
+            raise UserError(
+                f"{key} is {getattr(config, key)}, and {origin} has {value}, which it keeps: "
+                f"leave {key} out"
+            )
+    return dataclasses.replace(config, **values)
+
+
 def initial_model(architecture: GPTConfig, seed: int, base: GPT | None) -> GPT:
     """Make the model that a run begins with: a new one, or one like `base`."""
     model = GPT(architecture, seed=seed)
     if base is not None:
-        model.load_state_dict(base.state_dict())
+        state = base.state_dict()
+        table = "transformer.wpe.weight"
+        if table in state:  # a shorter context has the first of its positions
+            state[table] = state[table][: architecture.n_positions]
+        model.load_state_dict(state)
+        model.generation_config = base.generation_config
     return model
+
+
+FIXED = (  # keys that a resumed run cannot change
+    "data tokenizer init_from seed bias activation_function n_layer n_head n_embd block_size "
+    "norm_position position_embedding window_size dropout"
+).split()
 
 
 def resume(folder: Path, changes: dict[str, Any]) -> Run:
     """Take up a run where its last checkpoint stands; `changes` are training keys to change."""
+    if folder.is_dir():
+        hold(folder)
     run = open_run(folder)
     config = run.config
-    fixed = {"data", "tokenizer", "out_dir", "init_from", "seed", "bias", "activation_function",
-             "n_layer", "n_head", "n_embd", "block_size", "norm_position", "position_embedding",
-             "window_size", "dropout"}  # fmt: skip
+    if Path(changes.get("out_dir", folder)).resolve() != folder.resolve():
+        raise UserError(f"a resumed run stays in its folder, {folder}: leave out --out_dir")
     for key, value in changes.items():
-        if key in fixed and value != getattr(config, key):
+        if key in FIXED and value != getattr(config, key):
             raise UserError(f"--{key} is {getattr(config, key)} in the run {folder}, and stays so")
+    for leftover in leftovers(folder) + leftovers(folder / "checkpoints"):
+        leftover.unlink()
     run.configure(dataclasses.replace(config, **changes))
     if run.progress.step < run.config.max_iters:
         run.progress.finished = False
+    run.check_best()
     if changes:
         write_text(folder / "train.toml", run.config.to_toml())
     if run.remember():
         run.save_state()
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
     return run
 
 
@@ -394,16 +472,20 @@ def open_run(folder: Path) -> Run:
     """Read a run as its last checkpoint stands; nothing is written."""
     state = folder / "state.safetensors"
     if not state.is_file():
+        filled = " --overwrite" if folder.is_dir() and any(folder.iterdir()) else ""
         raise UserError(
             f"{folder} holds no run that can be resumed (no {state.name}); "
-            "start one with npgpt train --out_dir " + str(folder)
+            f"start one with npgpt train --out_dir {shlex.quote(str(folder))}{filled}"
         )
     config = TrainConfig.from_toml(folder / "train.toml")
     _, metadata = read_tensors(state)
     try:
         recorded, sha256 = json.loads(metadata["tokens"])
+        history = json.loads(metadata.get("history", "[]"))
     except (KeyError, ValueError):
         raise UserError(f"{state} is damaged: it does not name its token file") from None
+    if history:
+        demand_unchanged(config, history[-1]["config"], folder / "train.toml")
     inside = folder / "tokens.bin"
     path = inside if inside.is_file() else Path(recorded)
     tokens, info = open_tokens(path)
@@ -414,6 +496,20 @@ def open_run(folder: Path) -> Run:
     run = Run(folder, config, model, tokenizer, tokens, path, sha256)
     run.load_state()
     return run
+
+
+def demand_unchanged(config: TrainConfig, recorded: dict[str, Any], path: Path) -> None:
+    """Refuse a ``train.toml`` that was edited where the run stays as it is."""
+    here = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples are lists, as recorded
+    changed = [
+        f"{key} is {json.dumps(here[key])}, and {json.dumps(recorded[key])} in the run"
+        for key in FIXED
+        if key in recorded and here[key] != recorded[key]
+    ]
+    if changed:
+        raise UserError(
+            f"{path} was edited in what a run cannot change: {'; '.join(changed)}. Put that back"
+        )
 
 
 def settled_by(model: GPT) -> dict[str, Any]:
@@ -430,55 +526,6 @@ def settled_by(model: GPT) -> dict[str, Any]:
         "position_embedding": config.position_embedding,
         "window_size": config.window_size,
     }
-
-
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds something, or that cannot be written."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out_dir {folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise UserError(
-            f"the folder {folder} is not empty. Continue the run in it with --resume {folder}, "
-            "replace it with --overwrite, or leave out --out_dir for a new one"
-        )
-
-
-def make_folder(config: TrainConfig, overwrite: bool) -> Path:
-    """Make the run folder: the one asked for, or the next number under out/."""
-    try:
-        if config.out_dir:
-            folder = Path(config.out_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                clear(folder)
-            return folder
-        out = Path("out")
-        out.mkdir(exist_ok=True)
-        taken = [int(p.name) for p in out.iterdir() if p.name.isdecimal()]
-        for number in range(max(taken, default=0) + 1, 10**6):
-            folder = out / f"{number:04d}"
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue  # another run took it
-            return folder
-        raise UserError(f"{out} is full")
-    except OSError as error:
-        where = config.out_dir or "out"
-        raise UserError(f"the folder {where} cannot be made: {error.strerror}") from None
-
-
-RUN_FILES = (
-    "train.toml config.json model.safetensors tokenizer.json tokens.bin tokens.json metrics.jsonl "
-    "state.safetensors"
-).split()
-
-
-def clear(folder: Path) -> None:
-    """Remove an earlier run's files from a folder, and nothing else."""
-    for name in RUN_FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def latest_run(out: Path = Path("out")) -> Path:
@@ -501,14 +548,14 @@ class Metrics:
     def __init__(self, path: Path, step: int) -> None:
         lines = []
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_bytes().splitlines():
                 try:
                     if json.loads(line)["step"] <= step:
-                        lines.append(line + "\n")
-                except (ValueError, KeyError):
+                        lines.append(line + b"\n")
+                except (ValueError, KeyError, TypeError):
                     pass  # cut short when the run was killed
         with replacing(path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+            temporary.write_bytes(b"".join(lines))
         self._path = path
 
     def __enter__(self) -> None:

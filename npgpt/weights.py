@@ -110,9 +110,7 @@ def save_pretrained(model: GPT, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(model.config, folder)
-    if model.generation_config:
-        text = json.dumps(model.generation_config, indent=2)
-        write_text(folder / "generation_config.json", text + "\n")
+    save_generation_config(model, folder)
     tensors = model.state_dict()
     if model.config.model_type != "npgpt":
         tensors |= {name: make() for name, (_, make) in implied(model).items()}
@@ -129,6 +127,13 @@ def save_weights(model: GPT, path: Path) -> None:
 def save_config(config: GPTConfig, folder: Path) -> None:
     """Write ``config.json`` to a folder."""
     write_text(folder / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def save_generation_config(model: GPT, folder: Path) -> None:
+    """Write ``generation_config.json`` to a folder, if the model has such defaults."""
+    if model.generation_config:
+        text = json.dumps(model.generation_config, indent=2)
+        write_text(folder / "generation_config.json", text + "\n")
 
 
 def load_config(folder: Path) -> GPTConfig:
@@ -149,11 +154,12 @@ def load_config(folder: Path) -> GPTConfig:
 
 def find_model(source: str | Path) -> Path:
     """Return the folder or file that a path, or a name on the Hugging Face hub, stands for."""
-    path = Path(source)
-    if path.is_dir() or path.is_file():
+    path, name = Path(source), str(source)
+    expected = f"{name or repr(name)} is no folder with a model (config.json and model.safetensors)"
+    if name and path.is_dir() or path.suffix == ".safetensors" and path.is_file():
         return path
-    expected = f"{source} is no folder with a model (config.json and model.safetensors)"
-    name = str(source)
+    if path.exists() or path.suffix == ".safetensors":
+        raise UserError(expected)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or ("/" in name and path.parent.is_dir()):
         raise UserError(expected)
     try:
@@ -179,6 +185,8 @@ def find_config(path: Path) -> GPTConfig:
     """Return the configuration that comes with what `find_model` found."""
     if is_release(path):
         return release_config(path)
+    if path.is_dir() and not (path / "config.json").exists():
+        raise UserError(f"{path} is no folder with a model (it has no config.json)")
     return load_config(path if path.is_dir() else path.parent)
 
 

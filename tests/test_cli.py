@@ -59,8 +59,12 @@ def test_overwrite(here, capsys):
     Path("run/mine.txt").write_text("keep me")
     assert npgpt("train", "--data", "text.txt", "--out_dir", "run", *TINY) == 2
     err = capsys.readouterr().err
-    assert "run is not empty" in err and "--resume run" in err and "--overwrite" in err
+    assert "run is not empty" in err and "--resume" not in err and "--overwrite" in err
+    assert npgpt("train", "--resume", "run") == 2
     assert npgpt("train", "--data", "text.txt", "--out_dir", "run", "--overwrite", *TINY) == 0
+    capsys.readouterr()
+    assert npgpt("train", "--data", "text.txt", "--out_dir", "run", *TINY) == 2
+    assert "--resume run" in capsys.readouterr().err
     assert npgpt("train", "--data", "text.txt", *TINY, "--out_dir", "run", "--overwrite") == 0
     assert Path("run/mine.txt").read_text() == "keep me"
 
@@ -156,6 +160,21 @@ def test_help(capsys):
         (["train", "--data"], "--data names no file"),
         (["generate", "--prompt", "a"], "no trained model under out"),
         (["generate", "--model", "nowhere", "--prompt", "a"], "nowhere is no folder"),
+        (["generate", "--model", "empty.txt", "--prompt", "a"], "empty.txt is no folder with a"),
+        (
+            ["generate", "--prompt", "-x"],
+            "unknown option -x (a value that begins with - : --prompt=-x)",
+        ),
+        (["generate", "--prompt", "---"], "(a value that begins with - : --prompt=---)"),
+        (["generate", "--stop_strings", "a", "-x"], "(a value that begins with - : --NAME=-x)"),
+        (["generate", "--prompt", "a", "--json", "folder"], "--json folder is a folder"),
+        (
+            ["profile", "--json", "nowhere/x.json"],
+            "--json nowhere/x.json: there is no folder nowhere",
+        ),
+        (["doctor", "--json", os.devnull], f"--json {os.devnull} is no file"),
+        (["info", ""], "'' is no folder with a model"),
+        (["info", "folder"], "folder is no folder with a model"),
     ],
     ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",
 )
@@ -196,6 +215,35 @@ def test_wrong_generation_input(args, message, trained, capsys):
     captured = capsys.readouterr()
     text = " ".join((captured.out + captured.err).replace("│", " ").split())
     assert message in text and "Traceback" not in text
+
+
+def test_a_prompt_that_begins_with_a_hyphen(trained, capsys):
+    for prompt in ("-t", "--to", "int8"):
+        args = [f"--prompt={prompt}"] if prompt[0] == "-" else ["--prompt", prompt]
+        code = npgpt("generate", "--model", trained, *args, "--max_new_tokens", 2)
+        assert code == 2 and "the tokenizer does not know" in capsys.readouterr().err
+
+
+def test_too_little_memory(trained, capsys, monkeypatch):
+    import npgpt.weights
+
+    def too_much(*args, **options):
+        raise MemoryError("Unable to allocate 8 PiB")
+
+    monkeypatch.setattr(npgpt.weights, "find_config", too_much)
+    assert main(["generate", "--model", str(trained), "--prompt", "to"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "not enough memory: Unable to allocate 8 PiB; lower" in err
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["info", "gpt2"], ["info"], ["train", "--help"]])
+def test_a_reader_that_is_gone(args):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "npgpt.cli", *args]
+    process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert process.returncode == 0 and process.stderr == ""
 
 
 def test_a_long_prompt_is_announced(trained, capsys):

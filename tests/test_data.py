@@ -1,6 +1,9 @@
 """Text in: reading it, tokenizing it, and the token file."""
 
+import hashlib
+import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -127,6 +130,52 @@ def test_files_folders_and_patterns(tmp_path):
     assert read_text((str(tmp_path / "**/*.md"), str(tmp_path / "a.txt")))[0] == "two\nlines\none"
 
 
+def test_a_file_that_is_named_twice_counts_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.txt").write_text("one")
+    (tmp_path / "a.txt").write_text("two")
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    sources = ("b.txt", "b.txt", "*.txt", str(tmp_path / "a.txt"), ".")
+    assert read_text(sources) == ("one\ntwo", ["b.txt", "a.txt"])
+
+
+def test_an_empty_name_is_no_file():
+    with pytest.raises(UserError, match="empty name"):
+        read_text(("",))
+
+
+def test_what_is_left_out_of_a_folder(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("text")
+    read_text((str(tmp_path),))
+    assert not capsys.readouterr().err
+    (tmp_path / "empty.py").touch()  # too common to be told
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "image.png").write_bytes(b"\0")
+    run = tmp_path / "out" / "0001"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("state.safetensors", "train.toml", "checkpoints/step-000001.safetensors"):
+        (run / name).write_text("no text to train on")
+    assert read_text((str(tmp_path),))[0] == "text"
+    said = capsys.readouterr().err
+    assert "2 of 4 files are no UTF-8 text and left out: image.png, latin.txt\n" in said
+    with pytest.raises(UserError, match="is the folder of a run.*tokens.bin"):
+        read_text((str(run),))
+
+
+def test_standard_input_and_pipes(monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO("na\u00efve".encode()), encoding="ascii")
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert read_text(("-",)) == ("na\u00efve", ["-"])
+    with pytest.raises(UserError, match="- is empty"):
+        read_text(("-",))
+    if os.path.isdir("/dev/fd"):
+        end, start = os.pipe()
+        os.write(start, b"of a pipe")
+        os.close(start)
+        assert read_text((f"/dev/fd/{end}",))[0] == "of a pipe"
+        os.close(end)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -197,7 +246,14 @@ def test_token_files(n_vocab, dtype, tmp_path):
         (lambda p: p.write_bytes(p.read_bytes()[:-3]), "cut short or changed"),
         (lambda p: p.write_bytes(b"\1" + p.read_bytes()[1:]), "changed"),
         (lambda p: p.with_suffix(".json").unlink(), "x.json does not exist"),
+        (lambda p: p.with_suffix(".json").unlink(), "nanoGPT's train.bin.*--data input.txt"),
         (lambda p: p.with_suffix(".json").write_text("{}"), "does not describe"),
+        (lambda p: describe(p, n_vocab="256"), "does not describe"),
+        (lambda p: describe(p, n_vocab=100), "holds token 119, and x.json knows 100"),
+        (
+            lambda p: describe(p, n_tokens=0, sha256=hashlib.sha256().hexdigest(), content=b""),
+            "holds no tokens",
+        ),
         (lambda p: p.with_suffix(".json").write_text("nonsense"), "damaged"),
     ],
 )
@@ -209,6 +265,14 @@ def test_damaged_token_files(damage, message, tmp_path):
         open_tokens(path)
 
 
+def describe(path, content=None, **values):
+    """Change what the JSON file says, and the tokens to fit."""
+    sidecar = path.with_suffix(".json")
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | values))
+    if content is not None:
+        path.write_bytes(content)
+
+
 def test_a_token_file_of_an_unknown_tokenizer(tmp_path):
     from npgpt.config import TrainConfig
     from npgpt.train import start
@@ -217,6 +281,10 @@ def test_a_token_file_of_an_unknown_tokenizer(tmp_path):
     described = tmp_path / "x.json"
     described.write_text(described.read_text().replace('"byte"', '"runes"'))
     with pytest.raises(UserError, match="x.json describes no tokenizer.*'runes'"):
+        start(TrainConfig(data=(str(tmp_path / "x.bin"),), out_dir=str(tmp_path / "run")))
+    described.write_text(described.read_text().replace('"runes"', '"byte"'))
+    describe(tmp_path / "x.bin", n_vocab=300)
+    with pytest.raises(UserError, match="says that there are 300 tokens, and its tokenizer has 25"):
         start(TrainConfig(data=(str(tmp_path / "x.bin"),), out_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 

@@ -15,6 +15,7 @@ import autograd
 from autograd import no_grad
 from npgpt import GPT, GPTConfig, TextStreamer, UserError
 from npgpt.cli import main
+from npgpt.generation import command
 from npgpt.generation.options import Options
 from npgpt.generation.processors import draw, log_softmax, process
 from npgpt.generation.reader import Reader, window_start
@@ -124,13 +125,19 @@ choices = st.fixed_dictionaries(
 )
 
 
-@given(family=families, prompts=prompts, options=choices, n=st.integers(1, 3))
-def test_neither_the_batch_nor_the_cache_changes_a_text(family, prompts, options, n):
+@given(
+    family=families,
+    prompts=prompts,
+    options=choices,
+    n=st.integers(1, 3),
+    beams_sample=st.booleans(),
+)
+def test_neither_the_batch_nor_the_cache_changes_a_text(family, prompts, options, n, beams_sample):
     model = MODELS[family]
     if options.get("do_sample"):
         options["num_return_sequences"] = n
     elif n > 1:
-        options.pop("do_sample", None)
+        options["do_sample"] = beams_sample
         options.update(num_beams=n, num_return_sequences=n - 1)
     n = options.get("num_return_sequences", 1)
     batch = model.generate(prompts, pad_token_id=9, output_logprobs=True, **options)
@@ -268,11 +275,26 @@ def test_samples_follow_the_distribution():
     )
 
 
+def test_beams_are_drawn_without_putting_back():
+    """Two tokens of three: the first by their shares, the second by those of the rest."""
+    model, n = make(vocab_size=3), 1000
+    p = np.exp(log_softmax(model([[1]])[0].numpy()[0, -1:]))[0]
+    options = dict(max_new_tokens=1, num_beams=2, num_return_sequences=2, do_sample=True)
+    pairs = [model.generate([1], seed=seed, **options)[:, 1].tolist() for seed in range(n)]
+    for left in range(3):
+        a, b = {0, 1, 2} - {left}
+        expected = p[a] * p[b] * (1 / (1 - p[a]) + 1 / (1 - p[b]))
+        share = sum(left not in pair for pair in pairs) / n
+        assert abs(share - expected) < 5 * np.sqrt(0.25 / n)
+    assert all(p[best] > p[other] for best, other in pairs)
+
+
 def test_log_probabilities_are_the_models():
     """Also where options change what is chosen, and where the window moves."""
     for options in (
         dict(do_sample=True, top_k=3, temperature=2.0, repetition_penalty=1.5, seed=3),
         dict(num_beams=3),
+        dict(num_beams=3, do_sample=True, temperature=2.0, seed=3),
     ):
         model, prompt = MODELS["gpt3"], tokens(2, 3)
         result = model.generate(prompt, max_new_tokens=5, output_logprobs=True, **options)
@@ -409,8 +431,11 @@ def test_sampling_options_without_sampling_are_noted(capsys):
     model, ids = MODELS["gpt2"], tokens(1, 3)
     model.generate(ids, max_new_tokens=2, top_p=0.9, top_k=None)
     assert capsys.readouterr().err == "note: top_p has no effect without do_sample=True\n"
-    model.generate(ids, max_new_tokens=2, top_p=0.9, do_sample=True)
     model.generate(ids, max_new_tokens=2, top_p=0.9, do_sample=True, temperature=0.0)
+    assert capsys.readouterr().err == "note: top_p has no effect at temperature 0\n"
+    model.generate(ids, max_new_tokens=2, top_p=0.9, do_sample=True)
+    model.generate(ids, max_new_tokens=2, top_p=0.9, do_sample=True, num_beams=2)
+    model.generate(ids, max_new_tokens=2, temperature=0)
     model.generate(ids, max_new_tokens=2)
     assert capsys.readouterr().err == ""
 
@@ -447,6 +472,30 @@ def test_defaults_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"eos_token_id": 500}, "eos_token_id has 500"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"num_return_sequences": 3}, "greedy decoding has one answer"),
+    ],
+)
+def test_wrong_defaults_of_a_model(own, message):
+    model = make()
+    model.generation_config = own
+    with pytest.raises(UserError, match=f"in the model's generation_config.json, {message}"):
+        model.generate([1, 2])
+    with pytest.raises(UserError, match="^top_k is -1"):
+        model.generate([1, 2], top_k=-1)
+
+
+def test_of_two_default_lengths_one_counts():
+    model = make()
+    model.generation_config = {"max_length": 4, "max_new_tokens": 3}
+    assert model.generate([1, 2]).shape == (1, 5)
+    assert model.generate([1, 2], max_length=6).shape == (1, 6)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"input_ids": np.zeros((1, 0), int)}, "prompt is empty"),
@@ -476,7 +525,6 @@ def test_defaults_of_a_folder(tmp_path):
         ({"num_return_sequences": 0}, "num_return_sequences is 0"),
         ({"num_return_sequences": 5}, "greedy decoding has one answer"),
         ({"num_beams": 2, "num_return_sequences": 3}, "must not be more than num_beams"),
-        ({"num_beams": 2, "do_sample": True}, "beam search does not sample"),
         ({"num_beams": 2, "early_stopping": "always"}, "early_stopping is 'always'"),
         ({"do_sample": 1}, "do_sample is 1; it must be True or False"),
         ({"eos_token_id": 11}, r"eos_token_id has 11; a token id must be in \[0, 11\)"),
@@ -560,8 +608,79 @@ def test_prompts_of_files_and_pipes(folder, tmp_path, capsys, monkeypatch):
     assert "not both" in said("--prompt", "a", "--prompt_file", tmp_path / "prompt.txt")
     (tmp_path / "empty.txt").write_text("\n")
     assert "empty.txt is empty" in said("--prompt_file", tmp_path / "empty.txt")
-    assert "no such folder" in said("--prompt", "a", "--json", tmp_path / "missing" / "x.json")
     assert "prompt is empty" in said()
+
+
+def test_what_is_not_given_is_the_models(folder, tmp_path, capsys, monkeypatch):
+    """And the command's own only where that has nothing."""
+    given = {}
+    monkeypatch.setattr(command, "write", lambda *args: given.update(vars(args[3])))
+    model = tmp_path / "model"
+
+    def settled(*args, **own):
+        GPT.from_pretrained(folder).save_pretrained(model)
+        (model / "generation_config.json").write_text(json.dumps(own))
+        assert npgpt("--model", model, "--prompt", "a", *args) == 0
+        names = ("do_sample", "temperature", "top_k", "max_new_tokens", "max_length")
+        return tuple(given[name] for name in names)
+
+    model.mkdir()
+    save_tokenizer(ByteTokenizer(), model)
+    assert settled() == (True, 0.8, 200, 500, None)
+    own = dict(do_sample=False, temperature=0.5, top_k=None, max_length=9)
+    assert settled(**own) == (False, 0.5, 200, None, 9)
+    assert settled("--do_sample", "True", "--max_new_tokens", 7, **own) == (True, 0.5, 200, 7, None)
+    assert settled("--temperature", 0, **own)[:2] == (False, 0)
+    assert settled("--num_beams", 2)[0] is settled(num_beams=2)[0] is False
+    assert settled("--num_beams", 2, do_sample=True)[0] is True
+    assert capsys.readouterr().err == ""
+    settled("--num_beams", 2, "--top_p", 0.5)
+    assert capsys.readouterr().err == "note: top_p has no effect without do_sample=True\n"
+
+
+def test_what_is_there_is_kept_whatever_ends_it(folder, tmp_path, capsys, monkeypatch):
+    file, args = tmp_path / "texts.json", ["--model", folder, "--max_new_tokens", 3]
+    args += ["--prompt", "-", "--json", file]
+
+    def kept(given):
+        stdin = io.TextIOWrapper(io.BytesIO(given))
+        monkeypatch.setattr("sys.stdin", stdin)
+        code = npgpt(*args)
+        records = json.loads(file.read_text())
+        return code, [(record["prompt"], record["finish_reason"]) for record in records]
+
+    assert kept(b"a\n\xff\n") == (2, [("a", "length")])
+    assert kept(b"\xff\n") == (2, [("a", "length")]), "nothing is there, and nothing is replaced"
+    assert "line 1 of standard input is not UTF-8" in capsys.readouterr().err
+
+    class Head:
+        """A reader that goes away after some characters."""
+
+        def __init__(self, n):
+            self.n = n
+
+        def write(self, text):
+            self.n -= len(text)
+            if self.n < 0:
+                raise BrokenPipeError
+            return len(text)
+
+        def flush(self):
+            pass
+
+    for n, expected in [(0, "interrupted"), (200, "length")]:
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.stdout", Head(n))
+            code, found = kept(b"a\n" * 99)
+        assert code == 0 and found[0] == ("a", expected) and len(found) < 99
+
+
+def test_one_file_of_a_folder(folder, capsys):
+    args = ["--prompt", "ab", "--seed", 1, "--max_new_tokens", 5]
+    assert npgpt("--model", folder, *args) == 0
+    expected = capsys.readouterr().out
+    assert npgpt("--model", folder / "model.safetensors", *args) == 0
+    assert capsys.readouterr().out == expected
 
 
 def test_words_that_stop_and_words_that_must_not_come(folder, tmp_path, capsys):

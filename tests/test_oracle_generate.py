@@ -162,6 +162,40 @@ def test_beam_search_with_processors(twins, family):
     assert np.array_equal(ours.generate(prompts(), **options), expected)
 
 
+SAMPLED_BEAMS = {
+    "plain": dict(top_k=0),
+    "temperature": dict(top_k=0, temperature=1.7, eos_token_id=12, num_return_sequences=3),
+    "top_k": dict(top_k=1, eos_token_id=[1, 5, 9]),
+    "top_p": dict(top_k=0, top_p=1e-6, eos_token_id=[1, 5, 9, 12], length_penalty=0.0),
+    "min_p": dict(top_k=0, min_p=1.0, early_stopping=True, eos_token_id=9),
+    "typical_p": dict(top_k=0, typical_p=1e-6, early_stopping="never", eos_token_id=[1, 2]),
+    "all": dict(top_k=9, top_p=0.9, typical_p=0.9, temperature=0.8, eos_token_id=[1, 5, 9]),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED_BEAMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beam_search_that_samples(twins, family, name, monkeypatch):
+    """With the same random numbers: theirs draws by torch.multinomial, which has ours here."""
+    import torch
+
+    ours, theirs = twins[family]
+    for seed in range(4):
+        generators = [np.random.default_rng(seed) for _ in range(3)]  # of each prompt
+
+        def multinomial(probabilities, num_samples, generators=generators):
+            size = probabilities.shape[1]
+            noise = np.stack([generator.gumbel(size=size) for generator in generators])
+            return (probabilities.log() + torch.tensor(noise)).topk(num_samples).indices
+
+        options = dict(num_beams=4, do_sample=True, max_new_tokens=10, **SAMPLED_BEAMS[name])
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "multinomial", multinomial)
+            expected = theirs_of(theirs, prompts(seed=seed), **options).numpy()
+        found = ours.generate(prompts(seed=seed), seed=seed, pad_token_id=2, **options)
+        assert np.array_equal(found, expected)
+
+
 @pytest.mark.parametrize("stop", ["t", "it", ["qu", "n t"]])
 def test_stop_strings(twins, tmp_path, stop):
     """They may begin in the prompt and end inside a token, there as here."""

@@ -140,6 +140,26 @@ def test_floating_point_operations(function, shapes, forward, backward):
     assert sum(row.flops for row in rows if row.kind == "backward") == backward
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("window", [None, 1, 3, 9])
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(6, 6), (2, 5), (5, 2)])
+def test_pairs_that_attention_sees(n_queries, n_keys, window, is_causal):
+    rows, keys = np.arange(n_queries)[:, None], np.arange(n_keys)
+    seen = (keys <= rows if is_causal else keys < n_keys) & (rows - keys < (window or 99))
+    seen = np.broadcast_to(seen, (n_queries, n_keys))
+    mask = np.random.default_rng(0).random((4, 1, n_queries, n_keys)) < 0.5
+    q, k, v = (np.zeros((4, 3, n, 7)) for n in (n_queries, n_keys, n_keys))
+    for given, pairs in ((None, 12 * seen.sum()), (mask, 3 * (seen & mask).sum())):
+        flops = ledger.attention_flops(q, k, v, given, is_causal, window)
+        assert flops == pytest.approx(2 * 14 * pairs, rel=1e-12)
+
+
+def test_a_context_of_100_000_tokens():
+    q = np.broadcast_to(np.float32(0), (8, 12, 100_000, 64))
+    expected = 4 * 64 * 96 * 100_000 * 100_001 / 2
+    assert ledger.attention_flops(q, q, q, None, True, None) == expected
+
+
 @pytest.mark.parametrize(
     ("function", "shapes", "forward", "backward"),
     [

@@ -319,6 +319,8 @@ def test_progress_is_told():
         (dict(vocab_size=300, special_tokens=("a", "a")), "different from each other"),
         (dict(vocab_size=300, special_tokens=("",)), "not empty"),
         (dict(vocab_size=300, pattern="("), "no regular expression"),
+        (dict(vocab_size=300, pattern=r"\p{L}+"), "does not cut the text into pieces"),
+        (dict(vocab_size=300, pattern=r"|\s+|\S+"), "does not cut the text into pieces"),
         (dict(vocab_size=300, text="\ud800"), "surrogate"),
     ],
 )
@@ -363,7 +365,8 @@ def test_published_vectors(files, home):
 def test_gpt2_by_its_name_and_from_its_files(files, tmp_path):
     npgpt("tokenizer", "add", files / "gpt2" / "vocab.bpe", files / "gpt2" / "encoder.json")
     named = GPT2Tokenizer()
-    assert named.to_dict() == {"kind": "gpt2"}
+    assert named.to_dict() == {"kind": "gpt2"} and named.name == "gpt2"
+    assert named.ranks == make_tokenizer("r50k_base").ranks  # the same, as tiktoken's hash says
     for name in ("encoder.json", "vocab.bpe", ""):
         read = make_tokenizer(str(files / "gpt2" / name))
         assert read.ranks == named.ranks and read.special_tokens == named.special_tokens
@@ -411,7 +414,9 @@ def test_published_files_are_checked(files, tmp_path, home, capsys):
     assert "gpt2 needs encoder.json and vocab.bpe" in capsys.readouterr().err
     assert npgpt("tokenizer", "add", files / "gpt2" / "vocab.bpe") == 0
     assert capsys.readouterr().out.startswith("gpt2: 50,257 tokens")
-    (home / "published" / "vocab.bpe").write_text("changed")
+    for file in ("r50k_base.tiktoken", "vocab.bpe"):  # of which each alone will do
+        assert make_tokenizer("gpt2").n_vocab == 50257
+        (home / "published" / file).write_text("changed")
     with pytest.raises(UserError, match="replace it with npgpt tokenizer add vocab.bpe"):
         make_tokenizer("gpt2")
 
@@ -613,8 +618,12 @@ def test_steps(here, capsys):
 
 
 def test_what_cannot_be_seen_is_shown(here, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("é\x1b[1m\n"))
-    assert npgpt("tokenizer", "show", "-", "--tokenizer", "byte") == 0
+    def show(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), "ascii"))
+        return npgpt("tokenizer", "show", "-", "--tokenizer", "byte")
+
+    assert show(b"caf\xe9") == 2 and "standard input is not UTF-8" in capsys.readouterr().err
+    assert show("é\x1b[1m[/i]\n".encode()) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[:3] == ["195\t\\xc3", "169\t\\xa9", "27\t\\x1b"] and "\x1b" not in out
 
@@ -639,7 +648,7 @@ def test_added_tokenizers_are_listed_and_used(here, home, capsys):
         (["add", "text.txt"], "is no tokenizer"),
         (["train", "--data", "missing.txt"], "missing.txt does not exist"),
         (["train", "--data", "text.txt", "--out", "a.json"], "must end in .tiktoken"),
-        (["train", "--data", "text.txt", "--out", "no/a.tiktoken"], "folder no does not exist"),
+        (["train", "--data", "text.txt", "--out", "no/a.tiktoken"], "there is no folder no"),
         (["train", "--data", "text.txt", "--vocab_size", "10"], "at least 257"),
         (["train", "--vocabulary", "10"], "unknown option --vocabulary"),
         (["show"], "give a text first"),

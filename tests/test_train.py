@@ -1,9 +1,11 @@
 """Training: what a run writes, that it resumes bit for bit, and that nothing is half-written."""
 
 import dataclasses
+import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +15,14 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, UserError
+from npgpt.cli import main
 from npgpt.config import TrainConfig
+from npgpt.data import write_tokens
 from npgpt.display import Display
 from npgpt.evaluate import whole_loss
-from npgpt.files import read_tensors, replacing, write_tensors, write_text
+from npgpt.files import read_tensors, release, replacing, write_tensors, write_text
+from npgpt.replay import Replay
+from npgpt.tokenizers import ByteTokenizer
 from npgpt.train import Interrupted, latest_run, resume, start, train
 from npgpt.weights import load_pretrained
 
@@ -139,9 +145,20 @@ def test_numbered_folders_and_the_latest(text, tmp_path, monkeypatch):
 def test_starting_from_a_model(text, tmp_path):
     first = run_to_the_end(text, tmp_path / "first", seed=3)
     run = start(
-        config(text, tmp_path / "second", init_from=str(first.folder), n_embd=4, max_iters=0)
+        TrainConfig(
+            data=(text,),
+            out_dir=str(tmp_path / "second"),
+            init_from=str(first.folder),
+            dropout=0.1,
+            max_iters=0,
+            eval_iters=1,
+        )
     )
-    assert run.model.config == first.model.config and run.config.n_embd == 16
+    assert run.model.config == first.model.config
+    same = "n_layer n_head n_embd block_size bias tokenizer".split()
+    assert [getattr(run.config, key) for key in same] == [
+        getattr(first.config, key) for key in same
+    ]
     train(run, Quiet(run))
     best = read_tensors(first.folder / "model.safetensors")[0]
     assert all(np.array_equal(run.model.state_dict()[name], best[name]) for name in best)
@@ -159,6 +176,51 @@ def test_starting_from_a_model_keeps_all_of_its_architecture(text, tmp_path):
     assert run.model.config == dataclasses.replace(unusual, **rates)
     x = run.tokenizer.encode("the lazy")[None]
     assert np.array_equal(run.model.eval()(x)[0].numpy(), base.eval()(x)[0].numpy())
+
+
+def test_a_shorter_context_than_the_models(text, tmp_path):
+    first = run_to_the_end(text, tmp_path / "first")
+    base = load_pretrained(first.folder)
+    base.generation_config = {"top_k": 3}
+    base.save_pretrained(first.folder)
+    changes = dict(init_from=str(first.folder), block_size=5, max_iters=2)
+    run = start(config(text, tmp_path / "second", **changes))
+    assert run.model.config.n_positions == run.config.block_size == 5
+    x = run.tokenizer.encode("lazy ")[None]
+    assert np.array_equal(run.model.eval()(x)[0].numpy(), base(x)[0].numpy())
+    train(run, Quiet(run))
+    assert load_pretrained(run.folder).generation_config == {"top_k": 3}
+    Replay(run.folder).seek(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "message"),
+    [
+        (dict(n_layer=3), (), "n_layer is 3, and the model .* has 2"),
+        (dict(n_layer=4), ("n_layer",), "n_layer is 4, and the model .* has 2"),
+        (dict(n_embd=32), (), "n_embd is 32, and the model .* has 16"),
+        (dict(block_size=9), (), "block_size is 9, and the model .* has 8"),
+        (dict(bias=True), (), "bias is True, and the model .* has False"),
+        (dict(tokenizer="byte"), (), "tokenizer is byte, and the model .* has char"),
+    ],
+)
+def test_options_that_a_model_contradicts(changes, given, message, uninterrupted, tmp_path):
+    data = str(uninterrupted.parent / "text.txt")
+    wrong = config(data, tmp_path / "run", init_from=str(uninterrupted), **changes)
+    with pytest.raises(UserError, match=message):
+        start(wrong, given=given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_tokenizer_of_a_token_file(uninterrupted, tmp_path):
+    data = str(uninterrupted / "tokens.bin")
+    with pytest.raises(UserError, match=r"tokenizer is byte, and the token file .* has char"):
+        start(config(data, tmp_path / "run", tokenizer="byte"))
+    write_tokens(tmp_path / "bytes.bin", TEXT, ByteTokenizer(), [])
+    data = str(tmp_path / "bytes.bin")
+    with pytest.raises(UserError, match="tokenizer is char"):
+        start(config(data, tmp_path / "run"), given=["tokenizer"])
+    assert start(config(data, tmp_path / "run")).config.tokenizer == "byte"
 
 
 def test_a_token_file_as_data(text, tmp_path):
@@ -211,6 +273,7 @@ def test_kill_9_at_random_moments(attempt, text, tmp_path):
     whole = start(config(text, tmp_path / "whole", **often))
     train(whole, Quiet(whole))
     state = start(config(text, tmp_path / "run", **often)).folder / "state.safetensors"
+    release(tmp_path / "run")
     command = [sys.executable, "-m", "npgpt.cli", "train", "--resume", str(tmp_path / "run")]
     chance = random.Random(attempt)
     for _ in range(5):
@@ -274,7 +337,10 @@ def test_numbered_checkpoints(text, tmp_path):
             lambda f: write_tensors(f / "state.safetensors", {"a": np.ones(1)}, {}),
             "does not name its token file",
         ),
-        (lambda f: (f / "train.toml").write_text("n_layer = 3"), None),
+        (
+            lambda f: (f / "train.toml").write_text(""),
+            r'data is \[\], and \["/.*n_layer is 4, and 2 in the run',
+        ),
         (lambda f: (f / "train.toml").write_text("max_itres = 3"), "did you mean 'max_iters'"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer"),
         (lambda f: edit(f / "config.json", n_layer=3), "transformer.h.2.ln_1.weight is missing"),
@@ -285,9 +351,6 @@ def test_numbered_checkpoints(text, tmp_path):
 def test_damaged_runs(damage, message, text, tmp_path):
     run = start(config(text, tmp_path / "run"))
     damage(run.folder)
-    if message is None:
-        resume(run.folder, {})
-        return
     with pytest.raises(UserError, match=message):
         resume(run.folder, {})
 
@@ -323,6 +386,196 @@ def test_architecture_cannot_change_on_resume(text, tmp_path):
     run = start(config(text, tmp_path / "run"))
     with pytest.raises(UserError, match="--n_layer is 2 in the run"):
         resume(run.folder, {"n_layer": 5})
+    with pytest.raises(UserError, match="stays in its folder"):
+        resume(run.folder, {"out_dir": str(tmp_path)})
+    resume(run.folder, {"out_dir": f"{run.folder}/../run"})
+
+
+def test_a_recipe_that_was_edited(text, tmp_path):
+    run = start(config(text, tmp_path / "run"))
+    recipe = run.folder / "train.toml"
+    written = recipe.read_text()
+    for key, value in dict(block_size=4, n_embd=8, seed=5, dropout=0.3, tokenizer='"byte"').items():
+        recipe.write_text(re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", written))
+        with pytest.raises(UserError, match=rf"train.toml was edited .*{key} is {value}, and "):
+            resume(run.folder, {})
+    recipe.write_text(written.replace("max_iters = 12", "max_iters = 13"))
+    assert resume(run.folder, {}).config.max_iters == 13
+
+
+@pytest.mark.parametrize("step", [4, 6, 12])
+def test_a_model_that_is_lost_is_written_again(step, text, tmp_path, capsys):
+    run = start(config(text, tmp_path / "run"))
+    with pytest.raises(Interrupted):
+        train(run, Quiet(run, interrupt_at=step))
+    cut(run.folder / "model.safetensors")
+    resume(run.folder, {})
+    assert "model.safetensors is damaged" in capsys.readouterr().err
+    (run.folder / "model.safetensors").unlink()
+    train(again := resume(run.folder, {}), Quiet(again))
+    assert "model.safetensors does not exist" in capsys.readouterr().err
+    assert again.progress.finished
+    load_pretrained(run.folder)
+    resume(run.folder, {})
+    assert not capsys.readouterr().err
+
+
+def test_metrics_that_are_damaged(text, tmp_path):
+    run = run_to_the_end(text, tmp_path / "run", max_iters=4)
+    before = lines(run.folder)
+    with (run.folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'\xff\xfe\n5\n{"step": "x"}\n{"step": 4')
+    train(again := resume(run.folder, {"max_iters": 6}), Quiet(again))
+    assert lines(run.folder)[: len(before)] == before
+
+
+# ---- the folder
+
+
+def test_what_a_run_needs_is_not_overwritten(text, tmp_path):
+    folder = run_to_the_end(text, tmp_path / "run").folder
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "link.bin").symlink_to(folder / "tokens.bin")
+    (tmp_path / "link.json").symlink_to(folder / "tokens.json")
+    for changes in (
+        dict(data=str(folder / "tokens.bin")),
+        dict(data=str(tmp_path / "link.bin")),
+        dict(data=str(folder / "*.toml")),
+        dict(init_from=str(folder)),
+        dict(init_from=str(folder / "model.safetensors")),
+    ):
+        with pytest.raises(UserError, match="--overwrite would remove .*give another --out_dir"):
+            start(config(**{"text": text, "folder": folder, "n_layer": 2, **changes}), True)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_leftovers_of_writes_that_were_killed(text, tmp_path):
+    folder = start(config(text, tmp_path / "run")).folder
+    (folder / "checkpoints").mkdir()
+    mine = {".mine.tmp", ".tmp.tmp", "checkpoints/notes.txt"}
+
+    def leave():
+        for name in (".state.safetensors.tmp", ".tmpAb12Cd", "checkpoints/.tmpzzzzzz", *mine):
+            (folder / name).touch()
+
+    def hidden():
+        found = (path.relative_to(folder) for path in folder.rglob("*"))
+        return {str(path) for path in found if path.name[0] == "." or path.parent.name}
+
+    for again in (
+        lambda: resume(folder, {}),
+        lambda: start(config(text, folder, checkpoint_interval=5), overwrite=True),
+    ):
+        leave()
+        again()
+        assert hidden() == mine
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs flock")
+def test_two_processes_in_one_folder(text, tmp_path):
+    run = run_to_the_end(text, tmp_path / "run", max_iters=4)
+    before = (run.folder / "state.safetensors").read_bytes()
+    script = (
+        "import pathlib, sys, npgpt.files\n"
+        "npgpt.files.hold(pathlib.Path(sys.argv[1]))\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(run.folder)],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert other.stdout.readline() == b"held\n"
+    for again in (
+        lambda: resume(run.folder, {}),
+        lambda: start(config(text, run.folder), overwrite=True),
+    ):
+        with pytest.raises(UserError, match="another process trains in"):
+            again()
+    assert (run.folder / "state.safetensors").read_bytes() == before
+    Replay(run.folder)  # who only reads does not mind
+    other.kill()
+    other.communicate()
+    resume(run.folder, {})
+    resume(run.folder, {})  # the same process may
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit of the system")
+def test_a_write_that_the_system_refuses_names_the_file(tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        for path, write in (
+            (tmp_path / "x.bin", lambda path: write_tokens(path, TEXT, ByteTokenizer(), [])),
+            (tmp_path / "x.safetensors", lambda path: write_tensors(path, {"a": np.ones(999)}, {})),
+        ):
+            with pytest.raises(OSError) as caught:
+                write(path)
+            assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- the command
+
+
+def command(*args):
+    """Run npgpt train in this process; return its exit code."""
+    return main(["train", *map(str, args)])
+
+
+def test_text_in_brackets_is_no_markup(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("[/i] [bold]x[/b] :smile:\n\t\t\n" * 99)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(config("text.txt", "[red]x y", max_iters=2).to_toml())
+    assert command(recipe) == 0
+    out = capsys.readouterr().out
+    assert "[red]x y trains" in out and "\t" in out
+    assert "--model '[red]x y' --prompt='[/i] [bold]x[/b]'" in out
+
+
+def test_resuming_by_command(text, tmp_path, capsys):
+    folder = run_to_the_end(text, tmp_path / "run", max_iters=4).folder
+    for args in ([], ["--max_iters", 2], ["--out_dir", folder]):
+        assert command("--resume", folder, *args) == 0
+        assert "is finished at step 4 (to go on, add --max_iters N)" in capsys.readouterr().out
+    for args, message in (
+        (["--resume", ""], "--resume names no folder"),
+        (["--resume="], "--resume names no folder"),
+        (["--resume", folder, "--overwrite"], "drop one of them"),
+    ):
+        assert command(*args) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_that_a_model_contradicts_by_command(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_to_the_end(text, tmp_path / "run", max_iters=0)
+    (tmp_path / "recipe.toml").write_text("n_layer = 4")
+    for args, key in (  # all as they are without a model
+        (["--n_layer=4"], "n_layer"),
+        (["--block-size", 64], "block_size"),
+        (["recipe.toml"], "n_layer"),
+    ):
+        assert command(*args, "--data", text, "--init_from", "run") == 2
+        assert f"leave {key} out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("width", "shown"), [(40, False), (100, True)])
+def test_the_live_line_of_a_narrow_terminal(width, shown):
+    import io
+
+    from rich.console import Console
+
+    file = io.StringIO()
+    display = Display(300, console=Console(file=file, width=width, force_terminal=True))
+    with display:
+        display.step(120, 2.5, 50_000)
+    assert "120/300" in file.getvalue()
+    assert ("tokens/s" in file.getvalue()) == shown
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path, text):

@@ -141,6 +141,12 @@ def test_one_file(folder):
     assert same(GPT.from_pretrained(path, config=TINY), model_of())
     with pytest.raises(UserError, match="config.json does not exist"):
         GPT.from_pretrained(path)
+    with pytest.raises(UserError, match="is no folder with a model .it has no config.json"):
+        GPT.from_pretrained(folder)
+    (folder / "text.txt").write_text("text")
+    for name in (folder / "text.txt", folder / "none.safetensors", ""):
+        with pytest.raises(UserError, match="is no folder with a model"):
+            GPT.from_pretrained(name)
 
 
 def test_a_head_that_is_stored_twice_or_alone(folder):

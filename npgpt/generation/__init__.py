@@ -87,7 +87,8 @@ def generate(
     stop_strings : str or sequence of str
         Strings that end a text, in which they stay.
     num_beams : int
-        Above 1: search for the most probable text, among so many beginnings at a time.
+        Above 1: search for the most probable text, among so many beginnings at a time; with
+        `do_sample`, those that go on are drawn.
     length_penalty : float
         Beams are compared by their log-probability divided by length to this power.
     early_stopping : bool or "never"
@@ -121,42 +122,66 @@ def generate(
     >>> model.generate([[1, 2, 3], [4]], max_length=8, do_sample=True, seed=1).shape
     (2, 10)
     """
-    search = start(model, input_ids, options, attention_mask, tokenizer, output_logprobs)
-    if streamer and search.options.num_beams > 1:
+    settled = settle(model, options, tokenizer)
+    search = start(model, input_ids, settled, attention_mask, tokenizer, output_logprobs)
+    if streamer and settled.num_beams > 1:
         raise UserError("a streamer cannot follow a beam search, where what is best may change")
-    if streamer and len(search.prompts) * search.options.num_return_sequences > 1:
+    if streamer and len(search.prompts) * settled.num_return_sequences > 1:
         raise UserError("a streamer follows one sequence, and these are several")
-    idle = [name for name in SAMPLING if options.get(name) is not None]
-    if idle and not search.options.do_sample and options.get("temperature") != 0:
-        print(f"note: {', '.join(idle)} has no effect without do_sample=True", file=sys.stderr)
     with no_grad(), evaluating(model):
         search.run(streamer)
     result = search.result()
     return result if output_logprobs else result.sequences
 
 
+def settle(
+    model: GPT,
+    given: Mapping[str, Any],
+    tokenizer: Tokenizer | None = None,
+    fallback: Mapping[str, Any] | None = None,
+) -> Options:
+    """Return options: those given, the model's own, and `fallback` for what neither has."""
+
+    def checked(own: Mapping[str, Any]) -> Options:
+        options = Options.of(given, own, fallback or {})
+        options.check_tokens(model.config.vocab_size)
+        return options
+
+    try:
+        options = checked(model.generation_config)
+    except UserError as error:
+        checked({})  # which raises if the fault is not the model's
+        raise UserError(f"in the model's generation_config.json, {error}") from None
+    if options.stop_strings and tokenizer is None:
+        raise UserError("stop_strings are looked for in text, which takes tokenizer=, too")
+    idle = [name for name in SAMPLING if given.get(name) is not None and not options.do_sample]
+    if given.get("temperature") == 0:  # which is why there is no sampling
+        idle.remove("temperature")
+    if idle:
+        why = "at temperature 0" if options.temperature == 0 else "without do_sample=True"
+        has = "has" if len(idle) == 1 else "have"
+        print(f"note: {', '.join(idle)} {has} no effect {why}", file=sys.stderr)
+    return options
+
+
 def start(
     model: GPT,
     input_ids: Prompts,
-    options: Mapping[str, Any],
+    options: Options,
     attention_mask: Prompts | None = None,
     tokenizer: Tokenizer | None = None,
     wants_logprobs: bool = False,
 ) -> Search:
-    """Check the arguments of `generate`, and return what is to be run."""
-    vocab_size, n_positions = model.config.vocab_size, model.config.n_positions
-    settled = Options.of(options, model.generation_config)
-    settled.check_tokens(vocab_size)
-    if settled.stop_strings and tokenizer is None:
-        raise UserError("stop_strings are looked for in text, which takes tokenizer=, too")
-    prompts = prompts_of(input_ids, attention_mask, vocab_size)
+    """Check the prompts, and return what is to be run."""
+    n_positions = model.config.n_positions
+    prompts = prompts_of(input_ids, attention_mask, model.config.vocab_size)
     lengths = [len(prompt) for prompt in prompts]
-    limits = [settled.limit(length) for length in lengths]
+    limits = [options.limit(length) for length in lengths]
     if max(np.add(lengths, limits)) - 1 > n_positions:  # the last token is not read
         announce_window(max(lengths), n_positions)
-    reader = Reader(model, prompts, max(lengths) + max(limits), settled.use_cache)
-    kind = BeamSearch if settled.num_beams > 1 else Sampling
-    return kind(reader, settled, tokenizer, wants_logprobs)
+    reader = Reader(model, prompts, max(lengths) + max(limits), options.use_cache)
+    kind = BeamSearch if options.num_beams > 1 else Sampling
+    return kind(reader, options, tokenizer, wants_logprobs)
 
 
 def prompts_of(

@@ -17,7 +17,8 @@ import numpy as np
 from autograd import no_grad
 from npgpt.errors import UserError
 from npgpt.files import write_text
-from npgpt.generation import TextStreamer, start
+from npgpt.generation import TextStreamer, settle, start
+from npgpt.generation.options import Options
 from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
 from npgpt.quantize import quantize
@@ -27,55 +28,66 @@ from npgpt.weights import find_model, load_pretrained
 LINE = "─" * 72
 
 
+# of what is neither given nor in the model's generation_config.json
+DEFAULTS = {"max_new_tokens": 500, "temperature": 0.8, "top_k": 200}
+
+
 @dataclass
 class GenerateOptions:
-    """Let a model continue a prompt."""
+    """Let a model continue a prompt.
+
+    What is not given is as the model's generation_config.json says. Where that says nothing: up to
+    500 new tokens, drawn at temperature 0.8 among the best 200, or the best ones of a beam search.
+    """
 
     prompt: str = ""
     """The text to continue; - takes one prompt a line from standard input, as a pipe does."""
     prompt_file: str = ""
     """A file with the text to continue."""
     model: str = ""
-    """A folder with a model, or a name on the hub; if empty, the latest run under out/."""
+    """A folder with a model, its .safetensors file, or a name on the hub; if empty, the latest run
+    under out/."""
     int8: bool = False
     """Round the weights to 8 bits, which generates faster and is a little less exact."""
     max_new_tokens: int | None = None
-    """Tokens that follow at most; 500 if neither this nor max_length is given."""
+    """Tokens that follow at most."""
     max_length: int | None = None
     """Tokens at most, the prompt's included."""
-    min_new_tokens: int = 0
+    min_new_tokens: int | None = None
     """Tokens that follow at least."""
-    temperature: float = 0.8
+    do_sample: bool | None = None
+    """Draw each token from its distribution; if nothing says so, yes, but not in a beam search."""
+    temperature: float | None = None
     """Below 1 the text is more probable, above 1 wilder; 0 always takes the best token."""
     top_k: int | None = None
-    """Choose among this many tokens; 0 is off. If not given 200, or the whole vocabulary."""
-    top_p: float = 1.0
+    """Choose among this many tokens; 0 is off."""
+    top_p: float | None = None
     """Choose among the best tokens that have this probability together."""
-    min_p: float = 0.0
+    min_p: float | None = None
     """Choose among tokens with this part of the best one's probability."""
-    typical_p: float = 1.0
+    typical_p: float | None = None
     """Choose among the least surprising and boring tokens of this probability together."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     """Above 1 makes tokens that are in the text less probable."""
-    no_repeat_ngram_size: int = 0
+    no_repeat_ngram_size: int | None = None
     """No run of so many tokens comes twice; 0 is off."""
     bad_words: tuple[str, ...] = ()
     """Words that must not come."""
     stop_strings: tuple[str, ...] = ()
     """Strings that end the text."""
     eos_token_id: int | None = None
-    """A token that ends the text, if the model names no other."""
-    num_beams: int = 1
+    """A token that ends the text."""
+    num_beams: int | None = None
     """Above 1: search for the most probable text, among so many beginnings at a time."""
-    length_penalty: float = 1.0
+    length_penalty: float | None = None
     """Beams are compared by their log-probability divided by length to this power."""
-    early_stopping: Literal["true", "false", "never"] = "false"
+    early_stopping: Literal["true", "false", "never"] | None = None
     """When a beam search ends: as soon as there are enough, if no better is likely, or possible."""
-    num_return_sequences: int = 1
+    num_return_sequences: int | None = None
     """Continuations of each prompt."""
     seed: int | None = None
     """The same seed writes the same text; a random one if not given."""
-    use_cache: bool = True
+    use_cache: bool | None = None
     """False reads the whole text again for every token."""
     json: str = ""
     """A file for the texts, their tokens and log-probabilities, and why they end."""
@@ -83,8 +95,6 @@ class GenerateOptions:
 
 def run(options: GenerateOptions) -> int:
     """Write a text for each prompt; return 130 after Ctrl-C."""
-    if options.json and not Path(options.json).absolute().parent.is_dir():
-        raise UserError(f"--json {options.json}: there is no such folder")
     keep_freed_memory()
     if options.model:
         folder = find_model(options.model)
@@ -95,9 +105,10 @@ def run(options: GenerateOptions) -> int:
     model, tokenizer = load_pretrained(folder), load_tokenizer(folder)
     if options.int8:
         model = quantize(model)
-    choices = choices_of(options, model, tokenizer)
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal that lacks a character shows another
-        sys.stdout.reconfigure(errors="replace")
+    beams = options.num_beams or model.generation_config.get("num_beams") or 1
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    fallback = DEFAULTS | {"do_sample": beams == 1, "seed": seed}
+    settled = settle(model, choices_of(options, model, tokenizer), tokenizer, fallback)
     records: list[dict[str, Any]] = []
     interrupted = False
     began = time.monotonic()
@@ -105,14 +116,14 @@ def run(options: GenerateOptions) -> int:
         for prompt in prompts_of(options):
             if records:
                 print(LINE)
-            if not write(model, tokenizer, prompt, choices, records, bool(options.json)):
-                raise KeyboardInterrupt
+            write(model, tokenizer, prompt, settled, records, bool(options.json))
     except KeyboardInterrupt:
         interrupted = True
-    seconds = time.monotonic() - began
-    if options.json:
-        lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
-        write_text(Path(options.json), f"[\n{lines}\n]\n")
+    finally:
+        seconds = time.monotonic() - began
+        if options.json and (records or not sys.exc_info()[0]):  # what is there, whatever ends it
+            lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+            write_text(Path(options.json), f"[\n{lines}\n]\n")
     if sys.stderr.isatty():
         n = sum(len(record["ids"]) for record in records)
         print(f"{n:,} tokens in {seconds:.1f} s, {n / seconds:,.1f} a second", file=sys.stderr)
@@ -120,7 +131,7 @@ def run(options: GenerateOptions) -> int:
 
 
 def choices_of(options: GenerateOptions, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the options of `npgpt.generate`; a seed is drawn if there is none."""
+    """Return what was given, as options of `npgpt.generate`."""
     vocab_size = model.config.vocab_size
     if options.top_k is not None and options.top_k > vocab_size:
         raise UserError(f"top_k is {options.top_k}, and the vocabulary has {vocab_size} tokens")
@@ -129,19 +140,17 @@ def choices_of(options: GenerateOptions, model: GPT, tokenizer: Tokenizer) -> di
         for name, value in vars(options).items()
         if name not in ("prompt", "prompt_file", "model", "int8", "bad_words", "json")
     }
-    if options.max_new_tokens is None and options.max_length is None:
-        choices["max_new_tokens"] = 500
-    choices["do_sample"] = options.temperature != 0 and options.num_beams == 1
-    choices["top_k"] = min(200, vocab_size) if options.top_k is None else options.top_k
-    choices["early_stopping"] = {"true": True, "false": False}.get(options.early_stopping, "never")
+    if "" in options.bad_words:
+        raise UserError("one of --bad_words is empty; it must be a word")
+    choices["stop_strings"] = options.stop_strings or None
+    early = options.early_stopping
+    choices["early_stopping"] = {"true": True, "false": False}.get(str(early), early)
     in_text = tokenizer.kind not in ("char", "byte")  # where a word has a token with its space
     choices["bad_words_ids"] = [
         tokenizer.encode(before + word).tolist()
         for word in options.bad_words
         for before in (["", " "] if in_text else [""])
-    ]
-    if options.seed is None:
-        choices["seed"] = int(np.random.SeedSequence().generate_state(1)[0])
+    ] or None
     return choices
 
 
@@ -152,7 +161,7 @@ def prompts_of(options: GenerateOptions) -> Iterator[str]:
     if options.prompt_file:
         path = Path(options.prompt_file)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:
             raise UserError(f"{path} is not UTF-8") from None
         if not text.strip("\n"):
@@ -191,39 +200,41 @@ def write(
     model: GPT,
     tokenizer: Tokenizer,
     prompt: str,
-    choices: dict[str, Any],
-    records: list,
+    options: Options,
+    records: list[dict[str, Any]],
     wants_logprobs: bool,
-) -> bool:
-    """Print what follows a prompt, and add it to the records; return False after Ctrl-C.
+) -> None:
+    """Print what follows a prompt, and add it to the records, as far as it comes.
 
     One text is printed while it is written; of several, all are when they are there.
     """
     ids = tokenizer.encode(prompt, allowed_special="all")
-    search = start(model, ids, choices, tokenizer=tokenizer, wants_logprobs=wants_logprobs)
+    search = start(model, ids, options, tokenizer=tokenizer, wants_logprobs=wants_logprobs)
     streamer = TextStreamer(tokenizer, skip_special_tokens=True)
-    is_one = search.options.num_beams == search.options.num_return_sequences == 1
+    is_one = options.num_beams == options.num_return_sequences == 1
+    stop: BaseException | None = None
     try:
         with no_grad():
             search.run(streamer if is_one else None)
-        completed = True
-    except KeyboardInterrupt:
-        if is_one:
-            streamer.end()
-        completed = False
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        stop = error
     known = len(tokenizer.decode(ids, skip_special_tokens=True))
-    for i, found in enumerate(search.continuations()):
-        text = tokenizer.decode([*ids, *found.ids], skip_special_tokens=True)
-        if not is_one:
-            print(f"{LINE}\n{text}" if i else text)
+    texts = []
+    for found in search.continuations():
+        texts.append(tokenizer.decode([*ids, *found.ids], skip_special_tokens=True))
         records.append(
             {
                 "prompt": prompt,
-                "text": text[known:],
+                "text": texts[-1][known:],
                 "ids": found.ids,
                 "logprobs": found.logprobs,
-                "seed": choices["seed"] if search.options.do_sample else None,
+                "seed": options.seed if options.do_sample else None,
                 "finish_reason": found.finish_reason or "interrupted",
             }
         )
-    return completed
+    if not is_one:
+        print(f"\n{LINE}\n".join(texts))
+    elif isinstance(stop, KeyboardInterrupt):
+        streamer.end()
+    if stop:
+        raise stop

@@ -123,11 +123,6 @@ class Options:
                 "max_new_tokens"
             )
         if self.num_beams > 1:
-            if self.do_sample:
-                raise UserError(
-                    f"do_sample and num_beams {self.num_beams}: beam search does not sample; "
-                    "give one of them"
-                )
             if n > self.num_beams:
                 raise UserError(
                     f"num_return_sequences is {n}, and there are {self.num_beams} beams; it must "
@@ -140,21 +135,25 @@ class Options:
             )
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Options:
+    def of(cls, given: Mapping[str, Any], *defaults: Mapping[str, Any]) -> Options:
         """Make options of those that are given; None stands for the default.
 
-        Defaults are a model's own, of its ``generation_config.json``, and may have other keys.
+        Defaults are a model's own, of its ``generation_config.json``, and may have other keys; of
+        several, the first that has a value counts. Where two lengths are defaults of one place,
+        ``max_new_tokens`` counts.
         """
         names = [f.name for f in dataclasses.fields(cls)]
         for name in given:
             if name not in names:
                 raise UserError(f"generate has no option {name!r}{nearest(name, names)}")
         values = {name: value for name, value in given.items() if value is not None}
-        lengths = {"max_length", "max_new_tokens"}
-        for name, value in defaults.items():
-            overruled = name in lengths and not lengths.isdisjoint(values)
-            if name in names and value is not None and not overruled:
-                values.setdefault(name, value)
+        for own in defaults:
+            own = {name: own[name] for name in names if own.get(name) is not None}
+            if "max_new_tokens" in own or "max_new_tokens" in values:
+                own.pop("max_length", None)
+            if "max_length" in values:
+                own.pop("max_new_tokens", None)
+            values = own | values
         return cls(**values)
 
     @property

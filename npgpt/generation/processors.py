@@ -34,14 +34,15 @@ def process(options: Options, ids: Rows, logits: ndarray, n_new: int) -> ndarray
         return logits
     if options.temperature != 1:
         logits = logits / options.temperature
+    keep = 1 if options.num_beams == 1 else max(2, 1 + len(options.eos))  # so that beams can go on
     if options.top_k:
-        logits = top_k(logits, options.top_k)
+        logits = top_k(logits, options.top_k, keep)
     if options.top_p < 1:
-        logits = top_p(logits, options.top_p)
+        logits = top_p(logits, options.top_p, keep)
     if options.min_p:
-        logits = min_p(logits, options.min_p)
+        logits = min_p(logits, options.min_p, keep)
     if options.typical_p < 1:
-        logits = typical_p(logits, options.typical_p)
+        logits = typical_p(logits, options.typical_p, keep)
     return logits
 
 
@@ -95,10 +96,10 @@ def no_bad_words(ids: Rows, logits: ndarray, words: Iterable[Sequence[int]]) -> 
     return logits
 
 
-# ---- by the distribution alone
+# ---- by the distribution alone, of which at least `keep` tokens stay
 
 
-def top_k(logits: ndarray, k: int) -> ndarray:
+def top_k(logits: ndarray, k: int, keep: int = 1) -> ndarray:
     """Keep the k most probable tokens.
 
     Examples
@@ -106,12 +107,10 @@ def top_k(logits: ndarray, k: int) -> ndarray:
     >>> top_k(np.array([[1.0, 3.0, 2.0]]), 2)
     array([[-inf,   3.,   2.]])
     """
-    k = min(k, logits.shape[-1])
-    least = np.partition(logits, -k, axis=-1)[:, -k, None]
-    return np.where(logits < least, -np.inf, logits)
+    return np.where(logits < _kth(logits, max(k, keep)), -np.inf, logits)
 
 
-def top_p(logits: ndarray, p: float) -> ndarray:
+def top_p(logits: ndarray, p: float, keep: int = 1) -> ndarray:
     """Keep the most probable tokens that have a probability of p together (Holtzman et al. 2020).
 
     Examples
@@ -121,11 +120,11 @@ def top_p(logits: ndarray, p: float) -> ndarray:
     """
     ascending = np.sort(logits, axis=-1)
     outside = (probabilities(ascending).cumsum(-1) <= 1 - p).sum(-1, keepdims=True)
-    least = np.take_along_axis(ascending, np.minimum(outside, logits.shape[-1] - 1), -1)
-    return np.where(logits < least, -np.inf, logits)
+    outside = np.minimum(outside, max(logits.shape[-1] - keep, 0))
+    return np.where(logits < np.take_along_axis(ascending, outside, -1), -np.inf, logits)
 
 
-def min_p(logits: ndarray, p: float) -> ndarray:
+def min_p(logits: ndarray, p: float, keep: int = 1) -> ndarray:
     """Keep tokens with at least p times the probability of the best one (Nguyen et al. 2024).
 
     Examples
@@ -134,10 +133,10 @@ def min_p(logits: ndarray, p: float) -> ndarray:
     array([[-0.7, -1.2, -inf]])
     """
     relative = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.where(relative < p, -np.inf, logits)
+    return np.where((relative < p) & (logits < _kth(logits, keep)), -np.inf, logits)
 
 
-def typical_p(logits: ndarray, p: float) -> ndarray:
+def typical_p(logits: ndarray, p: float, keep: int = 1) -> ndarray:
     """Keep the tokens whose surprise is nearest to the expected one (Meister et al. 2023).
 
     The expected one is the entropy; tokens with a probability of p together are kept.
@@ -153,8 +152,15 @@ def typical_p(logits: ndarray, p: float) -> ndarray:
     distance = np.abs(-log_p - entropy)
     order = np.argsort(distance, axis=-1, kind="stable")
     inside = (np.take_along_axis(prob, order, -1).cumsum(-1) < p).sum(-1, keepdims=True)
-    last = np.take_along_axis(order, np.minimum(inside, logits.shape[-1] - 1), -1)
+    inside = np.clip(inside, keep - 1, logits.shape[-1] - 1)
+    last = np.take_along_axis(order, inside, -1)
     return np.where(distance > np.take_along_axis(distance, last, -1), -np.inf, logits)
+
+
+def _kth(logits: ndarray, k: int) -> ndarray:
+    """Return the k-th largest, (B, 1)."""
+    k = min(k, logits.shape[-1])
+    return np.partition(logits, -k, axis=-1)[:, -k, None]
 
 
 # ---- from logits to tokens

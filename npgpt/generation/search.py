@@ -212,8 +212,9 @@ class BeamSearch(Search):
 class Beams:
     """The beams of one prompt: those that grow, and the best that have ended.
 
-    transformers' rules: of the candidates that end, those among the best ``num_beams`` count, with
-    their log-probability divided by ``length ** length_penalty``.
+    transformers' rules: the candidates are the best, or with ``do_sample`` drawn, without putting
+    back, by their probabilities so far. Of those that end, the ones among the first ``num_beams``
+    count, with their log-probability divided by ``length ** length_penalty``.
     """
 
     def __init__(
@@ -226,6 +227,7 @@ class Beams:
         self.ended: list[tuple[float, Continuation]] = []  # the best first
         self.n_new = 0
         self.done = limit == 0
+        self.random = np.random.default_rng(options.seed)  # of a prompt, whatever stands beside it
 
     def grow(
         self, rows: list[ndarray], scores: ndarray, logprobs: ndarray
@@ -235,8 +237,11 @@ class Beams:
         self.n_new += 1
         totals = (self.totals[:, None] + scores).reshape(-1)  # (K V,)
         n = min(max(2, 1 + len(options.eos)) * K, totals.size)  # K are left if others end
-        candidates = np.argpartition(-totals, n - 1)[:n]
-        candidates = candidates[np.argsort(-totals[candidates], kind="stable")]
+        order = totals  # or with Gumbel noise, which draws by softmax(totals), none of them twice
+        if options.do_sample:
+            order = totals + self.random.gumbel(size=totals.size)
+        candidates = np.argpartition(-order, n - 1)[:n]
+        candidates = candidates[np.argsort(-order[candidates], kind="stable")]
         growing: list[tuple[int, int, float, Continuation]] = []
         for rank, candidate in enumerate(candidates[totals[candidates] > -np.inf].tolist()):
             parent, token = divmod(candidate, V)
@@ -249,6 +254,7 @@ class Beams:
             elif rank < K:
                 self.ended.append((total / self._length(self.n_new), new))
         self.ended = sorted(self.ended, key=lambda pair: -pair[0])[:K]
+        growing.sort(key=lambda beam: -beam[2])
         self.done = not growing or self._cannot_improve(growing[0][2])
         growing += [(0, options.pad, -np.inf, Continuation())] * K  # dead ones, if few are left
         parents, tokens, best, self.growing = map(list, zip(*growing[:K], strict=True))

@@ -111,8 +111,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     ----------
     path : path or str
         A folder with our ``tokenizer.json``, with ``vocab.json`` and ``merges.txt`` or with Hugging
-        Face's ``tokenizer.json``, a file that `read_tokenizer` knows, or a name on the hub, as
-        `GPT.from_pretrained` takes them.
+        Face's ``tokenizer.json``, a file that `read_tokenizer` knows, a ``.safetensors`` file in
+        such a folder, or a name on the hub, as `GPT.from_pretrained` takes them.
 
     Raises
     ------
@@ -124,6 +124,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         from npgpt.weights import find_model
 
         path = find_model(str(path))
+    if path.suffix == ".safetensors" and path.is_file():
+        path = path.parent
     own = path / "tokenizer.json"
     if path.is_file() or ((path / "vocab.json").is_file() and not _is_ours(own)):
         return read_tokenizer(path)

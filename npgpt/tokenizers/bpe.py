@@ -90,7 +90,8 @@ class BPETokenizer(Tokenizer):
         try:
             ids = self._encoding.encode_ordinary(text)
         except BaseException as error:
-            # hundreds of thousands of white spaces in a row are too many for tiktoken's pattern
+            # hundreds of thousands of white spaces in a row are too many for tiktoken's pattern,
+            # and it cannot take one that matches where nothing is
             if type(error).__name__ != "PanicException":
                 raise
             ids = [
@@ -101,7 +102,7 @@ class BPETokenizer(Tokenizer):
     def _cut(self, text: str) -> list[str]:
         import regex  # type: ignore[import-untyped]
 
-        return [match.group() for match in regex.finditer(self.pattern, text)]
+        return [match[0] for match in regex.finditer(self.pattern, text) if match[0]]
 
     # ---- explaining itself
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -114,7 +115,7 @@ def add_files(args: list[str]) -> int:
 
 def train(args: list[str]) -> int:
     """``npgpt tokenizer train``."""
-    from npgpt.cli import _flags, parse
+    from npgpt.cli import _flags, check_file, parse
     from npgpt.data import read_text
 
     @dataclass
@@ -139,8 +140,7 @@ def train(args: list[str]) -> int:
     path = Path(options.out or f"bpe{options.vocab_size}.tiktoken").expanduser()
     if path.suffix != ".tiktoken":
         raise UserError(f"--out {path} must end in .tiktoken")
-    if not path.parent.is_dir():
-        raise UserError(f"the folder {path.parent} does not exist")
+    check_file("--out", path)
     for file in (path, path.with_suffix(".json")):
         if file.exists() and not options.overwrite:
             raise UserError(f"{file} exists; replace it with --overwrite, or give another --out")
@@ -161,7 +161,7 @@ def train(args: list[str]) -> int:
     )
     if tokenizer.n_vocab < options.vocab_size:
         print(f"fewer than asked for: no other pair occurs {options.min_frequency} times")
-    print(f"to train a model with it: npgpt train --tokenizer {path}")
+    print(f"to train a model with it: npgpt train --tokenizer {shlex.quote(str(path))}")
     return 0
 
 
@@ -195,11 +195,19 @@ def show(args: list[str]) -> int:
         steps: bool = False
         """Show every merge."""
 
-    given = bool(args) and (args[0] == "-" or not args[0].startswith("--"))
+    given = bool(args) and args[0] != "-h" and not args[0].startswith("--")
+    if not given and not {"-h", "--help"} & {*args}:
+        raise UserError(
+            'give a text first, as in: npgpt tokenizer show "Hello, world"; '
+            "one that begins with -- comes through a pipe, as -"
+        )
     options = parse(ShowOptions, _flags(args[given:], "steps"), "tokenizer show")
-    if not given:
-        raise UserError('give a text first, as in: npgpt tokenizer show "Hello, world"')
-    text = sys.stdin.read() if args[0] == "-" else args[0]
+    text = args[0]
+    if text == "-":
+        try:
+            text = sys.stdin.buffer.read().decode()
+        except UnicodeDecodeError:
+            raise UserError("standard input is not UTF-8") from None
     tokenizer = make_tokenizer(options.tokenizer, text)
     console = Console(highlight=False)
     if options.steps:

@@ -56,7 +56,7 @@ def train_bpe(
     ------
     UserError
         If the vocabulary is too small, a special token is empty or there twice, or the pattern is
-        no regular expression.
+        no regular expression, or leaves out some of the text.
 
     References
     ----------
@@ -108,8 +108,15 @@ def count_pieces(
     longest_first = sorted(special_tokens, key=len, reverse=True)
     between = "|".join(map(regex.escape, longest_first))
     pieces: Counter[str] = Counter()
+    length = 0
     for part in regex.split(between, text) if between else [text]:
         pieces.update(match.group() for match in compiled.finditer(part))
+        length += len(part)
+    if "" in pieces or sum(len(piece) * n for piece, n in pieces.items()) < length:
+        raise UserError(
+            f"the pattern {pattern} does not cut the text into pieces: it leaves some of it out, "
+            "or matches where nothing is"
+        )
     counts: Counter[bytes] = Counter()
     for piece, n in pieces.items():
         content = piece.encode()
