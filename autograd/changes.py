@@ -99,6 +99,15 @@ def _root(x: ndarray) -> ndarray:
     return x
 
 
+def guarded(x: ndarray, values: list[ndarray]) -> ndarray:
+    """Return an array, read-only if it shows the memory of one of some values."""
+    root = _root(x)
+    if any(root is _root(value) for value in values):
+        x = x.view()
+        x.flags.writeable = False
+    return x
+
+
 def is_held(x: Any) -> bool:
     """Return whether anybody but its tensor may hold a tensor's array, or a view of it."""
     return x._array.base is not None or _references(x) > _ALONE

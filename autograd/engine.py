@@ -259,9 +259,14 @@ def differentiate(
                     if number < oldest:
                         continue
                     contribution = rule.function(cotangent, *residuals)
-                    if contribution is None or (
-                        contribution.shape != parent.shape or contribution.dtype is not parent.dtype
-                    ):
+                    try:
+                        fits = (
+                            contribution.shape == parent.shape
+                            and contribution.dtype is parent.dtype
+                        )
+                    except AttributeError:  # no array
+                        fits = False
+                    if not fits:
                         contribution = op.fit(rule.inputs[0], parent, contribution)
                     if not heap and following is None and len(node.steps) == 1:
                         following = parent
@@ -290,13 +295,28 @@ def _accumulate(node: Node, cotangent: Any) -> None:
 
 
 def _hooked(hook: Callable, cotangent: Any) -> Any:
-    as_tensor = isinstance(cotangent, TensorBase)
-    result = hook(cotangent if as_tensor else new_tensor(cotangent))
+    """Return what a hook makes of a cotangent, which may be other tensors' too: it is read-only."""
+    given: Any = cotangent if isinstance(cotangent, TensorBase) else new_tensor(cotangent)
+    if given._node is None:
+        given = new_tensor(given._array.view())
+        given._array.flags.writeable = False
+    try:
+        result: Any = hook(given)
+    except ValueError as error:
+        if "read-only" not in str(error):
+            raise
+        raise ValueError(
+            "a hook may not change its gradient in place, since others may share it; "
+            "return a new one: g * 2, not g *= 2"
+        ) from error
     if result is None:
         return cotangent
-    if np.shape(result) != cotangent.shape:
+    result = result if isinstance(result, TensorBase) else new_tensor(result)
+    if result.shape != given.shape or result.dtype.kind not in "fiub":
         raise ValueError(
-            f"a hook returned a gradient of shape {np.shape(result)}, and was given one of shape "
-            f"{cotangent.shape}"
+            f"a hook was given a gradient of shape {given.shape}, and returned "
+            f"{result.dtype}{list(result.shape)}"
         )
-    return result._array if isinstance(result, TensorBase) and not as_tensor else result
+    if result.dtype != given.dtype:
+        result = result.astype(given.dtype)
+    return result if isinstance(cotangent, TensorBase) else result._array

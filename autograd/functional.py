@@ -21,6 +21,7 @@ from autograd.engine import Node, differentiate, tick
 from autograd.modes import enable_grad, is_grad_enabled, observe
 from autograd.op import alias
 from autograd.ops.nn import seeds_drawn, seeds_replayed
+from autograd.stepper.record import current_recording
 from autograd.tensor import Tensor
 from autograd.tensor import grad as gradients_of
 
@@ -63,7 +64,7 @@ def value_and_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Call
         with _differentiating(args) as (finish, create_graph):
             lifted, trees, leaves = _lift(args, argnums, "gradient")
             out = _scalar(function(*lifted, **kwargs))
-            found = gradients_of(out, leaves, create_graph=create_graph)
+            found = _pulled([out], leaves, create_graph=create_graph)
             results = _fill(trees, [finish(g) for g in found])
             return finish(out), results[0] if isinstance(argnums, int) else results
 
@@ -113,7 +114,7 @@ def vjp(function: Callable, *primals: Any) -> tuple[Any, Callable]:
         outputs, template = _leaves(function(*lifted))
 
     def pull_back(cotangent: Any) -> tuple:
-        found = gradients_of(
+        found = _pulled(
             outputs, leaves, _cotangents(cotangent, outputs), retain_graph=True,
             create_graph=create_graph,
         )  # fmt: skip
@@ -137,18 +138,14 @@ def jvp(function: Callable, primals: Sequence, tangents: Sequence) -> tuple[Any,
     >>> dy.tolist()
     [2.0, 0.0]
     """
+    _check_sequences("jvp", primals, tangents)
     with _differentiating((*primals, *tangents)) as (finish, create_graph):
         lifted, _, leaves = _lift(tuple(primals), range(len(primals)), "jvp")
         outputs, template = _leaves(function(*lifted))
         u = [Tensor(np.zeros(y.shape, y.dtype)).requires_grad_() for y in outputs]
-        pulled = gradients_of(outputs, leaves, u, create_graph=True)
+        pulled = _pulled(outputs, leaves, u, create_graph=True)
         directions = _cotangents(tuple(tangents), leaves)
-        reached = [(p, d) for p, d in zip(pulled, directions, strict=True) if p.requires_grad]
-        if reached:
-            ps, ds = zip(*reached, strict=True)
-            pushed = gradients_of(ps, u, ds, create_graph=create_graph)
-        else:
-            pushed = tuple(Tensor(np.zeros(y.shape, y.dtype)) for y in outputs)
+        pushed = _pulled(pulled, u, directions, create_graph=create_graph)
         value = _fill((template,), [finish(y) for y in outputs])[0]
         return value, _fill((template,), [finish(y) for y in pushed])[0]
 
@@ -165,6 +162,7 @@ def hvp(function: Callable, primals: Sequence, tangents: Sequence) -> Any:
     >>> hvp(lambda x: np.sum(x**3), [np.array([1.0, 2.0])], [np.array([1.0, 1.0])])[0].tolist()
     [6.0, 12.0]
     """
+    _check_sequences("hvp", primals, tangents)
     gradient = grad(function, range(len(primals)))
     return jvp(gradient, primals, tangents)[1]
 
@@ -218,7 +216,8 @@ def checkpoint(function: Callable) -> Callable:
     What it takes from outside, its arguments and the tensors that it closes over (a module's
     parameters), gets its gradients as always. Dropout draws its masks once. The memory between
     forward and backward is that of the inputs and outputs; the time is one more forward pass
-    (Chen et al. 2016, arXiv:1604.06174).
+    (Chen et al. 2016, arXiv:1604.06174). Inside `autograd.record`, which keeps every step to show
+    it, this is the function itself.
 
     Parameters
     ----------
@@ -237,7 +236,7 @@ def checkpoint(function: Callable) -> Callable:
     """
 
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        if not is_grad_enabled():
+        if not is_grad_enabled() or current_recording() is not None:  # a recording keeps all
             return function(*args, **kwargs)
         start = tick()
         with seeds_drawn() as seeds:
@@ -431,6 +430,27 @@ def _scalar(out: Any) -> Tensor:
             "elementwise_grad if each element depends on its own input alone"
         )
     return out
+
+
+def _check_sequences(name: str, primals: Any, tangents: Any) -> None:
+    for key, given in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(given, list | tuple):
+            raise TypeError(
+                f"{name}: {key} is of type {type(given).__name__}; expected a list with one entry "
+                f"for each argument of the function: {name}(f, [x], [v])"
+            )
+
+
+def _pulled(
+    outputs: Sequence[Tensor], leaves: Sequence[Tensor], cotangents: Any = None, **options: bool
+) -> tuple:
+    """Return the gradients of outputs, of which those that depend on nothing add nothing."""
+    cotangents = [None] * len(outputs) if cotangents is None else cotangents
+    pairs = [(y, g) for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
+    if not pairs:
+        return tuple(Tensor(np.zeros(x.shape, x.dtype)) for x in leaves)
+    outputs, cotangents = zip(*pairs, strict=True)
+    return gradients_of(outputs, leaves, cotangents, **options)
 
 
 @contextmanager

@@ -44,9 +44,8 @@ class Rule:
         self.joint = len(inputs) > 1 or op.variadic  # returns a tuple
         self.positions = tuple(op.names.index(name) for name in inputs)
         self.sources = tuple(op.namespace.index(name) for name in self.residuals)
-        self.reads_others = not set(self.sources).isdisjoint(
-            set(range(len(op.names))).difference(self.positions)
-        )
+        others = set(op.names).difference(inputs)
+        self.reads_others = any(n.removesuffix("_shape") in others for n in self.residuals)
         # a slice where there is at most one residual, since itemgetter(i) returns no tuple
         first = self.sources[0] if self.sources else 0
         self.keep: Callable = (
@@ -89,15 +88,33 @@ class Op:
         self._n_plain = -1 if self.variadic else len(self.names)  # arguments of the plainest call
         self.saves, self.broadcasts, self.multiple = saves, broadcasts, multiple
         self.domain, self.kinks = domain or {}, kinks
+        self._check_signature()
         self.sampler: Callable | None = None
         self.stated: Formula | None = None
         self.reference_function: Callable | None = None
         self.rules: list[Rule] = []
+        self.differentiable: set[int] = set()  # positions of arguments that have a rule
         self.joint = False  # whether a rule serves several inputs
         self.reads_shapes = False
         self._plain_rules: list[Any] = [None] * len(self.names)  # those of one input, by position
         self._plans: dict[tuple[int, ...], tuple] = {}
         self.namespace = (*self.names, "out", *saves, *(f"{name}_shape" for name in self.names))
+
+    def _check_signature(self) -> None:
+        """Raise for a function that cannot be called with its arguments in order."""
+        for i, p in enumerate(self.signature.parameters.values()):
+            named_only = p.kind is p.KEYWORD_ONLY and not self.variadic
+            if named_only or p.kind is p.VAR_KEYWORD or (p.kind is p.VAR_POSITIONAL and i > 0):
+                raise TypeError(
+                    f"op {self.name!r}: parameter {str(p)!r} of {self.name}{self.signature}; "
+                    "expected ordinary ones (k=2.0 without a * before it), or *arrays as the first"
+                )
+        for name in self.domain:
+            if name not in self.names:
+                raise TypeError(
+                    f"op {self.name!r}: domain names {name!r}, which is none of "
+                    f"{', '.join(self.names)}"
+                )
 
     def __repr__(self) -> str:
         return f"<op {self.name}{self.signature}>"
@@ -111,6 +128,7 @@ class Op:
             rule = Rule(self, inputs, function)
             self.rules.append(rule)
             self.joint |= rule.joint
+            self.differentiable.update(rule.positions)
             self.reads_shapes |= any(name.endswith("_shape") for name in rule.residuals)
             self._plans.clear()
             if not rule.joint:
@@ -163,13 +181,17 @@ class Op:
                     if arg._node.lent and not changes.is_held(arg):
                         arg._node.take_back()
                 raw[position] = arg._array
+            elif type(arg) in (list, tuple) and position in self.differentiable:
+                return self(*args[:position], np.asarray(arg), *args[position + 1 :])
         mode = grad_mode()
         out = (self.forward if type(mode) is bool else forward_of(self, mode))(*raw)
         if parents and mode:
             return self._record(args, raw, parents, out)
-        return self._unrecorded(out, is_tensor)
+        taped = [raw[i] for i, node in parents.items() if node.op is not None] if parents else []
+        return self._unrecorded(out, is_tensor, taped)
 
     def _call_variadic(self, arrays: tuple, static: tuple) -> Any:
+        arrays = tuple([np.asarray(a) if type(a) in (list, tuple) else a for a in arrays])
         for x in arrays:
             if isinstance(x, TensorBase) and x._node is not None and x._node.lent:
                 if not changes.is_held(x):
@@ -181,7 +203,8 @@ class Op:
         out = forward(*raw, **dict(zip(self.names[1:], static, strict=True)))
         if any(nodes) and mode:
             return self._record((arrays, *static), [raw, *static], {0: nodes}, out)
-        return self._unrecorded(out, any(isinstance(a, TensorBase) for a in arrays))
+        taped = [x for x, node in zip(raw, nodes, strict=True) if node and node.op is not None]
+        return self._unrecorded(out, any(isinstance(a, TensorBase) for a in arrays), taped)
 
     def named(self, args: tuple) -> list[tuple[str, Any]]:
         """Return a call's arguments by name; those of a variadic op are x0, x1, ..."""
@@ -191,12 +214,15 @@ class Op:
             zip(self.names[1:], args[1:], strict=True)
         )
 
-    def _unrecorded(self, out: Any, as_tensor: bool) -> Any:
+    def _unrecorded(self, out: Any, as_tensor: bool, taped: list[ndarray]) -> Any:
+        """Return what a call gave that made no node; `taped` are its inputs that are results."""
         if self.saves:
             out = out[0]
         if not as_tensor:
             return out
-        return tuple(map(new_tensor, out)) if self.multiple else new_tensor(out)
+        if self.multiple:
+            return tuple([new_tensor(changes.guarded(part, taped)) for part in out])
+        return new_tensor(changes.guarded(out, taped) if taped else out)
 
     def _bind(self, args: tuple, kwargs: dict) -> tuple:
         """Return every argument in order (at a hundredth of the cost of ``signature.bind``)."""
@@ -350,11 +376,12 @@ class Op:
             if not any(needs):
                 continue
             extra = {"needs": needs} if rule.wants_needs else {}
-            results = tuple(rule.function(g, *residuals, **extra))
-            if len(results) != len(parents):
+            results = rule.function(g, *residuals, **extra)
+            n_results = len(results) if isinstance(results, (tuple, list)) else _kind(results)
+            if n_results != len(parents):
                 raise TypeError(
                     f"{self.name}: the rule of {', '.join(rule.inputs)} must return "
-                    f"{len(parents)} cotangents, and returned {len(results)}"
+                    f"{len(parents)} cotangents, and returned {n_results}"
                 )
             for i, contribution in enumerate(results):
                 if needs[i]:
@@ -364,8 +391,11 @@ class Op:
 
     def fit(self, name: str, parent: Node, contribution: Any) -> Any:
         """Undo broadcasting and promotion; anything else that is not the input's is an error."""
-        if contribution is None:
-            raise TypeError(f"{self.name}: the rule of input {name!r} returned no gradient")
+        if not isinstance(contribution, _ARRAYS):
+            raise TypeError(
+                f"{self.name}: the rule of input {name!r} returned {_kind(contribution)}; "
+                "expected an array"
+            )
         if contribution.shape != parent.shape:
             if not (self.broadcasts and _broadcasts(parent.shape, contribution.shape)):
                 raise ValueError(
@@ -526,6 +556,13 @@ def op(function: Callable | None = None, **options: Any) -> Any:
     -------
     Op
 
+    Raises
+    ------
+    TypeError
+        If a parameter can be given by its name alone, or `domain` names none.
+    ValueError
+        If there is an op of that name.
+
     Examples
     --------
     >>> import numpy as np, autograd
@@ -587,6 +624,7 @@ def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
     )
 
 
+_ARRAYS: tuple = (ndarray, np.generic, TensorBase)
 _IMMUTABLE = {int, float, bool, str, type(None), np.float64, np.float32, slice}
 
 
@@ -598,6 +636,11 @@ def _own(value: Any) -> Any:
         items = map(_own, value)
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
+
+
+def _kind(value: Any) -> str:
+    """Return what an error says that a rule returned."""
+    return "no gradient" if value is None else f"a value of type {type(value).__name__}"
 
 
 def _shape_of(value: Any) -> Any:

@@ -10,6 +10,7 @@ import html
 import inspect
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -188,13 +189,14 @@ class Tensor(TensorBase):
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Callable[[], None]:
         """Call ``hook(gradient)`` when this tensor's gradient is complete; it may return another.
 
-        Returns a function that removes the hook.
+        Returns a function that removes the hook. The gradient is read-only: others may share it.
         """
         node = _node_of(self, "register_hook")
-        node.mark(hooks=(*node.hooks, hook))
+        own = partial(hook)  # one of its own: the same function may be registered twice
+        node.mark(hooks=(*node.hooks, own))
 
         def remove() -> None:
-            node.mark(hooks=tuple(h for h in node.hooks if h is not hook))
+            node.mark(hooks=tuple(h for h in node.hooks if h is not own))
 
         return remove
 
@@ -306,6 +308,9 @@ class Tensor(TensorBase):
     __isub__ = _in_place(np.subtract)
     __imul__ = _in_place(np.multiply)
     __itruediv__ = _in_place(np.divide)
+    __ifloordiv__ = _in_place(np.floor_divide)
+    __imod__ = _in_place(np.remainder)
+    __imatmul__ = _in_place(np.matmul)
     __ipow__ = _in_place(np.power)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -367,7 +372,8 @@ class Tensor(TensorBase):
                 kwargs["out"] = tuple(_plain(x) for x in out)
                 getattr(ufunc, method)(*map(_plain, inputs), **kwargs)
                 return out[0]
-            name += " with out="
+        if kwargs:
+            name += " with " + ", ".join(f"{key}=" for key in kwargs)
         return _on_plain_arrays(getattr(ufunc, method), name, inputs, kwargs)
 
     def __array_function__(

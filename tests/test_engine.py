@@ -281,6 +281,58 @@ def test_hooks_and_retained_gradients():
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_hook_replaces_one_gradient_only(create_graph):
+    def gradients(hook):
+        x, z = leaf(1.0, 2.0), leaf(3.0, 4.0)
+        y = x + z
+        x.register_hook(hook)
+        y.sum().backward(create_graph=create_graph)
+        assert x.grad.dtype == np.float64 and z.grad.tolist() == [1, 1]
+        return x.grad.tolist()
+
+    assert gradients(lambda g: [5, 6]) == gradients(lambda g: np.float32([5, 6])) == [5, 6]
+    assert gradients(lambda g: None) == [1, 1]
+    for change in (
+        lambda g: g.__imul__(2),
+        lambda g: g.data.fill(2),
+        lambda g: g.__setitem__(0, 2),
+    ):
+        with pytest.raises(ValueError, match="return a new one: g \\* 2"):
+            gradients(change)
+    for wrong in (2.0, np.ones((1, 2)), np.array([1j, 2]), "ab"):
+        with pytest.raises(ValueError, match=r"gradient of shape \(2,\), and returned"):
+            gradients(lambda g, wrong=wrong: wrong)
+    with pytest.raises(ValueError, match="a hook's own"):
+        gradients(raises(ValueError("a hook's own")))
+
+
+def raises(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
+def test_a_hook_in_the_middle_may_return_a_list():
+    x = leaf(1.0, 2.0)
+    y = x * 2
+    y.register_hook(lambda g: [3, 4])
+    np.exp(y).sum().backward()
+    assert x.grad.tolist() == [6, 8]
+
+
+def test_one_of_two_equal_hooks_is_removed():
+    x, calls = leaf(1.0), []
+    hook = lambda g: calls.append(1)  # noqa: E731
+    remove = x.register_hook(hook)
+    x.register_hook(hook)
+    remove()
+    remove()
+    (x * 2).backward()
+    assert calls == [1]
+
+
 def test_some_of_several_outputs():
     x = leaf(np.arange(6.0))
     a, _, c = np.split(x, 3)
@@ -322,6 +374,31 @@ def test_data_of_a_result_is_read_only():
         y.data = np.zeros(2)
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda y: y.reshape(3, 1),
+        lambda y: y[1:],
+        lambda y: +y,
+        lambda y: np.split(y, 3)[2],
+        lambda y: np.einsum("i->i", y),
+        lambda y: y.reshape(3, 1).T,
+    ],
+)
+def test_a_view_made_under_no_grad_is_read_only(view):
+    x = leaf(np.ones(3))
+    y = np.exp(x)
+    with no_grad():
+        z = view(y)
+        assert np.exp(y).numpy().flags.writeable and not z.requires_grad
+        with pytest.raises(ValueError, match="read-only"):
+            z.numpy()[:] = 0
+        with pytest.raises(ValueError, match="read-only"):
+            z *= 2
+        x[1:] += 1  # a part of a leaf
+    assert x.tolist() == [1, 2, 2]
+
+
 def test_operators_in_place():
     x = leaf(1.0, 2.0)
     with pytest.raises(RuntimeError, match="subtract in place"):
@@ -338,6 +415,13 @@ def test_operators_in_place():
     assert x is same and array.tolist() == [9, 1.5]
     x.data -= 1.0
     assert x.tolist() == [8, 0.5]
+    w = leaf([[5.0, 7.0], [1.0, 2.0]])
+    same = w
+    with no_grad():
+        w //= 2
+        w %= 2
+        w @= [[0.0, 1.0], [1.0, 0.0]]
+    assert w is same and w.is_leaf and w.tolist() == [[1, 0], [1, 0]]
     plain = tensor([1.0])
     plain += 1
     assert plain.tolist() == [2]
@@ -561,6 +645,8 @@ def test_repr():
         (lambda: np.ma.masked_array([1.0], [True]) * leaf(1.0), "behind the tape's back"),
         (lambda: leaf(1.0).mean(dim=0), "Tensor.mean: .*'dim'; NumPy's name for dim is axis"),
         (lambda: np.sum(leaf(1.0), where=[True]), "np.sum: .*'where'"),
+        (lambda: np.exp(leaf(1.0), where=True), "np.exp with where= has no derivative here"),
+        (lambda: np.exp(leaf(1.0), out=np.ones(())), "np.exp with out= has no derivative here"),
         (lambda: 2 @ leaf(1.0), "does not have enough dimensions"),
         (lambda: setattr(leaf(1.0), "grad", np.ones(3)), "dtype and shape"),
         (lambda: setattr(leaf(1.0), "data", np.ones(3)), "data must stay"),
@@ -571,3 +657,61 @@ def test_repr():
 def test_errors_say_what_is_wrong(action, message):
     with pytest.raises((RuntimeError, ValueError, TypeError), match=message):
         action()
+
+
+# ---- declaring ops
+
+
+@pytest.fixture
+def cube():
+    @autograd.op
+    def cube(x):
+        return x**3
+
+    yield cube
+    del autograd.REGISTRY["cube"]
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ((1.0,), "'x' returned a value of type tuple; expected an array"),
+        ([1.0], "'x' returned a value of type list; expected an array"),
+        (2.0, "'x' returned a value of type float; expected an array"),
+        (None, "'x' returned no gradient"),
+    ],
+)
+def test_a_rule_returns_an_array(cube, returned, message, create_graph):
+    cube.vjp(x=lambda g: returned)
+    with pytest.raises(TypeError, match="cube: the rule of input " + message):
+        cube(leaf(2.0)).backward(create_graph=create_graph)
+
+
+def test_a_rule_of_several_inputs_returns_a_tuple():
+    both = autograd.Op(lambda x, y: x * y)
+    both.vjp("x", "y")(lambda g, x, y: g)
+    with pytest.raises(TypeError, match="2 cotangents, and returned a value of type ndarray"):
+        both(leaf(2.0), leaf(3.0)).backward()
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        (lambda x, *, k=2.0: x * k, {}, "parameter 'k=2.0' .* without a \\* before it"),
+        (lambda x, **rest: x, {}, r"parameter '\*\*rest'"),
+        (lambda x, *rest: x, {}, r"parameter '\*rest' .* \*arrays as the first"),
+        (lambda x: x, {"domain": {"y": (0, 1)}}, "domain names 'y', which is none of x"),
+    ],
+)
+def test_what_cannot_be_an_op(function, options, message):
+    with pytest.raises(TypeError, match=message):
+        autograd.Op(function, **options)
+
+
+def test_a_rule_may_read_the_shape_of_a_list():
+    scaled = autograd.Op(lambda x, y: x * np.size(y))
+    scaled.vjp(x=lambda g, y_shape: g * np.prod(y_shape), y=lambda g, y: g * np.zeros_like(y))
+    x = leaf(1.0)
+    scaled(x, [1.0, 2.0]).backward()
+    assert x.grad.item() == 2

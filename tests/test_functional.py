@@ -126,6 +126,20 @@ def test_outputs_that_do_not_depend():
     assert grad(lambda x, y: x * 2, (0, 1))(1.0, 1.0) == (2.0, 0.0)
 
 
+def test_derivatives_that_vanish_are_zeros():
+    assert grad(grad(lambda x: 3 * x))(2.0) == 0
+    second = elementwise_grad(elementwise_grad(autograd.nn.relu))
+    assert second(np.array([1.0, -1.0])).tolist() == [0, 0]
+    constant = autograd.tensor([1.0, 2.0])
+    y, dy = jvp(lambda x: constant, [1.0], [5.0])
+    assert (y.tolist(), dy.tolist()) == ([1, 2], [0, 0])
+    (y, z), pull_back = vjp(lambda x: (constant, 3 * x), 1.0)
+    assert pull_back((np.ones(2), 2.0)) == (6.0,) and z == 3
+    ones = np.ones(2)
+    hx, hy = hvp(lambda x, y: (x * x).sum() + y.sum(), [ones, ones], [ones, ones])
+    assert (hx.tolist(), hy.tolist()) == ([2, 2], [0, 0])
+
+
 def test_elementwise_grad():
     x = np.linspace(-1, 1, 5)
     np.testing.assert_allclose(elementwise_grad(np.tanh)(x), 1 - np.tanh(x) ** 2)
@@ -142,6 +156,8 @@ def test_elementwise_grad():
         (lambda: grad(np.sin, 1)(1.0), "argnums names argument 1, and the call has 1"),
         (lambda: grad(lambda x: np.array(x))(1.0), "requires a gradient"),
         (lambda: jvp(np.sin, [1.0], [1.0, 2.0]), "expected 1 arrays"),
+        (lambda: jvp(np.sin, X, X), r"jvp: primals is of type ndarray; .* jvp\(f, \[x\], \[v\]\)"),
+        (lambda: hvp(scalar, [X], X), "hvp: tangents is of type ndarray; expected a list"),
         (lambda: autograd.grad(np.sin, 1.0), "autograd.functional.grad"),
     ],
 )
@@ -229,3 +245,25 @@ def test_checkpoint_without_gradients():
     assert checkpoint(np.sin)(0.5) == np.sin(0.5)
     with autograd.no_grad():
         assert not checkpoint(np.sin)(autograd.tensor(0.5, requires_grad=True)).requires_grad
+
+
+def test_a_recording_looks_inside_a_checkpoint():
+    w = autograd.tensor([0.5, 1.0], requires_grad=True)
+    with autograd.record() as recording:
+        h = checkpoint(lambda y: np.tanh(y * w))(w * 2)
+        loss = (h * h).sum()
+    names = {}
+    with np.printoptions():  # which the script sets
+        exec(compile(autograd.to_source(loss), "script", "exec"), names)
+    loss.backward()
+    assert "tanh" in [call.op.name for call in recording.calls.values()]
+    y = 2 * w.numpy() ** 2
+    expected = 8 * w.numpy() * np.tanh(y) * (1 - np.tanh(y) ** 2)
+    np.testing.assert_allclose(w.grad.numpy(), expected, rtol=1e-14)
+    np.testing.assert_allclose(names["gradients"]["w"], expected, rtol=1e-14)
+
+
+def test_other_watchers_leave_a_checkpoint_alone():
+    x = autograd.tensor(X, requires_grad=True)
+    with autograd.detect_anomaly():
+        assert checkpoint(np.sin)(x)._node.selects[0].op.name == "checkpoint"

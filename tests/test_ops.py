@@ -123,6 +123,24 @@ def tensor(*shape, seed=0):
         lambda x: autograd.nn.logsumexp(x, (0, 1)) * autograd.nn.logsumexp(x, 0),
         lambda x: autograd.nn.softplus(x, beta=0.5) * autograd.nn.rsqrt(x * x + 1),
         lambda x: autograd.nn.conv1d(x, x.reshape(3, 2, 2)[:, :1], x[:, 0], padding=1, groups=3),
+        lambda x: x**2 * np.arctan2(x, [1.0, 2.0, 3.0, 4.0]) * (x + 9) ** [1, 2, 3, 0.5],
+        lambda x: (x @ [1.0, 2.0, 3.0, 4.0] + [1.0, 2.0, 3.0] @ x[:, :3]) * [1.0, 2.0, 3.0],
+        lambda x: np.reshape(x, (1, 3, 4)) @ [[1.0], [2.0], [3.0], [4.0]],
+        lambda x: np.einsum("ij,ij,j->", x, x[:1], [1.0, 2.0, 3.0, 4.0]),
+        lambda x: np.einsum("ij,jk->ik", x[:, :1], np.ones((3, 2))),
+        lambda x: np.roll(x, [1, 2], [0, 1]) * x,
+        lambda x: np.stack([part.sum() ** 2 for part in np.split(x, [3, 1], axis=-1)]),
+        lambda x: np.clip(x, x[0] - 0.1, [[[1.0]], [[0.2]]]) * np.clip(x, min=0.2),
+        lambda x: np.clip(0.3, x * x, x[:1] ** 2 + 0.1),
+        lambda x: np.sum(x[0, 0], axis=0) * np.max(x[0, 1], 0) * np.prod(x[1, 0], axis=-1),
+        lambda x: np.cumsum(x[0, 0], axis=0) * np.cumprod(x[1, 1], axis=0),
+        lambda x: (
+            autograd.nn.affine(x, [[1.0, 2.0]] * 4, x[0, :1])
+            * autograd.nn.affine([[1.0, 2.0, 3.0]], x, x[0, 0]).sum()
+        ),
+        lambda x: autograd.nn.conv1d([[1.0, 2.0, 3.0]], x[:, None, :2], [1.0, 2.0, 3.0]),
+        lambda x: autograd.nn.embedding([[2, 0], [0, 0]], x, 1) ** 2,
+        lambda x: autograd.nn.layer_norm(x, 4, [1.0, 2.0, 3.0, 4.0]),
         lambda x: autograd.nn.softmax(x, dim=0)[1],
         lambda x: autograd.nn.dropout(x, 0.5, generator=np.random.default_rng(3)),
     ],
@@ -165,6 +183,18 @@ def test_einsum_is_numpys(subscripts):
         lambda x: np.diagonal(x, -1),
         lambda x: np.diagonal(x[None], 2, 1, 2),
         lambda x: np.clip(x, 0, 1),
+        lambda x: np.clip(x, min=0, max=np.ones((2, 1, 1))),
+        lambda x: x.clip(min=0),
+        lambda x: np.clip(np.append(x, np.nan), 0.5, -0.5),
+        lambda x: np.tril(x[0]),
+        lambda x: np.triu(x[0], 1),
+        lambda x: np.take(x, np.array([True, False, True])),
+        lambda x: np.take(x, (1, 0), axis=0),
+        lambda x: np.round(x, 1),
+        lambda x: np.std(x, correction=1),
+        lambda x: np.var(x, axis=0, correction=0),
+        lambda x: np.tensordot(x, x.T, axes=np.int64(1)),
+        lambda x: np.cumsum(x[0, 0], axis=0),
         lambda x: np.moveaxis(x[None], 0, -1),
         lambda x: np.roll(x, (1, 2), (0, 1)),
         lambda x: np.pad(x, 1),
@@ -291,12 +321,20 @@ def test_arguments_have_numpys_names(function):
     assert open_ended or {p.name for p in ours} <= {p.name for p in theirs}
 
 
+def test_integers_stay_integers():
+    x = autograd.tensor([15, 24])
+    for found in (np.round(x, -1), x.round(-1), x.round(), np.clip(x, 16, None), np.take(x, [0])):
+        assert found.dtype == np.int64
+    assert np.round(x, -1).tolist() == [20, 20]
+
+
 def test_questions_have_plain_answers():
     """What has no derivative works on tensors that require a gradient, too."""
     x = tensor(3, 4)
     plain = x.numpy()
     assert np.result_type(x, np.float32) == np.float64
     assert np.argsort(x, axis=0).tolist() == np.argsort(plain, axis=0).tolist()
+    assert [i.tolist() for i in np.where(x)] == [i.tolist() for i in np.where(plain)]
     assert np.any(x > 0) and not np.all(x > 0) and np.allclose(x, plain) and not np.iscomplexobj(x)
     assert type(np.full_like(x, 2)) is type(np.empty_like(x)) is np.ndarray
 
@@ -715,6 +753,17 @@ def test_ties_are_shared():
     assert (a.grad.item(), b.grad.item()) == (0.5, 0.5)
 
 
+def test_a_bound_takes_the_gradient_of_what_it_replaces():
+    """At the bound itself the gradient is that of x, as in PyTorch."""
+    x = autograd.tensor([0.0, -1.0, 2.0, 1.0, np.nan], requires_grad=True)
+    low, high = (autograd.tensor(bound, requires_grad=True) for bound in (0.0, 1.0))
+    np.clip(x, low, high).sum().backward()
+    assert x.grad.tolist() == [1, 0, 0, 1, 0] and (low.grad.item(), high.grad.item()) == (1, 1)
+    low, high = (autograd.tensor(bound, requires_grad=True) for bound in (1.0, 0.0))
+    np.clip([0.5, 2.0, -1.0], low, high).sum().backward()  # high has the last word
+    assert (low.grad.item(), high.grad.item()) == (0, 3)
+
+
 def test_power_at_zero():
     x = autograd.tensor([0.0, 0.0, 0.0], requires_grad=True)
     y = autograd.tensor([0.0, 1.0, 2.0], requires_grad=True)
@@ -740,6 +789,22 @@ def test_power_at_zero():
         (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 5))), "over 5 elements.* input has 4"),
         (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), None, 2, "same"), "needs a stride of 1"),
         (lambda nn, x: nn.layer_norm(x, (3,), None, None), "layer_norm: the last axes"),
+        (
+            lambda nn, x: nn.layer_norm(x, 4, x[0, :3]),
+            r"weight has shape \(3,\), and normalized_sh",
+        ),
+        (lambda nn, x: nn.layer_norm(x, 4, None, np.ones((1, 4))), r"bias has shape \(1, 4\)"),
+        (lambda nn, x: nn.rms_norm(x, 4, x[0, :3]), r"rms_norm: weight has shape \(3,\)"),
+        (lambda nn, x: nn.rms_norm(x, 2), r"rms_norm: .* are not normalized_shape \(2,\)"),
+        (lambda nn, x: nn.rms_norm(x, 12), r"rms_norm: .* are not normalized_shape \(12,\)"),
+        (lambda nn, x: nn.rms_norm(x, ()), r"rms_norm: .* are not normalized_shape \(\)"),
+        (lambda nn, x: nn.scaled_dot_product_attention(x, x, x, np.tri(3, dtype=int)), "type.bool"),
+        (lambda nn, x: np.clip(x, 0, 1, max=2), "bounds are given twice"),
+        (lambda nn, x: np.where(x, 1), "both or neither"),
+        (lambda nn, x: np.take(x, 1.5), "Cannot cast"),
+        (lambda nn, x: np.diff(x, n=-1), "n is -1"),
+        (lambda nn, x: np.std(x, ddof=2, correction=1), "ddof and correction"),
+        (lambda nn, x: np.linalg.matrix_power(x, 2), r"square matrices, got \(3, 4\)"),
         (lambda nn, x: nn.scaled_dot_product_attention(x, x[:, :2], x), "do not fit"),
         (lambda nn, x: nn.softmax(x, axis=0), "softmax.*unexpected keyword argument 'axis'"),
         (lambda nn, x: nn.scatter_add(x, 0, np.array([[0], [1]]), x[:1]), "does not reach it"),

@@ -213,12 +213,14 @@ def attention_vjp(
     call = settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
     if call is None or needs[3] or not takes(g, query):
         return NotImplemented
+    if g.shape != (*query.shape[:-1], value.shape[-1]):
+        return NotImplemented
     _held, static, n = call
     g = np.ascontiguousarray(g)
     g_query = np.empty(query.shape, query.dtype)
     g_key, g_value = np.zeros(key.shape, key.dtype), np.zeros(value.shape, value.dtype)
     g, *results = (x.reshape(n, *x.shape[-2:]) for x in (g, g_query, g_key, g_value))
-    lse = lse.reshape(n, -1)  # (heads, T)
+    lse = lse.reshape(n, query.shape[-2])  # (heads, T)
 
     def run(part):
         _attention_vjp(part.start, part.stop, g, *static, lse, *results)
@@ -247,7 +249,7 @@ def settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, win
     (n_queries, depth), (n_keys, width) = query.shape[-2:], value.shape[-2:]
     mask, masks = NO_MASK
     if attn_mask is not None:
-        if type(attn_mask) is not np.ndarray or attn_mask.dtype.kind not in "biuf":
+        if type(attn_mask) is not np.ndarray or attn_mask.dtype.kind not in "bf":
             return None
         if attn_mask.ndim > 1 and attn_mask.shape[-2] not in (1, n_queries):
             return None

@@ -260,6 +260,8 @@ class Program:
 
     def norm(self, x, weight, bias, eps, out):
         """``out = layer_norm(x)``, with ``x, out (n, width)``."""
+        demand((self.n, x.shape[1]), x, out)
+        demand(x.shape[1:], weight, bias)
         self._append(
             NORM, self.n, x=x, weight=weight, bias=bias, out=out, n_in=x.shape[1], real=eps
         )
@@ -271,6 +273,9 @@ class Program:
         (out, in), which may be of int8 with a scale for each output, (out,).
         """
         n_in, n_out = weight.shape
+        demand((self.n, n_in), x)
+        demand((self.n, n_out), out, residual)
+        demand((n_out,), bias, scale)
         sizes = dict(n_in=n_in, n_out=n_out)
         self.size += weight.size
         if scale is None and weight.flags.c_contiguous:
@@ -285,6 +290,8 @@ class Program:
             )  # fmt: skip
             if plain:
                 return
+        if n_out > self.scratch.shape[2]:
+            raise ValueError(f"expected rows of up to {self.scratch.shape[2]}, got {n_out}")
         self._append(
             ADD, self.n, x=self.scratch, bias=bias, residual=residual, out=out, slabs=slabs,
             activation=ACTIVATIONS.index(activation), **sizes,
@@ -295,7 +302,10 @@ class Program:
 
         ``x (n, 3 H D)`` is query, key and value; ``out (n, H D)``.
         """
-        _, heads, capacity, _ = keys.shape
+        _, heads, capacity, depth = keys.shape
+        demand((self.n, heads, capacity, depth), keys, values)
+        demand((self.n, 3 * heads * depth), x)
+        demand((self.n, heads * depth), out)
         self._append(
             ATTEND, self.n * heads, x=x, keys=keys, values=values, out=out, n_out=out.shape[1],
             heads=heads, capacity=capacity, window=window or capacity, real=scale,
@@ -329,6 +339,13 @@ class Program:
         share(work, range(n_threads()), self.size)
 
 
+def demand(shape, *arrays):
+    """Raise ``ValueError`` if an array is not of the shape that an instruction reads or writes."""
+    for x in arrays:
+        if x is not None and x.shape != shape:
+            raise ValueError(f"expected an array of shape {shape}, got {x.shape}")
+
+
 def program(n_rows, widest):
     """Return an empty program, for rows of up to `widest` numbers."""
     if settings.DISABLE_JIT or not hasattr(os, "sched_yield") or not 0 < n_rows <= MOST_ROWS:
@@ -338,9 +355,11 @@ def program(n_rows, widest):
 
 def product_int8(x, values, scale):
     """Return x @ (values * scale[:, None]).T, for a few rows."""
+    if not takes(x, scale) or x.dtype != np.float32 or x.shape[-1:] != values.shape[1:]:
+        return NotImplemented
     rows = as_rows(x, values.shape[1])
     step = program(len(rows), widest=0)
-    if step is NotImplemented or not takes(x, scale) or x.dtype != np.float32:
+    if step is NotImplemented:
         return NotImplemented
     out = np.empty((len(rows), len(values)), np.float32)
     step.linear(rows, values.T, None, out, scale)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from autograd.kernels.jit import EXACT, SUMS, inline, jit, share, takes
+from autograd.kernels.jit import EXACT, SUMS, alike, inline, jit, share
 
 BLOCK = 2**18  # elements that a thread takes at a time
 
@@ -81,5 +81,5 @@ def n_elements(arrays):
 
 
 def is_flat(*arrays):
-    """Return whether arrays are ones that kernels take, on one axis without gaps."""
-    return takes(*arrays) and all(x.ndim == 1 and x.flags.c_contiguous for x in arrays)
+    """Return whether kernels take these arrays, of one length, on one axis without gaps."""
+    return alike(*arrays) and all(x.ndim == 1 and x.flags.c_contiguous for x in arrays)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from autograd.kernels.jit import EXACT, as_rows, flat, inline, jit, split, takes
+from autograd.kernels.jit import EXACT, alike, as_rows, flat, inline, jit, split, takes
 from autograd.kernels.vector import erf, exp
 
 SQRT_2_PI = math.sqrt(2 / math.pi)
@@ -169,7 +169,7 @@ def dropout_vjp(g, input_shape, p, seed):
 
 def mapped(loop, n_results, *arrays):
     """Run ``loop(*arrays, *results)`` on flat arrays; return the results in the arrays' shape."""
-    if not takes(*arrays):
+    if not alike(*arrays):
         return NotImplemented
     shape, dtype = arrays[0].shape, arrays[0].dtype
     results = tuple([np.empty(shape, dtype) for _ in range(n_results)])

@@ -19,6 +19,8 @@ def product(x, y, bias=None):
     n_parts = blas.n_threads()
     if n_parts == 1 or not takes(x, y, bias) or x.shape[1] != y.shape[0]:
         return NotImplemented
+    if bias is not None and bias.shape != y.shape[1:]:
+        return NotImplemented
     rows, columns = len(x), y.shape[1]
     out = np.empty((rows, columns), x.dtype)
 

@@ -11,6 +11,7 @@ import numpy as np
 from autograd.kernels.jit import (
     EXACT,
     SUMS,
+    alike,
     as_rows,
     inline,
     jit,
@@ -186,7 +187,7 @@ def log_softmax_vjp(g, out, dim):
 
 def mapped(loop, dim, *arrays):
     """Run ``loop(*rows of arrays, rows of the result)`` along an axis."""
-    if not takes(*arrays) or not -arrays[0].ndim <= dim < arrays[0].ndim:
+    if not alike(*arrays) or not -arrays[0].ndim <= dim < arrays[0].ndim:
         return NotImplemented
     if dim not in (-1, arrays[0].ndim - 1):
         out = mapped(loop, -1, *[np.moveaxis(x, dim, -1) for x in arrays])
@@ -289,14 +290,14 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
 
 def layer_norm_vjp(g, input, normalized_shape, weight, bias, eps, mean, rstd, needs):
     """Return the gradients of input, weight and bias."""
-    n = normal_size(input, normalized_shape, weight, bias, g)
-    if not n:
+    n = normal_size(input, normalized_shape, weight, bias)
+    if not n or not alike(g, input):
         return NotImplemented
     x, g = as_rows(input, n), as_rows(g, n)  # (rows, n) each
     scale = or_else(weight, 1, x)  # (n,)
     g_input = np.empty(input.shape, input.dtype)
     g_x = as_rows(g_input, n)
-    mean, rstd = mean.reshape(-1), rstd.reshape(-1)  # (rows,) each
+    mean, rstd = mean.reshape(len(x)), rstd.reshape(len(x))  # (rows,) each
     parts = slices(len(x), PARTS)
     g_weight, g_bias = np.zeros((2, len(parts), n), x.dtype)  # (parts, n) each
 
@@ -327,13 +328,13 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
 
 def rms_norm_vjp(g, input, normalized_shape, weight, eps, rstd, needs):
     """Return the gradients of input and weight."""
-    n = normal_size(input, normalized_shape, weight, g)
-    if not n:
+    n = normal_size(input, normalized_shape, weight)
+    if not n or not alike(g, input):
         return NotImplemented
     x, g = as_rows(input, n), as_rows(g, n)  # (rows, n) each
     scale = or_else(weight, 1, x)  # (n,)
     g_input = np.empty(input.shape, input.dtype)
-    g_x, rstd = as_rows(g_input, n), rstd.reshape(-1)
+    g_x, rstd = as_rows(g_input, n), rstd.reshape(len(x))
     parts = slices(len(x), PARTS)
     g_weight = np.zeros((len(parts), n), x.dtype)
 
@@ -351,13 +352,14 @@ def rms_norm_vjp(g, input, normalized_shape, weight, eps, rstd, needs):
 PARTS = 16  # of the rows, whatever the number of threads: sums over rows are always the same
 
 
-def normal_size(input, normalized_shape, *others):
+def normal_size(input, normalized_shape, *parameters):
     """Return how many elements are normalized together, or 0 for what NumPy is to handle."""
-    if not takes(input, *others):
+    if not takes(input, *parameters):
         return 0
     shape = (normalized_shape,) if np.ndim(normalized_shape) == 0 else tuple(normalized_shape)
-    fits = input.shape[input.ndim - len(shape) :] == shape
-    return math.prod(shape) if fits and all(x is None or x.size for x in others) else 0
+    shapes = [x.shape for x in parameters if x is not None]
+    fits = all(s == shape for s in (input.shape[input.ndim - len(shape) :], *shapes))
+    return math.prod(shape) if shape and fits else 0
 
 
 def or_else(parameter, constant, x):
@@ -409,9 +411,6 @@ def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothin
     if call is None:
         return NotImplemented
     logits, classes, weight, counted = call
-    chosen = classes[counted]
-    if chosen.size and not 0 <= chosen.min() <= chosen.max() < logits.shape[1]:
-        return NotImplemented  # NumPy's function says what is wrong
     losses, lse = np.empty(len(logits)), np.empty(len(logits), input.dtype)  # (rows,) each
     static = weight, int(ignore_index), float(label_smoothing)
     split(
@@ -424,7 +423,7 @@ def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothin
         return losses.reshape(target.shape).astype(input.dtype), lse
     total = np.sum(losses)
     if reduction == "mean":
-        total /= np.sum(weight[chosen], dtype=float) or np.nan
+        total /= np.sum(weight[classes[counted]], dtype=float) or np.nan
     return total.astype(input.dtype), lse
 
 
@@ -435,6 +434,7 @@ def cross_entropy_vjp(g, input, target, weight, ignore_index, reduction, label_s
         return NotImplemented
     logits, classes, weight, counted = call
     g = np.reshape(g, -1).astype(input.dtype) * counted  # of each row
+    lse = lse.reshape(len(logits))
     if reduction == "mean":
         g /= np.sum(weight[classes[counted]]) or 1
     classes[~counted] = 0
@@ -463,4 +463,8 @@ def classes_of(input, target, weight, ignore_index):
         if weight.shape != logits.shape[1:]:
             return None
         weight = weight.astype(input.dtype)
-    return logits, classes, or_else(weight, 1, logits), classes != ignore_index
+    counted = classes != ignore_index
+    chosen = classes[counted]
+    if chosen.size and not 0 <= chosen.min() <= chosen.max() < logits.shape[1]:
+        return None  # NumPy's function says what is wrong
+    return logits, classes, or_else(weight, 1, logits), counted

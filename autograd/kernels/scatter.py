@@ -25,7 +25,7 @@ def _embedding(index, table, out):
 
 def embedding(input, weight, padding_idx=None):
     """Return the rows of a table that an array of integers names."""
-    if not takes(weight) or weight.ndim != 2 or not input.size or not is_index(input):
+    if not takes(weight) or weight.ndim != 2 or not is_index(input) or not input.size:
         return NotImplemented
     n_rows, n = weight.shape
     out = np.empty((*input.shape, n), weight.dtype)
@@ -79,8 +79,12 @@ def scatter_rows(values, index, shape):
     """
     if not takes(values) or len(shape) != 2 or not is_index(index):
         return NotImplemented
+    if values.shape != (*index.shape, shape[1]):
+        return NotImplemented
     if not values.size:
         return np.zeros(shape, values.dtype)
+    if not shape[0]:
+        return NotImplemented
     out = np.empty(shape, values.dtype)
     index = index.reshape(-1).astype(np.int64) % shape[0]  # (N,); -1 is the last
     rows = as_rows(values, shape[1])  # (N, n)
@@ -95,5 +99,5 @@ def scatter_rows(values, index, shape):
 
 
 def is_index(x):
-    """Return whether an array holds integers, all of which int64 can."""
-    return x.dtype.kind in "iu" and np.can_cast(x.dtype, np.int64)
+    """Return whether this is an array of integers, all of which int64 can hold."""
+    return type(x) is np.ndarray and x.dtype.kind in "iu" and np.can_cast(x.dtype, np.int64)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from autograd.engine import TensorBase
+from autograd.engine import new_tensor
 from autograd.op import implements, op
 
 elementwise = functools.partial(op, broadcasts=True)
@@ -483,6 +483,8 @@ def _(draw):
 
 @implements(np.round, np.around)
 def _(a, decimals=0):
+    if a.dtype.kind != "f":  # has no gradient, and stays of its dtype
+        return new_tensor(np.round(a.numpy(), decimals))
     return rint(a) if decimals == 0 else rint(a * 10.0**decimals) / 10.0**decimals
 
 
@@ -528,40 +530,51 @@ def _(draw):
     return draw.call(x, np.where(abs(x - y) < 0.1, y + 0.3, y))  # away from ties
 
 
-@op
+@elementwise
 def clip(x, low=None, high=None):
-    """Limit x to [low, high], two constants; at a bound the gradient passes, as in PyTorch."""
+    """Limit x to [low, high]; at a bound the gradient is that of x, as in PyTorch."""
     return np.clip(x, low, high)
 
 
 @clip.formula
 def _(low="low", high="high"):
-    out, bounds = "x", []
-    if low is not None:
-        out, bounds = f"max({out}, low)", ["x ≥ low"]
-    if high is not None:
-        out, bounds = f"min({out}, high)", [*bounds, "x ≤ high"]
-    return f"out = {out}; dx = g · [{' and '.join(bounds)}]"
+    raised = "x" if low is None else "max(x, low)"
+    inside = ["x ≥ low"] * (low is not None) + ["x ≤ high"] * (high is not None)
+    return f"""
+        out = {raised if high is None else f"min({raised}, high)"}
+        dx = g{f" · [{' and '.join(inside)}]" if inside else ""}
+        {"" if low is None else f"dlow = g · [x < low{'' if high is None else ' and low ≤ high'}]"}
+        {"" if high is None else f"dhigh = g · [{raised} > high]"}
+    """
 
 
-@clip.vjp("x")
-def _(g, x, low, high):
-    inside = (True if low is None else x >= low) & (True if high is None else x <= high)
-    return np.where(inside, g, 0)
+def at_most(x, y):
+    """Return whether x <= y; a bound that is None is none."""
+    return x is None or y is None or x <= y
+
+
+clip.vjp(
+    x=lambda g, x, low, high: np.where(at_most(low, x) & at_most(x, high), g, 0),
+    low=lambda g, x, low, high: np.where((x < low) & at_most(low, high), g, 0),
+    high=lambda g, x, low, high: np.where(at_most(low, high) & ~(x > high), 0, g),
+)
 
 
 @implements(np.clip)
-def _(a, a_min=None, a_max=None):
-    if isinstance(a_min, TensorBase) or isinstance(a_max, TensorBase):  # bounds to differentiate
-        a = a if a_min is None else maximum(a, a_min)
-        return a if a_max is None else minimum(a, a_max)
-    return clip(a, a_min, a_max)
+def _(a, a_min=None, a_max=None, *, min=None, max=None):
+    if not (a_min is a_max is None or min is max is None):
+        raise ValueError("np.clip: the bounds are given twice, as a_min, a_max and as min, max")
+    return clip(a, min if a_min is None else a_min, max if a_max is None else a_max)
 
 
 @clip.sample
 def _(draw):
-    low, high = draw.choice([(-1.0, 1.0), (None, 1.0), (-1.0, None)])
-    return draw.call(draw.array(kinks=(-1.0, 1.0)), low, high)
+    x = draw.array(kinks=(-1.0, 1.0))
+    bounds = draw.choice([(-1.0, 1.0), (None, 1.0), (-1.0, None), (1.0, -1.0)])
+    if draw.boolean():
+        shape = draw.choice([(), x.shape, (2, *x.shape)])
+        bounds = (None if bound is None else np.full(shape, bound) for bound in bounds)
+    return draw.call(x, *bounds)
 
 
 @elementwise
@@ -579,7 +592,13 @@ where.vjp(
 )
 
 
-implements(np.where)(lambda condition, x, y: where(condition, x, y))
+@implements(np.where)
+def _(condition, x=None, y=None):
+    if x is None and y is None:
+        return np.nonzero(condition)
+    if x is None or y is None:
+        raise ValueError("where: either both or neither of x and y must be given")
+    return where(condition, x, y)
 
 
 @where.sample

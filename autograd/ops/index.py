@@ -81,14 +81,20 @@ def plain(x):
     return x.numpy() if isinstance(x, TensorBase) else x
 
 
+def as_array(x):
+    """Return lists as an array; a tensor, an array or None as it is."""
+    return np.asarray(x) if isinstance(x, list | tuple) else x
+
+
 # ---- NumPy's other ways to index, and PyTorch's, in terms of x[index]
 
 
 @implements(np.take)
 def _(a, indices, axis=None):
+    indices = np.asarray(plain(indices)).astype(np.intp, casting="safe")[()]  # True is 1
     if axis is None:
-        return getitem(np.reshape(a, -1), plain(indices))
-    return getitem(a, (slice(None),) * normalize_axis_index(axis, np.ndim(a)) + (plain(indices),))
+        return getitem(np.reshape(a, -1), indices)
+    return getitem(a, (slice(None),) * normalize_axis_index(axis, np.ndim(a)) + (indices,))
 
 
 def index_along(indices, axis, shape):

@@ -147,7 +147,8 @@ def _einsum_gradient(g, output, operands, labels, i):
             fresh = _unused("".join(labels) + output + target)
             factors.append((label + fresh, np.eye(n, dtype=g.dtype)))
             label = fresh
-        elif not any(label in known for known, _ in factors):  # an axis summed on its own
+        elif not any(label in known and x.shape[known.index(label)] == n for known, x in factors):
+            # an axis that is summed on its own, or whose size is 1 in the others
             factors.append((label, np.ones(n, g.dtype)))
         target += label
     subscripts = ",".join(known for known, _ in factors) + "->" + target
@@ -204,9 +205,9 @@ def _(draw):
 @implements(np.tensordot)
 def tensordot(a, b, axes=2):
     """Sum of products over pairs of axes: the last of a and the first of b, or as given."""
-    if isinstance(axes, int):
+    if np.ndim(axes) == 0:
         axes = range(np.ndim(a) - axes, np.ndim(a)), range(axes)
-    axes_a, axes_b = ([x] if isinstance(x, int) else list(x) for x in axes)
+    axes_a, axes_b = ([x] if np.ndim(x) == 0 else list(x) for x in axes)
     labels_a = list(string.ascii_lowercase[: np.ndim(a)])
     labels_b = list(string.ascii_uppercase[: np.ndim(b)])
     for i, j in zip(axes_a, axes_b, strict=True):
@@ -265,6 +266,8 @@ def _(arrays):
 @implements(np.linalg.matrix_power)
 def matrix_power(a, n):
     """Product of n copies of a matrix, by repeated squaring; of its inverse, if n is negative."""
+    if np.ndim(a) < 2 or np.shape(a)[-1] != np.shape(a)[-2]:
+        raise np.linalg.LinAlgError(f"matrix_power: expected square matrices, got {np.shape(a)}")
     if operator.index(n) < 0:
         return matrix_power(inv(a), -n)
     if n == 0:

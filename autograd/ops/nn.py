@@ -15,7 +15,7 @@ import numpy as np
 from autograd.kernels import kernel
 from autograd.op import op, sum_to_shape
 from autograd.ops import special
-from autograd.ops.index import plain, take_along_axis
+from autograd.ops.index import as_array, plain, take_along_axis
 from autograd.ops.linalg import product, rows
 
 # ---- activations
@@ -290,6 +290,19 @@ def as_shape(shape):
     return (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
 
 
+def check_normalized(name, input, normalized_shape, **parameters):
+    """Raise ``ValueError`` if the last axes of input, or a parameter, are not normalized_shape."""
+    shape = as_shape(normalized_shape)
+    if not shape or input.shape[input.ndim - len(shape) :] != shape:
+        raise ValueError(
+            f"{name}: the last axes of input, of shape {input.shape}, are not "
+            f"normalized_shape {shape}"
+        )
+    for key, x in parameters.items():
+        if x is not None and x.shape != shape:
+            raise ValueError(f"{name}: {key} has shape {x.shape}, and normalized_shape is {shape}")
+
+
 @op(saves=("mean", "rstd"))
 @kernel("rowwise.layer_norm")
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
@@ -299,13 +312,8 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     None; an integer is the length of the last axis. Ba, Kiros and Hinton 2016, arXiv:1607.06450,
     equations 3 and 4.
     """
-    normalized_shape = as_shape(normalized_shape)
-    if input.shape[input.ndim - len(normalized_shape) :] != tuple(normalized_shape):
-        raise ValueError(
-            f"layer_norm: the last axes of input, of shape {input.shape}, are not "
-            f"normalized_shape {tuple(normalized_shape)}"
-        )
-    n = math.prod(normalized_shape)
+    check_normalized("layer_norm", input, normalized_shape, weight=weight, bias=bias)
+    n = math.prod(as_shape(normalized_shape))
     x = input.reshape(-1, n)  # (rows, n)
     ones = np.ones(n, x.dtype)  # the sum of a row as a product: BLAS is three times faster
     mean = (x @ ones / n)[:, None]
@@ -388,6 +396,7 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
 
     Without `eps`, the spacing of the dtype at 1. Zhang and Sennrich 2019, arXiv:1910.07467.
     """
+    check_normalized("rms_norm", input, normalized_shape, weight=weight)
     n = math.prod(as_shape(normalized_shape))
     x = input.reshape(-1, n)  # (rows, n)
     eps = np.finfo(x.dtype).eps if eps is None else eps
@@ -466,7 +475,7 @@ affine.vjp(
         product(rows(g), np.swapaxes(weight, 0, 1)), input_shape
     ),
     weight=lambda g, input: product(np.swapaxes(rows(input), 0, 1), rows(g)),
-    bias=lambda g: np.add.reduce(rows(g), axis=0),
+    bias=lambda g, bias_shape: sum_to_shape(rows(g), bias_shape),
 )
 
 
@@ -499,6 +508,7 @@ def _(padding_idx=None):
 
 @embedding.vjp("weight")
 def _(g, input, weight_shape, padding_idx):
+    input = np.asarray(input)
     if padding_idx is not None:
         padding = (input - padding_idx) % weight_shape[0] == 0  # either may count from the end
         g = np.where(padding[..., None], 0, g)
@@ -665,7 +675,8 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     >>> autograd.nn.conv1d(x, np.array([[[-1.0, 1.0]]]))
     tensor([[1., 2., 4.]])
     """
-    if np.ndim(input) == 2:
+    input, weight, bias = map(as_array, (input, weight, bias))
+    if input.ndim == 2:
         return conv1d(input[None], weight, bias, stride, padding, dilation, groups)[0]
     stride, padding, dilation = (  # PyTorch takes (3,) for 3
         x[0] if isinstance(x, tuple | list) else x for x in (stride, padding, dilation)
@@ -1076,6 +1087,8 @@ def scaled_dot_product_attention(
 
     Raises
     ------
+    TypeError
+        If the mask holds integers, of which nobody knows whether they choose or add.
     ValueError
         If the shapes do not fit, or the window is smaller than 1 or without `is_causal`.
 
@@ -1092,6 +1105,12 @@ def scaled_dot_product_attention(
         raise ValueError(
             f"scaled_dot_product_attention: window_size is {window_size} and is_causal "
             f"{is_causal}; expected a window of 1 or more, with is_causal=True"
+        )
+    query, attn_mask = as_array(query), as_array(attn_mask)
+    if attn_mask is not None and attn_mask.dtype.kind in "iu":
+        raise TypeError(
+            f"scaled_dot_product_attention: attn_mask has dtype {attn_mask.dtype}; expected "
+            "booleans (True takes part), attn_mask.astype(bool), or floating-point numbers to add"
         )
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1])

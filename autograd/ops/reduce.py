@@ -18,7 +18,7 @@ def restore(g, shape, axis, keepdims):
 def axes_of(shape, axis):
     """Return the axes that an ``axis`` argument names, counted from the front."""
     axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return {a % len(shape) for a in axes}
+    return {a % len(shape) for a in axes} if shape else set()  # axis=0 of a number is itself
 
 
 @lru_cache(maxsize=4096)
@@ -155,14 +155,19 @@ def _(g, x, out, axis, ddof, keepdims):
     return restore(slope, x.shape, axis, keepdims) * centred
 
 
-@implements(np.var)
-def _(a, axis=None, *, ddof=0, keepdims=False):
-    return var(a, axis, ddof, keepdims)
+def spread(op):
+    """Return what ``np.var`` or ``np.std`` does on tensors; `correction` is a name of ddof's."""
+
+    def run(a, axis=None, *, ddof=0, keepdims=False, correction=None):
+        if correction is not None and ddof != 0:
+            raise ValueError(f"np.{op.name}: ddof and correction are one; give either")
+        return op(a, axis, ddof if correction is None else correction, keepdims)
+
+    return run
 
 
-@implements(np.std)
-def _(a, axis=None, *, ddof=0, keepdims=False):
-    return std(a, axis, ddof, keepdims)
+implements(np.var)(spread(var))
+implements(np.std)(spread(std))
 
 
 @var.sample
@@ -196,11 +201,17 @@ flip.formula("out_i = x_{n - 1 - i}; dx_i = g_{n - 1 - i}", along="axis")
 flip.vjp(x=lambda g, axis: np.flip(g, axis))
 
 
-@implements(np.cumsum)
-def _(a, axis=None):
-    return cumsum(np.reshape(a, -1), 0) if axis is None else cumsum(a, axis)
+def so_far(op):
+    """Return what a function of NumPy's does on tensors that goes along an axis, or over all."""
+
+    def run(a, axis=None):
+        flat = axis is None or np.ndim(a) == 0
+        return op(np.reshape(a, -1) if flat else a, 0 if axis is None else axis)
+
+    return run
 
 
+implements(np.cumsum)(so_far(cumsum))
 implements(np.flip)(lambda m, axis=None: flip(m, axis))
 
 
@@ -242,9 +253,7 @@ def products_before(x):
     return np.cumprod(np.concatenate([ones, x], -1)[..., :-1], -1)
 
 
-@implements(np.cumprod)
-def _(a, axis=None):
-    return cumprod(np.reshape(a, -1), 0) if axis is None else cumprod(a, axis)
+implements(np.cumprod)(so_far(cumprod))
 
 
 @cumsum.sample

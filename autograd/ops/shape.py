@@ -5,6 +5,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from autograd.formula import MOVES
 from autograd.op import implements, op, sum_to_shape
+from autograd.ops.index import scatter
 
 
 @op
@@ -87,7 +88,7 @@ roll.formula(MOVES, moves=True)
 
 @roll.vjp("x")
 def _(g, shift, axis):
-    return np.roll(g, tuple(-s for s in shift) if isinstance(shift, tuple) else -shift, axis)
+    return np.roll(g, np.negative(shift), axis)
 
 
 implements(np.roll)(lambda a, shift, axis=None: roll(a, shift, axis))
@@ -132,14 +133,12 @@ def _(draw):
 
 @implements(np.tril)
 def _(m, k=0):
-    n_rows, n_columns = np.shape(m)[-2:]
-    return np.where(np.tri(n_rows, n_columns, k, dtype=bool), m, 0)
+    return np.where(np.tri(*np.shape(m)[-2:], k=k, dtype=bool), m, 0)
 
 
 @implements(np.triu)
 def _(m, k=0):
-    n_rows, n_columns = np.shape(m)[-2:]
-    return np.where(np.tri(n_rows, n_columns, k - 1, dtype=bool), 0, m)
+    return np.where(np.tri(*np.shape(m)[-2:], k=k - 1, dtype=bool), 0, m)
 
 
 @op
@@ -286,7 +285,16 @@ def split(x, indices_or_sections, axis=0):
 
 
 split.formula(MOVES, moves=True)
-split.vjp(x=lambda g, axis: np.concatenate(g, axis))
+
+
+@split.vjp("x")
+def _(g, x_shape, indices_or_sections, axis):
+    joined = np.concatenate(g, axis)
+    if joined.shape == x_shape:
+        return joined
+    # indices that go back: parts overlap
+    places = np.concatenate(np.split(np.arange(x_shape[axis]), indices_or_sections))
+    return scatter(joined, (slice(None),) * (axis % len(x_shape)) + (places,), x_shape)
 
 
 @implements(np.split)
@@ -302,7 +310,7 @@ def _(draw):
     sizes = list(shape)
     sizes[axis] *= sections
     x = draw.array(shape=tuple(sizes))
-    return draw.call(x, draw.choice([sections, (1, 2)]), axis)
+    return draw.call(x, draw.choice([sections, (1, 2), (2, 1)]), axis)
 
 
 # ---- NumPy's other ways to join, split and arrange, in terms of these
@@ -399,6 +407,8 @@ def _(*args):
 
 @implements(np.diff)
 def _(a, n=1, axis=-1):
+    if n < 0:
+        raise ValueError(f"diff: n is {n}; expected 0 or more")
     before = (slice(None),) * normalize_axis_index(axis, np.ndim(a))
     for _ in range(n):
         a = a[(*before, slice(1, None))] - a[(*before, slice(None, -1))]
