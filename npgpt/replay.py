@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,16 +224,32 @@ class Move:
     moved: float = 0.0
 
 
-def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) -> list[Move]:
-    """Take the updates from one to the last, and return what each did to a weight.
+@dataclass
+class History:
+    """What updates did to a weight; all its parts add up to the way that the weight has gone.
 
-    But for weight decay, and for the gradients before the first of them, `Move.moved` and
-    `Move.change` have the same sum.
+    Attributes
+    ----------
+    moves : list of Move
+        One an update.
+    before : float
+        By what the running mean held already: by the batches before the first update.
+    decay : float
+        By weight decay.
     """
+
+    moves: list[Move]
+    before: float
+    decay: float
+
+
+def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) -> History:
+    """Take the updates from one to the last, and return what each did to a weight."""
     moves, slopes = [], []  # and what a running mean of 1 would have changed
     replay.seek(first)
     run, optimizer = replay.run, replay.run.optimizer
     parameter = optimizer.parameters[name]
+    mean, decay = float(optimizer.means[name][index]), 0.0
     for step in tracked(range(first, replay.last + 1)):
         replay.seek(step)
         loss = run.backward()
@@ -242,6 +259,8 @@ def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) ->
         move.clipped = float(gradient.data[index])  # clipping is in place
         move.change = float(parameter.data[index]) - move.value
         moves.append(move)
+        if parameter.ndim >= 2:
+            decay -= lr * optimizer.weight_decay * move.value
         beta1, beta2 = optimizer.betas
         square = float(optimizer.squares[name][index]) / (1 - beta2**optimizer.n_updates)
         size = lr / (1 - beta1**optimizer.n_updates)
@@ -251,7 +270,7 @@ def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) ->
         ahead += slope
         move.moved = (1 - beta1) * move.clipped * ahead
         ahead *= beta1
-    return moves
+    return History(moves, before=mean * ahead, decay=decay)
 
 
 def by_sequence(run: Run, name: str, index: tuple[int, ...]) -> list[float]:
@@ -332,13 +351,16 @@ def why(options: WhyOptions, console: Console | None = None) -> None:
     say(f"updates {first} to {replay.last} of {options.run}, replayed from {replay.origin}")
     for note in replay.notes:
         say(f"note: {note}", "yellow")
-    moves = follow(replay, name, index, first)
-    if not any(move.gradient for move in moves):
-        say("Its gradient is 0 in each of them: no batch has moved it.")
+    history = follow(replay, name, index, first)
+    moves = history.moves
+    is_still = not any(move.gradient for move in moves)
+    if not is_still or history.before:
+        say()
+        say(_table(history))
+        say()
+    if is_still:
+        say("Its gradient is 0 in each of them: none of their batches has moved it.")
         return
-    say()
-    say(_table(moves))
-    say()
     if clip := replay.run.config.grad_clip:
         n = sum(move.gradient != move.clipped for move in moves)
         say(f"gradient: before it was clipped to the norm {clip:g}, as {n} of {len(moves)} were")
@@ -352,11 +374,12 @@ def why(options: WhyOptions, console: Console | None = None) -> None:
     replay.seek(most.step)
     say("Its gradient is the sum over these sequences:")
     say(_sequences(replay.run, name, index))
-    say(f"\nTo walk through it: npgpt step --run {options.run} --at {most.step}")
+    say(f"\nTo walk through it: npgpt step --run {shlex.quote(options.run)} --at {most.step}")
 
 
-def _table(moves: list[Move]) -> Table:
-    """Return the history as a table: if it is long, some of it, the largest included."""
+def _table(history: History) -> Table:
+    """Return a history as a table: if it is long, some of it, the largest included."""
+    moves = history.moves
     notes: dict[int, str] = {}
     for title, key in (("update", "change"), ("gradient", "gradient"), ("batch", "moved")):
         sizes = [abs(getattr(move, key)) for move in moves]
@@ -376,7 +399,12 @@ def _table(moves: list[Move]) -> Table:
             str(move.step), f"{move.value:.7f}", *signed, f"{move.loss:.4f}", notes.get(i, "")
         )
     end = moves[-1]
-    table.add_row(str(end.step + 1), f"{end.value + end.change:.7f}")
+    for share, what in ((history.before, "batches before"), (history.decay, "weight decay")):
+        if share:
+            table.add_row("", "", "", "", _signed(share), "", what)
+    way = end.value + end.change - moves[0].value
+    value = f"{end.value + end.change:.7f}"
+    table.add_row(str(end.step + 1), value, "", _signed(way), _signed(way), "", "in all")
     return table
 
 

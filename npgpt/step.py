@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -191,6 +192,14 @@ def run_script(script: str, arguments: list[str], session: _Session) -> None:
     try:
         with session.recording(), autograd.stepper.stopping_at_backward(session.take):
             runpy.run_path(script, run_name="__main__")
+    except UserError:
+        raise
+    except Exception as error:
+        lines = error.__traceback__
+        while lines and lines.tb_frame.f_code.co_filename != script:  # what leads to the script
+            lines = lines.tb_next
+        traceback.print_exception(error.with_traceback(lines))
+        raise SystemExit(1) from None
     finally:
         sys.argv, sys.path[0] = before
     if not session.count:

@@ -303,6 +303,16 @@ FURTHER = {
         "likely +a division by zero, or a root or logarithm", squared,
         {"x": lambda g, x: g * 2 * np.sqrt(x) ** 2 * np.sign(x)},
     ),
+    "the cotangent forgotten": Fault(
+        "likely +the cotangent g is missing", doubled, {"x": lambda g: 2 + 0 * g},
+    ),
+    "the cotangent forgotten by a sum": Fault(
+        "likely +the cotangent g is missing",
+        log_sum_exp, {"x": lambda g, x, out: np.exp(x - out)},
+    ),
+    "the cotangent twice": Fault(
+        "likely +not linear in the cotangent g", doubled, {"x": lambda g: 2 * g * g},
+    ),
     "a result in a reused buffer": Fault(
         "in_a_buffer: a later call changed this result",
         in_a_buffer, {"x": lambda g: 2 * g}, found_by=properties.passes_are_pure,
@@ -497,6 +507,22 @@ def test_second_derivatives_with_given_cotangents():
     assert gradgradcheck(np.tanh, x, np.array([2.0, 3.0]), eps=1e-3, atol=1e-8)
     assert gradgradcheck(lambda x: 2 * x, x) and gradgradcheck(lambda x: x * 0 + 1, x)
     assert gradgradcheck(lambda x: x.detach() * 1, x)  # a constant, as far as the tape knows
+
+
+def test_functions_that_differentiate():
+    def slope(x):
+        return autograd.grad((x**3).sum(), x, create_graph=True)
+
+    def penalty(x, w):
+        g = autograd.grad(np.tanh(x @ w).sum(), x, create_graph=True)
+        return ((g**2).sum() - 1) ** 2
+
+    x, w = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([0.3, -0.7])
+    with autograd.no_grad():  # which is the caller's business
+        assert gradcheck(slope, [x]) and gradgradcheck(slope, [x])
+    assert gradcheck(penalty, [x, w]) and gradgradcheck(penalty, [x, w])
+    with pytest.raises(GradientError, match="wrong in 4 of 4"):
+        gradcheck(lambda x: autograd.grad((x**3).sum(), x), [x])  # without create_graph
 
 
 def test_the_complex_step_is_exact_to_rounding():
@@ -702,3 +728,31 @@ def test_a_nan_is_not_agreement():
 def test_a_sound_op_passes():
     with planted(product, options=ELEMENTWISE, x=lambda g, y: g * y, y=lambda g, x: g * x) as op:
         check_op(op)
+
+
+def test_an_array_may_be_a_constant():
+    with planted(product, options=ELEMENTWISE, x=lambda g, y: g * y) as op:
+        check_op(op, max_examples=10)
+    with planted(product, options=ELEMENTWISE, x=lambda g, y: g * np.float64(2) * y) as op:
+        with pytest.raises(GradientError, match="2 times too large"):
+            check_op(op, max_examples=10)
+
+
+def test_an_op_without_a_rule_is_said_to_have_none():
+    with planted(doubled) as op, pytest.raises(GradientError, match="doubled has no rule: declare"):
+        check_op(op)
+
+
+def test_an_op_that_needs_a_sampler_is_said_to():
+    rules = dict(x=lambda g, w: g @ w.T, w=lambda g, x: x.T @ g)
+    with planted(matrix_product, **rules) as op, pytest.raises(ValueError, match="matmul") as error:
+        check_op(op)
+    assert "@matrix_product.sample" in error.value.__notes__[0]
+    with planted(squared, x=crash_if_empty) as op, pytest.raises(ValueError) as error:
+        check_op(op, max_examples=200)
+    assert "sample" not in "".join(error.value.__notes__)  # the rule's mistake
+
+
+def test_an_op_made_of_a_lambda():
+    with planted(lambda x: 2 * x, x=lambda g: 2 * g) as op:
+        check_op(op, max_examples=5)

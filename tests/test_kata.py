@@ -198,6 +198,8 @@ def test_every_op_is_an_exercise(name):
 
 WRONG = {
     "the likely cause": ("multiply", "def vjp(g, x, y): return g * x, g * y", "inputs swapped"),
+    "no cotangent": ("tanh", "def x(g, out): return 1 - out**2", "the cotangent g is missing"),
+    "no cotangents": ("multiply", "def vjp(g, x, y): return y, x", "the cotangent g is missing"),
     "a sign": ("subtract", "def vjp(g): return g, g", "a wrong sign"),
     "the smallest call": ("tanh", "def x(g): return g", r"\n  x = np.array\("),
     "an option": ("softmax", "def input(g, out): return out * (g - np.sum(g * out, -1, "

@@ -249,20 +249,26 @@ def test_older_runs_do_not_say(copy, resumed):
 # ---- one weight
 
 
+@pytest.mark.parametrize("first", [0, 7])
 @pytest.mark.parametrize("name", ["transformer.ln_f.weight[5]", WEIGHT])
-def test_moves_add_up(name, tmp_path):
-    run = start(config(tmp_path, weight_decay=0.0, max_iters=12, grad_clip=0.3))
+def test_moves_add_up(name, first, tmp_path):
+    """What the batches did, with those before them and weight decay, is the way of the weight."""
+    run = start(config(tmp_path, weight_decay=0.5, max_iters=12, grad_clip=0.3))
     train(run, Quiet())
-    replay = Replay(run.folder)
+    replay = Replay(run.folder, first)
     name, index = find_weight(replay.run, name)
+    replay.seek(first)
     begin = float(replay.run.optimizer.parameters[name].data[index])
-    moves = follow(replay, name, index)
+    history = follow(replay, name, index, first)
     end = float(run.optimizer.parameters[name].data[index])
+    moves = history.moves
     assert moves[0].value == begin and moves[-1].value + moves[-1].change == end
     for move, following in zip(moves, moves[1:], strict=False):
         assert move.value + move.change == following.value
-    total = sum(abs(move.moved) for move in moves)
-    assert abs(sum(move.moved for move in moves) - (end - begin)) < 1e-5 * total
+    shares = [move.moved for move in moves] + [history.before, history.decay]
+    assert abs(sum(shares) - (end - begin)) < 1e-5 * sum(map(abs, shares))
+    assert bool(history.before) == (first > 0)
+    assert bool(history.decay) == (name == WEIGHT.partition("[")[0])
     assert any(abs(move.clipped) < abs(move.gradient) for move in moves)
 
 
@@ -291,6 +297,11 @@ def test_a_history(resumed, capsys, monkeypatch):
     assert main(["why", f"--run={folder}", f"--param={WEIGHT}", "--from=6", "--to", "8"]) == 0
     out = capsys.readouterr().out
     assert "updates 6 to 8" in out and "checkpoints/step-000005.safetensors" in out
+    column = [
+        float(x) for x in re.findall(r"(\S+e\S+)(?=  (?:\d\.\d{4})|  +batches|  +weight)", out)
+    ]
+    (whole,) = re.findall(r"(\S+)  +in all", out)
+    assert len(column) == 5 and sum(column) == pytest.approx(float(whole), abs=3e-6)
 
 
 def test_a_long_history_is_short(tmp_path):
@@ -300,7 +311,7 @@ def test_a_long_history_is_short(tmp_path):
     with console.capture() as capture:
         why(WhyOptions(run=str(run.folder), param="transformer.ln_f.weight[0]"), console)
     out = capture.get()
-    assert "38;5;" in out
+    assert re.search(r"\x1b\[[\d;]+m[+-]\d\.", out)  # in which codes, rich decides once a process
     steps = re.findall(r"^ *(\d+)  +-?[01]\.\d", re.sub(r"\x1b\[[\d;]*m", "", out), re.MULTILINE)
     assert len(steps) <= MOST_ROWS + 1 and (steps[0], steps[-1]) == ("0", "50")
 

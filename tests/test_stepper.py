@@ -520,6 +520,32 @@ def test_why_adds_up(model):
     assert str(autograd.explain(loss, table)) == text.strip()
 
 
+class Layer:
+    """As one writes it before one knows `nn.Module`."""
+
+    def __init__(self, *shape):
+        self.params = {"W": autograd.tensor(np.ones(shape), requires_grad=True)}
+        self.b, self.parent = autograd.tensor(np.zeros(shape[1]), requires_grad=True), self
+
+    def __call__(self, x):
+        return np.tanh(x @ self.params["W"] + self.b)
+
+
+def test_names_in_objects():
+    layers = [Layer(2, 3), Layer(3, 1)]
+    with autograd.record() as recording:
+        loss = layers[1](layers[0](np.ones((4, 2)))).sum()
+        for p in (layers[0].b, layers[1].b):  # a later name is none
+            p.grad = None
+    names = {recording.name(number) for number in recording.leaves()}
+    assert names == {f"layers[{i}].{name}" for i in (0, 1) for name in ("params['W']", "b")}
+    stepper = stepper_of(loss)
+    for name in ("layers[0].b", "layers[1].params['W']", 'layers[1].params["W"]'):
+        assert "✓" in said(stepper, f"check loss {name}")
+        assert "called" not in said(stepper, f"print {name} + 1", f"print {name}.shape")
+    assert "W may be layers[" in said(stepper, "why W")
+
+
 def test_set_is_a_real_pass():
     """The pass is linear in the cotangent: doubled at a step, all behind it doubles."""
     loss, leaves = net()
@@ -562,6 +588,67 @@ def test_a_wrong_rule_fails_its_check():
         assert "✗" in said(stepper_of(loss), "next", "check")
     finally:
         del autograd.REGISTRY["crooked"]
+
+
+def test_a_gradient_that_is_zero_passes_its_check():
+    """What the differences see of it is rounding; what is more than that is still seen."""
+    x = autograd.tensor(np.random.default_rng(0).standard_normal((3, 5)), requires_grad=True)
+    for f in (nn.softmax, lambda x: nn.layer_norm(x, 5), lambda x: np.round(x, 1),
+              lambda x: np.sin(x) ** 2 + np.cos(x) ** 2):  # fmt: skip
+        with autograd.record():
+            loss = f(x).sum()
+        stepper = stepper_of(loss)
+        for _ in stepper.trace.steps:
+            assert "✓" in (text := said(stepper, "check", "next")) and "✗" not in text
+        assert "✓" in said(stepper, "check loss x")
+
+    @autograd.op
+    def crooked(x):
+        return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+
+    crooked.vjp(x=lambda g, out: out * (g - factor * np.sum(g * out)))
+    try:
+        for factor in (1 + 1e-5, 1 + 1e-9):  # read by the rule
+            with autograd.record():
+                loss = crooked(x).sum()
+            assert "✓" not in said(stepper_of(loss), "next", "check"), factor
+    finally:
+        del autograd.REGISTRY["crooked"]
+
+
+def test_where_differences_cannot_tell():
+    x = autograd.tensor([0.0, 1.0], requires_grad=True)
+    with autograd.record():
+        kinked = nn.relu(x).sum()
+        steep = np.sqrt(x).sum()
+    text = said(stepper_of(kinked), "next", "check")
+    assert "?" in text and "a kink: 0 from the left, 1 from the right" in text
+    with np.errstate(divide="ignore"):
+        assert "not finite" in said(stepper_of(steep), "next", "check")
+
+
+def test_several_outputs():
+    x = autograd.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
+    with autograd.record():
+        a, b = np.split(x, 2)
+        loss = (a * b).sum()
+    stepper = stepper_of(loss)
+    said(stepper, "next")
+    assert said(stepper, "predict [3, 4], [1, 2]").count("✓ right: d(") == 2
+    text = said(stepper, "predict [3, 4], [1, 3]")
+    assert "✓ right: d(a)" in text and "✗ d(b): 1 of 2 are wrong" in text
+    for wrong in ("[3, 4]", "1, 2, 3"):
+        assert "has 2 outputs: predict G0, G1" in said(stepper, f"predict {wrong}")
+    assert "✓" in said(stepper, "next", "check")
+    assert "nothing here is called 'nosuch'" in said(stepper, "set g1 = nosuch")
+
+
+def test_an_error_in_a_command_is_a_message(monkeypatch):
+    def fail(stepper, text):
+        raise IndexError("out of bounds")
+
+    monkeypatch.setattr(Stepper, "do_where", fail)
+    assert "where: IndexError: out of bounds" in said(stepper_of(net()[0]), "where")
 
 
 def test_into_and_out():
@@ -798,6 +885,16 @@ def test_of_a_script_that_calls_grad(tmp_path, capsys):
     assert "  v  float64   12.0" in out  # the first derivative, inside of the second
     assert re.search(r"  leaf_\d+  float64   12.0\n\(step\) next\nsecond 12.0", out)
     assert "along [6.0, 6.0]" in out
+
+
+def test_a_scripts_own_error(tmp_path, capsys):
+    script = tmp_path / "mistaken.py"
+    script.write_text("def f(x):\n    return x.nothing\n\n\nf(1)\n")
+    with pytest.raises(SystemExit) as left:
+        main(["step", str(script)])
+    said = capsys.readouterr().err.splitlines()
+    assert left.value.code == 1 and "AttributeError" in said[-1]
+    assert said[0].startswith("Traceback") and said[1].endswith('mistaken.py", line 5, in <module>')
 
 
 def test_a_program_goes_on_as_if_nobody_watched(tmp_path, capsys):

@@ -26,7 +26,8 @@ from autograd.stepper.display import largest, matrix, norm
 from autograd.stepper.record import Call, kind, record
 from autograd.stepper.trace import Edge, Step, Trace, as_tuple, trace
 from autograd.tensor import grad, tensor
-from autograd.testing.differences import central_difference
+from autograd.testing.diagnosis import error_curve
+from autograd.testing.differences import STEP, central_difference
 
 ALIASES = {
     "n": "next", "c": "continue", "u": "until", "b": "break", "i": "into", "o": "out", "w": "where",
@@ -36,6 +37,7 @@ FEW = 64  # elements, up to which an array is shown in full
 WRITABLE = 1024  # elements, up to which formulas are shown with numbers in them
 LIMITS = {"nonfinite": np.inf, "vanishing": 1e-6, "exploding": 1e3}  # of what a step sends
 SAMPLED = 6  # entries of a large array that a check looks at
+ROUNDINGS = 4  # of each value on the way, that a check allows for
 
 
 class CommandError(ValueError):
@@ -171,6 +173,8 @@ class Stepper:
                 self.command(word)(rest.strip())
             except CommandError as error:
                 self.print(error, style="red")
+            except Exception as error:  # the program that is looked at goes on all the same
+                self.print(f"{word}: {type(error).__name__}: {error}", style="red")
 
     def command(self, word: str) -> Callable[[str], None]:
         """Return a command by its name, its letter, or the beginning of its name."""
@@ -498,12 +502,13 @@ class Stepper:
     def find(self, name: str) -> int:
         """Return the number of a value, by its name, or its end: in this module, or if alone."""
         recording = self.trace.recording
-        names = {recording.name(number): number for number in recording.values}
+        names = {_plain(recording.name(number)): number for number in recording.values}
+        name = _plain(name)
         here = self.call.scope if self.level.index < len(self.trace.steps) else ""
         for whole in (name, f"{here}.{name}"):
             if whole in names:
                 return names[whole]
-        found = [n for n in names if n.endswith("." + name)]
+        found = [n for n in names if n.endswith((f".{name}", f"['{name}']"))]
         if len(found) == 1:
             return names[found[0]]
         if found:
@@ -662,9 +667,12 @@ class Stepper:
             return put(space[name]) + match[0].removeprefix(name)
 
         text = re.sub(r"\bd\(([^()]+)\)", cotangent, text)
-        names = (n for n in recording.names.values() if n in text and not n.isidentifier())
-        for name in sorted(names, key=len, reverse=True):
-            text = re.sub(rf"(?<![\w.]){re.escape(name)}(?!\w)", put(space[name]), text)
+        names = {name for name in recording.names.values() if not name.isidentifier()}
+        names |= {name.partition(".")[2] for name in names if "[" in name}  # without the object
+        for name in sorted(filter(None, names), key=len, reverse=True):
+            if _plain(name) in _plain(text):
+                pattern = rf"(?<![\w.]){re.escape(_plain(name))}(?!\w)".replace("'", "['\"]")
+                text = re.sub(pattern, lambda _, name=name: put(space[name]), text)  # type: ignore[misc]
         return space, re.sub(r"(?<![\w.)\]])[A-Za-z]\w*(\.\w+)+(?!\w|\()", dotted, text)
 
     def do_formula(self, text: str) -> None:
@@ -710,6 +718,7 @@ class Stepper:
 
     # ---- checking
 
+    @np.errstate(all="ignore")  # a step may lead to where the function does not exist
     def do_check(self, text: str) -> None:
         """Compare with numeric derivatives, in float64.
 
@@ -733,15 +742,19 @@ class Stepper:
         leaves = {name: tensor(arguments[name], requires_grad=True) for name in parents}
 
         def run(changed: dict[str, Any]) -> list[Any]:
-            return list(as_tuple(call.run(call.op, arguments | changed)))
+            out = call.run(call.op, arguments | changed)
+            return list(out) if call.op.multiple else [out]
 
-        rules = grad(run(leaves), list(leaves.values()), gs)
+        outputs = run(leaves)
+        rules = [rule.numpy() for rule in grad(outputs, list(leaves.values()), gs)]
+        on_the_way = [(g, y.numpy()) for g, y in zip(gs, outputs, strict=True)]
+        on_the_way += [(rule, arguments[name]) for name, rule in zip(parents, rules, strict=True)]
         for name, rule in zip(parents, rules, strict=True):
 
             def value(x: ndarray, name: str = name) -> float:
                 return float(sum(np.vdot(g, y) for g, y in zip(gs, run({name: x}), strict=True)))
 
-            self.compare(f"d{name}", value, arguments[name], rule.numpy())
+            self.compare(f"d{name}", value, arguments[name], rule, _noise(on_the_way))
 
     def check_loss(self, number: int) -> None:
         """Differentiate the replayed loss numerically, by a leaf or a result."""
@@ -751,47 +764,64 @@ class Stepper:
         tape = recording.replay(start, {number: point}, np.float64)
         if number not in tape:
             raise CommandError(f"the loss does not depend on {self.name(number)}")
-        found = grad(tape[start], tape[number], weight).numpy()
+        gradients = dict(zip(tape, grad(tape[start], list(tape.values()), weight), strict=True))
+        found = gradients[number].numpy()
 
         def value(x: ndarray) -> float:
             run = recording.replay(start, {number: x}, np.float64)
             return float(np.vdot(weight, run[start].numpy()))
 
-        self.compare(f"d({self.name(number)})", value, point, found)
+        on_the_way = [(gradients[n].numpy(), tape[n].numpy()) for n in tape]
+        self.compare(f"d({self.name(number)})", value, point, found, _noise(on_the_way))
 
     def compare(
-        self, title: str, function: Callable[[ndarray], float], x: ndarray, found: ndarray
+        self,
+        title: str,
+        function: Callable[[ndarray], float],
+        x: ndarray,
+        found: ndarray,
+        noise: float,
     ) -> None:
-        """Show numeric derivatives of a few entries beside those computed, and the verdict."""
+        """Show numeric derivatives of a few entries beside those computed, and the verdict.
+
+        They agree to 1e-6 of the largest, or to the noise of the differences if that is more.
+        """
         entries = np.arange(x.size)
         if x.size > SAMPLED:
             top = np.argsort(-np.abs(found), axis=None)[:2]
             others = np.random.default_rng(0).choice(x.size, SAMPLED - 2, replace=False)
             entries = np.unique([*top, *others])
-        rows, worst = [], 0.0
-        wide = min(14, (self.console.width - 18) // 2)
-        size = max(largest(found), 1e-12)
-        for entry in entries:
-            place = np.unravel_index(entry, x.shape)
+        places = [tuple(map(int, np.unravel_index(entry, x.shape))) for entry in entries]
+        numeric, rule = [], [float(found[place]) for place in places]
+        for place in places:
             axis = np.zeros(x.shape)
             axis[place] = 1
-            numeric = central_difference(function, x, axis)
-            worst = max(worst, abs(numeric - found[place]) / size)
-            at = f"[{', '.join(map(str, place))}]" if place else ""
-            both = (f"{v:>{wide}.{wide - 6}g}" for v in (numeric, found[place]))
-            rows.append(f"    {at:<12} {' '.join(both)}")
-        good = worst < 1e-6
+            numeric.append(central_difference(function, x, axis))
+        errors = np.abs(np.subtract(numeric, rule))
+        error = float(np.max(errors, initial=0))  # NaN if one is
+        size = max(largest(found), largest(numeric))
+        mark, style, remark = "✓", "green", ""
+        if not error <= (allowed := max(1e-6 * size, noise)):
+            worst = int(np.argmax(errors))
+            _, remark, is_wrong = error_curve(function, x, places[worst], rule[worst], allowed)
+            mark, style = ("✗", "bold red") if is_wrong else ("?", "bold yellow")
+        if 1e-6 * size < error <= noise:
+            verdict = f"largest difference {error:.1e}, which rounding explains"
+        else:
+            verdict = f"largest difference {error / (size or 1):.1e} of the largest entry"
         count = f"; {len(entries)} of {x.size} entries" if len(entries) < x.size else ""
-        self.print(
-            f"  {title}  ", Text("✓ " if good else "✗ ", "green" if good else "bold red"),
-            f"largest difference {worst:.1e} of the largest entry", Text(count, "dim"),
-        )  # fmt: skip
+        self.print(f"  {title}  ", Text(f"{mark} ", style), verdict, Text(count, "dim"))
+        if remark:
+            self.print(Text(f"    {remark}", style))
+        wide = max(8, min(14, (self.console.width - 18) // 2))
         self.print(Text(f"    {'':<12} {'numeric':>{wide}} {'rule':>{wide}}", "dim"))
-        for row in rows:
-            self.print(row)
+        for place, *both in zip(places, numeric, rule, strict=True):
+            at = f"[{', '.join(map(str, place))}]" if place else ""
+            self.print(f"    {at:<12} ", " ".join(f"{v:>{wide}.{wide - 6}g}" for v in both))
 
     # ---- what if, and predictions
 
+    @np.errstate(all="ignore")  # what if it were infinite?
     def do_set(self, text: str) -> None:
         """Change this step's cotangent, and run the rest again; alone, undo that.
 
@@ -817,18 +847,14 @@ class Stepper:
 
     def array(self, text: str, like: ndarray, symbols: bool = False) -> ndarray:
         """Return what an expression says, in the shape and dtype of another array."""
-        try:
-            value = np.asarray(self.evaluate(text, symbols), dtype=like.dtype)
-            return np.broadcast_to(value, like.shape).copy()
-        except (TypeError, ValueError):
-            raise CommandError(f"expected {kind(like)}") from None
+        return _fitted(self.evaluate(text, symbols), like)
 
     def do_predict(self, text: str) -> None:
         """Say what comes before it is shown, and be judged.
 
-        predict              hide what steps send, or show it again
-        predict EXPRESSION   the cotangent of the next step
-        predict dx = EXPRESSION   what this step sends to its input x, from g, x, ... of the rule
+        predict                  hide what steps send, or show it again
+        predict EXPRESSION       the cotangent of the next step; of several outputs: predict G0, G1
+        predict dx = EXPRESSION  what this step sends to its input x, from g, x, ... of the rule
         """
         if not text:
             self.hidden = not self.hidden
@@ -844,14 +870,18 @@ class Stepper:
         if self.level.index + 1 >= len(self.trace.steps):
             raise CommandError("there is no next step; predict " + " or ".join(edges) + " = ...")
         coming = self.trace.steps[self.level.index + 1]
-        expected = as_tuple(coming.cotangent)[0]
-        name = self.name(self.trace.call(coming).results[0])
-        self.judge(f"d({name})", self.array(text, expected), expected)
+        expected, found = as_tuple(coming.cotangent), self.evaluate(text)
+        parts = (found,) if len(expected) == 1 else found
+        if not isinstance(parts, tuple) or len(parts) != len(expected):
+            names = ", ".join(symbol.upper() for symbol in coming.symbols)
+            raise CommandError(f"the next step has {len(expected)} outputs: predict {names}")
+        for number, value, g in zip(self.trace.call(coming).results, parts, expected, strict=True):
+            self.judge(f"d({self.name(number)})", _fitted(value, g), g)
 
     def judge(self, title: str, found: ndarray, expected: ndarray) -> None:
         """Say whether a prediction is right: to the digits that one writes."""
         right = np.isclose(
-            found, expected, rtol=5e-3, atol=5e-4 * np.max(np.abs(expected), initial=0)
+            found, expected, rtol=5e-3, atol=5e-4 * largest(expected), equal_nan=True
         )
         if right.all():
             self.print(f"✓ right: {title} is", style="green")
@@ -861,8 +891,10 @@ class Stepper:
         hint = f"{int((~right).sum())} of {right.size} are wrong"
         if np.allclose(found, -expected, rtol=5e-3):
             hint = "the sign is the other one"
-        elif norm(expected) and np.allclose(
-            found * norm(expected), expected * norm(found), rtol=5e-3
+        elif (
+            norm(found)
+            and norm(expected)
+            and np.allclose(found * norm(expected), expected * norm(found), rtol=5e-3)
         ):
             hint = f"right but for a factor of {norm(found) / norm(expected):.3g}"
         elif not right.ndim:
@@ -936,12 +968,35 @@ def proof(
         yield f"d{edge.input}", found, edge.contribution, scale
 
 
+def _plain(text: str) -> str:
+    """Return a text with one kind of quotes."""
+    return text.replace('"', "'")
+
+
+def _fitted(value: Any, like: ndarray) -> ndarray:
+    """Return a value in the shape and dtype of an array."""
+    try:
+        return np.broadcast_to(np.asarray(value, dtype=like.dtype), like.shape).copy()
+    except (TypeError, ValueError):
+        raise CommandError(f"expected {kind(like)}") from None
+
+
 def _count(text: str) -> int:
     if not text:
         return 1
     if not text.isdigit():
         raise CommandError(f"{text!r} is no number of steps")
     return int(text)
+
+
+def _noise(terms: Iterable[tuple[ndarray, ndarray]]) -> float:
+    """Return how uncertain a difference is, when each value on the way was rounded.
+
+    A value that is wrong by eps of itself changes the result by eps times itself times its
+    cotangent, and a difference by that over the step. Ops round several times inside.
+    """
+    total = sum(float(np.sum(np.abs(x := g * y), where=np.isfinite(x))) for g, y in terms)
+    return ROUNDINGS * float(np.finfo(np.float64).eps) * total / STEP
 
 
 def _double(x: Any) -> Any:

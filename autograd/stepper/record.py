@@ -7,12 +7,15 @@ call, its result, the line and the module that it was made in, and what its valu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from operator import itemgetter
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,11 @@ from autograd.modes import record_with
 from autograd.op import Op
 from autograd.stepper.notebook import table
 from autograd.tensor import Tensor, tensor
+
+# Whose variables name no values: this package's, where `self` may be the loss, and those installed.
+OTHERS = (PACKAGE, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
+LONGEST_NAME = 80  # letters: what lies deeper goes unnamed
+_PLAIN = {int, float, bool, str, bytes, type(None), ndarray}  # what holds no tensors
 
 
 @dataclass(eq=False)
@@ -281,35 +289,53 @@ class Recording:
     def name_variables(self, frame: FrameType) -> None:
         """Name values after the variables of a frame and of those that called it.
 
-        The names that modules gave their parameters stay.
+        The names that modules gave their parameters stay. A loop over parameters renames none:
+        attributes of objects go before variables, those before what is in lists, and of equals
+        the first before others.
         """
         frames = []
         here: FrameType | None = frame
         while here is not None:
-            if not here.f_code.co_filename.startswith(PACKAGE):  # whose `self` may be the loss
+            if not here.f_code.co_filename.startswith(OTHERS):
                 frames.append(here)
             here = here.f_back
         for here in reversed(frames):  # the innermost has the last word
-            for name, value in list(here.f_locals.items()):
-                if not name.startswith("_"):
-                    self._name_all(name, value)
+            seen: set[int] = set()
+            found = [
+                (2 * ("." in name) - ("[" in name), name, number)
+                for variable, value in list(here.f_locals.items())
+                if not variable.startswith("_")
+                for name, number in self._named_in(variable, value, here, seen)
+            ]
+            names: dict[int, str] = {}
+            for _, name, number in sorted(found, key=itemgetter(0), reverse=True):
+                names.setdefault(number, name)
+            for number, name in names.items():
+                if number not in self._parameters:
+                    self.give_name(number, name)
 
-    def _name_all(self, name: str, value: Any) -> None:
+    def _named_in(
+        self, name: str, value: Any, frame: FrameType, seen: set[int]
+    ) -> Iterator[tuple[str, int]]:
+        """Yield what a tensor may be called, or those in a list, a dict and a program's object."""
         if isinstance(value, TensorBase):
-            node = value._node
-            if node is not None and node.number in self.values:
-                if node.number not in self._parameters:
-                    self.give_name(node.number, name)
-        elif isinstance(value, list | tuple) and len(value) <= 1000:
-            for i, item in enumerate(value):
-                if isinstance(item, TensorBase | list | tuple):
-                    self._name_all(f"{name}[{i}]", item)
+            if value._node is not None and value._node.number in self.values:
+                yield name, value._node.number
+            return
+        if id(value) in seen or len(name) > LONGEST_NAME:
+            return
+        seen.add(id(value))
+        inside: Iterable[tuple[str, Any]] = ()
+        if isinstance(value, list | tuple) and len(value) <= 1000:
+            inside = ((f"[{i}]", x) for i, x in enumerate(value) if type(x) not in _PLAIN)
         elif isinstance(value, dict) and len(value) <= 1000:
-            for key, item in value.items():
-                if isinstance(key, str) and isinstance(item, TensorBase):
-                    self._name_all(f"{name}[{key!r}]", item)
+            inside = ((f"[{key!r}]", item) for key, item in value.items() if isinstance(key, str))
         elif not isinstance(value, type) and hasattr(type(value), "named_parameters"):
             self._see_parameters(value)
+        elif _belongs_to(frame, value):
+            inside = ((f".{key}", item) for key, item in list(vars(value).items()))
+        for suffix, item in inside:
+            yield from self._named_in(name + suffix, item, frame, seen)
 
     # ---- running it again
 
@@ -422,6 +448,18 @@ def kind(x: Any) -> str:
     """Return dtype and shape, as in ``float64[2, 3]``."""
     x = np.asarray(x)
     return f"{x.dtype}{list(x.shape) if x.ndim else ''}"
+
+
+def _belongs_to(frame: FrameType, value: Any) -> bool:
+    """Return whether an object's class is the program's: of a frame's module, or one beside it."""
+    if isinstance(value, type | ModuleType) or not hasattr(value, "__dict__"):
+        return False
+    module = type(value).__module__
+    if module == frame.f_globals.get("__name__"):
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    folder = Path(frame.f_code.co_filename).resolve().parent
+    return file is not None and Path(file).resolve().parent == folder
 
 
 def _own(value: Any) -> Any:

@@ -178,7 +178,7 @@ class Look:
         self.problem, self.cotangents = problem, cotangents
         self.position, self.element = position, element
         self.x = problem.arrays[position]
-        self.gradient = problem.gradients(problem.arrays, cotangents)[position]
+        self.gradient = self.gradient_for(cotangents)
         n = SAMPLED if self.x.size <= 16 * SAMPLED else FEW
         chosen = np.random.default_rng(0).permutation(self.x.size)[:n]
         if self.x.size > n:
@@ -194,6 +194,10 @@ class Look:
     def elsewhere(self) -> Look:
         """Return the same look from a point nearby without zeros, ones or equal elements."""
         return self.at([_jittered(x, i) for i, x in enumerate(self.problem.arrays)])
+
+    def gradient_for(self, cotangents: Arrays) -> ndarray:
+        """Return the gradient for some cotangents of the outputs."""
+        return self.problem.gradients(self.problem.arrays, cotangents)[self.position]
 
     def derivatives(self, position: int) -> ndarray:
         """Return the numeric derivatives by the chosen elements of an input."""
@@ -237,6 +241,12 @@ def _patterns(look: Look) -> Iterator[str]:
     if look.agrees(-gradient):
         yield "a wrong sign"
         return
+    doubled = look.gradient_for([2 * u for u in look.cotangents])
+    if np.array_equal(doubled, gradient):
+        yield "the cotangent g is missing: when g doubles, the gradient stays"
+        return
+    if not _close(doubled, 2 * gradient):
+        yield "not linear in the cotangent g"
     yield from _factor(look)
     for j, (label, x) in enumerate(zip(look.problem.labels, look.problem.arrays, strict=True)):
         if j != look.position and x.shape == shape:

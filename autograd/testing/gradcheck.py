@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from autograd.modes import enable_grad
-from autograd.tensor import Tensor, grad, tensor
+from autograd.tensor import Tensor, grad
 from autograd.testing import differences
 from autograd.testing.diagnosis import report
 from autograd.testing.problem import (
@@ -156,16 +155,13 @@ def gradgradcheck(
     n = len(arrays)
 
     def gradient(*values: Tensor) -> tuple:
-        with enable_grad():
-            xs = [x if x.requires_grad else tensor(x, requires_grad=True) for x in values[:n]]
-            outputs = tensors_of(func(*filled(args, xs)), first.name)
-            reached = [
-                (y, u) for y, u in zip(outputs, values[n:], strict=True) if y.requires_grad
-            ]  # fmt: skip
-            if not reached:
-                return tuple(x * 0 for x in xs)
-            ys, us = zip(*reached, strict=True)
-            return grad(ys, xs, us, create_graph=True)
+        xs, us = values[:n], values[n:]
+        outputs = tensors_of(func(*filled(args, xs)), first.name)
+        reached = [(y, u) for y, u in zip(outputs, us, strict=True) if y.requires_grad]
+        if not reached:
+            return tuple(x * 0 for x in xs)
+        ys, us = zip(*reached, strict=True)
+        return grad(ys, xs, us, create_graph=True)
 
     second = of_tensors(gradient, [*arrays, *cotangents], f"gradient of {first.name}")
     many = len(cotangents) > 1

@@ -12,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.functional import tree_map
-from autograd.modes import no_grad
+from autograd.modes import enable_grad
 from autograd.op import Op
 from autograd.tensor import Tensor, grad
 from autograd.testing.differences import duplicate
@@ -76,18 +76,17 @@ def of_tensors(func: Callable, inputs: Any, name: str | None) -> Problem:
     name = name_of(func, name)
     args, paths, arrays = split(inputs, name)
 
-    def outputs(xs: Sequence[Tensor]) -> list[Tensor]:
-        return tensors_of(func(*filled(args, xs)), name)
+    def run(arrays: Arrays) -> tuple[list[Tensor], list[Tensor]]:
+        with enable_grad():  # for the values too: the function may itself differentiate
+            leaves = [Tensor(x).requires_grad_() for x in arrays]
+            return leaves, tensors_of(func(*filled(args, leaves)), name)
 
     def values(arrays: Arrays) -> list[ndarray]:
-        with no_grad():
-            return [y.numpy() for y in outputs([Tensor(x) for x in arrays])]
+        return [y.numpy() for y in run(arrays)[1]]
 
     def gradients(arrays: Arrays, cotangents: Arrays) -> list[ndarray]:
-        leaves = [Tensor(x).requires_grad_() for x in arrays]
-        reached = [
-            (y, u) for y, u in zip(outputs(leaves), cotangents, strict=True) if y.requires_grad
-        ]
+        leaves, outputs = run(arrays)
+        reached = [(y, u) for y, u in zip(outputs, cotangents, strict=True) if y.requires_grad]
         if not reached:
             return [np.zeros(x.shape) for x in arrays]
         ys, us = zip(*reached, strict=True)

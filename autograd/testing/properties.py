@@ -15,7 +15,7 @@ from autograd.op import Op
 from autograd.tensor import Tensor, grad, tensor
 from autograd.testing.differences import duplicate
 from autograd.testing.gradcheck import gradcheck, gradgradcheck
-from autograd.testing.problem import GradientError
+from autograd.testing.problem import GradientError, name_of
 from autograd.testing.source import expression, literal
 from autograd.testing.strategies import Call, Draw, laid_out, op_calls
 
@@ -127,10 +127,11 @@ def dtype_is_kept(op: Op, call: Call) -> None:
 
     And that rules for float64 compute in float64.
     """
-    function = Applied(op, call)
-    single = function.run([tensor(x.astype(np.float32)).requires_grad_()
-                                 for x in function.inputs])  # fmt: skip
-    double = function.run([tensor(x, requires_grad=True) for x in function.inputs])
+    function, narrow = Applied(op, call), Applied(op, _in_single_precision(call))
+    single, double = (
+        applied.run([tensor(x, requires_grad=True) for x in applied.inputs])
+        for applied in (narrow, function)
+    )
     # terms that cancel in one result may be as large as another result
     largest = max(np.max(np.abs(d), initial=1) for d in double)
     for s, d in zip(single, double, strict=True):
@@ -151,6 +152,17 @@ def dtype_is_kept(op: Op, call: Call) -> None:
             f"{op.name}: the gradient of {name!r} has the digits of float32, and its input is "
             "float64"
         )
+
+
+def _in_single_precision(call: Call) -> Call:
+    """Return a call with all its arrays in float32, also those that no rule is for."""
+
+    def converted(x: Any) -> Any:
+        is_double = isinstance(x, ndarray) and x.dtype == np.float64
+        return x.astype(np.float32) if is_double else x
+
+    kwargs = {name: converted(x) for name, x in call.kwargs.items()}
+    return Call(tuple(map(converted, call.args)), kwargs)
 
 
 def layout_does_not_matter(op: Op, call: Call) -> None:
@@ -313,19 +325,35 @@ def _property_test(op: Op, **options: Any) -> Callable:
     """Return a test of a property that it is given, on calls of an op that hypothesis draws."""
 
     def test(check: Callable, call: Call) -> None:
+        if not op.rules:
+            raise GradientError(f"{op.name} has no rule: declare one, as in op.vjp(x=lambda g: g)")
         try:
             check(op, call)
         except GradientError:
             raise  # it has a test to paste already
         except Exception as error:
+            if op.sampler is None and not _runs(op, call):
+                error.add_note(
+                    f"{op.name} cannot be called with what was drawn for it: arrays that broadcast"
+                    f"; say with @{op.name}.sample how to draw its arguments"
+                )
             error.add_note(_repeat(op, check, call))
             raise
 
-    test.__name__ = f"test_{op.name}"
+    test.__name__ = f"test_{name_of(op)}"
     options |= dict(deadline=None, suppress_health_check=list(HealthCheck))
     # which of our lines a failure runs through explains nothing
     options["phases"] = [phase for phase in settings().phases if phase is not Phase.explain]
     return settings(**options)(given(call=op_calls(op))(test))
+
+
+def _runs(op: Op, call: Call) -> bool:
+    """Return whether an op takes these arguments, as plain arrays."""
+    try:
+        op(*call.args, **call.kwargs)
+    except Exception:  # whatever it raises
+        return False
+    return True
 
 
 def _repeat(op: Op, check: Callable, call: Call) -> str:

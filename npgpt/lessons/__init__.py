@@ -238,7 +238,7 @@ class Player:
             if aside.quit:
                 raise _Left
             asked, said = question(command).split(), self.console.export_text()
-            if asked and asked == question(typed).split() and "✓" in said:
+            if asked and asked == question(typed).split() and "✓" in said and "✗" not in said:
                 return True
         return False
 
