@@ -7,10 +7,12 @@ compile several times slower, spin against BLAS's, and may not be called from tw
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
@@ -151,15 +153,31 @@ class _Team:
     def __init__(self, size: int) -> None:
         self.jobs: SimpleQueue[_Job] = SimpleQueue()
         self.n_jobs = np.zeros(1, np.int64)  # so far
-        for i in range(size):
-            Thread(target=self.help, name=f"autograd-kernels-{i + 1}", daemon=True).start()
+        self.avoided = -1  # the processor that the threads keep off
+        names = [f"autograd-kernels-{i + 1}" for i in range(size)]
+        self.threads = [Thread(target=self.help, name=name, daemon=True) for name in names]
+        for thread in self.threads:
+            thread.start()
 
     def start(self, work: Callable[[], None]) -> _Job:
         """Give a job to whoever comes first."""
+        if (processor := _processor()) != self.avoided:
+            self.avoid(processor)
         job = _Job(work)
         self.jobs.put(job)
         self.n_jobs[0] += 1
         return job
+
+    def avoid(self, processor: int) -> None:
+        """Keep the threads off the caller's processor.
+
+        A system may wake a thread where the caller runs, and then the two take turns.
+        """
+        self.avoided = processor
+        if others := os.sched_getaffinity(0) - {processor}:
+            with suppress(OSError):  # the processors may have changed meanwhile
+                for thread in self.threads:
+                    os.sched_setaffinity(thread.native_id or 0, others)
 
     def help(self) -> None:
         """Do one job after the other."""
@@ -197,6 +215,16 @@ class _Job:
             wait_awake(self.ready, 0, grace=3)
             self.done.acquire()
         return self.error
+
+
+def _processor() -> int:
+    """Return the number of the processor that this thread runs on, or -1 if nothing tells."""
+    return _libc().sched_getcpu() if sys.platform == "linux" else -1
+
+
+@cache
+def _libc() -> Any:
+    return ctypes.PyDLL(None)  # which keeps Python's lock: the call takes no time
 
 
 LOOKS = 300  # of less than a microsecond each; a thread that sleeps takes 50 to come back
