@@ -177,7 +177,8 @@ class _Team:
         if others := os.sched_getaffinity(0) - {processor}:
             with suppress(OSError):  # the processors may have changed meanwhile
                 for thread in self.threads:
-                    os.sched_setaffinity(thread.native_id or 0, others)
+                    if thread.native_id:  # 0 would be the caller
+                        os.sched_setaffinity(thread.native_id, others)
 
     def help(self) -> None:
         """Do one job after the other."""
