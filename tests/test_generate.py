@@ -1,8 +1,10 @@
 """Generation: what the cache keeps, what each option means, and that batches change nothing."""
 
 import io
+import itertools
 import json
 import re
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -275,17 +277,21 @@ def test_samples_follow_the_distribution():
     )
 
 
-def test_beams_are_drawn_without_putting_back():
-    """Two tokens of three: the first by their shares, the second by those of the rest."""
-    model, n = make(vocab_size=3), 1000
+def test_beams_are_drawn_without_replacement():
+    """Two beams draw four tokens of five, and keep the two most probable of the four."""
+    model, n = make(vocab_size=5), 1000
     p = np.exp(log_softmax(model([[1]])[0].numpy()[0, -1:]))[0]
+    expected = dict.fromkeys(itertools.combinations(range(5), 2), 0.0)
+    for drawn in itertools.permutations(range(5), 4):
+        best = sorted(sorted(drawn, key=lambda token: p[token])[2:])
+        left = 1 - np.cumsum([0, *p[list(drawn[:3])]])  # before each drawing
+        expected[tuple(best)] += np.prod(p[list(drawn)] / left)
     options = dict(max_new_tokens=1, num_beams=2, num_return_sequences=2, do_sample=True)
     pairs = [model.generate([1], seed=seed, **options)[:, 1].tolist() for seed in range(n)]
-    for left in range(3):
-        a, b = {0, 1, 2} - {left}
-        expected = p[a] * p[b] * (1 / (1 - p[a]) + 1 / (1 - p[b]))
-        share = sum(left not in pair for pair in pairs) / n
-        assert abs(share - expected) < 5 * np.sqrt(0.25 / n)
+    counts = Counter(tuple(sorted(pair)) for pair in pairs)
+    for pair, share in expected.items():
+        assert abs(counts[pair] / n - share) < 5 * np.sqrt(0.25 / n)
+    assert sum(share > 0.05 for share in expected.values()) == 3  # as many as can be the best two
     assert all(p[best] > p[other] for best, other in pairs)
 
 

@@ -212,8 +212,9 @@ class BeamSearch(Search):
 class Beams:
     """The beams of one prompt: those that grow, and the best that have ended.
 
-    transformers' rules: the candidates are the best, or with ``do_sample`` drawn, without putting
-    back, by their probabilities so far. Of those that end, the ones among the first ``num_beams``
+    The rules are those of transformers 5.24. The candidates are the most probable texts. With
+    ``do_sample``, the candidates are drawn by their probabilities so far, without replacement, and
+    then sorted by probability. Of the candidates that end, those among the first ``num_beams``
     count, with their log-probability divided by ``length ** length_penalty``.
     """
 
@@ -241,7 +242,7 @@ class Beams:
         if options.do_sample:
             order = totals + self.random.gumbel(size=totals.size)
         candidates = np.argpartition(-order, n - 1)[:n]
-        candidates = candidates[np.argsort(-order[candidates], kind="stable")]
+        candidates = candidates[np.argsort(-totals[candidates], kind="stable")]
         growing: list[tuple[int, int, float, Continuation]] = []
         for rank, candidate in enumerate(candidates[totals[candidates] > -np.inf].tolist()):
             parent, token = divmod(candidate, V)
