@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from npgpt import UserError
 from npgpt.cli import main
+from npgpt.generation import TextStreamer
 from npgpt.tokenizers import (
     BPETokenizer,
     ByteTokenizer,
@@ -28,7 +29,7 @@ from npgpt.tokenizers import (
     train_bpe,
     write_tiktoken,
 )
-from npgpt.tokenizers.bpe import PATTERN, format_ranks
+from npgpt.tokenizers.bpe import PATTERN, cut_by, format_ranks, merge_steps, merged
 from npgpt.tokenizers.gpt1 import words
 from npgpt.tokenizers.store import byte_letters
 from npgpt.tokenizers.training import count_pieces, learn_merges
@@ -129,6 +130,43 @@ def test_a_stream_comes_as_soon_as_it_can():
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("n", [1, 3])
+def test_streaming_looks_at_each_token_once(kind, n):
+    """So the time of a stream is in proportion to its length, also a few tokens at a time."""
+
+    class Counted(dict):
+        n = 0
+
+        def __getitem__(self, i):
+            Counted.n += 1
+            return super().__getitem__(i)
+
+    tokenizer = TOKENIZERS[kind]()
+    tokenizer.tokens = Counted(tokenizer.tokens)
+    ids, pieces = [*tokenizer.tokens][:60] * 5, []
+    streamer = TextStreamer(tokenizer)
+    streamer.on_finalized_text = lambda text, stream_end: pieces.append(text)
+    for start in range(0, len(ids), n):
+        streamer.put(np.array(ids[start : start + n]))
+    streamer.end()
+    assert Counted.n == len(ids)
+    assert "".join(pieces) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("ids", [[1.0], [[1, 2]], ["a"], [None], np.ones((1, 2), int)])
+def test_ids_that_are_no_whole_numbers(ids):
+    with pytest.raises(UserError, match="must be whole numbers"):
+        ByteTokenizer().decode(ids)
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+@pytest.mark.parametrize("text", ["", "\0", "\r\n", "\n\r\n\r", "\ufeffa", "a\0b\x85\x1c \u2028"])
+def test_texts_that_are_easily_changed(kind, text):
+    tokenizer = CharTokenizer.from_text(text) if kind == "char" else TOKENIZERS[kind]()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_tokenizer_is_saved_and_loaded(kind, tmp_path):
     tokenizer = TOKENIZERS[kind]()
     save_tokenizer(tokenizer, tmp_path)
@@ -224,6 +262,43 @@ def test_encoding_by_ranks_is_encoding_by_merges(trained, text):
     assert [trained.ranks[part] for part in by_ranks] == ids
 
 
+PAIRS = [*itertools.product("abc", repeat=2), ("ab", "c"), ("b", "ca"), ("aa", "a"), ("ab", "ab")]
+
+
+@given(st.text("abc", max_size=12), st.permutations(PAIRS))
+def test_merging_is_its_definition(text, order):
+    """The first pair of the lowest rank, anew after every merge, for ranks in any order."""
+    rank = {pair: i for i, pair in enumerate(order[:8])}
+    parts = [*text]
+    while found := [(rank[p], i) for i, p in enumerate(itertools.pairwise(parts)) if p in rank]:
+        i = min(found)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    assert merged([*text], lambda *pair: rank.get(pair)) == parts
+    assert [[*text], *merge_steps([*text], lambda *pair: rank.get(pair))][-1] == parts
+
+
+PATTERNS = [r"\p{L}+", r"\w+", "b", r"\s", r"(?i:A)|\d{1,2}", r" ?[^\s\p{L}]+", r"(?=b)b", "(b)c?"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@given(text=WORDS | st.text("ab c1!", max_size=8))
+def test_what_a_pattern_does_not_match_is_a_piece(pattern, text):
+    assert "".join(cut_by([pattern], [text])) == text
+    tokenizer = train_bpe(text, 270, pattern=pattern)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert b"".join(itertools.chain(*tokenizer.pieces(text))).decode() == text
+    several = BPETokenizer(tokenizer.ranks, [r"\d", pattern])
+    assert several.decode(several.encode(text)) == text
+
+
+def test_a_gap_is_one_piece():
+    tokenizer = train_bpe("hello, world! " * 9, 300, pattern=r"\w+")
+    assert {b", ", b"! ", b"hello"} <= tokenizer.ranks.keys()
+    assert cut_by([r"\w+"], ["hello, world!!"]) == ["hello", ", ", "world", "!!"]
+    with pytest.raises(UserError, match="matches where nothing is"):
+        BPETokenizer(tokenizer.ranks, "a*").encode("baa")
+
+
 @given(st.lists(st.text("ab天", min_size=1), min_size=1), st.integers(1, 3))
 def test_training_is_its_definition(words, min_frequency):
     """Count all pairs anew before every merge: the same merges come out."""
@@ -305,6 +380,12 @@ def test_a_long_piece_is_trained_on():
     assert sum(count_pieces("天" * 100_000, PATTERN).values()) == 74
 
 
+def test_a_long_word_of_gpt1():
+    tokenizer = small_gpt1()
+    assert tokenizer.encode("low" * 30_000 + "er").size == 30_000
+    assert tokenizer.decode(tokenizer.encode("q" * 50_000)) == "q" * 50_000
+
+
 def test_progress_is_told():
     told = []
     train_bpe(TEXT, 270, progress=told.append)
@@ -319,7 +400,6 @@ def test_progress_is_told():
         (dict(vocab_size=300, special_tokens=("a", "a")), "different from each other"),
         (dict(vocab_size=300, special_tokens=("",)), "not empty"),
         (dict(vocab_size=300, pattern="("), "no regular expression"),
-        (dict(vocab_size=300, pattern=r"\p{L}+"), "does not cut the text into pieces"),
         (dict(vocab_size=300, pattern=r"|\s+|\S+"), "does not cut the text into pieces"),
         (dict(vocab_size=300, text="\ud800"), "surrogate"),
     ],

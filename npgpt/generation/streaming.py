@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy import ndarray
 
-from npgpt.tokenizers.base import Tokenizer
+from npgpt.tokenizers.base import StreamDecoder, Tokenizer
 
 
 class Streamer(Protocol):
@@ -29,7 +29,7 @@ class TextStreamer:
     skip_prompt : bool
         Print what is new only.
     **decode_kwargs
-        For `Tokenizer.decode`, as ``skip_special_tokens=True``.
+        For `StreamDecoder`, as ``skip_special_tokens=True``.
 
     Examples
     --------
@@ -53,8 +53,7 @@ class TextStreamer:
         self._restart()
 
     def _restart(self) -> None:
-        self._ids: list[int] = []
-        self._n_shown = 0
+        self._decoder = StreamDecoder(self.tokenizer, **self.decode_kwargs)
         self._at_prompt = True
 
     def put(self, value: ndarray) -> None:
@@ -62,20 +61,13 @@ class TextStreamer:
         at_prompt, self._at_prompt = self._at_prompt, False
         if at_prompt and self.skip_prompt:
             return
-        self._ids += np.reshape(value, -1).tolist()
-        text = self.tokenizer.decode(self._ids, **self.decode_kwargs)
-        self._show(text.rstrip("\ufffd"))  # which may be the beginning of a character
+        if text := self._decoder.put(np.reshape(value, -1)):
+            self.on_finalized_text(text, False)
 
     def end(self) -> None:
         """Print the rest, and a newline."""
-        self._show(self.tokenizer.decode(self._ids, **self.decode_kwargs), stream_end=True)
+        self.on_finalized_text(self._decoder.end(), True)
         self._restart()
-
-    def _show(self, text: str, stream_end: bool = False) -> None:
-        new = text[self._n_shown :]
-        self._n_shown += len(new)
-        if new or stream_end:
-            self.on_finalized_text(new, stream_end)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Print a piece; to do something else with it, override this."""

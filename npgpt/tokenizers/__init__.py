@@ -11,7 +11,13 @@ from pathlib import Path
 
 from npgpt.errors import UserError
 from npgpt.files import read_json, write_text
-from npgpt.tokenizers.base import ByteTokenizer, CharTokenizer, Tokenizer
+from npgpt.tokenizers.base import (
+    AddedToken,
+    ByteTokenizer,
+    CharTokenizer,
+    StreamDecoder,
+    Tokenizer,
+)
 from npgpt.tokenizers.bpe import BPETokenizer
 from npgpt.tokenizers.gpt1 import GPT1Tokenizer
 from npgpt.tokenizers.store import (
@@ -27,11 +33,13 @@ from npgpt.tokenizers.store import (
 from npgpt.tokenizers.training import train_bpe
 
 __all__ = [
+    "AddedToken",
     "BPETokenizer",
     "ByteTokenizer",
     "CharTokenizer",
     "GPT1Tokenizer",
     "GPT2Tokenizer",
+    "StreamDecoder",
     "Tokenizer",
     "add",
     "load_tokenizer",

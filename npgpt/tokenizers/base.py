@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 import codecs
+import operator
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy import ndarray
 
 from npgpt.errors import UserError
+
+WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+"""Unicode's white space. Python counts U+001C to U+001F to it, too, Hugging Face's library not."""
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is searched for in a text as a string, before the text is cut and merged.
+
+    Parameters
+    ----------
+    content : str
+        What the text spells.
+    id : int
+    special : bool
+        The text must be allowed to spell the token (see `Tokenizer.encode`), and decoding can leave
+        the token out. A token that is not special is always searched for, as a word of its own.
+    single_word : bool
+        The token does not match inside of a longer word.
+    lstrip, rstrip : bool
+        White space before (after) the token belongs to the token.
+    normalized : bool
+        The token is searched for after the text was normalized, and is itself normalized for that.
+    """
+
+    content: str
+    id: int
+    special: bool = True
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
 
 
 class Tokenizer(ABC):
@@ -21,8 +57,10 @@ class Tokenizer(ABC):
     ----------
     tokens : mapping of int to bytes
         What each id stands for, special tokens included.
-    special_tokens : mapping of str to int, optional
-        Tokens that a text becomes only if asked to, such as the end of a document.
+    added_tokens : iterable of AddedToken, optional
+        Tokens that are searched for in a text before anything else, such as the end of a document.
+    before, after : sequence of int, optional
+        Ids that stand before and after every text.
 
     Attributes
     ----------
@@ -30,6 +68,8 @@ class Tokenizer(ABC):
         What `load_tokenizer` knows it by.
     n_vocab : int
         One more than the largest id.
+    special_tokens : dict of str to int
+        The ids of the added tokens that are special.
 
     Examples
     --------
@@ -44,10 +84,16 @@ class Tokenizer(ABC):
     kind: str
 
     def __init__(
-        self, tokens: Mapping[int, bytes], special_tokens: Mapping[str, int] | None = None
+        self,
+        tokens: Mapping[int, bytes],
+        added_tokens: Iterable[AddedToken] = (),
+        before: Sequence[int] = (),
+        after: Sequence[int] = (),
     ) -> None:
         self.tokens = tokens
-        self.special_tokens = dict(special_tokens or {})
+        self.added_tokens = tuple(added_tokens)
+        self.before, self.after = tuple(before), tuple(after)
+        self.special_tokens = {t.content: t.id for t in self.added_tokens if t.special}
         self.n_vocab = max(tokens, default=-1) + 1
 
     # ---- encoding
@@ -58,6 +104,7 @@ class Tokenizer(ABC):
         *,
         allowed_special: Literal["all"] | Collection[str] = (),
         disallowed_special: Literal["all"] | Collection[str] = "all",
+        add_special_tokens: bool = True,
     ) -> ndarray:
         """Return the token ids of a text.
 
@@ -70,6 +117,9 @@ class Tokenizer(ABC):
             Special tokens that the text must not spell; "all" are those that are not allowed. Those
             that are neither allowed nor disallowed are text like any other: ``()`` is for texts
             from files, which may well spell some.
+        add_special_tokens : bool
+            Put the tokens before and after the text that the tokenizer's template asks for. Only
+            some tokenizers from Hugging Face's files have a template.
 
         Returns
         -------
@@ -91,18 +141,34 @@ class Tokenizer(ABC):
                     "or let it be text like any other with disallowed_special=()"
                 )
         demand_utf8(text)
-        if not any(token in text for token in allowed):
-            return self._encode(text)
-        longest_first = sorted(allowed, key=len, reverse=True)
-        parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
-        return np.concatenate([  # every other part is a special token
-            np.array([self.special_tokens[part]]) if i % 2 else self._encode(part)
-            for i, part in enumerate(parts)
-        ])  # fmt: skip
+        wanted = [t for t in self.added_tokens if not t.special or t.content in allowed]
+        parts = [
+            np.array([part]) if isinstance(part, int) else self._encode(part)
+            for part in self._split(text, wanted)
+        ]
+        before, after = (self.before, self.after) if add_special_tokens else ((), ())
+        return np.concatenate([np.array(before, np.int64), *parts, np.array(after, np.int64)])
+
+    def _split(self, text: str, wanted: Sequence[AddedToken]) -> Iterator[str | int]:
+        """Yield what lies between the added tokens, normalized, and the ids of these tokens.
+
+        Tokens that are normalized are searched for in what the others have left.
+        """
+        exact = {token.content: token for token in wanted if not token.normalized}
+        normal = {self.normalize(token.content): token for token in wanted if token.normalized}
+        for part in split_at(text, exact):
+            if isinstance(part, int):
+                yield part
+            else:
+                yield from split_at(self.normalize(part), normal)
+
+    def normalize(self, text: str) -> str:
+        """Return what is encoded in place of a text: the text itself, or a simpler form."""
+        return text
 
     @abstractmethod
     def _encode(self, text: str) -> ndarray:
-        """Return the ids of a text; special tokens in it are text like any other."""
+        """Return the ids of a normalized text; special tokens in it are text like any other."""
 
     # ---- decoding
 
@@ -112,9 +178,10 @@ class Tokenizer(ABC):
         Raises
         ------
         UserError
-            If an id stands for nothing.
+            If an id stands for nothing, or is no whole number.
         """
-        return b"".join(self._bytes(ids, skip_special_tokens)).decode("utf-8", "replace")
+        decoder = StreamDecoder(self, skip_special_tokens)
+        return decoder.put(ids) + decoder.end()
 
     def decode_stream(
         self, ids: Iterable[int], *, skip_special_tokens: bool = False
@@ -123,29 +190,118 @@ class Tokenizer(ABC):
 
         Together the pieces are what `decode` returns.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for content in self._bytes(ids, skip_special_tokens):
-            if text := decoder.decode(content):
+        decoder = StreamDecoder(self, skip_special_tokens)
+        for i in ids:
+            if text := decoder.put([i]):
                 yield text
-        if text := decoder.decode(b"", final=True):
+        if text := decoder.end():
             yield text
 
-    def _bytes(self, ids: Iterable[int], skip_special_tokens: bool) -> Iterator[bytes]:
-        skipped = set(self.special_tokens.values()) if skip_special_tokens else set[int]()
-        for i in map(int, ids):
-            if i in skipped:
-                continue
-            if i not in self.tokens:
-                raise UserError(
-                    f"token id {i} stands for nothing in this vocabulary of {self.n_vocab:,}"
-                )
-            yield self.tokens[i]
+    def _content(self, i: int) -> tuple[bytes, bytes]:
+        """Return what an id stands for, and what separates it from a token that follows."""
+        return self.tokens[i], b""
 
     # ---- saving
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Return what `load_tokenizer` needs, as JSON."""
+
+
+class StreamDecoder:
+    """Text of token ids that come a few at a time; each id is decoded once.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    skip_special_tokens : bool
+        Leave the special tokens out.
+
+    Examples
+    --------
+    >>> from npgpt.tokenizers import ByteTokenizer, StreamDecoder
+    >>> decoder = StreamDecoder(ByteTokenizer())
+    >>> decoder.put([110, 195]), decoder.put([169]), decoder.end()
+    ('n', 'é', '')
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = set(tokenizer.special_tokens.values()) if skip_special_tokens else set()
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
+        self._separator = b""
+
+    def put(self, ids: Iterable[int]) -> str:
+        """Return the text that these ids add; the bytes of an unfinished character are kept back.
+
+        Raises
+        ------
+        UserError
+            If an id stands for nothing, or is no whole number.
+        """
+        tokenizer, content = self._tokenizer, []
+        for value in ids:
+            try:
+                i = operator.index(value)
+            except TypeError:
+                raise UserError(
+                    f"token ids must be whole numbers, and one is {value!r:.40}; decode takes the "
+                    "ids of one text, (T,)"
+                ) from None
+            if i in self._skipped:
+                continue
+            if i not in tokenizer.tokens:
+                raise UserError(
+                    f"token id {i} stands for nothing in this vocabulary of {tokenizer.n_vocab:,}"
+                )
+            token, separator = tokenizer._content(i)
+            content += [self._separator, token]
+            self._separator = separator
+        return self._characters.decode(b"".join(content))
+
+    def end(self) -> str:
+        """Return what an unfinished character leaves: U+FFFD."""
+        return self._characters.decode(b"", final=True)
+
+
+def split_at(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[str | int]:
+    """Yield the parts of a text between tokens, where there is anything, and the tokens' ids.
+
+    Of tokens that begin at the same place, the longest matches. White space that a token takes
+    (`AddedToken.lstrip`) is never taken from the token before.
+
+    Examples
+    --------
+    >>> tokens = {"<a>": AddedToken("<a>", 7), "<b>": AddedToken("<b>", 8, rstrip=True)}
+    >>> list(split_at("x<a><b>  y", tokens))
+    ['x', 7, 8, 'y']
+    """
+    done = 0  # all before was yielded
+    longest_first = sorted(filter(None, tokens), key=len, reverse=True)
+    matches = re.finditer("|".join(map(re.escape, longest_first)), text) if longest_first else ()
+    for match in matches:
+        token, (start, stop) = tokens[match[0]], match.span()
+        beside = (text[max(0, start - 1) : start], text[stop : stop + 1])
+        if token.single_word and any(map(_is_word, beside)):
+            continue
+        while token.lstrip and start > done and text[start - 1] in WHITE:
+            start -= 1
+        while token.rstrip and stop < len(text) and text[stop] in WHITE:
+            stop += 1
+        if done < start:
+            yield text[done:start]
+        yield token.id
+        done = stop
+    if done < len(text):
+        yield text[done:]
+
+
+def _is_word(character: str) -> bool:
+    """Return whether a character is a letter, a mark, a decimal digit or a connector."""
+    import regex  # type: ignore[import-untyped]
+
+    word = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]"
+    return bool(regex.match(word, character))
 
 
 class CharTokenizer(Tokenizer):

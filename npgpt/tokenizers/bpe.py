@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy import ndarray
 
 from npgpt.errors import UserError
-from npgpt.tokenizers.base import Tokenizer
+from npgpt.tokenizers.base import AddedToken, Tokenizer
+from npgpt.tokenizers.normalizers import make_normalizer
 
 # GPT-2's: where it cuts a text before any merge. Possessive quantifiers (++) cut at the same places
 # as plain ones here, without backtracking.
@@ -23,20 +27,33 @@ Part = TypeVar("Part", str, bytes)
 class BPETokenizer(Tokenizer):
     """Byte-pair encoding over bytes: any text, and the text comes back exactly.
 
-    The text is cut into pieces by the pattern. In each, of all neighbours that are a token
-    together, those of the lowest rank merge, until none is left.
+    The text is cut into pieces: what the pattern matches, and what lies between two matches. In
+    each piece, of all neighbours that are a token together, those of the lowest rank merge, until
+    none is left.
 
     Parameters
     ----------
     ranks : mapping of bytes to int
         The id of each token. Lower ones merge first; the 256 bytes must be among them.
-    pattern : str, optional
-        The regular expression of a piece; GPT-2's if not given.
+    pattern : str or sequence of str, optional
+        The regular expression of a piece; GPT-2's if not given. Of several, each cuts the pieces
+        of the one before.
     special_tokens : mapping of str to int, optional
     name : str, optional
         What to call it in messages.
     kind : str, optional
         Only for those that `npgpt.tokenizers` makes by their name.
+    added_tokens : iterable of AddedToken, optional
+        More tokens that are searched for before the text is cut, with their flags.
+    before, after : sequence of int, optional
+        Ids that stand before and after every text.
+    normalizer : mapping, optional
+        What is done to a text first, as in Hugging Face's files (`npgpt.tokenizers.normalizers`).
+        The text that comes back is then the normalized one.
+    add_prefix_space : bool
+        Encode a text as if a space stood before it, unless one does.
+    unreached : mapping of bytes to int, optional
+        Tokens that only decoding knows: no merge makes them.
 
     Raises
     ------
@@ -60,15 +77,25 @@ class BPETokenizer(Tokenizer):
     def __init__(
         self,
         ranks: Mapping[bytes, int],
-        pattern: str = PATTERN,
+        pattern: str | Sequence[str] = PATTERN,
         special_tokens: Mapping[str, int] | None = None,
         name: str = "bpe",
         kind: str = "bpe",
+        *,
+        added_tokens: Iterable[AddedToken] = (),
+        before: Sequence[int] = (),
+        after: Sequence[int] = (),
+        normalizer: Mapping[str, Any] | None = None,
+        add_prefix_space: bool = False,
+        unreached: Mapping[bytes, int] | None = None,
     ) -> None:
-        special = dict(special_tokens or {})
-        tokens = {rank: token for token, rank in ranks.items()}
-        tokens |= {i: token.encode() for token, i in special.items()}
-        if len(tokens) < len(ranks) + len(special):
+        added = [AddedToken(token, i) for token, i in (special_tokens or {}).items()]
+        added += added_tokens
+        unreached = unreached or {}
+        n_tokens = len(ranks) + len(unreached) + len({token.id for token in added})
+        tokens = {rank: token for token, rank in [*ranks.items(), *unreached.items()]}
+        tokens |= {token.id: token.content.encode() for token in added}
+        if len(tokens) < n_tokens or len({token.content for token in added}) < len(added):
             raise UserError(f"{name}: an id stands for two tokens")
         if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
             raise UserError(
@@ -77,38 +104,59 @@ class BPETokenizer(Tokenizer):
             )
         import tiktoken
 
+        patterns = (pattern,) if isinstance(pattern, str) else tuple(pattern)
+        ids = {token.content: token.id for token in added}
         try:
             self._encoding = tiktoken.Encoding(
-                name, pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=special
+                name, pat_str=patterns[-1], mergeable_ranks=dict(ranks), special_tokens=ids
             )
         except ValueError as error:
             raise UserError(f"{name}: the pattern is no regular expression: {error}") from None
         self.ranks, self.pattern, self.name, self.kind = ranks, pattern, name, kind
-        super().__init__(tokens, special)
+        self.normalizer, self.add_prefix_space = normalizer, add_prefix_space
+        self.unreached = unreached
+        self._patterns = patterns
+        self._normalize = make_normalizer(normalizer)
+        super().__init__(tokens, added, before, after)
+
+    def normalize(self, text: str) -> str:
+        """Return a text after the normalizer."""
+        return self._normalize(text)
 
     def _encode(self, text: str) -> ndarray:
+        text = self._with_space(text)
+        whole = cut_by(self._patterns[:-1], [text])
         try:
-            ids = self._encoding.encode_ordinary(text)
+            ids = [i for piece in whole for i in self._encoding.encode_ordinary(piece)]
+            covered = self._lengths[ids].sum() == len(text.encode())
         except BaseException as error:
             # hundreds of thousands of white spaces in a row are too many for tiktoken's pattern,
             # and it cannot take one that matches where nothing is
             if type(error).__name__ != "PanicException":
                 raise
-            ids = [
-                i for piece in self._cut(text) for i in self._encoding._encode_single_piece(piece)
-            ]
+            covered = False
+        if not covered:  # tiktoken leaves out what the pattern does not match
+            pieces = cut_by(self._patterns, [text])
+            ids = [i for piece in pieces for i in self._encoding._encode_single_piece(piece)]
         return np.array(ids, np.int64)
 
-    def _cut(self, text: str) -> list[str]:
-        import regex  # type: ignore[import-untyped]
+    def _with_space(self, text: str) -> str:
+        return f" {text}" if self.add_prefix_space and text and text[0] != " " else text
 
-        return [match[0] for match in regex.finditer(self.pattern, text) if match[0]]
+    @functools.cached_property
+    def _lengths(self) -> ndarray:
+        """The bytes of each token, by its id."""
+        lengths = np.zeros(self.n_vocab, np.int64)
+        for token, i in self.ranks.items():
+            lengths[i] = len(token)
+        return lengths
 
     # ---- explaining itself
 
     def pieces(self, text: str) -> list[list[bytes]]:
-        """Return the bytes of each piece that the pattern cuts a text into."""
-        return [[bytes([byte]) for byte in piece.encode()] for piece in self._cut(text)]
+        """Return the bytes of each piece that a text is cut into, after the normalizer."""
+        pieces = cut_by(self._patterns, [self._with_space(self.normalize(text))])
+        return [[bytes([byte]) for byte in piece.encode()] for piece in pieces]
 
     def merge_steps(self, piece: Sequence[bytes]) -> Iterator[list[bytes]]:
         """Yield the parts of a piece after each merge; the last ones are its tokens."""
@@ -116,19 +164,11 @@ class BPETokenizer(Tokenizer):
 
     @functools.cached_property
     def merges(self) -> list[tuple[bytes, bytes]]:
-        """The pairs that became a token, in the order of their ranks."""
-        found = []
-        for token, rank in sorted(self.ranks.items(), key=lambda item: item[1]):
-            parts = [bytes([byte]) for byte in token]
-            for merged in self.merge_steps(parts):
-                if len(merged) == 1:
-                    break
-                parts = merged
-            if len(parts) > 1:
-                if len(parts) > 2:
-                    raise UserError(f"{self.name}: no two tokens merge into {token!r} ({rank})")
-                found.append((parts[0], parts[1]))
-        return found
+        """The pairs that became a token, in the order of their ranks.
+
+        A token that no two others make, which only a piece of its own becomes, has none.
+        """
+        return merges_of(self.ranks)
 
     # ---- saving
 
@@ -136,13 +176,64 @@ class BPETokenizer(Tokenizer):
         """Return what `load_tokenizer` needs: the name of a known encoding, or all of another."""
         if self.kind != "bpe":
             return {"kind": self.kind}
+        plain = [t for t in self.added_tokens if t == AddedToken(t.content, t.id)]
+        rare = {
+            "added_tokens": [asdict(t) for t in self.added_tokens if t not in plain],
+            "before": list(self.before),
+            "after": list(self.after),
+            "normalizer": self.normalizer,
+            "add_prefix_space": self.add_prefix_space,
+            "unreached": format_ranks(self.unreached),
+        }
         return {
             "kind": self.kind,
             "name": self.name,
-            "pattern": self.pattern,
-            "special_tokens": self.special_tokens,
+            "pattern": self.pattern if isinstance(self.pattern, str) else list(self.pattern),
+            "special_tokens": {token.content: token.id for token in plain},
             "ranks": format_ranks(self.ranks),
+            **{key: value for key, value in rare.items() if value},
         }
+
+
+def cut_by(patterns: Sequence[str], pieces: list[str]) -> list[str]:
+    """Cut pieces of text where a pattern's matches begin and end, by one pattern after the other.
+
+    Nothing is lost: what lies between two matches is a piece, too, as with Hugging Face's ``Split``
+    of behavior ``Isolated``.
+
+    Raises
+    ------
+    UserError
+        If a pattern matches where nothing is: such a match cuts nothing off.
+
+    Examples
+    --------
+    >>> cut_by([r"[a-z]+"], ["hello, world!"])
+    ['hello', ', ', 'world', '!']
+    """
+    import regex  # type: ignore[import-untyped]
+
+    for pattern in patterns:
+        compiled, cut = regex.compile(pattern), list[str]()
+        for piece in pieces:
+            end = 0
+            for match in compiled.finditer(piece):
+                if not match[0]:
+                    raise UserError(
+                        f"the pattern {pattern} matches where nothing is, so it does not cut the "
+                        f"text into pieces; every match must have a character"
+                    )
+                if end < match.start():
+                    cut.append(piece[end : match.start()])
+                cut.append(match[0])
+                end = match.end()
+            if end < len(piece):
+                cut.append(piece[end:])
+        pieces = cut
+    return pieces
+
+
+# ---- merging
 
 
 def merge_steps(
@@ -156,22 +247,83 @@ def merge_steps(
     >>> list(merge_steps([b"a", b"b", b"c"], lambda left, right: ranks.get(left + right)))
     [[b'ab', b'c'], [b'abc']]
     """
-    while True:
-        pairs = {
-            pair: r
-            for pair in zip(parts, parts[1:], strict=False)
-            if (r := rank(*pair)) is not None
-        }
-        if not pairs:
-            return
-        best = min(pairs, key=pairs.__getitem__)
-        merged, i = [], 0
-        while i < len(parts):
-            length = 2 if tuple(parts[i : i + 2]) == best else 1
-            merged.append(parts[i] + parts[i + 1] if length == 2 else parts[i])
-            i += length
-        parts = merged
-        yield merged
+    merging: list[Any] = [*parts]
+    for _ in _merge(merging, rank):
+        yield [part for part in merging if part is not None]
+
+
+def merged(parts: Sequence[Part], rank: Callable[[Part, Part], int | None]) -> list[Part]:
+    """Return the parts after the last merge."""
+    merging: list[Any] = [*parts]
+    for _ in _merge(merging, rank):
+        pass
+    return [part for part in merging if part is not None]
+
+
+def _merge(parts: list[Any], rank: Callable[[Any, Any], int | None]) -> Iterator[None]:
+    """Merge parts in place, the right one of a pair becoming None; yield when another pair is next.
+
+    A heap has the pairs by rank and position; each merge changes two of them, so N parts take time
+    in proportion to N log N. A pair in the heap may be gone, which its parts show.
+    """
+    n = len(parts)
+    following, previous = [*range(1, n + 1)], [*range(-1, n - 1)]
+    heap: list[tuple[int, int, Any, Any]] = []
+
+    def look(i: int) -> None:
+        if i >= 0 and following[i] < n:
+            left, right = parts[i], parts[following[i]]
+            if (r := rank(left, right)) is not None:
+                heapq.heappush(heap, (r, i, left, right))
+
+    def is_gone(i: int, left: Any, right: Any) -> bool:
+        return parts[i] != left or following[i] == n or parts[following[i]] != right
+
+    for i in range(n):
+        look(i)
+    while heap:
+        lowest, i, left, right = heapq.heappop(heap)
+        if is_gone(i, left, right):
+            continue
+        j = following[i]
+        parts[i], parts[j] = left + right, None
+        following[i] = following[j]
+        if following[i] < n:
+            previous[following[i]] = i
+        look(previous[i])
+        look(i)
+        while heap and is_gone(*heap[0][1:]):
+            heapq.heappop(heap)
+        if not heap or heap[0][0] != lowest:
+            yield
+
+
+def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """Return the pair that merges into each token, in the order of ranks, where there is one."""
+    pairs = []
+    for token in sorted(ranks, key=ranks.__getitem__):
+        if len(token) > 1 and (pair := _last_pair(token, ranks)):
+            pairs.append(pair)
+    return pairs
+
+
+def _last_pair(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
+    """Return the two parts that merging the bytes of a token leaves before the last merge."""
+
+    def rank(left: bytes, right: bytes) -> int | None:
+        whole = left + right
+        return ranks.get(whole) if whole != token else None
+
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while 2 < len(parts) < 32:  # quicker than a heap
+        found = [(r, i) for i, pair in enumerate(pairwise(parts)) if (r := rank(*pair)) is not None]
+        if not found:
+            return None
+        i = min(found)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    if len(parts) > 2:
+        parts = merged(parts, rank)
+    return (parts[0], parts[1]) if len(parts) == 2 else None
 
 
 def format_ranks(ranks: Mapping[bytes, int]) -> str:

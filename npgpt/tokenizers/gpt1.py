@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from npgpt.errors import UserError
-from npgpt.tokenizers.base import Tokenizer
-from npgpt.tokenizers.bpe import merge_steps
+from npgpt.tokenizers.base import AddedToken, Tokenizer
+from npgpt.tokenizers.bpe import merge_steps, merged
 
 END = "</w>"  # of a word: "low</w>" is the word, "low" the beginning of a longer one
 CHINESE = (  # each character is a word; the blocks that BERT's tokenizer lists
@@ -38,6 +39,11 @@ class GPT1Tokenizer(Tokenizer):
         OpenAI's, from the files that ``npgpt tokenizer add`` keeps, if not given.
     merges : sequence of pairs of str, optional
         Of that vocabulary, the first merge first.
+    added_tokens : iterable of AddedToken, optional
+        Tokens that are searched for before the text is cleaned, with their flags; ``<unk>`` if not
+        given.
+    before, after : sequence of int, optional
+        Ids that stand before and after every text.
 
     Raises
     ------
@@ -59,6 +65,10 @@ class GPT1Tokenizer(Tokenizer):
         self,
         vocab: Mapping[str, int] | None = None,
         merges: Sequence[tuple[str, str]] | None = None,
+        *,
+        added_tokens: Iterable[AddedToken] | None = None,
+        before: Sequence[int] = (),
+        after: Sequence[int] = (),
     ) -> None:
         self._by_name = vocab is None
         if vocab is None:
@@ -73,25 +83,33 @@ class GPT1Tokenizer(Tokenizer):
         self.vocab, self.merges = vocab, merges
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._ids_of_word = functools.lru_cache(2**17)(self._merge)
-        tokens = {i: token.replace(END, " ").encode() for token, i in vocab.items()}
-        super().__init__(tokens, {"<unk>": vocab["<unk>"]})
+        added = [AddedToken("<unk>", vocab["<unk>"])] if added_tokens is None else [*added_tokens]
+        names = {i: token for token, i in vocab.items()} | {t.id: t.content for t in added}
+        self._ends = {i for i, token in names.items() if token.endswith(END)}
+        tokens = {
+            i: token.removesuffix(END).replace(END, " ").encode() + b" " * (i in self._ends)
+            for i, token in names.items()
+        }
+        super().__init__(tokens, added, before, after)
+
+    def normalize(self, text: str) -> str:
+        """Return a text without control characters, accents and capitals."""
+        return _normalize(text)
 
     def _encode(self, text: str) -> ndarray:
-        ids = [i for word in words(text) for i in self._ids_of_word(word)]
+        ids = [i for word in _words(text) for i in self._ids_of_word(word)]
         return np.array(ids, np.int64)
 
     def _merge(self, word: str) -> list[int]:
-        parts = _characters(word)
-        for merged in self.merge_steps(parts):
-            parts = merged
+        parts = merged(_characters(word), self._rank)
         return [self.vocab.get(part, self.vocab["<unk>"]) for part in parts]
 
-    def _bytes(self, ids: Iterable[int], skip_special_tokens: bool) -> Iterator[bytes]:
-        space = b""
-        for content in super()._bytes(ids, skip_special_tokens):
-            word = content.removesuffix(b" ")
-            yield space + word
-            space = content[len(word) :]  # stands only between words
+    def _rank(self, left: str, right: str) -> int | None:
+        return self._ranks.get((left, right))
+
+    def _content(self, i: int) -> tuple[bytes, bytes]:
+        content = self.tokens[i]
+        return (content[:-1], b" ") if i in self._ends else (content, b"")
 
     def pieces(self, text: str) -> list[list[str]]:
         """Return the characters of each word of a text, the last with the mark of the end."""
@@ -99,14 +117,22 @@ class GPT1Tokenizer(Tokenizer):
 
     def merge_steps(self, piece: Sequence[str]) -> Iterator[list[str]]:
         """Yield the parts of a word after each merge; the last ones are its tokens."""
-        return merge_steps(piece, lambda left, right: self._ranks.get((left, right)))
+        return merge_steps(piece, self._rank)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `load_tokenizer` needs: the name for OpenAI's, or all of another."""
         if self._by_name:
             return {"kind": self.kind}
         merges = [" ".join(pair) for pair in self.merges]
-        return {"kind": self.kind, "vocab": dict(self.vocab), "merges": merges}
+        rare = {
+            "added_tokens": [asdict(token) for token in self.added_tokens],
+            "before": list(self.before),
+            "after": list(self.after),
+        }
+        if self.added_tokens == (AddedToken("<unk>", self.vocab["<unk>"]),):
+            del rare["added_tokens"]
+        rare = {key: value for key, value in rare.items() if value or key == "added_tokens"}
+        return {"kind": self.kind, "vocab": dict(self.vocab), "merges": merges, **rare}
 
 
 def words(text: str) -> list[str]:
@@ -117,10 +143,18 @@ def words(text: str) -> list[str]:
     >>> words("Déjà vu: 天气!")
     ['deja', 'vu', ':', '天', '气', '!']
     """
+    return _words(_normalize(text))
+
+
+def _normalize(text: str) -> str:
     kept = "".join(map(_clean, text))
     plain = (c for c in unicodedata.normalize("NFD", kept) if unicodedata.category(c) != "Mn")
     # one character at a time: a sigma at the end of a word is lower-cased as any other
-    return "".join(f" {c} " if _is_punctuation(c) else c for c in map(str.lower, plain)).split()
+    return "".join(map(str.lower, plain))
+
+
+def _words(text: str) -> list[str]:
+    return "".join(f" {c} " if _is_punctuation(c) else c for c in text).split()
 
 
 @functools.cache

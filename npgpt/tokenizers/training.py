@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from npgpt.errors import UserError
 from npgpt.tokenizers.base import demand_utf8
-from npgpt.tokenizers.bpe import PATTERN, BPETokenizer
+from npgpt.tokenizers.bpe import PATTERN, BPETokenizer, cut_by
 
 END_OF_TEXT = "<|endoftext|>"
 LONGEST = 4096  # the bytes of a piece: a merge in it takes time in proportion
@@ -41,6 +41,7 @@ def train_bpe(
         is left that occurs often enough.
     pattern : str, optional
         The regular expression of a piece, which no token reaches beyond; GPT-2's if not given.
+        What lies between two matches is a piece, too.
     special_tokens : sequence of str, optional
     min_frequency : int, optional
         How often a pair must occur to become a token.
@@ -56,7 +57,7 @@ def train_bpe(
     ------
     UserError
         If the vocabulary is too small, a special token is empty or there twice, or the pattern is
-        no regular expression, or leaves out some of the text.
+        no regular expression, or matches where nothing is.
 
     References
     ----------
@@ -94,7 +95,7 @@ def train_bpe(
 def count_pieces(
     text: str, pattern: str = PATTERN, special_tokens: Sequence[str] = ()
 ) -> dict[bytes, int]:
-    """Return how often each piece occurs that the pattern cuts a text into.
+    """Return how often each piece occurs that the pattern cuts a text into (see `cut_by`).
 
     One of more than `LONGEST` bytes, such as a megabyte without a space, counts as several.
     """
@@ -102,21 +103,12 @@ def count_pieces(
 
     demand_utf8(text)
     try:
-        compiled = regex.compile(pattern)
+        regex.compile(pattern)
     except regex.error as error:
         raise UserError(f"the pattern is no regular expression: {error}") from None
     longest_first = sorted(special_tokens, key=len, reverse=True)
     between = "|".join(map(regex.escape, longest_first))
-    pieces: Counter[str] = Counter()
-    length = 0
-    for part in regex.split(between, text) if between else [text]:
-        pieces.update(match.group() for match in compiled.finditer(part))
-        length += len(part)
-    if "" in pieces or sum(len(piece) * n for piece, n in pieces.items()) < length:
-        raise UserError(
-            f"the pattern {pattern} does not cut the text into pieces: it leaves some of it out, "
-            "or matches where nothing is"
-        )
+    pieces = Counter(cut_by([pattern], regex.split(between, text) if between else [text]))
     counts: Counter[bytes] = Counter()
     for piece, n in pieces.items():
         content = piece.encode()

@@ -1,0 +1,95 @@
+"""Normalizers: what is done to a text before it is encoded, as Hugging Face's files describe it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from npgpt.errors import UserError
+from npgpt.tokenizers.base import WHITE
+
+Normalizer = Callable[[str], str]
+
+# Their dialect of regular expressions gives these another meaning than ours: anchors are of a line,
+# \h is a digit, and words have other letters.
+_OTHERWISE = re.compile(r"(?<!\\)(?:\\\\)*(?:\\[ABGHKRWXZbhkwz]|(?<!\[)\^|\$|\(\?[a-z]*[msx])")
+
+
+def make_normalizer(values: Mapping[str, Any] | None) -> Normalizer:
+    """Return the function that the ``normalizer`` of a ``tokenizer.json`` describes.
+
+    The Unicode normal forms and the lower case of a character are Python's.
+
+    Raises
+    ------
+    UserError
+        If the normalizer is of a type that is not known here, by its name.
+
+    Examples
+    --------
+    >>> steps = [{"type": "NFD"}, {"type": "StripAccents"}, {"type": "Lowercase"}]
+    >>> make_normalizer({"type": "Sequence", "normalizers": steps})("Déjà vu")
+    'deja vu'
+    """
+    if values is None:
+        return lambda text: text
+    kind = values["type"]
+    if kind == "Sequence":
+        steps = [make_normalizer(step) for step in values["normalizers"]]
+
+        def all_of(text: str) -> str:
+            for step in steps:
+                text = step(text)
+            return text
+
+        return all_of
+    if kind in ("NFC", "NFD", "NFKC", "NFKD"):
+        return lambda text: unicodedata.normalize(kind, text)
+    if kind == "Lowercase":  # one character at a time: a sigma at the end is as any other
+        return lambda text: "".join(map(str.lower, text))
+    if kind == "StripAccents":
+        return lambda text: "".join(c for c in text if not unicodedata.category(c).startswith("M"))
+    if kind == "Strip":
+        left, right = values["strip_left"], values["strip_right"]
+        return lambda text: (
+            (text.lstrip(WHITE) if left else text) if not right
+            else (text.strip(WHITE) if left else text.rstrip(WHITE))
+        )  # fmt: skip
+    if kind == "Prepend":
+        start = str(values["prepend"])
+        return lambda text: text and start + text
+    if kind == "Replace":
+        import regex  # type: ignore[import-untyped]
+
+        pattern, content = regex.compile(pattern_of(values["pattern"])), str(values["content"])
+        return lambda text: pattern.sub(lambda match: content, text)
+    raise UserError(f"the normalizer {kind} is not known here")
+
+
+def pattern_of(values: Mapping[str, str]) -> str:
+    r"""Return the regular expression of a ``pattern``, which is a string or an expression itself.
+
+    Raises
+    ------
+    UserError
+        If it means something else in Hugging Face's dialect, as ``$`` and ``\w`` do, or is none.
+    """
+    import regex
+
+    if set(values) == {"String"} and values["String"]:
+        return regex.escape(values["String"])
+    if set(values) != {"Regex"} or not values["Regex"]:
+        raise UserError(f"the pattern {dict(values)!r:.40} is neither a String nor a Regex")
+    pattern = values["Regex"]
+    if found := _OTHERWISE.search(pattern):
+        raise UserError(
+            f"the pattern {pattern!r:.80} holds {found[0]!r}, which means something else in "
+            "Hugging Face's regular expressions than here"
+        )
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise UserError(f"the pattern {pattern!r:.80} is no regular expression: {error}") from None
+    return pattern
