@@ -19,10 +19,11 @@ from numpy import ndarray
 
 from npgpt.config import check_types
 from npgpt.errors import UserError
-from npgpt.files import read_json, replacing, write_text
+from npgpt.files import hash_file, read_json, replacing, write_text
 from npgpt.tokenizers import Tokenizer, tokenizer_of
 
 LIBRARY_BYTES = 4_000_000  # of Python's library, as the default corpus
+RESTORE = "Put back a copy of both files, or train a new run on the text"
 
 
 # ---- reading
@@ -148,6 +149,12 @@ class TokenFile:
     dtype: str
     sha256: str
     sources: list
+    description_sha256: str = ""  # of all of the above; version 0.1.0 wrote none
+
+    def hash(self) -> str:
+        """Return the SHA-256 of everything else that is said here."""
+        values = asdict(self) | {"description_sha256": ""}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def write_tokens(path: Path, text: str, tokenizer: Tokenizer, sources: list[str]) -> TokenFile:
@@ -166,6 +173,7 @@ def write_tokens(path: Path, text: str, tokenizer: Tokenizer, sources: list[str]
         sha256=hashlib.sha256(content).hexdigest(),
         sources=sources if len(sources) <= 1000 else [*sources[:1000], "..."],
     )
+    info.description_sha256 = info.hash()
     write_text(path.with_suffix(".json"), json.dumps(asdict(info), ensure_ascii=False, indent=1))
     return info
 
@@ -188,13 +196,17 @@ def open_tokens(path: Path) -> tuple[ndarray, TokenFile]:
         dtype = np.dtype({"uint16": "<u2", "uint32": "<u4"}[info.dtype])
     except (TypeError, KeyError, UserError):
         raise UserError(f"{described} does not describe a token file") from None
+    if info.description_sha256 not in ("", info.hash()):
+        raise UserError(f"{described} was changed since {path.name} was written: {RESTORE}")
     if path.stat().st_size != info.n_tokens * dtype.itemsize:
         raise UserError(
             f"{path} has {path.stat().st_size} bytes, and {described.name} promises "
-            f"{info.n_tokens} tokens of {dtype.itemsize}: it was cut short or changed"
+            f"{info.n_tokens} tokens of {dtype.itemsize}: it was cut short or changed. {RESTORE}"
         )
     if hash_file(path) != info.sha256:
-        raise UserError(f"{path} does not have the hash in {described.name}: it was changed")
+        raise UserError(
+            f"{path} does not have the hash in {described.name}: it was changed. {RESTORE}"
+        )
     if not info.n_tokens:
         raise UserError(f"{path} holds no tokens")
     tokens = np.memmap(path, dtype, mode="r")
@@ -215,12 +227,6 @@ def tokenizer_of_tokens(path: Path, info: TokenFile) -> Tokenizer:
             f"{tokenizer.n_vocab}"
         )
     return tokenizer
-
-
-def hash_file(path: Path) -> str:
-    """Return a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def split_tokens(tokens: ndarray, block_size: int) -> tuple[ndarray, ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from npgpt.errors import UserError
 
@@ -54,25 +55,89 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str]) -> None:
-    """Write a safetensors file."""
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+HASH = "npgpt.sha256"  # in the metadata of the safetensors files that we write
+NO_HASH = "0" * 64
+TYPES = {  # safetensors' names of NumPy's types
+    "f8": "F64", "i8": "I64", "u8": "U64", "f4": "F32", "i4": "I32", "u4": "U32",
+    "f2": "F16", "i2": "I16", "u2": "U16", "i1": "I8", "u1": "U8", "b1": "BOOL",
+}  # fmt: skip
 
-    with replacing(path) as temporary:
-        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        try:
-            save_file(contiguous, temporary, metadata)
-        except SafetensorError as error:  # its own kind, for a full disk as well
-            if code := re.search(r"os error (\d+)", str(error)):
-                raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
-            raise OSError(f"{path} could not be written: {error}") from None
-        os.chmod(temporary, 0o644)  # safetensors makes files that only their owner can read
+
+def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, which holds a hash of itself; see `demand_intact`.
+
+    The same tensors and metadata make the same bytes, which the library does not promise.
+    """
+    import numpy as np
+
+    arrays = {}
+    for name, array in tensors.items():
+        array = np.asarray(array)
+        arrays[name] = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+    # the largest types first, so that all are aligned
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": metadata | {HASH: NO_HASH}}
+    end = 0
+    for name in names:
+        array, start = arrays[name], end
+        end += array.nbytes
+        kind = TYPES[array.dtype.str[1:]]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    contents = [memoryview(arrays[name].reshape(-1).view(np.uint8)) for name in names]
+    digest = hashlib.sha256(start_of_file := len(text).to_bytes(8, "little"))
+    digest.update(text)
+    for content in contents:
+        digest.update(content)
+    sealed = f'"{HASH}":"{digest.hexdigest()}"'.encode()
+    text = text.replace(f'"{HASH}":"{NO_HASH}"'.encode(), sealed, 1)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(start_of_file + text)
+        for content in contents:
+            file.write(content)
+
+
+def demand_intact(file: BinaryIO, path: Path) -> bool:
+    """Refuse a safetensors file that is not as `write_tensors` wrote it.
+
+    The metadata holds the SHA-256 of the whole file, in which the hash itself is 64 zeros. Files of
+    other programs hold none, so that nothing is known about them.
+
+    Returns
+    -------
+    bool
+        Whether the file holds a hash.
+
+    Raises
+    ------
+    UserError
+        If any bit of the file was changed.
+    """
+    file.seek(0)
+    start = file.read(8)
+    start += file.read(min(int.from_bytes(start, "little"), 100_000_000))  # the format's limit
+    found = re.search(rb'"%b":"([0-9a-f]{64})"' % re.escape(HASH).encode(), start)
+    if found is None:
+        return False
+    digest = hashlib.sha256(start[: found.start(1)] + NO_HASH.encode() + start[found.end(1) :])
+    while chunk := file.read(2**20):
+        digest.update(chunk)
+    if found[1].decode() != digest.hexdigest():
+        raise UserError(
+            f"{path} is damaged: its contents do not have the SHA-256 that it was written with"
+        )
+    return True
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file."""
+    """Return the arrays and the metadata of a safetensors file; see `demand_intact`."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -80,7 +145,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with path.open("rb") as contents:
+            demand_intact(contents, path)
+        metadata.pop(HASH, None)
+        return tensors, metadata
+    except UserError:
+        raise
     except (SafetensorError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged, or no safetensors file: {error}") from None
 

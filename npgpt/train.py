@@ -45,7 +45,9 @@ from npgpt.errors import UserError
 from npgpt.evaluate import estimate_loss, whole_loss
 from npgpt.files import (
     check_folder,
+    demand_intact,
     demand_kept,
+    hash_file,
     hold,
     leftovers,
     make_folder,
@@ -103,8 +105,10 @@ class Run:
     tokens_sha256: str
     progress: Progress = field(default_factory=Progress)
     history: list[dict[str, Any]] = field(default_factory=list)
+    is_hashed: bool = True  # version 0.1.0 wrote files without a hash
 
     def __post_init__(self) -> None:
+        self.tokenizer_sha256 = hash_file(self.folder / "tokenizer.json")
         self.train_tokens, self.validation_tokens = split_tokens(
             self.tokens, self.config.block_size
         )
@@ -127,6 +131,8 @@ class Run:
             "progress": json.dumps(dataclasses.asdict(self.progress)),
             "tokens": json.dumps([str(self.tokens_path), self.tokens_sha256]),
             "history": json.dumps(self.history),
+            "architecture": json.dumps(dataclasses.asdict(self.model.config)),
+            "tokenizer": self.tokenizer_sha256,
         }
         tensors = self.model.state_dict() | self.optimizer.state_dict()
         write_tensors(path or self.folder / "state.safetensors", tensors, metadata)
@@ -134,7 +140,7 @@ class Run:
     def load_state(self, path: Path | None = None) -> None:
         """Take up the state of the folder, or that of a checkpoint in it."""
         path = path or self.folder / "state.safetensors"
-        tensors, metadata = read_tensors(path)
+        tensors, metadata = read_state(path)
         means = {name: a for name, a in tensors.items() if name.startswith(("mean.", "square."))}
         try:
             self.model.load_state_dict({n: a for n, a in tensors.items() if n not in means})
@@ -150,9 +156,13 @@ class Run:
 
     def check_best(self) -> None:
         """Let the next evaluation write the model again if its file is lost or damaged."""
+        path = self.folder / "model.safetensors"
         if self.progress.evaluated >= 0:
             try:
                 load_pretrained(self.folder)
+                with path.open("rb") as file:
+                    if not demand_intact(file, path) and self.is_hashed:
+                        raise UserError(f"{path} is not as this run wrote it: it holds no hash")
             except UserError as error:
                 print(f"note: {error}. The next evaluation writes it again", file=sys.stderr)
                 self.progress.evaluated, self.progress.finished = -1, False
@@ -407,7 +417,7 @@ def settled(
     Only the context may be shorter than the model's.
     """
     said = {*given, *(f.name for f in fields(config) if getattr(config, f.name) != f.default)}
-    values = {} if base is None else settled_by(base)
+    values = {} if base is None else settled_by(base.config)
     if "block_size" in said and base is not None:
         values["block_size"] = min(config.block_size, values["block_size"])
     name = config.tokenizer
@@ -478,24 +488,81 @@ def open_run(folder: Path) -> Run:
             f"start one with npgpt train --out_dir {shlex.quote(str(folder))}{filled}"
         )
     config = TrainConfig.from_toml(folder / "train.toml")
-    _, metadata = read_tensors(state)
+    _, metadata = read_state(state)
     try:
         recorded, sha256 = json.loads(metadata["tokens"])
         history = json.loads(metadata.get("history", "[]"))
+        expected = json.loads(metadata.get("architecture", "{}"))
     except (KeyError, ValueError):
         raise UserError(f"{state} is damaged: it does not name its token file") from None
     if history:
         demand_unchanged(config, history[-1]["config"], folder / "train.toml")
+    architecture = load_config(folder)
+    if not expected:  # of version 0.1.0; what the configuration of the run says of the model
+        expected = dataclasses.asdict(config.model(architecture.vocab_size))
+        if config.init_from != "scratch":
+            expected = {key: expected[key] for key in SETTLED}
+    demand_same_model(architecture, expected, folder)
+    if metadata.get("tokenizer") not in (None, hash_file(folder / "tokenizer.json")):
+        raise UserError(
+            f"{folder / 'tokenizer.json'} was changed since the run began: its tokens would stand "
+            "for something else. Put back a copy of the file, or train a new run"
+        )
     inside = folder / "tokens.bin"
     path = inside if inside.is_file() else Path(recorded)
     tokens, info = open_tokens(path)
     if info.sha256 != sha256:
         raise UserError(f"{path} is not the text that {folder} was trained on (another hash)")
     tokenizer = load_tokenizer(folder)
-    model = GPT(load_config(folder), seed=config.seed)
+    model = GPT(architecture, seed=config.seed)
     run = Run(folder, config, model, tokenizer, tokens, path, sha256)
+    run.is_hashed = "architecture" in metadata
     run.load_state()
     return run
+
+
+STATE = {"progress", "tokens", "history", "architecture", "tokenizer"}  # the metadata of a state
+
+
+def read_state(path: Path) -> tuple[dict[str, ndarray], dict[str, str]]:
+    """Return the tensors and the metadata of a state.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged, or holds what this version does not know.
+    """
+    try:
+        tensors, metadata = read_tensors(path)
+        if unknown := metadata.keys() - STATE:
+            raise UserError(
+                f"{path} is damaged, or of a newer version of npgpt: it holds {min(unknown)!r:.40}"
+            )
+    except UserError as error:
+        folder = path.parent if path.parent.name == "checkpoints" else path.parent / "checkpoints"
+        others = sorted(other for other in folder.glob("step-*.safetensors") if other != path)
+        advice = (
+            f"copy a checkpoint over it, such as {others[-1]}"
+            if others
+            else "put back a copy of the file, or train a new run"
+        )
+        raise UserError(f"{error}. To go on, {advice}") from None
+    return tensors, metadata
+
+
+def demand_same_model(architecture: GPTConfig, expected: dict[str, Any], folder: Path) -> None:
+    """Refuse a ``config.json`` that is not that of the model that a run trains."""
+    here = dataclasses.asdict(architecture)
+    changed = [
+        f"{key} is {json.dumps(here[key])}, and {json.dumps(value)} in the run"
+        for key, value in expected.items()
+        if here.get(key, value) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{folder / 'config.json'} was changed since the run began: {'; '.join(changed)}. "
+            "Put that back"
+        )
 
 
 def demand_unchanged(config: TrainConfig, recorded: dict[str, Any], path: Path) -> None:
@@ -512,20 +579,16 @@ def demand_unchanged(config: TrainConfig, recorded: dict[str, Any], path: Path) 
         )
 
 
-def settled_by(model: GPT) -> dict[str, Any]:
+SETTLED = (  # what a model to start from settles, by its own names
+    "n_layer n_head n_embd n_positions bias activation_function norm_position position_embedding "
+    "window_size"
+).split()
+
+
+def settled_by(config: GPTConfig) -> dict[str, Any]:
     """Return the training keys that a model settles."""
-    config = model.config
-    return {
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_embd": config.n_embd,
-        "block_size": config.n_positions,
-        "bias": config.bias,
-        "activation_function": config.activation_function,
-        "norm_position": config.norm_position,
-        "position_embedding": config.position_embedding,
-        "window_size": config.window_size,
-    }
+    values = {key: getattr(config, key) for key in SETTLED}
+    return values | {"block_size": values.pop("n_positions")}
 
 
 def latest_run(out: Path = Path("out")) -> Path:

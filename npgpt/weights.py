@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike
 
 from npgpt.config import GPTConfig
 from npgpt.errors import UserError
-from npgpt.files import read_json, write_tensors, write_text
+from npgpt.files import demand_intact, read_json, write_tensors, write_text
 from npgpt.model import GPT
 from npgpt.nn import LayerNorm, Linear, SinusoidalEmbedding, unallocated
 
@@ -378,7 +378,11 @@ def open_weights(path: Path) -> tuple[dict[str, Stored], str]:
 
 
 def open_safetensors(path: Path) -> dict[str, Mapped]:
-    """Return the tensors of a safetensors file: mapped into memory, and none of them read."""
+    """Return the tensors of a safetensors file, mapped into memory.
+
+    Where the file holds its hash (`npgpt.files.demand_intact`), the file is read once for that;
+    otherwise no tensor is read.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     with path.open("rb") as file:
@@ -404,6 +408,9 @@ def open_safetensors(path: Path) -> dict[str, Mapped]:
                 stop = tensor.stop
             if stop != size:
                 raise ValueError(f"its tensors need {stop} bytes, and it has {size}")
+            demand_intact(file, path)
+        except UserError:
+            raise
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged, or no safetensors file: {error}") from None
     return tensors

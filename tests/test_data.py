@@ -249,6 +249,7 @@ def test_token_files(n_vocab, dtype, tmp_path):
         (lambda p: p.with_suffix(".json").unlink(), "nanoGPT's train.bin.*--data input.txt"),
         (lambda p: p.with_suffix(".json").write_text("{}"), "does not describe"),
         (lambda p: describe(p, n_vocab="256"), "does not describe"),
+        (lambda p: describe(p, description_sha256="0"), "x.json was changed since x.bin"),
         (lambda p: describe(p, n_vocab=100), "holds token 119, and x.json knows 100"),
         (
             lambda p: describe(p, n_tokens=0, sha256=hashlib.sha256().hexdigest(), content=b""),
@@ -268,6 +269,7 @@ def test_damaged_token_files(damage, message, tmp_path):
 def describe(path, content=None, **values):
     """Change what the JSON file says, and the tokens to fit."""
     sidecar = path.with_suffix(".json")
+    values = {"description_sha256": "", **values}  # none, as from version 0.1.0
     sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | values))
     if content is not None:
         path.write_bytes(content)
@@ -278,12 +280,10 @@ def test_a_token_file_of_an_unknown_tokenizer(tmp_path):
     from npgpt.train import start
 
     write_tokens(tmp_path / "x.bin", "hello, world " * 99, ByteTokenizer(), [])
-    described = tmp_path / "x.json"
-    described.write_text(described.read_text().replace('"byte"', '"runes"'))
+    describe(tmp_path / "x.bin", tokenizer={"kind": "runes"})
     with pytest.raises(UserError, match="x.json describes no tokenizer.*'runes'"):
         start(TrainConfig(data=(str(tmp_path / "x.bin"),), out_dir=str(tmp_path / "run")))
-    described.write_text(described.read_text().replace('"runes"', '"byte"'))
-    describe(tmp_path / "x.bin", n_vocab=300)
+    describe(tmp_path / "x.bin", tokenizer={"kind": "byte"}, n_vocab=300)
     with pytest.raises(UserError, match="says that there are 300 tokens, and its tokenizer has 25"):
         start(TrainConfig(data=(str(tmp_path / "x.bin"),), out_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()

@@ -1,11 +1,13 @@
 """Training: what a run writes, that it resumes bit for bit, and that nothing is half-written."""
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from npgpt import GPT, UserError
 from npgpt.cli import main
@@ -343,8 +346,10 @@ def test_numbered_checkpoints(text, tmp_path):
         ),
         (lambda f: (f / "train.toml").write_text("max_itres = 3"), "did you mean 'max_iters'"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer"),
-        (lambda f: edit(f / "config.json", n_layer=3), "transformer.h.2.ln_1.weight is missing"),
-        (lambda f: edit(f / "config.json", n_embd=32), r"has shape \[[0-9, ]+\], expected"),
+        (lambda f: edit(f / "config.json", n_layer=3), "n_layer is 3, and 2 in the run"),
+        (lambda f: edit(f / "config.json", n_head=4), "n_head is 4, and 2 in the run"),
+        (lambda f: edit(f / "config.json", resid_pdrop=0.2), "resid_pdrop is 0.2, and 0.1 in"),
+        (lambda f: edit(f / "config.json", layer_norm_epsilon=0.1), "layer_norm_epsilon is 0.1"),
         (lambda f: edit(f / "config.json", model_type="bert"), "of a 'bert' model"),
     ],
 )
@@ -401,6 +406,78 @@ def test_a_recipe_that_was_edited(text, tmp_path):
             resume(run.folder, {})
     recipe.write_text(written.replace("max_iters = 12", "max_iters = 13"))
     assert resume(run.folder, {}).config.max_iters == 13
+
+
+@contextlib.contextmanager
+def flipped(path, chance):
+    """Flip one bit of a file for the block, often in its first bytes; say which."""
+    content = path.read_bytes()
+    bit = chance.randrange(8 * min(len(content), chance.choice([9, 4000, 2**40])))
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(damaged)
+    try:
+        yield f"bit {bit} of {path.name}"
+    finally:
+        path.write_bytes(content)
+
+
+def test_one_wrong_bit_is_found(uninterrupted, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    resume(folder, {})
+    chance = random.Random(0)
+    for name in ("state.safetensors", "tokenizer.json", "tokens.bin", "tokens.json"):
+        for _ in range(25):
+            with flipped(folder / name, chance) as where:
+                with pytest.raises(UserError) as caught:
+                    resume(folder, {})
+                message = str(caught.value)
+                assert name in message or "another hash" in message, where
+    for _ in range(25):
+        with flipped(folder / "model.safetensors", chance) as where:
+            resume(folder, {})
+            assert "The next evaluation writes it again" in capsys.readouterr().err, where
+
+
+def test_a_damaged_state_says_what_to_do(text, tmp_path):
+    folder = run_to_the_end(text, tmp_path / "run", checkpoint_interval=5).folder
+    last = folder / "checkpoints" / "step-000010.safetensors"
+    cut(folder / "state.safetensors")
+    with pytest.raises(UserError, match=f"copy a checkpoint over it, such as {last}"):
+        resume(folder, {})
+    shutil.copy(last, folder / "state.safetensors")
+    train(again := resume(folder, {}), Quiet(again))
+    same_runs(folder, run_to_the_end(text, tmp_path / "other", checkpoint_interval=5).folder)
+
+
+def as_version_0_1_0(folder):
+    """Take out of a run's files what version 0.1.0 did not write."""
+    for path in folder.rglob("*.safetensors"):
+        tensors, metadata = read_tensors(path)
+        for key in ("architecture", "tokenizer"):
+            metadata.pop(key, None)
+        save_file(tensors, path, metadata)
+    values = json.loads((folder / "tokens.json").read_text())
+    values.pop("description_sha256")
+    (folder / "tokens.json").write_text(json.dumps(values))
+
+
+def test_runs_of_version_0_1_0(text, tmp_path, uninterrupted, capsys):
+    run = start(config(text, tmp_path / "run"))
+    with pytest.raises(Interrupted):
+        train(run, Quiet(run, interrupt_at=6))
+    as_version_0_1_0(run.folder)
+    edit(run.folder / "config.json", n_head=4)
+    with pytest.raises(UserError, match="n_head is 4, and 2 in the run"):
+        resume(run.folder, {})
+    edit(run.folder / "config.json", n_head=2)
+    train(again := resume(run.folder, {}), Quiet(again))
+    assert not capsys.readouterr().err
+    same_runs(run.folder, uninterrupted)
+    edit(run.folder / "config.json", layer_norm_epsilon=0.1)  # by now the run knows
+    with pytest.raises(UserError, match="layer_norm_epsilon is 0.1, and 1e-05 in the run"):
+        resume(run.folder, {})
 
 
 @pytest.mark.parametrize("step", [4, 6, 12])
