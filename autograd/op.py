@@ -11,6 +11,8 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import changes
+from autograd.dispatch import NUMPY as NUMPY
+from autograd.dispatch import implements as implements
 from autograd.engine import Node, TensorBase, differentiate, new_result, new_tensor
 from autograd.formula import Formula
 from autograd.modes import forward_of, grad_mode, observe
@@ -585,19 +587,6 @@ def op(function: Callable | None = None, **options: Any) -> Any:
         return made
 
     return make if function is None else make(function)
-
-
-NUMPY: dict[Any, Callable] = {}  # NumPy's function -> what it does on tensors
-
-
-def implements(*functions: Callable) -> Callable:
-    """Declare what some of NumPy's functions do when they are called on tensors."""
-
-    def declare(implementation: Callable) -> Callable:
-        NUMPY.update(dict.fromkeys(functions, implementation))
-        return implementation
-
-    return declare
 
 
 @op

@@ -7,7 +7,6 @@ that requires a gradient, and works on the plain array for any other.
 from __future__ import annotations
 
 import html
-import inspect
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,10 +18,11 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from autograd import engine
 from autograd.changes import is_held
+from autograd.dispatch import NUMPY, call_function, call_ufunc, implements
 from autograd.engine import Node, TensorBase, differentiate, log_write
 from autograd.modes import is_grad_enabled
-from autograd.op import NUMPY, Op, alias, implements
-from autograd.ops import elementwise, index, linalg, reduce, shape
+from autograd.op import Op, alias
+from autograd.ops import elementwise, index, linalg, shape
 
 
 def _binary(op: Op) -> tuple[Callable, Callable]:
@@ -55,10 +55,10 @@ def _in_place(ufunc: np.ufunc) -> Callable:
 
 def _method(function: Any) -> Callable:
     """Return the method that is one of NumPy's functions, with the tensor first."""
-    implementation, name = NUMPY[function], f"Tensor.{function.__name__}"
+    name = f"Tensor.{function.__name__}"
 
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return _called(implementation, name, (self, *args), kwargs)
+        return call_function(function, (self, *args), kwargs, name)
 
     method.__name__, method.__doc__ = function.__name__, f"Run ``np.{function.__name__}`` on this."
     return method
@@ -362,28 +362,13 @@ class Tensor(TensorBase):
         """Run NumPy's ``ufunc(tensor, ...)`` as an op (NEP 13)."""
         if not kwargs and method == "__call__" and (call := NUMPY.get(ufunc)) is not None:
             return call(*inputs)
-        if ufunc is np.vecdot and kwargs.keys() == {"axis"}:
-            return NUMPY[ufunc](*inputs, **kwargs)
-        if method == "reduce" and ufunc is np.add and kwargs.keys() <= {"axis", "keepdims"}:
-            return reduce.sum_(*inputs, **{"axis": 0, **kwargs})
-        name = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
-        if out := kwargs.get("out"):
-            if not any(isinstance(x, Tensor) and x._node is not None for x in (*inputs, *out)):
-                kwargs["out"] = tuple(_plain(x) for x in out)
-                getattr(ufunc, method)(*map(_plain, inputs), **kwargs)
-                return out[0]
-        if kwargs:
-            name += " with " + ", ".join(f"{key}=" for key in kwargs)
-        return _on_plain_arrays(getattr(ufunc, method), name, inputs, kwargs)
+        return call_ufunc(ufunc, method, inputs, kwargs)
 
     def __array_function__(
         self, function: Callable, types: Sequence, args: tuple, kwargs: dict
     ) -> Any:
         """Run NumPy's ``function(tensor, ...)`` as an op (NEP 18)."""
-        name = f"{function.__module__}.{function.__name__}".replace("numpy", "np")
-        if (implementation := NUMPY.get(function)) is not None:
-            return _called(implementation, name, args, kwargs)
-        return _on_plain_arrays(function, name, args, kwargs)
+        return call_function(function, args, kwargs)
 
 
 def tensor(data: Any, requires_grad: bool = False, dtype: DTypeLike | None = None) -> Tensor:
@@ -530,35 +515,6 @@ def _plain(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x._array
     return type(x)(map(_plain, x)) if type(x) in (tuple, list) else x
-
-
-def _called(implementation: Callable, name: str, args: tuple, kwargs: dict) -> Any:
-    """Call what stands for a function of NumPy's; an argument without a meaning here is named."""
-    try:
-        return implementation(*args, **kwargs)
-    except TypeError:
-        try:
-            inspect.signature(implementation).bind(*args, **kwargs)
-        except TypeError as error:
-            hint = "; NumPy's name for dim is axis" if "'dim'" in str(error) else ""
-            raise TypeError(f"{name}: {error}{hint}") from None
-        raise
-
-
-def _on_plain_arrays(function: Callable, name: str, args: Any, kwargs: dict) -> Any:
-    """Call a NumPy function that has no rule; an error if a gradient would be lost."""
-
-    def plain(x: Any) -> Any:
-        if isinstance(x, Tensor):
-            if x._node is not None:
-                raise TypeError(
-                    f"{name} has no derivative here, and a tensor that requires a gradient was "
-                    "given; use .detach() for a constant, or ops of autograd"
-                )
-            return x._array
-        return type(x)(map(plain, x)) if type(x) in (list, tuple) else x
-
-    return function(*plain(tuple(args)), **{key: plain(value) for key, value in kwargs.items()})
 
 
 implements(np.astype)(lambda x, dtype: x.astype(dtype))

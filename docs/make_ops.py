@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 
 import autograd
-from autograd.op import NUMPY
+from autograd.dispatch import NUMPY, Question
 
 HEAD = """# The ops
 
@@ -52,15 +52,39 @@ tensors that require a gradient. These do:
 
 {plain}
 
-Any other function of NumPy's raises for a tensor that requires a gradient, and works on the array
-of any other tensor.
+Any other function of NumPy's raises for a tensor that requires a gradient. So does a function of
+the tables above when an argument has no rule, such as `where=` of `np.sum`, and when a tensor that
+requires a gradient is given for an argument through which none flows: no gradient is lost without
+an error. Where nothing requires a gradient, and under `no_grad()`, all of NumPy's functions and all
+of their arguments work, `out=` included.
+
+```python
+import numpy as np
+
+import autograd
+
+x = autograd.tensor([3.0, 4.0], requires_grad=True)
+np.sum(x * x).backward()
+print(np.sum(x.grad, where=[True, False]))
+try:
+    np.sum(x, where=[True, False])
+except TypeError as error:
+    print(str(error).split(",")[0])
+```
+
+```text
+tensor(6.)
+np.sum with where= has no derivative here
+```
 
 ## Conventions where there is no derivative
 
 At kinks and ties gradients are PyTorch's: `abs`, `relu`, `sign` and norms have 0 at 0; `clip`
 passes the gradient at its bounds; `max`, `min` and norms of order inf share it among elements that
 tie, `maximum` and `minimum` give one half to each; `sort` and `topk` are stable, so that the first
-of equals goes first; `prod` and `cumprod` are exact at zeros; `0**y` has the gradient 0 for y.
+of equals goes first; `unique` picks the first of equals; the counts of a histogram are constants,
+and the edges of its bins move with the ends of the data; `prod` and `cumprod` are exact at zeros;
+`0**y` has the gradient 0 for y.
 """
 
 
@@ -117,7 +141,7 @@ def page():
 
 def is_plain(function):
     """Return whether a function of NumPy's gives plain results."""
-    return getattr(NUMPY[function], "is_plain", False)
+    return isinstance(NUMPY[function], Question)
 
 
 if __name__ == "__main__":

@@ -560,7 +560,7 @@ clip.vjp(
 )
 
 
-@implements(np.clip)
+@implements(np.clip, inputs=("a", "a_min", "a_max", "min", "max"))
 def _(a, a_min=None, a_max=None, *, min=None, max=None):
     if not (a_min is a_max is None or min is max is None):
         raise ValueError("np.clip: the bounds are given twice, as a_min, a_max and as min, max")
@@ -592,7 +592,7 @@ where.vjp(
 )
 
 
-@implements(np.where)
+@implements(np.where, inputs=("x", "y"), asks=("condition",))
 def _(condition, x=None, y=None):
     if x is None and y is None:
         return np.nonzero(condition)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from autograd.engine import TensorBase
+from autograd.dispatch import answers, plain
 from autograd.formula import MOVES
 from autograd.op import implements, op
 
@@ -74,11 +74,6 @@ def is_basic(index):
         or (isinstance(part, slice | int | np.integer) and not isinstance(part, bool))
         for part in parts
     )
-
-
-def plain(x):
-    """Return a tensor's array, and anything else as it is."""
-    return x.numpy() if isinstance(x, TensorBase) else x
 
 
 def as_array(x):
@@ -242,26 +237,68 @@ def _(v, k=0):
     return scatter(v, np.nonzero(np.eye(n, k=k)), (n, n))
 
 
-# ---- NumPy's functions whose results are plain: questions, and new arrays
+@implements(np.unique)
+def _(
+    ar,
+    return_index=False,
+    return_inverse=False,
+    return_counts=False,
+    axis=None,
+    *,
+    equal_nan=True,
+    sorted=True,
+):
+    """Pick the elements at their first places, which get the gradient."""
+    _, first, *others = np.unique(
+        plain(ar), True, return_inverse, return_counts, axis, equal_nan=equal_nan
+    )
+    values = np.take(ar, first, axis)
+    found = (values, *([first] if return_index else []), *others)
+    return found if len(found) > 1 else values
 
 
-def on_plain_arrays(function):
-    """Let a function of NumPy's see the arrays of tensors: its result has no derivative."""
+def unique(function):
+    """Return what one of NumPy's functions does on tensors whose results have fields."""
 
-    def ask(*args, **kwargs):
-        return function(*map(plain, args), **{key: plain(x) for key, x in kwargs.items()})
+    def run(x):
+        values, *_ = np.unique(x, True, equal_nan=False)
+        return function(plain(x))._replace(values=values)
 
-    ask.is_plain = True
-    return implements(function)(ask)
+    return run
 
 
-for function in (
+implements(np.unique_all)(unique(np.unique_all))
+implements(np.unique_counts)(unique(np.unique_counts))
+implements(np.unique_inverse)(unique(np.unique_inverse))
+implements(np.unique_values)(lambda x: np.unique(x, equal_nan=False))
+
+
+# ---- NumPy's functions whose results have no derivative: questions, and new arrays
+
+
+answers(
     np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
-    np.logical_and, np.logical_or, np.logical_not, np.isnan, np.isinf, np.isfinite, np.signbit,
-    np.isclose, np.allclose, np.array_equal, np.any, np.all, np.count_nonzero,
-    np.argmax, np.argmin, np.argsort, np.argpartition, np.argwhere, np.nonzero, np.flatnonzero,
-    np.searchsorted, np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.iscomplexobj,
-    np.isrealobj, np.shares_memory, np.may_share_memory,
-    np.zeros_like, np.ones_like, np.full_like, np.empty_like,
-):  # fmt: skip
-    on_plain_arrays(function)
+    np.logical_and, np.logical_or, np.logical_not, np.logical_xor,
+    np.isnan, np.isinf, np.isfinite, np.isposinf, np.isneginf, np.isreal, np.iscomplex, np.isnat,
+    np.signbit, np.isin, np.isclose, np.allclose, np.array_equal, np.array_equiv,
+    np.any, np.all, np.count_nonzero, np.linalg.matrix_rank,
+    np.argmax, np.argmin, np.nanargmax, np.nanargmin, np.argsort, np.argpartition, np.lexsort,
+    np.argwhere, np.nonzero, np.flatnonzero, np.searchsorted, np.digitize,
+    np.diag_indices_from, np.tril_indices_from, np.triu_indices_from,
+    np.ravel_multi_index, np.unravel_index, np.packbits, np.unpackbits,
+    np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.bitwise_count, np.invert,
+    np.left_shift, np.right_shift, np.gcd, np.lcm,
+    np.shape, np.ndim, np.size, np.iscomplexobj, np.isrealobj,
+    np.result_type, np.common_type, np.min_scalar_type, np.can_cast, np.einsum_path,
+    np.shares_memory, np.may_share_memory,
+    np.array2string, np.array_repr, np.array_str,
+    np.save, np.savez, np.savez_compressed, np.savetxt,
+)  # fmt: skip
+
+# Their results have the shape and dtype of what is given, and nothing of its values.
+answers(np.zeros_like, np.ones_like, np.empty_like)
+
+
+@implements(np.bincount, asks=("x",), inputs=())
+def _(x, weights=None, minlength=0):
+    return np.bincount(x, weights, minlength)

@@ -155,15 +155,25 @@ def _einsum_gradient(g, output, operands, labels, i):
     return einsum(*(x for _, x in factors), subscripts=subscripts)
 
 
+def _in_letters(*given):
+    """Return the subscripts, as a string, and the operands of ``einsum(x, [0, 1], ..., [0])``."""
+    letters = string.ascii_uppercase + string.ascii_lowercase  # in the order of the numbers
+    groups = ["".join("..." if i is ... else letters[i] for i in x) for x in given[1::2]]
+    if len(given) % 2:
+        last = "".join("..." if i is ... else letters[i] for i in given[-1])
+        return ",".join(groups) + "->" + last, given[:-1:2]
+    return ",".join(groups), given[::2]
+
+
 def _unused(known):
     """Return a letter that is not among those known."""
     return next(letter for letter in string.ascii_letters if letter not in known)
 
 
-@implements(np.einsum)
+@implements(np.einsum, inputs=("subscripts", "operands"))
 def _(subscripts, *operands, optimize=True):
-    if not isinstance(subscripts, str):
-        raise TypeError("np.einsum on tensors takes its subscripts as a string, 'ij,jk->ik'")
+    if not isinstance(subscripts, str):  # einsum(x, [0, 1], y, [1, 2], [0, 2])
+        subscripts, operands = _in_letters(subscripts, *operands)
     inputs, arrow, output = subscripts.replace(" ", "").partition("->")
     labels = inputs.split(",")
     if len(labels) != len(operands):
@@ -202,7 +212,7 @@ def _(draw):
 # ---- the other products, in terms of these
 
 
-@implements(np.tensordot)
+@implements(np.tensordot, inputs=("a", "b"))
 def tensordot(a, b, axes=2):
     """Sum of products over pairs of axes: the last of a and the first of b, or as given."""
     if np.ndim(axes) == 0:
@@ -222,31 +232,41 @@ def tensordot(a, b, axes=2):
     return einsum(a, b, subscripts=subscripts)
 
 
-@implements(np.dot)
+@implements(np.dot, inputs=("a", "b"))
 def _(a, b):
     if np.ndim(a) == 0 or np.ndim(b) == 0:
         return np.multiply(a, b)
     return tensordot(a, b, (-1, -1 if np.ndim(b) == 1 else -2))
 
 
-@implements(np.inner)
+@implements(np.inner, inputs=("a", "b"))
 def _(a, b):
     return np.multiply(a, b) if 0 in (np.ndim(a), np.ndim(b)) else tensordot(a, b, (-1, -1))
 
 
-implements(np.outer)(lambda a, b: np.reshape(a, (-1, 1)) * np.reshape(b, (1, -1)))
-implements(np.vdot)(lambda a, b: tensordot(np.reshape(a, -1), np.reshape(b, -1), 1))
-implements(np.linalg.tensordot)(lambda x1, x2, *, axes=2: tensordot(x1, x2, axes))
+@implements(np.outer, inputs=("a", "b"))
+def _(a, b):
+    return np.reshape(a, (-1, 1)) * np.reshape(b, (1, -1))
 
 
-@implements(np.linalg.outer)
+@implements(np.vdot, inputs=("a", "b"))
+def _(a, b):
+    return tensordot(np.reshape(a, -1), np.reshape(b, -1), 1)
+
+
+@implements(np.linalg.tensordot, inputs=("x1", "x2"))
+def _(x1, x2, *, axes=2):
+    return tensordot(x1, x2, axes)
+
+
+@implements(np.linalg.outer, inputs=("x1", "x2"))
 def _(x1, x2):
     if np.ndim(x1) != 1 or np.ndim(x2) != 1:
         raise ValueError(f"outer: expected two vectors, got shapes {np.shape(x1)}, {np.shape(x2)}")
     return np.outer(x1, x2)
 
 
-@implements(np.vecdot, np.linalg.vecdot)
+@implements(np.vecdot, np.linalg.vecdot, inputs=("x1", "x2"))
 def _(x1, x2, *, axis=-1):
     return np.sum(np.moveaxis(x1, axis, -1) * np.moveaxis(x2, axis, -1), -1)
 
@@ -355,7 +375,7 @@ def _(g, a, out, b_shape):
     return g_a, g_b[..., 0] if vector else g_b
 
 
-implements(np.linalg.solve)(lambda a, b: solve(a, b))
+implements(np.linalg.solve, inputs=("a", "b"))(lambda a, b: solve(a, b))
 
 
 @solve.sample

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from autograd.dispatch import METHODS, NoRule, plain
 from autograd.op import implements, op
 
 
@@ -48,6 +49,7 @@ def sum_(x, axis=None, keepdims=False):
 sum_.formula("out = Σ_i x_i; dx_i = g", along="axis")
 sum_.vjp(x=lambda g, x_shape, axis, keepdims: restore(g, x_shape, axis, keepdims))
 implements(np.sum)(lambda a, axis=None, *, keepdims=False: sum_(a, axis, keepdims))
+METHODS[np.add, "reduce"] = lambda array, axis=0, keepdims=False: sum_(array, axis, keepdims)
 sum_.sample(sample_reduction)
 
 
@@ -398,12 +400,57 @@ def norm(x, ord=None, axis=None, keepdims=False):
         sums = np.sum(np.absolute(x), axis=summed, keepdims=True)
         out = (max_ if ord > 0 else min_)(sums, along, True)
         return out if keepdims else np.squeeze(out, axes)
-    raise TypeError(
-        f"np.linalg.norm on a tensor: the matrix norm of order {ord!r} has no derivative here; "
-        "'fro', 1, -1, inf and -inf have"
-    )
+    raise NoRule(f"ord={ord!r} over two axes")
 
 
 @implements(np.linalg.matrix_norm)
 def _(x, *, keepdims=False, ord="fro"):
     return norm(x, ord, (-2, -1), keepdims)
+
+
+# ---- counts: they are constants, and the edges of the bins move with the ends of the data
+
+
+def moving(edges, x, bins, range):
+    """Return the edges of bins, on the tape: those between the ends move in proportion."""
+    if np.ndim(bins):
+        return bins
+    if range is not None or np.size(x) == 0:
+        return edges
+    share = np.linspace(0, 1, len(edges), dtype=edges.dtype)
+    first, last = np.min(x), np.max(x)
+    moved = (first - plain(first)) * (1 - share) + (last - plain(last)) * share  # by 0
+    return edges + moved
+
+
+@implements(np.histogram_bin_edges, inputs=("a", "bins"), asks=("weights",))
+def _(a, bins=10, range=None, weights=None):
+    return moving(np.histogram_bin_edges(plain(a), plain(bins), range, weights), a, bins, range)
+
+
+@implements(np.histogram, inputs=("a", "bins"))
+def _(a, bins=10, range=None, density=None, weights=None):
+    if density:
+        raise NoRule("density=True")
+    counts, edges = np.histogram(plain(a), plain(bins), range, weights=weights)
+    return counts, moving(edges, a, bins, range)
+
+
+@implements(np.histogramdd)
+def histogramdd(sample, bins=10, range=None, density=None, weights=None):
+    """Count over several axes: of an array one for each column, of a sequence one an entry."""
+    if density:
+        raise NoRule("density=True")
+    counts, edges = np.histogramdd(plain(sample), bins, range, weights=weights)
+    columns = sample if isinstance(sample, tuple | list) else np.atleast_2d(np.transpose(sample))
+    bins = [bins] * len(edges) if np.ndim(bins) == 0 else bins
+    range = [None] * len(edges) if range is None else range
+    return counts, tuple(map(moving, edges, columns, bins, range))
+
+
+@implements(np.histogram2d, inputs=("x", "y"))
+def _(x, y, bins=10, range=None, density=None, weights=None):
+    if isinstance(bins, np.ndarray) and bins.size > 2:  # the edges of both
+        bins = [bins, bins]
+    counts, edges = histogramdd([x, y], bins, range, density, weights)
+    return counts, *edges

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
+from autograd.dispatch import NoRule
+from autograd.engine import TensorBase
 from autograd.formula import MOVES
 from autograd.op import implements, op, sum_to_shape
 from autograd.ops.index import scatter
@@ -24,7 +26,7 @@ def _(a, shape, order="C"):
         shape = shape if isinstance(shape, tuple | list) else (shape,)
         return transpose(reshape(transpose(a), tuple(shape)[::-1]))
     if order != "C":
-        raise ValueError(f"reshape: order is {order!r}; on a tensor it must be 'C' or 'F'")
+        raise NoRule(f"order={order!r}")
     return reshape(a, shape)
 
 
@@ -121,7 +123,7 @@ def _(g, x_shape, pad_width):
 @implements(np.pad)
 def _(array, pad_width, mode="constant", *, constant_values=0):
     if mode != "constant":
-        raise TypeError(f"np.pad on a tensor: mode {mode!r} has no derivative here, 'constant' has")
+        raise NoRule(f"mode={mode!r}")
     return pad(array, pad_width, constant_values)
 
 
@@ -320,7 +322,8 @@ def at_least(ndim, shape_of):
     """Return what a function of NumPy's does on tensors that gives arrays a number of axes."""
 
     def make(*arys):
-        found = [x if np.ndim(x) >= ndim else np.reshape(x, shape_of(np.shape(x))) for x in arys]
+        arrays = [x if isinstance(x, TensorBase) else np.asarray(x) for x in arys]
+        found = [x if x.ndim >= ndim else np.reshape(x, shape_of(x.shape)) for x in arrays]
         return found[0] if len(found) == 1 else tuple(found)
 
     return make
@@ -347,7 +350,7 @@ def _(tup):
     return np.concatenate(columns, axis=1)
 
 
-@implements(np.append)
+@implements(np.append, inputs=("arr", "values"))
 def _(arr, values, axis=None):
     return np.concatenate([arr, values], axis)
 
@@ -416,3 +419,11 @@ def _(a, n=1, axis=-1):
 
 
 implements(np.copy)(lambda a, order="K": np.astype(a, a.dtype))
+
+
+@implements(np.full_like, inputs=("fill_value",), asks=("a",))
+def _(a, fill_value, dtype=None, order="K", subok=True, shape=None, *, device=None):
+    if not isinstance(fill_value, TensorBase):
+        return np.full_like(a, fill_value, dtype, order, subok, shape, device=device)
+    like = np.empty_like(a, dtype, order, subok, shape, device=device)
+    return np.broadcast_to(fill_value, like.shape).astype(like.dtype)
