@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util as _util
-import os as _os
+import _signal  # the part of the module signal that takes no time to import
 import sys as _sys
-from pathlib import Path as _Path
+
+
+def _is_command() -> bool:
+    """Return whether this process is the command: npgpt, or python -m npgpt."""
+    if _sys.argv[:1] == ["-m"]:  # as long as Python looks for the module
+        after = _sys.orig_argv[_sys.orig_argv.index("-m") + 1 :]
+        return after[:1] in (["npgpt"], ["npgpt.cli"])
+    name = "".join(_sys.argv[:1]).replace("\\", "/").rsplit("/", 1)[-1]
+    return name in ("npgpt", "npgpt.exe")
+
+
+if _is_command() and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    # Ctrl-C while the libraries are imported ends the command without a traceback
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+import importlib.util as _util  # noqa: E402
+import os as _os  # noqa: E402
+from pathlib import Path as _Path  # noqa: E402
 
 
 def _refuse_namesake() -> None:
@@ -19,7 +35,7 @@ def _refuse_namesake() -> None:
                 "autograd' and install npgpt again (pip install --force-reinstall --no-deps .), or "
                 "use a new environment"
             )
-            if _Path(_sys.argv[0]).stem == "npgpt":  # the command: no traceback
+            if _is_command():  # no traceback
                 raise SystemExit(f"npgpt: {message}")
             raise ImportError(message)
 

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,14 +49,19 @@ def main(args: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
     from npgpt.errors import UserError
 
+    for stream in ("stdout", "stderr"):  # closed by whoever started the command
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for an encoding that lacks a sign
     try:
+        if args is None and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # see npgpt/__init__.py
         return dispatch(sys.argv[1:] if args is None else args)
     except UserError as error:
         print(f"npgpt: {error}", file=sys.stderr)
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        forget_stdout()
         return 0
     except MemoryError as error:
         what = f"not enough memory{f': {error}' if str(error) else ''}"
@@ -143,7 +149,7 @@ def train(args: list[str]) -> int:
 
     from npgpt import train as training
     from npgpt.config import TrainConfig
-    from npgpt.display import Display
+    from npgpt.display import Display, OutputLost, showing
     from npgpt.errors import UserError
 
     @dataclass
@@ -193,16 +199,30 @@ def train(args: list[str]) -> int:
         verb = f"continues at step {run.progress.step}"
     else:
         verb = f"is finished at step {run.progress.step} (to go on, add --max_iters N)"
-    print(
-        f"{run.folder} {verb}: {run.model.n_parameters():,} parameters, "
-        f"{len(run.tokens):,} tokens of {where}, vocabulary {run.tokenizer.n_vocab:,}",
-        flush=True,
-    )
     again = f"npgpt train --resume {_quoted(str(run.folder))}"
     try:
+        with showing():
+            print(
+                f"{run.folder} {verb}: {run.model.n_parameters():,} parameters, "
+                f"{len(run.tokens):,} tokens of {where}, vocabulary {run.tokenizer.n_vocab:,}",
+                flush=True,
+            )
         training.train(run, Display(run.config.max_iters, run.progress.step))
-    except training.Interrupted:
-        print(f"interrupted at step {run.progress.step}, and saved; continue with: {again}")
+    except training.Interrupted as stop:
+        by = "" if stop.number == signal.SIGINT else f" ({stop})"
+        tell(f"interrupted{by} at step {run.progress.step}, and saved; continue with: {again}")
+        return 128 + stop.number
+    except OutputLost as lost:
+        forget_stdout()
+        step = run.progress.step
+        tell(
+            f"npgpt: standard output cannot be written ({lost}): ended at step {step}, and saved; "
+            f"continue with: {again}",
+            sys.stderr,
+        )
+        return 128 + 13 if lost.errno == errno.EPIPE else 2  # 13: SIGPIPE, as of any other command
+    except KeyboardInterrupt:
+        tell(f"ended at once; what was saved before is kept. Continue with: {again}", sys.stderr)
         return 130
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
@@ -213,6 +233,19 @@ def train(args: list[str]) -> int:
         ) from None
     show_sample(run)
     return 0
+
+
+def tell(text: str, file: Any = None) -> None:
+    """Print a line if it can be; a terminal may be gone."""
+    try:
+        print(text, file=file, flush=True)
+    except OSError:
+        forget_stdout()
+
+
+def forget_stdout() -> None:
+    """Write nothing to standard output any more: what is buffered for a reader that is gone."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def show_sample(run: Any) -> None:

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class OutputLost(Exception):
+    """What is shown cannot be written: a reader such as ``head`` ended, a terminal was closed."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror or str(error))
+        self.errno = error.errno
+
+
+@contextmanager
+def showing() -> Iterator[None]:
+    """Turn an error of writing, inside the block, into `OutputLost`."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputLost(error) from None
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the caller save its work: the library would end the program, with exit code 1."""
+        raise  # noqa: PLE0704 (the library calls this while it handles the error)
 
 
 class Display:
@@ -17,10 +42,15 @@ class Display:
     total, start : int
         Updates in all, and those done before.
     console : Console, optional
+
+    Raises
+    ------
+    OutputLost
+        By every method, if nothing can be written.
     """
 
     def __init__(self, total: int, start: int = 0, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, markup=False, emoji=False)
+        self.console = console or _Console(highlight=False, markup=False, emoji=False)
         self._losses = {"train": float("nan"), "val": float("nan")}
         self._rate = 0.0
         self._shown = time.monotonic()
@@ -37,19 +67,23 @@ class Display:
         self._step = start
 
     def __enter__(self) -> None:
-        self._progress.start()
+        with showing():
+            self._progress.start()
 
     def __exit__(self, *exception: Any) -> None:
-        self._progress.stop()
+        with suppress(OSError):
+            self._progress.stop()
 
     def _print(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True)
+        with showing():
+            self.console.print(line, soft_wrap=True)
 
     def _update(self) -> None:
         losses = f"train {self._losses['train']:.3f}  val {self._losses['val']:.3f}"
         if self.console.width >= 70:  # else it would cut the step short
             losses += f"  {self._rate:>7,.0f} tokens/s"
-        self._progress.update(self._task, completed=self._step, losses=losses)
+        with showing():
+            self._progress.update(self._task, completed=self._step, losses=losses)
 
     def step(self, step: int, loss: float, rate: float) -> None:
         """Show a step that was logged."""

@@ -40,7 +40,7 @@ from npgpt.data import (
     tokenizer_of_tokens,
     write_tokens,
 )
-from npgpt.display import Display
+from npgpt.display import Display, OutputLost
 from npgpt.errors import UserError
 from npgpt.evaluate import estimate_loss, whole_loss
 from npgpt.files import (
@@ -73,7 +73,11 @@ from npgpt.weights import (
 
 
 class Interrupted(Exception):
-    """Ctrl-C was pressed, and the state is saved."""
+    """A signal ended the training, such as that of Ctrl-C, and the state is saved."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(signal.strsignal(number))
+        self.number = number
 
 
 @dataclass
@@ -283,7 +287,9 @@ def train(run: Run, display: Display) -> None:
     Raises
     ------
     Interrupted
-        After Ctrl-C, with the state saved.
+        After Ctrl-C, SIGTERM or SIGHUP, with the state saved.
+    OutputLost
+        If nothing can be shown any more, with the state saved.
     UserError
         If the loss is no longer finite.
     """
@@ -312,8 +318,8 @@ def train(run: Run, display: Display) -> None:
                     progress.evaluated = progress.step
                     values = {"train_loss": train_loss, "val_loss": val_loss}
                     metrics.write(progress.step, **values, elapsed_seconds=elapsed())
-                    display.evaluated(progress.step, train_loss, val_loss)
                     run.save_state()
+                    display.evaluated(progress.step, train_loss, val_loss)
                     since += time.monotonic() - paused
                 if progress.step >= config.max_iters:
                     break
@@ -338,9 +344,10 @@ def train(run: Run, display: Display) -> None:
                 metrics.write(progress.step, val_loss=loss, elapsed_seconds=elapsed())
                 run.save_state()
                 display.finished(loss, progress.best_step, elapsed())
-        except Interrupted:
+        except (Interrupted, OutputLost):
             elapsed()
             run.save_state()
+            interrupt.check()  # a terminal that is closed sends a signal as well
             raise
         finally:
             release(run.folder)
@@ -635,34 +642,45 @@ class Metrics:
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed."""
+    """Which signal, if any, asked the training to end."""
 
-    pressed = False
+    number: int | None = None
 
     def check(self) -> None:
-        """Raise Interrupted if so."""
-        if self.pressed:
-            raise Interrupted
+        """Raise Interrupted if there was one."""
+        if self.number is not None:
+            raise Interrupted(self.number)
 
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Let the first Ctrl-C end training between two steps, and the second at once."""
+    """Let a signal end training between two steps, and a second Ctrl-C at once.
+
+    The signals are that of Ctrl-C, SIGTERM, and SIGHUP unless nohup lets the process ignore it.
+    SIGTERM and SIGHUP often come twice, from a shell and from the system: only the signal of Ctrl-C
+    means more the second time.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
 
     def handler(number: int, frame: Any) -> None:
-        if interrupt.pressed:
+        if number == signal.SIGINT and interrupt.number is not None:
             raise KeyboardInterrupt
-        interrupt.pressed = True
+        interrupt.number = number
 
-    before = signal.signal(signal.SIGINT, handler)
+    before = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is None or name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN:
+            continue
+        before[number] = signal.signal(number, handler)
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 __all__ = ["Interrupted", "Run", "latest_run", "resume", "start", "train", "train_step"]

@@ -1,6 +1,7 @@
 """The command line, as its users meet it: what it prints, and what it says to what is wrong."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -294,3 +295,26 @@ def test_a_folder_that_cannot_be_written(folder, here, capsys):
     err = capsys.readouterr().err
     assert f"the folder {folder} cannot be" in err and "Permission denied" in err
     assert not any(Path("locked").iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_ctrl_c_during_imports(tmp_path):
+    (tmp_path / "numpy.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for arguments, is_silent in (
+        (["-m", "npgpt.cli", "train"], True),
+        (["-c", "import npgpt"], False),
+    ):
+        result = subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == -signal.SIGINT
+        assert result.stderr == "" if is_silent else "KeyboardInterrupt" in result.stderr
+
+
+def test_a_closed_output(here):
+    command = f"{sys.executable} -m npgpt.cli train --data text.txt {' '.join(TINY)} >&- 2>&-"
+    assert subprocess.run(command, shell=True).returncode == 0
+    assert Path("out/0001/model.safetensors").exists()

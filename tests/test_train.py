@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import io
 import json
 import os
 import random
@@ -21,12 +22,12 @@ from npgpt import GPT, UserError
 from npgpt.cli import main
 from npgpt.config import TrainConfig
 from npgpt.data import write_tokens
-from npgpt.display import Display
+from npgpt.display import Display, OutputLost
 from npgpt.evaluate import whole_loss
 from npgpt.files import read_tensors, release, replacing, write_tensors, write_text
 from npgpt.replay import Replay
 from npgpt.tokenizers import ByteTokenizer
-from npgpt.train import Interrupted, latest_run, resume, start, train
+from npgpt.train import Interrupted, interruptible, latest_run, resume, start, train
 from npgpt.weights import load_pretrained
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
@@ -256,6 +257,76 @@ def test_ctrl_c_saves_and_resuming_continues_bit_for_bit(step, text, tmp_path, u
     run = resume(run.folder, {})
     assert run.progress.step == step
     train(run, Quiet(run))
+    same_runs(run.folder, uninterrupted)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_other_signals_save_as_well(name, text, tmp_path, uninterrupted):
+    number = getattr(signal, name)
+    run = start(config(text, tmp_path / "run"))
+    display = Quiet(run)
+
+    def step(*args):  # a shell and the system may both send the signal
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+
+    display.step = step
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(Interrupted) as caught:
+            train(run, display)
+        assert signal.getsignal(number) is signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)  # as by nohup
+        with interruptible():
+            assert (signal.getsignal(number) is signal.SIG_IGN) == (name == "SIGHUP")
+    finally:
+        signal.signal(number, before)
+    assert caught.value.number == number
+    train(again := resume(run.folder, {}), Quiet(again))
+    same_runs(run.folder, uninterrupted)
+
+
+@pytest.mark.parametrize("n_signals", [1, 2])
+def test_signals_while_a_checkpoint_is_written(
+    n_signals, text, tmp_path, monkeypatch, uninterrupted
+):
+    run = start(config(text, tmp_path / "run"))
+
+    def interrupted(path, *args):
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            for _ in range(n_signals if run.progress.step == 8 else 0):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+        write_tensors(path, *args)
+
+    monkeypatch.setattr("npgpt.train.write_tensors", interrupted)
+    with pytest.raises(Interrupted if n_signals == 1 else KeyboardInterrupt):
+        train(run, Quiet(run))
+    monkeypatch.undo()
+    again = resume(run.folder, {})
+    assert again.progress.step == (9 if n_signals == 1 else 4)
+    train(again, Quiet(again))
+    same_runs(run.folder, uninterrupted)
+    assert not list(run.folder.glob(".*"))
+
+
+@pytest.mark.parametrize("n_lines", range(4))
+def test_output_that_nobody_reads_loses_nothing(n_lines, text, tmp_path, uninterrupted):
+    class Closed(io.StringIO):
+        def write(self, text):
+            if self.getvalue().count("\n") >= n_lines:
+                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+            return super().write(text)
+
+    run = start(config(text, tmp_path / "run"))
+    display = Display(12)
+    display.console.file = Closed()
+    with pytest.raises(OutputLost):
+        train(run, display)
+    again = resume(run.folder, {})
+    assert again.progress.step == 4 * n_lines == again.progress.evaluated
+    train(again, Quiet(again))
     same_runs(run.folder, uninterrupted)
 
 
@@ -613,6 +684,21 @@ def test_text_in_brackets_is_no_markup(tmp_path, monkeypatch, capsys):
     assert "--model '[red]x y' --prompt='[/i] [bold]x[/b]'" in out
 
 
+def test_a_reader_that_ends(text, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(config(text, tmp_path / "run", max_iters=10**6).to_toml())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "npgpt.cli", "train", recipe],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert "trains" in process.stdout.readline()
+    process.stdout.close()
+    message = process.stderr.read()
+    assert process.wait() == 141  # 128 + SIGPIPE
+    assert re.fullmatch(r"npgpt: .*Broken pipe.*saved; continue with: npgpt train .*\n", message)
+    assert resume(tmp_path / "run", {}).progress.evaluated == 0
+
+
 def test_resuming_by_command(text, tmp_path, capsys):
     folder = run_to_the_end(text, tmp_path / "run", max_iters=4).folder
     for args in ([], ["--max_iters", 2], ["--out_dir", folder]):
@@ -643,8 +729,6 @@ def test_options_that_a_model_contradicts_by_command(text, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(("width", "shown"), [(40, False), (100, True)])
 def test_the_live_line_of_a_narrow_terminal(width, shown):
-    import io
-
     from rich.console import Console
 
     file = io.StringIO()
@@ -655,13 +739,11 @@ def test_the_live_line_of_a_narrow_terminal(width, shown):
     assert ("tokens/s" in file.getvalue()) == shown
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path, text):
-    from npgpt.train import interruptible
-
+def test_a_second_ctrl_c_ends_at_once():
     with pytest.raises(KeyboardInterrupt), interruptible() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
-        assert interrupt.pressed
+        assert interrupt.number == signal.SIGINT
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
