@@ -1,13 +1,16 @@
 """Derivatives of functions, as functions: the names of JAX and HIPS autograd.
 
 Arguments and results may be arrays, numbers, or any nesting of tuples, lists, dicts and dataclasses
-of them. Arrays in, arrays out; Tensors in, Tensors out. Transformations nest: ``grad(grad(f))``.
+of them, their subclasses included. Anything else in them, None for example, stays as it is, and
+has None for a gradient. Arrays in, arrays out; Tensors in, Tensors out. Transformations nest:
+``grad(grad(f))``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -49,7 +52,15 @@ def value_and_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Call
     function : callable
         To a scalar.
     argnums : int or sequence of int
-        Which positional arguments to differentiate; of a sequence, the gradient is a tuple.
+        Which positional arguments to differentiate, -1 for the last; of a sequence, the gradient
+        is a tuple.
+
+    Raises
+    ------
+    TypeError
+        If `argnums` holds anything but integers, or names an argument that a call does not have.
+    ValueError
+        If `argnums` is empty, or names an argument twice.
 
     Examples
     --------
@@ -59,6 +70,7 @@ def value_and_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Call
     >>> float(value), gradient["w"].tolist()
     (5.0, [2.0, 4.0])
     """
+    single = _is_number(argnums)
 
     def differentiated(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         with _differentiating(args) as (finish, create_graph):
@@ -66,7 +78,7 @@ def value_and_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Call
             out = _scalar(function(*lifted, **kwargs))
             found = _pulled([out], leaves, create_graph=create_graph)
             results = _fill(trees, [finish(g) for g in found])
-            return finish(out), results[0] if isinstance(argnums, int) else results
+            return finish(out), results[0] if single else results
 
     return differentiated
 
@@ -177,6 +189,7 @@ def jacobian(function: Callable, argnum: int = 0) -> Callable:
     >>> jacobian(lambda x: np.array([[1.0, 2.0], [3.0, 4.0]]) @ x)(np.ones(2)).tolist()
     [[1.0, 2.0], [3.0, 4.0]]
     """
+    _check_single(argnum)
 
     def differentiated(*args: Any, **kwargs: Any) -> Any:
         with _differentiating(args) as (finish, create_graph):
@@ -207,6 +220,7 @@ def hessian(function: Callable, argnum: int = 0) -> Callable:
     >>> hessian(lambda x: x[0] ** 2 * x[1])(np.array([3.0, 2.0])).tolist()
     [[4.0, 6.0], [6.0, 0.0]]
     """
+    _check_single(argnum)
     return jacobian(grad(function, argnum), argnum)
 
 
@@ -327,15 +341,45 @@ def _tensors(tree: Any) -> list[Any]:
 def tree_map(function: Callable, tree: Any) -> Any:
     """Apply a function to every leaf of a nesting of tuples, lists, dicts and dataclasses."""
     if isinstance(tree, dict):
-        return type(tree)((key, tree_map(function, value)) for key, value in tree.items())
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(tree_map(function, value) for value in tree))
-    if isinstance(tree, list | tuple):
-        return type(tree)(tree_map(function, value) for value in tree)
+        ordered = isinstance(tree, OrderedDict)
+        put = OrderedDict.__setitem__ if ordered else dict.__setitem__
+        other = _with_attributes(tree, type(tree).__new__(type(tree)))
+        if isinstance(tree, defaultdict):
+            other.default_factory = tree.default_factory
+        for key, value in tree.items():
+            put(other, key, tree_map(function, value))
+        return other
+    if isinstance(tree, list):
+        other = _with_attributes(tree, type(tree).__new__(type(tree)))
+        list.extend(other, [tree_map(function, value) for value in tree])
+        return other
+    if isinstance(tree, tuple):
+        values = [tree_map(function, value) for value in tree]
+        return _with_attributes(tree, tuple.__new__(type(tree), values))
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        values = {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree) if f.init}
-        return dataclasses.replace(tree, **tree_map(function, values))
+        other = _with_attributes(tree, object.__new__(type(tree)))
+        for field in dataclasses.fields(tree):
+            if hasattr(tree, field.name):
+                value = tree_map(function, getattr(tree, field.name))
+                object.__setattr__(other, field.name, value)  # a frozen one has no other way
+        return other
     return function(tree)
+
+
+def _with_attributes(tree: Any, other: Any) -> Any:
+    """Give a new container the attributes of another of its class.
+
+    The constructor of a container does not run: a class may have one of its own, with other
+    arguments, or one that computes with the values.
+    """
+    if hasattr(tree, "__dict__"):
+        other.__dict__.update(tree.__dict__)
+    for kind in type(tree).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(tree, name):
+                object.__setattr__(other, name, getattr(tree, name))
+    return other
 
 
 _SLOT = object()  # stands for a leaf in a tree without its leaves
@@ -376,10 +420,8 @@ def _lift(args: tuple, argnums: Any, what: str) -> tuple[list, tuple, list[Tenso
         return leaf
 
     lifted = list(args)
-    chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    chosen = _places(argnums, len(args))
     for i in chosen:
-        if not -len(args) <= i < len(args):
-            raise TypeError(f"argnums names argument {i}, and the call has {len(args)}")
         before = len(leaves)
         lifted[i] = tree_map(lift, args[i])
         if len(leaves) == before:
@@ -392,6 +434,45 @@ def _lift(args: tuple, argnums: Any, what: str) -> tuple[list, tuple, list[Tenso
         tree_map(lambda leaf: _SLOT if id(leaf) in mark else None, lifted[i]) for i in chosen
     )
     return lifted, trees, leaves
+
+
+def _is_number(argnums: Any) -> bool:
+    """Return whether `argnums` names one argument, and not several; raise if it names none."""
+    if isinstance(argnums, list | tuple | range):
+        for i in argnums:
+            _check_number(i)
+        if not argnums:
+            raise ValueError("argnums is empty; expected at least one argument's number")
+        return False
+    _check_number(argnums)
+    return True
+
+
+def _check_number(argnum: Any) -> None:
+    if isinstance(argnum, bool) or not isinstance(argnum, int | np.integer):
+        raise TypeError(
+            f"argnums is {argnum!r}; expected the number of an argument, 0 for the first, or "
+            "several in a tuple"
+        )
+
+
+def _check_single(argnum: Any) -> None:
+    if not _is_number(argnum):
+        raise TypeError(f"argnum is {argnum!r}; expected one number: call this once for each")
+
+
+def _places(argnums: Any, n: int) -> list[int]:
+    """Return which of n arguments are meant, counted from the front, in their order."""
+    places = []
+    for i in (argnums,) if _is_number(argnums) else argnums:
+        if not -n <= i < n:
+            raise TypeError(f"argnums names argument {i}, and the call has {n}")
+        places.append(int(i) % n)
+    if len(set(places)) < len(places):
+        raise ValueError(
+            f"argnums names an argument twice: {argnums}, of {n} arguments; name each once"
+        )
+    return places
 
 
 def _is_real(leaf: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import weakref
+from collections import Counter, OrderedDict, defaultdict
 from typing import NamedTuple
 
 import numpy as np
@@ -267,3 +268,147 @@ def test_other_watchers_leave_a_checkpoint_alone():
     x = autograd.tensor(X, requires_grad=True)
     with autograd.detect_anomaly():
         assert checkpoint(np.sin)(x)._node.selects[0].op.name == "checkpoint"
+
+
+# ---- containers of other classes, and what argnums may be
+
+
+class Weights(dict):
+    def __init__(self, a, b):
+        super().__init__(a=a, b=b)
+        self.note = "mine"
+
+
+class Point(tuple):
+    def __new__(cls, x, y):
+        return super().__new__(cls, (x, y))
+
+
+class Slotted(list):
+    __slots__ = ("note",)
+
+    def __init__(self, first, *, note):
+        super().__init__([first])
+        self.note = note
+
+
+class Named(Pair):
+    def __new__(cls, both):
+        return super().__new__(cls, both, both)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    w: object
+    n: int = 3
+
+
+@dataclasses.dataclass(init=False)
+class Built:
+    w: object
+    norm: object = dataclasses.field(init=False)
+
+    def __init__(self, size):
+        self.w, self.norm = np.ones(size), float(size)
+
+
+@dataclasses.dataclass
+class Checked:
+    w: object
+    scale: dataclasses.InitVar[float]
+
+    def __post_init__(self, scale):
+        self.w = float(self.w) * scale
+
+
+def flat(tree):
+    """The values in a container, whatever its class."""
+    if isinstance(tree, dict):
+        return list(tree.values())
+    if dataclasses.is_dataclass(tree):
+        return [getattr(tree, field.name) for field in dataclasses.fields(tree)]
+    return list(tree)
+
+
+CONTAINERS = [
+    defaultdict(list, a=2.0, b=None),
+    OrderedDict(b=2.0, a=3.0),
+    Counter(a=2.0),
+    Weights(2.0, 3.0),
+    Point(2.0, 3.0),
+    Slotted(2.0, note="mine"),
+    Named(2.0),
+    Pair(2.0, None),
+    Frozen(2.0),
+    Built(2),
+    Checked(2.0, 3.0),
+    (2.0, None, "text", [3.0, None]),
+]
+
+
+@pytest.mark.parametrize("tree", CONTAINERS, ids=lambda tree: type(tree).__name__)
+def test_containers_keep_their_class(tree):
+    def square(tree):
+        numbers = [x for x in flat(tree) if isinstance(x, autograd.Tensor)]
+        assert numbers
+        return sum((x * x).sum() for x in numbers)
+
+    gradient = grad(square)(tree)
+    assert type(gradient) is type(tree)
+    for x, g in zip(flat(tree), flat(gradient), strict=True):
+        if isinstance(x, float | np.ndarray):
+            np.testing.assert_array_equal(g, 2 * x)
+        elif not isinstance(x, list):
+            assert g is None
+    assert getattr(gradient, "note", None) == getattr(tree, "note", None)
+    assert getattr(gradient, "default_factory", None) is getattr(tree, "default_factory", None)
+    if isinstance(tree, dict):
+        assert list(gradient) == list(tree)
+    same, pull_back = vjp(lambda tree: tree, tree)  # as a result, too
+    assert type(same) is type(tree)
+    assert all(map(np.array_equal, flat(same), flat(tree)))
+    assert type(pull_back(gradient)[0]) is type(tree)
+
+
+def three(x, y, z):
+    return x * y**2 * z**3
+
+
+@pytest.mark.parametrize("argnums", [-3, 0, np.int64(1), np.uint8(2), (0, -1), [2, 0], range(3)])
+def test_argnums_name_arguments(argnums):
+    expected = np.array([4 * 27, 2 * 27 * 2, 3 * 9 * 4])  # of 1, 2, 3
+    found = grad(three, argnums)(1.0, 2.0, 3.0)
+    one = isinstance(argnums, int | np.integer)
+    assert isinstance(found, float if one else tuple)
+    np.testing.assert_allclose(found, expected[argnums if one else list(argnums)], rtol=1e-14)
+
+
+@pytest.mark.parametrize("transform", [grad, value_and_grad, elementwise_grad])
+@pytest.mark.parametrize(
+    ("argnums", "message"),
+    [
+        ((0, 0), "names an argument twice"),
+        ((0, -3), "names an argument twice"),
+        ([1, np.int64(-2)], "names an argument twice"),
+        ((), "argnums is empty"),
+        (3, "names argument 3, and the call has 3"),
+        ((0, -4), "names argument -4, and the call has 3"),
+        (True, "argnums is True; expected the number"),
+        ((0, False), "argnums is False; expected the number"),
+        (1.0, "argnums is 1.0; expected the number"),
+        ("x", "argnums is 'x'; expected the number"),
+        (None, "argnums is None; expected the number"),
+        (((0,),), r"argnums is \(0,\); expected the number"),
+    ],
+)
+def test_argnums_that_name_none(transform, argnums, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        transform(three, argnums)(1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize("transform", [jacobian, hessian])
+def test_argnum_is_one(transform):
+    assert transform(three, np.int64(-3))(1.0, 2.0, 3.0) == (108 if transform is jacobian else 0)
+    for wrong in ((0,), [0, 1], True, 0.0):
+        with pytest.raises(TypeError, match="argnum"):
+            transform(three, wrong)
