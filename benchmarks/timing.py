@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+
+from autograd.files import write_json
 
 
 def options(description: str, quick: str = "few repetitions") -> argparse.ArgumentParser:
@@ -28,9 +28,7 @@ def report(tables: Sequence[Any], note: str, rows: list[dict[str, Any]], path: P
         console.print(table, highlight=False)
     console.print(note, highlight=False, soft_wrap=True)
     if path:
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, rows, indent=2)
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import autograd
 from autograd.dispatch import NUMPY, Question
+from autograd.files import write_text
 
 HEAD = """# The ops
 
@@ -145,4 +146,4 @@ def is_plain(function):
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("ops.md").write_text(page(), encoding="utf-8")
+    write_text(Path(__file__).with_name("ops.md"), page())

@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from npgpt.config import check_types
 from npgpt.errors import UserError
-from npgpt.files import hash_file, read_json, replacing, write_text
+from npgpt.files import finish, hash_file, read_json, replacing, together, write_json
 from npgpt.tokenizers import Tokenizer, tokenizer_of
 
 LIBRARY_BYTES = 4_000_000  # of Python's library, as the default corpus
@@ -162,8 +162,6 @@ def write_tokens(path: Path, text: str, tokenizer: Tokenizer, sources: list[str]
     dtype = "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
     ids = tokenizer.encode(text, disallowed_special=())
     content = ids.astype(f"<{dtype[0]}{np.dtype(dtype).itemsize}").tobytes()
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
     info = TokenFile(
         tokenizer=tokenizer.to_dict(),
         n_vocab=tokenizer.n_vocab,
@@ -174,12 +172,16 @@ def write_tokens(path: Path, text: str, tokenizer: Tokenizer, sources: list[str]
         sources=sources if len(sources) <= 1000 else [*sources[:1000], "..."],
     )
     info.description_sha256 = info.hash()
-    write_text(path.with_suffix(".json"), json.dumps(asdict(info), ensure_ascii=False, indent=1))
+    with together(path.parent):
+        with replacing(path) as file:
+            file.write(content)
+        write_json(path.with_suffix(".json"), asdict(info), indent=1)
     return info
 
 
 def open_tokens(path: Path) -> tuple[ndarray, TokenFile]:
     """Map a token file into memory, after checking it against its description."""
+    finish(path.parent)
     if not path.is_file():
         raise UserError(f"the token file {path} does not exist")
     described = path.with_suffix(".json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import platform
 import textwrap
@@ -21,7 +20,7 @@ import autograd
 from autograd import Roof
 from autograd.kernels import kernels_enabled
 from npgpt.errors import UserError
-from npgpt.files import write_text
+from npgpt.files import write_json
 from npgpt.tokenizers.store import KNOWN, PUBLISHED, encoding, folder, gpt1_files
 
 
@@ -72,7 +71,7 @@ def run(options: DoctorOptions) -> int:
     print(f"\n{wrong} to fix" if wrong else "\nall is well")
     if options.json:
         values = {"healthy": not wrong, "findings": [dataclasses.asdict(f) for f in findings]}
-        write_text(Path(options.json), json.dumps(values, ensure_ascii=False) + "\n")
+        write_json(options.json, values)
     return 1 if wrong else 0
 
 

@@ -7,11 +7,25 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from autograd.files import (  # noqa: F401 (what writes is had from here, too)
+    HASH,
+    NO_HASH,
+    TEMPORARY,
+    finish,
+    make_folders,
+    read_together,
+    remove,
+    replacing,
+    together,
+    write_json,
+    write_tensors,
+    write_text,
+    written,
+)
 from npgpt.errors import UserError
 
 try:
@@ -20,82 +34,20 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; afterwards it takes the place of `path`, in one step.
+def append(file: BinaryIO, line: bytes) -> None:
+    """Add a line to the end of a file that is open without a buffer: all of the line, or nothing.
 
-    Whatever happens, even a loss of power, `path` holds the old contents or the new.
+    After a kill in the middle of it, the next who reads finds a last line without its end.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    size = os.fstat(file.fileno()).st_size
     try:
-        yield temporary
-        descriptor = os.open(temporary, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except BaseException as error:
+        rest = memoryview(line)
+        while rest:  # the system may take less than all of it, of a full disk for one
+            rest = rest[file.write(rest) :]
+    except BaseException:
         with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            error.filename = str(path)  # of a write, the system does not say it
+            file.truncate(size)
         raise
-    if os.name == "posix":  # the new name itself must reach the disk, too
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-HASH = "npgpt.sha256"  # in the metadata of the safetensors files that we write
-NO_HASH = "0" * 64
-TYPES = {  # safetensors' names of NumPy's types
-    "f8": "F64", "i8": "I64", "u8": "U64", "f4": "F32", "i4": "I32", "u4": "U32",
-    "f2": "F16", "i2": "I16", "u2": "U16", "i1": "I8", "u1": "U8", "b1": "BOOL",
-}  # fmt: skip
-
-
-def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, which holds a hash of itself; see `demand_intact`.
-
-    The same tensors and metadata make the same bytes, which the library does not promise.
-    """
-    import numpy as np
-
-    arrays = {}
-    for name, array in tensors.items():
-        array = np.asarray(array)
-        arrays[name] = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-    # the largest types first, so that all are aligned
-    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    header: dict[str, Any] = {"__metadata__": metadata | {HASH: NO_HASH}}
-    end = 0
-    for name in names:
-        array, start = arrays[name], end
-        end += array.nbytes
-        kind = TYPES[array.dtype.str[1:]]
-        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    contents = [memoryview(arrays[name].reshape(-1).view(np.uint8)) for name in names]
-    digest = hashlib.sha256(start_of_file := len(text).to_bytes(8, "little"))
-    digest.update(text)
-    for content in contents:
-        digest.update(content)
-    sealed = f'"{HASH}":"{digest.hexdigest()}"'.encode()
-    text = text.replace(f'"{HASH}":"{NO_HASH}"'.encode(), sealed, 1)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(start_of_file + text)
-        for content in contents:
-            file.write(content)
 
 
 def demand_intact(file: BinaryIO, path: Path) -> bool:
@@ -193,18 +145,16 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         )
 
 
-def make_folder(out_dir: str, overwrite: bool) -> Path:
+def make_folder(out_dir: str) -> Path:
     """Make the run folder: the one asked for, or the next number under out/."""
     try:
         if out_dir:
             folder = Path(out_dir)
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folders(folder)
             hold(folder)
-            if overwrite:
-                clear(folder)
             return folder
         out = Path("out")
-        out.mkdir(exist_ok=True)
+        make_folders(out)
         taken = [int(p.name) for p in out.iterdir() if p.name.isdecimal()]
         for number in range(max(taken, default=0) + 1, 10**6):
             folder = out / f"{number:04d}"
@@ -236,16 +186,24 @@ def run_files(folder: Path) -> list[Path]:
 def leftovers(folder: Path) -> list[Path]:
     """Return what was being written in a folder when a process was killed.
 
-    Besides our own temporary files, these are safetensors', which are called .tmp and six signs.
+    Version 0.1.0 left files without random signs, and of safetensors, called .tmp and six signs.
     """
-    ours = r"\..+\.(bin|json|jsonl|safetensors|toml)\.tmp|\.tmp[A-Za-z0-9]{6}"
-    return [path for path in folder.glob(".*") if re.fullmatch(ours, path.name) and path.is_file()]
+    old = re.compile(r"\..+\.(bin|json|jsonl|safetensors|toml)\.tmp|\.tmp[A-Za-z0-9]{6}")
+    return [
+        path
+        for path in folder.glob(".*")
+        if (TEMPORARY.fullmatch(path.name) or old.fullmatch(path.name))
+        and (path.is_file() or path.is_symlink())
+    ]
 
 
 def clear(folder: Path) -> None:
-    """Remove an earlier run's files from a folder, and nothing else."""
+    """Remove an earlier run's files from a folder, and nothing else.
+
+    In a `together` block, the run is there until the block ends, but for its checkpoints.
+    """
     for file in run_files(folder):
-        file.unlink(missing_ok=True)
+        remove(file)
     with suppress(OSError):  # there is none, or something else in it
         (folder / "checkpoints").rmdir()
 

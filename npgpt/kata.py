@@ -18,7 +18,6 @@ import ast
 import difflib
 import dis
 import inspect
-import json
 import os
 import re
 import shlex
@@ -37,7 +36,7 @@ from rich.console import Console
 from autograd import REGISTRY, Op
 from npgpt import files
 from npgpt.errors import UserError
-from npgpt.files import read_json, write_text
+from npgpt.files import make_folders, read_json, write_json, write_text
 
 PATH = (
     "multiply", "divide", "tanh", "relu", "sum", "matmul", "embedding", "softmax", "gelu",
@@ -414,8 +413,8 @@ class Progress:
         """Record something about an op; the rest is read again first, and kept."""
         done = self.read()
         done[name] = done.get(name, {}) | entry
-        self.home.mkdir(parents=True, exist_ok=True)
-        write_text(self.file, json.dumps(done, indent=1) + "\n")
+        make_folders(self.home)
+        write_json(self.file, done, indent=1)
 
     def solution(self, name: str) -> Path:
         """Return where an op's solution is kept."""
@@ -424,7 +423,7 @@ class Progress:
     def keep(self, name: str, source: str) -> None:
         """Write a solution."""
         path = self.solution(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         write_text(path, source.rstrip() + "\n")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from autograd.kernels import kernels_enabled
 from npgpt.config import GPTConfig, TrainConfig
 from npgpt.data import open_tokens, random_batch, read_text, tokenizer_of_tokens
 from npgpt.errors import UserError
-from npgpt.files import write_text
+from npgpt.files import write_json
 from npgpt.info import config_of
 from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
@@ -128,7 +127,7 @@ def run(options: ProfileOptions) -> None:
     )
     print(autograd.ledger.table(rows, roof))
     if options.json:
-        write_text(Path(options.json), json.dumps(summary(options, rows, roof)) + "\n")
+        write_json(options.json, summary(options, rows, roof))
 
 
 def summary(options: ProfileOptions, rows: list[autograd.ledger.Row], roof: Roof) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -44,18 +44,24 @@ from npgpt.display import Display, OutputLost
 from npgpt.errors import UserError
 from npgpt.evaluate import estimate_loss, whole_loss
 from npgpt.files import (
+    append,
     check_folder,
+    clear,
     demand_intact,
     demand_kept,
+    finish,
     hash_file,
     hold,
     leftovers,
     make_folder,
+    make_folders,
     read_tensors,
     release,
     replacing,
+    together,
     write_tensors,
     write_text,
+    written,
 )
 from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
@@ -112,7 +118,7 @@ class Run:
     is_hashed: bool = True  # version 0.1.0 wrote files without a hash
 
     def __post_init__(self) -> None:
-        self.tokenizer_sha256 = hash_file(self.folder / "tokenizer.json")
+        self.tokenizer_sha256 = hash_file(written(self.folder / "tokenizer.json"))
         self.train_tokens, self.validation_tokens = split_tokens(
             self.tokens, self.config.block_size
         )
@@ -335,7 +341,7 @@ def train(run: Run, display: Display) -> None:
                     display.step(progress.step, loss, rate)
                 if config.checkpoint_interval and progress.step % config.checkpoint_interval == 0:
                     checkpoints = run.folder / "checkpoints"
-                    checkpoints.mkdir(exist_ok=True)
+                    make_folders(checkpoints)
                     run.save_state(checkpoints / f"step-{progress.step:06d}.safetensors")
             if not progress.finished:
                 best = load_pretrained(run.folder)
@@ -397,23 +403,30 @@ def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] =
 
     if overwrite and config.out_dir:
         demand_kept(Path(config.out_dir), [Path(p) for p in (*sources, source, ready) if p])
-    folder = make_folder(config.out_dir, overwrite)
+    is_new = not (config.out_dir and Path(config.out_dir).exists())
+    folder = make_folder(config.out_dir)
     path = ready or folder / "tokens.bin"
     try:
-        save_tokenizer(tokenizer, folder)
-        save_config(model.config, folder)
-        save_generation_config(model, folder)
-        if ready is None:
-            write_tokens(path, text, tokenizer, sources)
-        write_text(folder / "train.toml", config.to_toml())
-        tokens, info = open_tokens(path)
-        run = Run(folder, config, model, tokenizer, tokens, path, info.sha256)
-        run.remember()
-        run.save_state()
+        with together(folder):
+            if overwrite:
+                clear(folder)
+            save_tokenizer(tokenizer, folder)
+            save_config(model.config, folder)
+            save_generation_config(model, folder)
+            if ready is None:
+                info = write_tokens(path, text, tokenizer, sources)
+            write_text(folder / "train.toml", config.to_toml())
+            run = Run(folder, config, model, tokenizer, tokens, path, info.sha256)
+            run.remember()
+            run.save_state()
+        return dataclasses.replace(run, tokens=open_tokens(path)[0])
     except OSError as error:
+        release(folder)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
         reason = error.strerror or error
         raise UserError(f"the folder {folder} cannot be written: {reason}") from None
-    return run
 
 
 def settled(
@@ -488,6 +501,7 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
 def open_run(folder: Path) -> Run:
     """Read a run as its last checkpoint stands; nothing is written."""
     state = folder / "state.safetensors"
+    finish(folder)
     if not state.is_file():
         filled = " --overwrite" if folder.is_dir() and any(folder.iterdir()) else ""
         raise UserError(
@@ -624,21 +638,20 @@ class Metrics:
                         lines.append(line + b"\n")
                 except (ValueError, KeyError, TypeError):
                     pass  # cut short when the run was killed
-        with replacing(path) as temporary:
-            temporary.write_bytes(b"".join(lines))
+        with replacing(path) as file:
+            file.writelines(lines)
         self._path = path
 
     def __enter__(self) -> None:
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
 
     def write(self, step: int, **values: float) -> None:
-        """Append a line."""
+        """Append a line: all of it, or nothing if the disk is full."""
         rounded = {key: float(f"{value:.7g}") for key, value in values.items()}
-        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
-        self._file.flush()
+        append(self._file, (json.dumps({"step": step, **rounded}) + "\n").encode())
 
 
 class Interrupt:

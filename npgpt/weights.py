@@ -24,7 +24,15 @@ from numpy.typing import DTypeLike
 
 from npgpt.config import GPTConfig
 from npgpt.errors import UserError
-from npgpt.files import demand_intact, read_json, write_tensors, write_text
+from npgpt.files import (
+    demand_intact,
+    read_json,
+    read_together,
+    remove,
+    together,
+    write_json,
+    write_tensors,
+)
 from npgpt.model import GPT
 from npgpt.nn import LayerNorm, Linear, SinusoidalEmbedding, unallocated
 
@@ -77,8 +85,14 @@ def load_pretrained(
     True
     """
     path = find_model(source)
-    config = config or find_config(path)
-    tensors, what = open_weights(path)
+    folder = path if path.is_dir() else path.parent
+
+    def opened() -> tuple[GPTConfig, dict[str, Stored], str, dict[str, Any]]:
+        defaults = folder / "generation_config.json"
+        found = read_json(defaults) if defaults.is_file() else {}
+        return config or find_config(path), *open_weights(path), found
+
+    config, tensors, what, defaults = read_together(folder, _is_of_model, opened)
     if config.n_layer > len(tensors):  # before a model of so many layers is made
         raise UserError(
             f"{what} has {len(tensors)} tensors, too few for the {config.n_layer} layers of its "
@@ -93,10 +107,13 @@ def load_pretrained(
     except ValueError as error:
         raise UserError(f"{what} does not fit its configuration: {error}") from None
     model.eval()
-    defaults = (path if path.is_dir() else path.parent) / "generation_config.json"
-    if defaults.is_file():
-        model.generation_config = read_json(defaults)
+    model.generation_config = defaults
     return model
+
+
+def _is_of_model(name: str) -> bool:
+    """Return whether a file of this name is written together with others of a model."""
+    return name in ("config.json", "generation_config.json", "model.safetensors")
 
 
 def save_pretrained(model: GPT, folder: str | Path) -> None:
@@ -108,15 +125,15 @@ def save_pretrained(model: GPT, folder: str | Path) -> None:
     name.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(model.config, folder)
-    save_generation_config(model, folder)
     tensors = model.state_dict()
     if model.config.model_type != "npgpt":
         tensors |= {name: make() for name, (_, make) in implied(model).items()}
     if model.config.model_type == "openai-gpt":
         tensors = {_gpt1_name(name): array for name, array in tensors.items()}
-    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    with together(folder):
+        save_config(model.config, folder)
+        save_generation_config(model, folder)
+        write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
 
 
 def save_weights(model: GPT, path: Path) -> None:
@@ -126,14 +143,16 @@ def save_weights(model: GPT, path: Path) -> None:
 
 def save_config(config: GPTConfig, folder: Path) -> None:
     """Write ``config.json`` to a folder."""
-    write_text(folder / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+    write_json(folder / "config.json", config.to_dict(), indent=2)
 
 
 def save_generation_config(model: GPT, folder: Path) -> None:
-    """Write ``generation_config.json`` to a folder, if the model has such defaults."""
+    """Write ``generation_config.json`` to a folder; remove it if the model has no defaults."""
+    path = folder / "generation_config.json"
     if model.generation_config:
-        text = json.dumps(model.generation_config, indent=2)
-        write_text(folder / "generation_config.json", text + "\n")
+        write_json(path, model.generation_config, indent=2)
+    else:
+        remove(path)
 
 
 def load_config(folder: Path) -> GPTConfig:

@@ -11,6 +11,7 @@ from typing import Any
 
 from autograd.anomaly import users_frame
 from autograd.engine import Node, TensorBase
+from autograd.files import write_text
 from autograd.stepper.record import Recording
 from autograd.tensor import Tensor
 
@@ -61,7 +62,7 @@ class Drawing:
 
     def save(self, path: str | Path) -> None:
         """Write the picture to a file, which browsers and editors show."""
-        Path(path).write_text(self.svg, encoding="utf-8")
+        write_text(path, self.svg)
 
 
 @dataclass(eq=False)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from autograd.files import read_together, together, write_json, write_tensors
 from autograd.op import REGISTRY, Op
 from autograd.stepper.literals import memory_order
 from autograd.stepper.record import Call, Recording
@@ -23,8 +24,6 @@ def save(trace: Trace, folder: str | Path) -> None:
     TypeError
         If an argument of a call is neither an array nor a constant of Python or NumPy.
     """
-    from safetensors.numpy import save_file
-
     folder = Path(folder)
     arrays = _Arrays()
     recording = trace.recording
@@ -59,10 +58,9 @@ def save(trace: Trace, folder: str | Path) -> None:
         "names": list(recording.names.items()),
         "steps": steps,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(arrays.kept, folder / "trace.safetensors")
-    text = json.dumps(contents, ensure_ascii=False, indent=1)
-    (folder / "trace.json").write_text(text, encoding="utf-8")
+    with together(folder):
+        write_tensors(folder / "trace.safetensors", arrays.kept)
+        write_json(folder / "trace.json", contents, indent=1)
 
 
 def load(folder: str | Path) -> Trace:
@@ -79,11 +77,16 @@ def load(folder: str | Path) -> Trace:
     from safetensors.numpy import load_file
 
     folder = Path(folder)
+
+    def opened() -> tuple[Any, dict[str, ndarray]]:
+        text = (folder / "trace.json").read_text(encoding="utf-8")
+        return json.loads(text), load_file(folder / "trace.safetensors")
+
     try:
-        contents = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
+        contents, tensors = read_together(folder, _is_of_trace, opened)
         if contents["version"] != 1:
             raise ValueError(f"it has version {contents['version']}, and this reads version 1")
-        arrays = _Arrays(load_file(folder / "trace.safetensors"))
+        arrays = _Arrays(tensors)
         calls = {
             call["number"]: Call(
                 call["number"],
@@ -109,6 +112,10 @@ def load(folder: str | Path) -> Trace:
         return Trace(recording, contents["start"], arrays.decode(contents["cotangent"]), steps)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} holds no trace that can be read: {error}") from error
+
+
+def _is_of_trace(name: str) -> bool:
+    return name in ("trace.json", "trace.safetensors")
 
 
 def _op(name: str) -> Op:

@@ -6,11 +6,10 @@ Characters, bytes, GPT-1's and GPT-2's byte-pair encodings, any other of tiktoke
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from npgpt.errors import UserError
-from npgpt.files import read_json, write_text
+from npgpt.files import read_json, write_json
 from npgpt.tokenizers.base import (
     AddedToken,
     ByteTokenizer,
@@ -108,8 +107,7 @@ def make_tokenizer(name: str, text: str = "") -> Tokenizer:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
     """Write ``tokenizer.json`` to a folder: a known tokenizer's name, or all of another."""
-    values = json.dumps(tokenizer.to_dict(), ensure_ascii=False)
-    write_text(Path(folder) / "tokenizer.json", values)
+    write_json(Path(folder) / "tokenizer.json", tokenizer.to_dict())
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

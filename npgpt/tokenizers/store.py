@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.errors import UserError
-from npgpt.files import home, read_json, replacing, write_text
+from npgpt.files import (
+    home,
+    make_folders,
+    read_json,
+    read_together,
+    replacing,
+    together,
+    write_json,
+    write_text,
+)
 from npgpt.tokenizers.base import ByteTokenizer, CharTokenizer, Tokenizer
 from npgpt.tokenizers.bpe import BPETokenizer, format_ranks, parse_ranks
 from npgpt.tokenizers.gpt1 import END, GPT1Tokenizer
@@ -162,6 +171,15 @@ def read_tokenizer(path: Path) -> Tokenizer:
     UserError
         If there is none, or it is damaged.
     """
+    folder = path if path.is_dir() else path.parent
+    return read_together(folder, _is_of_tokenizer, lambda: _read(path))
+
+
+def _is_of_tokenizer(name: str) -> bool:
+    return name.endswith((".tiktoken", ".json", ".bpe")) or name == "merges.txt"
+
+
+def _read(path: Path) -> Tokenizer:
     if path.is_dir():
         own = path / "tokenizer.json"
         if own.is_file() and "kind" in (values := read_json(own)):
@@ -173,7 +191,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
                 f"{path} holds no tokenizer: no tokenizer.json, no vocab.json with merges.txt, no "
                 ".tiktoken file"
             )
-        return read_tokenizer(found)
+        return _read(found)
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     for vocab, merges in PAIRS.items():
@@ -184,7 +202,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if path.suffix == ".json":
         values = read_json(path)
         if "pattern" in values and "kind" not in values:
-            return read_tokenizer(path.with_suffix(".tiktoken"))
+            return _read(path.with_suffix(".tiktoken"))
         return tokenizer_of(values, path)
     raise UserError(
         f"{path} is no tokenizer; give a .tiktoken file, vocab.json (merges.txt stands beside it), "
@@ -330,9 +348,9 @@ def write_tiktoken(tokenizer: BPETokenizer, path: Path) -> None:
         "pattern": tokenizer.pattern,
         "special_tokens": tokenizer.special_tokens,
     }
-    sidecar = json.dumps(values, ensure_ascii=False, indent=1)
-    write_text(path.with_suffix(".json"), sidecar + "\n")
-    write_text(path, format_ranks(tokenizer.ranks))
+    with together(path.parent):
+        write_json(path.with_suffix(".json"), values, indent=1)
+        write_text(path, format_ranks(tokenizer.ranks))
 
 
 def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
@@ -374,15 +392,15 @@ def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
             raise UserError(f"{key!r} cannot be the name of a tokenizer; give one with --name")
         added[key] = tokenizer
     try:
-        _published("").mkdir(parents=True, exist_ok=True)
+        make_folders(_published(""))
     except OSError as error:
         raise UserError(f"the folder {folder()} cannot be made: {error.strerror}") from None
     for key, tokenizer in added.items():
-        values = json.dumps(tokenizer.to_dict(), ensure_ascii=False)
-        write_text(folder() / f"{key}.json", values)
-    for file, path in published.items():
-        with replacing(_published(file)) as temporary:
-            temporary.write_bytes(path.read_bytes())
+        write_json(folder() / f"{key}.json", tokenizer.to_dict())
+    with together(_published("")):
+        for name, path in published.items():
+            with replacing(_published(name)) as file:
+                file.write(path.read_bytes())
     for key, files in KNOWN.items():
         if published.keys() & files.keys():
             added[key] = known(key)
