@@ -27,7 +27,7 @@ from timing import options, ratios, report, shown
 from npgpt.data import read_text
 from npgpt.errors import UserError
 from npgpt.tokenizers import train_bpe
-from npgpt.tokenizers.store import byte_letters
+from npgpt.tokenizers.huggingface import byte_letters
 
 try:
     import tokenizers

@@ -189,7 +189,7 @@ def find_model(source: str | Path) -> Path:
         ) from None
     files = ["config.json", "generation_config.json", "model.safetensors",
              "model.safetensors.index.json", "model-*.safetensors", "vocab.json", "merges.txt",
-             "tokenizer*.json"]  # fmt: skip
+             "tokenizer*.json", "added_tokens.json", "special_tokens_map.json"]  # fmt: skip
     try:  # the library falls back on its cache without a network
         return Path(snapshot_download(name, allow_patterns=files))
     except Exception as error:  # its own kinds, and those of what it connects with

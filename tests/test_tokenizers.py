@@ -31,7 +31,7 @@ from npgpt.tokenizers import (
 )
 from npgpt.tokenizers.bpe import PATTERN, cut_by, format_ranks, merge_steps, merged
 from npgpt.tokenizers.gpt1 import words
-from npgpt.tokenizers.store import byte_letters
+from npgpt.tokenizers.huggingface import byte_letters
 from npgpt.tokenizers.training import count_pieces, learn_merges
 
 TEXT = (
@@ -459,7 +459,6 @@ def test_gpt2_by_its_name_and_from_its_files(files, tmp_path):
 def test_a_folder_of_hugging_face(files, tmp_path):
     for ours, theirs in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
         (tmp_path / theirs).write_bytes((files / "gpt2" / ours).read_bytes())
-    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.encode("hello world").tolist() == [31373, 995]
     assert tokenizer.special_tokens == {"<|endoftext|>": 50256}
@@ -540,13 +539,6 @@ def test_the_file_of_a_known_encoding(files, tmp_path, capsys):
                 '"pre_tokenizer": {"type": "ByteLevel"}}'
             },
             "damaged",
-        ),
-        (
-            {
-                "tokenizer.json": '{"model": {"type": "BPE"}, "pre_tokenizer": '
-                '{"type": "ByteLevel", "add_prefix_space": true}}'
-            },
-            "otherwise than GPT-2 does",
         ),
     ],
 )

@@ -132,11 +132,4 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         path = find_model(str(path))
     if path.suffix == ".safetensors" and path.is_file():
         path = path.parent
-    own = path / "tokenizer.json"
-    if path.is_file() or ((path / "vocab.json").is_file() and not _is_ours(own)):
-        return read_tokenizer(path)
-    return tokenizer_of(read_json(own), own)
-
-
-def _is_ours(path: Path) -> bool:
-    return path.is_file() and "kind" in read_json(path)
+    return read_tokenizer(path)

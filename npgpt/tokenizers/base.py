@@ -95,6 +95,17 @@ class Tokenizer(ABC):
         self.before, self.after = tuple(before), tuple(after)
         self.special_tokens = {t.content: t.id for t in self.added_tokens if t.special}
         self.n_vocab = max(tokens, default=-1) + 1
+        searched = dict[tuple[str, bool], str]()
+        for token in self.added_tokens:
+            content = self._shown(token)
+            if not content:
+                raise UserError(f"nothing is left of the added token {token.content!r}")
+            same = searched.setdefault((content, token.normalized), token.content)
+            if same != token.content:
+                raise UserError(
+                    f"the added tokens {same!r} and {token.content!r} become the same text, "
+                    f"{content!r}, so which of them it spells is not known"
+                )
 
     # ---- encoding
 
@@ -155,7 +166,7 @@ class Tokenizer(ABC):
         Tokens that are normalized are searched for in what the others have left.
         """
         exact = {token.content: token for token in wanted if not token.normalized}
-        normal = {self.normalize(token.content): token for token in wanted if token.normalized}
+        normal = {self._shown(token): token for token in wanted if token.normalized}
         for part in split_at(text, exact):
             if isinstance(part, int):
                 yield part
@@ -165,6 +176,10 @@ class Tokenizer(ABC):
     def normalize(self, text: str) -> str:
         """Return what is encoded in place of a text: the text itself, or a simpler form."""
         return text
+
+    def _shown(self, token: AddedToken) -> str:
+        """Return what an added token is searched for as, and decoded to."""
+        return self.normalize(token.content) if token.normalized else token.content
 
     @abstractmethod
     def _encode(self, text: str) -> ndarray:
@@ -288,6 +303,8 @@ def split_at(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[str | int]
             start -= 1
         while token.rstrip and stop < len(text) and text[stop] in WHITE:
             stop += 1
+        if stop < done:  # the token before took all of it
+            continue
         if done < start:
             yield text[done:start]
         yield token.id

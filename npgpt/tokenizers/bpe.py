@@ -92,9 +92,11 @@ class BPETokenizer(Tokenizer):
         added = [AddedToken(token, i) for token, i in (special_tokens or {}).items()]
         added += added_tokens
         unreached = unreached or {}
-        n_tokens = len(ranks) + len(unreached) + len({token.id for token in added})
+        new = {token.id for token in added if ranks.get(token.content.encode()) != token.id}
+        n_tokens = len(ranks) + len(unreached) + len(new)
         tokens = {rank: token for token, rank in [*ranks.items(), *unreached.items()]}
-        tokens |= {token.id: token.content.encode() for token in added}
+        self._normalize = make_normalizer(normalizer)
+        tokens |= {token.id: self._shown(token).encode() for token in added}
         if len(tokens) < n_tokens or len({token.content for token in added}) < len(added):
             raise UserError(f"{name}: an id stands for two tokens")
         if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
@@ -116,7 +118,6 @@ class BPETokenizer(Tokenizer):
         self.normalizer, self.add_prefix_space = normalizer, add_prefix_space
         self.unreached = unreached
         self._patterns = patterns
-        self._normalize = make_normalizer(normalizer)
         super().__init__(tokens, added, before, after)
 
     def normalize(self, text: str) -> str:

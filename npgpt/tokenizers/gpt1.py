@@ -84,7 +84,7 @@ class GPT1Tokenizer(Tokenizer):
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._ids_of_word = functools.lru_cache(2**17)(self._merge)
         added = [AddedToken("<unk>", vocab["<unk>"])] if added_tokens is None else [*added_tokens]
-        names = {i: token for token, i in vocab.items()} | {t.id: t.content for t in added}
+        names = {i: token for token, i in vocab.items()} | {t.id: self._shown(t) for t in added}
         self._ends = {i for i, token in names.items() if token.endswith(END)}
         tokens = {
             i: token.removesuffix(END).replace(END, " ").encode() + b" " * (i in self._ends)

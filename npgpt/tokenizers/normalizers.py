@@ -12,9 +12,14 @@ from npgpt.tokenizers.base import WHITE
 
 Normalizer = Callable[[str], str]
 
-# Their dialect of regular expressions gives these another meaning than ours: anchors are of a line,
-# \h is a digit, and words have other letters.
-_OTHERWISE = re.compile(r"(?<!\\)(?:\\\\)*(?:\\[ABGHKRWXZbhkwz]|(?<!\[)\^|\$|\(\?[a-z]*[msx])")
+_CHARACTERS = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}"
+_THEIR_WORD = _CHARACTERS + "²³¹¼½¾"  # what \w is in Hugging Face's regular expressions (Oniguruma)
+_OUR_WORD = _CHARACTERS + r"\p{Join_Control}"
+# What has another meaning in one of the two dialects: in Oniguruma, anchors are of a line, \h is a
+# hexadecimal digit, and {1,3}+ repeats a repetition.
+_OTHERWISE = re.compile(
+    r"\\[ABGHKRWXZbhk]|\^|\$|\(\?\^?[a-zA-Z]*[msxU]|\{\d*,?\d*\}\+|&&|\[\[|--|~~|\|\|"
+)
 
 
 def make_normalizer(values: Mapping[str, Any] | None) -> Normalizer:
@@ -74,7 +79,7 @@ def pattern_of(values: Mapping[str, str]) -> str:
     Raises
     ------
     UserError
-        If it means something else in Hugging Face's dialect, as ``$`` and ``\w`` do, or is none.
+        If it holds what means something else in Hugging Face's dialect, such as ``$``, or is none.
     """
     import regex
 
@@ -82,14 +87,55 @@ def pattern_of(values: Mapping[str, str]) -> str:
         return regex.escape(values["String"])
     if set(values) != {"Regex"} or not values["Regex"]:
         raise UserError(f"the pattern {dict(values)!r:.40} is neither a String nor a Regex")
-    pattern = values["Regex"]
-    if found := _OTHERWISE.search(pattern):
-        raise UserError(
-            f"the pattern {pattern!r:.80} holds {found[0]!r}, which means something else in "
-            "Hugging Face's regular expressions than here"
-        )
+    pattern = _translated(values["Regex"], _THEIR_WORD)
     try:
         regex.compile(pattern)
     except regex.error as error:
         raise UserError(f"the pattern {pattern!r:.80} is no regular expression: {error}") from None
     return pattern
+
+
+def their_pattern(pattern: str) -> dict[str, str]:
+    r"""Return a pattern of ours as Hugging Face's files have it.
+
+    Raises
+    ------
+    UserError
+        If it holds what means something else there.
+
+    Examples
+    --------
+    >>> their_pattern(r"\p{N}{1,3}+|\s+$")
+    {'Regex': '\\p{N}{1,3}|\\s+\\z'}
+    """
+    pattern = re.sub(r"(\{\d*,?\d*\})\+(?=\||$)", r"\1", pattern)  # possessive, at an end
+    pattern = re.sub(r"(?<!\\)\$(?=\||\)|$)", r"\\z", pattern)
+    return {"Regex": _translated(pattern, _OUR_WORD)}
+
+
+def _translated(pattern: str, word: str) -> str:
+    r"""Return a pattern that means the same in both dialects: with ``\w`` spelled out."""
+    found: list[str] = []
+    in_set = False
+    for part in re.findall(r"\\p\{[^}]*\}|\\.|\[\^?\]?|.", pattern, re.DOTALL):
+        if part == r"\w":
+            part = word if in_set else f"[{word}]"
+        elif part == r"\W" and not in_set:
+            part = f"[^{word}]"
+        elif in_set and part == "[" or part in (r"\b", r"\W"):
+            found.append(part)
+            break
+        elif part == "]":
+            in_set = False
+        elif part.startswith("["):
+            in_set = True
+        found.append(part)
+    else:
+        bare = re.sub(r"\\[^ABGHKRWXZbhk]|\[(?!\[)\^?", "", "".join(found))
+        if not (wrong := _OTHERWISE.search(bare)):
+            return "".join(found)
+        found = [wrong[0]]
+    raise UserError(
+        f"the pattern {pattern!r:.80} holds {found[-1]!r}, which means something else in "
+        "Hugging Face's regular expressions than here"
+    )

@@ -26,9 +26,10 @@ from npgpt.files import (
     write_json,
     write_text,
 )
-from npgpt.tokenizers.base import ByteTokenizer, CharTokenizer, Tokenizer
+from npgpt.tokenizers.base import AddedToken, ByteTokenizer, CharTokenizer, Tokenizer
 from npgpt.tokenizers.bpe import BPETokenizer, format_ranks, parse_ranks
-from npgpt.tokenizers.gpt1 import END, GPT1Tokenizer
+from npgpt.tokenizers.gpt1 import GPT1Tokenizer
+from npgpt.tokenizers.huggingface import of_hugging_face, of_pair, parse_merges
 
 # The files of known tokenizers, and their SHA-256. The hashes for tiktoken's are those it demands.
 GPT1_FILES = {
@@ -121,7 +122,7 @@ def encoding(name: str, given: Path | None = None) -> dict[str, Any]:
 def gpt1_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Return GPT-1's vocabulary and merges."""
     vocab, merges = (_content("gpt1", file) for file in GPT1_FILES)
-    return json.loads(vocab), _parse_merges(merges.decode(), "vocab_40000.bpe")
+    return json.loads(vocab), parse_merges(merges.decode(), "vocab_40000.bpe")
 
 
 def _content(name: str, url: str) -> bytes:
@@ -181,10 +182,8 @@ def _is_of_tokenizer(name: str) -> bool:
 
 def _read(path: Path) -> Tokenizer:
     if path.is_dir():
-        own = path / "tokenizer.json"
-        if own.is_file() and "kind" in (values := read_json(own)):
-            return tokenizer_of(values, own)
-        names = [*PAIRS, own.name, *sorted(p.name for p in path.glob("*.tiktoken"))]
+        # tokenizer.json first, of either format: vocab.json has less, where both are there
+        names = ["tokenizer.json", *PAIRS, *sorted(p.name for p in path.glob("*.tiktoken"))]
         found = next((path / name for name in names if (path / name).is_file()), None)
         if found is None:
             raise UserError(
@@ -228,75 +227,8 @@ def _read_pair(vocab_file: Path, merges_file: Path) -> Tokenizer:
     vocab = read_json(vocab_file)
     if not merges_file.is_file():
         raise UserError(f"{vocab_file} needs {merges_file.name} beside it")
-    merges = _parse_merges(_text(merges_file), merges_file)
-    return _of_merges(vocab, merges, vocab_file, merges_file)
-
-
-def _of_hugging_face(values: dict[str, Any], path: Path) -> Tokenizer:
-    """Make the tokenizer of the tokenizers library's own file, if it is GPT-1's or GPT-2's kind."""
-    try:
-        model, cut = values["model"], values.get("pre_tokenizer") or {}
-        kind, cut_by = model["type"], cut.get("type")
-        if kind != "BPE" or cut_by not in ("ByteLevel", "BertPreTokenizer"):
-            raise UserError(
-                f"{path} is a {kind} tokenizer that cuts by {cut_by}, and GPT-2's (BPE, ByteLevel) "
-                "and GPT-1's (BPE, BertPreTokenizer) are known here"
-            )
-        if cut.get("add_prefix_space") or not cut.get("use_regex", True):
-            raise UserError(f"{path} cuts a text otherwise than GPT-2 does: {json.dumps(cut)}")
-        added = {str(token["content"]): token["id"] for token in values.get("added_tokens", [])}
-        lines = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-        vocab = {**model["vocab"], **added}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {error!r}") from None
-    return _of_merges(vocab, _parse_merges("\n".join(lines), path), path, path)
-
-
-def _of_merges(
-    vocab: dict[str, int], merges: list[tuple[str, str]], vocab_file: Path, merges_file: Path
-) -> Tokenizer:
-    """Make the tokenizer of a vocabulary and its merges: GPT-1's kind, or GPT-2's."""
-    if not vocab or not all(type(i) is int for i in vocab.values()):
-        raise UserError(f"{vocab_file} does not map tokens to whole numbers")
-    if any(token.endswith(END) for token in vocab):
-        return GPT1Tokenizer(vocab, merges)
-    letters = {letter: byte for byte, letter in byte_letters().items()}
-    ranks, last = {}, -1
-    for token in [*letters, *map("".join, merges)]:
-        if token not in vocab:
-            raise UserError(f"{vocab_file} lacks {token!r}, which {merges_file.name} needs")
-        if len(token) > 1 and (vocab[token] <= last or not set(token) <= set(letters)):
-            raise UserError(
-                f"{token!r} in {merges_file}: tiktoken, which runs it, needs merges of bytes, in "
-                f"the order of their ids in {vocab_file.name}"
-            )
-        last = vocab[token] if len(token) > 1 else last
-        ranks[bytes(letters[letter] for letter in token)] = vocab[token]
-    ids = set(ranks.values())
-    special = {token: i for token, i in vocab.items() if i not in ids}
-    return BPETokenizer(ranks, special_tokens=special, name=vocab_file.resolve().parent.name)
-
-
-def byte_letters() -> dict[int, str]:
-    """Return the letter that stands for each byte in GPT-2's files: a visible one.
-
-    Bytes that are a visible Latin-1 character are that; the others follow from U+0100 on.
-    """
-    visible = {byte: chr(byte) for byte in range(256) if chr(byte).isprintable() and byte != 32}
-    others = [byte for byte in range(256) if byte not in visible]
-    return visible | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
-def _parse_merges(text: str, source: object) -> list[tuple[str, str]]:
-    merges = []
-    for number, line in enumerate(text.split("\n"), 1):
-        parts = line.rstrip("\r").split(" ")
-        if parts == [""] or number == 1 and line.startswith("#version"):
-            continue
-        if len(parts) != 2 or not all(parts):
-            raise UserError(f"{source}, line {number}: expected two tokens, and read {line[:40]!r}")
-        merges.append((parts[0], parts[1]))
-    return merges
+    merges = parse_merges(_text(merges_file), merges_file)
+    return of_pair(vocab, merges, vocab_file, merges_file)
 
 
 def _text(path: Path) -> str:
@@ -310,7 +242,7 @@ def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
     """Make the tokenizer that a file describes, as `Tokenizer.to_dict` does."""
     kind = values.get("kind")
     if kind is None and "model" in values:
-        return _of_hugging_face(values, path)
+        return of_hugging_face(values, path)
     if kind == "char" and isinstance(values.get("characters"), str):
         return CharTokenizer(values["characters"])
     if kind == "byte":
@@ -319,8 +251,9 @@ def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
         return _bpe(parse_ranks(values["ranks"], path), values, path)
     if kind == "gpt1" and "vocab" in values:
         try:
-            merges = _parse_merges("\n".join(values["merges"]), path)
-            return GPT1Tokenizer({str(t): int(i) for t, i in values["vocab"].items()}, merges)
+            merges = parse_merges("\n".join(values["merges"]), path)
+            vocab = {str(t): int(i) for t, i in values["vocab"].items()}
+            return GPT1Tokenizer(vocab, merges, **_rare(values))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {error}") from None
     if kind in KNOWN:
@@ -329,12 +262,30 @@ def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
 
 
 def _bpe(ranks: dict[bytes, int], values: dict[str, Any], path: Path) -> BPETokenizer:
-    pattern, special = values.get("pattern"), values.get("special_tokens")
-    if not isinstance(pattern, str) or not isinstance(special, dict) or not all(
-        type(i) is int for i in special.values()
+    pattern, special = values.get("pattern", ""), values.get("special_tokens")
+    patterns = pattern if isinstance(pattern, list) else [pattern]
+    if not pattern or not all(isinstance(part, str) for part in patterns) or not (
+        isinstance(special, dict) and all(type(i) is int for i in special.values())
     ):  # fmt: skip
         raise UserError(f"{path} must hold a pattern (a string) and special_tokens (with ids)")
-    return BPETokenizer(ranks, pattern, special, str(values.get("name", path.stem)))
+    try:
+        rare = _rare(values)
+        return BPETokenizer(
+            ranks, pattern, special, str(values.get("name", path.stem)), **rare,
+            normalizer=values.get("normalizer"),
+            add_prefix_space=bool(values.get("add_prefix_space")),
+            unreached=parse_ranks(values.get("unreached", ""), path),
+        )  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {error!r:.200}") from None
+
+
+def _rare(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what only tokenizers from Hugging Face's files have."""
+    rare = {key: [int(i) for i in values.get(key, ())] for key in ("before", "after")}
+    if "added_tokens" not in values:
+        return rare
+    return rare | {"added_tokens": [AddedToken(**token) for token in values["added_tokens"]]}
 
 
 # ---- writing
