@@ -13,6 +13,8 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
+from collections.abc import Callable
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -60,22 +62,26 @@ class _Entry(NamedTuple):
 
 
 _log: dict[int, _Entry] = {}  # by the array's id
+_lock = RLock()  # of the log: one entry at a time, in the order of their times
 last_entry = 0  # when: nodes older than this look the log up
 
 
-def log_write(data: ndarray, now: int) -> None:
+def log_write(data: ndarray, clock: Callable[[], int]) -> None:
     """Note that an array was changed: results that need its old values are stale."""
-    _enter(data, now, now, None)
+    with _lock:
+        now = clock()
+        _enter(data, now, now, None)
 
 
-def log_loan(data: ndarray, now: int) -> None:
+def log_loan(data: ndarray, clock: Callable[[], int]) -> None:
     """Note that an array was handed out, and may be changed from now on."""
-    entry, looks = _entry(data), Fingerprint.of(data)
-    written = 0
-    if entry is not None:
-        changed = entry.before is not None and entry.before != looks  # since it was handed out last
-        written = entry.lent if changed else entry.written
-    _enter(data, written, now, looks)
+    with _lock:
+        entry, looks = _entry(data), Fingerprint.of(data)
+        written = 0
+        if entry is not None:
+            changed = entry.before is not None and entry.before != looks  # since the last loan
+            written = entry.lent if changed else entry.written
+        _enter(data, written, clock(), looks)
 
 
 def _entry(x: ndarray) -> _Entry | None:
@@ -128,12 +134,12 @@ _probe = _Probe()
 _ALONE = _references(_probe)
 
 
-def check_unchanged(node: Node) -> None:
+def check_unchanged(node: Node, steps: tuple) -> None:
     """Raise if an array that a node's rules will read was changed after they kept it."""
     for name, value, before in node.watched:
         if type(before).of(value) != before:
             _fail(node, name, value)
-    for rule, residuals, _ in node.steps or () if last_entry > node.number else ():
+    for rule, residuals, _ in steps if last_entry > node.number else ():
         for name, value in zip(rule.residuals, residuals, strict=True):
             for array in value if isinstance(value, tuple) else (value,):
                 entry = _entry(array) if isinstance(array, ndarray) else None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop as pop
 from heapq import heappush as push
 from itertools import count
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 _numbers = count(1)  # next() on it is atomic: threads never share a number
 tick = functools.partial(next, _numbers)  # the time, in nodes
+
+# What threads that share a leaf change: its gradient and its marks. Few locks serve all nodes.
+_LOCKS = tuple(RLock() for _ in range(64))
 
 
 class Node:
@@ -56,6 +60,8 @@ class Node:
         Of a leaf, and of a result that was asked to retain it.
     retains_grad : bool
         Whether a result keeps its gradient.
+    paused : bool
+        Whether a leaf was told, by ``requires_grad_(False)``, to collect no gradient for now.
     hooks : tuple of callable
         Functions that see a complete cotangent, and may return another in its place.
     plain : bool
@@ -73,6 +79,7 @@ class Node:
     recording: Any = None
     grad: Any = None
     retains_grad = False
+    paused = False
     hooks: tuple = ()
 
     def __init__(
@@ -87,18 +94,43 @@ class Node:
 
     def mark(self, **attributes: Any) -> None:
         """Set what few nodes have."""
-        self.__dict__.update(attributes)
-        self.plain = False
+        with self.lock:
+            self.__dict__.update(attributes)
+            self.plain = False
+
+    def unmark(self, name: str) -> None:
+        """Forget one of the marks."""
+        with self.lock:
+            self.__dict__.pop(name, None)
+            self.plain = self.__dict__.keys() <= {"grad"}
+
+    @property
+    def lock(self) -> RLock:
+        """What a thread holds while it changes the gradient or the marks of this node."""
+        return _LOCKS[self.number % len(_LOCKS)]
 
     def lend(self, data: ndarray) -> None:
         """Note, of a leaf, that its array is handed out."""
         self.mark(lent=True)
-        changes.log_loan(data, tick())
+        changes.log_loan(data, tick)
 
-    def take_back(self) -> None:
-        """Note that nobody holds the array any more."""
-        del self.__dict__["lent"]
-        self.plain = not self.hooks
+    def add_hook(self, hook: Callable) -> None:
+        """Let a function see the complete cotangent."""
+        with self.lock:
+            self.mark(hooks=(*self.hooks, hook))
+
+    def remove_hook(self, hook: Callable) -> None:
+        """Undo `add_hook`."""
+        with self.lock:
+            self.mark(hooks=tuple(h for h in self.hooks if h is not hook))
+            if not self.hooks:
+                self.unmark("hooks")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "the tape cannot be copied or pickled: a copy would have the numbers of this one; "
+            "copy a leaf, or the values of a result (y.detach())"
+        )
 
     def __repr__(self) -> str:
         made_by = "leaf" if self.op is None else self.op.name
@@ -108,7 +140,8 @@ class Node:
 class TensorBase:
     """An array and its node: all that the tape knows of a tensor."""
 
-    __slots__ = ("__weakref__", "_array", "_node")
+    # _paused, rarely set, is the node of a leaf while it requires no gradient
+    __slots__ = ("__weakref__", "_array", "_node", "_paused")
 
     def __init__(self, data: ndarray, node: Node | None = None) -> None:
         self._array = data
@@ -143,7 +176,7 @@ def new_result(op: Op, steps: tuple, out: ndarray) -> Any:
 
 def log_write(data: ndarray) -> None:
     """Note that an array was changed in place: results that need its old values are stale."""
-    changes.log_write(data, tick())
+    changes.log_write(data, tick)
 
 
 def new_tensor(data: Any, node: Node | None = None) -> Any:
@@ -236,25 +269,26 @@ def differentiate(
                         np.zeros(*output) if part is None else part
                         for part, output in zip(cotangent, node.outputs, strict=True)
                     )
-            if node.steps is None:
+            steps = node.steps  # another thread may release them meanwhile
+            if steps is None:
                 raise RuntimeError(
                     f"the tape behind this result ({op.name}, shape {node.shape}) was "
                     "released by an earlier backward pass; call that one with "
                     "retain_graph=True to run another"
                 )
             if changes.last_entry > number or not plain and node.watched:
-                changes.check_unchanged(node)
+                changes.check_unchanged(node, steps)
             if create_graph or observer is not None or op.joint:
                 if observer is not None:
                     observer.visit(node, cotangent)
                 for name, parent, contribution in op.pull_back(
-                    node, cotangent, oldest, create_graph
+                    node, steps, cotangent, oldest, create_graph
                 ):
                     if observer is not None:
                         observer.edge(node, name, parent, contribution)
                     add(parent, contribution)
             else:  # the same for rules of one input, without calls: most of what small arrays cost
-                for rule, residuals, (parent,) in node.steps:
+                for rule, residuals, (parent,) in steps:
                     number = parent.number
                     if number < oldest:
                         continue
@@ -268,7 +302,7 @@ def differentiate(
                         fits = False
                     if not fits:
                         contribution = op.fit(rule.inputs[0], parent, contribution)
-                    if not heap and following is None and len(node.steps) == 1:
+                    if not heap and following is None and len(steps) == 1:
                         following = parent
                     elif number in nodes:
                         sums[number] = sums[number] + contribution
@@ -281,17 +315,21 @@ def differentiate(
 
 
 def _accumulate(node: Node, cotangent: Any) -> None:
-    if isinstance(cotangent, TensorBase):
-        if cotangent._node is not None:  # create_graph: the gradient has a tape of its own
-            node.grad = cotangent if node.grad is None else node.grad + cotangent
-            return
-        cotangent = cotangent._array
-    if node.grad is None:  # its own array: a cotangent may be a view, or serve several leaves
-        node.grad = new_tensor(np.array(cotangent, order="C"))
-    elif node.grad._node is not None:
-        node.grad = node.grad + cotangent
-    else:
-        np.add(node.grad._array, cotangent, out=node.grad._array)
+    if node.paused:
+        return
+    with node.lock:
+        grad = node.grad
+        if isinstance(cotangent, TensorBase):
+            if cotangent._node is not None:  # create_graph: the gradient has a tape of its own
+                node.grad = cotangent if grad is None else grad + cotangent
+                return
+            cotangent = cotangent._array
+        if grad is None:  # its own array: a cotangent may be a view, or serve several leaves
+            node.grad = new_tensor(np.array(cotangent, order="C"))
+        elif grad._node is not None:
+            node.grad = grad + cotangent
+        else:
+            np.add(grad._array, cotangent, out=grad._array)
 
 
 def _hooked(hook: Callable, cotangent: Any) -> Any:

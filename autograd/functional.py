@@ -288,7 +288,9 @@ class _Again:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.seeds, self.before = seeds, before
 
-    def pull_back(self, node: Node, g: tuple, oldest: int, create_graph: bool) -> list[tuple]:
+    def pull_back(
+        self, node: Node, steps: tuple, g: tuple, oldest: int, create_graph: bool
+    ) -> list[tuple]:
         """Run the function again, on the tape, and differentiate that."""
         start = tick()
         with enable_grad(), seeds_replayed(self.seeds):
@@ -299,7 +301,7 @@ class _Again:
                 "checkpoint: the function gave another result when it ran again for the backward "
                 "pass; something that it reads was changed meanwhile, or it is not deterministic"
             )
-        ((_, _, sources),) = node.steps  # type: ignore[misc]
+        ((_, _, sources),) = steps
         wanted = [source for source in sources if source.number >= oldest]
         with observe(None):
             found = differentiate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from operator import itemgetter
 from typing import Any
 
@@ -121,6 +122,22 @@ class Op:
     def __repr__(self) -> str:
         return f"<op {self.name}{self.signature}>"
 
+    # ---- copies: there is one op of a name, as there is one function
+
+    def __copy__(self) -> Op:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> Op:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        if REGISTRY.get(self.name) is not self:
+            raise TypeError(
+                f"op {self.name!r} cannot be pickled: an op is pickled by its name, and this one "
+                "is not registered; make it with @autograd.op"
+            )
+        return _op_named, (self.name, self.__module__)
+
     # ---- declaring
 
     def vjp(self, *inputs: str, **rules: Callable) -> Any:
@@ -181,7 +198,7 @@ class Op:
                 if arg._node is not None:
                     parents[position] = arg._node
                     if arg._node.lent and not changes.is_held(arg):
-                        arg._node.take_back()
+                        arg._node.unmark("lent")
                 raw[position] = arg._array
             elif type(arg) in (list, tuple) and position in self.differentiable:
                 return self(*args[:position], np.asarray(arg), *args[position + 1 :])
@@ -197,7 +214,7 @@ class Op:
         for x in arrays:
             if isinstance(x, TensorBase) and x._node is not None and x._node.lent:
                 if not changes.is_held(x):
-                    x._node.take_back()
+                    x._node.unmark("lent")
         raw = tuple([a._array if isinstance(a, TensorBase) else a for a in arrays])
         nodes = tuple([a._node if isinstance(a, TensorBase) else None for a in arrays])
         mode = grad_mode()
@@ -355,18 +372,20 @@ class Op:
 
     # ---- pulling a cotangent back
 
-    def pull_back(self, node: Node, g: Any, oldest: int, create_graph: bool) -> list[tuple]:
+    def pull_back(
+        self, node: Node, steps: tuple, g: Any, oldest: int, create_graph: bool
+    ) -> list[tuple]:
         """Return (input name, parent, contribution) for each edge that leads to a wanted node.
 
-        `g` is the cotangent of the output, `oldest` the number of the oldest node that matters.
-        With `create_graph` the rules run on Tensors: on the tape again.
+        `steps` are the node's, `g` is the cotangent of the output, `oldest` the number of the
+        oldest node that matters. With `create_graph` the rules run on Tensors: on the tape again.
         """
         if create_graph and self.saves:
-            return self._pull_back_through_reference(node, g, oldest)
+            return self._pull_back_through_reference(steps, g, oldest)
         edges = []
-        for rule, residuals, parents in node.steps or ():
+        for rule, residuals, parents in steps:
             if create_graph:
-                residuals = self._as_tensors(node, rule.sources, residuals)
+                residuals = self._as_tensors(node, steps, rule.sources, residuals)
             if not rule.joint:
                 parent = parents[0]
                 if parent.number >= oldest:
@@ -420,17 +439,19 @@ class Op:
             return {}
         return {i: p for i, p in zip(rule.positions, parents, strict=True) if p is not None}
 
-    def _as_tensors(self, node: Node, sources: tuple[int, ...], residuals: Any) -> list:
+    def _as_tensors(
+        self, node: Node, steps: tuple, sources: tuple[int, ...], residuals: Any
+    ) -> list:
         """Return residuals as the Tensors that they were when the op ran."""
         nodes: dict[int, Any] = {len(self.names): node}
-        for rule, _, parents in node.steps or ():
+        for rule, _, parents in steps:
             nodes.update(self.arguments(rule, parents))
         values = [
             new_tensor(value, nodes[source]) if source in nodes else value
             for source, value in zip(sources, residuals, strict=True)
         ]
         if self.variadic and 0 in sources:
-            (_, _, parents) = node.steps[0]  # type: ignore[index]
+            (_, _, parents) = steps[0]
             i = sources.index(0)
             values[i] = tuple(
                 value if parent is None else new_tensor(value, parent)
@@ -438,11 +459,11 @@ class Op:
             )
         return values
 
-    def _pull_back_through_reference(self, node: Node, g: Any, oldest: int) -> list[tuple]:
+    def _pull_back_through_reference(self, steps: tuple, g: Any, oldest: int) -> list[tuple]:
         """Differentiate an op whose rules read extra saved values, through its reference."""
         kept: dict[int, Any] = {}
         nodes: dict[int, Node] = {}
-        for rule, residuals, parents in node.steps or ():
+        for rule, residuals, parents in steps:
             kept.update(zip(rule.sources, residuals, strict=True))
             nodes.update(self.arguments(rule, parents))
         if self.reference_function is None or not all(i in kept for i in range(len(self.names))):
@@ -587,6 +608,15 @@ def op(function: Callable | None = None, **options: Any) -> Any:
         return made
 
     return make if function is None else make(function)
+
+
+def _op_named(name: str, module: str) -> Op:
+    """Return a pickled op: the one of that name, which a module registers."""
+    if name not in REGISTRY:
+        import_module(module)
+    if name not in REGISTRY:
+        raise LookupError(f"module {module!r} registers no op named {name!r}, which was pickled")
+    return REGISTRY[name]
 
 
 @op

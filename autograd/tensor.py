@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import operator
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -104,16 +105,18 @@ class Tensor(TensorBase):
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient accumulated so far, or None."""
-        return None if self._node is None else self._node.grad
+        """The gradient accumulated so far, or None; kept while the leaf requires none."""
+        node = self._kept_node()
+        return None if node is None else node.grad
 
     @grad.setter
     def grad(self, value: Any) -> None:
+        node = self._kept_node()
         if value is None:
-            if self._node is not None:
-                self._node.grad = None
+            if node is not None:
+                node.grad = None
             return
-        if self._node is None:
+        if node is None:
             raise ValueError("only a tensor that requires a gradient can have one")
         value = value if isinstance(value, Tensor) else Tensor(np.asarray(value))
         if value.shape != self.shape or value.dtype != self.dtype:
@@ -121,7 +124,11 @@ class Tensor(TensorBase):
                 f"a gradient must have its tensor's dtype and shape, {self.dtype}"
                 f"{list(self.shape)}, and was given {value.dtype}{list(value.shape)}"
             )
-        self._node.grad = value
+        node.grad = value
+
+    def _kept_node(self) -> Node | None:
+        """Return the node, also that of a leaf which requires no gradient for now."""
+        return self._node or getattr(self, "_paused", None)
 
     @property
     def requires_grad(self) -> bool:
@@ -133,18 +140,52 @@ class Tensor(TensorBase):
         self.requires_grad_(value)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Set, in place, whether a leaf requires a gradient."""
-        if self._node is not None and self._node.op is not None:
+        """Set, in place, whether a leaf requires a gradient; return the leaf.
+
+        A leaf that was switched off keeps its ``.grad`` and its hooks. What was computed from it
+        before can still run backward, and adds nothing to its ``.grad`` until it is on again.
+        What is computed from it meanwhile takes it for a constant.
+
+        Raises
+        ------
+        TypeError
+            If the tensor is not of real floating point.
+        ValueError
+            If the tensor is a result, which always requires a gradient.
+
+        Examples
+        --------
+        >>> import autograd
+        >>> w = autograd.tensor([1.0, 2.0], requires_grad=True)
+        >>> loss = (w * w).sum()
+        >>> (w.requires_grad_(False) * w).requires_grad
+        False
+        >>> w.requires_grad_()
+        tensor([1., 2.], requires_grad=True)
+        >>> loss.backward()
+        >>> w.grad
+        tensor([2., 4.])
+        """
+        node = self._node
+        if node is not None and node.op is not None:
             if not requires_grad:
                 raise ValueError(
                     "a result always requires a gradient: detach() returns one without"
                 )
-        elif not requires_grad:
+        elif not requires_grad and node is not None:
+            node.lend(self._array)  # as long as it is off, anybody may write to the array
+            node.mark(paused=True)
+            self._paused: Node | None = node
             self._node = None
-        elif self._node is None:
-            self._node = _leaf(self._array)
-            if is_held(self):
-                self._node.mark(lent=True)
+        elif requires_grad and node is None:
+            node = self._kept_node()
+            if node is None:
+                node = _leaf(self._array)
+                if is_held(self):
+                    node.mark(lent=True)
+            else:
+                node.unmark("paused")
+            self._node, self._paused = node, None
         return self
 
     @property
@@ -193,12 +234,45 @@ class Tensor(TensorBase):
         """
         node = _node_of(self, "register_hook")
         own = partial(hook)  # one of its own: the same function may be registered twice
-        node.mark(hooks=(*node.hooks, own))
+        node.add_hook(own)
+        return partial(node.remove_hook, own)
 
-        def remove() -> None:
-            node.mark(hooks=tuple(h for h in node.hooks if h is not own))
+    # ---- copies: a copied leaf is a new leaf; a result cannot be copied without its tape
 
-        return remove
+    def _parts(self) -> tuple:
+        """Return what a copy is made of: the class, the array, whether a gradient is required."""
+        if self._node is not None and self._node.op is not None:
+            raise TypeError(
+                f"a result of {self._node.op.name}, of shape {self.shape}, cannot be copied or "
+                "pickled: its tape stays here; take its values with .detach(), or copy it on the "
+                "tape with .copy()"
+            )
+        return type(self), self._array, self.requires_grad
+
+    def __copy__(self) -> Tensor:
+        """Return a new leaf on the same array: a write to one changes both, as in PyTorch."""
+        new = _rebuilt(*self._parts())
+        for x in (self, new):
+            if x._node is not None:
+                x._node.lend(x._array)
+        if hasattr(self, "__dict__"):  # of a subclass
+            vars(new).update(vars(self))
+        return new
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        """Return a new leaf with its own array and its own ``.grad``, without the hooks."""
+        kind, array, requires_grad = self._parts()
+        new = memo[id(self)] = _rebuilt(kind, deepcopy(array, memo), requires_grad)
+        if self.grad is not None:
+            new.requires_grad_().grad = deepcopy(self.grad, memo)
+            new.requires_grad_(requires_grad)
+        if hasattr(self, "__dict__"):
+            vars(new).update(deepcopy(vars(self), memo))
+        return new
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        """Pickle a leaf as a new leaf without its ``.grad`` and its hooks, as PyTorch does."""
+        return _rebuilt, self._parts(), getattr(self, "__dict__", None)
 
     # ---- leaving the tape
 
@@ -400,6 +474,13 @@ def tensor(data: Any, requires_grad: bool = False, dtype: DTypeLike | None = Non
             f"a tensor holds real numbers or booleans, and was given {array.dtype}: {data!r:.60}"
         )
     return Tensor(array, _leaf(array) if requires_grad else None)
+
+
+def _rebuilt(kind: type[Tensor], data: ndarray, requires_grad: bool) -> Tensor:
+    """Make a copied or unpickled tensor; pickles refer to this function by its name."""
+    new = kind.__new__(kind)
+    TensorBase.__init__(new, np.asarray(data))
+    return new.requires_grad_(requires_grad)
 
 
 def _leaf(data: ndarray) -> Node:

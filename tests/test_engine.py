@@ -361,6 +361,68 @@ def test_second_derivative_under_no_grad():
     assert autograd.grad(g, x).item() == 18
 
 
+def test_a_paused_leaf_keeps_everything():
+    """As in PyTorch: the tape, the gradient and the hooks outlive requires_grad_(False)."""
+    x, w, seen = leaf(1.0, 2.0), leaf(3.0, 4.0), []
+    remove = w.register_hook(seen.append)
+    loss = (x * w * w).sum()
+    w.grad = np.ones(2)
+    grad = w.grad
+    assert w.requires_grad_(False) is w and not w.requires_grad and w.is_leaf
+    assert not (w * w).requires_grad and w.grad is grad
+    loss.backward(retain_graph=True)
+    assert x.grad.tolist() == [9, 16] and w.grad.tolist() == [1, 1] and len(seen) == 1
+    with pytest.raises(RuntimeError, match="grad: .* requires no gradient"):
+        autograd.grad(loss, w)
+    with pytest.raises(RuntimeError, match="register_hook: .* requires no gradient"):
+        w.register_hook(print)
+    w.requires_grad = True
+    w.requires_grad = True
+    (g,) = autograd.grad(loss, [w], retain_graph=True)  # the same leaf
+    loss.backward(retain_graph=True)
+    assert g.tolist() == [6, 16] and w.grad is grad and grad.tolist() == [7, 17]
+    assert len(seen) == 3
+    remove()
+    w.requires_grad_(False).grad = None
+    w.grad = np.zeros(2)
+    w.requires_grad_()
+    loss.backward()
+    assert w.grad.tolist() == [6, 16] and len(seen) == 3
+    (w * w).sum()
+    assert w._node.plain  # and it costs what it did
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("write", [
+    lambda w: w.data.__setitem__(0, 7),
+    lambda w: w.numpy().__setitem__(0, 7),
+    lambda w: np.asarray(w).__setitem__(0, 7),
+    lambda w: w.detach().numpy().__setitem__(0, 7),
+    lambda w: w.__setitem__(0, 7),
+    lambda w: w.__iadd__(7),
+    lambda w: np.add(w, 7, out=w),
+])  # fmt: skip
+def test_a_write_to_a_paused_leaf_is_noticed(write, again):
+    x, w = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    loss = (x * w).sum()
+    write(w.requires_grad_(False))
+    w.requires_grad_(again)
+    with pytest.raises(RuntimeError, match="multiply: 'y', .* was changed in place"):
+        loss.backward()
+
+
+def test_only_an_array_that_is_held_is_watched_after_a_pause():
+    w = leaf(3.0, 4.0).requires_grad_(False)
+    array = w.data
+    loss = (w.requires_grad_() * w).sum()
+    array[0] = 7
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+    w.requires_grad_(False).data = np.array([1.0, 1.0])
+    (w.requires_grad_() * w).sum().backward()
+    assert w.grad.tolist() == [2, 2]
+
+
 # ---- changes in place
 
 

@@ -104,6 +104,9 @@ class _Accelerated:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_function"], name)
 
+    def __reduce__(self) -> str:  # by name, as the function itself
+        return self._function.__qualname__
+
 
 def _declines(*_: Any, **__: Any) -> Any:
     return NotImplemented
