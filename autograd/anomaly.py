@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from autograd.blocks import Block
 from autograd.changes import Copy
 from autograd.engine import Node, TensorBase, differentiate
-from autograd.modes import observe, record_with
+from autograd.modes import observing, record_with
 from autograd.op import Op
 from autograd.tensor import Tensor
 
@@ -27,10 +29,10 @@ class AnomalyError(FloatingPointError):
     """An op made a NaN or an Inf."""
 
 
-@contextmanager
-def detect_anomaly() -> Iterator[None]:
+def detect_anomaly(function: Callable | None = None) -> Any:
     """Stop at the first op, forward or backward, that makes a NaN or an Inf.
 
+    A block, ``with detect_anomaly():``, or a decorator of a function, ``@detect_anomaly()``.
     Inside the block every result on the tape and every gradient is looked at, which costs a few
     microseconds an op. An op that was given a NaN or an Inf is not blamed for passing it on.
 
@@ -50,25 +52,26 @@ def detect_anomaly() -> Iterator[None]:
     ...     print(str(error).splitlines()[0])
     backward of sqrt: the gradient of 'x' has 1 NaN of 2
     """
-    with _watch(_Watch()):
-        yield
+    block = Block(_Watch, _watching)
+    return block if function is None else block(function)
 
 
-@contextmanager
-def debug() -> Iterator[None]:
+def debug(function: Callable | None = None) -> Any:
     """Look at everything: `detect_anomaly`, and a copy of all that the tape keeps.
+
+    A block, ``with debug():``, or a decorator of a function, ``@debug()``.
 
     Every change in place to what a rule will read is an error then, by whatever way it was made;
     `docs/how_backward_works.md` lists those that are not noticed otherwise. Slow, and takes twice
     the memory.
     """
-    with _watch(_Watch(copies=True)):
-        yield
+    block = Block(partial(_Watch, copies=True), _watching)
+    return block if function is None else block(function)
 
 
 @contextmanager
-def _watch(watch: _Watch) -> Iterator[None]:
-    with record_with(watch), observe(watch):
+def _watching(watch: _Watch) -> Iterator[None]:
+    with record_with(watch), observing(watch):
         yield
 
 
@@ -311,7 +314,7 @@ def explain(loss: Tensor, tensor: Tensor) -> Explanation:
     edges = _Edges(tensor._node)
     outputs: list[Any] = [loss._node]
     inputs: list[Any] = [tensor._node]
-    with observe(edges):
+    with observing(edges):
         start = np.ones(loss.shape, loss.dtype)
         (gradient,) = differentiate(outputs, [start], inputs, retain_graph=True)
     if gradient is None:

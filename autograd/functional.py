@@ -21,7 +21,7 @@ from numpy import ndarray
 
 from autograd.changes import Fingerprint
 from autograd.engine import Node, differentiate, tick
-from autograd.modes import enable_grad, is_grad_enabled, observe
+from autograd.modes import enable_grad, is_grad_enabled, observing
 from autograd.op import alias
 from autograd.ops.nn import seeds_drawn, seeds_replayed
 from autograd.stepper.record import current_recording
@@ -303,7 +303,7 @@ class _Again:
             )
         ((_, _, sources),) = steps
         wanted = [source for source in sources if source.number >= oldest]
-        with observe(None):
+        with observing(None):
             found = differentiate(
                 [y._node for y in outputs], g, wanted, frontier=start, create_graph=create_graph
             )

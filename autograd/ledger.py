@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from autograd.engine import Node, TensorBase
 from autograd.machine import Roof
-from autograd.modes import observe, record_with
+from autograd.modes import observing, record_with
 from autograd.op import Op
 
 FORWARD, BACKWARD, REST = "forward", "backward", "rest"
@@ -112,7 +112,7 @@ class Ledger:
     def __enter__(self) -> Ledger:
         self._watching = ExitStack()
         self._watching.enter_context(record_with(self))
-        self._watching.enter_context(observe(self))
+        self._watching.enter_context(observing(self))
         self._since = perf_counter()
         return self
 

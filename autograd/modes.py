@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
+
+from autograd.blocks import Block, decorated
 
 if TYPE_CHECKING:
     from autograd.engine import Node
@@ -39,39 +40,39 @@ class GradMode:
     def __exit__(self, *exception: object) -> None:
         _mode.reset(self._tokens.pop())
 
-    def __call__(self, function: Callable) -> Callable:
-        """Let a function, or a generator, run in this mode."""
-        if inspect.isgeneratorfunction(function):
-
-            @functools.wraps(function)
-            def generate(*args: Any, **kwargs: Any) -> Iterator:
-                iterator = function(*args, **kwargs)
-                while True:  # the mode holds while the generator runs, not while it is suspended
-                    with GradMode(self._enabled):
-                        try:
-                            item = next(iterator)
-                        except StopIteration as stop:
-                            return stop.value
-                    yield item
-
-            return generate
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with GradMode(self._enabled):
-                return function(*args, **kwargs)
-
-        return call
+    def __call__(self, function: Any) -> Any:
+        """Let a function, a generator or a coroutine run in this mode."""
+        return decorated(function, lambda: partial(GradMode, self._enabled))
 
 
-def no_grad() -> GradMode:
-    """Record nothing: ``with no_grad():``, or ``@no_grad()`` on a function."""
-    return GradMode(False)
+def no_grad(function: Callable | None = None) -> Any:
+    """Record nothing: ``with no_grad():``, or ``@no_grad()`` (or ``@no_grad``) on a function.
+
+    A decorated generator or coroutine records nothing while it runs; its caller, who runs while
+    the generator or coroutine is suspended, records as before.
+
+    Raises
+    ------
+    TypeError
+        If a class is decorated: decorate its methods.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> x = autograd.tensor(3.0, requires_grad=True)
+    >>> @autograd.no_grad()
+    ... def powers(x):
+    ...     yield x
+    ...     yield x * x
+    >>> [(y.requires_grad, (x * y).requires_grad) for y in powers(x * 1)]
+    [(True, True), (False, True)]
+    """
+    return GradMode(False) if function is None else GradMode(False)(function)
 
 
-def enable_grad() -> GradMode:
-    """Record again, inside :func:`no_grad`."""
-    return GradMode(True)
+def enable_grad(function: Callable | None = None) -> Any:
+    """Record again, inside :func:`no_grad`; a decorator, too, as `no_grad` is."""
+    return GradMode(True) if function is None else GradMode(True)(function)
 
 
 class Observer(Protocol):
@@ -112,9 +113,26 @@ def record_with(recorder: Recorder) -> Iterator[Recorder]:
         current_recorder.reset(token)
 
 
+def observe(observer: Observer | None) -> Block:
+    """Let an observer watch every backward pass inside the block, or nobody.
+
+    A decorator, too: ``@observe(observer)``.
+
+    Raises
+    ------
+    TypeError
+        If `observer` has no method `visit` or `edge`.
+    """
+    if observer is not None and not (hasattr(observer, "visit") and hasattr(observer, "edge")):
+        raise TypeError(
+            f"observe: {observer!r:.60} has no methods visit and edge; see autograd.Observer"
+        )
+    return Block(lambda: observer, observing)
+
+
 @contextmanager
-def observe(observer: Observer | None) -> Iterator[Observer | None]:
-    """Let an observer watch every backward pass inside the block, or nobody."""
+def observing(observer: Observer | None) -> Iterator[Observer | None]:
+    """Do what :func:`observe` does, for those who know their observer."""
     token = current_observer.set(observer)
     try:
         yield observer

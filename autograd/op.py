@@ -16,7 +16,7 @@ from autograd.dispatch import NUMPY as NUMPY
 from autograd.dispatch import implements as implements
 from autograd.engine import Node, TensorBase, differentiate, new_result, new_tensor
 from autograd.formula import Formula
-from autograd.modes import forward_of, grad_mode, observe
+from autograd.modes import forward_of, grad_mode, observing
 
 REGISTRY: dict[str, Op] = {}
 COPY_LIMIT = 65536  # bytes: a constant that a rule keeps is copied up to here, and watched above
@@ -479,7 +479,7 @@ class Op:
             arguments[i] = alias(arguments[i])
         out = self.reference_function(*arguments)
         starts: list[Any] = [arguments[i]._node for i in wanted]
-        with observe(None):
+        with observing(None):
             gradients = differentiate([out._node], [g], starts, create_graph=True)
         return [
             (self.names[i], nodes[i], self.fit(self.names[i], nodes[i], gradient))

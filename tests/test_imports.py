@@ -12,8 +12,8 @@ import npgpt
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = [
-    # fmt: off
     [
+        "autograd.blocks",
         "autograd.changes",
         "autograd.dispatch",
         "autograd.engine",
@@ -22,7 +22,6 @@ LAYERS = [
         "autograd.modes",
         "autograd.op",
     ],
-    # fmt: on
     ["autograd.kernels"],
     ["autograd.ops"],
     ["autograd.nn", "autograd.numpy", "autograd.tensor"],

@@ -13,17 +13,22 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+
+from autograd.blocks import decorated
 
 _wanted = os.environ.get("AUTOGRAD_KERNELS", "1") != "0"
 _available: bool | None = None  # whether Numba is there; None until someone asks
 
 
 class use_kernels:
-    """Switch kernels on or off for the whole process, or for a ``with`` block.
+    """Switch kernels on or off for the whole process, for a ``with`` block, or for a function.
+
+    As a decorator, ``@use_kernels(False)``, it switches while the function runs, and at no other
+    time. A switch is for all threads.
 
     Examples
     --------
@@ -35,7 +40,10 @@ class use_kernels:
 
     def __init__(self, enabled: bool = True) -> None:
         global _wanted
+        if callable(enabled):
+            raise TypeError(f"use_kernels: {enabled!r:.60} is no bool; write @use_kernels(True)")
         self._before, _wanted = _wanted, enabled
+        self._enabled = enabled
 
     def __enter__(self) -> use_kernels:
         return self
@@ -43,6 +51,11 @@ class use_kernels:
     def __exit__(self, *_: object) -> None:
         global _wanted
         _wanted = self._before
+
+    def __call__(self, function: Any) -> Any:
+        """Let a function, a generator or a coroutine run with kernels on or off."""
+        self.__exit__()
+        return decorated(function, lambda: partial(use_kernels, self._enabled))
 
 
 def kernels_enabled() -> bool:

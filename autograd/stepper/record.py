@@ -12,6 +12,7 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from operator import itemgetter
 from pathlib import Path
@@ -23,6 +24,7 @@ from numpy import ndarray
 
 from autograd import changes, modes
 from autograd.anomaly import PACKAGE, line_of, users_frame
+from autograd.blocks import Block
 from autograd.engine import Node, TensorBase
 from autograd.modes import record_with
 from autograd.op import Op
@@ -294,7 +296,7 @@ class Recording:
         the first before others.
         """
         frames = []
-        here: FrameType | None = frame
+        here: FrameType | None = frame if self.values else None
         while here is not None:
             if not here.f_code.co_filename.startswith(OTHERS):
                 frames.append(here)
@@ -391,9 +393,11 @@ class Recording:
         return tensors
 
 
-@contextmanager
-def record(file: str = "") -> Iterator[Recording]:
+def record(file: str = "") -> Block:
     """Keep, of every call inside the block, what the tape drops: for `step` and `to_source`.
+
+    A block, ``with record() as recording:``, or a decorator of a function, ``@record()``: each call
+    of the function is then a recording of its own, which `step` finds by the function's result.
 
     Parameters
     ----------
@@ -401,9 +405,15 @@ def record(file: str = "") -> Iterator[Recording]:
         Whose lines to note for each call; if not given, those of the innermost code that is not
         this package's.
 
-    Yields
+    Returns
+    -------
+    Block
+        Which gives the `Recording`.
+
+    Raises
     ------
-    Recording
+    TypeError
+        If `file` is not a text: a decorator has parentheses, ``@record()``.
 
     Examples
     --------
@@ -416,7 +426,15 @@ def record(file: str = "") -> Iterator[Recording]:
     >>> recording.names[y._node.number]
     'y'
     """
-    recording = Recording(file=file)
+    if not isinstance(file, str):
+        raise TypeError(
+            f"record: file is {file!r:.60}; expected the name of a file, or none: @record()"
+        )
+    return Block(partial(Recording, file=file), _recording)
+
+
+@contextmanager
+def _recording(recording: Recording) -> Iterator[Recording]:
     with record_with(recording):
         yield recording
     recording.name_variables(users_frame())

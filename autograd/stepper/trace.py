@@ -226,7 +226,7 @@ def tracing(x: Tensor, gradient: Any = None) -> Iterator[Trace]:
     recording = recording_of(x)
     node: Any = x._node
     with observe(Trace(recording, node.number, _cotangent(x, gradient, False))) as found:
-        yield found  # type: ignore[misc]
+        yield found
 
 
 def trace(x: Tensor, gradient: Any = None) -> Trace:
