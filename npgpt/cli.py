@@ -26,6 +26,8 @@ npgpt: GPT in plain NumPy
       from a pipe.
   npgpt info PRESET|DIR [--batch N] [--context N], npgpt info --compare A B
       What a model is and costs: parameters, computation, memory. Without a name: the presets.
+  npgpt export DIR FOLDER
+      Write a run's model and tokenizer to a new folder that Hugging Face's transformers opens.
   npgpt tokenizer list|add|train|show
       Tokenizers: those that are here, your own, and what they make of a text.
   npgpt step SCRIPT.py | --model DIR --text TEXT | --run DIR --at STEP
@@ -82,8 +84,8 @@ def dispatch(args: list[str]) -> int:
     from npgpt.errors import UserError
 
     commands: dict[str, Callable[[list[str]], int]] = {
-        "train": train, "generate": generate, "info": info, "tokenizer": tokenizer, "step": step,
-        "why": why, "lesson": lesson, "kata": kata,
+        "train": train, "generate": generate, "info": info, "export": export,
+        "tokenizer": tokenizer, "step": step, "why": why, "lesson": lesson, "kata": kata,
         "profile": profile, "doctor": doctor, "warmup": warmup,
     }  # fmt: skip
     try:
@@ -255,7 +257,7 @@ def show_sample(run: Any) -> None:
 
     model = load_pretrained(run.folder)
     prompt = "def " if not run.config.data else first_words(run.tokenizer.decode(run.tokens[:200]))
-    ids = run.tokenizer.encode(prompt)
+    ids = run.tokenizer.encode(prompt, allowed_special="all")
     length = 120 if run.tokenizer.n_vocab > 256 and run.tokenizer.kind != "char" else 400
     choices = dict(do_sample=True, temperature=0.8, top_k=0, seed=run.config.seed)
     out = generate(model, ids, max_new_tokens=length, **choices)
@@ -303,6 +305,25 @@ def info(args: list[str]) -> int:
     from npgpt.info import presets, show
 
     print(show(names, options.batch, options.context) if names else presets())
+    return 0
+
+
+def export(args: list[str]) -> int:
+    """``npgpt export``."""
+    from npgpt.errors import UserError
+    from npgpt.export import export
+
+    @dataclass
+    class ExportOptions:
+        """Write a model and its tokenizer (first argument) for transformers, to a new folder."""
+
+    folders = [arg for arg in args if not arg.startswith("-")]
+    parse(ExportOptions, [arg for arg in args if arg.startswith("-")], "export")
+    if len(folders) != 2:
+        raise UserError("give two folders, as in: npgpt export out/0001 exported")
+    source, folder = (Path(name).expanduser() for name in folders)
+    export(source, folder)
+    print(f"{folder}: transformers opens it with AutoModelForCausalLM and AutoTokenizer")
     return 0
 
 

@@ -29,6 +29,7 @@ ALIASES = {  # names that transformers accepts as well
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
+GPT2_END = 50256  # transformers takes this id for the end of a text where no file says another
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "openai-gpt": "OpenAIGPTLMHeadModel"}
 
 
@@ -147,6 +148,8 @@ class GPTConfig:
         fields = {"model_type": self.model_type, **dataclasses.asdict(self)}
         if self.model_type in ARCHITECTURES:
             fields["architectures"] = [ARCHITECTURES[self.model_type]]
+        if self.model_type == "gpt2" and self.vocab_size <= GPT2_END:
+            fields |= {"bos_token_id": None, "eos_token_id": None}
         if self.model_type == "openai-gpt":
             tanh_form = self.activation_function not in ("relu", "silu", "swish")
             fields["afn"] = "gelu" if tanh_form else self.activation_function

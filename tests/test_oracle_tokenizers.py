@@ -10,7 +10,8 @@ import warnings
 
 import pytest
 
-from npgpt import UserError
+from npgpt import GPT, GPTConfig, UserError
+from npgpt.export import export
 from npgpt.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
@@ -399,3 +400,34 @@ def test_written_tokenizers_open_in_transformers(name, folder, capfd):
         ids = ours.encode(text, allowed_special="all").tolist()
         assert theirs(text)["input_ids"] == ids
         assert theirs.decode(ids) == ours.decode(ids)
+
+
+@pytest.mark.parametrize("preset", ["gpt1", "gpt2"])
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_an_exported_run_opens_in_transformers(name, preset, tmp_path, caplog):
+    """Without a warning, in any of the ways that transformers has, and with the same tokens."""
+    import transformers
+
+    ours = TOKENIZERS[name]()
+    sizes = dict(n_positions=16, n_embd=16, n_layer=2, n_head=2)
+    model = GPT(GPTConfig.preset(preset, vocab_size=ours.n_vocab, **sizes)).eval()
+    model.save_pretrained(tmp_path / "run")
+    save_tokenizer(ours, tmp_path / "run")
+    folder = tmp_path / "exported"
+    export(tmp_path / "run", folder)
+    logger = transformers.logging.get_logger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+            ids = tokenizer("the lower", return_tensors="pt")
+            written = theirs.generate(**ids, max_new_tokens=5, do_sample=False)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records
+    prompt = ours.encode("the lower")
+    assert ids["input_ids"].tolist() == [prompt.tolist()]
+    assert written.tolist() == model.generate(prompt, max_new_tokens=5).tolist()
+    assert load_tokenizer(folder).encode("the lower").tolist() == prompt.tolist()

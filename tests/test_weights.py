@@ -629,3 +629,30 @@ def test_loading_takes_the_memory_of_the_weights(layout, tmp_path):
     assert result.returncode == 0, result.stderr
     share, _ = map(float, result.stdout.split())
     assert share < 1.2
+
+
+# ---- export
+
+
+def test_export_refuses_before_it_writes(tmp_path, capsys):
+    from npgpt.cli import main
+    from npgpt.tokenizers import ByteTokenizer, CharTokenizer, save_tokenizer
+
+    sizes = dict(vocab_size=256, n_positions=8, n_embd=16, n_layer=2, n_head=2)
+    run, out = tmp_path / "run", tmp_path / "out"
+    GPT(GPTConfig(**sizes)).save_pretrained(run)
+    save_tokenizer(CharTokenizer("".join(map(chr, range(300)))), run)
+    assert main(["export", str(run), str(out)]) == 2
+    assert "a tokenizer of 300 tokens, and its model knows 256" in capsys.readouterr().err
+    save_tokenizer(ByteTokenizer(), run)
+    assert main(["export", str(run), str(run)]) == 2
+    assert "export to a folder that is empty" in capsys.readouterr().err
+    assert main(["export", str(run)]) == 2 and "two folders" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["export", str(run), str(out)]) == 0
+    names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    GPT(GPTConfig(**sizes, window_size=2)).save_pretrained(run)
+    assert main(["export", str(run), str(tmp_path / "other")]) == 2
+    assert "transformers has no model" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

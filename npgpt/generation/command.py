@@ -147,7 +147,7 @@ def choices_of(options: GenerateOptions, model: GPT, tokenizer: Tokenizer) -> di
     choices["early_stopping"] = {"true": True, "false": False}.get(str(early), early)
     in_text = tokenizer.kind not in ("char", "byte")  # where a word has a token with its space
     choices["bad_words_ids"] = [
-        tokenizer.encode(before + word).tolist()
+        tokenizer.encode(before + word, add_special_tokens=False).tolist()
         for word in options.bad_words
         for before in (["", " "] if in_text else [""])
     ] or None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import heapq
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -310,21 +311,23 @@ def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 def _last_pair(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
     """Return the two parts that merging the bytes of a token leaves before the last merge."""
-
-    def rank(left: bytes, right: bytes) -> int | None:
-        whole = left + right
-        return ranks.get(whole) if whole != token else None
-
     parts = [token[i : i + 1] for i in range(len(token))]
-    while 2 < len(parts) < 32:  # quicker than a heap
-        found = [(r, i) for i, pair in enumerate(pairwise(parts)) if (r := rank(*pair)) is not None]
-        if not found:
+    if len(parts) > 64:  # where a heap is quicker
+        whole = ranks[token]
+        parts = merged(parts, lambda a, b: r if (r := ranks.get(a + b)) != whole else None)
+        return (parts[0], parts[1]) if len(parts) == 2 else None
+    pairs = [ranks.get(a + b, math.inf) for a, b in pairwise(parts)]
+    while len(parts) > 2:
+        lowest = min(pairs)
+        if lowest == math.inf:
             return None
-        i = min(found)[1]
+        i = pairs.index(lowest)
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    if len(parts) > 2:
-        parts = merged(parts, rank)
-    return (parts[0], parts[1]) if len(parts) == 2 else None
+        del pairs[i]
+        for j in (i - 1, i):
+            if 0 <= j < len(pairs):
+                pairs[j] = ranks.get(parts[j] + parts[j + 1], math.inf)
+    return (parts[0], parts[1])
 
 
 def format_ranks(ranks: Mapping[bytes, int]) -> str:
