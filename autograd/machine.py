@@ -120,15 +120,17 @@ def kernel_threads() -> int:
 
 
 def kernel_cache() -> Path | None:
-    """Return the folder of compiled kernels; None if none can be written to."""
-    from numba.core.caching import FunctionCache
+    """Return the folder that compiled kernels are written to; None if none can be written."""
+    from autograd.kernels.cache import writable
 
-    from autograd.kernels import pointwise
+    return writable()
 
-    try:
-        return Path(FunctionCache(pointwise.gelu).cache_path)
-    except RuntimeError:
-        return None
+
+def kernel_files() -> dict[str, list[Path]]:
+    """Return the files of compiled kernels, by what they are: good, old or damaged."""
+    from autograd.kernels.cache import survey
+
+    return survey()
 
 
 def vector_bits() -> int:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -171,15 +172,22 @@ def kernels() -> Iterator[Finding]:
     bits = autograd.machine.vector_bits()
     width = f"{bits} bits: {bits // 32} numbers of float32" if bits else "of a width not known here"
     yield Finding(section, "Numba's SIMD", width)
-    cache = autograd.machine.kernel_cache()
-    if cache is None:
+    files = autograd.machine.kernel_files()
+    for cache, n in Counter(path.parent for path in files["good"]).items():
+        yield Finding(section, "cache", f"{n} kernels in {cache}")
+    written = autograd.machine.kernel_cache()
+    if written is None:
         yield Finding(
-            section, "cache", "no folder can be written to: every process compiles anew",
+            section, "cache", "no folder can be written to: every process compiles what it lacks",
             "export NUMBA_CACHE_DIR=FOLDER, one that can be",
         )  # fmt: skip
-    else:
-        n = len(list(cache.glob("*.nbc")))
-        yield Finding(section, "cache", f"{n} kernels in {cache}" if n else f"empty: {cache}")
+    elif not files["good"]:
+        yield Finding(section, "cache", f"empty: {written}")
+    if files["damaged"]:
+        value = f"{len(files['damaged'])} damaged, which are compiled anew: {files['damaged'][0]}"
+        others = [path for path in files["damaged"] if not path.is_file()]
+        fix = f"remove {others[0]}" if others else "npgpt warmup"
+        yield Finding(section, "cache", value, fix)
 
 
 def tokenizers() -> Iterator[Finding]:

@@ -8,22 +8,20 @@ compile several times slower, spin against BLAS's, and may not be called from tw
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
 import numba
 import numpy as np
-from numba.core.caching import FunctionCache, NullCache
 from numpy import ndarray
 
+from autograd.kernels.cache import Cache, settings
 from autograd.kernels.intrinsics import yield_processor
 
 # ---- compiling
@@ -37,7 +35,6 @@ EXACT = {"contract"}  # elementwise, and the vector math, which breaks if terms 
 SUMS = {"contract", "reassoc", "nsz"}  # a sum is vectorized only if its terms may be reordered
 
 OVERLOADS: Any = dict(fastmath=EXACT, **OPTIONS)  # for helpers chosen by the type of an argument
-settings: Any = numba.config
 
 
 def jit(flags: set[str]) -> Callable:
@@ -46,10 +43,7 @@ def jit(flags: set[str]) -> Callable:
     def compile(function: Callable) -> Any:
         compiled: Any = numba.njit(function, fastmath=flags, **OPTIONS)
         if not settings.DISABLE_JIT:
-            try:
-                compiled._cache = _Cache(function)
-            except RuntimeError:  # no folder can be written to
-                compiled._cache = _NoCache()
+            compiled._cache = Cache(function)
         return compiled
 
     return compile
@@ -58,46 +52,6 @@ def jit(flags: set[str]) -> Callable:
 def inline(flags: set[str]) -> Callable:
     """Compile a helper, as a part of the kernels that call it."""
     return numba.njit(fastmath=flags, **OPTIONS)
-
-
-class _Cache(FunctionCache):
-    """Numba's cache, that knows all sources of kernels and not only the file of this one.
-
-    A changed helper thus leaves no stale kernel; and with contents in the place of times of change,
-    a copied environment finds its kernels. The folder is ``__pycache__`` beside the source, or the
-    user's own where that is read-only, or ``NUMBA_CACHE_DIR``.
-    """
-
-    def __init__(self, function: Callable) -> None:
-        super().__init__(function)
-        self._cache_file._source_stamp = _sources()
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Look a kernel up; a miss is followed by its compilation."""
-        found = super().load_overload(sig, target_context)
-        if found is None:
-            _announce(f"once, into {self.cache_path}")
-        return found
-
-
-class _NoCache(NullCache):
-    """Every process compiles for itself, and says what could be done about it."""
-
-    def load_overload(self, sig: Any, target_context: Any) -> None:
-        _announce("for this process alone: name a folder that can be written by NUMBA_CACHE_DIR")
-
-
-@cache
-def _sources() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-@cache  # says it once
-def _announce(how: str) -> None:
-    print(f"autograd: compiling kernels, {how}", file=sys.stderr)
 
 
 # ---- sharing out

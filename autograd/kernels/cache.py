@@ -1,0 +1,220 @@
+"""Compiled kernels on disk: each in a file of its own, with a hash of all that the file holds.
+
+Numba's own cache unpickles and links whatever it finds: a file that was cut short or has a wrong
+bit ends the process, by an exception or a segmentation fault. A kernel has two files there, which
+two processes can mix up. And Numba writes before it reads, so that nothing is found in a folder
+that is read-only. Here, a file that is not as it was written counts as missing: the kernel is
+compiled anew, and the file replaced. A file that cannot be written costs the next process the same
+time again, and nothing else.
+
+The files are in ``__pycache__`` beside the sources, or where that cannot be written in the user's
+cache folder; ``NUMBA_CACHE_DIR`` names another place for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite  # type: ignore[import-untyped]
+import numba
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+
+from autograd.files import make_folders, replacing
+
+settings: Any = numba.config
+PATTERN = "*-" + 16 * "[0-9a-f]" + ".nbc"
+TITLE = b"a kernel of autograd\n"
+LARGEST = 2**26  # bytes: kernels have less than 2**18
+DIGEST = hashlib.sha256().digest_size
+
+
+class Cache:
+    """What Numba asks for a kernel before it compiles one, and gives what it has compiled."""
+
+    def __init__(self, function: Callable) -> None:
+        code = function.__code__
+        self._function = f"{function.__module__}.{function.__qualname__}", code.co_firstlineno
+        self._stem = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+
+    @property
+    def cache_path(self) -> str:
+        """The folder that is looked at first."""
+        return str(folders()[0])
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the kernel for arguments of these types, or None: it is then compiled."""
+        target_context.refresh()
+        found = "missing"
+        for folder in folders():
+            path = folder / self._name(sig, target_context)
+            state, content = read(path)
+            if state == "good":
+                try:
+                    return CompileResult._rebuild(target_context, *pickle.loads(content))
+                except Exception:  # Numba was changed, and its version was not
+                    state = "damaged"
+            if state == "damaged":
+                found = f"{path} is damaged"
+        _announce(found)
+        return None
+
+    def save_overload(self, sig: Any, result: Any) -> None:
+        """Keep a kernel that was compiled, where that is possible."""
+        if result.lifted or result.library.has_dynamic_globals:
+            return  # it holds addresses of this process
+        reason = ""
+        for folder in folders():
+            path = folder / self._name(sig, result.target_context)
+            try:
+                make_folders(folder)
+                write(path, dumps(result._reduce()))
+                return
+            except Exception as error:  # a read-only or full disk, a quota, another Numba
+                reason = reason or f"{path}: {getattr(error, 'strerror', None) or error}"
+        _complain(reason)
+
+    def enable(self) -> None:
+        """Do nothing: the cache is always on."""
+
+    def disable(self) -> None:
+        """Do nothing: ``NUMBA_CACHE_DIR`` can name an empty folder."""
+
+    def flush(self) -> None:
+        """Do nothing: files of other sources count as missing."""
+
+    def _name(self, sig: Any, target_context: Any) -> str:
+        processor = target_context.codegen().magic_tuple()
+        key = self._function, str(sig), processor, sys.implementation.cache_tag
+        return f"{self._stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
+
+
+# ---- files
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that `read` finds good."""
+    digest = _digest(path, version(), content)
+    with replacing(path) as file:
+        file.write(TITLE + version() + digest + content)
+
+
+def read(path: Path) -> tuple[str, bytes]:
+    """Return whether a file is good, old, damaged or missing; and its content if it is good.
+
+    Old is what other sources, or another version of Numba, were compiled to.
+    """
+    try:
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        with open(os.open(path, flags), "rb") as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode) or info.st_size > LARGEST:
+                return "damaged", b""
+            whole = file.read(LARGEST)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return "missing", b""
+    except OSError:  # a folder, a link to itself, a disk that fails
+        return "damaged", b""
+    begin = len(TITLE)
+    title, made_by = whole[:begin], whole[begin : begin + DIGEST]
+    digest, content = whole[begin + DIGEST : begin + 2 * DIGEST], whole[begin + 2 * DIGEST :]
+    if title != TITLE or digest != _digest(path, made_by, content):
+        return "damaged", b""
+    return ("good", content) if made_by == version() else ("old", b"")
+
+
+def _digest(path: Path, made_by: bytes, content: bytes) -> bytes:
+    """Return the hash of a file; its name is part of it, or a copy of another kernel would do."""
+    return hashlib.sha256(path.name.encode() + b"\n" + made_by + content).digest()
+
+
+@cache
+def version() -> bytes:
+    """Return a hash of all sources of kernels, and of the compiler's version.
+
+    A changed helper thus leaves no stale kernel; and with contents in the place of times of change,
+    a copied environment finds its kernels.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
+# ---- folders
+
+
+@cache
+def folders() -> list[Path]:
+    """Return the folders to read from, and to write to the first of them that takes it."""
+    here = Path(os.path.abspath(__file__)).parent
+    own = f"{here.name}_{hashlib.sha256(str(here).encode()).hexdigest()[:40]}"
+    if settings.CACHE_DIR:
+        return [Path(settings.CACHE_DIR, own)]
+    found = [here / "__pycache__"]
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME") or "~/.cache"
+    base = os.path.expanduser(base)
+    if os.path.isabs(base):  # or there is no home
+        found.append(Path(base, "numba", own))
+    return found
+
+
+def writable() -> Path | None:
+    """Return the first folder that has room for a kernel, made if need be; None if none has."""
+    for folder in folders():
+        try:
+            make_folders(folder)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(2**18))
+            return folder
+        except OSError:
+            pass
+    return None
+
+
+def survey() -> dict[str, list[Path]]:
+    """Return the files of kernels by what they are: good, old, damaged."""
+    found: dict[str, list[Path]] = {"good": [], "old": [], "damaged": []}
+    for folder in folders():
+        for path in sorted(folder.glob(PATTERN)):
+            found.get(read(path)[0], []).append(path)
+    return found
+
+
+# ---- what is said
+
+
+_said: set[str] = set()
+
+
+def _announce(found: str) -> None:
+    """Say once that kernels are compiled, and why."""
+    if _said:
+        return
+    folder = writable()
+    if folder is None:
+        how = "for this process alone: name a folder that can be written by NUMBA_CACHE_DIR"
+    else:
+        how = f"once, into {folder}"
+    because = f" ({found})" if found != "missing" else ""
+    _say(f"compiling kernels{because}, {how}", "compiling" if folder else "kept")
+
+
+def _complain(reason: str) -> None:
+    """Say once that kernels cannot be kept."""
+    if "kept" not in _said:
+        _say(f"compiled kernels cannot be kept: {reason}", "kept")
+
+
+def _say(what: str, about: str) -> None:
+    _said.add(about)
+    print(f"autograd: {what}", file=sys.stderr)
