@@ -36,6 +36,9 @@ USUAL: dict[str, Any]
 USUAL = {"casting": "same_kind", "dtype": None, "order": "K", "out": None, "where": True}
 NOT_GIVEN = np._NoValue
 
+# What to write instead of elements of an array
+JOINING = "np.stack([x, y]) to make one tensor of several, np.broadcast_to(x, shape) to fill one, "
+
 _SIMPLE = {int, float, bool, str, type(None)}
 
 
@@ -127,7 +130,7 @@ def call_function(function: Callable, args: tuple, kwargs: dict, name: str = "")
     implementation = NUMPY.get(function)
     if implementation is None:
         name = name or name_of(function)
-        _refuse_gradients(name, args, kwargs)
+        _refuse_gradients(name, args, kwargs, JOINING if function in WRITERS else "")
         return _on_arrays(name, function, args, kwargs)
     name = name or name_of(function)
     given, lacking = (args, kwargs), ""
@@ -160,17 +163,19 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict) -> Any
     name = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
     if kwargs:
         name += " with " + ", ".join(f"{key}=" for key in kwargs)
+    if any(x is inputs[0] for x in kwargs.get("out", ())):
+        name += " (as in `a += b`; write `a = a + b`)"
     if not asked:
         _refuse_gradients(name, inputs, kwargs)
     result = _on_arrays(name, getattr(ufunc, method), inputs, kwargs, writes=method == "at")
     return result if asked or implementation is None or "out" in kwargs else _as_tensors(result)
 
 
-def _refuse_gradients(name: str, args: tuple, kwargs: dict) -> None:
+def _refuse_gradients(name: str, args: tuple, kwargs: dict, instead: str = "") -> None:
     if is_grad_enabled() and requires_gradient([args, kwargs]):
         raise TypeError(
             f"{name} has no derivative here, and a tensor that requires a gradient was given; "
-            "use .detach() for a constant, or ops of autograd"
+            f"use {instead}.detach() for a constant, or ops of autograd"
         )
 
 

@@ -19,7 +19,15 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from autograd import engine
 from autograd.changes import is_held
-from autograd.dispatch import NUMPY, call_function, call_ufunc, implements
+from autograd.dispatch import (
+    JOINING,
+    NUMPY,
+    call_function,
+    call_ufunc,
+    implements,
+    requires_gradient,
+    tensors_in,
+)
 from autograd.engine import Node, TensorBase, differentiate, log_write
 from autograd.modes import is_grad_enabled
 from autograd.op import Op, alias
@@ -36,17 +44,26 @@ def _comparison(compare: Callable) -> Any:
     return lambda self, other: compare(self._array, _plain(other))
 
 
-def _in_place(ufunc: np.ufunc) -> Callable:
-    """Return an operator that changes a leaf under no_grad, or a tensor without a gradient."""
+FUNCTIONS = "NumPy's functions, np.exp for math.exp, "  # what to write instead of float(x)
+
+
+def _in_place(ufunc: np.ufunc, operate: Callable) -> Callable:
+    """Return ``x += y``, say: a new tensor x where the sum is on the tape, else a write into x."""
 
     def change(self: Tensor, other: Any) -> Tensor:
-        if self._node is not None and (self._node.op is not None or is_grad_enabled()):
+        if self._node is None:
+            is_new = is_grad_enabled() and requires_gradient(other)
+        else:
+            is_new = self._node.op is not None
+        if is_new:  # Python binds the name on the left to it; nothing is written to
+            return operate(self, other)
+        if self._node is not None and is_grad_enabled():
             raise RuntimeError(
-                f"{ufunc.__name__} in place would change a value that the tape may need; "
-                "write x = x + y, or change a leaf under autograd.no_grad()"
+                f"{ufunc.__name__} in place would change a leaf, whose old values the tape may "
+                "need; write x = x + y for a new tensor, or change the leaf under "
+                "autograd.no_grad()"
             )
-        if isinstance(other, Tensor) and is_grad_enabled():
-            other._refuse_escape("part of another array")
+        self._demand_writeable()
         ufunc(self._array, _plain(other), out=self._array)
         log_write(self._array)
         return self
@@ -288,23 +305,24 @@ class Tensor(TensorBase):
         """Return the elements as nested lists of Python numbers."""
         return self._array.tolist()
 
-    def _refuse_escape(self, what: str) -> None:
+    def _refuse_escape(self, what: str, instead: str = "") -> None:
         if self._node is not None:
             raise TypeError(
                 f"a tensor that requires a gradient does not become {what} behind the tape's back; "
-                "use .detach() for a constant, .numpy() for its array, .item() for its number"
+                f"use {instead}.detach() for a constant, .numpy() for its array, .item() for its "
+                "number"
             )
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> ndarray:
-        self._refuse_escape("an array")
+        self._refuse_escape("an array", JOINING)
         return np.array(self._array, dtype=dtype, copy=copy)
 
     def __float__(self) -> float:
-        self._refuse_escape("a float")
+        self._refuse_escape("a float", FUNCTIONS + JOINING)
         return float(self._array)
 
     def __int__(self) -> int:
-        self._refuse_escape("an int")
+        self._refuse_escape("an int", FUNCTIONS)
         return int(self._array)
 
     def __index__(self) -> int:
@@ -376,27 +394,37 @@ class Tensor(TensorBase):
     __gt__ = _comparison(operator.gt)
     __ge__ = _comparison(operator.ge)
 
-    # Changes in place: for leaves under no_grad, and for tensors without a gradient.
+    # Changes in place: of leaves under no_grad, and of tensors without a gradient.
 
-    __iadd__ = _in_place(np.add)
-    __isub__ = _in_place(np.subtract)
-    __imul__ = _in_place(np.multiply)
-    __itruediv__ = _in_place(np.divide)
-    __ifloordiv__ = _in_place(np.floor_divide)
-    __imod__ = _in_place(np.remainder)
-    __imatmul__ = _in_place(np.matmul)
-    __ipow__ = _in_place(np.power)
+    __iadd__ = _in_place(np.add, operator.add)
+    __isub__ = _in_place(np.subtract, operator.sub)
+    __imul__ = _in_place(np.multiply, operator.mul)
+    __itruediv__ = _in_place(np.divide, operator.truediv)
+    __ifloordiv__ = _in_place(np.floor_divide, operator.floordiv)
+    __imod__ = _in_place(np.remainder, operator.mod)
+    __imatmul__ = _in_place(np.matmul, operator.matmul)
+    __ipow__ = _in_place(np.power, operator.pow)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if self._node is not None and (self._node.op is not None or is_grad_enabled()):
             raise RuntimeError(
-                "assigning to elements would change a value that the tape may need; "
-                "use np.where, or change a leaf under autograd.no_grad()"
+                "assigning to elements would change a value that the tape may need; make a new "
+                "tensor with np.where, np.concatenate or np.stack, or change a leaf under "
+                "autograd.no_grad()"
             )
-        if isinstance(value, Tensor) and is_grad_enabled():
-            value._refuse_escape("part of another array")
+        if is_grad_enabled():
+            for part in tensors_in(value):
+                part._refuse_escape("part of another array", JOINING)  # type: ignore[attr-defined]
+        self._demand_writeable()
         self._array[_plain(key)] = _plain(value)
         log_write(self._array)
+
+    def _demand_writeable(self) -> None:
+        if not self._array.flags.writeable:
+            raise ValueError(
+                "this tensor is a read-only view of values that the tape may need; "
+                "write x = x + y for a new tensor, or change a copy: x.copy()"
+            )
 
     # ---- methods: NumPy's functions of the same names
 
@@ -465,7 +493,7 @@ def tensor(data: Any, requires_grad: bool = False, dtype: DTypeLike | None = Non
     tensor([2., 4.])
     """
     if isinstance(data, Tensor):
-        data = data.data
+        data = data._array
     if isinstance(data, np.matrix | np.ma.MaskedArray):
         raise TypeError(f"{type(data).__name__} is not supported: give np.asarray(...) of it")
     array = np.array(data, dtype=dtype)

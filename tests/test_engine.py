@@ -2,6 +2,9 @@
 
 import asyncio
 import gc
+import math
+import operator
+import re
 import threading
 
 import numpy as np
@@ -467,9 +470,6 @@ def test_operators_in_place():
         x -= 1
     with pytest.raises(RuntimeError, match="np.where"):
         x[0] = 1
-    y = x * 2
-    with pytest.raises(RuntimeError), no_grad():
-        y += 1
     same, array = x, x.data
     with no_grad():
         x -= 0.5
@@ -487,6 +487,94 @@ def test_operators_in_place():
     plain = tensor([1.0])
     plain += 1
     assert plain.tolist() == [2]
+
+
+IN_PLACE = [operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv,
+            operator.imod, operator.ipow, operator.imatmul]  # fmt: skip
+PLAIN = [operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv,
+         operator.mod, operator.pow, operator.matmul]  # fmt: skip
+M = [[1.5, 2.5], [3.5, 4.5]]
+
+
+@pytest.mark.parametrize("mode", [no_grad, autograd.enable_grad])
+@pytest.mark.parametrize("other", ["leaf", "result", "array", "plain", "number", "list", "larger"])
+@pytest.mark.parametrize(("in_place", "operate"), list(zip(IN_PLACE, PLAIN, strict=True)))
+def test_an_operator_in_place_on_a_result(in_place, operate, other, mode):
+    """It binds a new tensor, and differentiates as ``y = y + z``; who has the old one keeps it."""
+    if operate is operator.matmul and other == "number":
+        return
+    x, z = leaf(M), leaf([[2.0, 1.0], [1.0, 3.0]])
+    w = {"leaf": z, "result": z * 1, "array": np.array(z.numpy()), "plain": z.detach(),
+         "number": 2, "list": z.tolist(), "larger": np.stack([z, z])}[other]  # fmt: skip
+    y = result = x * 2
+    view, value = y[0], y.numpy().copy()
+    with mode():
+        y = in_place(y, w)
+        expected = operate(result, w)
+    assert y is not result and y.tolist() == expected.tolist() and y.dtype == expected.dtype
+    assert y.requires_grad == expected.requires_grad == (mode is autograd.enable_grad)
+    assert result.tolist() == value.tolist() and view.tolist() == value[0].tolist()
+    if y.requires_grad:
+        total = (y * y).sum() + (result * result).sum() + view.sum()
+        same = (expected * expected).sum() + (result * result).sum() + view.sum()
+        for a, b in zip(autograd.grad(total, [x, z], retain_graph=True),
+                        autograd.grad(same, [x, z]), strict=True):  # fmt: skip
+            assert a.tolist() == b.tolist()
+
+
+@pytest.mark.parametrize("start", [0, 0.0, tensor(0.0), tensor(0), np.float64(0)])
+def test_a_sum_in_a_loop(start):
+    x = leaf(1.0, 2.0, 3.0)
+    total, before = start, float(start)
+    for v in x:
+        total += v * v
+    total *= 2
+    total.backward()
+    assert x.grad.tolist() == [4, 8, 12] and float(start) == before
+
+
+def test_a_plain_tensor_gets_onto_the_tape_under_a_new_name():
+    x, total = leaf(1.0, 2.0), tensor([1.0, 1.0])
+    alias = total
+    total += 1
+    assert alias is total and alias.tolist() == [2, 2]  # no gradient is concerned
+    total += x
+    assert alias.tolist() == [2, 2] and total.requires_grad
+    total.sum().backward()
+    assert x.grad.tolist() == [1, 1]
+    with no_grad():
+        alias += x
+    assert alias.tolist() == [3, 4] and not alias.requires_grad
+
+
+@pytest.mark.parametrize("in_place", IN_PLACE)
+def test_what_no_operator_changes(in_place):
+    x, z = leaf(M), np.array(M)
+    y = x * 2
+    with pytest.raises(RuntimeError, match="in place would change a leaf.*x = x . y.*no_grad"):
+        in_place(x, z)
+    for part in (x, y):
+        with pytest.raises(RuntimeError, match=r"np.where, np.concatenate or np.stack.*no_grad"):
+            part[0:2] = in_place(part[0:2], z)
+    with pytest.raises(TypeError, match="as in `a .= b`; write `a = a . b`"):
+        in_place(np.array(M), x)
+    constant = tensor(M)
+    with pytest.raises(TypeError, match=r"np.stack\(\[x, y\]\)"):
+        in_place(constant, [[x[0, 0], x[0, 1]], [x[1, 0], x[1, 1]]])
+    with no_grad():
+        for view in (y[0:2], +y, x.detach(), y.detach()):
+            with pytest.raises(ValueError, match=r"read-only view.*x = x . y.*x.copy\(\)"):
+                in_place(view, z)
+            with pytest.raises(ValueError, match="read-only view"):
+                view[0] = 1
+        with pytest.raises(RuntimeError, match="np.where"):
+            y[0] = 1
+        with pytest.raises(ValueError, match="read-only view"):
+            y[0:2] = in_place(y[0:2], z)
+        same, before = x, x.numpy().copy()
+        x[0:2] = in_place(x[0:2], z)
+        assert x is same and not np.array_equal(x.numpy(), before)
+    assert y.tolist() == (2 * np.array(M)).tolist() and constant.tolist() == M
 
 
 @pytest.mark.parametrize("size", [3, 20_000])
@@ -666,6 +754,48 @@ def test_no_silent_way_off_the_tape(escape):
         escape(leaf(1.0, 2.0))
     reasons = f"{caught.value} {caught.value.__cause__}"  # NumPy wraps the error in some places
     assert "tensor that requires a gradient" in reasons
+
+
+@pytest.mark.parametrize(
+    ("escape", "remedy"),
+    [
+        (lambda t: np.array([t[0], t[1]]), r"np.stack\(\[x, y\]\)"),
+        (lambda t: np.array([[t[0], 0.0], [0.0, t[1]]]), "np.stack"),
+        (lambda t: np.asarray([t, t], dtype=np.float32), "np.stack"),
+        (lambda t: np.r_[t, t], "np.stack"),
+        (lambda t: np.sum([t[0], t[1]]), "np.stack"),
+        (lambda t: t * [t[0], t[1]], "np.stack"),
+        (lambda t: tensor([t[0], t[1]]), "np.stack"),
+        (lambda t: np.fromiter(t, float), "np.stack"),
+        (lambda t: np.zeros(2).__setitem__(0, t[0]), "np.stack"),
+        (lambda t: np.zeros(2).__setitem__(slice(2), t), "np.stack"),
+        (lambda t: tensor(np.zeros(2)).__setitem__(0, t[0]), "np.stack"),
+        (lambda t: tensor(np.zeros(2)).__setitem__(slice(2), [t[0], t[1]]), "np.stack"),
+        (lambda t: np.full(2, t[0]), r"np.broadcast_to\(x, shape\)"),
+        (lambda t: np.full_like(np.ones(2), t[0]), r"np.broadcast_to\(x, shape\)"),
+        (lambda t: math.exp(t[0]), "np.exp for math.exp"),
+        (lambda t: math.floor(t[0]), "np.exp for math.exp"),
+        (lambda t: complex(t[0]), "np.exp for math.exp"),
+        (lambda t: float(t[0]), r".item\(\) for its number"),
+        (lambda t: int(t[0]), r".item\(\) for its number"),
+        (lambda t: range(t[0]), r".item\(\) for its number"),
+        (lambda t: np.arange(t[0]), r".item\(\) for its number"),
+        (lambda t: np.asarray(t), r".numpy\(\) for its array"),
+        (lambda t: np.zeros((2, 2)).dot(t), r".numpy\(\) for its array"),
+    ],
+)
+def test_a_way_off_the_tape_names_what_to_write(escape, remedy):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        escape(leaf(1.0, 2.0))
+    error = caught.value if "gradient" in str(caught.value) else caught.value.__cause__
+    assert re.search(f"requires a gradient .*{remedy}", str(error))
+
+
+def test_what_the_errors_name_works():
+    x = leaf(1.0, 2.0)
+    y = np.stack([x[0], x[1]]) + np.broadcast_to(x[0], (2,)) + np.exp(x)
+    y.sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), [3 + np.e, 1 + np.e**2], rtol=1e-14)
 
 
 def test_others_convert_freely():
