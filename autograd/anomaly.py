@@ -16,7 +16,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.blocks import Block
-from autograd.changes import Copy
+from autograd.changes import Copy, Fingerprint
 from autograd.engine import Node, TensorBase, differentiate
 from autograd.modes import observing, record_with
 from autograd.op import Op
@@ -80,6 +80,7 @@ class _Watch:
 
     def __init__(self, copies: bool = False) -> None:
         self.copies = copies
+        self.witness = Copy if copies else Fingerprint  # for `autograd.functional.checkpoint`
         self.given: list[ndarray] = []
 
     def recorded(self, op: Op, args: tuple, result: Any) -> None:

@@ -14,14 +14,14 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
 from autograd.changes import Fingerprint
 from autograd.engine import Node, differentiate, tick
-from autograd.modes import enable_grad, is_grad_enabled, observing
+from autograd.modes import current_recorder, enable_grad, is_grad_enabled, observing
 from autograd.op import alias
 from autograd.ops.nn import seeds_drawn, seeds_replayed
 from autograd.stepper.record import current_recording
@@ -236,8 +236,15 @@ def checkpoint(function: Callable) -> Callable:
     Parameters
     ----------
     function : callable
-        Of anything, to Tensors in any nesting. It must give the same result when called again: an
-        error says so if not.
+        Of anything, to Tensors in any nesting. It must do the same when called again.
+
+    Raises
+    ------
+    RuntimeError
+        In the backward pass, if the function did something else the second time: a parameter, an
+        array or an option that it reads was changed in between, or it is not deterministic. All
+        that its rules read is compared (by fingerprints, in two passes over memory), since a
+        result can stay as it was while its gradient changes.
 
     Examples
     --------
@@ -258,12 +265,10 @@ def checkpoint(function: Callable) -> Callable:
         outputs = [y for y in _tensors(result) if y._node is not None and y._node.number > start]
         if not outputs:
             return result
-        nodes = [y._node for y in outputs]
-        sources = _sources(nodes, start)
-        again: Any = _Again(
-            function, args, kwargs, seeds, [Fingerprint.of(y._array) for y in outputs]
-        )
-        node = Node(again, ((again, (), sources),), (), outputs[0].dtype)
+        witness = getattr(current_recorder.get(), "witness", Fingerprint)
+        tape = _Tape(outputs, start, witness)
+        again: Any = _Again(function, args, kwargs, seeds, witness)
+        node = Node(again, ((again, (tape,), tape.sources),), (), outputs[0].dtype)
         node.mark(outputs=tuple((y.shape, y.dtype) for y in outputs))
         replaced = {}
         for i, y in enumerate(outputs):
@@ -280,13 +285,13 @@ class _Again:
 
     name = "checkpoint"
     joint = True
-    residuals = ()  # it is its own rule, and keeps nothing
+    residuals = ("tape",)  # it is its own rule
 
     def __init__(
-        self, function: Callable, args: tuple, kwargs: dict, seeds: list, before: list
+        self, function: Callable, args: tuple, kwargs: dict, seeds: list, witness: Any
     ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
-        self.seeds, self.before = seeds, before
+        self.seeds, self.witness = seeds, witness
 
     def pull_back(
         self, node: Node, steps: tuple, g: tuple, oldest: int, create_graph: bool
@@ -296,12 +301,13 @@ class _Again:
         with enable_grad(), seeds_replayed(self.seeds):
             result = self.function(*self.args, **self.kwargs)
         outputs = [y for y in _tensors(result) if y._node is not None and y._node.number > start]
-        if [Fingerprint.of(y._array) for y in outputs] != self.before:
+        ((_, (before,), sources),) = steps
+        if difference := _Tape(outputs, start, self.witness).differs_from(before):
             raise RuntimeError(
                 "checkpoint: the function gave another result when it ran again for the backward "
-                "pass; something that it reads was changed meanwhile, or it is not deterministic"
+                f"pass: {difference}; a tensor, an array or an option that it reads was changed "
+                "meanwhile (change it after backward), or the function is not deterministic"
             )
-        ((_, _, sources),) = steps
         wanted = [source for source in sources if source.number >= oldest]
         with observing(None):
             found = differentiate(
@@ -314,21 +320,107 @@ class _Again:
         ]
 
 
-def _sources(nodes: Sequence[Node], start: int) -> tuple[Node, ...]:
-    """Return the nodes up to a time that newer ones were computed from."""
-    found: dict[Node, None] = {}
-    todo, seen = list(nodes), set(nodes)
-    while todo:
-        node = todo.pop()
-        owner = (node.selects[0],) if node.selects is not None else ()
-        parents = [p for _, _, several in node.steps or () for p in several if p is not None]
-        for parent in (*owner, *parents):
-            if parent.number <= start:
-                found[parent] = None
-            elif parent not in seen:
-                seen.add(parent)
-                todo.append(parent)
-    return tuple(found)
+_PLAIN: tuple = (int, float, complex, str, bytes, slice, np.generic, np.dtype, type(None))
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    slice,
+    np.generic,
+    np.dtype,
+    type(None),
+    type(...),
+)
+
+
+class _Step(NamedTuple):
+    """A witness of one node on the tape of a checkpointed function."""
+
+    op: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    parents: tuple[int | None, ...]  # sources count up from 0, the other nodes down from -1
+    kept: tuple  # of what the op's rules will read
+
+
+class _Tape:
+    """What a function recorded since a time: the older nodes that it read, and witnesses of it.
+
+    Two tapes with equal sources and equal witnesses have equal gradients: these depend on nothing
+    else. The results alone say too little: 0 times a weight is 0, whatever the weight.
+
+    Parameters
+    ----------
+    outputs : sequence of Tensor
+        What the function returned, of what is on the tape.
+    start : int
+        The time; nodes up to this number are sources.
+    witness : type
+        How to know an array again: `Fingerprint` or `Copy`.
+    """
+
+    def __init__(self, outputs: Sequence[Tensor], start: int, witness: Any) -> None:
+        sources: dict[int, Node] = {}
+        inner: dict[int, Node] = {}
+        todo: list[Any] = [y._node for y in outputs]
+        while todo:
+            node = todo.pop()
+            if node is not None and node.number not in inner:
+                if node.number <= start:
+                    sources[node.number] = node
+                else:
+                    inner[node.number] = node
+                    todo += _parents(node)
+        place: dict[int, int] = {number: i for i, number in enumerate(sorted(sources))}
+        place |= {number: ~i for i, number in enumerate(sorted(inner))}
+        known: dict[int, Any] = {}  # what several rules read is looked at once
+
+        def of(value: Any) -> Any:
+            if isinstance(value, ndarray) and not value.dtype.hasobject:
+                if id(value) not in known:
+                    known[id(value)] = value.shape, value.dtype, witness.of(value)
+                return known[id(value)]
+            if isinstance(value, tuple | list):
+                return tuple(map(of, value))
+            if isinstance(value, _Tape):  # of a checkpoint inside this one
+                return value.steps, value.results
+            return repr(value) if isinstance(value, _PLAIN) else type(value)
+
+        def places(node: Node) -> tuple[int | None, ...]:
+            return tuple([p if p is None else place[p.number] for p in _parents(node)])
+
+        self.sources = tuple(node for _, node in sorted(sources.items()))
+        self.steps = [
+            _Step(
+                "a leaf" if node.op is None else node.op.name,
+                node.shape,
+                node.dtype,
+                tuple(
+                    [None if parent is None else place[parent.number] for parent in _parents(node)]
+                ),
+                tuple([of(residuals) for _, residuals, _ in node.steps or ()]),
+            )
+            for _, node in sorted(inner.items())
+        ]
+        self.results = [(place[y._node.number], of(y._array)) for y in outputs]  # type: ignore[union-attr]
+
+    def differs_from(self, other: _Tape) -> str:
+        """Say where two tapes differ; nothing if they do not."""
+        for mine, others in zip(self.steps, other.steps, strict=False):
+            if mine != others:
+                return f"the inputs of {mine.op}, of shape {mine.shape}, are not what they were"
+        if self.sources != other.sources:
+            return "other tensors were read"
+        if len(self.steps) != len(other.steps) or self.results != other.results:
+            return "the result is not what it was"
+        return ""
+
+
+def _parents(node: Node) -> list[Node | None]:
+    if node.selects is not None:
+        return [node.selects[0]]
+    return [parent for _, _, several in node.steps or () for parent in several]
 
 
 def _tensors(tree: Any) -> list[Any]:

@@ -89,7 +89,8 @@ class Recorder(Protocol):
     """What may watch the forward pass; see :func:`record_with`.
 
     It may also have a method ``around(op)``, which returns what runs in the place of
-    ``op.forward``: the same, between two looks at a clock.
+    ``op.forward``: the same, between two looks at a clock. It may have an attribute ``witness``,
+    the class by which an array that should not change is known again (`Fingerprint` or `Copy`).
     """
 
     def recorded(self, op: Op, args: tuple, result: Any) -> None:

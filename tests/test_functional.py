@@ -242,6 +242,126 @@ def test_checkpoint_notices_another_result():
         y.sum().backward()
 
 
+ZEROS = np.zeros((2, 3))
+
+
+def written(array, value=2.0):
+    array[...] = value
+
+
+def on_a_leaf(write):
+    """A change that leaves the result as it was: a zero times something else is zero."""
+    w, other = (autograd.tensor(np.ones((2, 3)), requires_grad=True) for _ in range(2))
+    return lambda x: x * w + (x @ np.ones((3, 3))) * other, lambda: write(w, other)
+
+
+def on_arrays(make, write):
+    array = make()
+    return lambda x: x * array if array.shape == x.shape else x @ array, lambda: write(array)
+
+
+def under_no_grad(w, other):
+    with autograd.no_grad():
+        w *= 2
+
+
+def captured(value, changed):
+    box = [value]
+    return (lambda x: box[0](x) if callable(box[0]) else x * box[0],
+            lambda: box.__setitem__(0, changed))  # fmt: skip
+
+
+def equal_parameters(change):
+    ws = [autograd.tensor(np.ones((2, 3)), requires_grad=True) for _ in range(2)]
+    return lambda x: np.tanh(x * ws[0]) + x * ws[1], lambda: change(ws)
+
+
+CHANGES = {
+    "no_grad": lambda: on_a_leaf(under_no_grad),
+    "data": lambda: on_a_leaf(lambda w, _: written(w.data)),
+    "one element": lambda: on_a_leaf(lambda w, _: w.data.__setitem__((1, 2), 1.5)),
+    "data set": lambda: on_a_leaf(lambda w, _: setattr(w, "data", w.numpy() * 2)),
+    "paused": lambda: on_a_leaf(lambda w, _: w.requires_grad_(False)),
+    "array": lambda: on_arrays(lambda: np.ones((2, 3)), written),
+    "matrix": lambda: on_arrays(lambda: np.ones((3, 3)), lambda a: a.__imul__(2)),
+    "view": lambda: on_arrays(lambda: np.ones((4, 3))[::2], lambda a: written(a[1:])),
+    "number": lambda: captured(1.5, 2.5),
+    "nan": lambda: captured(1.5, np.nan),
+    "integer": lambda: captured(1, 2),
+    "option": lambda: captured(lambda x: x.sum(axis=0), lambda x: x.sum(axis=1, keepdims=True)),
+    "function": lambda: captured(np.sin, np.tan),
+    "branch": lambda: captured(np.sin, lambda x: np.sin(x) * 1.0),
+    "precision": lambda: captured(lambda x: x * 0.1, lambda x: x.astype("f4").astype("f8") * 0.1),
+    "dropout": lambda: captured(
+        lambda x: autograd.nn.dropout(x, 0.5, False), lambda x: autograd.nn.dropout(x, 0.5, True)
+    ),
+    "another parameter": lambda: equal_parameters(
+        lambda ws: ws.__setitem__(0, autograd.tensor(ws[0].numpy(), requires_grad=True))
+    ),
+    "parameters exchanged": lambda: equal_parameters(lambda ws: ws.reverse()),
+    "its constant": lambda: equal_parameters(lambda ws: ws.__setitem__(0, ws[0].detach())),
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, checkpoint], ids=["one", "nested"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_checkpoint_notices_another_gradient(change, wrap):
+    """The result is zero before and after; the gradient is not what it was."""
+    function, act = CHANGES[change]()
+    x = autograd.tensor(ZEROS, requires_grad=True)
+    y = checkpoint(lambda x: wrap(function)(x) * 1.0)(x)
+    z = checkpoint(lambda x: wrap(function)(x) * 1.0)(x)
+    z.sum().backward()  # nothing was changed
+    x.grad = None
+    act()
+    with pytest.raises(RuntimeError, match="checkpoint: .*another result when it ran again"):
+        y.sum().backward()
+    assert x.grad is None
+    checkpoint(function)(x).sum().backward()  # all is well again
+
+
+@pytest.mark.parametrize("size", [3, 30_000])
+def test_checkpoint_and_its_arguments(size):
+    """A batch that is filled anew belongs to the caller; what comes back in time is no change."""
+    w = autograd.tensor(np.zeros(size), requires_grad=True)
+    batch = np.ones(size)
+    y = checkpoint(lambda batch: batch * w)(batch)
+    batch[size // 2] = 3
+    with pytest.raises(RuntimeError, match="the inputs of multiply, of shape .* are not what"):
+        y.sum().backward()
+    batch[size // 2] = 1
+    y.sum().backward()
+    assert (w.grad.numpy() == 1).all()
+
+
+def test_checkpoint_in_the_debug_mode():
+    """It notices what fingerprints miss: changes that cancel."""
+    x = autograd.tensor(np.zeros(10 * 509), requires_grad=True)
+    c = np.random.default_rng(0).standard_normal(10 * 509)
+    with autograd.debug():
+        y = checkpoint(lambda x: x * c)(x)
+        c[[5, 5 + 509]] = c[[5 + 509, 5]]
+        with pytest.raises(RuntimeError, match="checkpoint: "):
+            y.sum().backward()
+
+
+def test_checkpoint_takes_no_offence():
+    """At changes that it does not read, at NaN, at new objects that are equal."""
+    w = autograd.tensor(np.array([np.nan, -0.0]), requires_grad=True)
+    unread = np.ones(3)
+
+    @checkpoint
+    def f(x):
+        fresh = np.array([2.0, 3.0])
+        inner = autograd.tensor([1.0, 1.0], requires_grad=True)
+        return (x * fresh * inner)[[0, 1]], np.float64(3) * w, unread.sum()
+
+    y, z, _ = f(w)
+    unread[:] = 7
+    (y[1] + z[1]).backward()
+    assert w.grad.numpy()[1] == 6
+
+
 def test_checkpoint_without_gradients():
     assert checkpoint(np.sin)(0.5) == np.sin(0.5)
     with autograd.no_grad():

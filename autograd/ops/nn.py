@@ -958,7 +958,7 @@ def new_seed(generator=None):
     """Draw the seed of one dropout mask; without a generator, from NumPy's entropy."""
     replayed, drawn = _replayed.get(), _drawn.get()
     if replayed is not None:
-        seed = next(replayed)
+        seed = next(replayed, 0)  # 0 for a call too many, which `checkpoint` then notices
     else:
         seed = int((generator or np.random.default_rng()).integers(2**63))
     if drawn is not None:
