@@ -321,17 +321,6 @@ class _Again:
 
 
 _PLAIN: tuple = (int, float, complex, str, bytes, slice, np.generic, np.dtype, type(None))
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    slice,
-    np.generic,
-    np.dtype,
-    type(None),
-    type(...),
-)
 
 
 class _Step(NamedTuple):
