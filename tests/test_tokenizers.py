@@ -18,6 +18,7 @@ from npgpt import UserError
 from npgpt.cli import main
 from npgpt.generation import TextStreamer
 from npgpt.tokenizers import (
+    AddedToken,
     BPETokenizer,
     ByteTokenizer,
     CharTokenizer,
@@ -31,7 +32,7 @@ from npgpt.tokenizers import (
 )
 from npgpt.tokenizers.bpe import PATTERN, cut_by, format_ranks, merge_steps, merged
 from npgpt.tokenizers.gpt1 import words
-from npgpt.tokenizers.huggingface import byte_letters
+from npgpt.tokenizers.huggingface import byte_letters, their_json
 from npgpt.tokenizers.training import count_pieces, learn_merges
 
 TEXT = (
@@ -549,6 +550,69 @@ def test_damaged_files(content, message, tmp_path):
         (folder / name).write_text(text)
     with pytest.raises(UserError, match=message):
         make_tokenizer(str(folder))
+
+
+WHOLE = BPETokenizer(
+    {bytes([i]): i for i in range(256)} | {b"th": 256, b"the": 257},
+    [r"\d", PATTERN],
+    {"<s>": 258},
+    added_tokens=[AddedToken("New", 259, special=False, lstrip=True, normalized=True)],
+    before=[258],
+    after=[258, 258],
+    normalizer={"type": "Sequence", "normalizers": [
+        {"type": "Lowercase"}, {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}]},
+    add_prefix_space=True,
+    unreached={b"unseen": 260},
+)  # fmt: skip
+
+
+def test_all_that_a_tokenizer_may_have_is_kept(tmp_path):
+    text = "The a NEW 12 <s>"
+    ids = WHOLE.encode(text, allowed_special="all").tolist()
+    assert WHOLE.decode(ids) == "<s> the b" + "new" + " 12 " + "<s><s><s>"
+    assert WHOLE.encode(text, allowed_special="all", add_special_tokens=False).tolist() == ids[1:-2]
+    assert WHOLE.decode([260], skip_special_tokens=True) == "unseen"
+    assert WHOLE.decode(ids, skip_special_tokens=True) == " the bnew 12 "
+    save_tokenizer(WHOLE, tmp_path)
+    write_tiktoken(WHOLE, tmp_path / "whole.tiktoken")
+    for read in (load_tokenizer(tmp_path), make_tokenizer(str(tmp_path / "whole.tiktoken"))):
+        assert read.encode(text, allowed_special="all").tolist() == ids
+        assert read.tokens == WHOLE.tokens and read.added_tokens == WHOLE.added_tokens
+
+
+def places(values, path=()):
+    """Yield the place of every value in a JSON file, few of those in long ones."""
+    yield path
+    keys = range(len(values)) if isinstance(values, list) else values
+    for key in [*keys][:12] if isinstance(values, list | dict) else ():
+        yield from places(values[key], (*path, key))
+
+
+ODD = [None, -1, 1.5, "", "(", "\ud800", [], {}, [[]], {"type": "x"}, True, 10**30, float("nan")]
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+@given(data=st.data())
+def test_changed_files_end_in_one_message(theirs, data, tmp_path_factory):
+    """Any value of a file may be any other: it is read, or refused in one line."""
+    values = WHOLE.to_dict()
+    if theirs:
+        several = BPETokenizer(WHOLE.ranks, WHOLE.pattern, {"<s>": 258}, before=[258],
+                               normalizer=WHOLE.normalizer)  # fmt: skip
+        values = their_json(several)
+    values = json.loads(json.dumps(values))
+    *path, key = data.draw(st.sampled_from([*places(values)][1:]))
+    inner = values
+    for part in path:
+        inner = inner[part]
+    inner[key] = data.draw(st.sampled_from(ODD))
+    folder = tmp_path_factory.mktemp("changed")
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    try:
+        tokenizer = load_tokenizer(folder)
+        tokenizer.decode(tokenizer.encode("The a NEW 12 <s>", disallowed_special=()))
+    except UserError as error:
+        assert "\n" not in str(error)
 
 
 def test_merges_out_of_order(tmp_path):

@@ -21,6 +21,9 @@ WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
 """Unicode's white space. Python counts U+001C to U+001F to it, too, Hugging Face's library not."""
 
 
+MOST_IDS = 2**24  # so that a table by id stays small
+
+
 @dataclass(frozen=True)
 class AddedToken:
     """A token that is searched for in a text as a string, before the text is cut and merged.
@@ -95,6 +98,8 @@ class Tokenizer(ABC):
         self.before, self.after = tuple(before), tuple(after)
         self.special_tokens = {t.content: t.id for t in self.added_tokens if t.special}
         self.n_vocab = max(tokens, default=-1) + 1
+        if wrong := [i for i in {*tokens, *self.before, *self.after} if not 0 <= i < MOST_IDS]:
+            raise UserError(f"the id of a token is {wrong[0]}; it must be in [0, {MOST_IDS:,})")
         searched = dict[tuple[str, bool], str]()
         for token in self.added_tokens:
             content = self._shown(token)
@@ -299,15 +304,16 @@ def split_at(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[str | int]
         beside = (text[max(0, start - 1) : start], text[stop : stop + 1])
         if token.single_word and any(map(_is_word, beside)):
             continue
-        while token.lstrip and start > done and text[start - 1] in WHITE:
-            start -= 1
+        if token.lstrip:
+            while start > done and text[start - 1] in WHITE:
+                start -= 1
+            start = max(start, done)
         while token.rstrip and stop < len(text) and text[stop] in WHITE:
             stop += 1
-        if stop < done:  # the token before took all of it
-            continue
         if done < start:
             yield text[done:start]
-        yield token.id
+        if start < stop:  # else the token before took all of it
+            yield token.id
         done = stop
     if done < len(text):
         yield text[done:]

@@ -105,21 +105,24 @@ class BPETokenizer(Tokenizer):
                 f"{name}: {len(missing)} of the 256 single bytes are no tokens, "
                 f"the first is {missing[0]}; without them it cannot encode every text"
             )
+        super().__init__(tokens, added, before, after)
         import tiktoken
 
         patterns = (pattern,) if isinstance(pattern, str) else tuple(pattern)
         ids = {token.content: token.id for token in added}
         try:
+            cut_by(patterns[:-1], ["a"])
             self._encoding = tiktoken.Encoding(
                 name, pat_str=patterns[-1], mergeable_ranks=dict(ranks), special_tokens=ids
             )
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"{name}: the pattern is no regular expression: {error}") from None
         self.ranks, self.pattern, self.name, self.kind = ranks, pattern, name, kind
         self.normalizer, self.add_prefix_space = normalizer, add_prefix_space
         self.unreached = unreached
         self._patterns = patterns
-        super().__init__(tokens, added, before, after)
 
     def normalize(self, text: str) -> str:
         """Return a text after the normalizer."""
@@ -178,6 +181,10 @@ class BPETokenizer(Tokenizer):
         """Return what `load_tokenizer` needs: the name of a known encoding, or all of another."""
         if self.kind != "bpe":
             return {"kind": self.kind}
+        return {"kind": self.kind} | self.described() | {"ranks": format_ranks(self.ranks)}
+
+    def described(self) -> dict[str, Any]:
+        """Return all but the ranks, as the JSON file beside a ``.tiktoken`` file has it."""
         plain = [t for t in self.added_tokens if t == AddedToken(t.content, t.id)]
         rare = {
             "added_tokens": [asdict(t) for t in self.added_tokens if t not in plain],
@@ -188,11 +195,9 @@ class BPETokenizer(Tokenizer):
             "unreached": format_ranks(self.unreached),
         }
         return {
-            "kind": self.kind,
             "name": self.name,
             "pattern": self.pattern if isinstance(self.pattern, str) else list(self.pattern),
             "special_tokens": {token.content: token.id for token in plain},
-            "ranks": format_ranks(self.ranks),
             **{key: value for key, value in rare.items() if value},
         }
 
@@ -216,7 +221,10 @@ def cut_by(patterns: Sequence[str], pieces: list[str]) -> list[str]:
     import regex  # type: ignore[import-untyped]
 
     for pattern in patterns:
-        compiled, cut = regex.compile(pattern), list[str]()
+        try:
+            compiled, cut = regex.compile(pattern), list[str]()
+        except regex.error as error:
+            raise UserError(f"the pattern is no regular expression: {error}") from None
         for piece in pieces:
             end = 0
             for match in compiled.finditer(piece):

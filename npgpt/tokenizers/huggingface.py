@@ -57,7 +57,7 @@ def of_hugging_face(values: dict[str, Any], path: Path) -> Tokenizer:
     except UserError as error:
         message = str(error)
         raise UserError(message if str(path) in message else f"{path}: {message}") from None
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {error!r:.200}") from None
 
 

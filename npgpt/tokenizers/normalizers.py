@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from npgpt.errors import UserError
-from npgpt.tokenizers.base import WHITE
+from npgpt.tokenizers.base import WHITE, demand_utf8
 
 Normalizer = Callable[[str], str]
 
@@ -63,14 +63,19 @@ def make_normalizer(values: Mapping[str, Any] | None) -> Normalizer:
             else (text.strip(WHITE) if left else text.rstrip(WHITE))
         )  # fmt: skip
     if kind == "Prepend":
-        start = str(values["prepend"])
+        start = _text(values["prepend"])
         return lambda text: text and start + text
     if kind == "Replace":
         import regex  # type: ignore[import-untyped]
 
-        pattern, content = regex.compile(pattern_of(values["pattern"])), str(values["content"])
+        pattern, content = regex.compile(pattern_of(values["pattern"])), _text(values["content"])
         return lambda text: pattern.sub(lambda match: content, text)
     raise UserError(f"the normalizer {kind} is not known here")
+
+
+def _text(value: object) -> str:
+    demand_utf8(str(value))
+    return str(value)
 
 
 def pattern_of(values: Mapping[str, str]) -> str:

@@ -256,7 +256,7 @@ def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
             return GPT1Tokenizer(vocab, merges, **_rare(values))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {error}") from None
-    if kind in KNOWN:
+    if isinstance(kind, str) and kind in KNOWN:
         return known(kind)
     raise UserError(f"{path} describes no tokenizer that is known here (kind {kind!r})")
 
@@ -276,7 +276,9 @@ def _bpe(ranks: dict[bytes, int], values: dict[str, Any], path: Path) -> BPEToke
             add_prefix_space=bool(values.get("add_prefix_space")),
             unreached=parse_ranks(values.get("unreached", ""), path),
         )  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {error!r:.200}") from None
 
 
@@ -293,13 +295,8 @@ def _rare(values: dict[str, Any]) -> dict[str, Any]:
 
 def write_tiktoken(tokenizer: BPETokenizer, path: Path) -> None:
     """Write a ``.tiktoken`` file, and beside it a JSON file with the pattern and special tokens."""
-    values = {
-        "name": tokenizer.name,
-        "n_vocab": tokenizer.n_vocab,
-        "pattern": tokenizer.pattern,
-        "special_tokens": tokenizer.special_tokens,
-    }
     with together(path.parent):
+        values = {"n_vocab": tokenizer.n_vocab} | tokenizer.described()
         write_json(path.with_suffix(".json"), values, indent=1)
         write_text(path, format_ranks(tokenizer.ranks))
 

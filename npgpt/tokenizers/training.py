@@ -102,10 +102,6 @@ def count_pieces(
     import regex  # type: ignore[import-untyped]
 
     demand_utf8(text)
-    try:
-        regex.compile(pattern)
-    except regex.error as error:
-        raise UserError(f"the pattern is no regular expression: {error}") from None
     longest_first = sorted(special_tokens, key=len, reverse=True)
     between = "|".join(map(regex.escape, longest_first))
     pieces = Counter(cut_by([pattern], regex.split(between, text) if between else [text]))
