@@ -10,6 +10,7 @@ from numpy import ndarray
 from autograd import no_grad
 from npgpt.data import random_batch
 from npgpt.model import GPT
+from npgpt.nn import evaluating
 
 Check = Callable[[], None]
 
@@ -62,23 +63,9 @@ def whole_loss(
 def _losses(model: GPT, batches: Iterable, check: Check) -> tuple[list[float], list[int]]:
     """Return the mean loss of each batch, and how many tokens it predicts."""
     losses, sizes = [], []
-    with no_grad(), evaluating(model):
+    with no_grad(), evaluating():
         for inputs, targets in batches:
             check()
             losses.append(model(inputs, targets)[1].item())
             sizes.append(targets.size)
     return losses, sizes
-
-
-class evaluating:
-    """Switch a model's dropout off inside a block."""
-
-    def __init__(self, model: GPT) -> None:
-        self.model = model
-        self.training = model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *exception: object) -> None:
-        self.model.train(self.training)

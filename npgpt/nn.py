@@ -50,10 +50,43 @@ def unallocated() -> Iterator[None]:
         _unallocated.reset(token)
 
 
+_evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """Switch dropout off inside the block, in this thread only; no model is changed.
+
+    Examples
+    --------
+    >>> from npgpt.nn import Dropout, evaluating
+    >>> layer = Dropout(0.5)
+    >>> with evaluating():
+    ...     layer.training
+    False
+    >>> layer.training
+    True
+    """
+    token = _evaluating.set(True)
+    try:
+        yield
+    finally:
+        _evaluating.reset(token)
+
+
 class Module:
     """A part of a model: its attributes may be parameters, modules and lists of modules."""
 
-    training = True
+    _training = True
+
+    @property
+    def training(self) -> bool:
+        """Whether dropout is on: what `train` or `eval` said last, and never in `evaluating`."""
+        return self._training and not _evaluating.get()
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self._training = bool(mode)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`."""

@@ -10,9 +10,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import ArrayLike
 
-from autograd import no_grad
 from npgpt.errors import UserError
-from npgpt.evaluate import evaluating
 from npgpt.generation.options import Options
 from npgpt.generation.reader import Reader, hop
 from npgpt.generation.search import BeamSearch, Generated, Sampling, Search
@@ -128,8 +126,7 @@ def generate(
         raise UserError("a streamer cannot follow a beam search, where what is best may change")
     if streamer and len(search.prompts) * settled.num_return_sequences > 1:
         raise UserError("a streamer follows one sequence, and these are several")
-    with no_grad(), evaluating(model):
-        search.run(streamer)
+    search.run(streamer)
     result = search.result()
     return result if output_logprobs else result.sequences
 

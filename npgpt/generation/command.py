@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autograd import no_grad
 from npgpt.errors import UserError
 from npgpt.files import write_text
 from npgpt.generation import TextStreamer, settle, start
@@ -214,8 +213,7 @@ def write(
     is_one = options.num_beams == options.num_return_sequences == 1
     stop: BaseException | None = None
     try:
-        with no_grad():
-            search.run(streamer if is_one else None)
+        search.run(streamer if is_one else None)
     except (KeyboardInterrupt, BrokenPipeError) as error:
         stop = error
     known = len(tokenizer.decode(ids, skip_special_tokens=True))

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from autograd import no_grad
 from npgpt.errors import UserError
 from npgpt.generation.options import Options
 from npgpt.generation.processors import draw, log_softmax, process
 from npgpt.generation.reader import Reader
 from npgpt.generation.streaming import Streamer
+from npgpt.nn import evaluating
 from npgpt.tokenizers.base import Tokenizer
 
 
@@ -73,8 +75,13 @@ class Search(ABC):
         self.tokenizer, self.wants_logprobs = tokenizer, wants_logprobs
         self.limits = [options.limit(len(prompt)) for prompt in self.prompts]
 
-    @abstractmethod
     def run(self, streamer: Streamer | None = None) -> None:
+        """Search until all that is wanted has ended: without a tape, and without dropout."""
+        with no_grad(), evaluating():
+            self.search(streamer)
+
+    @abstractmethod
+    def search(self, streamer: Streamer | None) -> None:
         """Search until all that is wanted has ended."""
 
     @abstractmethod
@@ -131,7 +138,7 @@ class Sampling(Search):
             for i in range(len(self.found))
         ]
 
-    def run(self, streamer: Streamer | None = None) -> None:
+    def search(self, streamer: Streamer | None) -> None:
         """Let all rows grow until the last of them ends."""
         n, n_new = self.options.num_return_sequences, 0
         if streamer:
@@ -182,7 +189,7 @@ class BeamSearch(Search):
         super().__init__(*args)
         self.beams = [Beams(self.options, limit, self.finish_reason) for limit in self.limits]
 
-    def run(self, streamer: Streamer | None = None) -> None:
+    def search(self, streamer: Streamer | None) -> None:
         """Search until no prompt can have a better continuation."""
         K, n_new = self.options.num_beams, 0
         while not all(beams.done for beams in self.beams):
