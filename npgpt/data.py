@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -252,6 +253,12 @@ def random_batch(
 ) -> tuple[ndarray, ndarray]:
     """Draw windows at random: inputs, and as targets the tokens that follow, (B, T) each."""
     starts = generator.integers(len(tokens) - block_size, size=batch_size)
-    windows = np.stack([tokens[start : start + block_size + 1] for start in starts])
-    windows = windows.astype(np.int64)  # (B, T + 1)
+    windows = windows_at(tokens, starts, block_size)  # (B, T + 1)
     return windows[:, :-1], windows[:, 1:]
+
+
+def windows_at(tokens: ndarray, starts: Iterable[int], length: int) -> ndarray:
+    """Return parts of a text, each of `length` tokens and the one after: (B, length + 1)."""
+    windows = np.stack([tokens[start : start + length + 1] for start in starts])
+    is_id = windows.dtype.kind in "iu" and windows.dtype != np.uint64  # others: the model's error
+    return windows.astype(np.int64) if is_id else windows

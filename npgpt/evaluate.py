@@ -8,7 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import no_grad
-from npgpt.data import random_batch
+from npgpt.data import random_batch, windows_at
 from npgpt.model import GPT
 from npgpt.nn import evaluating
 
@@ -52,9 +52,8 @@ def whole_loss(
         groups.append(([n_windows * T], rest))
 
     def windows(starts: list[int], length: int) -> tuple[ndarray, ndarray]:
-        stacked = np.stack([tokens[start : start + length + 1] for start in starts])
-        stacked = stacked.astype(np.int64)  # (B, length + 1)
-        return stacked[:, :-1], stacked[:, 1:]
+        cut = windows_at(tokens, starts, length)  # (B, length + 1)
+        return cut[:, :-1], cut[:, 1:]
 
     losses, sizes = _losses(model, (windows(*group) for group in groups), check)
     return float(np.average(losses, weights=sizes))

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike
 
 from autograd import Tensor, is_grad_enabled, nn
 from npgpt.config import GPTConfig
+from npgpt.errors import UserError
 from npgpt.nn import (
     Dropout,
     Embedding,
@@ -27,6 +28,7 @@ from npgpt.nn import (
     Module,
     Parameter,
     SinusoidalEmbedding,
+    check_ids,
     dropout_generator,
     is_unallocated,
 )
@@ -252,7 +254,7 @@ class Transformer(Module):
     """Embeddings, blocks and the final norm: everything but the head."""
 
     def __init__(self, config: GPTConfig, dtype: Any):
-        self.n_positions = config.n_positions
+        self.vocab_size, self.n_positions = config.vocab_size, config.n_positions
         self.wte = Embedding(config.vocab_size, config.n_embd, dtype)
         self.wpe: Module = (
             Embedding(config.n_positions, config.n_embd, dtype)
@@ -276,6 +278,9 @@ class Transformer(Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states; see `GPT.forward`."""
+        if input_ids.ndim != 2:
+            raise UserError(f"input_ids must have shape (B, T), and has {input_ids.shape}")
+        check_ids("input_ids", input_ids, self.vocab_size, "the vocabulary has {} tokens")
         B, T = input_ids.shape
         past = 0 if cache is None else cache.length
         S = past + T
@@ -284,8 +289,7 @@ class Transformer(Module):
         if cache is not None:
             cache.demand_room(B, T)
         position_ids = np.arange(past, S) if position_ids is None else np.asarray(position_ids)
-        if np.any((position_ids < 0) | (position_ids >= self.n_positions)):
-            raise ValueError(f"position_ids must be in [0, {self.n_positions})")
+        check_ids("position_ids", position_ids, self.n_positions, "the context has {} positions")
         if attention_mask is not None:
             attention_mask = np.asarray(attention_mask)
             if attention_mask.shape != (B, S):
@@ -406,7 +410,17 @@ class GPT(Module):
         -------
         logits : Tensor, (B, T, V)
         loss : Tensor or None
+
+        Raises
+        ------
+        UserError
+            If an id or a target is no integer, or not in the vocabulary; or a position not in the
+            context.
         """
+        if targets is not None:
+            targets = np.asarray(targets)
+            of = "the vocabulary has {} tokens"
+            check_ids("targets", targets, self.config.vocab_size, of, ignored=-100)
         x = self.transformer(
             np.asarray(input_ids), attention_mask, position_ids, cache=cache
         )  # (B, T, C)
@@ -414,7 +428,7 @@ class GPT(Module):
         if targets is None:
             return logits, None
         rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V), a view
-        return logits, nn.cross_entropy(rows, np.reshape(targets, -1))
+        return logits, nn.cross_entropy(rows, targets.reshape(-1))
 
     def activations(
         self,

@@ -15,6 +15,8 @@ from numpy.typing import DTypeLike
 
 import autograd
 from autograd import Tensor, nn
+from autograd.ops.nn import misfit
+from npgpt.errors import UserError
 
 current_recording = autograd.stepper.current_recording
 
@@ -48,6 +50,12 @@ def unallocated() -> Iterator[None]:
         yield
     finally:
         _unallocated.reset(token)
+
+
+def check_ids(name: str, ids: ndarray, n: int, of: str, ignored: int | None = None) -> None:
+    """Raise UserError unless an array holds integers in [0, n); `of` says what n counts."""
+    if fault := misfit(ids, n, of, ignored):
+        raise UserError(f"{name} {fault}")
 
 
 _evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)

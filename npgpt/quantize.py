@@ -11,7 +11,7 @@ from autograd import Tensor
 from autograd.kernels import kernel
 from npgpt.errors import UserError
 from npgpt.model import GPT, Head
-from npgpt.nn import Embedding, Linear, Module, Parameter
+from npgpt.nn import Embedding, Linear, Module, Parameter, check_ids
 
 UNTRAINABLE = (
     "int8 weights have no gradient; train the model that they were made of, and quantize it again"
@@ -88,6 +88,7 @@ class Int8Embedding(Module):
 
     def forward(self, ids: ndarray) -> Tensor:
         """Look up rows: ``(...) -> (..., width)``."""
+        check_ids("input_ids", ids, len(self.weight.scale), "the vocabulary has {} tokens")
         return Tensor(self.weight.rows(ids))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import tracemalloc
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autograd import nn, use_kernels
 from autograd.testing import gradcheck
 from npgpt import GPT, GPTConfig, UserError
 from npgpt.config import PRESETS
@@ -16,6 +18,7 @@ from npgpt.data import random_batch
 from npgpt.evaluate import whole_loss
 from npgpt.info import Cost, config_of, parameters_by_part, show
 from npgpt.nn import SinusoidalEmbedding, dropout_from, unallocated
+from npgpt.quantize import quantize
 from npgpt.train import train_step
 
 TINY = GPTConfig(
@@ -115,10 +118,53 @@ def test_explicit_positions():
     shifted = model(ids, position_ids=np.arange(5) + [[3], [0]])[0].numpy()
     assert np.allclose(shifted[1], default[1]) and not np.allclose(shifted[0], default[0])
     for wrong in ([0, 1, 2, 3, 8], [-1, 0, 1, 2, 3]):
-        with pytest.raises(ValueError, match=r"position_ids must be in \[0, 8\)"):
+        with pytest.raises(ValueError, match="the context has 8 positions"):
             model(ids, position_ids=wrong)
     with pytest.raises(ValueError, match=r"attention_mask has shape \(2, 4\)"):
         model(ids, attention_mask=np.ones((2, 4)))
+
+
+WRONG_IDS = {  # of a vocabulary of 11
+    -1: [[1, -1]], 11: [[11, 0]], -12: [[0, -12]], 2**63 - 1: [[0, 2**63 - 1]],
+    2**64 - 1: np.array([[0, 2**64 - 1]], np.uint64), 2**70: [[0, 2**70]],
+    -128: np.array([[1, -128]], np.int8), 255: np.array([[255, 1]], np.uint8),
+    "bool": [[True, False]], "float64": [[1.0, 2.0]], "float32": np.array([[0, 1]], np.float32),
+    "<U1": [["1", "2"]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "numpy"])
+@pytest.mark.parametrize("wrong", WRONG_IDS, ids=str)
+def test_ids_out_of_range_are_refused(wrong, kernels):
+    """Wherever ids go in: each message names the id, and how many there are."""
+    ids, right = WRONG_IDS[wrong], np.array([[1, 2]])
+    model = GPT(TINY).eval()
+    logits, table = np.zeros((1, 2, 11)), model.transformer.wte.weight
+    calls = [
+        lambda: model(ids),
+        lambda: model(right, targets=ids),
+        lambda: model(right, position_ids=ids),
+        lambda: model.activations(ids),
+        lambda: model.generate(ids, max_new_tokens=1),
+        lambda: quantize(model)(ids),
+        lambda: quantize(model).transformer.wte(np.asarray(ids)),
+        lambda: whole_loss(model, np.asarray(ids)[0]),
+        lambda: model(*random_batch(np.asarray(ids)[0], 1, 1, np.random.default_rng(0))),
+        lambda: nn.embedding(ids, table),
+        lambda: nn.embedding(ids, np.asfortranarray(table.numpy())),
+        lambda: nn.cross_entropy(logits[0], np.asarray(ids)[0]),
+        lambda: nn.nll_loss(logits[0], np.asarray(ids)[0]),
+        lambda: nn.one_hot(ids, 11),
+    ]
+    with use_kernels(kernels):
+        for i, call in enumerate(calls):
+            with pytest.raises((UserError, ValueError, IndexError)) as raised:
+                call()
+            message = str(raised.value)
+            if "probabilities of the same shape" not in message:  # of classes that are floats
+                assert str(wrong) in message, i
+                assert re.search(r"11|\b8\b", message), i
+    assert np.isfinite(model(right, targets=[[-100, 10]])[1].item())
 
 
 @given(config=configs, seed=st.integers(0, 99))

@@ -497,12 +497,12 @@ def test_dropout():
 
 def test_padding_gets_no_gradient():
     table = tensor(4, 2)
-    index = np.array([[0, 3], [1, -1]])
+    index = np.array([[0, 3], [1, 3]], np.uint8)
     autograd.nn.embedding(index, table, padding_idx=-1).sum().backward()
     assert table.grad.tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
     table.grad = None
     autograd.nn.embedding(index, table).sum().backward()
-    assert table.grad.tolist() == [[1, 1], [1, 1], [0, 0], [2, 2]]  # 3 and -1 are one row
+    assert table.grad.tolist() == [[1, 1], [1, 1], [0, 0], [2, 2]]
 
 
 def test_topk():
@@ -776,16 +776,19 @@ def test_power_at_zero():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda nn, x: nn.cross_entropy(x, np.array([0, 1, 9])), "to 9, and input has 4 classes"),
+        (
+            lambda nn, x: nn.cross_entropy(x, np.array([0, 1, 9])),
+            "holds 9, and input has 4",
+        ),
         (lambda nn, x: nn.cross_entropy(x, np.array([0, 1])), r"expected a target of shape \(3,\)"),
         (lambda nn, x: nn.cross_entropy(x, np.zeros(3)), "probabilities of the same shape"),
         (lambda nn, x: nn.cross_entropy(x, [0, 1, 2], reduction="average"), "'average'; expected"),
         (lambda nn, x: nn.cross_entropy(x, [0, 1, 2], label_smoothing=2), "not in \\[0, 1\\]"),
         (lambda nn, x: nn.cross_entropy(x, [0, 1, 2], x[0]), "requires a gradient does not become"),
-        (lambda nn, x: nn.nll_loss(x, np.array([0, 1, -1])), "range from -1 to 1"),
+        (lambda nn, x: nn.nll_loss(x, np.array([0, 1, -1])), "holds -1, and input has 4"),
         (lambda nn, x: nn.mse_loss(x, x, reduction="all"), "'all'; expected"),
         (lambda nn, x: nn.binary_cross_entropy_with_logits(x, np.ones(4)), "expected the same"),
-        (lambda nn, x: nn.one_hot(np.array([0, 3]), 3), "range from 0 to 3, and there are 3"),
+        (lambda nn, x: nn.one_hot(np.array([0, 3]), 3), "holds 3, and there are 3 classes"),
         (lambda nn, x: nn.conv1d(x, np.ones((2, 2, 1))), "groups=1 do not fit"),
         (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 5))), "over 5 elements.* input has 4"),
         (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), None, 2, "same"), "needs a stride of 1"),

@@ -11,7 +11,7 @@ def _embedding(index, table, out):
     """Copy rows; return whether all of them exist."""
     start, step = table.ctypes.data, table.shape[1] * table.itemsize
     for r in range(index.size):
-        k = index[r] + table.shape[0] if index[r] < 0 else index[r]
+        k = index[r]
         if not 0 <= k < table.shape[0]:
             return False
         row, y = table[k], out[r]  # (n,), (n,)

@@ -496,9 +496,29 @@ def _(draw):
 def embedding(input, weight, padding_idx=None):
     """Rows of a table: ``weight[input]``, for an integer array of any shape.
 
-    The row ``padding_idx`` gets no gradient.
+    ``IndexError`` for a row that is not in the table: -1 is not the last, as in PyTorch. The row
+    ``padding_idx``, which may count from the end, gets no gradient.
     """
+    input = np.asarray(input)
+    if fault := misfit(input, len(weight), "weight has {} rows"):
+        raise IndexError(f"embedding: input {fault}")
     return weight[input]
+
+
+def misfit(ids, n, of, ignored=None):
+    """Return what is wrong with integers that must be in [0, n), as a phrase; "" if nothing is.
+
+    `of` says what n counts. One value may be ignored.
+    """
+    if ids.dtype.kind not in "iu" and not (  # NumPy's type for integers that int64 cannot hold
+        ids.dtype.kind == "O" and all(type(i) is int for i in ids.flat)
+    ):
+        return f"has type {ids.dtype}; expected integers in [0, {n})"
+    if not ids.size or (ids.min() >= 0 and ids.max() < n):
+        return ""
+    wrong = [i for i in ids[(ids < 0) | (ids >= n)].tolist() if i != ignored]
+    of = of.format(n)
+    return f"holds {wrong[0]}, and {of}; expected integers in [0, {n})" if wrong else ""
 
 
 @embedding.formula
@@ -511,7 +531,7 @@ def _(padding_idx=None):
 def _(g, input, weight_shape, padding_idx):
     input = np.asarray(input)
     if padding_idx is not None:
-        padding = (input - padding_idx) % weight_shape[0] == 0  # either may count from the end
+        padding = input == padding_idx % weight_shape[0]  # which may count from the end
         g = np.where(padding[..., None], 0, g)
     return scatter_rows(g, input, weight_shape)
 
@@ -559,11 +579,8 @@ def one_hot(tensor, num_classes=-1):
     classes = np.asarray(tensor)
     if num_classes == -1:
         num_classes = int(classes.max()) + 1
-    if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:
-        raise ValueError(
-            f"one_hot: classes range from {classes.min()} to {classes.max()}, and there are "
-            f"{num_classes}"
-        )
+    if fault := misfit(classes, num_classes, "there are {} classes"):
+        raise ValueError(f"one_hot: tensor {fault}")
     return (classes[..., None] == np.arange(num_classes)).astype(np.int64)
 
 
@@ -852,12 +869,8 @@ def check_classes(name, input, target, ignore_index):
             f"{name}: input has {input.shape[-1]} classes at positions of shape "
             f"{input.shape[:-1]}; expected a target of shape {input.shape[:-1]}, got {target.shape}"
         )
-    counted = target[target != ignore_index]
-    if counted.size and not 0 <= counted.min() <= counted.max() < input.shape[-1]:
-        raise ValueError(
-            f"{name}: targets range from {counted.min()} to {counted.max()}, and input has "
-            f"{input.shape[-1]} classes"
-        )
+    if fault := misfit(target, input.shape[-1], "input has {} classes", ignore_index):
+        raise ValueError(f"{name}: target {fault}")
 
 
 @op(saves=("lse",))

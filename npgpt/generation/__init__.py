@@ -16,6 +16,7 @@ from npgpt.generation.reader import Reader, hop
 from npgpt.generation.search import BeamSearch, Generated, Sampling, Search
 from npgpt.generation.streaming import Streamer, TextStreamer
 from npgpt.model import GPT
+from npgpt.nn import check_ids
 from npgpt.tokenizers.base import Tokenizer
 
 __all__ = ["Generated", "TextStreamer", "generate"]
@@ -194,14 +195,11 @@ def prompts_of(
     if not prompts or any(prompt.size == 0 for prompt in prompts):
         raise UserError("the prompt is empty; the model needs at least one token to continue")
     for prompt in prompts:
-        if prompt.dtype.kind not in "iu" or prompt.ndim != 1:
+        if prompt.ndim != 1:
             raise UserError(
-                "input_ids must be integers, (B, T), and one row of it is "
-                f"{prompt.dtype}{list(prompt.shape)}"
+                f"input_ids must have shape (B, T), and one row of it has {prompt.shape}"
             )
-        if prompt.min() < 0 or prompt.max() >= vocab_size:
-            wrong = prompt.max() if prompt.min() >= 0 else prompt.min()
-            raise UserError(f"input_ids must be in [0, {vocab_size}), and reach {wrong}")
+        check_ids("input_ids", prompt, vocab_size, "the vocabulary has {} tokens")
     return prompts
 
 
