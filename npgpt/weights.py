@@ -33,6 +33,7 @@ from npgpt.files import (
     write_json,
     write_tensors,
 )
+from npgpt.generation.options import options_in_config
 from npgpt.model import GPT
 from npgpt.nn import LayerNorm, Linear, SinusoidalEmbedding, unallocated
 
@@ -88,8 +89,11 @@ def load_pretrained(
     folder = path if path.is_dir() else path.parent
 
     def opened() -> tuple[GPTConfig, dict[str, Stored], str, dict[str, Any]]:
-        defaults = folder / "generation_config.json"
-        found = read_json(defaults) if defaults.is_file() else {}
+        found: dict[str, Any] = {}
+        if (defaults := folder / "generation_config.json").is_file():
+            found = read_json(defaults)
+        elif config is None and (old := folder / "config.json").is_file():
+            found = options_in_config(read_json(old))
         return config or find_config(path), *open_weights(path), found
 
     config, tensors, what, defaults = read_together(folder, _is_of_model, opened)

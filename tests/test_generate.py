@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -335,7 +336,9 @@ def test_ends():
     out = model.generate(prompts, max_length=6, pad_token_id=7)
     assert out.shape == (2, 8) and np.all(out[0, 6:] == 7) and np.all(out[1, :2] == 7)
     assert np.array_equal(out[1, 2:], [4, *free[1, :5]])
-    assert model.generate(prompts[0]).shape == (1, 23)
+    assert model.generate(prompts[0]).shape == (1, 8)  # as long as the context
+    assert model.generate([1] * 8).shape == (1, 28)  # which is full
+    assert make(n_positions=99).generate(prompts[0]).shape == (1, 23)
 
 
 def test_stop_strings():
@@ -424,9 +427,10 @@ def test_prompts_come_in_many_forms():
         assert np.array_equal(model.generate(form, max_new_tokens=4), one)
     padded, mask = np.array([[0, 1, 2, 3], [1, 2, 3, 0]]), np.array([[0, 1, 1, 1], [1, 1, 1, 0]])
     out = model.generate(padded, attention_mask=mask, max_new_tokens=4)
-    assert np.array_equal(out, [one[0], one[0]])
+    assert np.array_equal(out[:, :4], padded)  # as it was given
+    assert np.array_equal(out[:, 4:], [one[0, 3:], one[0, 3:]])
     out = model.generate([[0, 1, 2, 3], [1]], attention_mask=[[0, 1, 1, 1], [1]], max_new_tokens=4)
-    assert np.array_equal(out[0], one[0])
+    assert np.array_equal(out[0], [0, *one[0]]) and np.array_equal(out[1, :4], [0, 0, 0, 1])
 
 
 def test_generation_leaves_the_model_as_it_was():
@@ -531,7 +535,9 @@ def test_defaults_of_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"eos_token_id": 500}, "eos_token_id has 500"),
+        ({"eos_token_id": "x"}, "eos_token_id has 'x'"),
+        ({"suppress_tokens": [[1]]}, r"suppress_tokens has \[1\]"),
+        ({"logits_processor": "x"}, "logits_processor is 'x'"),
         ({"temperature": "hot"}, "temperature is 'hot'"),
         ({"num_return_sequences": 3}, "greedy decoding has one answer"),
     ],
@@ -543,6 +549,64 @@ def test_wrong_defaults_of_a_model(own, message):
         model.generate([1, 2])
     with pytest.raises(UserError, match="^top_k is -1"):
         model.generate([1, 2], top_k=-1)
+
+
+def test_defaults_without_effect_are_noted_once(capsys):
+    model = make()
+    free = model.generate([1, 2], max_new_tokens=4)
+    model.generation_config = {
+        "eos_token_id": [50256, -1], "pad_token_id": 50256, "suppress_tokens": [11, 12],
+        "bad_words_ids": [[3, 99], [99]], "num_beam_groups": 1, "bos_token_id": 50256,
+        "sequence_bias": [[[1], 2.0]], "flavour": "sweet", "top_k": None, "strange": None,
+        "transformers_version": "5.24.0", "use_cache": True,
+    }  # fmt: skip
+    for _ in range(2):
+        assert np.array_equal(model.generate([1, 2], max_new_tokens=4), free)
+    assert capsys.readouterr().err == (
+        "note: parts of the model's generation_config.json have no effect: npgpt has no flavour, "
+        "sequence_bias; eos_token_id 50256, pad_token_id 50256, suppress_tokens 11, bad_words_ids "
+        "99: outside of the vocabulary of 11\n"
+    )
+
+
+def test_none_is_no_value(capsys):
+    model, ids = make(n_positions=99), [1, 2, 3]
+    eos = int(model.generate(ids, max_new_tokens=9)[0, 3])
+    model.generation_config = dict(eos_token_id=eos, max_new_tokens=9, do_sample=True, top_k=1)
+    assert model.generate(ids).shape == (1, 4)
+    assert model.generate(ids, eos_token_id=None).shape == (1, 12)
+    assert model.generate(ids, eos_token_id=None, max_new_tokens=None).shape == (1, 23)
+    off = dict.fromkeys(f.name for f in fields(Options))
+    greedy = model.generate(ids, **(off | dict(max_new_tokens=5)))
+    assert np.array_equal(greedy, make(n_positions=99).generate(ids, max_new_tokens=5))
+    assert Options(top_k=None).top_k == 0 and Options().top_k == 50
+
+
+def test_functions_of_a_user():
+    """Each is called once a step, with the rows as they are in the result."""
+    model, seen = MODELS["gpt2"], []
+
+    def only(input_ids, scores):
+        seen.append(input_ids)
+        scores[:] = -np.inf
+        scores[[0, 1], [4, 5]] = 0
+        return scores
+
+    def all_end(input_ids, scores, **kwargs):
+        return input_ids.shape[1] > 5
+
+    options = dict(max_new_tokens=5, output_logprobs=True, logits_processor=only)
+    found = model.generate([[1, 2, 3], [6]], stopping_criteria=all_end, **options)
+    assert found.sequences.tolist() == [[1, 2, 3, 4, 4, 4], [0, 0, 6, 5, 5, 5]]
+    assert found.finish_reasons == ["stopping_criteria"] * 2
+    assert [ids.tolist() for ids in seen] == [found.sequences[:, :n].tolist() for n in (3, 4, 5)]
+    found = model.generate([[1, 2, 3], [6]], max_time=0, **options)
+    assert found.finish_reasons == ["max_time"] * 2 and found.sequences.shape == (2, 4)
+    for wrong in (lambda ids, scores: scores[0], lambda ids, scores: None):
+        with pytest.raises(UserError, match="logits_processor returned an array of shape"):
+            model.generate([1], logits_processor=[wrong])
+        with pytest.raises(UserError, match="stopping_criteria returned"):
+            model.generate([1], stopping_criteria=[lambda ids, scores: ids[:, -1]])
 
 
 def test_of_two_default_lengths_one_counts():
@@ -593,6 +657,15 @@ def test_of_two_default_lengths_one_counts():
         ({"eos_token_id": "x"}, "eos_token_id has 'x'"),
         ({"input_ids": "hello"}, "expected integers"),
         ({"bad_words_ids": [[99]]}, "bad_words_ids has 99"),
+        ({"suppress_tokens": [-1]}, "suppress_tokens has -1"),
+        ({"begin_suppress_tokens": [1.0]}, "begin_suppress_tokens has 1.0"),
+        ({"forced_bos_token_id": True}, "forced_bos_token_id has True"),
+        ({"forced_eos_token_id": [1, 11]}, "forced_eos_token_id has 11"),
+        ({"min_length": 9, "max_length": 8}, "min_length is 9, more than the 8 of max_length"),
+        ({"epsilon_cutoff": 1.5}, "epsilon_cutoff is 1.5"),
+        ({"max_time": -1}, "max_time is -1"),
+        ({"logits_processor": 3}, "logits_processor is 3; it must be a function"),
+        ({"suppress_tokens": range(11)}, "no token may follow"),
         ({"stop_strings": ["a", ""], "tokenizer": ByteTokenizer()}, "none of them empty"),
         ({"temprature": 1}, "did you mean 'temperature'"),
         ({"input_ids": [[1], [2]], "streamer": TextStreamer(ByteTokenizer())}, "one sequence"),

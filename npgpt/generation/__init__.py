@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
@@ -11,7 +12,7 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 
 from npgpt.errors import UserError
-from npgpt.generation.options import Options
+from npgpt.generation.options import Options, fitted
 from npgpt.generation.reader import Reader, hop
 from npgpt.generation.search import BeamSearch, Generated, Sampling, Search
 from npgpt.generation.streaming import Streamer, TextStreamer
@@ -21,7 +22,9 @@ from npgpt.tokenizers.base import Tokenizer
 
 __all__ = ["Generated", "TextStreamer", "generate"]
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")  # options of it alone
+SAMPLING = (  # options of it alone
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
+)  # fmt: skip
 Prompts = ArrayLike | Sequence[ArrayLike]
 
 
@@ -51,11 +54,13 @@ def generate(
     ----------
     model : GPT
         Its ``generation_config``, from the file of that name, has the defaults of options that are
-        not given here, or are None.
+        not given here. An option that is given as None is off: ``eos_token_id=None`` lets a text go
+        on, whatever the model's defaults say.
     input_ids : array_like of int, (T,) or (B, T), or sequence of (T,)
         The prompts, of at least one token each. In a sequence they may differ in length.
     attention_mask : array_like, as `input_ids`, optional
-        0 for padding, which is no part of a prompt.
+        0 for padding. The model does not read padding; the result keeps it. Without a mask every
+        token is text.
     tokenizer : Tokenizer, optional
         For `stop_strings`.
     streamer : Streamer, optional
@@ -63,22 +68,40 @@ def generate(
     output_logprobs : bool
         Return a `Generated`.
     max_length, max_new_tokens : int, optional
-        Where to stop, with and without the prompt's own tokens; 20 new ones if neither is given.
-    min_new_tokens : int
-        No end before so many.
+        Where to stop, with and without the prompt's own tokens and padding. If neither is given,
+        20 new tokens may follow, or fewer where the context ends before.
+    min_length, min_new_tokens : int, optional
+        No end before so many tokens, with and without the prompt's own; the second counts if both
+        are given.
+    max_time : float, optional
+        Seconds after which the text ends with the next token.
     do_sample : bool
         Draw each token from its distribution; otherwise take the most probable.
     temperature : float
         Divides the logits before sampling; 0 is the same as not to sample.
-    top_k, top_p, min_p, typical_p : int and float
-        Sample among few tokens only, see `npgpt.generation.processors`; 0, 1, 0 and 1 are off. Only
-        ``top_k=50`` is on.
+    top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff : int and float
+        Sample among few tokens only, see `npgpt.generation.processors`; 0, 1, 0, 1, 0 and 0 are
+        off. Only ``top_k=50`` is on.
     repetition_penalty : float
         Makes tokens that are in the text less probable; 1 is off.
     no_repeat_ngram_size : int
         No run of so many tokens comes twice; 0 is off.
     bad_words_ids : sequence of sequence of int
         Words, by their tokens, that must not come.
+    suppress_tokens, begin_suppress_tokens : sequence of int
+        Tokens that must not come; that must not come first.
+    forced_bos_token_id : int, optional
+        The token that follows a prompt of one token.
+    forced_eos_token_id : int or sequence of int, optional
+        The last token of a text that gets as long as it may be; of several, one.
+    logits_processor : callable or sequence of callable
+        Functions ``(input_ids, scores) -> scores`` that change the logits of the next token, before
+        the options of sampling do: arrays (R, T) of int64 and (R, V) of float64. There is a row for
+        each text that grows, with its padding, and R is the same in each step. In a beam search,
+        scores are log-probabilities.
+    stopping_criteria : callable or sequence of callable
+        Functions ``(input_ids, scores) -> bool`` that say which rows end: an array (R,), or a bool
+        for all. The second argument is None.
     eos_token_id : int or sequence of int, optional
         Tokens that end a text.
     pad_token_id : int, optional
@@ -104,7 +127,8 @@ def generate(
     Returns
     -------
     ndarray of int64, (B * num_return_sequences, T + N), or Generated
-        Shorter prompts are padded on the left, shorter continuations on the right.
+        The prompts as they were given, shorter ones padded on the left, and what follows, shorter
+        continuations padded on the right.
 
     Raises
     ------
@@ -139,6 +163,7 @@ def settle(
     fallback: Mapping[str, Any] | None = None,
 ) -> Options:
     """Return options: those given, the model's own, and `fallback` for what neither has."""
+    own, remark = fitted(model.generation_config, model.config.vocab_size)
 
     def checked(own: Mapping[str, Any]) -> Options:
         options = Options.of(given, own, fallback or {})
@@ -146,10 +171,12 @@ def settle(
         return options
 
     try:
-        options = checked(model.generation_config)
+        options = checked(own)
     except UserError as error:
         checked({})  # which raises if the fault is not the model's
         raise UserError(f"in the model's generation_config.json, {error}") from None
+    if remark:
+        note_once(f"parts of the model's generation_config.json have no effect: {remark}")
     if options.stop_strings and tokenizer is None:
         raise UserError("stop_strings are looked for in text, which takes tokenizer=, too")
     idle = [name for name in SAMPLING if given.get(name) is not None and not options.do_sample]
@@ -162,6 +189,12 @@ def settle(
     return options
 
 
+@functools.cache
+def note_once(text: str) -> None:
+    """Print a note on standard error, if this process has not printed it before."""
+    print(f"note: {text}", file=sys.stderr)
+
+
 def start(
     model: GPT,
     input_ids: Prompts,
@@ -172,35 +205,35 @@ def start(
 ) -> Search:
     """Check the prompts, and return what is to be run."""
     n_positions = model.config.n_positions
-    prompts = prompts_of(input_ids, attention_mask, model.config.vocab_size)
+    given, prompts = prompts_of(input_ids, attention_mask, model.config.vocab_size)
     lengths = [len(prompt) for prompt in prompts]
-    limits = [options.limit(length) for length in lengths]
+    limits = [options.limit(len(row), n_positions) for row in given]
     if max(np.add(lengths, limits)) - 1 > n_positions:  # the last token is not read
         announce_window(max(lengths), n_positions)
     reader = Reader(model, prompts, max(lengths) + max(limits), options.use_cache)
     kind = BeamSearch if options.num_beams > 1 else Sampling
-    return kind(reader, options, tokenizer, wants_logprobs)
+    return kind(reader, options, given, tokenizer, wants_logprobs)
 
 
 def prompts_of(
     input_ids: Prompts, attention_mask: Prompts | None, vocab_size: int
-) -> list[ndarray]:
-    """Return the tokens of each prompt, without padding."""
-    prompts = rows_of(input_ids)
+) -> tuple[list[ndarray], list[ndarray]]:
+    """Return the tokens of each prompt, as they are given, and without padding."""
+    given = rows_of(input_ids)
+    for row in given:
+        if row.ndim != 1:
+            raise UserError(f"input_ids must have shape (B, T), and a row of it has {row.shape}")
+        if row.size:
+            check_ids("input_ids", row, vocab_size, "the vocabulary has {} tokens")
+    prompts = given
     if attention_mask is not None:
         mask = rows_of(attention_mask)
-        if [row.shape for row in mask] != [prompt.shape for prompt in prompts]:
+        if [row.shape for row in mask] != [row.shape for row in given]:
             raise UserError("attention_mask must have the shape of input_ids, and has another")
-        prompts = [prompt[row != 0] for prompt, row in zip(prompts, mask, strict=True)]
+        prompts = [row[shown != 0] for row, shown in zip(given, mask, strict=True)]
     if not prompts or any(prompt.size == 0 for prompt in prompts):
         raise UserError("the prompt is empty; the model needs at least one token to continue")
-    for prompt in prompts:
-        if prompt.ndim != 1:
-            raise UserError(
-                f"input_ids must have shape (B, T), and one row of it has {prompt.shape}"
-            )
-        check_ids("input_ids", prompt, vocab_size, "the vocabulary has {} tokens")
-    return prompts
+    return given, prompts
 
 
 def rows_of(x: Prompts) -> list[ndarray]:

@@ -54,6 +54,10 @@ class GenerateOptions:
     """Tokens at most, the prompt's included."""
     min_new_tokens: int | None = None
     """Tokens that follow at least."""
+    min_length: int | None = None
+    """Tokens at least, the prompt's included."""
+    max_time: float | None = None
+    """Seconds after which a text ends."""
     do_sample: bool | None = None
     """Draw each token from its distribution; if nothing says so, yes, but not in a beam search."""
     temperature: float | None = None
@@ -66,12 +70,24 @@ class GenerateOptions:
     """Choose among tokens with this part of the best one's probability."""
     typical_p: float | None = None
     """Choose among the least surprising and boring tokens of this probability together."""
+    epsilon_cutoff: float | None = None
+    """Choose among tokens with at least this probability; 0 is off."""
+    eta_cutoff: float | None = None
+    """As epsilon_cutoff, and among less probable tokens where the choice is wide; 0 is off."""
     repetition_penalty: float | None = None
     """Above 1 makes tokens that are in the text less probable."""
     no_repeat_ngram_size: int | None = None
     """No run of so many tokens comes twice; 0 is off."""
     bad_words: tuple[str, ...] = ()
     """Words that must not come."""
+    suppress_tokens: tuple[int, ...] = ()
+    """Tokens that must not come."""
+    begin_suppress_tokens: tuple[int, ...] = ()
+    """Tokens that must not follow the prompt at once."""
+    forced_bos_token_id: int | None = None
+    """The token that follows a prompt of one token."""
+    forced_eos_token_id: int | None = None
+    """The last token of a text that is as long as it may be."""
     stop_strings: tuple[str, ...] = ()
     """Strings that end the text."""
     eos_token_id: int | None = None
@@ -141,7 +157,6 @@ def choices_of(options: GenerateOptions, model: GPT, tokenizer: Tokenizer) -> di
     }
     if "" in options.bad_words:
         raise UserError("one of --bad_words is empty; it must be a word")
-    choices["stop_strings"] = options.stop_strings or None
     early = options.early_stopping
     choices["early_stopping"] = {"true": True, "false": False}.get(str(early), early)
     in_text = tokenizer.kind not in ("char", "byte")  # where a word has a token with its space
@@ -149,8 +164,8 @@ def choices_of(options: GenerateOptions, model: GPT, tokenizer: Tokenizer) -> di
         tokenizer.encode(before + word, add_special_tokens=False).tolist()
         for word in options.bad_words
         for before in (["", " "] if in_text else [""])
-    ] or None
-    return choices
+    ]
+    return {name: value for name, value in choices.items() if value not in (None, (), [])}
 
 
 def prompts_of(options: GenerateOptions) -> Iterator[str]:

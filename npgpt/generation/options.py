@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -21,15 +22,18 @@ class Options:
 
     Parameters
     ----------
-    max_length, max_new_tokens : int, optional
-    min_new_tokens : int
+    max_length, max_new_tokens, min_new_tokens : int, optional
+    min_length : int
     do_sample : bool
-    temperature, top_p, min_p, typical_p, repetition_penalty : float
+    temperature, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, repetition_penalty : float
     top_k, no_repeat_ngram_size : int
     bad_words_ids : sequence of sequence of int
-    eos_token_id : int or collection of int, optional
-    pad_token_id : int, optional
+    suppress_tokens, begin_suppress_tokens : collection of int
+    forced_bos_token_id, pad_token_id : int, optional
+    forced_eos_token_id, eos_token_id : int or collection of int, optional
     stop_strings : str or collection of str
+    max_time : float, optional
+    logits_processor, stopping_criteria : callable or sequence of callable
     num_beams, num_return_sequences : int
     length_penalty : float
     early_stopping : bool or "never"
@@ -44,19 +48,29 @@ class Options:
 
     max_length: int | None = None
     max_new_tokens: int | None = None
-    min_new_tokens: int = 0
+    min_length: int = 0
+    min_new_tokens: int | None = None
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int = 50
     top_p: float = 1.0
     min_p: float = 0.0
     typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     bad_words_ids: Sequence[Sequence[int]] = ()
+    suppress_tokens: Collection[int] = ()
+    begin_suppress_tokens: Collection[int] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | Collection[int] | None = None
     eos_token_id: int | Collection[int] | None = None
     pad_token_id: int | None = None
     stop_strings: str | Sequence[str] = ()
+    max_time: float | None = None
+    logits_processor: Callable | Sequence[Callable] = ()
+    stopping_criteria: Callable | Sequence[Callable] = ()
     num_beams: int = 1
     num_return_sequences: int = 1
     length_penalty: float = 1.0
@@ -65,14 +79,19 @@ class Options:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):  # None switches off, which is the default but for top_k
+            if getattr(self, f.name) is None:
+                setattr(self, f.name, 0 if f.name == "top_k" else f.default)
         for name in ("max_length", "num_beams", "num_return_sequences"):
             self._demand(name, Integral, 1)
-        for name in ("max_new_tokens", "min_new_tokens", "top_k", "no_repeat_ngram_size", "seed"):
+        for name in (
+            "max_new_tokens min_length min_new_tokens top_k no_repeat_ngram_size seed"
+        ).split():
             self._demand(name, Integral, 0)
-        for name in ("top_p", "min_p", "typical_p"):
+        for name in ("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
             self._demand(name, Real, 0, 1)
-        self._demand("temperature", Real, 0)
-        self._demand("repetition_penalty", Real, 0)
+        for name in ("temperature", "repetition_penalty", "max_time"):
+            self._demand(name, Real, 0)
         self._demand("length_penalty", Real, -math.inf)
         for name in ("top_p", "typical_p", "repetition_penalty"):
             if getattr(self, name) == 0:
@@ -95,6 +114,13 @@ class Options:
             raise UserError(
                 f"bad_words_ids is {words!r}; it must be lists of tokens, as in [[3], [4, 5]]"
             )
+        for name in ("logits_processor", "stopping_criteria"):
+            given = getattr(self, name)
+            if not all(map(callable, functions_of(given))):
+                raise UserError(
+                    f"{name} is {given!r:.60}; it must be a function of input_ids and scores, or "
+                    "a list of such functions"
+                )
         if self.temperature == 0:  # the limit of sampling: the most probable token
             self.do_sample = False
         self._check_together()
@@ -117,11 +143,10 @@ class Options:
                 f"max_length is {self.max_length} and max_new_tokens {self.max_new_tokens}: one "
                 "counts the prompt and one does not; give one of them"
             )
-        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
-            raise UserError(
-                f"min_new_tokens is {self.min_new_tokens}, more than the {self.max_new_tokens} of "
-                "max_new_tokens"
-            )
+        for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
+            low, high = getattr(self, least), getattr(self, most)
+            if low is not None and high is not None and low > high:
+                raise UserError(f"{least} is {low}, more than the {high} of {most}")
         if self.num_beams > 1:
             if n > self.num_beams:
                 raise UserError(
@@ -136,33 +161,47 @@ class Options:
 
     @classmethod
     def of(cls, given: Mapping[str, Any], *defaults: Mapping[str, Any]) -> Options:
-        """Make options of those that are given; None stands for the default.
+        """Make options of those that are given; None switches an option off.
 
-        Defaults are a model's own, of its ``generation_config.json``, and may have other keys; of
-        several, the first that has a value counts. Where two lengths are defaults of one place,
-        ``max_new_tokens`` counts.
+        Defaults are a model's own, of its ``generation_config.json``, and may have other keys; None
+        is no value there. Of several defaults, the first that has a value counts. Where two lengths
+        are defaults of one place, ``max_new_tokens`` counts.
         """
         names = [f.name for f in dataclasses.fields(cls)]
         for name in given:
             if name not in names:
                 raise UserError(f"generate has no option {name!r}{nearest(name, names)}")
-        values = {name: value for name, value in given.items() if value is not None}
+        values = dict(given)
         for own in defaults:
             own = {name: own[name] for name in names if own.get(name) is not None}
-            if "max_new_tokens" in own or "max_new_tokens" in values:
+            if own.get("max_new_tokens", values.get("max_new_tokens")) is not None:
                 own.pop("max_length", None)
-            if "max_length" in values:
+            if values.get("max_length") is not None:
                 own.pop("max_new_tokens", None)
             values = own | values
         return cls(**values)
 
-    @property
+    @cached_property
     def eos(self) -> tuple[int, ...]:
         """The tokens that end a text."""
-        given: Any = self.eos_token_id
-        return () if given is None else tuple(np.atleast_1d(given).tolist())
+        return ids_of(self.eos_token_id)
 
-    @property
+    @cached_property
+    def forced_eos(self) -> tuple[int, ...]:
+        """The tokens of which the last of a text must be one."""
+        return ids_of(self.forced_eos_token_id)
+
+    @cached_property
+    def processors(self) -> tuple[Callable, ...]:
+        """The user's functions that change logits."""
+        return functions_of(self.logits_processor)
+
+    @cached_property
+    def criteria(self) -> tuple[Callable, ...]:
+        """The user's functions that end texts."""
+        return functions_of(self.stopping_criteria)
+
+    @cached_property
     def pad(self) -> int:
         """What fills up a row of the result."""
         if self.pad_token_id is not None:
@@ -171,20 +210,126 @@ class Options:
 
     def check_tokens(self, vocab_size: int) -> None:
         """Refuse tokens that are not in the vocabulary."""
-        named = {"eos_token_id": self.eos, "pad_token_id": (self.pad,)}
-        named["bad_words_ids"] = tuple(i for word in self.bad_words_ids for i in word)
-        for name, ids in named.items():
-            for i in ids:
-                if not isinstance(i, Integral) or not 0 <= i < vocab_size:
+        for name in TOKENS:
+            for i in tokens_of(name, getattr(self, name)):
+                if not is_token(i, vocab_size):
                     raise UserError(f"{name} has {i!r}; a token id must be in [0, {vocab_size})")
 
-    def limit(self, prompt_length: int) -> int:
-        """Return how many tokens may follow a prompt."""
+    def limit(self, prompt_length: int, n_positions: int | None = None) -> int:
+        """Return how many tokens may follow a prompt, whose padding counts.
+
+        The default is to end with the context, if the prompt leaves room in it.
+        """
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
         if self.max_length is None:
-            return 20 if self.max_new_tokens is None else self.max_new_tokens
+            room = 0 if n_positions is None else n_positions - prompt_length
+            return min(20, room) if room > 0 else 20
         if self.max_length <= prompt_length:
             raise UserError(
                 f"max_length is {self.max_length}, and a prompt alone has {prompt_length} tokens; "
                 "raise it, or say with max_new_tokens how many are to follow"
             )
         return self.max_length - prompt_length
+
+
+def functions_of(given: Callable | Sequence[Callable]) -> tuple[Callable, ...]:
+    """Return the functions of an option that takes one or several."""
+    return tuple(given) if isinstance(given, Sequence) else (given,)
+
+
+# ---- tokens
+
+
+TOKENS = (  # options that name tokens
+    "eos_token_id", "pad_token_id", "forced_bos_token_id", "forced_eos_token_id",
+    "suppress_tokens", "begin_suppress_tokens", "bad_words_ids",
+)  # fmt: skip
+
+
+def ids_of(given: Any) -> tuple[Any, ...]:
+    """Return the tokens of an option that takes one or several, or nothing."""
+    if given is None:
+        return ()
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
+    several = isinstance(given, Collection) and not isinstance(given, str)
+    return tuple(given) if several else (given,)
+
+
+def tokens_of(name: str, given: Any) -> tuple[Any, ...]:
+    """Return the tokens of any option of `TOKENS`."""
+    ids = ids_of(given)
+    return tuple(i for word in ids for i in ids_of(word)) if name == "bad_words_ids" else ids
+
+
+def is_token(i: Any, vocab_size: int) -> bool:
+    """Return whether this is a token of a vocabulary."""
+    return isinstance(i, Integral) and not isinstance(i, bool) and 0 <= int(i) < vocab_size
+
+
+# ---- a model's own options
+
+
+IGNORED = frozenset(
+    "_commit_hash _from_model_config assistant_confidence_threshold assistant_early_exit "
+    "assistant_ensemble_weight assistant_lookbehind bos_token_id cache_config cache_implementation "
+    "compile_config continuous_batching_config decoder_start_token_id disable_compile "
+    "encoder_no_repeat_ngram_size encoder_repetition_penalty is_assistant low_memory "
+    "max_cache_len max_matching_ngram_size num_assistant_tokens num_assistant_tokens_schedule "
+    "output_attentions output_hidden_states output_logits output_scores prefill_chunk_size "
+    "prompt_lookup_num_tokens return_dict_in_generate return_legacy_cache speculation_type "
+    "target_lookbehind transformers_version use_mtp".split()
+)
+"""Options of transformers that change no token of a GPT."""
+
+MISSING: dict[str, Any] = {
+    "constraints": None, "diversity_penalty": 0, "dola_layers": None,
+    "exponential_decay_length_penalty": None, "force_words_ids": None, "guidance_scale": 1,
+    "num_beam_groups": 1, "penalty_alpha": 0, "remove_invalid_values": False,
+    "renormalize_logits": False, "sequence_bias": None, "token_healing": False, "top_h": None,
+    "watermarking_config": None,
+}  # fmt: skip
+"""Options of transformers that are not here, each with the value that switches it off."""
+
+
+def options_in_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of generation in a ``config.json``, where transformers once kept them."""
+    names = {f.name for f in dataclasses.fields(Options)} | {*MISSING}
+    names -= {"seed", "logits_processor", "stopping_criteria"}  # which are no options there
+    return {name: values[name] for name in values if name in names and values[name] is not None}
+
+
+def fitted(own: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, Any], str]:
+    """Return those of a model's own options that can be met, and what to say about the others.
+
+    A token that is not in the vocabulary never comes: it ends no text, and need not be forbidden.
+    transformers writes such an ``eos_token_id`` for every GPT-2 with a vocabulary of its own.
+    """
+    known = {f.name for f in dataclasses.fields(Options)}
+    unknown = [
+        name
+        for name, value in own.items()
+        if value is not None
+        and name not in known | IGNORED
+        and not (name in MISSING and value == MISSING[name])
+    ]
+    options = {name: value for name, value in own.items() if name in known}
+    outside: list[str] = []
+    for name in TOKENS:
+        wrong = [
+            i
+            for i in tokens_of(name, options.get(name))
+            if isinstance(i, Integral) and not is_token(i, vocab_size)
+        ]
+        if wrong:
+            outside.append(f"{name} {wrong[0]}")
+            value = options.pop(name)
+            if isinstance(value, Collection):
+                options[name] = [i for i in value if not any(j in wrong for j in ids_of(i))]
+    remarks = []
+    if unknown:
+        remarks.append(f"npgpt has no {', '.join(sorted(unknown))}")
+    if outside:
+        remarks.append(f"{', '.join(outside)}: outside of the vocabulary of {vocab_size}")
+    return options, "; ".join(remarks)

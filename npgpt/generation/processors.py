@@ -7,18 +7,45 @@ forbidden. ``ids`` holds the tokens of each row, an array (T,) that may have its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 from numpy import ndarray
 
+from npgpt.errors import UserError
 from npgpt.generation.options import Options
 
 Rows = Sequence[ndarray] | ndarray
 
 
-def process(options: Options, ids: Rows, logits: ndarray, n_new: int) -> ndarray:
-    """Apply what the options ask for; `n_new` tokens of each row are not of its prompt."""
+def process(
+    options: Options,
+    ids: Rows,
+    logits: ndarray,
+    n_new: int,
+    widths: ndarray | None = None,
+    limits: ndarray | None = None,
+    input_ids: ndarray | None = None,
+) -> ndarray:
+    """Apply what the options ask for.
+
+    Parameters
+    ----------
+    options : Options
+    ids : sequence of ndarray of int, (T,)
+        The tokens of each row, without padding.
+    logits : ndarray of float64, (B, V)
+    n_new : int
+        How many tokens of each row are not of its prompt.
+    widths, limits : ndarray of int, (B,), optional
+        How long each prompt is with its padding, and how many tokens may follow it.
+    input_ids : ndarray of int64, (B, T), optional
+        For ``logits_processor``: the rows with their padding.
+    """
+    if widths is None:
+        widths = np.array([len(row) - n_new for row in ids])
+    if limits is None:
+        limits = np.array([options.limit(width) for width in widths])
     if options.repetition_penalty != 1:
         logits = repetition_penalty(ids, logits, options.repetition_penalty)
     if options.no_repeat_ngram_size:
@@ -28,8 +55,20 @@ def process(options: Options, ids: Rows, logits: ndarray, n_new: int) -> ndarray
             word for word in options.bad_words_ids if [*word] not in [[i] for i in options.eos]
         ]
         logits = no_bad_words(ids, logits, words)
-    if n_new < options.min_new_tokens:
-        logits = no_bad_words(ids, logits, [[i] for i in options.eos])
+    if options.min_new_tokens is None:
+        early = widths + n_new < options.min_length
+    else:
+        early = np.full(len(widths), n_new < options.min_new_tokens)
+    logits = suppress(logits, options.eos, early)
+    if options.forced_bos_token_id is not None:
+        logits = force(logits, (options.forced_bos_token_id,), widths + n_new == 1)
+    if options.forced_eos:
+        logits = force(logits, options.forced_eos, limits - n_new == 1)
+    logits = suppress(logits, options.suppress_tokens, np.ones(len(widths), bool))
+    forced = (widths == 1) & (options.forced_bos_token_id is not None)
+    logits = suppress(logits, options.begin_suppress_tokens, forced == n_new)
+    for function in options.processors:
+        logits = call(function, np.stack([*ids]) if input_ids is None else input_ids, logits)
     if not options.do_sample:
         return logits
     if options.temperature != 1:
@@ -43,6 +82,10 @@ def process(options: Options, ids: Rows, logits: ndarray, n_new: int) -> ndarray
         logits = min_p(logits, options.min_p, keep)
     if options.typical_p < 1:
         logits = typical_p(logits, options.typical_p, keep)
+    if 0 < options.epsilon_cutoff < 1:
+        logits = epsilon_cutoff(logits, options.epsilon_cutoff, keep)
+    if 0 < options.eta_cutoff < 1:
+        logits = eta_cutoff(logits, options.eta_cutoff, keep)
     return logits
 
 
@@ -94,6 +137,52 @@ def no_bad_words(ids: Rows, logits: ndarray, words: Iterable[Sequence[int]]) -> 
             if len(used) >= len(begin) and np.array_equal(used[len(used) - len(begin) :], begin):
                 row[last] = -np.inf
     return logits
+
+
+# ---- by the place in the text
+
+
+def suppress(logits: ndarray, tokens: Collection[int], where: ndarray) -> ndarray:
+    """Forbid tokens in some rows, ``where (B,)``.
+
+    Examples
+    --------
+    >>> suppress(np.zeros((2, 3)), [2], np.array([False, True]))
+    array([[  0.,   0.,   0.],
+           [  0.,   0., -inf]])
+    """
+    if not len(tokens) or not where.any():
+        return logits
+    logits = logits.copy()
+    logits[np.flatnonzero(where)[:, None], [*tokens]] = -np.inf
+    return logits
+
+
+def force(logits: ndarray, tokens: Collection[int], where: ndarray) -> ndarray:
+    """Forbid in some rows, ``where (B,)``, all but a few tokens, each of which has the logit 0.
+
+    Examples
+    --------
+    >>> force(np.ones((2, 3)), [2], np.array([False, True]))
+    array([[  1.,   1.,   1.],
+           [-inf, -inf,   0.]])
+    """
+    if not where.any():
+        return logits
+    logits = np.where(where[:, None], -np.inf, logits)
+    logits[np.flatnonzero(where)[:, None], [*tokens]] = 0
+    return logits
+
+
+def call(function: Callable, input_ids: ndarray, logits: ndarray) -> ndarray:
+    """Return what a user's function makes of the logits."""
+    found = np.asarray(function(input_ids.copy(), logits.copy()), np.float64)
+    if found.shape != logits.shape:
+        raise UserError(
+            f"logits_processor returned an array of shape {found.shape}; it must return new "
+            f"scores, of shape {logits.shape}"
+        )
+    return found
 
 
 # ---- by the distribution alone, of which at least `keep` tokens stay
@@ -148,13 +237,45 @@ def typical_p(logits: ndarray, p: float, keep: int = 1) -> ndarray:
     """
     log_p = log_softmax(logits)
     prob = np.exp(log_p)
-    entropy = -(prob * np.where(prob > 0, log_p, 0)).sum(-1, keepdims=True)
-    distance = np.abs(-log_p - entropy)
+    distance = np.abs(-log_p - _entropy(log_p))
     order = np.argsort(distance, axis=-1, kind="stable")
     inside = (np.take_along_axis(prob, order, -1).cumsum(-1) < p).sum(-1, keepdims=True)
     inside = np.clip(inside, keep - 1, logits.shape[-1] - 1)
     last = np.take_along_axis(order, inside, -1)
     return np.where(distance > np.take_along_axis(distance, last, -1), -np.inf, logits)
+
+
+def epsilon_cutoff(logits: ndarray, epsilon: float, keep: int = 1) -> ndarray:
+    """Keep tokens with a probability of at least epsilon (Hewitt et al. 2022, section 3).
+
+    Examples
+    --------
+    >>> epsilon_cutoff(np.log([[0.5, 0.3, 0.2]]), 0.25).round(1)
+    array([[-0.7, -1.2, -inf]])
+    """
+    improbable = probabilities(logits) < epsilon
+    return np.where(improbable & (logits < _kth(logits, keep)), -np.inf, logits)
+
+
+def eta_cutoff(logits: ndarray, epsilon: float, keep: int = 1) -> ndarray:
+    """Keep tokens as `epsilon_cutoff`, and less probable ones where entropy is high.
+
+    The bound is sqrt(epsilon) * exp(-entropy) where that is smaller than epsilon (Hewitt et al.
+    2022, algorithm 1).
+
+    Examples
+    --------
+    >>> eta_cutoff(np.log([[0.5, 0.3, 0.2]]), 0.4).round(1)
+    array([[-0.7, -1.2, -inf]])
+    """
+    bound = np.minimum(epsilon, np.sqrt(epsilon) * np.exp(-_entropy(log_softmax(logits))))
+    improbable = probabilities(logits) < bound
+    return np.where(improbable & (logits < _kth(logits, keep)), -np.inf, logits)
+
+
+def _entropy(log_p: ndarray) -> ndarray:
+    """Return the entropy of each row, (B, 1)."""
+    return -(np.exp(log_p) * np.where(log_p > -np.inf, log_p, 0)).sum(-1, keepdims=True)
 
 
 def _kth(logits: ndarray, k: int) -> ndarray:

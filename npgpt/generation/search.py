@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,13 +37,14 @@ class Generated:
     Attributes
     ----------
     sequences : ndarray of int64, (R, T + N)
-        Prompts of T tokens at most, padded on the left, and what follows, padded on the right.
+        Prompts of T tokens at most, as they were given and padded on the left, and what follows,
+        padded on the right.
     logprobs : ndarray of float64, (R, N)
         The model's own logarithm of the probability of each new token, before any option has
         changed it; 0 after the end.
     finish_reasons : list of str
-        Why each ends: ``"eos"``, ``"stop_string"`` or ``"length"``; ``"interrupted"`` if it does
-        not.
+        Why each ends: ``"eos"``, ``"stop_string"``, ``"stopping_criteria"``, ``"length"`` or
+        ``"max_time"``; ``"interrupted"`` if it does not.
     """
 
     sequences: ndarray
@@ -58,6 +60,8 @@ class Search(ABC):
     reader : Reader
         Of the prompts.
     options : Options
+    given : sequence of ndarray of int, (T,)
+        The prompts with their padding.
     tokenizer : Tokenizer, optional
         For stop strings.
     wants_logprobs : bool
@@ -67,16 +71,23 @@ class Search(ABC):
         self,
         reader: Reader,
         options: Options,
+        given: Sequence[ndarray],
         tokenizer: Tokenizer | None = None,
         wants_logprobs: bool = False,
     ) -> None:
         self.reader, self.options = reader, options
-        self.prompts = reader.rows()
         self.tokenizer, self.wants_logprobs = tokenizer, wants_logprobs
-        self.limits = [options.limit(len(prompt)) for prompt in self.prompts]
+        self.widths = np.array([len(row) for row in given])
+        self.limits = np.array([options.limit(n, reader.n_positions) for n in self.widths])
+        self.prompts = np.full((len(given), max(self.widths)), options.pad, np.int64)
+        for row, prompt in zip(self.prompts, given, strict=True):
+            row[len(row) - len(prompt) :] = prompt
+        self.n_new = 0  # tokens that follow each prompt
+        self.began = time.monotonic()
 
     def run(self, streamer: Streamer | None = None) -> None:
         """Search until all that is wanted has ended: without a tape, and without dropout."""
+        self.began = time.monotonic()
         with no_grad(), evaluating():
             self.search(streamer)
 
@@ -91,26 +102,72 @@ class Search(ABC):
     def result(self) -> Generated:
         """Return what was found, as arrays."""
         found = self.continuations()
-        n = self.options.num_return_sequences
-        T, N = max(map(len, self.prompts)), max(len(row.ids) for row in found)
-        sequences = np.full((len(found), T + N), self.options.pad, np.int64)
+        N = max(len(row.ids) for row in found)
+        new = np.full((len(found), N), self.options.pad, np.int64)
         logprobs = np.zeros((len(found), N))
         for i, row in enumerate(found):
-            prompt = self.prompts[i // n]
-            sequences[i, T - len(prompt) : T] = prompt
-            sequences[i, T : T + len(row.ids)] = row.ids
+            new[i, : len(row.ids)] = row.ids
             logprobs[i, : len(row.logprobs)] = row.logprobs
+        prompts = np.repeat(self.prompts, self.options.num_return_sequences, axis=0)
+        sequences = np.concatenate([prompts, new], axis=1)
         reasons = [row.finish_reason or "interrupted" for row in found]
         return Generated(sequences, logprobs, reasons)
 
-    def finish_reason(self, ids: ndarray, n_new: int, limit: int) -> str:
-        """Return why a row ends with its last token; an empty string if it goes on."""
-        if ids[-1] in self.options.eos:
-            return "eos"
-        stops = self.options.stop_strings
-        if stops and self.tokenizer and completes(ids, stops, self.tokenizer):
-            return "stop_string"
-        return "length" if n_new == limit else ""
+    def input_ids(self) -> ndarray | None:
+        """Return the rows with their padding, (B, T), if a user's function is to read them."""
+        if not self.options.processors and not self.options.criteria:
+            return None
+        ids = self.reader.ids
+        prompts = np.repeat(self.prompts, len(ids) // len(self.prompts), axis=0)
+        return np.concatenate([prompts, ids[:, ids.shape[1] - self.n_new :]], axis=1)
+
+    def process(self, logits: ndarray) -> ndarray:
+        """Return the logits of all rows, (B, V), as the options change them."""
+        n = len(logits) // len(self.prompts)
+        widths, limits = np.repeat(self.widths, n), np.repeat(self.limits, n)
+        rows = self.reader.rows()
+        return process(self.options, rows, logits, self.n_new, widths, limits, self.input_ids())
+
+    def finish_reasons(
+        self,
+        texts: Sequence[ndarray],
+        limits: Iterable[int],
+        n_new: int,
+        input_ids: ndarray | None,
+    ) -> list[str]:
+        """Return why rows end with their last tokens; an empty string for one that goes on.
+
+        ``texts`` are without padding, and ``input_ids`` are the same with padding.
+        """
+        options = self.options
+        stopped = np.zeros(len(texts), bool)
+        if input_ids is not None:
+            for function in options.criteria:
+                stopped |= call(function, input_ids)
+        late = options.max_time is not None and time.monotonic() - self.began > options.max_time
+        reasons = []
+        for ids, limit, stop in zip(texts, limits, stopped, strict=True):
+            stops = options.stop_strings
+            if ids[-1] in options.eos:
+                reasons.append("eos")
+            elif stops and self.tokenizer and completes(ids, stops, self.tokenizer):
+                reasons.append("stop_string")
+            elif stop:
+                reasons.append("stopping_criteria")
+            else:
+                reasons.append("length" if n_new == limit else "max_time" if late else "")
+        return reasons
+
+
+def call(function: Callable, input_ids: ndarray) -> ndarray:
+    """Return what a user's function says of each row, (R,): whether it ends."""
+    found = np.asarray(function(input_ids.copy(), None))
+    if found.dtype != bool or found.shape not in ((), (len(input_ids),)):
+        raise UserError(
+            f"stopping_criteria returned {found.dtype} of shape {found.shape}; it must return "
+            f"True or False, or an array of bool of shape ({len(input_ids)},)"
+        )
+    return found
 
 
 def completes(ids: ndarray, stop_strings: Sequence[str], tokenizer: Tokenizer) -> bool:
@@ -140,28 +197,28 @@ class Sampling(Search):
 
     def search(self, streamer: Streamer | None) -> None:
         """Let all rows grow until the last of them ends."""
-        n, n_new = self.options.num_return_sequences, 0
+        n = self.options.num_return_sequences
         if streamer:
-            streamer.put(self.reader.ids)
+            streamer.put(self.prompts)
         while growing := [i for i, row in enumerate(self.found) if not row.finish_reason]:
             logits = self.reader.logits()  # (B, V)
-            if n_new == 0:  # all returns of a prompt share its reading
+            if self.n_new == 0:  # all returns of a prompt share its reading
                 self.reader.select(np.repeat(np.arange(len(logits)), n))
                 logits = np.repeat(logits, n, axis=0)  # (B n, V)
-            logits, rows = logits[growing], self.reader.rows()
-            scores = process(self.options, [rows[i] for i in growing], logits, n_new)
-            chosen = self.choose(scores, growing)
-            tokens = np.full(len(rows), self.options.pad)
+            chosen = self.choose(self.process(logits)[growing], growing)
+            tokens = np.full(len(logits), self.options.pad)
             tokens[growing] = chosen
             self.reader.append(tokens)
-            n_new, rows = n_new + 1, self.reader.rows()
+            self.n_new += 1
             logprobs = log_softmax(logits) if self.wants_logprobs else None
-            for i, row in enumerate(growing):
-                found = self.found[row]
-                found.ids.append(int(chosen[i]))
+            limits = np.repeat(self.limits, n)
+            reasons = self.finish_reasons(self.reader.rows(), limits, self.n_new, self.input_ids())
+            for row in growing:
+                found, token = self.found[row], tokens[row]
+                found.ids.append(int(token))
                 if logprobs is not None:
-                    found.logprobs.append(float(logprobs[i, chosen[i]]))
-                found.finish_reason = self.finish_reason(rows[row], n_new, self.limits[row // n])
+                    found.logprobs.append(float(logprobs[row, token]))
+                found.finish_reason = reasons[row]
             if streamer:
                 streamer.put(chosen)
         if streamer:
@@ -187,28 +244,33 @@ class BeamSearch(Search):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.beams = [Beams(self.options, limit, self.finish_reason) for limit in self.limits]
+        self.beams = [Beams(self.options, limit, self.finish_reasons) for limit in self.limits]
 
     def search(self, streamer: Streamer | None) -> None:
         """Search until no prompt can have a better continuation."""
-        K, n_new = self.options.num_beams, 0
+        K = self.options.num_beams
         while not all(beams.done for beams in self.beams):
             logits = self.reader.logits()  # (B, V)
-            if n_new == 0:
+            if self.n_new == 0:
                 self.reader.select(np.repeat(np.arange(len(logits)), K))
                 logits = np.repeat(logits, K, axis=0)  # (B K, V)
             rows, logprobs = self.reader.rows(), log_softmax(logits)
-            scores = process(self.options, rows, logprobs, n_new)
-            n_new += 1
+            scores, input_ids = self.process(logprobs), self.input_ids()
             parents = np.arange(len(rows))
             tokens = np.full(len(rows), self.options.pad)
             for i, beams in enumerate(self.beams):
                 if not beams.done:
                     own = slice(i * K, i * K + K)
-                    from_row, token = beams.grow(rows[own], scores[own], logprobs[own])
+                    from_row, token = beams.grow(
+                        rows[own],
+                        scores[own],
+                        logprobs[own],
+                        None if input_ids is None else input_ids[own],
+                    )
                     parents[own], tokens[own] = np.add(from_row, i * K), token
             self.reader.select(parents)
             self.reader.append(tokens)
+            self.n_new += 1
 
     def continuations(self) -> list[Continuation]:
         """Return the best of each prompt, the best first."""
@@ -226,10 +288,15 @@ class Beams:
     """
 
     def __init__(
-        self, options: Options, limit: int, finish_reason: Callable[[ndarray, int, int], str]
+        self,
+        options: Options,
+        limit: int,
+        finish_reasons: Callable[
+            [Sequence[ndarray], Iterable[int], int, ndarray | None], list[str]
+        ],
     ) -> None:
         K = options.num_beams
-        self.options, self.limit, self.finish_reason = options, limit, finish_reason
+        self.options, self.limit, self.finish_reasons = options, limit, finish_reasons
         self.growing = [Continuation(finish_reason="" if limit else "length")] * K
         self.totals = np.array([0.0] + [-np.inf] * (K - 1))  # at first all are the same
         self.ended: list[tuple[float, Continuation]] = []  # the best first
@@ -238,7 +305,11 @@ class Beams:
         self.random = np.random.default_rng(options.seed)  # of a prompt, whatever stands beside it
 
     def grow(
-        self, rows: list[ndarray], scores: ndarray, logprobs: ndarray
+        self,
+        rows: list[ndarray],
+        scores: ndarray,
+        logprobs: ndarray,
+        input_ids: ndarray | None = None,
     ) -> tuple[list[int], list[int]]:
         """Take one step; return for each new beam, (K,), which one it goes on from, and a token."""
         options, (K, V) = self.options, scores.shape
@@ -250,11 +321,17 @@ class Beams:
             order = totals + self.random.gumbel(size=totals.size)
         candidates = np.argpartition(-order, n - 1)[:n]
         candidates = candidates[np.argsort(-totals[candidates], kind="stable")]
+        candidates = candidates[totals[candidates] > -np.inf]
+        from_rows, new_tokens = np.divmod(candidates, V)
+        texts = [np.append(rows[i], token) for i, token in zip(from_rows, new_tokens, strict=True)]
+        if input_ids is not None:
+            input_ids = np.column_stack([input_ids[from_rows], new_tokens])
+        limits = [self.limit] * len(texts)
+        reasons = self.finish_reasons(texts, limits, self.n_new, input_ids)
         growing: list[tuple[int, int, float, Continuation]] = []
-        for rank, candidate in enumerate(candidates[totals[candidates] > -np.inf].tolist()):
+        for rank, (candidate, reason) in enumerate(zip(candidates.tolist(), reasons, strict=True)):
             parent, token = divmod(candidate, V)
             total, old = float(totals[candidate]), self.growing[parent]
-            reason = self.finish_reason(np.append(rows[parent], token), self.n_new, self.limit)
             logprob = float(logprobs[parent, token])
             new = Continuation([*old.ids, token], [*old.logprobs, logprob], reason)
             if not reason:
