@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import _signal  # the part of the module signal that takes no time to import
+# the part of the module signal that takes no time to import
+import _signal  # type: ignore[import-not-found]
 import sys as _sys
 
 

@@ -151,6 +151,7 @@ def train(args: list[str]) -> int:
 
     from npgpt import train as training
     from npgpt.config import TrainConfig
+    from npgpt.curve import loss_curve
     from npgpt.display import Display, OutputLost, showing
     from npgpt.errors import UserError
 
@@ -182,21 +183,36 @@ def train(args: list[str]) -> int:
         if not recipe.is_file():
             raise UserError(f"{resumed} holds no run to resume (no train.toml)")
         default = TrainOptions(**vars(TrainConfig.from_toml(recipe)))
-    options = parse(TrainOptions, _flags(args, "overwrite"), "train", default)
+    args = _flags(args, "overwrite", "documents", "separate", "eval_only")
+    options = parse(TrainOptions, args, "train", default)
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
     if resumed and options.overwrite:
         raise UserError("--resume continues the run, --overwrite removes it: drop one of them")
     if "--data" in args and not options.data:
         raise UserError("--data names no file; leave it out to train on Python's own library")
+    changes = {key: value for key, value in values.items() if value != getattr(default, key)}
+    given |= {name for name in values if _value_of(f"--{name}", args) is not None}
+    if options.eval_only:
+        if resumed:
+            found = training.evaluate_run(Path(resumed), changes)
+        else:
+            found = training.evaluate_plan(TrainConfig(**values), given)
+        print(
+            f"step {found.step:>6}  train {found.train_loss:.4f}  val {found.val_loss:.4f}\n"
+            f"loss {found.whole_val_loss:.4f} over the whole validation split"
+        )
+        return 0
     if resumed:
-        changes = {key: value for key, value in values.items() if value != getattr(default, key)}
         run = training.resume(Path(resumed), changes)
     else:
-        given |= {name for name in values if _value_of(f"--{name}", args) is not None}
         run = training.start(TrainConfig(**values), options.overwrite, given)
     where = "Python's own library" if not run.config.data else " ".join(run.config.data)
     if not resumed:
         verb = "trains"
+    elif run.is_out_of_patience and run.progress.finished:
+        verb = (
+            f"stopped early at step {run.progress.step} (to go on, add a larger --patience, or 0)"
+        )
     elif run.progress.step < run.config.max_iters:
         verb = f"continues at step {run.progress.step}"
     else:
@@ -233,6 +249,8 @@ def train(args: list[str]) -> int:
             f"{file}{error.strerror or error}: nothing that was saved before is lost; when "
             f"{'there is room' if full else 'it can be written'} again, continue with {again}"
         ) from None
+    if curve := loss_curve(run.folder):
+        print(f"\n{curve}")
     show_sample(run)
     return 0
 
@@ -256,22 +274,16 @@ def show_sample(run: Any) -> None:
     from npgpt.weights import load_pretrained
 
     model = load_pretrained(run.folder)
-    prompt = "def " if not run.config.data else first_words(run.tokenizer.decode(run.tokens[:200]))
+    prompt = run.prompt()
     ids = run.tokenizer.encode(prompt, allowed_special="all")
     length = 120 if run.tokenizer.n_vocab > 256 and run.tokenizer.kind != "char" else 400
     choices = dict(do_sample=True, temperature=0.8, top_k=0, seed=run.config.seed)
     out = generate(model, ids, max_new_tokens=length, **choices)
     print("\n" + "─" * 72)
-    print(run.tokenizer.decode(out[0]))
+    print(run.tokenizer.decode(out[0], skip_special_tokens=True))
     print("─" * 72 + "\n")
     print(f"the run is in {run.folder}; for more of it:")
     print(f"  npgpt generate --model {_quoted(str(run.folder))} --prompt={_quoted(prompt)}")
-
-
-def first_words(text: str) -> str:
-    """Return the beginning of a text's first line: something to continue."""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), text)
-    return line if len(line) <= 20 else line[:20].rsplit(" ", 1)[0]
 
 
 def generate(args: list[str]) -> int:

@@ -204,6 +204,14 @@ class TrainConfig:
 
     data: tuple[str, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
+    val_data: tuple[str, ...] = ()
+    """Validate on these; if not given, on the last 10 % of data."""
+    documents: bool = False
+    """Put the end token after each document (file), and let generation stop there."""
+    separator: str = ""
+    """What separates documents inside a file; backslash and n stand for a line break."""
+    separate: bool = False
+    """Keep documents that share a context apart: none looks at, or predicts, another."""
     tokenizer: str = "char"
     """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
     out_dir: str = ""
@@ -254,10 +262,22 @@ class TrainConfig:
     """Updates between lines of metrics.jsonl."""
     checkpoint_interval: int = 0
     """Updates between numbered checkpoints that are kept; 0 is off."""
+    patience: int = 0
+    """Stop after so many evaluations without a better validation loss; 0 is off."""
+    sample_tokens: int = 64
+    """Tokens of a sample that is shown at each evaluation; 0 is off."""
+    eval_only: bool = False
+    """Print the losses of the model, and neither train nor write anything."""
 
     def __post_init__(self) -> None:
-        self.data = (self.data,) if isinstance(self.data, str) else tuple(self.data)
+        for name in ("data", "val_data"):
+            value = getattr(self, name)
+            if isinstance(value, str | list | tuple):
+                setattr(self, name, (value,) if isinstance(value, str) else tuple(value))
         check_types(self)
+        for name in ("separator", "separate"):
+            if getattr(self, name) and not self.documents:
+                raise UserError(f"{name} is about documents: add --documents, or leave it out")
         for name in (
             "block_size batch_size gradient_accumulation_steps eval_interval eval_iters "
             "log_interval"
@@ -266,7 +286,7 @@ class TrainConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in (
             "max_iters warmup_iters learning_rate min_lr weight_decay grad_clip seed "
-            "checkpoint_interval"
+            "checkpoint_interval patience sample_tokens"
         ).split():
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must not be negative")

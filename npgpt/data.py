@@ -2,6 +2,9 @@
 
 A token file is raw little-endian uint16 or uint32 (by the size of the vocabulary), beside it a JSON
 file of the same name that says which. The first 90 % train, the rest validates.
+
+A text may consist of documents. The end token then stands after each, and `separated` keeps the
+documents that share a window apart.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sysconfig
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -36,8 +40,37 @@ def read_text(sources: tuple[str, ...]) -> tuple[str, list[str]]:
     A file counts once, however often it is named; ``-`` is standard input. In a folder every file
     counts, however deep, that holds UTF-8 text; hidden ones and those of training runs do not.
     """
+    texts, names = read_texts(sources)
+    return "\n".join(texts), names
+
+
+def read_documents(
+    sources: tuple[str, ...], separator: str = "", is_needed: bool = True
+) -> tuple[list[str], list[str]]:
+    r"""Return the documents of files, as `read_text` takes them, and the names of the files.
+
+    Without a separator every file is one document; otherwise the separator cuts a file into
+    several, and is itself part of none. In it ``\n`` and ``\t``, as a shell passes them on, stand
+    for a line break and a tab. Documents of white space alone do not count.
+    """
+    texts, names = read_texts(sources)
+    if separator:
+        separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+        if is_needed and not any(separator in text for text in texts):
+            raise UserError(
+                f"--separator {separator!r} is nowhere in the text: nothing separates documents"
+            )
+        texts = [part for text in texts for part in text.split(separator)]
+    documents = [text for text in texts if text.strip()]
+    if not documents:
+        raise UserError("the text holds nothing but separators and white space")
+    return documents, names
+
+
+def read_texts(sources: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return the text of each file, and the names of the files; see `read_text`."""
     if not sources:
-        return library_text()
+        return library_texts()
     texts: dict[Path, tuple[str, str]] = {}
     for source in sources:
         path = Path(source).expanduser()
@@ -53,7 +86,7 @@ def read_text(sources: tuple[str, ...]) -> tuple[str, list[str]]:
                     raise UserError(f"{file} is empty: training needs text")
         for file, text in found:
             texts.setdefault(file.resolve(), (str(file), text))
-    return "\n".join(text for _, text in texts.values()), [name for name, _ in texts.values()]
+    return [text for _, text in texts.values()], [name for name, _ in texts.values()]
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -111,6 +144,12 @@ def _text(path: Path) -> str:
 
 
 def library_text() -> tuple[str, list[str]]:
+    """Return `library_texts` as one text."""
+    texts, names = library_texts()
+    return "\n".join(texts), names
+
+
+def library_texts() -> tuple[list[str], list[str]]:
     """Return source code of the running interpreter's own library: text that every user has.
 
     The top-level modules in alphabetical order, ASCII only, up to 4 MB. An interpreter without
@@ -132,8 +171,50 @@ def library_text() -> tuple[str, list[str]]:
                 f"this Python has no sources of its library in {folder} to train on; "
                 "give a text with --data FILE"
             ) from None
-        return "\n".join(topics[key] for key in sorted(topics)), ["pydoc_data.topics"]
-    return "\n".join(texts), names
+        return [topics[key] for key in sorted(topics)], ["pydoc_data.topics"]
+    return texts, names
+
+
+# ---- documents
+
+END = "<|endoftext|>"
+
+
+def end_token(tokenizer: Tokenizer) -> int:
+    """Return the id of the token that ends a document.
+
+    It is ``<|endoftext|>``, or else the only special token (but for ``<unk>``) of the tokenizer.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer has neither.
+    """
+    special = {t: i for t, i in tokenizer.special_tokens.items() if t != "<unk>"}
+    if END in special:
+        return special[END]
+    if len(special) == 1:
+        return next(iter(special.values()))
+    others = f"the special tokens {', '.join(special)}" if special else "no special token"
+    raise UserError(
+        f"--documents puts the token {END} after each document, and the tokenizer "
+        f"({tokenizer.kind}) has {others}. Leave --documents out, or take a tokenizer that has one"
+    )
+
+
+def encode_text(text: str | list[str], tokenizer: Tokenizer) -> ndarray:
+    """Return the ids of a text, (T,), or of documents, each followed by the end token.
+
+    A special token that the text spells is text like any other.
+    """
+    if isinstance(text, str):
+        return tokenizer.encode(text, disallowed_special=())
+    end = np.array([end_token(tokenizer)])
+    parts = []
+    for document in text:
+        ids = tokenizer.encode(document, disallowed_special=(), add_special_tokens=False)
+        parts += [ids, end]
+    return np.concatenate(parts)
 
 
 # ---- the token file
@@ -150,29 +231,41 @@ class TokenFile:
     dtype: str
     sha256: str
     sources: list
+    documents: bool = False  # whether an end token stands after each document
     description_sha256: str = ""  # of all of the above; version 0.1.0 wrote none
 
-    def hash(self) -> str:
-        """Return the SHA-256 of everything else that is said here."""
-        values = asdict(self) | {"description_sha256": ""}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+def hash_description(values: dict) -> str:
+    """Return the SHA-256 of all that the JSON beside a token file says but for that hash."""
+    values = values | {"description_sha256": ""}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def write_tokens(path: Path, text: str, tokenizer: Tokenizer, sources: list[str]) -> TokenFile:
-    """Tokenize a text into ``path`` (.bin) and describe it in the JSON file beside it."""
+def write_tokens(
+    path: Path,
+    text: str | list[str],
+    tokenizer: Tokenizer,
+    sources: list[str],
+    ids: ndarray | None = None,
+) -> TokenFile:
+    """Tokenize a text, or documents, into ``path`` (.bin); the JSON file beside it describes it.
+
+    `ids` are the tokens (`encode_text`), if they are known already.
+    """
     dtype = "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
-    ids = tokenizer.encode(text, disallowed_special=())
+    ids = encode_text(text, tokenizer) if ids is None else ids
     content = ids.astype(f"<{dtype[0]}{np.dtype(dtype).itemsize}").tobytes()
     info = TokenFile(
         tokenizer=tokenizer.to_dict(),
         n_vocab=tokenizer.n_vocab,
         n_tokens=ids.size,
-        n_characters=len(text),
+        n_characters=len(text if isinstance(text, str) else "".join(text)),
         dtype=dtype,
         sha256=hashlib.sha256(content).hexdigest(),
         sources=sources if len(sources) <= 1000 else [*sources[:1000], "..."],
     )
-    info.description_sha256 = info.hash()
+    info.documents = not isinstance(text, str)
+    info.description_sha256 = hash_description(asdict(info))
     with together(path.parent):
         with replacing(path) as file:
             file.write(content)
@@ -180,18 +273,28 @@ def write_tokens(path: Path, text: str, tokenizer: Tokenizer, sources: list[str]
     return info
 
 
-def open_tokens(path: Path) -> tuple[ndarray, TokenFile]:
-    """Map a token file into memory, after checking it against its description."""
+def open_tokens(path: Path, tokenizer: Tokenizer | None = None) -> tuple[ndarray, TokenFile]:
+    """Map a token file into memory, after checking it against its description.
+
+    A file of another program, such as nanoGPT's ``train.bin``, has no description: it is read as
+    uint16, as the tokens of `tokenizer`.
+
+    Raises
+    ------
+    UserError
+        If the file or its description is missing or damaged, or a token is out of range.
+    """
     finish(path.parent)
     if not path.is_file():
         raise UserError(f"the token file {path} does not exist")
     described = path.with_suffix(".json")
     if not described.is_file():
-        raise UserError(
-            f"{described} does not exist: it would say what the tokens in {path.name} are. A token "
-            "file of another program, such as nanoGPT's train.bin, has none: train on the text "
-            "itself, as in --data input.txt --tokenizer gpt2"
-        )
+        if tokenizer is None:
+            raise UserError(
+                f"{described} does not exist: it would say what the tokens in {path.name} are. "
+                + advice_on_foreign(path)
+            )
+        return open_foreign(path, tokenizer)
     values = read_json(described)
     try:
         info = TokenFile(**values)
@@ -199,7 +302,7 @@ def open_tokens(path: Path) -> tuple[ndarray, TokenFile]:
         dtype = np.dtype({"uint16": "<u2", "uint32": "<u4"}[info.dtype])
     except (TypeError, KeyError, UserError):
         raise UserError(f"{described} does not describe a token file") from None
-    if info.description_sha256 not in ("", info.hash()):
+    if info.description_sha256 not in ("", hash_description(values)):
         raise UserError(f"{described} was changed since {path.name} was written: {RESTORE}")
     if path.stat().st_size != info.n_tokens * dtype.itemsize:
         raise UserError(
@@ -217,6 +320,50 @@ def open_tokens(path: Path) -> tuple[ndarray, TokenFile]:
         raise UserError(
             f"{path} holds token {largest}, and {described.name} knows {info.n_vocab} (from 0)"
         )
+    return tokens, info
+
+
+def advice_on_foreign(path: Path) -> str:
+    """Say how to train on a token file that another program wrote."""
+    if (path.parent / "meta.pkl").exists():
+        return (
+            "The vocabulary is in meta.pkl beside it, and a pickle is never opened here: to load "
+            "a pickle is to run what is in it. nanoGPT's character tokens are the sorted "
+            "characters of the text, and so are those of npgpt: train on the text itself, as in "
+            "--data input.txt"
+        )
+    return (
+        "A token file of another program, such as nanoGPT's train.bin, has none: name the "
+        "tokenizer that made it, as in --tokenizer gpt2, or train on the text itself, as in "
+        "--data input.txt --tokenizer gpt2"
+    )
+
+
+def open_foreign(path: Path, tokenizer: Tokenizer) -> tuple[ndarray, TokenFile]:
+    """Map a file of uint16 tokens into memory that nothing describes; see `open_tokens`."""
+    size = path.stat().st_size
+    if size == 0 or size % 2:
+        raise UserError(f"{path} has {size} bytes; uint16 tokens, as nanoGPT writes them, take two")
+    tokens = np.memmap(path, "<u2", mode="r")
+    if len(tokens) > 1 and not tokens[1::2].any():
+        raise UserError(
+            f"{path} holds a 0 in every second place: its tokens seem to have four bytes each, and "
+            "a file without a description is read as uint16, as nanoGPT writes it"
+        )
+    if (largest := int(tokens.max())) >= tokenizer.n_vocab:
+        raise UserError(
+            f"{path} holds token {largest}, and the tokenizer ({tokenizer.kind}) knows "
+            f"{tokenizer.n_vocab:,} (from 0): name the one that made the file with --tokenizer"
+        )
+    info = TokenFile(
+        tokenizer=tokenizer.to_dict(),
+        n_vocab=tokenizer.n_vocab,
+        n_tokens=len(tokens),
+        n_characters=0,
+        dtype="uint16",
+        sha256=hash_file(path),
+        sources=[str(path)],
+    )
     return tokens, info
 
 
@@ -245,7 +392,27 @@ def split_tokens(tokens: ndarray, block_size: int) -> tuple[ndarray, ndarray]:
     return train, validation
 
 
+def demand_context(tokens: ndarray, block_size: int, option: str) -> None:
+    """Refuse tokens that do not hold a context and the token after it."""
+    if len(tokens) <= block_size:
+        raise UserError(
+            f"{option} has {len(tokens)} tokens: too few for a context of {block_size}, which "
+            f"needs {block_size + 1}; give more text, or a smaller --block_size"
+        )
+
+
 # ---- batches
+
+IGNORED = -100  # as a target: the loss does not count it
+
+
+class Batch(NamedTuple):
+    """What a model reads: the arguments of `npgpt.model.GPT.forward`, in their order."""
+
+    inputs: ndarray  # (B, T)
+    targets: ndarray  # (B, T)
+    attention_mask: ndarray | None = None  # (B, T, T)
+    position_ids: ndarray | None = None  # (B, T)
 
 
 def random_batch(
@@ -262,3 +429,53 @@ def windows_at(tokens: ndarray, starts: Iterable[int], length: int) -> ndarray:
     windows = np.stack([tokens[start : start + length + 1] for start in starts])
     is_id = windows.dtype.kind in "iu" and windows.dtype != np.uint64  # others: the model's error
     return windows.astype(np.int64) if is_id else windows
+
+
+def separated(inputs: ndarray, targets: ndarray, end: int | None) -> Batch:
+    """Keep the documents in the windows of a batch apart, so that each is as if alone.
+
+    The end token is the last token of its document. A position looks only at its own document;
+    positions count from the document's first token in the window; and the end token predicts
+    nothing, as what follows is another document.
+
+    Parameters
+    ----------
+    inputs, targets : ndarray of int, (B, T)
+    end : int or None
+        The end token. None leaves the batch as it is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npgpt.data import separated
+    >>> tokens = np.array([[5, 6, 0, 7, 8, 9]])
+    >>> batch = separated(tokens[:, :-1], tokens[:, 1:], end=0)
+    >>> batch.targets
+    array([[   6,    0, -100,    8,    9]])
+    >>> batch.position_ids
+    array([[0, 1, 2, 0, 1]])
+    >>> batch.attention_mask[0].astype(int)
+    array([[1, 1, 1, 0, 0],
+           [1, 1, 1, 0, 0],
+           [1, 1, 1, 0, 0],
+           [0, 0, 0, 1, 1],
+           [0, 0, 0, 1, 1]])
+    """
+    if end is None:
+        return Batch(inputs, targets)
+    is_end = inputs == end  # (B, T)
+    document = np.cumsum(is_end, axis=1) - is_end  # (B, T), which one a position belongs to
+    places = np.arange(inputs.shape[1])
+    begins = np.zeros_like(inputs)
+    begins[:, 1:] = np.where(is_end[:, :-1], places[1:], 0)
+    return Batch(
+        inputs,
+        np.where(is_end, IGNORED, targets),
+        document[:, :, None] == document[:, None, :],
+        places - np.maximum.accumulate(begins, axis=1),
+    )
+
+
+def n_predicted(targets: ndarray) -> int:
+    """Return how many targets the loss counts."""
+    return int(np.count_nonzero(targets != IGNORED))

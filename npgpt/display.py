@@ -28,6 +28,11 @@ def showing() -> Iterator[None]:
         raise OutputLost(error) from None
 
 
+def escaped(line: str) -> str:
+    """Return a line whose control characters are written as Python writes them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Let the caller save its work: the library would end the program, with exit code 1."""
@@ -101,6 +106,15 @@ class Display:
         self._update()
         self._shown = time.monotonic()
         self._print(f"step {step:>6}  train {train_loss:.4f}  val {val_loss:.4f}")
+
+    def sampled(self, text: str) -> None:
+        """Show what the model writes now; its control characters are shown, not sent."""
+        for line in text.splitlines():
+            self._print(f"    │ {escaped(line)}")
+
+    def stopped_early(self, n_worse: int) -> None:
+        """Show why the training is over."""
+        self._print(f"stopped early: the last {n_worse} evaluations brought no better loss")
 
     def finished(self, loss: float, best_step: int, seconds: float) -> None:
         """Show the result."""

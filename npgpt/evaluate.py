@@ -8,7 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import no_grad
-from npgpt.data import random_batch, windows_at
+from npgpt.data import n_predicted, random_batch, separated, windows_at
 from npgpt.model import GPT
 from npgpt.nn import evaluating
 
@@ -22,12 +22,15 @@ def estimate_loss(
     n_batches: int,
     generator: np.random.Generator,
     check: Check = lambda: None,
+    end: int | None = None,
 ) -> float:
-    """Return the mean loss over random batches. `check` is called between them."""
+    """Return the mean loss over random batches. `check` is called between them.
+
+    With an end token, documents are kept apart (`npgpt.data.separated`).
+    """
     T = model.config.n_positions
     batches = (random_batch(tokens, batch_size, T, generator) for _ in range(n_batches))
-    losses, _ = _losses(model, batches, check)
-    return float(np.mean(losses))
+    return _mean_loss(model, batches, check, end)
 
 
 def whole_loss(
@@ -35,12 +38,14 @@ def whole_loss(
     tokens: ndarray,
     batch_size: int | None = None,
     check: Check = lambda: None,
+    end: int | None = None,
 ) -> float:
     """Return the mean loss over every token of a text but the first.
 
     The text is cut into windows of the context length, one after the other: each token is predicted
     once, from those before it in its window. Without a batch size, one is chosen for which the
-    logits stay small.
+    logits stay small. With an end token, documents are kept apart (`npgpt.data.separated`), and the
+    first token of each is not predicted.
     """
     T = model.config.n_positions
     if batch_size is None:
@@ -55,16 +60,17 @@ def whole_loss(
         cut = windows_at(tokens, starts, length)  # (B, length + 1)
         return cut[:, :-1], cut[:, 1:]
 
-    losses, sizes = _losses(model, (windows(*group) for group in groups), check)
-    return float(np.average(losses, weights=sizes))
+    return _mean_loss(model, (windows(*group) for group in groups), check, end)
 
 
-def _losses(model: GPT, batches: Iterable, check: Check) -> tuple[list[float], list[int]]:
-    """Return the mean loss of each batch, and how many tokens it predicts."""
+def _mean_loss(model: GPT, batches: Iterable, check: Check, end: int | None) -> float:
+    """Return the mean loss over all tokens that batches predict; 0 if they predict none."""
     losses, sizes = [], []
     with no_grad(), evaluating():
         for inputs, targets in batches:
             check()
-            losses.append(model(inputs, targets)[1].item())
-            sizes.append(targets.size)
-    return losses, sizes
+            batch = separated(inputs, targets, end)
+            if size := n_predicted(batch.targets):
+                losses.append(model(*batch)[1].item())
+                sizes.append(size)
+    return float(np.average(losses, weights=sizes)) if sizes else 0.0

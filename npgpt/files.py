@@ -171,7 +171,7 @@ def make_folder(out_dir: str) -> Path:
 
 RUN_FILES = (
     "train.toml config.json generation_config.json model.safetensors tokenizer.json tokens.bin "
-    "tokens.json metrics.jsonl state.safetensors"
+    "tokens.json val_tokens.bin val_tokens.json metrics.jsonl loss.png state.safetensors"
 ).split()
 
 

@@ -164,7 +164,7 @@ class Attention(Module):
         """Let every position look at itself and those before it: ``(B, T, C) -> (B, T, C)``.
 
         With a cache, those before it are also the tokens that were read earlier, S keys in all.
-        `mask`, (B, 1, 1, S or more) booleans, says which positions may be looked at.
+        `mask`, (B, 1, 1 or T, S or more) booleans, says which positions may be looked at.
         """
         B, T, C = x.shape
         query, key, value = self.heads(x)  # (B, H, T, D)
@@ -292,13 +292,15 @@ class Transformer(Module):
         check_ids("position_ids", position_ids, self.n_positions, "the context has {} positions")
         if attention_mask is not None:
             attention_mask = np.asarray(attention_mask)
-            if attention_mask.shape != (B, S):
+            if attention_mask.shape not in ((B, S), (B, T, S)):
                 after = f", after {past} tokens in the cache" if past else ""
                 raise ValueError(
                     f"attention_mask has shape {attention_mask.shape}, and input_ids "
                     f"{input_ids.shape}{after}"
                 )
-            attention_mask = attention_mask[:, None, None, :] != 0  # (B, S) -> (B, 1, 1, S)
+            if attention_mask.ndim == 2:
+                attention_mask = attention_mask[:, None]  # (B, S) -> (B, 1, S)
+            attention_mask = attention_mask[:, None] != 0  # (B, 1, 1 or T, S)
         x = self.drop(self.wte(input_ids) + self.wpe(position_ids))  # (B, T, C)
         for block in self.h:
             if seen is not None:
@@ -397,9 +399,11 @@ class GPT(Module):
         input_ids : ndarray of int, (B, T)
         targets : ndarray of int, (B, T), optional
             The token that follows each position; -100 where the loss is not to count.
-        attention_mask : ndarray, (B, T), optional
-            0 for padding, which nobody looks at; what it says itself means nothing. With a cache,
-            (B, cache.length + T): it covers the tokens that were read earlier, too.
+        attention_mask : ndarray, (B, T) or (B, T, T), optional
+            0 for padding, which nobody looks at; what it says itself means nothing. With three
+            axes, entry (b, i, j) says whether position i of sequence b may look at position j. With
+            a cache, the last axis has cache.length + T entries: it covers the tokens that were read
+            earlier, too. No position looks at those after it, whatever the mask says.
         position_ids : ndarray of int, (T,) or (B, T), optional
             0, 1, 2, ... if not given; with a cache, they go on from its length.
         cache : KVCache, optional

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import autograd
 from autograd import Ledger, Roof
 from autograd.kernels import kernels_enabled
 from npgpt.config import GPTConfig, TrainConfig
-from npgpt.data import open_tokens, random_batch, read_text, tokenizer_of_tokens
+from npgpt.data import random_batch, separated
 from npgpt.errors import UserError
 from npgpt.files import write_json
 from npgpt.info import config_of
@@ -21,8 +20,7 @@ from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
 from npgpt.optim import AdamW, clip_grad_norm
-from npgpt.tokenizers import make_tokenizer
-from npgpt.train import train_step
+from npgpt.train import source_of, tokenizer_for, train_step
 
 WARM_UP = 3  # steps: kernels are loaded, memory and caches are in use
 
@@ -60,6 +58,7 @@ class Step:
 
     def __init__(self, config: TrainConfig, architecture: GPTConfig) -> None:
         self.config, self.context = config, architecture.n_positions
+        self.barrier = architecture.vocab_size - 1 if config.separate else None
         self.random = np.random.default_rng(config.seed)
         self.tokens = self.random.integers(architecture.vocab_size, size=100_000 + self.context)
         self.model = GPT(architecture, seed=config.seed)
@@ -75,7 +74,10 @@ class Step:
         with Ledger() as ledger:
             with ledger.part("batch"):
                 batches = [
-                    random_batch(self.tokens, config.batch_size, self.context, self.random)
+                    separated(
+                        *random_batch(self.tokens, config.batch_size, self.context, self.random),
+                        self.barrier,
+                    )
                     for _ in range(config.gradient_accumulation_steps)
                 ]
             with dropout_from(self.random):
@@ -102,12 +104,10 @@ def architecture_of(options: ProfileOptions) -> GPTConfig:
         return dataclasses.replace(model, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate)
     if options.vocab_size is not None:
         return options.model(options.vocab_size)
-    if len(options.data) == 1 and options.data[0].endswith(".bin"):
-        path = Path(options.data[0])
-        tokenizer = tokenizer_of_tokens(path, open_tokens(path)[1])
-    else:
-        tokenizer = make_tokenizer(options.tokenizer, read_text(options.data)[0])
-    return options.model(tokenizer.n_vocab)
+    sources = [source_of(options.data, options, True)]
+    if options.val_data:
+        sources.append(source_of(options.val_data, options, False))
+    return options.model(tokenizer_for(options, sources, None, None).n_vocab)
 
 
 def run(options: ProfileOptions) -> None:

@@ -26,6 +26,7 @@ from tyro.conf import arg
 import autograd
 from autograd import nn
 from npgpt.config import TrainConfig
+from npgpt.data import IGNORED, n_predicted
 from npgpt.errors import UserError
 from npgpt.memory import keep_freed_memory
 from npgpt.train import Progress, Run, environment, hash_parameters, initial_model, open_run
@@ -279,13 +280,14 @@ def by_sequence(run: Run, name: str, index: tuple[int, ...]) -> list[float]:
     batches = run.batches()
     parts = []
     with run.dropout():
-        for inputs, targets in batches:
-            logits, _ = run.model(inputs)
+        counts = [n_predicted(batch.targets) for batch in batches]
+        for inputs, targets, mask, positions in batches:
+            logits, _ = run.model(inputs, None, mask, positions)
             rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V)
             losses = nn.cross_entropy(rows, targets.reshape(-1), reduction="none")  # (B T,)
             for b in range(len(inputs)):
                 share = np.zeros(targets.shape, losses.dtype)
-                share[b] = 1 / (targets.size * len(batches))
+                share[b] = 1 / sum(counts)
                 gradient = autograd.grad(losses, parameter, share.reshape(-1), retain_graph=True)
                 parts.append(float(gradient.data[index]))
     return parts
@@ -412,9 +414,9 @@ def _sequences(run: Run, name: str, index: tuple[int, ...]) -> Table:
     """Return, as a table, the sequences of this step that its gradient mostly came from."""
     parts = np.array(by_sequence(run, name, index))
     texts = [
-        run.tokenizer.decode(np.append(inputs[b], targets[b, -1:]))  # (T + 1,)
-        for inputs, targets in run.batches()
-        for b in range(len(inputs))
+        run.tokenizer.decode(np.append(row, last[last != IGNORED]))  # (T + 1,), or T
+        for inputs, targets, *_ in run.batches()
+        for row, last in zip(inputs, targets[:, -1:], strict=True)
     ]
     largest = np.argsort(-np.abs(parts), kind="stable")[:MOST_SEQUENCES]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)

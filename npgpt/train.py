@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
@@ -32,17 +32,27 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 from autograd.kernels import kernels_enabled
 from npgpt.config import GPTConfig, TrainConfig
+from npgpt.curve import write_loss_png
 from npgpt.data import (
+    END,
+    RESTORE,
+    Batch,
+    demand_context,
+    encode_text,
+    end_token,
+    n_predicted,
     open_tokens,
     random_batch,
+    read_documents,
     read_text,
+    separated,
     split_tokens,
     tokenizer_of_tokens,
     write_tokens,
 )
 from npgpt.display import Display, OutputLost
 from npgpt.errors import UserError
-from npgpt.evaluate import estimate_loss, whole_loss
+from npgpt.evaluate import Check, estimate_loss, whole_loss
 from npgpt.files import (
     append,
     check_folder,
@@ -63,6 +73,7 @@ from npgpt.files import (
     write_text,
     written,
 )
+from npgpt.generation import generate
 from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
@@ -96,6 +107,16 @@ class Progress:
     best_loss: float = math.inf
     elapsed_seconds: float = 0.0
     finished: bool = False
+    n_worse: int = 0  # evaluations since that of the best step
+
+
+@dataclass
+class Tokens:
+    """Tokens, and the file that holds them."""
+
+    array: ndarray  # (N,)
+    path: Path
+    sha256: str
 
 
 @dataclass
@@ -110,18 +131,18 @@ class Run:
     config: TrainConfig
     model: GPT
     tokenizer: Tokenizer
-    tokens: ndarray
-    tokens_path: Path
-    tokens_sha256: str
+    data: Tokens
+    validation: Tokens | None = None
     progress: Progress = field(default_factory=Progress)
     history: list[dict[str, Any]] = field(default_factory=list)
     is_hashed: bool = True  # version 0.1.0 wrote files without a hash
 
     def __post_init__(self) -> None:
         self.tokenizer_sha256 = hash_file(written(self.folder / "tokenizer.json"))
-        self.train_tokens, self.validation_tokens = split_tokens(
-            self.tokens, self.config.block_size
+        self.train_tokens, self.validation_tokens = parts(
+            self.data, self.validation, self.config.block_size
         )
+        self.end = end_token(self.tokenizer) if self.config.documents else None
         self.optimizer = AdamW(self.model.named_parameters())
         self.configure(self.config)
 
@@ -131,6 +152,21 @@ class Run:
         self.optimizer.betas = config.beta1, config.beta2
         self.optimizer.weight_decay = config.weight_decay
 
+    @property
+    def tokens(self) -> ndarray:
+        """The tokens that the run trains on, and without `val_data` validates on, (N,)."""
+        return self.data.array
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether too many evaluations have brought no better loss."""
+        return 0 < self.config.patience <= self.progress.n_worse
+
+    @property
+    def barrier(self) -> int | None:
+        """The token that keeps documents apart, if anything does."""
+        return self.end if self.config.separate else None
+
     # ---- state
 
     def save_state(self, path: Path | None = None) -> None:
@@ -139,11 +175,14 @@ class Run:
             self.demand_finite(f"sum of {name}", float(array.sum()))
         metadata = {
             "progress": json.dumps(dataclasses.asdict(self.progress)),
-            "tokens": json.dumps([str(self.tokens_path), self.tokens_sha256]),
+            "tokens": json.dumps([str(self.data.path), self.data.sha256]),
             "history": json.dumps(self.history),
             "architecture": json.dumps(dataclasses.asdict(self.model.config)),
             "tokenizer": self.tokenizer_sha256,
         }
+        if self.validation:
+            where = [str(self.validation.path), self.validation.sha256]
+            metadata["val_tokens"] = json.dumps(where)
         tensors = self.model.state_dict() | self.optimizer.state_dict()
         write_tensors(path or self.folder / "state.safetensors", tensors, metadata)
 
@@ -195,12 +234,15 @@ class Run:
         norm, lr = self.descend()
         return loss, norm, lr
 
-    def batches(self) -> list[tuple[ndarray, ndarray]]:
-        """Draw the batches of this step: inputs and targets, (B, T) each."""
+    def batches(self) -> list[Batch]:
+        """Draw the batches of this step."""
         config = self.config
         random = np.random.default_rng([config.seed, 1, self.progress.step])
         return [
-            random_batch(self.train_tokens, config.batch_size, config.block_size, random)
+            separated(
+                *random_batch(self.train_tokens, config.batch_size, config.block_size, random),
+                self.barrier,
+            )
             for _ in range(config.gradient_accumulation_steps)
         ]
 
@@ -229,20 +271,40 @@ class Run:
         self.progress.step += 1
         return norm, lr
 
-    def evaluate(self, check: Any) -> tuple[float, float]:
+    def evaluate(self, check: Check = lambda: None) -> tuple[float, float]:
         """Estimate the loss on both splits, with batches that depend on the seed and step alone."""
-        config = self.config
-        losses = []
-        for i, tokens in enumerate((self.train_tokens, self.validation_tokens)):
-            generator = np.random.default_rng([config.seed, 2 + i, self.progress.step])
-            losses.append(
-                estimate_loss(
-                    self.model, tokens, config.batch_size, config.eval_iters, generator, check
-                )
-            )
+        splits = self.train_tokens, self.validation_tokens
+        losses = estimate_losses(
+            self.model, splits, self.config, self.progress.step, self.barrier, check
+        )
         for loss in losses:
             self.demand_finite("loss", loss)
-        return losses[0], losses[1]
+        return losses
+
+    def prompt(self) -> str:
+        """Return the beginning of the text, for a sample to continue."""
+        if not self.config.data:
+            return "def "
+        ids = self.tokens[:200]
+        if self.end is not None:  # the first document that is not empty
+            ids = ids[np.argmax(ids != self.end) :]
+            ids = ids[: (*np.flatnonzero(ids == self.end), len(ids))[0]]
+        return first_words(self.tokenizer.decode(ids))
+
+    def sample(self) -> str:
+        """Return what the model writes now, as far as its context reaches.
+
+        The numbers that are drawn for it are none of the training's.
+        """
+        n_positions = self.config.block_size
+        ids = self.tokenizer.encode(self.prompt(), allowed_special="all")
+        ids = ids[: max(1, n_positions // 2)] if len(ids) else self.tokens[:1].astype(np.int64)
+        found = generate(
+            self.model, ids, max_new_tokens=min(self.config.sample_tokens, n_positions - len(ids)),
+            do_sample=True, temperature=0.8, top_k=0, seed=self.config.seed, eos_token_id=self.end,
+        )[0]  # fmt: skip
+        known = [i for i in found.tolist() if i in self.tokenizer.tokens]
+        return self.tokenizer.decode(known, skip_special_tokens=True)
 
     def demand_finite(self, what: str, value: float) -> None:
         """Stop the run, before anything is saved, where a number shows that it has diverged."""
@@ -277,14 +339,55 @@ def hash_parameters(model: GPT) -> str:
     return digest.hexdigest()
 
 
-def train_step(model: GPT, batches: list[tuple[ndarray, ndarray]]) -> float:
-    """Add the gradient of the mean loss over some batches to the parameters; return that loss."""
+def train_step(model: GPT, batches: Sequence[Batch | tuple[ndarray, ndarray]]) -> float:
+    """Add the gradient of the mean loss over some batches to the parameters; return that loss.
+
+    The mean is over all tokens that the batches predict, so that it makes no difference how they
+    are divided into batches.
+    """
+    counts = [n_predicted(batch[1]) for batch in batches]
     total = 0.0
-    for inputs, targets in batches:
-        _, loss = model(inputs, targets)
-        total += loss.item() / len(batches)
-        loss.backward(np.full((), 1 / len(batches), loss.dtype))
+    for batch, count in zip(batches, counts, strict=True):
+        if count:
+            share = count / sum(counts)
+            _, loss = model(*batch)
+            total += loss.item() * share
+            loss.backward(np.full((), share, loss.dtype))
     return total
+
+
+def parts(data: Tokens, validation: Tokens | None, block_size: int) -> tuple[ndarray, ndarray]:
+    """Return what trains, and what validates: the rest of the tokens, or tokens of their own."""
+    if validation is None:
+        return split_tokens(data.array, block_size)
+    demand_context(data.array, block_size, "--data")
+    demand_context(validation.array, block_size, "--val_data")
+    return data.array, validation.array
+
+
+def estimate_losses(
+    model: GPT,
+    splits: tuple[ndarray, ndarray],
+    config: TrainConfig,
+    step: int,
+    barrier: int | None,
+    check: Check = lambda: None,
+) -> tuple[float, float]:
+    """Estimate the loss on both splits, with batches that depend on the seed and step alone."""
+    train_loss, val_loss = (
+        estimate_loss(
+            model, tokens, config.batch_size, config.eval_iters,
+            np.random.default_rng([config.seed, 2 + i, step]), check, barrier,
+        )
+        for i, tokens in enumerate(splits)
+    )  # fmt: skip
+    return train_loss, val_loss
+
+
+def first_words(text: str) -> str:
+    """Return the beginning of a text's first line: something to continue."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), text)
+    return line if len(line) <= 20 else line[:20].rsplit(" ", 1)[0]
 
 
 def train(run: Run, display: Display) -> None:
@@ -320,14 +423,19 @@ def train(run: Run, display: Display) -> None:
                     train_loss, val_loss = run.evaluate(interrupt.check)
                     if val_loss < progress.best_loss or progress.evaluated < 0:
                         progress.best_loss, progress.best_step = val_loss, progress.step
+                        progress.n_worse = 0
                         run.save_best()
+                    else:
+                        progress.n_worse += 1
                     progress.evaluated = progress.step
                     values = {"train_loss": train_loss, "val_loss": val_loss}
                     metrics.write(progress.step, **values, elapsed_seconds=elapsed())
                     run.save_state()
                     display.evaluated(progress.step, train_loss, val_loss)
+                    if config.sample_tokens:
+                        display.sampled(run.sample())
                     since += time.monotonic() - paused
-                if progress.step >= config.max_iters:
+                if progress.step >= config.max_iters or run.is_out_of_patience:
                     break
                 loss, norm, lr = run.update()
                 tokens += config.batch_size * config.block_size * config.gradient_accumulation_steps
@@ -345,10 +453,15 @@ def train(run: Run, display: Display) -> None:
                     run.save_state(checkpoints / f"step-{progress.step:06d}.safetensors")
             if not progress.finished:
                 best = load_pretrained(run.folder)
-                loss = whole_loss(best, run.validation_tokens, check=interrupt.check)
+                loss = whole_loss(
+                    best, run.validation_tokens, check=interrupt.check, end=run.barrier
+                )
                 progress.finished = True
                 metrics.write(progress.step, val_loss=loss, elapsed_seconds=elapsed())
                 run.save_state()
+                write_loss_png(run.folder)
+                if progress.step < config.max_iters:
+                    display.stopped_early(progress.n_worse)
                 display.finished(loss, progress.best_step, elapsed())
         except (Interrupted, OutputLost):
             elapsed()
@@ -362,36 +475,97 @@ def train(run: Run, display: Display) -> None:
 # ---- starting and resuming
 
 
-def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] = ()) -> Run:
-    """Prepare a new run: everything is checked before the folder is made.
+@dataclass
+class Source:
+    """Where tokens come from: a token file that is there, or text that becomes one."""
 
-    What a model to start from or a token file settles need not be in the configuration, and must
-    not be there otherwise. `given` names the keys that are, should they have their default value.
-    """
-    if config.out_dir:
-        check_folder(Path(config.out_dir), overwrite)
-    source = None if config.init_from == "scratch" else find_model(config.init_from)
-    base = None if source is None else load_pretrained(source)
-    tokenizer = None if source is None else load_tokenizer(source)
-    text, sources = "", list[str]()
-    ready: Path | None = None
-    if len(config.data) == 1 and config.data[0].endswith(".bin"):
-        ready = Path(config.data[0]).resolve()
-        tokens, info = open_tokens(ready)
-        if tokenizer is not None and tokenizer.to_dict() != info.tokenizer:
-            raise UserError(f"{ready} was made with another tokenizer than that of {source}")
-        tokenizer = tokenizer_of_tokens(ready, info)
-    else:
-        text, sources = read_text(config.data)
-        tokenizer = tokenizer or make_tokenizer(config.tokenizer, text)
-        if tokenizer.n_vocab < 2:
+    file: Path | None = None
+    text: str | list[str] = ""  # or documents
+    names: list[str] = field(default_factory=list)
+
+
+def source_of(names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
+    """Return what the option for data, or that for validation data, names."""
+    if len(names) == 1 and names[0].endswith(".bin"):
+        return Source(Path(names[0]).expanduser().resolve(), names=list(names))
+    if config.documents:
+        return Source(None, *read_documents(names, config.separator, is_main))
+    return Source(None, *read_text(names))
+
+
+def tokenizer_for(
+    config: TrainConfig, sources: list[Source], tokenizer: Tokenizer | None, origin: object
+) -> Tokenizer:
+    """Return the tokenizer of a model or a token file (`origin`), or else make a new one."""
+    special = [END] if config.documents else []
+    for source in sources:
+        if source.file is None:
+            continue
+        if source.file.with_suffix(".json").is_file():
+            own = tokenizer_of_tokens(source.file, open_tokens(source.file)[1])
+            if tokenizer is not None and tokenizer.to_dict() != own.to_dict():
+                raise UserError(
+                    f"{source.file} was made with another tokenizer than that of {origin}"
+                )
+            tokenizer, origin = own, source.file
+        elif tokenizer is None and config.tokenizer != "char":
+            tokenizer = make_tokenizer(config.tokenizer, special_tokens=special)
+            origin = f"--tokenizer {config.tokenizer}"
+        else:
+            open_tokens(source.file, tokenizer)  # which says what is missing
+    if tokenizer is None:
+        texts = ["".join(source.text) for source in sources]
+        tokenizer = make_tokenizer(config.tokenizer, "".join(texts), special)
+        if tokenizer.n_vocab - len(special) < 2:
             raise UserError(
-                f"the text consists of one character, {text[:1]!r}: there is nothing to learn"
+                f"the text consists of one character, {texts[0][:1]!r}: there is nothing to learn"
             )
-        tokens = tokenizer.encode(text, disallowed_special=())
-    if base is not None or ready is not None:
-        config = settled(config, base, tokenizer, given)
-    split_tokens(tokens, config.block_size)
+    return tokenizer
+
+
+@dataclass
+class Plan:
+    """All that a new run begins with, before anything is written."""
+
+    config: TrainConfig
+    model: GPT
+    tokenizer: Tokenizer
+    sources: list[Source]  # of the data, and of the validation data if there is any
+    tokens: list[Tokens]
+
+    def __post_init__(self) -> None:
+        self.data, self.validation = pair(self.tokens)
+        self.splits = parts(self.data, self.validation, self.config.block_size)
+
+
+def pair(tokens: list[Tokens]) -> tuple[Tokens, Tokens | None]:
+    """Return the data, and the validation data if there is any."""
+    return tokens[0], tokens[1] if len(tokens) > 1 else None
+
+
+def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
+    """Read and check all that a new run needs; see `start`."""
+    origin = None if config.init_from == "scratch" else find_model(config.init_from)
+    base = None if origin is None else load_pretrained(origin)
+    sources = [source_of(config.data, config, True)]
+    if config.val_data:
+        sources.append(source_of(config.val_data, config, False))
+    tokenizer = None if origin is None else load_tokenizer(origin)
+    tokenizer = tokenizer_for(config, sources, tokenizer, origin)
+    tokens = []
+    for source in sources:
+        if source.file is None:
+            array = encode_text(source.text, tokenizer)
+            tokens.append(Tokens(array, Path(), ""))
+        else:
+            array, info = open_tokens(source.file, tokenizer)
+            tokens.append(Tokens(array, source.file, info.sha256))
+            config = dataclasses.replace(config, documents=config.documents or info.documents)
+    files = [source.file for source in sources if source.file]
+    if base is not None or files:
+        what = f"the token file {files[0]}" if base is None else f"the model {config.init_from}"
+        config = settled(config, base, tokenizer, given, what)
+    parts(*pair(tokens), config.block_size)
     architecture = config.model(tokenizer.n_vocab)
     if base is not None:  # all that it is, but for this run's dropout and context
         rate = config.dropout
@@ -400,12 +574,31 @@ def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] =
             resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate,
         )  # fmt: skip
     model = initial_model(architecture, config.seed, base)
+    if config.documents:
+        end = end_token(tokenizer)
+        for source, found in zip(sources, tokens, strict=True):
+            if not np.any(found.array == end):
+                raise UserError(f"{source.file} holds no end token ({end}): leave out --documents")
+        model.generation_config = {**model.generation_config, "eos_token_id": end}
+    return Plan(config, model, tokenizer, sources, tokens)
 
+
+def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] = ()) -> Run:
+    """Prepare a new run: everything is checked before the folder is made.
+
+    What a model to start from or a token file settles need not be in the configuration, and must
+    not be there otherwise. `given` names the keys that are, should they have their default value.
+    """
+    if config.out_dir:
+        check_folder(Path(config.out_dir), overwrite)
+    found = plan(config, given)
+    config, model, tokenizer = found.config, found.model, found.tokenizer
     if overwrite and config.out_dir:
-        demand_kept(Path(config.out_dir), [Path(p) for p in (*sources, source, ready) if p])
+        base = None if config.init_from == "scratch" else find_model(config.init_from)
+        names = [name for source in found.sources for name in (*source.names, source.file)]
+        demand_kept(Path(config.out_dir), [Path(name) for name in (*names, base) if name])
     is_new = not (config.out_dir and Path(config.out_dir).exists())
     folder = make_folder(config.out_dir)
-    path = ready or folder / "tokens.bin"
     try:
         with together(folder):
             if overwrite:
@@ -413,13 +606,19 @@ def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] =
             save_tokenizer(tokenizer, folder)
             save_config(model.config, folder)
             save_generation_config(model, folder)
-            if ready is None:
-                info = write_tokens(path, text, tokenizer, sources)
+            for name, source, tokens in zip(TOKEN_FILES, found.sources, found.tokens, strict=False):
+                if source.file is None:
+                    tokens.path = folder / f"{name}.bin"
+                    tokens.sha256 = write_tokens(
+                        tokens.path, source.text, tokenizer, source.names, tokens.array
+                    ).sha256
             write_text(folder / "train.toml", config.to_toml())
-            run = Run(folder, config, model, tokenizer, tokens, path, info.sha256)
+            run = Run(folder, config, model, tokenizer, found.data, found.validation)
             run.remember()
             run.save_state()
-        return dataclasses.replace(run, tokens=open_tokens(path)[0])
+        for tokens in found.tokens:
+            tokens.array = open_tokens(tokens.path, tokenizer)[0]
+        return dataclasses.replace(run)
     except OSError as error:
         release(folder)
         if is_new:
@@ -429,12 +628,47 @@ def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] =
         raise UserError(f"the folder {folder} cannot be written: {reason}") from None
 
 
+TOKEN_FILES = ("tokens", "val_tokens")  # of the data and of the validation data, in a run folder
+
+
+@dataclass
+class Evaluation:
+    """The losses of a model: estimates, and that over the whole validation split."""
+
+    step: int
+    train_loss: float
+    val_loss: float
+    whole_val_loss: float
+
+
+def evaluate_plan(config: TrainConfig, given: Collection[str] = ()) -> Evaluation:
+    """Evaluate the model that a run would begin with; nothing is written."""
+    found = plan(config, given)
+    barrier = end_token(found.tokenizer) if config.separate else None
+    losses = estimate_losses(found.model, found.splits, found.config, 0, barrier)
+    return Evaluation(0, *losses, whole_loss(found.model, found.splits[1], end=barrier))
+
+
+def evaluate_run(folder: Path, changes: dict[str, Any]) -> Evaluation:
+    """Evaluate a run as its last checkpoint stands; nothing is written."""
+    run = open_run(folder)
+    demand_fixed(run.config, changes, folder)
+    run.configure(dataclasses.replace(run.config, **changes))
+    losses = run.evaluate()
+    whole = whole_loss(run.model, run.validation_tokens, end=run.barrier)
+    return Evaluation(run.progress.step, *losses, whole)
+
+
 def settled(
-    config: TrainConfig, base: GPT | None, tokenizer: Tokenizer, given: Collection[str]
+    config: TrainConfig,
+    base: GPT | None,
+    tokenizer: Tokenizer,
+    given: Collection[str],
+    origin: str,
 ) -> TrainConfig:
     """Take over what a model and a tokenizer settle; refuse a configuration that says otherwise.
 
-    Only the context may be shorter than the model's.
+    `origin` is where they come from. Only the context may be shorter than the model's.
     """
     said = {*given, *(f.name for f in fields(config) if getattr(config, f.name) != f.default)}
     values = {} if base is None else settled_by(base.config)
@@ -445,7 +679,6 @@ def settled(
         "tokenizer" in said and make_tokenizer(name).tokens == tokenizer.tokens
     )
     values["tokenizer"] = name if is_named else tokenizer.kind
-    origin = f"the token file {config.data[0]}" if base is None else f"the model {config.init_from}"
     for key, value in values.items():
         if key in said and value != getattr(config, key):
             raise UserError(
@@ -469,8 +702,8 @@ def initial_model(architecture: GPTConfig, seed: int, base: GPT | None) -> GPT:
 
 
 FIXED = (  # keys that a resumed run cannot change
-    "data tokenizer init_from seed bias activation_function n_layer n_head n_embd block_size "
-    "norm_position position_embedding window_size dropout"
+    "data val_data documents separator separate tokenizer init_from seed bias activation_function "
+    "n_layer n_head n_embd block_size norm_position position_embedding window_size dropout"
 ).split()
 
 
@@ -482,13 +715,11 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
     config = run.config
     if Path(changes.get("out_dir", folder)).resolve() != folder.resolve():
         raise UserError(f"a resumed run stays in its folder, {folder}: leave out --out_dir")
-    for key, value in changes.items():
-        if key in FIXED and value != getattr(config, key):
-            raise UserError(f"--{key} is {getattr(config, key)} in the run {folder}, and stays so")
+    demand_fixed(config, changes, folder)
     for leftover in leftovers(folder) + leftovers(folder / "checkpoints"):
         leftover.unlink()
     run.configure(dataclasses.replace(config, **changes))
-    if run.progress.step < run.config.max_iters:
+    if run.progress.step < run.config.max_iters and not run.is_out_of_patience:
         run.progress.finished = False
     run.check_best()
     if changes:
@@ -496,6 +727,13 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
     if run.remember():
         run.save_state()
     return run
+
+
+def demand_fixed(config: TrainConfig, changes: dict[str, Any], folder: Path) -> None:
+    """Refuse to change what a resumed run cannot change."""
+    for key, value in changes.items():
+        if key in FIXED and value != getattr(config, key):
+            raise UserError(f"--{key} is {getattr(config, key)} in the run {folder}, and stays so")
 
 
 def open_run(folder: Path) -> Run:
@@ -511,10 +749,13 @@ def open_run(folder: Path) -> Run:
     config = TrainConfig.from_toml(folder / "train.toml")
     _, metadata = read_state(state)
     try:
-        recorded, sha256 = json.loads(metadata["tokens"])
+        where = [json.loads(metadata[key]) for key in TOKEN_FILES if key in metadata]
+        recorded = [(Path(path), str(sha256)) for path, sha256 in where]
+        if "tokens" not in metadata:
+            raise KeyError
         history = json.loads(metadata.get("history", "[]"))
         expected = json.loads(metadata.get("architecture", "{}"))
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{state} is damaged: it does not name its token file") from None
     if history:
         demand_unchanged(config, history[-1]["config"], folder / "train.toml")
@@ -529,20 +770,25 @@ def open_run(folder: Path) -> Run:
             f"{folder / 'tokenizer.json'} was changed since the run began: its tokens would stand "
             "for something else. Put back a copy of the file, or train a new run"
         )
-    inside = folder / "tokens.bin"
-    path = inside if inside.is_file() else Path(recorded)
-    tokens, info = open_tokens(path)
-    if info.sha256 != sha256:
-        raise UserError(f"{path} is not the text that {folder} was trained on (another hash)")
     tokenizer = load_tokenizer(folder)
+    tokens = []
+    for name, (path, sha256) in zip(TOKEN_FILES, recorded, strict=False):
+        inside = folder / f"{name}.bin"
+        path = inside if inside.is_file() else path
+        array, info = open_tokens(path, tokenizer)
+        if info.sha256 != sha256:
+            raise UserError(
+                f"{path} is not the text that {folder} was trained on (another hash). {RESTORE}"
+            )
+        tokens.append(Tokens(array, path, sha256))
     model = GPT(architecture, seed=config.seed)
-    run = Run(folder, config, model, tokenizer, tokens, path, sha256)
+    run = Run(folder, config, model, tokenizer, *pair(tokens))
     run.is_hashed = "architecture" in metadata
     run.load_state()
     return run
 
 
-STATE = {"progress", "tokens", "history", "architecture", "tokenizer"}  # the metadata of a state
+STATE = {"progress", "history", "architecture", "tokenizer", *TOKEN_FILES}  # metadata of a state
 
 
 def read_state(path: Path) -> tuple[dict[str, ndarray], dict[str, str]]:

@@ -293,8 +293,8 @@ def test_signals_while_a_checkpoint_is_written(
     run = start(config(text, tmp_path / "run"))
 
     def interrupted(path, *args):
-        with replacing(path) as temporary:
-            temporary.write_bytes(b"half")
+        with replacing(path) as file:
+            file.write(b"half")
             for _ in range(n_signals if run.progress.step == 8 else 0):
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.01)
@@ -319,7 +319,7 @@ def test_output_that_nobody_reads_loses_nothing(n_lines, text, tmp_path, uninter
                 raise BrokenPipeError(errno.EPIPE, "Broken pipe")
             return super().write(text)
 
-    run = start(config(text, tmp_path / "run"))
+    run = start(config(text, tmp_path / "run", sample_tokens=0))
     display = Display(12)
     display.console.file = Closed()
     with pytest.raises(OutputLost):

@@ -6,6 +6,7 @@ Characters, bytes, GPT-1's and GPT-2's byte-pair encodings, any other of tiktoke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from npgpt.errors import UserError
@@ -66,7 +67,7 @@ class GPT2Tokenizer(BPETokenizer):
         super().__init__(**encoding("gpt2"), kind="gpt2")
 
 
-def make_tokenizer(name: str, text: str = "") -> Tokenizer:
+def make_tokenizer(name: str, text: str = "", special_tokens: Sequence[str] = ()) -> Tokenizer:
     """Make a tokenizer: by its name, or of a file.
 
     Parameters
@@ -76,6 +77,8 @@ def make_tokenizer(name: str, text: str = "") -> Tokenizer:
         that was added, or a path (see `read_tokenizer`).
     text : str, optional
         What the vocabulary of ``char`` is made of.
+    special_tokens : sequence of str, optional
+        Those of ``char`` and ``byte``; every other tokenizer has its own.
 
     Raises
     ------
@@ -90,9 +93,9 @@ def make_tokenizer(name: str, text: str = "") -> Tokenizer:
     from npgpt.config import nearest
 
     if name == "char":
-        return CharTokenizer.from_text(text)
+        return CharTokenizer.from_text(text, special_tokens)
     if name == "byte":
-        return ByteTokenizer()
+        return ByteTokenizer(special_tokens)
     if name in KNOWN:
         return known(name)
     own = folder() / f"{name}.json"

@@ -333,6 +333,18 @@ class CharTokenizer(Tokenizer):
     A character outside of the vocabulary is refused: a model has never seen it, and any
     replacement would answer another prompt than the one that was asked.
 
+    Parameters
+    ----------
+    characters : str
+        The vocabulary, sorted; their ids are 0, 1, 2, ...
+    special_tokens : sequence of str, optional
+        Tokens such as ``<|endoftext|>``, whose ids follow those of the characters.
+
+    Raises
+    ------
+    UserError
+        If the characters are not sorted, or a token is there twice.
+
     Examples
     --------
     >>> from npgpt.tokenizers import CharTokenizer
@@ -343,53 +355,71 @@ class CharTokenizer(Tokenizer):
 
     kind = "char"
 
-    def __init__(self, characters: str) -> None:
+    def __init__(self, characters: str, special_tokens: Sequence[str] = ()) -> None:
         demand_utf8(characters)
         self.characters = characters
         self._codes = np.array([ord(c) for c in characters], np.uint32)
         if np.any(np.diff(self._codes.astype(np.int64)) <= 0):
             raise UserError("the characters of a tokenizer must be sorted, each once")
-        super().__init__({i: c.encode() for i, c in enumerate(characters)})
+        super().__init__(*_vocabulary([c.encode() for c in characters], special_tokens))
 
     @classmethod
-    def from_text(cls, text: str) -> CharTokenizer:
+    def from_text(cls, text: str, special_tokens: Sequence[str] = ()) -> CharTokenizer:
         """Make the vocabulary of a text."""
         demand_utf8(text)
-        return cls("".join(map(chr, np.unique(_code_points(text)))))
+        return cls("".join(map(chr, np.unique(_code_points(text)))), special_tokens)
 
     def _encode(self, text: str) -> ndarray:
         codes = _code_points(text)
         ids = np.searchsorted(self._codes, codes)
-        known = ids < self.n_vocab
+        known = ids < len(self._codes)
         known[known] = self._codes[ids[known]] == codes[known]
         if not known.all():
             unknown = "".join(sorted({chr(code) for code in codes[~known]}))
             shown = ", ".join(map(repr, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
             raise UserError(
-                f"the tokenizer does not know {shown}: it has the {self.n_vocab} characters of "
+                f"the tokenizer does not know {shown}: it has the {len(self._codes)} characters of "
                 "its training text; leave these out, or train with --tokenizer byte"
             )
         return ids
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `load_tokenizer` needs."""
-        return {"kind": self.kind, "characters": self.characters}
+        special = {"special_tokens": list(self.special_tokens)} if self.special_tokens else {}
+        return {"kind": self.kind, "characters": self.characters, **special}
 
 
 class ByteTokenizer(Tokenizer):
-    """One token a byte of UTF-8: any text, 256 tokens."""
+    """One token a byte of UTF-8: any text, 256 tokens.
+
+    Parameters
+    ----------
+    special_tokens : sequence of str, optional
+        Tokens such as ``<|endoftext|>``, whose ids begin at 256.
+    """
 
     kind = "byte"
 
-    def __init__(self) -> None:
-        super().__init__({i: bytes([i]) for i in range(256)})
+    def __init__(self, special_tokens: Sequence[str] = ()) -> None:
+        super().__init__(*_vocabulary([bytes([i]) for i in range(256)], special_tokens))
 
     def _encode(self, text: str) -> ndarray:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `load_tokenizer` needs."""
-        return {"kind": self.kind}
+        special = {"special_tokens": list(self.special_tokens)} if self.special_tokens else {}
+        return {"kind": self.kind, **special}
+
+
+def _vocabulary(
+    tokens: list[bytes], special_tokens: Sequence[str]
+) -> tuple[dict[int, bytes], list[AddedToken]]:
+    """Return what each id stands for, the special tokens last, and the special tokens."""
+    if len(set(special_tokens)) < len(special_tokens) or not all(special_tokens):
+        raise UserError(f"special_tokens has a token twice, or an empty one: {special_tokens!r}")
+    added = [AddedToken(token, len(tokens) + i) for i, token in enumerate(special_tokens)]
+    return dict(enumerate([*tokens, *(token.content.encode() for token in added)])), added
 
 
 def demand_utf8(text: str) -> None:

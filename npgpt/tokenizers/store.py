@@ -240,13 +240,17 @@ def _text(path: Path) -> str:
 
 def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
     """Make the tokenizer that a file describes, as `Tokenizer.to_dict` does."""
-    kind = values.get("kind")
+    kind, special = values.get("kind"), values.get("special_tokens", [])
     if kind is None and "model" in values:
         return of_hugging_face(values, path)
+    if kind in ("char", "byte") and not (
+        isinstance(special, list) and all(isinstance(token, str) for token in special)
+    ):
+        raise UserError(f"{path} is damaged: its special_tokens are no list of strings")
     if kind == "char" and isinstance(values.get("characters"), str):
-        return CharTokenizer(values["characters"])
+        return CharTokenizer(values["characters"], special)
     if kind == "byte":
-        return ByteTokenizer()
+        return ByteTokenizer(special)
     if kind == "bpe" and isinstance(values.get("ranks"), str):
         return _bpe(parse_ranks(values["ranks"], path), values, path)
     if kind == "gpt1" and "vocab" in values:
