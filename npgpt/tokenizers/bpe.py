@@ -111,7 +111,7 @@ class BPETokenizer(Tokenizer):
         patterns = (pattern,) if isinstance(pattern, str) else tuple(pattern)
         ids = {token.content: token.id for token in added}
         try:
-            cut_by(patterns[:-1], ["a"])
+            [*cut_by(patterns[:-1], [" "])]  # which compiles them
             self._encoding = tiktoken.Encoding(
                 name, pat_str=patterns[-1], mergeable_ranks=dict(ranks), special_tokens=ids
             )
@@ -202,7 +202,7 @@ class BPETokenizer(Tokenizer):
         }
 
 
-def cut_by(patterns: Sequence[str], pieces: list[str]) -> list[str]:
+def cut_by(patterns: Sequence[str], pieces: Iterable[str]) -> Iterator[str]:
     """Cut pieces of text where a pattern's matches begin and end, by one pattern after the other.
 
     Nothing is lost: what lies between two matches is a piece, too, as with Hugging Face's ``Split``
@@ -211,36 +211,40 @@ def cut_by(patterns: Sequence[str], pieces: list[str]) -> list[str]:
     Raises
     ------
     UserError
-        If a pattern matches where nothing is: such a match cuts nothing off.
+        If a pattern is no regular expression, or matches where nothing is: such a match cuts
+        nothing off.
 
     Examples
     --------
-    >>> cut_by([r"[a-z]+"], ["hello, world!"])
+    >>> list(cut_by([r"[a-z]+"], ["hello, world!"]))
     ['hello', ', ', 'world', '!']
     """
+    for pattern in patterns:
+        pieces = _cut(pattern, pieces)
+    yield from pieces
+
+
+def _cut(pattern: str, pieces: Iterable[str]) -> Iterator[str]:
     import regex  # type: ignore[import-untyped]
 
-    for pattern in patterns:
-        try:
-            compiled, cut = regex.compile(pattern), list[str]()
-        except regex.error as error:
-            raise UserError(f"the pattern is no regular expression: {error}") from None
-        for piece in pieces:
-            end = 0
-            for match in compiled.finditer(piece):
-                if not match[0]:
-                    raise UserError(
-                        f"the pattern {pattern} matches where nothing is, so it does not cut the "
-                        f"text into pieces; every match must have a character"
-                    )
-                if end < match.start():
-                    cut.append(piece[end : match.start()])
-                cut.append(match[0])
-                end = match.end()
-            if end < len(piece):
-                cut.append(piece[end:])
-        pieces = cut
-    return pieces
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
+        raise UserError(f"the pattern is no regular expression: {error}") from None
+    for piece in pieces:
+        end = 0
+        for match in compiled.finditer(piece):
+            if not match[0]:
+                raise UserError(
+                    f"the pattern {pattern} matches where nothing is, so it does not cut the text "
+                    "into pieces; every match must have a character"
+                )
+            if end < match.start():
+                yield piece[end : match.start()]
+            yield match[0]
+            end = match.end()
+        if end < len(piece):
+            yield piece[end:]
 
 
 # ---- merging
