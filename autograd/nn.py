@@ -28,6 +28,7 @@ from autograd.ops.nn import (
     softmax,
     softplus,
 )
+from autograd.ops.nn import misfit as misfit  # no op: what is wrong with ids, as a phrase
 from autograd.ops.reduce import logsumexp
 
 __all__ = [

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 
 import autograd
 from autograd import Tensor, nn
-from autograd.ops.nn import misfit
+from autograd.nn import misfit
 from npgpt.errors import UserError
 
 current_recording = autograd.stepper.current_recording
