@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 Entering = Callable[[], AbstractContextManager]  # makes what a ``with`` statement enters
@@ -54,7 +54,7 @@ def decorated(function: Any, start: Callable[[], Entering]) -> Any:
     ----------
     function : callable
         A function, a generator function, a coroutine function or an asynchronous generator
-        function; a static method or class method of one.
+        function; a static method, class method or context manager made of one.
     start : callable
         Called once for each call of the function; returns what makes the context manager, which is
         entered each time that the body runs.
@@ -66,8 +66,13 @@ def decorated(function: Any, start: Callable[[], Entering]) -> Any:
     """
     if isinstance(function, staticmethod | classmethod):
         return type(function)(decorated(function.__func__, start))
+    makers: Any = contextmanager, asynccontextmanager  # whose functions only make an object
+    for make in makers:
+        if getattr(function, "__code__", None) is make(decorated).__code__:
+            return make(decorated(function.__wrapped__, start))
     if isinstance(function, type) or not callable(function):
-        kind = "a class" if isinstance(function, type) else f"an object of type {_name(function)}"
+        kind = type(function).__name__
+        kind = "a class" if isinstance(function, type) else f"an object of type {kind}"
         raise TypeError(
             f"cannot decorate {kind}: expected a function or a method; decorate each method of a "
             "class, and a property's function below @property"
@@ -146,7 +151,3 @@ class _Driven:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return _driven(self._coroutine.__await__(), self._entering)
-
-
-def _name(x: Any) -> str:
-    return type(x).__name__

@@ -107,7 +107,7 @@ class Node:
     @property
     def lock(self) -> RLock:
         """What a thread holds while it changes the gradient or the marks of this node."""
-        return _LOCKS[self.number % len(_LOCKS)]
+        return _LOCKS[self.number & 63]
 
     def lend(self, data: ndarray) -> None:
         """Note, of a leaf, that its array is handed out."""
@@ -315,9 +315,9 @@ def differentiate(
 
 
 def _accumulate(node: Node, cotangent: Any) -> None:
-    if node.paused:
+    if not node.plain and node.paused:
         return
-    with node.lock:
+    with _LOCKS[node.number & 63]:  # as `node.lock`, sooner
         grad = node.grad
         if isinstance(cotangent, TensorBase):
             if cotangent._node is not None:  # create_graph: the gradient has a tape of its own

@@ -279,6 +279,11 @@ class Tensor(TensorBase):
     def __deepcopy__(self, memo: dict) -> Tensor:
         """Return a new leaf with its own array and its own ``.grad``, without the hooks."""
         kind, array, requires_grad = self._parts()
+        if self.grad is not None and self.grad.requires_grad:
+            raise TypeError(
+                "a leaf whose .grad is on the tape (create_graph=True) cannot be copied; "
+                "set x.grad = x.grad.detach() or x.grad = None before"
+            )
         new = memo[id(self)] = _rebuilt(kind, deepcopy(array, memo), requires_grad)
         if self.grad is not None:
             new.requires_grad_().grad = deepcopy(self.grad, memo)

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import inspect
 import pickle
+from contextlib import asynccontextmanager, contextmanager
 
 import numpy as np
 import pytest
@@ -267,6 +268,41 @@ def test_coroutines(block, inside):
     with pytest.raises(StopIteration) as stopped:
         coroutine.send("on")
     assert stopped.value.value == ("on", inside) and state() == outside
+
+
+def test_context_managers():
+    """The block holds while the manager is entered and left, in either order of the decorators."""
+
+    def manage(seen):
+        seen.append(is_grad_enabled())
+        try:
+            yield is_grad_enabled()
+        finally:
+            seen.append(is_grad_enabled())
+
+    async def manage_async(seen):
+        seen.append(is_grad_enabled())
+        yield is_grad_enabled()
+        seen.append(is_grad_enabled())
+
+    for make in (lambda f: no_grad()(contextmanager(f)), lambda f: contextmanager(no_grad()(f))):
+        seen = []
+        with pytest.raises(ZeroDivisionError), make(manage)(seen) as value:
+            assert is_grad_enabled() and not value
+            raise ZeroDivisionError
+        assert seen == [False, False]
+
+    async def use(manager):
+        async with manager as value:
+            return is_grad_enabled(), value
+
+    for make in (
+        lambda f: no_grad()(asynccontextmanager(f)),
+        lambda f: asynccontextmanager(no_grad()(f)),
+    ):
+        seen = []
+        assert asyncio.run(use(make(manage_async)(seen))) == (True, False)
+        assert seen == [False, False]
 
 
 def test_callable_objects():

@@ -129,6 +129,16 @@ def test_a_result_is_not_copied(way):
             way(recording)
 
 
+def test_a_gradient_on_the_tape_is_not_copied():
+    x = leaf(1.0, 2.0)
+    (x * x).sum().backward(create_graph=True)
+    with pytest.raises(TypeError, match="whose .grad is on the tape .* x.grad.detach"):
+        copy.deepcopy(x)
+    assert copy.copy(x).grad is None and pickled(x).grad is None
+    x.grad = x.grad.detach()
+    assert copy.deepcopy(x).grad.tolist() == [2, 4]
+
+
 def test_arrays_of_copies():
     """A shallow copy shares the array, as in PyTorch; what is kept of it is still watched."""
     x = leaf(1.0, 2.0)
