@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from copy import copy
+from functools import cached_property
 from importlib import import_module
 from operator import itemgetter
 from typing import Any
@@ -56,6 +58,21 @@ class Rule:
             if len(self.sources) > 1
             else itemgetter(slice(first, first + len(self.sources)))
         )
+
+    @cached_property
+    def in_single(self) -> Rule:
+        """The same rule for inputs in float16: it computes in float32, and the tape rounds.
+
+        Float16 has neither the range nor the digits for what a rule computes on its way: a square
+        of 300 and a count of 70,000 are infinite, and a sum of ones ends at 2048.
+        """
+        rule = copy(self)
+
+        def function(*values: Any, **needs: Any) -> Any:
+            return self.function(*map(_in_single, values), **needs)
+
+        rule.function = function
+        return rule
 
 
 class Op:
@@ -264,6 +281,8 @@ class Op:
         """Make the node of a call, with what the rules of its parents will read."""
         positions = tuple(parents)
         rules, kept, uses_shapes = self._plans.get(positions) or self._plan(positions)
+        if is_half(self._nodes(parents)):
+            rules = [(rule.in_single, only) for rule, only in rules]
         watched: list[tuple] = []
         for i in kept:
             if i == 0 and self.variadic:
@@ -314,8 +333,11 @@ class Op:
 
     def _is_lent(self, parents: dict[int, Any]) -> bool:
         """Return whether an argument was handed out: then what is a view of it was, too."""
-        nodes = parents[0] if self.variadic else parents.values()
-        return any(node is not None and node.lent for node in nodes)
+        return any(node is not None and node.lent for node in self._nodes(parents))
+
+    def _nodes(self, parents: dict[int, Any]) -> Iterable[Node | None]:
+        """Return the nodes of a call's arguments, some of which may be None."""
+        return parents[0] if self.variadic else parents.values()
 
     def _select(self, steps: tuple, out: Any, watched: list, lent: bool) -> tuple:
         """Return a tensor for each of several outputs; their nodes merge in the op's own."""
@@ -477,7 +499,10 @@ class Op:
             arguments[i] = new_tensor(arguments[i], parent)
         for i in wanted:  # aliases are newer than all that came before: the pass below ends there
             arguments[i] = alias(arguments[i])
-        out = self.reference_function(*arguments)
+        inputs = arguments
+        if is_half(nodes.values()):
+            g, *inputs = map(_in_single, (g, *arguments))
+        out = self.reference_function(*inputs)
         starts: list[Any] = [arguments[i]._node for i in wanted]
         with observing(None):
             gradients = differentiate([out._node], [g], starts, create_graph=True)
@@ -502,8 +527,8 @@ class UnaryOp(Op):
             if parent is not None and parent.plain and rule is not None and grad_mode() is True:
                 x = given._array
                 out = self.forward(x)
-                if type(out) is not ndarray or out.dtype is not parent.dtype:
-                    out = self._checked(out)
+                if type(out) is not ndarray or out.dtype not in _USUAL:
+                    return self._record(args, [x], {0: parent}, out)
                 values: tuple = (x, out, x.shape) if self.reads_shapes else (x, out)
                 steps = ((rule, rule.keep(values), (parent,)),)
                 return new_result(self, steps, out)
@@ -542,8 +567,9 @@ class BinaryOp(Op):
         x = x._array if p is not None or isinstance(x, TensorBase) else x
         y = y._array if q is not None or isinstance(y, TensorBase) else y
         out = self.forward(x, y)
-        if type(out) is not ndarray or out.dtype.kind != "f":
-            out = self._checked(out)
+        if type(out) is not ndarray or out.dtype not in _USUAL:
+            parents = {i: node for i, node in enumerate((p, q)) if node is not None}
+            return self._record(args, [x, y], parents, out)
         values: tuple = (x, y, out)
         if self.reads_shapes:
             values = x, y, out, getattr(x, "shape", ()), getattr(y, "shape", ())
@@ -643,7 +669,25 @@ def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
     )
 
 
+def is_half(nodes: Iterable[Node | None]) -> bool:
+    """Return whether one of an op's inputs is in half precision, float16."""
+    return any(node is not None and node.dtype.char == "e" for node in nodes)
+
+
+def in_single(x: Any) -> Any:
+    """Return an array of float16 as float32, and any other array as it is."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+def _in_single(value: Any) -> Any:
+    """Return what a rule reads, with all arrays of float16 as float32."""
+    if isinstance(value, _ARRAYS):
+        return in_single(value)
+    return tuple(map(_in_single, value)) if type(value) is tuple else value
+
+
 _ARRAYS: tuple = (ndarray, np.generic, TensorBase)
+_USUAL = frozenset({np.dtype(np.float32), np.dtype(np.float64)})  # what the plainest calls take
 _IMMUTABLE = {int, float, bool, str, type(None), np.float64, np.float32, slice}
 
 

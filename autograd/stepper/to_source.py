@@ -86,7 +86,7 @@ def to_source(
     d_multiply_1 = restore(d_loss, (2,), None, False)  # dx_i = g  (2,)
     d_y = d_multiply_1 * y                             # dx = g · y  (2,)
     d_y = d_y + d_multiply_1 * y                       # dy = g · x  (2,)
-    d_x = d_y - d_y * y * y                            # dx = g · (1 - tanh(x)^2)  (2,)
+    d_x = tanh_vjp(d_y, x)                             # (2,)
     """
     begin = 1.0
     if isinstance(loss, Trace):
@@ -386,6 +386,10 @@ class _Script:
             for n in call.results
         ]  # fmt: skip
         ones = [np.ones(values[n].shape, values[n].dtype) for n in call.results]
+        if half := any(values[n].dtype == np.float16 for n in call.parents.values()):
+            g = [f"{text}.astype(np.float32)" if x.dtype == np.float16 else text
+                 for text, x in zip(g, ones, strict=True)]  # fmt: skip
+            texts = {name: _in_single(text, known.get(name)) for name, text in texts.items()}
         texts["g"] = tuple_of(g) if op.multiple else g[0]
         for rule in op.rules:
             parents = [call.parents.get(name) for name in call.several or rule.inputs]
@@ -394,7 +398,8 @@ class _Script:
                 continue
             residuals = [known[name] for name in rule.residuals]
             extra = {"needs": needs} if rule.wants_needs else {}
-            found = rule.function(tuple(ones) if op.multiple else ones[0], *residuals, **extra)
+            run = (rule.in_single if half else rule).function
+            found = run(tuple(ones) if op.multiple else ones[0], *residuals, **extra)
             _, formula = _divided(self.formulas.get(op.name, ""), op)
             texts["needs"] = literal(needs)
             value, alike = self.functions.inline(rule.function, texts) or ("", False)
@@ -535,6 +540,15 @@ class _Script:
             text = _aligned(list(group))
             found.append(f"# {section}\n{text}" if section and len(sections) > 1 else text)
         return "\n\n".join(found)
+
+
+def _in_single(text: str, value: Any) -> str:
+    """Return the text of a value that a rule reads, of which float16 becomes float32."""
+    if isinstance(value, tuple):
+        parts = [x for x in value if isinstance(x, ndarray) and x.dtype == np.float16]
+        return f"tuple(x.astype(np.result_type(x, np.float32)) for x in {text})" if parts else text
+    is_half = isinstance(value, ndarray | np.generic) and value.dtype == np.float16
+    return f"{text}.astype(np.float32)" if is_half else text
 
 
 def _without_root(names: Iterable[str]) -> Callable[[str], str]:
