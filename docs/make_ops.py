@@ -32,6 +32,40 @@ dinput_i = out_i · (g_i - Σ_j g_j · out_j)
 
 Formulas that depend on the arguments stand in their plainest form.
 """
+LIMITS = """
+results below the smallest normal number: The error is a few times the smallest normal number.
+
+`softmax`, `log_softmax`, `cross_entropy`, attention: Where a probability p is close to 1, 1 - p
+loses digits, as in PyTorch. An error is relative to the largest cotangent, not to the element.
+
+`gelu`: 1 + erf(x) loses digits below about -3, and 1 - Phi above 5, as in PyTorch. An error is
+relative to the cotangent.
+
+`layer_norm`, `rms_norm`: Digits are lost where terms cancel. An error is relative to the largest
+cotangent times weight, divided by the standard deviation. The mean is rounded to the dtype first.
+Cotangent times weight must be in range.
+
+`layer_norm`, `rms_norm` with `create_graph=True`: The squares of the inputs must be in range, since
+the derivatives are those of the reference.
+
+`prod`, `cumprod`, `einsum` of three operands or more: The products of some of the elements must be
+in range, as in NumPy's forward pass.
+
+attention: A score and its mask are rounded where they are added: an error is relative to the
+largest score. Scores must be smaller than 1 / (10 eps).
+
+`inv`, `solve`, `det`, `slogdet`, `cholesky`: What LAPACK computes on its way must be in range.
+NumPy has no float16 here.
+
+`power`: x^(y - 1) must be in range, even if y x^(y - 1) is.
+
+`hypot`: The result must be in range.
+
+norms of an order below 1: An element has no gradient if its quotient by the largest is 0.
+
+a float16 tensor that is used very often: The tape adds the contributions in the dtype of the
+tensor, as PyTorch does.
+"""
 TITLES = {
     "elementwise": "Element by element",
     "reduce": "Reductions, and sums and products so far",
@@ -86,6 +120,24 @@ tie, `maximum` and `minimum` give one half to each; `sort` and `topk` are stable
 of equals goes first; `unique` picks the first of equals; the counts of a histogram are constants,
 and the edges of its bins move with the ends of the data; `prod` and `cumprod` are exact at zeros;
 `0**y` has the gradient 0 for y.
+
+## Range and rounding
+
+A gradient is right in the whole range of its dtype. In float16 and float32 the gradient is the one
+that float64 gives, rounded. Its error is a few roundings of the gradient, and a few times the
+change that the rounding of the inputs makes. A rule that squares, counts or subtracts on its way
+loses nothing: `np.arctan2(1e-200, 1e-200)`, `np.expm1(-40.0)`, `np.tanh(20.0)`, the standard
+deviation and the norm of numbers near `1e200`, and the cross-entropy of float32 logits near `1e4`
+have the right gradients. `tests/test_range.py` checks every op with inputs from the smallest to the
+largest numbers of each dtype.
+
+In float16, rules and the functions of `autograd.nn` compute in float32, and the result is rounded
+to float16: the mean of 70,000 numbers has the gradient 1 / 70,000, although 70,000 is infinite in
+float16. The forward pass of NumPy's own functions is NumPy's.
+
+The limits:
+
+{limits}
 """
 
 
@@ -137,7 +189,16 @@ def page():
     listed = (
         ", ".join(map(code, [n for n in group if n not in shown])) for group in (others, plain)
     )
-    return "\n".join(parts) + TAIL.format(others=next(listed) + ".", plain=next(listed) + ".")
+    return "\n".join(parts) + TAIL.format(
+        others=next(listed) + ".", plain=next(listed) + ".", limits=limits()
+    )
+
+
+def limits():
+    """Return the table of where a gradient loses digits."""
+    entries = (" ".join(entry.split()).split(": ", 1) for entry in LIMITS.split("\n\n"))
+    rows = [f"| {where} | {what} |" for where, what in entries]
+    return "\n".join(["| where | what is lost |", "| --- | --- |", *rows])
 
 
 def is_plain(function):

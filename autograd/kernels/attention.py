@@ -60,12 +60,14 @@ def _(score, mask):
 
 
 @jit(EXACT)
-def _attention(start_head, stop_head, q, k, v, mask, masks, sizes, window, scale, drops, out, lse):
+def _attention(
+    start_head, stop_head, q, k, v, mask, masks, sizes, window, scale, drops, out, largests
+):  # fmt: skip
     """Attend for some heads.
 
     ``q``, ``k``, ``v (heads,)``: the address of each head's matrix. ``mask (n, T or 1, S)``, of
     which head h takes ``masks[h]``; empty if there is none. ``out (heads, T, V)``,
-    ``lse (heads, T)``.
+    ``largests (heads, T)``.
     """
     real = out.dtype.type
     n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
@@ -87,7 +89,7 @@ def _attention(start_head, stop_head, q, k, v, mask, masks, sizes, window, scale
                 row = scores[i, low - first : high - first]
                 if mask.size:
                     mask_row(row, mask[masks[h], min(t, mask.shape[1] - 1), low:high])
-                lse[h, t] = normalize(row)
+                largests[h, t] = normalize(row)
                 if threshold:
                     drop(row, row_key(h * n_queries + t, seed), low, threshold, factor)
                 scores[i, : low - first] = 0
@@ -101,9 +103,9 @@ def _attention(start_head, stop_head, q, k, v, mask, masks, sizes, window, scale
 
 @inline(EXACT)
 def normalize(row):
-    """Make a row of scores its softmax; return the logarithm of the sum of exponentials.
+    """Make a row of scores its softmax; return their maximum.
 
-    A query that sees no key gets zeros, and infinity, for which exp(score - lse) is those zeros.
+    A query that sees no key gets zeros.
     """
     real = row.dtype.type
     top = largest(row)
@@ -111,11 +113,10 @@ def normalize(row):
     for j in range(row.size):
         row[j] = exp(row[j] - top)
     total = real(sum_of(row))
-    if total == 0:
-        return real(np.inf)
-    for j in range(row.size):
-        row[j] /= total
-    return top + real(math.log(total))
+    if total != 0:
+        for j in range(row.size):
+            row[j] /= total
+    return top
 
 
 @inline(EXACT)
@@ -128,7 +129,8 @@ def drop(row, key, first, threshold, factor):
 
 @jit(EXACT)
 def _attention_vjp(
-    start_head, stop_head, g, q, k, v, mask, masks, sizes, window, scale, drops, lse, g_q, g_k, g_v
+    start_head, stop_head, g, q, k, v, mask, masks, sizes, window, scale, drops, largests,
+    g_q, g_k, g_v,
 ):  # fmt: skip
     """Pull ``g (heads, T, V)`` back; the results are (heads, T or S, D or V), and begin as 0."""
     real = g.dtype.type
@@ -161,12 +163,14 @@ def _attention_vjp(
                     mask_row(row, mask[masks[h], min(t, mask.shape[1] - 1), low:high])
                 key = row_key(h * n_queries + t, seed)
                 for j in range(row.size):
-                    row[j] = exp(row[j] - lse[h, t])
+                    row[j] = exp(row[j] - largests[h, t])
                 if threshold:
                     drop(slope, key, low, threshold, factor)
-                total = sum_of(row)  # 1, but for the rounding of lse
-                mean = real(dot(row, slope) / total) if total else real(0)
+                total = sum_of(row)
+                total = total if total else 1.0  # of a query that sees no key
+                mean, part = real(dot(row, slope) / total), real(1 / total)
                 for j in range(row.size):
+                    row[j] *= part
                     slope[j] = row[j] * (slope[j] - mean) * scale
                 if threshold:
                     drop(row, key, low, threshold, factor)
@@ -188,26 +192,26 @@ def _attention_vjp(
 
 
 def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
-    """Return the attended values, and each query's logarithm of the sum of exponentials."""
+    """Return the attended values, and each query's largest score."""
     call = settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
     if call is None:
         return NotImplemented
     _held, static, n = call
     *lead, n_queries, _ = query.shape
     out = np.empty((*lead, n_queries, value.shape[-1]), query.dtype)
-    lse = np.empty((*lead, n_queries, 1), query.dtype)
-    results = out.reshape(n, *out.shape[-2:]), lse.reshape(n, n_queries)
+    largest = np.empty((*lead, n_queries, 1), query.dtype)
+    results = out.reshape(n, *out.shape[-2:]), largest.reshape(n, n_queries)
 
     def run(part):
         _attention(part.start, part.stop, *static, *results)
 
     with blas.one_thread():
         split(run, n, work(query, key))
-    return out, lse
+    return out, largest
 
 
 def attention_vjp(
-    g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size, lse, needs
+    g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size, largest, needs
 ):  # fmt: skip
     """Return the gradients of query, key and value."""
     call = settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
@@ -220,10 +224,10 @@ def attention_vjp(
     g_query = np.empty(query.shape, query.dtype)
     g_key, g_value = np.zeros(key.shape, key.dtype), np.zeros(value.shape, value.dtype)
     g, *results = (x.reshape(n, *x.shape[-2:]) for x in (g, g_query, g_key, g_value))
-    lse = lse.reshape(n, query.shape[-2])  # (heads, T)
+    largest = largest.reshape(n, query.shape[-2])  # (heads, T)
 
     def run(part):
-        _attention_vjp(part.start, part.stop, g, *static, lse, *results)
+        _attention_vjp(part.start, part.stop, g, *static, largest, *results)
 
     with blas.one_thread():
         split(run, n, work(query, key))

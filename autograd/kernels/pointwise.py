@@ -26,7 +26,9 @@ def _gelu_tanh(x, out, phi):  # 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u))
 def _gelu_tanh_vjp(g, x, phi, out):  # dPhi/dx = 2 Phi (1 - Phi) du/dx
     real = x.dtype.type
     for i in range(x.size):
-        two_du = x[i] * x[i] * real(6 * 0.044715 * SQRT_2_PI) + real(2 * SQRT_2_PI)
+        square = x[i] * x[i]
+        square = square if square < real(1600) else real(1600)  # beyond, Phi (1 - Phi) is 0
+        two_du = square * real(6 * 0.044715 * SQRT_2_PI) + real(2 * SQRT_2_PI)
         out[i] = g[i] * (phi[i] + x[i] * (two_du * phi[i] * (real(1) - phi[i])))
 
 
@@ -63,28 +65,32 @@ def gelu_vjp(g, input, approximate, phi):
 def _sigmoid(x, out):
     real = x.dtype.type
     for i in range(x.size):
-        out[i] = real(1) / (real(1) + exp(-x[i]))
+        e = exp(-abs(x[i]))
+        out[i] = (real(1) if x[i] >= real(0) else e) / (real(1) + e)
 
 
 @jit(EXACT)
-def _sigmoid_vjp(g, y, out):
-    real = y.dtype.type
-    for i in range(y.size):
-        out[i] = g[i] * (y[i] * (real(1) - y[i]))
+def _sigmoid_vjp(g, x, out):  # sigmoid(x) sigmoid(-x), of which nothing cancels
+    real = x.dtype.type
+    for i in range(x.size):
+        e = exp(-abs(x[i]))
+        out[i] = g[i] * (e / ((real(1) + e) * (real(1) + e)))
 
 
 @jit(EXACT)
 def _silu(x, out):
     real = x.dtype.type
     for i in range(x.size):
-        out[i] = x[i] * (real(1) / (real(1) + exp(-x[i])))
+        e = exp(-abs(x[i]))
+        out[i] = x[i] * ((real(1) if x[i] >= real(0) else e) / (real(1) + e))
 
 
 @jit(EXACT)
 def _silu_vjp(g, x, y, out):  # s + x s (1 - s), with s the sigmoid
     real = x.dtype.type
     for i in range(x.size):
-        s = real(1) / (real(1) + exp(-x[i]))
+        e = exp(-abs(x[i]))
+        s = (real(1) if x[i] >= real(0) else e) / (real(1) + e)
         out[i] = g[i] * (s + y[i] * (real(1) - s))
 
 
@@ -93,9 +99,9 @@ def sigmoid(input):
     return mapped(_sigmoid, 1, input)
 
 
-def sigmoid_vjp(g, out):
-    """Return g times the derivative, out (1 - out)."""
-    return mapped(_sigmoid_vjp, 1, g, out)
+def sigmoid_vjp(g, input, out):
+    """Return g times the derivative, sigmoid(x) sigmoid(-x)."""
+    return mapped(_sigmoid_vjp, 1, g, input)
 
 
 def silu(input):

@@ -204,13 +204,40 @@ def mapped(loop, dim, *arrays):
 # ---- normalization
 
 
+@inline(EXACT)
+def inverse_root(row, shift, eps):
+    """Return 1 / sqrt(mean((x - shift)^2) + eps)."""
+    square = squares(row, shift) / row.size + eps
+    limits = np.finfo(row.dtype)
+    if square < limits.tiny / limits.eps or square > limits.max:
+        return 1 / scaled_root(row, shift, eps)
+    return 1 / math.sqrt(square)
+
+
+@inline(EXACT)
+def scaled_root(row, shift, eps):
+    """Return sqrt(mean((x - shift)^2) + eps) where the squares, but not the root, leave the range.
+
+    The row is divided by its largest first.
+    """
+    top = 0.0
+    for i in range(row.size):
+        top = max(top, abs(np.float64(row[i]) - shift))
+    top = 1.0 if top == 0 or top == np.inf else top
+    total = 0.0
+    for i in range(row.size):
+        z = (np.float64(row[i]) - shift) / top
+        total += z * z
+    return math.hypot(top * math.sqrt(total / row.size), math.sqrt(eps))
+
+
 @jit(EXACT)
 def _layer_norm(x, weight, bias, eps, out, mean, rstd):
     real, n = x.dtype.type, x.shape[1]
     for r in range(x.shape[0]):
         row, y = x[r], out[r]  # (n,), (n,)
         m = real(sum_of(row) / n)
-        s = real(1 / math.sqrt(squares(row, m) / n + eps))
+        s = real(inverse_root(row, m, eps))
         for i in range(n):
             y[i] = (row[i] - m) * s * weight[i] + bias[i]
         mean[r], rstd[r] = m, s
@@ -251,7 +278,7 @@ def _rms_norm(x, weight, eps, out, rstd):
     real, n = x.dtype.type, x.shape[1]
     for r in range(x.shape[0]):
         row, y = x[r], out[r]  # (n,), (n,)
-        s = real(1 / math.sqrt(dot(row, row) / n + eps))
+        s = real(inverse_root(row, real(0), eps))
         for i in range(n):
             y[i] = row[i] * s * weight[i]
         rstd[r] = s
@@ -373,14 +400,14 @@ def or_else(parameter, constant, x):
 
 
 @jit(EXACT)
-def _cross_entropy(logits, target, weight, ignore_index, smoothing, losses, lse):
+def _cross_entropy(logits, target, weight, ignore_index, smoothing, losses, largests, log_totals):
     real, n = logits.dtype.type, logits.shape[1]
     total_weight = sum_of(weight)
     for r in range(logits.shape[0]):
         row = logits[r]  # (n,)
         top = largest(row)
         log_total = math.log(sum_exp(row, top))
-        lse[r] = real(log_total + top)
+        largests[r], log_totals[r] = top, real(log_total)
         if target[r] == ignore_index:
             losses[r] = 0
             continue
@@ -392,49 +419,52 @@ def _cross_entropy(logits, target, weight, ignore_index, smoothing, losses, lse)
 
 
 @jit(EXACT)
-def _cross_entropy_vjp(g, logits, target, weight, lse, smoothing, out):
+def _cross_entropy_vjp(g, logits, target, weight, largests, log_totals, smoothing, out):
     real = logits.dtype.type
     spread = real(smoothing / logits.shape[1])
     spread_weight = spread * sum_of(weight)
     for r in range(logits.shape[0]):
         row, g_row = logits[r], out[r]  # (n,), (n,)
+        top, log_total = largests[r], log_totals[r]
         aim = real(1 - smoothing) * weight[target[r]]
         both = real(aim + spread_weight)
         for i in range(row.size):
-            g_row[i] = (exp(row[i] - lse[r]) * both - spread * weight[i]) * g[r]
+            g_row[i] = (exp((row[i] - top) - log_total) * both - spread * weight[i]) * g[r]
         g_row[target[r]] -= g[r] * aim
 
 
 def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing):
-    """Return the loss, and the logarithm of each row's sum of exponentials, (rows,)."""
+    """Return the loss; each row's maximum, and log(sum(exp(x - maximum))), (rows,) each."""
     call = classes_of(input, target, weight, ignore_index)
     if call is None:
         return NotImplemented
     logits, classes, weight, counted = call
-    losses, lse = np.empty(len(logits)), np.empty(len(logits), input.dtype)  # (rows,) each
+    losses, (largest, log_total) = np.empty(len(logits)), np.empty((2, len(logits)), input.dtype)
     static = weight, int(ignore_index), float(label_smoothing)
     split(
         lambda part: _cross_entropy(
-            logits[part], classes[part], *static, losses[part], lse[part]
+            logits[part], classes[part], *static, losses[part], largest[part], log_total[part]
         ),
         len(logits), logits.size,
     )  # fmt: skip
     if reduction == "none":
-        return losses.reshape(target.shape).astype(input.dtype), lse
+        return losses.reshape(target.shape).astype(input.dtype), largest, log_total
     total = np.sum(losses)
     if reduction == "mean":
         total /= np.sum(weight[classes[counted]], dtype=float) or np.nan
-    return total.astype(input.dtype), lse
+    return total.astype(input.dtype), largest, log_total
 
 
-def cross_entropy_vjp(g, input, target, weight, ignore_index, reduction, label_smoothing, lse):
+def cross_entropy_vjp(
+    g, input, target, weight, ignore_index, reduction, label_smoothing, largest, log_total
+):  # fmt: skip
     """Return the gradient of the logits."""
     call = classes_of(input, target, weight, ignore_index)
-    if call is None or not takes(input, lse):
+    if call is None or not takes(input, largest, log_total):
         return NotImplemented
     logits, classes, weight, counted = call
     g = np.reshape(g, -1).astype(input.dtype) * counted  # of each row
-    lse = lse.reshape(len(logits))
+    largest, log_total = (x.reshape(len(logits)) for x in (largest, log_total))
     if reduction == "mean":
         g /= np.sum(weight[classes[counted]]) or 1
     classes[~counted] = 0
@@ -442,7 +472,8 @@ def cross_entropy_vjp(g, input, target, weight, ignore_index, reduction, label_s
     rows, smoothing = as_rows(out, input.shape[-1]), float(label_smoothing)
     split(
         lambda part: _cross_entropy_vjp(
-            g[part], logits[part], classes[part], weight, lse[part], smoothing, rows[part]
+            g[part], logits[part], classes[part], weight, largest[part], log_total[part],
+            smoothing, rows[part],
         ),
         len(rows), rows.size,
     )  # fmt: skip

@@ -55,7 +55,7 @@ def divide(x, y):
 
 
 divide.formula("out = x / y; dx = g / y; dy = -g · x / y^2")
-divide.vjp(x=lambda g, y: g / y, y=lambda g, y, out: -g * out / y)
+divide.vjp(x=lambda g, y: g / y, y=lambda g, y, out: -g * (out / y))
 
 
 @implements(np.power)
@@ -138,6 +138,7 @@ def _(draw):
 # ---- functions
 
 _LN_2, _LN_10 = math.log(2), math.log(10)
+_LOG2_E, _LOG10_E = 1 / _LN_2, 1 / _LN_10
 
 
 @implements(np.sign)
@@ -192,7 +193,7 @@ def expm1(x):
 
 
 expm1.formula("out = exp(x) - 1; dx = g · exp(x)")
-expm1.vjp(x=lambda g, out: g * (out + 1))
+expm1.vjp(x=lambda g, x: g * np.exp(x))  # out + 1 would lose what is small beside 1
 
 
 @implements(np.log)
@@ -214,7 +215,7 @@ def log2(x):
 
 
 log2.formula("out = log(x) / log(2); dx = g / (x · log(2))")
-log2.vjp(x=lambda g, x: g / (_LN_2 * x))
+log2.vjp(x=lambda g, x: g * _LOG2_E / x)
 
 
 @implements(np.log10)
@@ -225,7 +226,7 @@ def log10(x):
 
 
 log10.formula("out = log(x) / log(10); dx = g / (x · log(10))")
-log10.vjp(x=lambda g, x: g / (_LN_10 * x))
+log10.vjp(x=lambda g, x: g * _LOG10_E / x)
 
 
 @implements(np.log1p)
@@ -302,7 +303,7 @@ def arcsin(x):
 
 
 arcsin.formula("out = arcsin(x); dx = g / sqrt(1 - x^2)")
-arcsin.vjp(x=lambda g, x: g / np.sqrt(1 - x * x))
+arcsin.vjp(x=lambda g, x: g / np.sqrt((1 - x) * (1 + x)))  # 1 - x is exact near 1, 1 - x^2 not
 
 
 @implements(np.arccos)
@@ -313,7 +314,7 @@ def arccos(x):
 
 
 arccos.formula("out = arccos(x); dx = -g / sqrt(1 - x^2)")
-arccos.vjp(x=lambda g, x: -g / np.sqrt(1 - x * x))
+arccos.vjp(x=lambda g, x: -g / np.sqrt((1 - x) * (1 + x)))
 
 
 @implements(np.arctan)
@@ -324,7 +325,12 @@ def arctan(x):
 
 
 arctan.formula("out = arctan(x); dx = g / (1 + x^2)")
-arctan.vjp(x=lambda g, x: g / (1 + x * x))
+
+
+@arctan.vjp("x")
+def _(g, x):
+    root = np.hypot(1, x)  # x^2 may be out of range
+    return g / root / root
 
 
 @implements(np.sinh)
@@ -357,7 +363,13 @@ def tanh(x):
 
 
 tanh.formula("out = sinh(x) / cosh(x); dx = g · (1 - tanh(x)^2)")
-tanh.vjp(x=lambda g, out: g - g * out * out)
+tanh.vjp(x=lambda g, x: g / np.square(np.cosh(bounded(x))))  # 1 - out^2 is 0 where out rounds to 1
+
+
+def bounded(x):
+    """Return x, limited to where cosh(x)^2 is finite; beyond, its inverse is 0 but for rounding."""
+    limit = 355.5 if x.dtype.itemsize > 4 else 45
+    return np.maximum(np.minimum(x, limit), -limit)
 
 
 @implements(np.arcsinh)
@@ -368,7 +380,7 @@ def arcsinh(x):
 
 
 arcsinh.formula("out = log(x + sqrt(x^2 + 1)); dx = g / sqrt(x^2 + 1)")
-arcsinh.vjp(x=lambda g, x: g / np.sqrt(x * x + 1))
+arcsinh.vjp(x=lambda g, x: g / np.hypot(1, x))  # x^2 may be out of range
 
 
 @implements(np.arccosh)
@@ -379,7 +391,7 @@ def arccosh(x):
 
 
 arccosh.formula("out = log(x + sqrt(x^2 - 1)); dx = g / sqrt(x^2 - 1)")
-arccosh.vjp(x=lambda g, x: g / np.sqrt(x * x - 1))
+arccosh.vjp(x=lambda g, x: g / (np.sqrt(x - 1) * np.sqrt(x + 1)))
 
 
 @implements(np.arctanh)
@@ -390,18 +402,21 @@ def arctanh(x):
 
 
 arctanh.formula("out = log((1 + x) / (1 - x)) / 2; dx = g / (1 - x^2)")
-arctanh.vjp(x=lambda g, x: g / (1 - x * x))
+arctanh.vjp(x=lambda g, x: g / ((1 - x) * (1 + x)))
 
 
 @implements(np.hypot)
 @elementwise(domain={"x": (0.5, 2.0)})
 def hypot(x, y):
-    """Root of x^2 + y^2."""
+    """Root of x^2 + y^2, without overflow; the gradient at (0, 0) is 0, as that of a norm."""
     return np.hypot(x, y)
 
 
 hypot.formula("out = sqrt(x^2 + y^2); dx = g · x / out; dy = g · y / out")
-hypot.vjp(x=lambda g, x, out: g * x / out, y=lambda g, y, out: g * y / out)
+hypot.vjp(
+    x=lambda g, x, out: g * (x / (out + (out == 0))),
+    y=lambda g, y, out: g * (y / (out + (out == 0))),
+)
 
 
 @implements(np.logaddexp)
@@ -426,10 +441,24 @@ def arctan2(y, x):
 
 
 arctan2.formula("out = arctan2(y, x); dy = g · x / (x^2 + y^2); dx = -g · y / (x^2 + y^2)")
-arctan2.vjp(
-    y=lambda g, y, x: g * x / (x * x + y * y + (x == 0) * (y == 0)),
-    x=lambda g, y, x: -g * y / (x * x + y * y + (x == 0) * (y == 0)),
-)
+
+
+def radius(y, x):
+    """Return the distance of (x, y) from (0, 0), and 1 there; squares may be out of range."""
+    r = np.hypot(x, y)
+    return r + (r == 0)
+
+
+@arctan2.vjp("y")
+def _(g, y, x):
+    r = radius(y, x)
+    return g * (x / r) / r
+
+
+@arctan2.vjp("x")
+def _(g, y, x):
+    r = radius(y, x)
+    return -g * (y / r) / r
 
 
 # ---- rounding: the gradient is 0 everywhere, as in PyTorch

@@ -14,7 +14,7 @@ import numpy as np
 
 from autograd.dispatch import plain
 from autograd.kernels import kernel
-from autograd.op import op, sum_to_shape
+from autograd.op import in_single, op, sum_to_shape
 from autograd.ops import special
 from autograd.ops.index import as_array, take_along_axis
 from autograd.ops.linalg import product, rows
@@ -64,15 +64,20 @@ elu.formula(
     dinput = g · ([input > 0] + [input ≤ 0] · e)
     """
 )
-elu.vjp(input=lambda g, input, alpha, out: np.where(input > 0, g, g * (out + alpha)))
+
+
+@elu.vjp("input")
+def _(g, input, alpha):  # not out + alpha, which loses what is small beside alpha
+    return np.where(input > 0, g, g * (alpha * np.exp(np.minimum(input, 0))))
 
 
 @op
 @kernel("pointwise.sigmoid")
 def sigmoid(input):
     """1 / (1 + e^-x)."""
-    with np.errstate(over="ignore"):  # 1 / infinity is the 0 that it is
-        return 1 / (1 + np.exp(-input))
+    x = in_single(input)
+    e = np.exp(-np.absolute(x))
+    return (np.where(x < 0, e, 1) / (1 + e)).astype(input.dtype, copy=False)
 
 
 sigmoid.formula("out = 1 / (1 + exp(-input)); dinput = g · exp(-input) / (1 + exp(-input))^2")
@@ -80,15 +85,16 @@ sigmoid.formula("out = 1 / (1 + exp(-input)); dinput = g · exp(-input) / (1 + e
 
 @sigmoid.vjp("input")
 @kernel("pointwise.sigmoid_vjp")
-def _(g, out):
-    return g * (out * (1 - out))
+def _(g, input, out):
+    return g * (out * sigmoid(-input))  # which 1 - out is, without its rounding
 
 
 @op
 @kernel("pointwise.silu")
 def silu(input):
     """Swish, x sigmoid(x)."""
-    return input * sigmoid(input)
+    x = in_single(input)
+    return (x * sigmoid(x)).astype(input.dtype, copy=False)
 
 
 silu.formula("s = 1 / (1 + exp(-input)); out = input · s; dinput = g · (s + input · s · (1 - s))")
@@ -108,7 +114,7 @@ def softplus(input, beta=1.0):
 
 
 softplus.formula("out = log(1 + exp(beta · input)) / beta; dinput = g / (1 + exp(-beta · input))")
-softplus.vjp(input=lambda g, input, beta: g * np.exp(-np.logaddexp(0, -beta * input)))
+softplus.vjp(input=lambda g, input, beta: g * sigmoid(beta * input))
 
 
 @softplus.sample
@@ -129,6 +135,7 @@ def gelu(input, approximate="none"):
     ``approximate="tanh"`` takes 1/2 (1 + tanh(u)) for Phi, with u = sqrt(2/pi) (x + 0.044715 x^3):
     GPT-2's choice. Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
     """
+    input, dtype = in_single(input), input.dtype
     phi = np.empty_like(input, order="C")
     for x, out in blocks(input, phi):
         if approximate == "tanh":  # 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u)), at half the cost
@@ -144,7 +151,7 @@ def gelu(input, approximate="none"):
             out[...] = special.erf(x * math.sqrt(0.5))
             out += 1
             out *= 0.5
-    return input * phi, phi
+    return (input * phi).astype(dtype, copy=False), phi
 
 
 _SQRT_2_PI = math.sqrt(2 / math.pi)
@@ -171,8 +178,10 @@ def _(approximate="none"):
 def _(g, input, approximate, phi):
     gradient = np.empty_like(phi)
     for x, p, gx, out in blocks(input, phi, g, gradient):  # g (Phi + x dPhi/dx)
-        square = x * x
+        with np.errstate(over="ignore"):
+            square = x * x
         if approximate == "tanh":  # dPhi/dx = 2 Phi (1 - Phi) du/dx
+            np.minimum(square, 1600, out=square)  # beyond, Phi (1 - Phi) is 0
             np.multiply(square, 6 * 0.044715 * _SQRT_2_PI, out=out)
             out += 2 * _SQRT_2_PI
             out *= p
@@ -190,7 +199,8 @@ def _(g, input, approximate, phi):
 @gelu.reference
 def _(input, approximate):
     if approximate == "tanh":
-        return input * 0.5 * (1 + np.tanh(_SQRT_2_PI * (input + 0.044715 * input**3)))
+        x = np.clip(input, -40, 40)  # a cube may be out of range; beyond, tanh is -1 or 1
+        return input * 0.5 * (1 + np.tanh(_SQRT_2_PI * (x + 0.044715 * x**3)))
     return input * 0.5 * (1 + erf(input * math.sqrt(0.5)))
 
 
@@ -226,9 +236,10 @@ rsqrt.vjp(input=lambda g, out: g * (-0.5 * out * out * out))
 @kernel("rowwise.softmax")
 def softmax(input, dim=-1):
     """exp(x) / sum(exp(x)) along an axis."""
-    out = np.exp(input - np.max(input, axis=dim, keepdims=True))
+    x = in_single(input)
+    out = np.exp(x - np.max(x, axis=dim, keepdims=True))
     out /= np.sum(out, axis=dim, keepdims=True)
-    return out
+    return out.astype(input.dtype, copy=False)
 
 
 softmax.formula(
@@ -259,8 +270,10 @@ def _(draw):
 @kernel("rowwise.log_softmax")
 def log_softmax(input, dim=-1):
     """Logarithm of softmax: x - log(sum(exp(x))) along an axis."""
-    shifted = input - np.max(input, axis=dim, keepdims=True)
-    return shifted - np.log(np.sum(np.exp(shifted), axis=dim, keepdims=True))
+    x = in_single(input)
+    shifted = x - np.max(x, axis=dim, keepdims=True)
+    out = shifted - np.log(np.sum(np.exp(shifted), axis=dim, keepdims=True))
+    return out.astype(input.dtype, copy=False)
 
 
 log_softmax.formula(
@@ -315,17 +328,32 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     """
     check_normalized("layer_norm", input, normalized_shape, weight=weight, bias=bias)
     n = math.prod(as_shape(normalized_shape))
-    x = input.reshape(-1, n)  # (rows, n)
+    x = in_single(input).reshape(-1, n)  # (rows, n)
     ones = np.ones(n, x.dtype)  # the sum of a row as a product: BLAS is three times faster
     mean = (x @ ones / n)[:, None]
     out = x - mean
-    rstd = 1 / np.sqrt(np.vecdot(out, out)[:, None] / n + eps)
+    rstd = inverse_root_mean_square(out, eps)
     out *= rstd
     if weight is not None:
         out *= weight.reshape(n)
     if bias is not None:
         out += bias.reshape(n)
-    return out.reshape(input.shape), mean, rstd
+    return out.reshape(input.shape).astype(input.dtype, copy=False), mean, rstd
+
+
+def inverse_root_mean_square(x, eps):
+    """Return 1 / sqrt(mean(x^2) + eps) of rows, (rows, n) -> (rows, 1)."""
+    n = x.shape[-1]
+    square = np.vecdot(x, x)[:, None] / n + eps
+    low, high = np.finfo(x.dtype).tiny / np.finfo(x.dtype).eps, np.finfo(x.dtype).max
+    if not np.any((square < low) | (square > high)):
+        return (1 / np.sqrt(square)).astype(x.dtype, copy=False)
+    # squares left the range of the dtype, as the roots do not: divide the row by its largest first
+    largest = np.max(np.absolute(x), axis=-1, keepdims=True, initial=0)
+    largest[(largest == 0) | (largest == np.inf)] = 1
+    z = x / largest
+    root = np.hypot(largest * np.sqrt(np.vecdot(z, z)[:, None] / n), math.sqrt(eps))
+    return (1 / root).astype(x.dtype, copy=False)
 
 
 @layer_norm.formula(
@@ -399,13 +427,13 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
     """
     check_normalized("rms_norm", input, normalized_shape, weight=weight)
     n = math.prod(as_shape(normalized_shape))
-    x = input.reshape(-1, n)  # (rows, n)
-    eps = np.finfo(x.dtype).eps if eps is None else eps
-    rstd = (1 / np.sqrt(np.vecdot(x, x) / n + eps))[:, None].astype(x.dtype)
+    x = in_single(input).reshape(-1, n)  # (rows, n)
+    eps = np.finfo(input.dtype).eps if eps is None else eps
+    rstd = inverse_root_mean_square(x, float(eps))
     out = x * rstd
     if weight is not None:
         out *= weight.reshape(n)
-    return out.reshape(input.shape), rstd
+    return out.reshape(input.shape).astype(input.dtype, copy=False), rstd
 
 
 @rms_norm.formula(along=lambda normalized_shape: tuple(range(-len(as_shape(normalized_shape)), 0)))
@@ -762,10 +790,9 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
             f"binary_cross_entropy_with_logits: input has shape {np.shape(input)} and target "
             f"{np.shape(target)}; expected the same"
         )
-    if pos_weight is None:
-        losses = softplus(input) - input * target
-    else:  # -pos_weight t log(sigmoid(x)) - (1 - t) log(1 - sigmoid(x))
-        losses = pos_weight * target * softplus(-input) + (1 - target) * softplus(input)
+    # -pos_weight t log(sigmoid(x)) - (1 - t) log(1 - sigmoid(x)), of which nothing cancels
+    positive = target if pos_weight is None else pos_weight * target
+    losses = positive * softplus(-input) + (1 - target) * softplus(input)
     return reduced(losses if weight is None else losses * weight, reduction)
 
 
@@ -873,13 +900,13 @@ def check_classes(name, input, target, ignore_index):
         raise ValueError(f"{name}: target {fault}")
 
 
-@op(saves=("lse",))
+@op(saves=("largest", "log_total"))  # apart: beside a large maximum, a logarithm loses its digits
 @kernel("rowwise.cross_entropy")
 def cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothing):
     """Cross-entropy of classes, with those of ``input (..., C)`` last; see `cross_entropy`."""
     check_classes("cross_entropy", input, target, ignore_index)
-    logits = rows(input)
-    classes, share = shares(target.reshape(-1), weight, ignore_index, input.dtype)
+    logits = rows(in_single(input))
+    classes, share = shares(target.reshape(-1), weight, ignore_index, logits.dtype)
     largest = np.max(logits, axis=-1, keepdims=True)
     e = logits - largest
     picked = np.take_along_axis(e, classes[:, None], axis=-1)[:, 0]
@@ -887,17 +914,18 @@ def cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothi
         spread = smoothing(label_smoothing, weight, e.shape[-1], e.dtype)
         smooth = e @ spread
     np.exp(e, out=e)
-    lse = np.log(np.sum(e, axis=-1))
-    losses = (lse - picked) * share
+    log_total = np.log(np.sum(e, axis=-1))
+    losses = (log_total - picked) * share
     if label_smoothing:
         losses *= 1 - label_smoothing
-        losses += lse * spread.sum() - smooth
+        losses += log_total * spread.sum() - smooth
     losses[target.reshape(-1) == ignore_index] = 0
-    lse += largest[:, 0]
-    if reduction == "none":
-        return losses.reshape(target.shape), lse
-    total = np.sum(losses)
-    return total / (np.sum(share) or np.nan) if reduction == "mean" else total, lse
+    out = losses.reshape(target.shape)
+    if reduction != "none":
+        out = np.sum(losses)
+    if reduction == "mean":
+        out = out / (np.sum(share) or np.nan)
+    return out.astype(input.dtype, copy=False), largest[:, 0], log_total
 
 
 @cross_entropy_.formula(classes=lambda input_shape: input_shape[-1])
@@ -919,14 +947,17 @@ def _(weight=None, reduction="mean", label_smoothing=0.0):
 
 @cross_entropy_.vjp("input")
 @kernel("rowwise.cross_entropy_vjp")
-def _(g, input, target, weight, ignore_index, reduction, label_smoothing, lse):
+def _(
+    g, input, target, weight, ignore_index, reduction, label_smoothing, largest, log_total
+):  # fmt: skip
     target = target.reshape(-1)
     classes, share = shares(target, weight, ignore_index, input.dtype)
     g = np.reshape(g, -1).astype(input.dtype) * (target != ignore_index)  # of each row
     if reduction == "mean":
         g /= np.sum(share) or 1
     share *= g * (1 - label_smoothing)
-    p = rows(input) - lse[:, None]
+    p = rows(input) - largest[:, None]
+    p -= log_total[:, None]
     np.exp(p, out=p)
     if label_smoothing:
         spread = smoothing(label_smoothing, weight, p.shape[-1], p.dtype)
@@ -1132,7 +1163,7 @@ def scaled_dot_product_attention(
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
 
 
-@op(saves=("lse",))
+@op(saves=("largest",))
 @kernel("attention.attention")
 def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None):
     """Attention with every argument settled; see `scaled_dot_product_attention`."""
@@ -1145,25 +1176,29 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, w
             f"attention: query {query.shape}, key {key.shape} and value {value.shape} do not fit; "
             "expected (..., T, D), (..., S, D) and (..., S, V) with the same leading axes"
         )
+    dtype = query.dtype
+    query, key, value = map(in_single, (query, key, value))
     out = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
-    lse = np.empty((*query.shape[:-1], 1), query.dtype)
+    largest = np.empty((*query.shape[:-1], 1), query.dtype)
     for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed, window_size):
         p = block.scores(scale)  # (..., block, keys)
-        largest = np.max(p, axis=-1, keepdims=True, initial=-np.inf)
-        largest[largest == -np.inf] = 0
-        p -= largest
-        np.exp(p, out=p)
-        total = np.sum(p, axis=-1, keepdims=True)
-        empty = total == 0
-        total[empty] = 1
-        largest += np.log(total)
-        largest[empty] = np.inf  # makes exp(score - lse) the zero that the weights are
-        lse[..., block.rows, :] = largest
-        p /= total
+        top = np.max(p, axis=-1, keepdims=True, initial=-np.inf)
+        top[top == -np.inf] = 0
+        largest[..., block.rows, :] = top
+        exp_normalized(p, top)
         if dropout_p:
             p *= block.dropout()
         out[..., block.rows, :] = p @ value[..., block.keys, :]
-    return out, lse
+    return out.astype(dtype, copy=False), largest
+
+
+def exp_normalized(scores, largest):
+    """Make scores their softmax, in place; a query that sees no key has weights of 0."""
+    scores -= largest
+    np.exp(scores, out=scores)
+    total = np.sum(scores, axis=-1, keepdims=True)
+    total[total == 0] = 1
+    scores /= total
 
 
 @attention.formula(
@@ -1198,13 +1233,14 @@ def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None):
 
 @attention.vjp("query", "key", "value", "attn_mask")
 @kernel("attention.attention_vjp")
-def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size, lse, needs):
+def _(
+    g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size, largest, needs
+):  # fmt: skip
     g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
     g_mask = np.zeros(attn_mask.shape, attn_mask.dtype) if needs[3] else None
     for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed, window_size):
         p = block.scores(scale)
-        p -= lse[..., block.rows, :]
-        np.exp(p, out=p)
+        exp_normalized(p, largest[..., block.rows, :])
         g_rows = g[..., block.rows, :]
         dp = g_rows @ np.swapaxes(value[..., block.keys, :], -1, -2)  # (..., block, keys)
         dropped = p
@@ -1213,8 +1249,7 @@ def _(g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window
             dropped = p * mask
             dp *= mask
         g_value[..., block.keys, :] += np.swapaxes(dropped, -1, -2) @ g_rows
-        total = p.sum(axis=-1, keepdims=True)  # 1, but for the rounding of lse
-        dp -= np.sum(p * dp, axis=-1, keepdims=True) / np.where(total == 0, 1, total)
+        dp -= np.sum(p * dp, axis=-1, keepdims=True)
         dp *= p
         if needs[3]:
             block.add_to_mask(g_mask, dp)

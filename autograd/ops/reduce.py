@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from autograd.dispatch import METHODS, NoRule, plain
-from autograd.op import implements, op
+from autograd.op import implements, in_single, op
 
 
 def restore(g, shape, axis, keepdims):
@@ -132,8 +132,13 @@ var.formula(
 @var.vjp("x")
 def _(g, x, axis, ddof, keepdims):
     count = group_size(x.shape, axis)
-    centred = x - np.mean(x, axis=axis, keepdims=True)
-    return restore(g * 2 / (count - ddof), x.shape, axis, keepdims) * centred
+    return restore(g * 2 / (count - ddof), x.shape, axis, keepdims) * centred(x, axis)
+
+
+def centred(x, axis):
+    """Return a group's distances from its mean, whose rounding a second pass takes out again."""
+    x = x - np.mean(x, axis=axis, keepdims=True)
+    return x - np.mean(x, axis=axis, keepdims=True)
 
 
 @op
@@ -150,11 +155,25 @@ std.formula(
 
 
 @std.vjp("x")
-def _(g, x, out, axis, ddof, keepdims):
+def _(g, x, axis, ddof, keepdims):
     count = group_size(x.shape, axis)
-    centred = x - np.mean(x, axis=axis, keepdims=True)
-    slope = g / (np.where(out == 0, 1, out) * (count - ddof))
-    return restore(slope, x.shape, axis, keepdims) * centred
+    x = centred(x / magnitude(x, axis), axis)  # the gradient is that of any multiple of x
+    root = np.sqrt(np.sum(x * x, axis=axis, keepdims=True) / (count - ddof))
+    g = np.reshape(g, root.shape)
+    return g / ((root + (root == 0)) * (count - ddof)) * x
+
+
+def magnitude(x, axis, largest=True):
+    """Return the power of two next below a group's largest (or smallest) |x|, with its axes kept.
+
+    Divided by that, a group's squares stay in range, and no digit is lost. It has no derivative. It
+    is 1 for a group of zeros, and for one that is infinite or NaN.
+    """
+    if x.size == 0:
+        return 1
+    size = (np.max if largest else np.min)(np.absolute(x), axis=axis, keepdims=True)
+    size = np.where((size > 0) & (size < np.inf), size, 1)
+    return np.exp2(np.floor(np.log2(size)))
 
 
 def spread(op):
@@ -299,10 +318,12 @@ def logsumexp(input, dim, keepdim=False):
 
     Where all elements are -inf, so is the result, and the gradient is 0.
     """
-    largest = np.max(input, axis=dim, keepdims=True, initial=-np.inf)
+    x = in_single(input)
+    largest = np.max(x, axis=dim, keepdims=True, initial=-np.inf)
     largest = np.where(np.isfinite(largest), largest, 0)
     with np.errstate(divide="ignore"):  # log(0) is the -inf that it is
-        out = np.log(np.sum(np.exp(input - largest), axis=dim, keepdims=True)) + largest
+        out = np.log(np.sum(np.exp(x - largest), axis=dim, keepdims=True)) + largest
+    out = out.astype(input.dtype, copy=False)
     return out if keepdim else np.squeeze(out, dim)
 
 
@@ -312,10 +333,16 @@ logsumexp.formula(
 
 
 @logsumexp.vjp("input")
-def _(g, input, dim, keepdim, out):
-    finite = np.where(out == -np.inf, 0, out)
-    shape = input.shape
-    return restore(g, shape, dim, keepdim) * np.exp(input - restore(finite, shape, dim, keepdim))
+def _(g, input, dim, keepdim):
+    g = restore(g, input.shape, dim, keepdim)
+    if input.size == 0:
+        return g
+    # not exp(input - out): beside a large maximum, rounding takes the digits of the logarithm
+    largest = np.max(input, axis=dim, keepdims=True)
+    shift = np.floor(np.where(np.isfinite(largest), largest, 0))  # it has no derivative
+    e = np.exp(input - shift)
+    total = np.sum(e, axis=dim, keepdims=True)
+    return g * (e / (total + (total == 0)))
 
 
 @logsumexp.reference
@@ -355,17 +382,19 @@ def _(ord=2):
 
 @vector_norm.vjp("x")
 def _(g, x, out, axis, keepdims, ord):
-    g, out = (restore(v, x.shape, axis, keepdims) for v in (g, out))
+    g = restore(g, x.shape, axis, keepdims)
     if ord == 0:
         return g * np.zeros(x.shape, x.dtype)
     if np.isinf(ord):
-        ties = np.absolute(x) == out
+        ties = np.absolute(x) == restore(out, x.shape, axis, keepdims)
         share = (ties / ties.sum(axis=axis, keepdims=True)).astype(x.dtype)
         return g * np.sign(x) * share
-    ratio = x / np.where(out == 0, 1, out)
+    z = x / magnitude(x, axis, ord > 0)  # the gradient is that of any multiple of x
+    norm = np.linalg.vector_norm(z, axis=axis, keepdims=True, ord=ord)
+    ratio = z / (norm + (norm == 0))
     if ord == 2:
         return g * ratio
-    sign = np.sign(x) * (out != 0)  # with a negative ord, one 0 among the elements makes out 0
+    sign = np.sign(x) * (norm != 0)  # with a negative ord, one 0 among the elements makes it 0
     return g * sign * (np.absolute(ratio) + (x == 0)) ** (ord - 1)  # no power of 0
 
 
