@@ -278,8 +278,8 @@ class Transformer(Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states; see `GPT.forward`."""
-        if input_ids.ndim != 2:
-            raise UserError(f"input_ids must have shape (B, T), and has {input_ids.shape}")
+        if input_ids.ndim != 2 or not input_ids.shape[1]:
+            raise UserError(f"input_ids must have shape (B, T), T > 0, and has {input_ids.shape}")
         check_ids("input_ids", input_ids, self.vocab_size, "the vocabulary has {} tokens")
         B, T = input_ids.shape
         past = 0 if cache is None else cache.length

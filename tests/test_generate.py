@@ -557,15 +557,15 @@ def test_defaults_without_effect_are_noted_once(capsys):
     model.generation_config = {
         "eos_token_id": [50256, -1], "pad_token_id": 50256, "suppress_tokens": [11, 12],
         "bad_words_ids": [[3, 99], [99]], "num_beam_groups": 1, "bos_token_id": 50256,
-        "sequence_bias": [[[1], 2.0]], "flavour": "sweet", "top_k": None, "strange": None,
+        "sequence_bias": [[[1], 2.0]], "sweet\x1b[31m": "sour", "top_k": None, "strange": None,
         "transformers_version": "5.24.0", "use_cache": True,
     }  # fmt: skip
     for _ in range(2):
         assert np.array_equal(model.generate([1, 2], max_new_tokens=4), free)
     assert capsys.readouterr().err == (
-        "note: parts of the model's generation_config.json have no effect: npgpt has no flavour, "
-        "sequence_bias; eos_token_id 50256, pad_token_id 50256, suppress_tokens 11, bad_words_ids "
-        "99: outside of the vocabulary of 11\n"
+        "note: parts of the model's generation_config.json have no effect: npgpt has no "
+        "'sequence_bias', 'sweet\\x1b[31m'; eos_token_id 50256, pad_token_id 50256, "
+        "suppress_tokens 11, bad_words_ids 99: outside of the vocabulary of 11\n"
     )
 
 
@@ -580,6 +580,17 @@ def test_none_is_no_value(capsys):
     greedy = model.generate(ids, **(off | dict(max_new_tokens=5)))
     assert np.array_equal(greedy, make(n_positions=99).generate(ids, max_new_tokens=5))
     assert Options(top_k=None).top_k == 0 and Options().top_k == 50
+
+
+def test_tokens_come_in_many_forms():
+    for name in ("eos_token_id", "suppress_tokens", "forced_eos_token_id", "begin_suppress_tokens"):
+        forms = (8, [8], (8,), {8}, np.array(8), np.array([8]), [np.int64(8)])
+        found = [MODELS["gpt2"].generate([1, 2], **{name: form}) for form in forms]
+        assert all(np.array_equal(one, found[0]) for one in found)
+    words = [[[8], [3, 4]], ([8], (3, 4)), [np.array([8]), [3, 4]]]
+    found = [MODELS["gpt2"].generate([1, 2], bad_words_ids=form) for form in words]
+    found.append(MODELS["gpt2"].generate([1, 2], bad_words_ids=np.array([[8], [8]])))
+    assert all(np.array_equal(one, found[0]) for one in found)
 
 
 def test_functions_of_a_user():
@@ -666,6 +677,7 @@ def test_of_two_default_lengths_one_counts():
         ({"max_time": -1}, "max_time is -1"),
         ({"logits_processor": 3}, "logits_processor is 3; it must be a function"),
         ({"suppress_tokens": range(11)}, "no token may follow"),
+        ({"num_beam_groups": 2}, "generate has no num_beam_groups, which is an option of transf"),
         ({"stop_strings": ["a", ""], "tokenizer": ByteTokenizer()}, "none of them empty"),
         ({"temprature": 1}, "did you mean 'temperature'"),
         ({"input_ids": [[1], [2]], "streamer": TextStreamer(ByteTokenizer())}, "one sequence"),
@@ -767,6 +779,27 @@ def test_what_is_not_given_is_the_models(folder, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
     settled("--num_beams", 2, "--top_p", 0.5)
     assert capsys.readouterr().err == "note: top_p has no effect without do_sample=True\n"
+
+
+def test_the_command_has_the_options(folder, tmp_path, capsys):
+    """The same text as from Python."""
+    model, file = GPT.from_pretrained(folder), tmp_path / "texts.json"
+    free = model.generate([97], max_new_tokens=6, temperature=0)[0].tolist()
+    options = dict(suppress_tokens=free[2:3], begin_suppress_tokens=free[1:2])
+    options |= dict(forced_bos_token_id=98, forced_eos_token_id=99, min_length=5, max_length=7)
+    options |= dict(temperature=0, eos_token_id=free[3])
+    args = [
+        item
+        for name, value in options.items()
+        for item in (f"--{name}", *(value if isinstance(value, list) else [value]))
+    ]
+    assert npgpt("--model", folder, "--prompt", "a", "--json", file, *args) == 0
+    (record,) = json.loads(file.read_text())
+    assert [97, *record["ids"]] == model.generate([97], **options)[0].tolist()
+    assert record["ids"][0] == 98 and record["ids"][-1] in (99, free[3])
+    args = ["--epsilon_cutoff", 0.5, "--eta_cutoff", 0.5, "--max_time", 0, "--json", file]
+    assert npgpt("--model", folder, "--prompt", "a", *args) == 0
+    assert json.loads(file.read_text())[0]["finish_reason"] == "max_time"
 
 
 def test_what_is_there_is_kept_whatever_ends_it(folder, tmp_path, capsys, monkeypatch):

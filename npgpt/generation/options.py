@@ -28,9 +28,9 @@ class Options:
     temperature, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, repetition_penalty : float
     top_k, no_repeat_ngram_size : int
     bad_words_ids : sequence of sequence of int
-    suppress_tokens, begin_suppress_tokens : collection of int
-    forced_bos_token_id, pad_token_id : int, optional
-    forced_eos_token_id, eos_token_id : int or collection of int, optional
+    suppress_tokens, begin_suppress_tokens : int or collection of int
+    forced_bos_token_id, forced_eos_token_id, eos_token_id : int or collection of int, optional
+    pad_token_id : int, optional
     stop_strings : str or collection of str
     max_time : float, optional
     logits_processor, stopping_criteria : callable or sequence of callable
@@ -61,9 +61,9 @@ class Options:
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     bad_words_ids: Sequence[Sequence[int]] = ()
-    suppress_tokens: Collection[int] = ()
-    begin_suppress_tokens: Collection[int] = ()
-    forced_bos_token_id: int | None = None
+    suppress_tokens: int | Collection[int] = ()
+    begin_suppress_tokens: int | Collection[int] = ()
+    forced_bos_token_id: int | Collection[int] | None = None
     forced_eos_token_id: int | Collection[int] | None = None
     eos_token_id: int | Collection[int] | None = None
     pad_token_id: int | None = None
@@ -169,6 +169,8 @@ class Options:
         """
         names = [f.name for f in dataclasses.fields(cls)]
         for name in given:
+            if name in MISSING:
+                raise UserError(f"generate has no {name}, which is an option of transformers")
             if name not in names:
                 raise UserError(f"generate has no option {name!r}{nearest(name, names)}")
         values = dict(given)
@@ -190,6 +192,11 @@ class Options:
     def forced_eos(self) -> tuple[int, ...]:
         """The tokens of which the last of a text must be one."""
         return ids_of(self.forced_eos_token_id)
+
+    @cached_property
+    def forced_bos(self) -> tuple[int, ...]:
+        """The tokens of which the second of a text must be one."""
+        return ids_of(self.forced_bos_token_id)
 
     @cached_property
     def processors(self) -> tuple[Callable, ...]:
@@ -329,7 +336,9 @@ def fitted(own: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, Any], str
                 options[name] = [i for i in value if not any(j in wrong for j in ids_of(i))]
     remarks = []
     if unknown:
-        remarks.append(f"npgpt has no {', '.join(sorted(unknown))}")
+        names = [f"{name!r:.40}" for name in sorted(unknown)]  # from a file: shown, never sent
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        remarks.append(f"npgpt has no {', '.join(names[:10])}{more}")
     if outside:
         remarks.append(f"{', '.join(outside)}: outside of the vocabulary of {vocab_size}")
     return options, "; ".join(remarks)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy import ndarray
 
 from npgpt.errors import UserError
-from npgpt.generation.options import Options
+from npgpt.generation.options import Options, ids_of
 
 Rows = Sequence[ndarray] | ndarray
 
@@ -50,7 +50,7 @@ def process(
         logits = repetition_penalty(ids, logits, options.repetition_penalty)
     if options.no_repeat_ngram_size:
         logits = no_repeat_ngram(ids, logits, options.no_repeat_ngram_size)
-    if options.bad_words_ids:
+    if len(options.bad_words_ids):
         words = [
             word for word in options.bad_words_ids if [*word] not in [[i] for i in options.eos]
         ]
@@ -60,13 +60,13 @@ def process(
     else:
         early = np.full(len(widths), n_new < options.min_new_tokens)
     logits = suppress(logits, options.eos, early)
-    if options.forced_bos_token_id is not None:
-        logits = force(logits, (options.forced_bos_token_id,), widths + n_new == 1)
+    if options.forced_bos:
+        logits = force(logits, options.forced_bos, widths + n_new == 1)
     if options.forced_eos:
         logits = force(logits, options.forced_eos, limits - n_new == 1)
-    logits = suppress(logits, options.suppress_tokens, np.ones(len(widths), bool))
-    forced = (widths == 1) & (options.forced_bos_token_id is not None)
-    logits = suppress(logits, options.begin_suppress_tokens, forced == n_new)
+    logits = suppress(logits, ids_of(options.suppress_tokens), np.ones(len(widths), bool))
+    forced = (widths == 1) & bool(options.forced_bos)
+    logits = suppress(logits, ids_of(options.begin_suppress_tokens), forced == n_new)
     for function in options.processors:
         logits = call(function, np.stack([*ids]) if input_ids is None else input_ids, logits)
     if not options.do_sample:
