@@ -183,7 +183,7 @@ def train(args: list[str]) -> int:
         if not recipe.is_file():
             raise UserError(f"{resumed} holds no run to resume (no train.toml)")
         default = TrainOptions(**vars(TrainConfig.from_toml(recipe)))
-    args = _flags(args, "overwrite", "documents", "separate", "eval_only")
+    args = _flags(args, "overwrite", *TRAIN_FLAGS)
     options = parse(TrainOptions, args, "train", default)
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
     if resumed and options.overwrite:
@@ -253,6 +253,9 @@ def train(args: list[str]) -> int:
         print(f"\n{curve}")
     show_sample(run)
     return 0
+
+
+TRAIN_FLAGS = ("documents", "separate", "eval_only")  # options that may stand alone
 
 
 def tell(text: str, file: Any = None) -> None:
@@ -443,7 +446,7 @@ def profile(args: list[str]) -> int:
     if args and not args[0].startswith("-"):
         path, args = args[0], args[1:]
         default = ProfileOptions(**vars(TrainConfig.from_toml(path)))
-    run(parse(ProfileOptions, args, "profile", default))
+    run(parse(ProfileOptions, _flags(args, *TRAIN_FLAGS), "profile", default))
     return 0
 
 

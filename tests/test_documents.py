@@ -344,3 +344,12 @@ def test_files_of_validation_data_belong_to_the_run(documents, tmp_path):
     assert json.loads(where) == [str(run.folder / "val_tokens.bin"), info.sha256]
     plain = start(config(str(tmp_path / "other.txt"), run.folder), overwrite=True)
     assert not (plain.folder / "val_tokens.bin").exists()
+
+
+def test_profiling_documents(documents, tmp_path, capsys):
+    folder = documents["data"][0]
+    assert main(["profile", "--data", folder, "--documents", "--separate", "--steps", "1",
+                 "--n_layer", "1", "--n_head", "2", "--n_embd", "8"]) == 0  # fmt: skip
+    model = GPTConfig(vocab_size=3, n_positions=64, n_layer=1, n_head=2, n_embd=8, bias=False)
+    parameters = GPT(model).n_parameters()  # of two characters and the end token
+    assert f"{parameters:,} parameters" in capsys.readouterr().out
