@@ -34,7 +34,8 @@ WRITERS = {np.copyto, np.fill_diagonal, np.place, np.put, np.put_along_axis, np.
 # NumPy's defaults where no signature tells them: of ufuncs, and of functions that take **kwargs
 USUAL: dict[str, Any]
 USUAL = {"casting": "same_kind", "dtype": None, "order": "K", "out": None, "where": True}
-NOT_GIVEN = np._NoValue
+UFUNC_LIKE = {np.clip, np.einsum}
+NOT_GIVEN: Any = np._NoValue
 
 # What to write instead of elements of an array
 JOINING = "np.stack([x, y]) to make one tensor of several, np.broadcast_to(x, shape) to fill one, "
@@ -73,6 +74,8 @@ class OnTensors:
 
     def _constant(self, name: str, value: Any) -> Any:
         """Return the plain value of an argument through which no gradient flows."""
+        if value is NOT_GIVEN:
+            raise TypeError(f"{self.name}: {name} is not given")  # and is left out in the next try
         if name not in self.asks and is_grad_enabled() and requires_gradient(value):
             raise TypeError(
                 f"{self.name} has no derivative with respect to {name}, and was given a tensor "
@@ -257,8 +260,11 @@ def _without_defaults(
     kept = {}
     for key, value in kwargs.items():
         default = theirs[key].default if key in theirs else NOT_GIVEN
-        usual = _is_usual(key, value) if default is NOT_GIVEN else _equals(value, default)
-        if value is not NOT_GIVEN and (key in ours or not (usual or key == "subok")):
+        usual = _equals(value, default) or key == "subok"
+        if default is NOT_GIVEN:
+            known = key in theirs or function in UFUNC_LIKE
+            usual = known and (value is NOT_GIVEN or _is_usual(key, value))
+        if value is not NOT_GIVEN if key in ours else not usual:
             kept[key] = value
     return args, kept
 
@@ -266,7 +272,7 @@ def _without_defaults(
 def _is_usual(key: str, value: Any) -> bool:
     """Return whether an argument of a ufunc says what happens without it."""
     if value is NOT_GIVEN or key == "subok":
-        return True
+        return key in {*USUAL, "initial", "subok"}
     if key == "out" and isinstance(value, tuple):
         return all(x is None for x in value)
     return key in USUAL and _equals(value, USUAL[key])

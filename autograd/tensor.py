@@ -434,7 +434,7 @@ class Tensor(TensorBase):
     # ---- methods: NumPy's functions of the same names
 
     sum, mean, max, min = map(_method, (np.sum, np.mean, np.max, np.min))
-    var, std, cumsum, clip = map(_method, (np.var, np.std, np.cumsum, np.clip))
+    var, std, cumsum = map(_method, (np.var, np.std, np.cumsum))
     ravel, swapaxes, squeeze = map(_method, (np.ravel, np.swapaxes, np.squeeze))
     flatten = ravel
     repeat, take, trace, diagonal = map(_method, (np.repeat, np.take, np.trace, np.diagonal))
@@ -442,6 +442,11 @@ class Tensor(TensorBase):
     dot, round, sort = map(_method, (np.dot, np.round, np.sort))
     argmax, argmin, argsort = map(_method, (np.argmax, np.argmin, np.argsort))  # plain results
     all, any, nonzero = map(_method, (np.all, np.any, np.nonzero))
+
+    def clip(self, min: Any = None, max: Any = None, **others: Any) -> Tensor:
+        """Run ``np.clip`` on this; a bound that is None is none."""
+        bounds = others.pop("a_min", min), others.pop("a_max", max)
+        return call_function(np.clip, (self, *bounds), others, "Tensor.clip")
 
     def reshape(self, *new_shape: Any) -> Tensor:
         """Return the same elements in another shape, given as numbers or as one tuple."""

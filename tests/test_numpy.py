@@ -1,11 +1,15 @@
 """NumPy's functions on tensors, all of them: values, gradients, and what is refused."""
 
+import inspect
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import autograd
 from autograd import Tensor, tensor
-from autograd.dispatch import WRITERS, name_of
+from autograd.dispatch import NUMPY, WRITERS, Question, name_of
 
 RANDOM = np.random.default_rng(0)
 
@@ -200,3 +204,212 @@ def check_place(function, call, place, expected, has_numbers):
         gradient = autograd.grad(total, leaves[0]).numpy()
         change = np.sum(gradient * np.cos(np.arange(gradient.size)).reshape(gradient.shape))
         assert change == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+# ---- what NumPy refuses is refused, and what NumPy takes is taken
+
+SHAPES = [(), (0,), (1,), (3,), (4,), (1, 3), (3, 3), (3, 4), (2, 3, 3), (2, 0), (0, 3)]
+STATIC = [None, 0, 1, -1, 2, 5, -7, True, (0, 1), (0, 0), (1, -1), [0], [0, 1], (), (3, -1), (2, 3),
+          np.int64(1), np.array(1), np.array([1, 0]), ((0, 1), (1, 0)), ([1], [0])]  # fmt: skip
+OPTIONS = [{}, {}, {"axis": 0}, {"axis": -2}, {"axis": 3}, {"axis": (0, 1)}, {"axis": (0, 0)},
+           {"axis": None}, {"keepdims": True}, {"out": None}, {"dtype": None},
+           {"dtype": np.float32}, {"ddof": 1}, {"ddof": "x"}, {"k": 1}, {"n": 2}, {"order": "F"},
+           {"order": "Q"}, {"offset": 1}, {"mode": "wrap"}, {"ord": 1}, {"ord": 2}, {"ord": "nuc"},
+           {"ord": "x"}, {"upper": True}, {"kind": "stable"}, {"initial": 2.0}, {"decimals": 1},
+           {"min": 0.5}, {"where": True}, {"no such": 1}]  # fmt: skip
+SUBSCRIPTS = ["ij,jk", "ij,jk->ik", "i,i->", "ii,i->i", "...i,i...", "ij,jk->il", "ij,jk,kl",
+              "i,i->ii", "i,", "ii", "ij->ji", "...->...", "...i->i", "->", "i->j"]  # fmt: skip
+
+
+@st.composite
+def calls(draw):
+    """Some call, right for few functions and wrong for most."""
+
+    def array():
+        shape = draw(st.sampled_from(SHAPES))
+        return RANDOM.uniform(0.2, 0.8, shape) + (np.eye(3) if shape[-2:] == (3, 3) else 0)
+
+    form = draw(st.sampled_from("A A AS AS ASS AB AB ABS L LS EA EAB".split()))
+    args, group = [], [array() for _ in range(draw(st.integers(0, 3)))] if "L" in form else None
+    for letter in form:
+        choices = {"S": STATIC, "E": SUBSCRIPTS}.get(letter)
+        args.append(draw(st.sampled_from(choices)) if choices else group if group else array())
+    return tuple(args), dict(draw(st.sampled_from(OPTIONS)))
+
+
+def outcome(function, call):
+    try:
+        return run(function, call), None
+    except Exception as error:  # whatever it is: NumPy's errors have many types
+        return None, error
+
+
+OURS = [f for f, known in NUMPY.items() if not isinstance(known, Question) and f not in NO_VALUES]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("function", OURS, ids=name_of)
+@given(call=calls())
+def test_numpy_decides_what_a_call_may_be(function, call):
+    """Tensors without a gradient are as good as arrays, and tensors with one do not hide errors."""
+    if isinstance(call[0][0], str) and function is not np.einsum:
+        return
+    if function is np.fix or isinstance(function, np.ufunc):
+        if len(call[0]) > getattr(function, "nin", 1) or {"where", "keepdims"} & call[1].keys():
+            return  # the second is an array to write to, or what it holds is any number
+    expected, wrong = outcome(function, call)
+    for needs in (False, True):
+        tensors = call
+        for place in places(call):
+            tensors = put(tensors, place, lambda x, needs=needs: tensor(x, requires_grad=needs))
+        found, error = outcome(function, tensors)
+        if wrong is not None:
+            assert error is not None, f"{call}: NumPy raises {wrong!r}"
+        elif error is not None:
+            if function is np.take and "Cannot cast" in str(error):
+                continue  # an index that is no integer
+            assert needs and isinstance(error, TypeError) and "gradient" in str(error), error
+        else:
+            assert same(found, expected), (found, expected)
+            parts = [x for _, x in floats(found) if isinstance(x, Tensor) and x.requires_grad]
+            if parts:  # what the forward pass takes, the backward pass can differentiate
+                autograd.grad(parts, list(tensors_of(tensors)), [np.ones(x.shape) for x in parts])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("function", [f for f in OURS if not isinstance(f, np.ufunc)], ids=name_of)
+def test_numpys_defaults_may_be_given(function):
+    """A call that gives all of NumPy's defaults by name is the call that gives none."""
+    defaults = {
+        p.name: p.default
+        for p in inspect.signature(function).parameters.values()
+        if p.default is not p.empty
+    }
+    calls = [(X,), (V,), (S,), ([X, Y],), (X, Y), (S, R), (X, 1), (V, I), (X, (4, 3)), (X, 0, 1)]
+    for args in calls:
+        expected, wrong = outcome(function, (args, {}))
+        names = [p.name for p in inspect.signature(function).parameters.values()][len(args) :]
+        given = {key: value for key, value in defaults.items() if key in names}
+        if wrong is None and outcome(function, (args, given))[1] is None:
+            leaves = put((args,), next(places((args,))), lambda x: tensor(x, requires_grad=True))
+            found = function(*leaves[0], **given)
+            assert same(found, expected)
+            for _, part in floats(found):
+                if isinstance(part, Tensor) and part.requires_grad:
+                    part.backward(np.ones(part.shape), retain_graph=True)
+            return
+
+
+def test_ufuncs_take_their_defaults():
+    x = tensor(X, requires_grad=True)
+    usual = dict(out=None, where=True, casting="same_kind", order="K", dtype=None, subok=True)
+    for found in (np.exp(x, **usual), np.exp(x, None), np.exp(x, out=(None,))):
+        assert found.requires_grad and same(found, np.exp(X))
+    for found in (
+        np.add.reduce(x, 0, None, None, True),
+        np.add.reduce(x, dtype=None, out=None, keepdims=True, initial=np._NoValue, where=True),
+    ):
+        assert found.requires_grad and same(found, np.add.reduce(X, keepdims=True))
+
+
+# ---- what no rule covers
+
+MASK = np.array([True, False, True])
+KNOWN = np.array([1.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda t, m, o: np.sum(t, dtype=np.float32), np.float32(7)),
+        (lambda t, m, o: np.sum(t, where=m), 5),
+        (lambda t, m, o: np.sum(t, None, None, o[0]), 7),
+        (lambda t, m, o: t.sum(initial=3.0), 10),
+        (lambda t, m, o: np.mean(t, where=MASK), 2.5),
+        (lambda t, m, o: np.std(t, mean=t.mean(keepdims=True)), np.std(KNOWN)),
+        (lambda t, m, o: np.cumsum(t, out=o), [1, 3, 7]),
+        (lambda t, m, o: np.concatenate([t, t], out=None, dtype=np.float32), [1, 2, 4, 1, 2, 4]),
+        (lambda t, m, o: np.pad(t, 1, mode="edge"), [1, 1, 2, 4, 4]),
+        (lambda t, m, o: np.take(t, [5], mode="clip"), [4]),
+        (lambda t, m, o: np.linalg.norm(t[:, None], "nuc"), np.linalg.norm(KNOWN)),
+        (lambda t, m, o: np.reshape(t, (1, 3), order="A"), [[1, 2, 4]]),
+        (lambda t, m, o: np.diff(t, prepend=0.0), [1, 1, 2]),
+        (lambda t, m, o: np.add(np.ones(3), 1, where=m, out=np.zeros(3)), [2, 0, 2]),
+        (lambda t, m, o: np.add(t, t, out=o, where=m), [2, 0, 8]),
+        (lambda t, m, o: np.add(KNOWN, 1, o), [2, 3, 5]),
+        (lambda t, m, o: np.multiply.accumulate(t), [1, 2, 8]),
+        (lambda t, m, o: np.multiply.reduce(np.ones(3), where=m), 1),
+        (lambda t, m, o: np.subtract.outer(KNOWN, t)[0], [0, -1, -3]),
+        (lambda t, m, o: np.add.reduceat(t, np.array([0, 1])), [1, 6]),
+        (lambda t, m, o: np.add.reduceat(KNOWN, tensor([0, 1])), [1, 6]),
+        (lambda t, m, o: np.divmod(t, 2)[1], [1, 0, 0]),
+        (lambda t, m, o: np.modf(t, out=(np.zeros(3), o))[1], [1, 2, 4]),
+        (lambda t, m, o: np.repeat(np.arange(3), tensor([1, 0, 2])), [0, 2, 2]),
+        (lambda t, m, o: np.take(KNOWN, tensor([2, 0])), [4, 1]),
+        (lambda t, m, o: np.sum(np.ones((2, 3)), axis=tensor(0)), [2, 2, 2]),
+        (lambda t, m, o: np.sum(t, axis=tensor(0)), 7),
+        (lambda t, m, o: np.sum(np.ones((2, 3)), axis=(tensor(0), 1)), 6),
+        (lambda t, m, o: np.reshape(t, (tensor(1), 3)), [[1, 2, 4]]),
+        (lambda t, m, o: np.select([m, ~MASK], [t, -t]), [1, -2, 4]),
+        (lambda t, m, o: np.block([[t], [2 * t]]), [[1, 2, 4], [2, 4, 8]]),
+        (lambda t, m, o: np.median(t), 2),
+        (lambda t, m, o: np.any(m, out=np.zeros((), bool)), True),
+    ],
+)
+def test_tensors_without_a_gradient_are_arrays(call, expected):
+    """In any argument of any function, with any options; and all of it under no_grad."""
+    for needs in (False, True):
+        with autograd.enable_grad() if not needs else autograd.no_grad():
+            found = call(tensor(KNOWN, requires_grad=needs), tensor(MASK), tensor(np.zeros(3)))
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-12)
+
+
+def test_arrays_that_are_written_to():
+    out, t = tensor(np.zeros(3)), tensor(KNOWN)
+    assert np.add(t, 1, out=out) is out and out.tolist() == [2, 3, 5]
+    assert np.sum(t, out=out[0]).item() == 7
+    np.add.at(out, [0, 0], 1.0)
+    np.copyto(out, KNOWN, where=MASK)
+    np.put(out, 1, t[0])
+    assert out.tolist() == [1, 1, 4]
+    w = tensor(KNOWN, requires_grad=True)
+    y = w * w
+    for write in (
+        lambda: np.copyto(w, 0),
+        lambda: np.add(t, 1, out=w),
+        lambda: np.add.at(w, 0, 1),
+        lambda: np.copyto(out, w),
+        lambda: np.equal(t, 1, out=w),
+    ):
+        with pytest.raises((TypeError, RuntimeError), match="np[.]|gradient"):
+            write()
+    assert w.tolist() == KNOWN.tolist()
+    with autograd.no_grad():
+        assert np.add(w, 1, out=w) is w and w.requires_grad
+        with pytest.raises(RuntimeError, match="np.copyto would write to a tensor"):
+            np.copyto(y, 0)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward(np.ones(3))
+
+
+def test_what_is_picked_and_counted_has_a_gradient():
+    x = tensor([3.0, 1.0, 3.0, 2.0], requires_grad=True)
+    values, counts = np.unique(x, return_counts=True)
+    values.backward(np.array([1.0, 2.0, 4.0]))
+    assert x.grad.tolist() == [4, 1, 0, 2] and counts.tolist() == [1, 1, 2]
+    x.grad = None
+    counts, edges = np.histogram(x, bins=2)
+    assert counts.tolist() == [1, 3] and edges.tolist() == [1, 2, 3]
+    edges[1].backward()  # half of either end, and two share the upper
+    assert x.grad.tolist() == [0.25, 0.5, 0.25, 0]
+    fill = tensor(2.0, requires_grad=True)
+    np.full_like(x, fill).sum().backward()
+    assert fill.grad.item() == 4
+
+
+def tensors_of(x):
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, tuple | list | dict):
+        for part in x.values() if isinstance(x, dict) else x:
+            yield from tensors_of(part)

@@ -2,9 +2,11 @@
 
 import functools
 import math
+import operator
 
 import numpy as np
 
+from autograd.dispatch import NOT_GIVEN, NoRule
 from autograd.engine import new_tensor
 from autograd.op import implements, op
 
@@ -512,6 +514,7 @@ def _(draw):
 
 @implements(np.round, np.around)
 def _(a, decimals=0):
+    decimals = operator.index(decimals)
     if a.dtype.kind != "f":  # has no gradient, and stays of its dtype
         return new_tensor(np.round(a.numpy(), decimals))
     return rint(a) if decimals == 0 else rint(a * 10.0**decimals) / 10.0**decimals
@@ -590,10 +593,15 @@ clip.vjp(
 
 
 @implements(np.clip, inputs=("a", "a_min", "a_max", "min", "max"))
-def _(a, a_min=None, a_max=None, *, min=None, max=None):
-    if not (a_min is a_max is None or min is max is None):
+def _(a, a_min=NOT_GIVEN, a_max=NOT_GIVEN, *, min=NOT_GIVEN, max=NOT_GIVEN):
+    if a_min is a_max is NOT_GIVEN:
+        return clip(a, None if min is NOT_GIVEN else min, None if max is NOT_GIVEN else max)
+    if a_min is NOT_GIVEN or a_max is NOT_GIVEN:
+        missing = "a_min" if a_min is NOT_GIVEN else "a_max"
+        raise TypeError(f"np.clip: {missing} is missing; give None for no bound")
+    if min is not NOT_GIVEN or max is not NOT_GIVEN:
         raise ValueError("np.clip: the bounds are given twice, as a_min, a_max and as min, max")
-    return clip(a, min if a_min is None else a_min, max if a_max is None else a_max)
+    return clip(a, a_min, a_max)
 
 
 @clip.sample
@@ -622,11 +630,13 @@ where.vjp(
 
 
 @implements(np.where, inputs=("x", "y"), asks=("condition",))
-def _(condition, x=None, y=None):
-    if x is None and y is None:
+def _(condition, x=NOT_GIVEN, y=NOT_GIVEN):
+    if x is y is NOT_GIVEN:
         return np.nonzero(condition)
-    if x is None or y is None:
+    if x is NOT_GIVEN or y is NOT_GIVEN:
         raise ValueError("where: either both or neither of x and y must be given")
+    if x is None or y is None:
+        raise NoRule("None among the choices")
     return where(condition, x, y)
 
 

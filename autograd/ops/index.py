@@ -1,6 +1,7 @@
 """Indexing, and its transpose."""
 
 import math
+import operator
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -86,8 +87,11 @@ def as_array(x):
 
 @implements(np.take)
 def _(a, indices, axis=None):
-    indices = np.asarray(plain(indices)).astype(np.intp, casting="safe")[()]  # True is 1
-    if axis is None:
+    if isinstance(indices, list | tuple) and np.size(indices) == 0:
+        indices = np.empty(np.shape(indices), np.intp)
+    indices = np.asarray(indices).astype(np.intp, casting="safe")[()]  # True is 1
+    if axis is None or np.ndim(a) == 0:
+        normalize_axis_index(axis or 0, 1)
         return getitem(np.reshape(a, -1), indices)
     return getitem(a, (slice(None),) * normalize_axis_index(axis, np.ndim(a)) + (indices,))
 
@@ -104,6 +108,8 @@ def take_along_axis(arr, indices, axis=-1):
     """Pick, along an axis, other elements for each position on the other axes."""
     if axis is None:
         arr, axis = np.reshape(arr, -1), 0
+    if getattr(indices, "dtype", np.dtype(bool)).kind not in "iu":
+        raise IndexError(f"take_along_axis: indices must be an array of integers, got {indices!r}")
     if np.ndim(indices) != np.ndim(arr):
         raise ValueError(
             f"take_along_axis: indices of shape {np.shape(indices)} and an array of shape "
@@ -116,6 +122,7 @@ def take_along_axis(arr, indices, axis=-1):
 def _(a, axis=-1):
     if axis is None:
         a, axis = np.reshape(a, -1), 0
+    axis = operator.index(axis)
     return take_along_axis(a, np.argsort(plain(a), axis, kind="stable"), axis)
 
 
@@ -210,15 +217,15 @@ def scatter_add(input, dim, index, src):
 
 @implements(np.repeat)
 def _(a, repeats, axis=None):
-    if axis is None:
-        a, axis = np.reshape(a, -1), 0
+    if axis is None or np.ndim(a) == 0:
+        a, axis = np.reshape(a, -1), axis or 0
     return np.take(a, np.repeat(np.arange(np.shape(a)[axis]), repeats), axis)
 
 
 @implements(np.diagonal)
 def _(a, offset=0, axis1=0, axis2=1):
     a = np.moveaxis(a, (axis1, axis2), (-2, -1))
-    rows, columns = np.nonzero(np.eye(*np.shape(a)[-2:], offset, dtype=bool))
+    rows, columns = np.nonzero(np.eye(*np.shape(a)[-2:], operator.index(offset), dtype=bool))
     return getitem(a, (..., rows, columns))
 
 
@@ -233,7 +240,7 @@ def _(v, k=0):
         return np.diagonal(v, k)
     if np.ndim(v) != 1:
         raise ValueError(f"diag: expected one or two axes, got shape {np.shape(v)}")
-    n = np.size(v) + abs(k)
+    n = np.size(v) + abs(operator.index(k))
     return scatter(v, np.nonzero(np.eye(n, k=k)), (n, n))
 
 

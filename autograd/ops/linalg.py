@@ -5,7 +5,9 @@ import operator
 import string
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
+from autograd.engine import TensorBase
 from autograd.kernels import kernel
 from autograd.op import implements, op
 
@@ -158,11 +160,17 @@ def _einsum_gradient(g, output, operands, labels, i):
 def _in_letters(*given):
     """Return the subscripts, as a string, and the operands of ``einsum(x, [0, 1], ..., [0])``."""
     letters = string.ascii_uppercase + string.ascii_lowercase  # in the order of the numbers
-    groups = ["".join("..." if i is ... else letters[i] for i in x) for x in given[1::2]]
+
+    def written(group):
+        group = [i if i is ... else operator.index(i) for i in group]
+        if any(i is not ... and not 0 <= i < 52 for i in group):
+            raise ValueError(f"einsum: subscripts {group}; expected numbers from 0 to 51")
+        return "".join("..." if i is ... else letters[i] for i in group)
+
+    groups = ",".join(map(written, given[1::2]))
     if len(given) % 2:
-        last = "".join("..." if i is ... else letters[i] for i in given[-1])
-        return ",".join(groups) + "->" + last, given[:-1:2]
-    return ",".join(groups), given[::2]
+        return groups + "->" + written(given[-1]), given[:-1:2]
+    return groups, given[::2]
 
 
 def _unused(known):
@@ -190,6 +198,8 @@ def _(subscripts, *operands, optimize=True):
         letters += _unused(inputs + output + letters)
     for i, label in enumerate(labels):
         labels[i] = label.replace("...", letters[len(letters) - rest[i] :] if rest[i] else "")
+    if arrow and letters and "..." not in output:
+        raise ValueError("einsum: an ellipsis stands for axes in the inputs, and not in the output")
     if arrow:
         output = output.replace("...", letters)
     else:  # what stands once, in alphabetical order, after the ellipsis
@@ -218,6 +228,10 @@ def tensordot(a, b, axes=2):
     if np.ndim(axes) == 0:
         axes = range(np.ndim(a) - axes, np.ndim(a)), range(axes)
     axes_a, axes_b = ([x] if np.ndim(x) == 0 else list(x) for x in axes)
+    if len(axes_a) != len(axes_b):
+        raise ValueError(f"tensordot: {len(axes_a)} axes of a, and {len(axes_b)} of b")
+    axes_a = normalize_axis_tuple(axes_a, np.ndim(a))  # no axis twice
+    axes_b = normalize_axis_tuple(axes_b, np.ndim(b))
     labels_a = list(string.ascii_lowercase[: np.ndim(a)])
     labels_b = list(string.ascii_uppercase[: np.ndim(b)])
     for i, j in zip(axes_a, axes_b, strict=True):
@@ -268,12 +282,27 @@ def _(x1, x2):
 
 @implements(np.vecdot, np.linalg.vecdot, inputs=("x1", "x2"))
 def _(x1, x2, *, axis=-1):
-    return np.sum(np.moveaxis(x1, axis, -1) * np.moveaxis(x2, axis, -1), -1)
+    x1, x2 = np.moveaxis(x1, axis, -1), np.moveaxis(x2, axis, -1)
+    if x1.shape[-1] != x2.shape[-1]:
+        raise ValueError(f"vecdot: {x1.shape[-1]} elements on the axis of x1, {x2.shape[-1]} of x2")
+    return np.sum(x1 * x2, -1)
 
 
 @implements(np.linalg.multi_dot)
 def _(arrays):
     """Write the chain as one einsum, which finds the cheapest order of the products."""
+    arrays = [x if isinstance(x, TensorBase) else np.asarray(x) for x in arrays]
+    if len(arrays) < 2:
+        raise ValueError(f"multi_dot: expected two arrays or more, and was given {len(arrays)}")
+    if len(arrays) == 2:
+        return np.dot(*arrays)
+    for i, x in enumerate(arrays):
+        if x.ndim != 2 and not (x.ndim == 1 and i in (0, len(arrays) - 1)):
+            raise np.linalg.LinAlgError(f"multi_dot: array {i} has shape {x.shape}, not two axes")
+        if i and arrays[i - 1].shape[-1] != x.shape[0]:
+            raise ValueError(
+                f"multi_dot: arrays {i - 1} and {i} of shapes {arrays[i - 1].shape} and {x.shape}"
+            )
     labels = ["".join(string.ascii_letters[i : i + 2]) for i in range(len(arrays))]
     if np.ndim(arrays[0]) == 1:
         labels[0] = labels[0][1]

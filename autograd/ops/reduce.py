@@ -1,11 +1,13 @@
 """Reductions over one axis, several, or all."""
 
 import math
+import operator
 from functools import lru_cache
 
 import numpy as np
 
 from autograd.dispatch import METHODS, NoRule, plain
+from autograd.engine import TensorBase
 from autograd.op import implements, in_single, op
 
 
@@ -411,13 +413,19 @@ def _(draw):
 
 @implements(np.linalg.vector_norm)
 def _(x, *, axis=None, keepdims=False, ord=2):
+    if axis is not None and not isinstance(axis, tuple):
+        axis = operator.index(axis)
     return vector_norm(x, axis, keepdims, ord)
 
 
 @implements(np.linalg.norm)
 def norm(x, ord=None, axis=None, keepdims=False):
     """Norm of vectors or matrices, as ``np.linalg.norm``, but for those of singular values."""
+    if axis is not None and not isinstance(axis, tuple):
+        axis = operator.index(axis)
     axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    if ord is not None and not isinstance(ord, str | float | int | np.number):
+        raise NoRule(f"ord={ord!r}")
     if len(axes) == 1 or (ord is None and axis is None):
         return vector_norm(x, axis, keepdims, 2 if ord is None else ord)
     if len(axes) != 2:
@@ -427,7 +435,8 @@ def norm(x, ord=None, axis=None, keepdims=False):
     if ord in (1, -1, np.inf, -np.inf):  # of the sums of columns, or of rows
         summed, along = axes if abs(ord) == 1 else axes[::-1]
         sums = np.sum(np.absolute(x), axis=summed, keepdims=True)
-        out = (max_ if ord > 0 else min_)(sums, along, True)
+        choose = sum_ if ord > 0 and sums.shape[along] == 0 else max_ if ord > 0 else min_
+        out = choose(sums, along, True)
         return out if keepdims else np.squeeze(out, axes)
     raise NoRule(f"ord={ord!r} over two axes")
 
@@ -444,7 +453,7 @@ def moving(edges, x, bins, range):
     """Return the edges of bins, on the tape: those between the ends move in proportion."""
     if np.ndim(bins):
         return bins
-    if range is not None or np.size(x) == 0:
+    if range is not None or not isinstance(x, TensorBase) or x.size == 0 or x.dtype.kind != "f":
         return edges
     share = np.linspace(0, 1, len(edges), dtype=edges.dtype)
     first, last = np.min(x), np.max(x)
@@ -479,6 +488,8 @@ def histogramdd(sample, bins=10, range=None, density=None, weights=None):
 
 @implements(np.histogram2d, inputs=("x", "y"))
 def _(x, y, bins=10, range=None, density=None, weights=None):
+    if len(x) != len(y):
+        raise ValueError(f"histogram2d: x has length {len(x)}, and y {len(y)}")
     if isinstance(bins, np.ndarray) and bins.size > 2:  # the edges of both
         bins = [bins, bins]
     counts, edges = histogramdd([x, y], bins, range, density, weights)

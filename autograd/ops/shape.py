@@ -1,5 +1,7 @@
 """Ops that move elements without computing: shape, order, joining and splitting."""
 
+import operator
+
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
@@ -50,7 +52,7 @@ transpose.formula(MOVES, moves=True)
 
 @transpose.vjp("x")
 def _(g, axes):
-    return np.transpose(g, None if axes is None else np.argsort([a % len(axes) for a in axes]))
+    return np.transpose(g, None if axes is None else np.argsort(np.atleast_1d(axes) % g.ndim))
 
 
 implements(np.transpose)(lambda a, axes=None: transpose(a, axes))
@@ -90,7 +92,7 @@ roll.formula(MOVES, moves=True)
 
 @roll.vjp("x")
 def _(g, shift, axis):
-    return np.roll(g, np.negative(shift), axis)
+    return np.roll(g, -np.asarray(shift, dtype=int), axis)
 
 
 implements(np.roll)(lambda a, shift, axis=None: roll(a, shift, axis))
@@ -357,9 +359,12 @@ def _(arr, values, axis=None):
 
 @implements(np.array_split)
 def _(ary, indices_or_sections, axis=0):
-    if isinstance(indices_or_sections, int | np.integer):
-        size, longer = divmod(np.shape(ary)[axis], indices_or_sections)
-        indices_or_sections = [i * size + min(i, longer) for i in range(1, indices_or_sections)]
+    if np.ndim(indices_or_sections) == 0:
+        n = int(indices_or_sections)
+        if n < 1:
+            raise ValueError(f"array_split: {n} sections; expected 1 or more")
+        size, longer = divmod(np.shape(ary)[axis], n)
+        indices_or_sections = [i * size + min(i, longer) for i in range(1, n)]
     return np.split(ary, indices_or_sections, axis)
 
 
@@ -393,7 +398,7 @@ def _(m, k=1, axes=(0, 1)):
 
 @implements(np.tile)
 def _(A, reps):
-    reps = (reps,) if isinstance(reps, int | np.integer) else tuple(reps)
+    reps = tuple(map(operator.index, (reps,) if np.ndim(reps) == 0 else reps))
     shape = (1,) * (len(reps) - np.ndim(A)) + np.shape(A)
     reps = (1,) * (len(shape) - len(reps)) + reps
     apart = [size for n in shape for size in (1, n)]  # (n, m) -> (1, n, 1, m)
@@ -412,13 +417,19 @@ def _(*args):
 def _(a, n=1, axis=-1):
     if n < 0:
         raise ValueError(f"diff: n is {n}; expected 0 or more")
+    if n == 0:
+        return a
     before = (slice(None),) * normalize_axis_index(axis, np.ndim(a))
+    minus = np.not_equal if a.dtype == bool else np.subtract
     for _ in range(n):
-        a = a[(*before, slice(1, None))] - a[(*before, slice(None, -1))]
+        a = minus(a[(*before, slice(1, None))], a[(*before, slice(None, -1))])
     return a
 
 
-implements(np.copy)(lambda a, order="K": np.astype(a, a.dtype))
+@implements(np.copy)
+def _(a, order="K"):
+    np.empty(0).copy(order)  # raises for an order that there is not
+    return np.astype(a, a.dtype)
 
 
 @implements(np.full_like, inputs=("fill_value",), asks=("a",))
@@ -426,4 +437,7 @@ def _(a, fill_value, dtype=None, order="K", subok=True, shape=None, *, device=No
     if not isinstance(fill_value, TensorBase):
         return np.full_like(a, fill_value, dtype, order, subok, shape, device=device)
     like = np.empty_like(a, dtype, order, subok, shape, device=device)
+    extra = max(0, fill_value.ndim - like.ndim)
+    if fill_value.shape[:extra] == (1,) * extra:  # NumPy removes such axes
+        fill_value = np.reshape(fill_value, fill_value.shape[extra:])
     return np.broadcast_to(fill_value, like.shape).astype(like.dtype)
