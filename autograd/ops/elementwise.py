@@ -410,15 +410,12 @@ arctanh.vjp(x=lambda g, x: g / ((1 - x) * (1 + x)))
 @implements(np.hypot)
 @elementwise(domain={"x": (0.5, 2.0)})
 def hypot(x, y):
-    """Root of x^2 + y^2, without overflow; the gradient at (0, 0) is 0, as that of a norm."""
+    """Root of x^2 + y^2, without overflow."""
     return np.hypot(x, y)
 
 
 hypot.formula("out = sqrt(x^2 + y^2); dx = g · x / out; dy = g · y / out")
-hypot.vjp(
-    x=lambda g, x, out: g * (x / (out + (out == 0))),
-    y=lambda g, y, out: g * (y / (out + (out == 0))),
-)
+hypot.vjp(x=lambda g, x, out: g * (x / out), y=lambda g, y, out: g * (y / out))
 
 
 @implements(np.logaddexp)
@@ -447,8 +444,7 @@ arctan2.formula("out = arctan2(y, x); dy = g · x / (x^2 + y^2); dx = -g · y / 
 
 def radius(y, x):
     """Return the distance of (x, y) from (0, 0), and 1 there; squares may be out of range."""
-    r = np.hypot(x, y)
-    return r + (r == 0)
+    return np.hypot(x + (x == 0) * (y == 0), y)
 
 
 @arctan2.vjp("y")
