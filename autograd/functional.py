@@ -363,18 +363,7 @@ class _Tape:
                     todo += _parents(node)
         place: dict[int, int] = {number: i for i, number in enumerate(sorted(sources))}
         place |= {number: ~i for i, number in enumerate(sorted(inner))}
-        known: dict[int, Any] = {}  # what several rules read is looked at once
-
-        def of(value: Any) -> Any:
-            if isinstance(value, ndarray) and not value.dtype.hasobject:
-                if id(value) not in known:
-                    known[id(value)] = value.shape, value.dtype, witness.of(value)
-                return known[id(value)]
-            if isinstance(value, tuple | list):
-                return tuple(map(of, value))
-            if isinstance(value, _Tape):  # of a checkpoint inside this one
-                return value.steps, value.results
-            return repr(value) if isinstance(value, _PLAIN) else type(value)
+        known: dict[int, Any] = {}  # arrays: what several rules read is looked at once
 
         def places(node: Node) -> tuple[int | None, ...]:
             return tuple([p if p is None else place[p.number] for p in _parents(node)])
@@ -385,14 +374,13 @@ class _Tape:
                 "a leaf" if node.op is None else node.op.name,
                 node.shape,
                 node.dtype,
-                tuple(
-                    [None if parent is None else place[parent.number] for parent in _parents(node)]
-                ),
-                tuple([of(residuals) for _, residuals, _ in node.steps or ()]),
+                places(node),
+                tuple([_looks(kept, witness, known) for _, kept, _ in node.steps or ()]),
             )
             for _, node in sorted(inner.items())
         ]
-        self.results = [(place[y._node.number], of(y._array)) for y in outputs]  # type: ignore[union-attr]
+        arrays = [_looks(y._array, witness, known) for y in outputs]
+        self.results = [(place[y._node.number], x) for y, x in zip(outputs, arrays, strict=True)]  # type: ignore[union-attr]
 
     def differs_from(self, other: _Tape) -> str:
         """Say where two tapes differ; nothing if they do not."""
@@ -404,6 +392,19 @@ class _Tape:
         if len(self.steps) != len(other.steps) or self.results != other.results:
             return "the result is not what it was"
         return ""
+
+
+def _looks(value: Any, witness: Any, known: dict[int, Any]) -> Any:
+    """Return what tells whether a value that a rule will read is another one."""
+    if isinstance(value, ndarray) and not value.dtype.hasobject:
+        if id(value) not in known:
+            known[id(value)] = value.shape, value.dtype, witness.of(value)
+        return known[id(value)]
+    if isinstance(value, tuple | list):
+        return tuple([_looks(part, witness, known) for part in value])
+    if isinstance(value, _Tape):  # of a checkpoint inside this one
+        return value.steps, value.results
+    return repr(value) if isinstance(value, _PLAIN) else type(value)
 
 
 def _parents(node: Node) -> list[Node | None]:
