@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
-import math
-import tomllib
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from autograd.reading import read_toml
+from autograd.schema import Range, fit_fields, nearest
 from npgpt.errors import UserError
+
+Size = Annotated[int, Range(1, 2**28)]  # products of two can be counted
+Layers = Annotated[int, Range(1, 2**20)]
+Steps = Annotated[int, Range(0, 2**53)]
+Interval = Annotated[int, Range(1, 2**53)]
+Seed = Annotated[int, Range(0, 2**64 - 1)]
+Positive = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1, excluded=1)]
 
 Activation = Literal[
     "gelu_new", "gelu", "relu", "silu", "tanh",
@@ -81,18 +86,18 @@ class GPTConfig:
     'post'
     """
 
-    vocab_size: int = 50257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
-    n_inner: int | None = None
+    vocab_size: Size = 50257
+    n_positions: Size = 1024
+    n_embd: Size = 768
+    n_layer: Layers = 12
+    n_head: Size = 12
+    n_inner: Size | None = None
     activation_function: Activation = "gelu_new"
-    resid_pdrop: float = 0.1
-    embd_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
+    resid_pdrop: Fraction = 0.1
+    embd_pdrop: Fraction = 0.1
+    attn_pdrop: Fraction = 0.1
+    layer_norm_epsilon: Positive = 1e-5
+    initializer_range: Positive = 0.02
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     reorder_and_upcast_attn: bool = False
@@ -100,27 +105,15 @@ class GPTConfig:
     bias: bool = True
     norm_position: NormPosition = "pre"
     position_embedding: PositionEmbedding = "learned"
-    window_size: int | None = None
+    window_size: Size | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
-        for name in "vocab_size n_positions n_embd n_layer n_head n_inner window_size".split():
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
-            if value is not None and value > 2**28:  # products of two stay countable
-                raise UserError(f"{name} is too large; it must be at most 2^28")
+        fit_fields(self)
         if self.n_embd % self.n_head:
             raise UserError(
                 f"n_embd is {self.n_embd} and n_head {self.n_head}: a head has n_embd / n_head "
                 "channels, so n_embd must be a multiple of n_head"
             )
-        for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        for name in ("layer_norm_epsilon", "initializer_range"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must not be negative")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> GPTConfig:
@@ -218,53 +211,53 @@ class TrainConfig:
     """The run folder; if empty, a new numbered one under out/."""
     init_from: str = "scratch"
     """scratch, or a folder with a model to start from (tokenizer and architecture come along)."""
-    seed: int = 1337
+    seed: Seed = 1337
     """Of the initialization, the batches and dropout."""
 
-    n_layer: int = 4
-    n_head: int = 4
-    n_embd: int = 128
-    block_size: int = 64
+    n_layer: Layers = 4
+    n_head: Size = 4
+    n_embd: Size = 128
+    block_size: Size = 64
     """Context length, in tokens; with init_from the model's, or less."""
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     bias: bool = False
     """Whether linear layers and norms have biases."""
     activation_function: Activation = "gelu_new"
     norm_position: NormPosition = "pre"
     """pre normalizes what a branch reads (GPT-2), post the sum after it (GPT-1)."""
     position_embedding: PositionEmbedding = "learned"
-    window_size: int | None = None
+    window_size: Size | None = None
     """Tokens that every other layer sees (GPT-3's local attention); all, if not given."""
 
-    batch_size: int = 12
+    batch_size: Size = 12
     """Sequences in a batch."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Size = 1
     """Batches to an update."""
-    max_iters: int = 1200
+    max_iters: Steps = 1200
     """Updates."""
-    learning_rate: float = 3e-3
-    min_lr: float = 1e-4
-    warmup_iters: int = 100
-    lr_decay_iters: int | None = None
+    learning_rate: Positive = 3e-3
+    min_lr: Positive = 1e-4
+    warmup_iters: Steps = 100
+    lr_decay_iters: Steps | None = None
     """Where the cosine ends; max_iters if not given."""
     decay_lr: bool = True
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.99
-    grad_clip: float = 1.0
+    weight_decay: Positive = 0.1
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    grad_clip: Positive = 1.0
     """Largest global norm of the gradient; 0 is off."""
 
-    eval_interval: int = 250
+    eval_interval: Interval = 250
     """Updates between evaluations, each of which saves a checkpoint."""
-    eval_iters: int = 20
+    eval_iters: Interval = 20
     """Batches to an evaluation."""
-    log_interval: int = 10
+    log_interval: Interval = 10
     """Updates between lines of metrics.jsonl."""
-    checkpoint_interval: int = 0
+    checkpoint_interval: Steps = 0
     """Updates between numbered checkpoints that are kept; 0 is off."""
-    patience: int = 0
+    patience: Steps = 0
     """Stop after so many evaluations without a better validation loss; 0 is off."""
-    sample_tokens: int = 64
+    sample_tokens: Steps = 64
     """Tokens of a sample that is shown at each evaluation; 0 is off."""
     eval_only: bool = False
     """Print the losses of the model, and neither train nor write anything."""
@@ -274,25 +267,10 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, str | list | tuple):
                 setattr(self, name, (value,) if isinstance(value, str) else tuple(value))
-        check_types(self)
+        fit_fields(self)
         for name in ("separator", "separate"):
             if getattr(self, name) and not self.documents:
                 raise UserError(f"{name} is about documents: add --documents, or leave it out")
-        for name in (
-            "block_size batch_size gradient_accumulation_steps eval_interval eval_iters "
-            "log_interval"
-        ).split():
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in (
-            "max_iters warmup_iters learning_rate min_lr weight_decay grad_clip seed "
-            "checkpoint_interval patience sample_tokens"
-        ).split():
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("beta1", "beta2", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
 
     def model(self, vocab_size: int) -> GPTConfig:
         """Return the architecture that these keys describe."""
@@ -315,10 +293,7 @@ class TrainConfig:
     @classmethod
     def from_toml(cls, path: str | Path) -> TrainConfig:
         """Read a TOML file of these keys."""
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not a TOML file: {error}") from None
+        values = read_toml(path)
         names = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in names:
@@ -336,41 +311,6 @@ class TrainConfig:
             for key, value in values.items()
             if value is not None
         )
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """Return a phrase that names the nearest known word, or all of them."""
-    close = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
-
-
-def check_types(config: Any) -> None:
-    """Refuse values of the wrong type; an integer will do for a float."""
-    hints = typing.get_type_hints(type(config))
-    for f in dataclasses.fields(config):
-        value, hint = getattr(config, f.name), hints[f.name]
-        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        if typing.get_origin(hint) is Literal:
-            if value not in typing.get_args(hint):
-                known = list(typing.get_args(hint))
-                raise UserError(f"{f.name} is {value!r}{nearest(str(value), known)}")
-        elif typing.get_origin(hint) is tuple:
-            if not all(isinstance(item, str) for item in value):
-                raise UserError(f"{f.name} must be a list of strings, and is {value!r}")
-        elif isinstance(value, bool) and bool not in options:
-            raise UserError(f"{f.name} must be {_spelled(options)}, and is {value!r}")
-        elif isinstance(value, int) and float in options:
-            try:
-                setattr(config, f.name, float(value))
-            except OverflowError:
-                raise UserError(f"{f.name} is too large") from None
-        elif not isinstance(value, options):
-            raise UserError(f"{f.name} must be {_spelled(options)}, and is {value!r}")
-
-
-def _spelled(options: tuple) -> str:
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-    return " or ".join(names.get(option, "absent") for option in options)
 
 
 def _gpt3(n_layer: int, n_embd: int, n_head: int) -> GPTConfig:

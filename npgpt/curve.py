@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
+from autograd.reading import parse_json, read_bytes
+from autograd.schema import fit
+from npgpt.config import Steps
+from npgpt.errors import UserError
 from npgpt.files import replacing
 
 WIDTH, HEIGHT = 60, 12  # of the plot in the terminal, in characters
 
 
+class Line(TypedDict):
+    """A line of ``metrics.jsonl``; only that of a step has a learning rate."""
+
+    step: Steps
+    train_loss: NotRequired[float]
+    val_loss: NotRequired[float]
+    lr: NotRequired[float]
+
+
+def read_metrics(path: Path) -> Iterator[tuple[bytes, Line]]:
+    """Yield the lines of a ``metrics.jsonl`` and their values; a damaged line is left out."""
+    for line in bytes(read_bytes(path)).splitlines():
+        try:
+            values: Line = fit(parse_json(line, path), Line)
+        except UserError:
+            continue  # cut short when the run was killed
+        yield line, values
+
+
 def read_losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Return steps and losses, ``train`` and ``val``, from a run's ``metrics.jsonl``."""
     losses: dict[str, list[tuple[int, float]]] = {"train": [], "val": []}
-    for line in (folder / "metrics.jsonl").read_bytes().splitlines():
-        try:
-            values = json.loads(line)
-            step = int(values["step"])
-            if "lr" in values:  # a step; a train_loss without is the estimate of an evaluation
-                losses["train"].append((step, float(values["train_loss"])))
-            elif "train_loss" in values:
-                losses["val"].append((step, float(values["val_loss"])))
-        except (ValueError, KeyError, TypeError):
-            pass  # a damaged line
+    for _, values in read_metrics(folder / "metrics.jsonl"):
+        if "train_loss" not in values:
+            continue
+        if "lr" in values:  # a step; a train_loss without is the estimate of an evaluation
+            losses["train"].append((values["step"], values["train_loss"]))
+        elif "val_loss" in values:
+            losses["val"].append((values["step"], values["val_loss"]))
     return losses
 
 

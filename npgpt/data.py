@@ -17,16 +17,18 @@ import sysconfig
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
-from npgpt.config import check_types
+from autograd.reading import LARGE, demand_file, fit_file, read_bytes, read_json, read_stream
+from autograd.schema import Count
 from npgpt.errors import UserError
-from npgpt.files import finish, hash_file, read_json, replacing, together, write_json
+from npgpt.files import finish, hash_file, replacing, together, write_json
 from npgpt.tokenizers import Tokenizer, tokenizer_of
 
+LONGEST_TEXT = 4 * LARGE  # a file of text, in bytes; one from a pipe may have a quarter of this
 LIBRARY_BYTES = 4_000_000  # of Python's library, as the default corpus
 RESTORE = "Put back a copy of both files, or train a new run on the text"
 
@@ -128,10 +130,10 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def _text(path: Path) -> str:
-    try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if str(path) == "-":
+        content = read_stream(sys.stdin.buffer, "standard input")
+    else:
+        content = read_bytes(path, LONGEST_TEXT, pipes=True)
     if b"\0" in content:
         raise UserError(f"{path} is a binary file (it holds a zero byte): training needs text")
     try:
@@ -224,13 +226,13 @@ def encode_text(text: str | list[str], tokenizer: Tokenizer) -> ndarray:
 class TokenFile:
     """What the JSON beside a token file says."""
 
-    tokenizer: dict
-    n_vocab: int
-    n_tokens: int
-    n_characters: int
-    dtype: str
+    tokenizer: dict[str, Any]
+    n_vocab: Count
+    n_tokens: Count
+    n_characters: Count
+    dtype: Literal["uint16", "uint32"]
     sha256: str
-    sources: list
+    sources: list[str]
     documents: bool = False  # whether an end token stands after each document
     description_sha256: str = ""  # of all of the above; version 0.1.0 wrote none
 
@@ -252,7 +254,7 @@ def write_tokens(
 
     `ids` are the tokens (`encode_text`), if they are known already.
     """
-    dtype = "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
+    dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
     ids = encode_text(text, tokenizer) if ids is None else ids
     content = ids.astype(f"<{dtype[0]}{np.dtype(dtype).itemsize}").tobytes()
     info = TokenFile(
@@ -285,8 +287,9 @@ def open_tokens(path: Path, tokenizer: Tokenizer | None = None) -> tuple[ndarray
         If the file or its description is missing or damaged, or a token is out of range.
     """
     finish(path.parent)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"the token file {path} does not exist")
+    demand_file(path)
     described = path.with_suffix(".json")
     if not described.is_file():
         if tokenizer is None:
@@ -296,12 +299,8 @@ def open_tokens(path: Path, tokenizer: Tokenizer | None = None) -> tuple[ndarray
             )
         return open_foreign(path, tokenizer)
     values = read_json(described)
-    try:
-        info = TokenFile(**values)
-        check_types(info)
-        dtype = np.dtype({"uint16": "<u2", "uint32": "<u4"}[info.dtype])
-    except (TypeError, KeyError, UserError):
-        raise UserError(f"{described} does not describe a token file") from None
+    info: TokenFile = fit_file(values, TokenFile, described)
+    dtype = np.dtype({"uint16": "<u2", "uint32": "<u4"}[info.dtype])
     if info.description_sha256 not in ("", hash_description(values)):
         raise UserError(f"{described} was changed since {path.name} was written: {RESTORE}")
     if path.stat().st_size != info.n_tokens * dtype.itemsize:

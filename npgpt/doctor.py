@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import platform
 import textwrap
@@ -21,7 +20,7 @@ import autograd
 from autograd import Roof
 from autograd.kernels import kernels_enabled
 from npgpt.errors import UserError
-from npgpt.files import write_json
+from npgpt.files import hash_file, write_json
 from npgpt.tokenizers.store import KNOWN, PUBLISHED, encoding, folder, gpt1_files
 
 
@@ -194,8 +193,8 @@ def tokenizers() -> Iterator[Finding]:
     """Look at which tokenizers are here; nothing is downloaded."""
     section = "tokenizers, offline"
     published = folder() / "published"
-    for path in sorted(published.glob("*")):
-        if PUBLISHED.get(hashlib.sha256(path.read_bytes()).hexdigest()) != path.name:
+    for path in sorted(path for path in published.glob("*") if path.is_file()):
+        if PUBLISHED.get(hash_file(path)) != path.name:
             yield Finding(section, path.name, "damaged", f"delete {path}, and add it again")
     if not works("tiktoken"):
         return

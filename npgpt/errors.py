@@ -1,5 +1,5 @@
 """The error for what a user can put right."""
 
+from autograd.schema import UserError
 
-class UserError(ValueError):
-    """Something given is wrong: the message says what it was, what was expected, what to do."""
+__all__ = ["UserError"]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from autograd.files import (  # noqa: F401 (what writes is had from here, too)
-    HASH,
-    NO_HASH,
     TEMPORARY,
     finish,
     make_folders,
@@ -25,6 +21,12 @@ from autograd.files import (  # noqa: F401 (what writes is had from here, too)
     write_tensors,
     write_text,
     written,
+)
+from autograd.reading import (  # noqa: F401 (and what reads, too)
+    demand_intact,
+    hash_file,
+    read_json,
+    read_tensors,
 )
 from npgpt.errors import UserError
 
@@ -48,77 +50,6 @@ def append(file: BinaryIO, line: bytes) -> None:
         with suppress(OSError):
             file.truncate(size)
         raise
-
-
-def demand_intact(file: BinaryIO, path: Path) -> bool:
-    """Refuse a safetensors file that is not as `write_tensors` wrote it.
-
-    The metadata holds the SHA-256 of the whole file, in which the hash itself is 64 zeros. Files of
-    other programs hold none, so that nothing is known about them.
-
-    Returns
-    -------
-    bool
-        Whether the file holds a hash.
-
-    Raises
-    ------
-    UserError
-        If any bit of the file was changed.
-    """
-    file.seek(0)
-    start = file.read(8)
-    start += file.read(min(int.from_bytes(start, "little"), 100_000_000))  # the format's limit
-    found = re.search(rb'"%b":"([0-9a-f]{64})"' % re.escape(HASH).encode(), start)
-    if found is None:
-        return False
-    digest = hashlib.sha256(start[: found.start(1)] + NO_HASH.encode() + start[found.end(1) :])
-    while chunk := file.read(2**20):
-        digest.update(chunk)
-    if found[1].decode() != digest.hexdigest():
-        raise UserError(
-            f"{path} is damaged: its contents do not have the SHA-256 that it was written with"
-        )
-    return True
-
-
-def hash_file(path: Path) -> str:
-    """Return a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file; see `demand_intact`."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        with path.open("rb") as contents:
-            demand_intact(contents, path)
-        metadata.pop(HASH, None)
-        return tensors, metadata
-    except UserError:
-        raise
-    except (SafetensorError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged, or no safetensors file: {error}") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged, or no JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold a JSON object")
-    return values
 
 
 def home() -> Path:

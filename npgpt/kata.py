@@ -34,9 +34,11 @@ import numpy as np
 from rich.console import Console
 
 from autograd import REGISTRY, Op
+from autograd.reading import SMALL, read_json, read_text
+from autograd.schema import Count
 from npgpt import files
 from npgpt.errors import UserError
-from npgpt.files import make_folders, read_json, write_json, write_text
+from npgpt.files import make_folders, write_json, write_text
 
 PATH = (
     "multiply", "divide", "tanh", "relu", "sum", "matmul", "embedding", "softmax", "gelu",
@@ -391,13 +393,9 @@ class Progress:
             return {}
         move = f"your solutions stand in {self.home / 'katas'}; move the file to begin a new one"
         try:
-            done = read_json(self.file)
+            return read_json(self.file, dict[str, dict[str, Count]], SMALL)
         except UserError as error:
             raise UserError(f"{error}; {move}") from None
-        for entry in done.values():
-            if not isinstance(entry, dict) or not all(type(n) is int for n in entry.values()):
-                raise UserError(f"{self.file} is damaged: {entry!r} is no entry; {move}")
-        return done
 
     def solved(self) -> list[str]:
         """Return the ops that are solved, of those that there are."""
@@ -503,8 +501,8 @@ class Session:
         name = kata.op.name
         if name in self.progress.solved():
             self.say(f"\nYou solved it: {self.progress.solution(name)}\n", "green")
-            with suppress(FileNotFoundError):
-                self.say_code(self.progress.solution(name).read_text(encoding="utf-8"))
+            with suppress(UserError):
+                self.say_code(read_text(self.progress.solution(name)))
 
     def hint(self, kata: Kata, *, last: bool = False) -> None:
         """Print the next hint, or the last: the rules themselves."""
@@ -574,7 +572,7 @@ class Session:
                     f"the editor {editor!r} does not start ({error.strerror}); set EDITOR, or "
                     f"write {path} and check it: npgpt kata {kata.op.name} --file {path}"
                 ) from None
-            if self.submit(kata, path.read_text("utf-8", "replace")):
+            if self.submit(kata, read_text(path)):
                 return True
             while answer := self._answer("Enter to edit again, or hint, show, quit: "):
                 if answer == "quit":

@@ -25,6 +25,7 @@ from tyro.conf import arg
 
 import autograd
 from autograd import nn
+from autograd.schema import fit
 from npgpt.config import TrainConfig
 from npgpt.data import IGNORED, n_predicted
 from npgpt.errors import UserError
@@ -161,7 +162,7 @@ class Replay:
         """Let hold what held at this step, after a check that the parameters are those it had."""
         run = self.run
         setting = _until(run.progress.step + 1, self._settings)[-1]
-        run.configure(TrainConfig(**setting["config"]))
+        run.configure(fit(setting["config"], TrainConfig, "the history's config"))
         run.model.train()
         known = setting["parameters"] if setting["step"] == run.progress.step else None
         if known not in (None, hash_parameters(run.model)) and not self.force:

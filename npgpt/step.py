@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import autograd
+from autograd.reading import SMALL, read_bytes, read_text
 from npgpt.errors import UserError
 
 
@@ -89,7 +90,7 @@ def saved(folder: str) -> Any:
     """Return the trace in a folder; a UserError if it holds none."""
     try:
         return autograd.stepper.Trace.load(folder)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise UserError(str(error)) from None
 
 
@@ -125,8 +126,7 @@ class _Session:
     def __init__(self, options: StepOptions) -> None:
         self.lines: Iterator[str] | None = None
         if options.commands:
-            text = Path(options.commands).read_text(encoding="utf-8")
-            self.lines = iter(text.splitlines())
+            self.lines = iter(read_text(options.commands, pipes=True).splitlines())
         self.options = options
         self.count = 0
 
@@ -185,8 +185,9 @@ def run_step(options: StepOptions, session: _Session) -> None:
 def run_script(script: str, arguments: list[str], session: _Session) -> None:
     """Run a script as ``python script.py`` does, with recording on, and stop at each pass."""
     path = Path(script)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"the script {script} does not exist")
+    read_bytes(path, SMALL)
     before = sys.argv, sys.path[0]
     sys.argv, sys.path[0] = [script, *arguments], str(path.parent)
     try:

@@ -24,15 +24,17 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 from numpy import ndarray
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 from autograd.kernels import kernels_enabled
-from npgpt.config import GPTConfig, TrainConfig
-from npgpt.curve import write_loss_png
+from autograd.reading import LARGE, open_file, parse_json, read_tensors
+from autograd.schema import FileName, Range, fit
+from npgpt.config import GPTConfig, Positive, Steps, TrainConfig
+from npgpt.curve import read_metrics, write_loss_png
 from npgpt.data import (
     END,
     RESTORE,
@@ -65,7 +67,6 @@ from npgpt.files import (
     leftovers,
     make_folder,
     make_folders,
-    read_tensors,
     release,
     replacing,
     together,
@@ -101,13 +102,13 @@ class Interrupted(Exception):
 class Progress:
     """The counters of a run: all of its state that is not an array."""
 
-    step: int = 0  # updates done
-    evaluated: int = -1  # the step of the last evaluation
-    best_step: int = 0
-    best_loss: float = math.inf
-    elapsed_seconds: float = 0.0
+    step: Steps = 0  # updates done
+    evaluated: Annotated[int, Range(-1, 2**53)] = -1  # the step of the last evaluation
+    best_step: Steps = 0
+    best_loss: Annotated[float, Range(finite=False)] = math.inf
+    elapsed_seconds: Positive = 0.0
     finished: bool = False
-    n_worse: int = 0  # evaluations since that of the best step
+    n_worse: Steps = 0  # evaluations since that of the best step
 
 
 @dataclass
@@ -193,8 +194,8 @@ class Run:
         means = {name: a for name, a in tensors.items() if name.startswith(("mean.", "square."))}
         try:
             self.model.load_state_dict({n: a for n, a in tensors.items() if n not in means})
-            self.progress = Progress(**json.loads(metadata["progress"]))
-            self.history = json.loads(metadata.get("history", "[]"))
+            self.progress = fit(parse_json(metadata["progress"], "progress"), Progress, "progress")
+            self.history = history_of(metadata)
             self.optimizer.load_state_dict(means, self.progress.step)
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path} does not belong to this run, or is damaged: {error}") from None
@@ -209,7 +210,7 @@ class Run:
         if self.progress.evaluated >= 0:
             try:
                 load_pretrained(self.folder)
-                with path.open("rb") as file:
+                with open_file(path) as file:
                     if not demand_intact(file, path) and self.is_hashed:
                         raise UserError(f"{path} is not as this run wrote it: it holds no hash")
             except UserError as error:
@@ -749,14 +750,18 @@ def open_run(folder: Path) -> Run:
     config = TrainConfig.from_toml(folder / "train.toml")
     _, metadata = read_state(state)
     try:
-        where = [json.loads(metadata[key]) for key in TOKEN_FILES if key in metadata]
-        recorded = [(Path(path), str(sha256)) for path, sha256 in where]
+        where = [parse_json(metadata[key], key) for key in TOKEN_FILES if key in metadata]
+        named = fit(where, list[tuple[FileName, str]], "tokens")
+        recorded = [(Path(path), sha256) for path, sha256 in named]
         if "tokens" not in metadata:
             raise KeyError
-        history = json.loads(metadata.get("history", "[]"))
-        expected = json.loads(metadata.get("architecture", "{}"))
-    except (KeyError, TypeError, ValueError):
+        history = history_of(metadata)
+        expected = parse_json(metadata.get("architecture", "{}"), "architecture")
+        expected = fit(expected, dict[str, Any], "architecture")
+    except KeyError:
         raise UserError(f"{state} is damaged: it does not name its token file") from None
+    except UserError as error:
+        raise UserError(f"{state} is damaged: {error}") from None
     if history:
         demand_unchanged(config, history[-1]["config"], folder / "train.toml")
     architecture = load_config(folder)
@@ -765,7 +770,7 @@ def open_run(folder: Path) -> Run:
         if config.init_from != "scratch":
             expected = {key: expected[key] for key in SETTLED}
     demand_same_model(architecture, expected, folder)
-    if metadata.get("tokenizer") not in (None, hash_file(folder / "tokenizer.json")):
+    if metadata.get("tokenizer") not in (None, hash_file(folder / "tokenizer.json", LARGE)):
         raise UserError(
             f"{folder / 'tokenizer.json'} was changed since the run began: its tokens would stand "
             "for something else. Put back a copy of the file, or train a new run"
@@ -832,6 +837,21 @@ def demand_same_model(architecture: GPTConfig, expected: dict[str, Any], folder:
         )
 
 
+class Setting(TypedDict):
+    """What holds from a step of a run on: an entry of the run's history."""
+
+    step: Steps
+    parameters: str | None
+    config: dict[str, Any]
+    environment: dict[str, Any] | None
+
+
+def history_of(metadata: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the history in the metadata of a state; runs of the first version have none."""
+    history = parse_json(metadata.get("history", "[]"), "history")
+    return fit(history, list[Setting], "history")
+
+
 def demand_unchanged(config: TrainConfig, recorded: dict[str, Any], path: Path) -> None:
     """Refuse a ``train.toml`` that was edited where the run stays as it is."""
     here = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples are lists, as recorded
@@ -878,12 +898,7 @@ class Metrics:
     def __init__(self, path: Path, step: int) -> None:
         lines = []
         if path.exists():
-            for line in path.read_bytes().splitlines():
-                try:
-                    if json.loads(line)["step"] <= step:
-                        lines.append(line + b"\n")
-                except (ValueError, KeyError, TypeError):
-                    pass  # cut short when the run was killed
+            lines = [line + b"\n" for line, values in read_metrics(path) if values["step"] <= step]
         with replacing(path) as file:
             file.writelines(lines)
         self._path = path

@@ -7,7 +7,6 @@ they are first used, and a change to a parameter never reaches the file.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import os
@@ -16,17 +15,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypedDict, TypeGuard
 
 import numpy as np
 from numpy import ndarray
 from numpy.typing import DTypeLike
 
+from autograd.reading import SMALL, demand_file, open_file, parse_json, read_json
+from autograd.schema import Count
 from npgpt.config import GPTConfig
 from npgpt.errors import UserError
 from npgpt.files import (
     demand_intact,
-    read_json,
     read_together,
     remove,
     together,
@@ -91,9 +91,9 @@ def load_pretrained(
     def opened() -> tuple[GPTConfig, dict[str, Stored], str, dict[str, Any]]:
         found: dict[str, Any] = {}
         if (defaults := folder / "generation_config.json").is_file():
-            found = read_json(defaults)
+            found = read_json(defaults, limit=SMALL)
         elif config is None and (old := folder / "config.json").is_file():
-            found = options_in_config(read_json(old))
+            found = options_in_config(read_json(old, limit=SMALL))
         return config or find_config(path), *open_weights(path), found
 
     config, tensors, what, defaults = read_together(folder, _is_of_model, opened)
@@ -162,7 +162,7 @@ def save_generation_config(model: GPT, folder: Path) -> None:
 def load_config(folder: Path) -> GPTConfig:
     """Read ``config.json`` from a folder."""
     path = folder / "config.json"
-    values = read_json(path)
+    values = read_json(path, limit=SMALL)
     model_type = values.get("model_type", "gpt2")
     if model_type not in ("gpt2", "openai-gpt", "npgpt"):
         raise UserError(f"{path} is of a {model_type!r:.40} model; expected 'gpt2' or 'openai-gpt'")
@@ -332,7 +332,6 @@ class Transposed:
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2,
          "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
 @dataclass(frozen=True)
@@ -369,6 +368,12 @@ class Mapped:
         return values
 
 
+class Index(TypedDict):
+    """``model.safetensors.index.json``: which file holds each tensor."""
+
+    weight_map: dict[str, str]
+
+
 def open_weights(path: Path) -> tuple[dict[str, Stored], str]:
     """Return the tensors of a file, or of a folder's, and the path to name in messages."""
     index = path / "model.safetensors.index.json"
@@ -383,9 +388,7 @@ def open_weights(path: Path) -> tuple[dict[str, Stored], str]:
                 "is in it. Save it as safetensors with transformers (save_pretrained)"
             )
         return dict(open_safetensors(path / "model.safetensors")), f"{path / 'model.safetensors'}"
-    where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
-        raise UserError(f"{index} is damaged: it has no weight_map of names to files")
+    where = read_json(index, Index, SMALL)["weight_map"]
     tensors: dict[str, Stored] = {}
     for file in sorted(set(where.values())):
         if Path(file).name != file or "\\" in file or "\0" in file:
@@ -406,17 +409,15 @@ def open_safetensors(path: Path) -> dict[str, Mapped]:
     Where the file holds its hash (`npgpt.files.demand_intact`), the file is read once for that;
     otherwise no tensor is read.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         try:
-            size = path.stat().st_size
+            size = os.fstat(file.fileno()).st_size
             if size < 8:
                 raise ValueError("it has no header")
             length = int.from_bytes(file.read(8), "little")
-            if length > min(size - 8, LONGEST_HEADER):
+            if length > min(size - 8, SMALL):
                 raise ValueError(f"its header of {length} bytes does not fit its {size}")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length), "its header")
             if not isinstance(header, dict):
                 raise ValueError("its header is no JSON object")
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -431,11 +432,9 @@ def open_safetensors(path: Path) -> dict[str, Mapped]:
                 stop = tensor.stop
             if stop != size:
                 raise ValueError(f"its tensors need {stop} bytes, and it has {size}")
-            demand_intact(file, path)
-        except UserError:
-            raise
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise UserError(f"{path} is damaged, or no safetensors file: {error}") from None
+        demand_intact(file, path)
     return tensors
 
 
@@ -511,12 +510,7 @@ def is_release(path: Path) -> bool:
 def release_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes in a release by our names, in the order of the numbers."""
     path = folder / "params_shapes.json"
-    try:
-        shapes = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged, or no JSON: {error}") from None
-    if not isinstance(shapes, list) or not all(map(_is_counts, shapes)):
-        raise UserError(f"{path} is damaged: it must be a list of shapes")
+    shapes = read_json(path, list[list[Count]], SMALL)
     n_layer, rest = divmod(len(shapes) - 2, len(RELEASE_BLOCK))
     if n_layer < 1 or rest:
         raise UserError(f"{path} has {len(shapes)} shapes; a GPT-1 has 2, and 12 for each block")
@@ -561,6 +555,7 @@ def open_release(folder: Path) -> dict[str, Stored]:
 
 def open_shard(path: Path) -> Shard:
     """Check the header of a flat .npy file."""
+    demand_file(path)
     formats = np.lib.format
     try:
         with path.open("rb") as file:
@@ -576,8 +571,6 @@ def open_shard(path: Path) -> Shard:
             raise ValueError(f"it holds {dtype}{list(shape)}, not one row of floats")
         if path.stat().st_size != offset + shape[0] * dtype.itemsize:
             raise ValueError("it is cut short, or too long")
-    except OSError:
-        raise
     except Exception as error:  # NumPy's parser of headers fails in many ways
         raise UserError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
     return Shard(path, dtype, offset, shape[0])

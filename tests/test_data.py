@@ -57,8 +57,8 @@ def test_tokenizers_are_saved(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "does not exist"), ("{", "damaged"), ("[]", "JSON object"), ('{"kind": "x"}', "'x'"),
-     ('{"kind": "char", "characters": "ba"}', "sorted")],
+    [(None, "holds no tokenizer"), ("{", "damaged"), ("[]", "JSON object"),
+     ('{"kind": "x"}', "'x'"), ('{"kind": "char", "characters": "ba"}', "sorted")],
 )  # fmt: skip
 def test_a_damaged_tokenizer(content, message, tmp_path):
     if content is not None:
@@ -247,8 +247,8 @@ def test_token_files(n_vocab, dtype, tmp_path):
         (lambda p: p.write_bytes(b"\1" + p.read_bytes()[1:]), "changed"),
         (lambda p: p.with_suffix(".json").unlink(), "x.json does not exist"),
         (lambda p: p.with_suffix(".json").unlink(), "nanoGPT's train.bin.*--data input.txt"),
-        (lambda p: p.with_suffix(".json").write_text("{}"), "does not describe"),
-        (lambda p: describe(p, n_vocab="256"), "does not describe"),
+        (lambda p: p.with_suffix(".json").write_text("{}"), "x.json is damaged: lacks the key"),
+        (lambda p: describe(p, n_vocab="256"), "n_vocab must be a whole number, and is '256'"),
         (lambda p: describe(p, description_sha256="0"), "x.json was changed since x.bin"),
         (lambda p: describe(p, n_vocab=100), "holds token 119, and x.json knows 100"),
         (

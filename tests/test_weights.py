@@ -267,7 +267,10 @@ def test_the_published_shapes_are_the_presets(shared, tmp_path):
         (lambda f: np.save(f / "params_2.npy", np.arange(9)), "params_2.npy is damaged.*int64"),
         (lambda f: np.save(f / "params_2.npy", np.array([{}]), allow_pickle=True), "damaged"),
         (lambda f: (f / "params_shapes.json").write_text("[[1, 2]"), "shapes.json is damaged"),
-        (lambda f: (f / "params_shapes.json").write_text("[[1], [-2]]"), "a list of shapes"),
+        (
+            lambda f: (f / "params_shapes.json").write_text("[[1], [-2]]"),
+            r"\[1\]\[0\] is -2; it must not be",
+        ),
         (lambda f: (f / "params_shapes.json").write_text("[" * 10**5), "shapes.json is damaged"),
         (lambda f: (f / "params_shapes.json").write_text("[[8, 64]]"), "has 1 shapes"),
         (lambda f: swap_shapes(f / "params_shapes.json"), r"wpe.weight has shape|fit"),
@@ -527,8 +530,8 @@ def test_configurations_that_do_not_fit(values, message, folder):
     [
         (lambda f, i, w: (f / w["transformer.wte.weight"]).unlink(), "does not exist"),
         (lambda f, i, w: cut(f / w["transformer.wte.weight"]), "is damaged"),
-        (lambda f, i, w: i.write_text("{}"), "has no weight_map"),
-        (lambda f, i, w: i.write_text('{"weight_map": {"a": 3}}'), "has no weight_map"),
+        (lambda f, i, w: i.write_text("{}"), "lacks the key 'weight_map'"),
+        (lambda f, i, w: i.write_text('{"weight_map": {"a": 3}}'), "must be a string, and is 3"),
         (lambda f, i, w: write_map(i, w | {"x": "../x.safetensors"}), "not a file beside it"),
         (lambda f, i, w: write_map(i, w | {"x": "/etc/passwd"}), "not a file beside it"),
         (lambda f, i, w: write_map(i, w | {"x": w["transformer.wte.weight"]}), "does not hold x"),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy import ndarray
 
 from autograd.files import read_together, together, write_json, write_tensors
 from autograd.op import REGISTRY, Op
+from autograd.reading import fit_file, read_json, read_tensors
+from autograd.schema import Count, FileName, UserError, fit, shown
 from autograd.stepper.literals import memory_order
 from autograd.stepper.record import Call, Recording
-from autograd.stepper.trace import Edge, Step, Trace
+from autograd.stepper.trace import Edge, Step, Trace, as_tuple
 
 
 def save(trace: Trace, folder: str | Path) -> None:
@@ -63,55 +66,185 @@ def save(trace: Trace, folder: str | Path) -> None:
         write_json(folder / "trace.json", contents, indent=1)
 
 
+class _Call(TypedDict):
+    """An entry of ``calls``."""
+
+    number: Count
+    op: str
+    arguments: dict[str, Any]
+    parents: dict[str, Count]
+    results: list[Count]
+    line: FileName
+    scope: str
+
+
+class _Step(TypedDict):
+    """An entry of ``steps``; an edge is the input's name, the parent and the contribution."""
+
+    number: Count
+    cotangent: Any
+    edges: list[tuple[str, Count, Any]]
+
+
+class _Contents(TypedDict):
+    """``trace.json``."""
+
+    start: Count
+    cotangent: Any
+    calls: list[_Call]
+    values: list[tuple[Count, Any]]
+    names: list[tuple[Count, str]]
+    steps: list[_Step]
+
+
 def load(folder: str | Path) -> Trace:
     """Read a trace from a folder.
 
-    Ops are looked up by name among those registered here.
+    Ops are looked up by name among those registered here. Everything that the stepper relies on is
+    checked: calls are in order of execution, a parent is a value from before its call, and a
+    cotangent has the shape of its value.
 
     Raises
     ------
     FileNotFoundError
+        If the folder has no ``trace.json``.
     ValueError
         If it is no trace, or has a call of an op that is not registered.
     """
-    from safetensors.numpy import load_file
-
     folder = Path(folder)
+    path = folder / "trace.json"
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
     def opened() -> tuple[Any, dict[str, ndarray]]:
-        text = (folder / "trace.json").read_text(encoding="utf-8")
-        return json.loads(text), load_file(folder / "trace.safetensors")
+        return read_json(path), read_tensors(folder / "trace.safetensors")[0]
 
+    contents, tensors = read_together(folder, _is_of_trace, opened)
+    if contents.get("version") != 1:
+        version = shown(contents.get("version"))
+        raise UserError(f"{path} has version {version}, and this program reads version 1")
+    contents = fit_file(contents, _Contents, path)
+    arrays = _Arrays(tensors)
     try:
-        contents, tensors = read_together(folder, _is_of_trace, opened)
-        if contents["version"] != 1:
-            raise ValueError(f"it has version {contents['version']}, and this reads version 1")
-        arrays = _Arrays(tensors)
-        calls = {
-            call["number"]: Call(
-                call["number"],
-                _op(call["op"]),
-                {name: arrays.decode(x) for name, x in call["arguments"].items()},
-                call["parents"],
-                tuple(call["results"]),
-                call["line"],
-                call["scope"],
-            )
-            for call in contents["calls"]
-        }
-        values = {number: arrays.decode(x) for number, x in contents["values"]}
-        recording = Recording(calls, values, dict(contents["names"]))
-        steps = [
-            Step(
-                step["number"],
-                arrays.decode(step["cotangent"]),
-                [Edge(name, parent, arrays.decode(x)) for name, parent, x in step["edges"]],
-            )
-            for step in contents["steps"]
-        ]
-        return Trace(recording, contents["start"], arrays.decode(contents["cotangent"]), steps)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} holds no trace that can be read: {error}") from error
+        trace = _decoded(contents, arrays)
+        _check(trace)
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{folder} holds no trace that can be read: {error!s:.400}") from error
+    return trace
+
+
+def _decoded(contents: _Contents, arrays: _Arrays) -> Trace:
+    calls = {}
+    for call in contents["calls"]:
+        number = call["number"]
+        if number in calls:
+            raise ValueError(f"call {number} is there twice")
+        calls[number] = Call(
+            number,
+            _op(call["op"]),
+            {name: arrays.decode(x) for name, x in call["arguments"].items()},
+            call["parents"],
+            tuple(call["results"]),
+            call["line"],
+            call["scope"],
+        )
+    values = {number: arrays.decode(x) for number, x in contents["values"]}
+    names = dict(contents["names"])
+    if len(values) < len(contents["values"]) or len(names) < len(contents["names"]):
+        raise ValueError("a value is there twice")
+    steps = [
+        Step(
+            step["number"],
+            arrays.decode(step["cotangent"]),
+            [Edge(name, parent, arrays.decode(x)) for name, parent, x in step["edges"]],
+        )
+        for step in contents["steps"]
+    ]
+    cotangent = arrays.decode(contents["cotangent"])
+    return Trace(Recording(calls, values, names), contents["start"], cotangent, steps)
+
+
+def _check(trace: Trace) -> None:
+    """Refuse a trace whose parts contradict each other."""
+    recording = trace.recording
+    values, calls = recording.values, recording.calls
+    for number, x in values.items():
+        _demand_array(x, f"value {number}")
+    made: set[int] = set()
+    last = -1
+    for call in calls.values():
+        what = f"call {call.number} ({call.op.name})"
+        if call.number <= last:
+            raise ValueError(f"{what} comes after call {last}; calls must be in order of execution")
+        last = call.number
+        _check_arguments(call, what)
+        if not call.results or not made.isdisjoint(call.results):
+            raise ValueError(f"{what} has no results of its own")
+        if missing := [number for number in call.results if number not in values]:
+            raise ValueError(f"{what} has the result {missing[0]}, which has no value")
+        for name, parent in call.parents.items():
+            if name not in call.arguments:
+                raise ValueError(f"{what} has a parent for the argument {shown(name)}, not there")
+            if parent not in values:
+                raise ValueError(f"{what} has the parent {parent}, which has no value")
+            maker = recording.maker.get(parent)
+            if maker is not None and maker.number >= call.number:
+                raise ValueError(f"{what} has the parent {parent}, which is made after the call")
+            _demand_like(call.arguments[name], values[parent], f"{what}: the argument {name}")
+        made.update(call.results)
+    if len(set(recording.names.values())) < len(recording.names):
+        raise ValueError("two values have the same name")
+    if trace.start not in values:
+        raise ValueError(f"it starts at {trace.start}, which has no value")
+    _demand_like(trace.cotangent, values[trace.start], "the first cotangent")
+    _check_steps(trace)
+
+
+def _check_arguments(call: Call, what: str) -> None:
+    """Refuse arguments that the op does not have: `Op.named` says which those are."""
+    op = call.op
+    if op.variadic:
+        several = [name for name in call.arguments if name not in op.names[1:]]
+        expected = [f"x{i}" for i in range(len(several))] + list(op.names[1:])
+    else:
+        expected = list(op.names)
+    if list(call.arguments) != expected:
+        given = ", ".join(map(shown, call.arguments))
+        raise ValueError(f"{what} has the arguments {given}, and the op {', '.join(expected)}")
+
+
+def _check_steps(trace: Trace) -> None:
+    recording = trace.recording
+    gone: set[int] = set()
+    for step in trace.steps:
+        call = recording.calls.get(step.number)
+        if call is None or step.number in gone:
+            raise ValueError(f"step {step.number} goes back through no call, or a second time")
+        gone.add(step.number)
+        cotangents = as_tuple(step.cotangent)
+        if len(cotangents) != len(call.results):
+            raise ValueError(f"step {step.number} has not one cotangent for each result")
+        for number, cotangent in zip(call.results, cotangents, strict=True):
+            _demand_like(cotangent, recording.values[number], f"step {step.number}: the cotangent")
+        for edge in step.edges:
+            if call.parents.get(edge.input) != edge.parent:
+                raise ValueError(
+                    f"step {step.number} sends to {edge.parent} by the input {shown(edge.input)}, "
+                    "which is not the parent of that input"
+                )
+            what = f"step {step.number}: what it sends to {edge.input}"
+            _demand_like(edge.contribution, recording.values[edge.parent], what)
+
+
+def _demand_array(x: Any, what: str) -> None:
+    if not isinstance(x, ndarray | np.generic):  # a sum over all axes is a number
+        raise ValueError(f"{what} is {shown(x)}; expected an array")
+
+
+def _demand_like(x: Any, value: ndarray, what: str) -> None:
+    _demand_array(x, what)
+    if x.shape != value.shape:
+        raise ValueError(f"{what} has shape {x.shape}; expected {value.shape}")
 
 
 def _is_of_trace(name: str) -> bool:
@@ -120,7 +253,9 @@ def _is_of_trace(name: str) -> bool:
 
 def _op(name: str) -> Op:
     if name not in REGISTRY:
-        raise ValueError(f"the op {name!r} is not registered; import the module that defines it")
+        raise ValueError(
+            f"the op {shown(name)} is not registered; import the module that defines the op"
+        )
     return REGISTRY[name]
 
 
@@ -156,25 +291,45 @@ class _Arrays:
         raise TypeError(f"a trace with an argument of type {type(x).__name__} cannot be saved")
 
     def decode(self, x: Any) -> Any:
-        if not isinstance(x, dict):
+        if x is None or isinstance(x, bool | int | str):
             return x
+        if not isinstance(x, dict):
+            raise ValueError(f"{shown(x)} is no value")
+        if len(x) != 1:
+            raise ValueError(f"{shown(x)} is no value")
         ((kind, value),) = x.items()
         if kind == "array":
-            return self.kept[value]
+            return self._array(value)
         if kind == "transposed":
-            key, axes = value
-            return self.kept[key].transpose(np.argsort(axes))
+            key, axes = fit(value, tuple[str, list[Count]], "transposed")
+            return self._array(key).transpose(np.argsort(axes))
         if kind == "float":
-            return float.fromhex(value)
+            return float.fromhex(fit(value, str, "float"))
         if kind == "scalar":
-            return self.decode(value)[()]
+            return self._array(fit(value, _ArrayName, "scalar")["array"])[()]
         if kind == "slice":
-            return slice(*map(self.decode, value))
+            return slice(*map(self.decode, fit(value, tuple[Any, Any, Any], "slice")))
         if kind in ("tuple", "list"):
-            items = map(self.decode, value)
+            items = map(self.decode, fit(value, list[Any], kind))
             return tuple(items) if kind == "tuple" else list(items)
         if kind == "ellipsis":
             return Ellipsis
         if kind == "dtype":
-            return np.dtype(value)
-        raise ValueError(f"a value of unknown kind {kind!r}")
+            return _dtype(value)
+        raise ValueError(f"a value has the unknown kind {shown(kind)}")
+
+    def _array(self, key: Any) -> ndarray:
+        if fit(key, str, "array") not in self.kept:
+            raise ValueError(f"the array {shown(key)} is missing in trace.safetensors")
+        return self.kept[key]
+
+
+class _ArrayName(TypedDict):
+    array: str
+
+
+def _dtype(name: Any) -> np.dtype:
+    dtype = np.dtype(fit(name, str, "dtype")[:8])
+    if dtype.kind not in "biufc":
+        raise ValueError(f"{shown(name)} is no type of numbers")
+    return dtype

@@ -15,6 +15,7 @@ from numpy import ndarray
 
 from autograd.anomaly import users_frame
 from autograd.modes import current_recorder, observe
+from autograd.reading import read_text
 from autograd.stepper.record import record, recording_of
 from autograd.stepper.trace import Trace, plain, trace
 from autograd.tensor import Tensor, tensor
@@ -76,7 +77,7 @@ def step(
     else:
         raise TypeError(f"step needs a tensor or a function, not {type(function).__name__}")
     if isinstance(commands, str | Path):
-        commands = Path(commands).read_text(encoding="utf-8").splitlines()
+        commands = read_text(commands, pipes=True).splitlines()
     walk(found, commands)
 
 

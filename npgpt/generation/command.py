@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from autograd.reading import read_text
 from npgpt.errors import UserError
 from npgpt.files import write_text
 from npgpt.generation import TextStreamer, settle, start
@@ -174,10 +175,7 @@ def prompts_of(options: GenerateOptions) -> Iterator[str]:
         raise UserError("give --prompt or --prompt_file, not both")
     if options.prompt_file:
         path = Path(options.prompt_file)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            raise UserError(f"{path} is not UTF-8") from None
+        text = read_text(path, pipes=True)
         if not text.strip("\n"):
             raise UserError(f"{path} is empty; it must hold the text to continue")
         yield text.removesuffix("\n")  # which editors add

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from autograd.reading import read_json
 from npgpt.errors import UserError
-from npgpt.files import read_json, write_json
+from npgpt.files import write_json
 from npgpt.tokenizers.base import (
     AddedToken,
     ByteTokenizer,

@@ -8,11 +8,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy import ndarray
 
+from autograd.schema import Range
 from npgpt.errors import UserError
 
 WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
@@ -22,6 +23,7 @@ WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
 
 
 MOST_IDS = 2**24  # so that a table by id stays small
+TokenId = Annotated[int, Range(0, MOST_IDS - 1)]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class AddedToken:
     """
 
     content: str
-    id: int
+    id: TokenId
     special: bool = True
     single_word: bool = False
     lstrip: bool = False

@@ -15,7 +15,7 @@ import numpy as np
 from numpy import ndarray
 
 from npgpt.errors import UserError
-from npgpt.tokenizers.base import AddedToken, Tokenizer
+from npgpt.tokenizers.base import MOST_IDS, AddedToken, Tokenizer
 from npgpt.tokenizers.normalizers import make_normalizer
 
 # GPT-2's: where it cuts a text before any merge. Possessive quantifiers (++) cut at the same places
@@ -352,16 +352,21 @@ def format_ranks(ranks: Mapping[bytes, int]) -> str:
 
 def parse_ranks(text: str, source: object) -> dict[bytes, int]:
     """Read the text of a ``.tiktoken`` file."""
-    ranks = {}
+    ranks: dict[bytes, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
             token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            content, i = base64.b64decode(token, validate=True), int(rank)
         except ValueError:
             raise UserError(
                 f"{source}, line {number}: expected a token in base64 and its rank, and read "
                 f"{line[:40]!r}"
             ) from None
+        if not content or content in ranks or not 0 <= i < MOST_IDS:
+            reason = "is empty" if not content else "has two ranks" if content in ranks else ""
+            reason = reason or f"has a rank that is not between 0 and {MOST_IDS - 1}"
+            raise UserError(f"{source}, line {number}: the token {token[:40]!r} {reason}")
+        ranks[content] = i
     return ranks

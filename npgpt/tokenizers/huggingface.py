@@ -12,11 +12,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from autograd.reading import SMALL, fit_file, read_json
 from npgpt.errors import UserError
-from npgpt.files import read_json, together, write_json
-from npgpt.tokenizers.base import AddedToken, ByteTokenizer, CharTokenizer, Tokenizer
+from npgpt.files import together, write_json
+from npgpt.tokenizers.base import (
+    AddedToken,
+    ByteTokenizer,
+    CharTokenizer,
+    TokenId,
+    Tokenizer,
+)
 from npgpt.tokenizers.bpe import PATTERN, BPETokenizer, merges_of
 from npgpt.tokenizers.gpt1 import END, GPT1Tokenizer
 from npgpt.tokenizers.normalizers import pattern_of, their_pattern
@@ -42,6 +49,31 @@ FLAGS = ("special", "single_word", "lstrip", "rstrip", "normalized")
 # ---- reading tokenizer.json
 
 
+class HuggingFaceModel(TypedDict):
+    """The model of a ``tokenizer.json``."""
+
+    vocab: dict[str, TokenId]
+    merges: list[str | tuple[str, str]]
+
+
+class HuggingFaceToken(TypedDict):
+    """An added token of a ``tokenizer.json``."""
+
+    content: str
+    id: TokenId
+
+
+class HuggingFace(TypedDict):
+    """A ``tokenizer.json`` of the tokenizers library."""
+
+    model: dict[str, Any]
+    added_tokens: NotRequired[list[HuggingFaceToken]]
+    normalizer: NotRequired[dict[str, Any] | None]
+    pre_tokenizer: NotRequired[dict[str, Any] | None]
+    post_processor: NotRequired[dict[str, Any] | None]
+    decoder: NotRequired[dict[str, Any] | None]
+
+
 def of_hugging_face(values: dict[str, Any], path: Path) -> Tokenizer:
     """Make the tokenizer that a ``tokenizer.json`` of the tokenizers library describes.
 
@@ -62,6 +94,7 @@ def of_hugging_face(values: dict[str, Any], path: Path) -> Tokenizer:
 
 
 def _of_steps(values: dict[str, Any], path: Path) -> Tokenizer:
+    values = fit_file(values, HuggingFace, path)
     model = values["model"]
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     cuts = _flat(values.get("pre_tokenizer"), "pretokenizers")
@@ -73,10 +106,13 @@ def _of_steps(values: dict[str, Any], path: Path) -> Tokenizer:
             f"{path} is a {kind} tokenizer that cuts by {names}, and GPT-2's (BPE, ByteLevel) and "
             "GPT-1's (BPE, BertPreTokenizer) are known here"
         )
-    vocab = {str(token): i for token, i in model["vocab"].items()}
+    model = fit_file(model, HuggingFaceModel, path)
+    vocab = dict(model["vocab"])
     lines = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     merges = parse_merges("\n".join(lines), path)
-    declared = [_added(token, token["content"], token["id"]) for token in values["added_tokens"]]
+    declared = [
+        _added(token, token["content"], token["id"]) for token in values.get("added_tokens", ())
+    ]
     declared = _updated(declared, _declared_beside(path.parent))
     added = _placed(declared, vocab)
     before, after = _template(values.get("post_processor"))
@@ -199,7 +235,7 @@ def _declared_beside(folder: Path, defaults: Mapping[str, str] | None = None) ->
     """
 
     def read(name: str) -> dict[str, Any]:
-        return read_json(folder / name) if (folder / name).is_file() else {}
+        return read_json(folder / name, limit=SMALL) if (folder / name).exists() else {}
 
     config = read("tokenizer_config.json")
     named = dict(defaults or {}) | config
@@ -273,8 +309,8 @@ def of_pair(
     vocab: dict[str, int], merges: Merges, vocab_file: Path, merges_file: Path
 ) -> Tokenizer:
     """Make the tokenizer of a vocabulary and its merges: GPT-1's kind, or GPT-2's."""
-    if not vocab or not all(type(i) is int for i in vocab.values()):
-        raise UserError(f"{vocab_file} does not map tokens to whole numbers")
+    if not vocab:
+        raise UserError(f"{vocab_file} has no tokens")
     is_gpt1 = any(token.endswith(END) for token in vocab)
     folder = vocab_file.parent
     config: dict[str, Any] = {}
@@ -283,7 +319,7 @@ def of_pair(
         (folder / name).is_file() for name in ("tokenizer_config.json", "special_tokens_map.json")
     ):
         path = folder / "tokenizer_config.json"
-        config = read_json(path) if path.is_file() else {}
+        config = read_json(path, limit=SMALL) if path.exists() else {}
         name = str(config.get("tokenizer_class") or ("OpenAIGPT" if is_gpt1 else "GPT2"))
         expected = "OpenAIGPT" if is_gpt1 else "GPT2"
         if name.removesuffix("Fast").removesuffix("Tokenizer") != expected:

@@ -13,20 +13,30 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from autograd.reading import (
+    LARGE,
+    SMALL,
+    demand_file,
+    fit_file,
+    hash_file,
+    read_bytes,
+    read_json,
+    read_text,
+)
+from autograd.schema import shown
 from npgpt.errors import UserError
 from npgpt.files import (
     home,
     make_folders,
-    read_json,
     read_together,
     replacing,
     together,
     write_json,
     write_text,
 )
-from npgpt.tokenizers.base import AddedToken, ByteTokenizer, CharTokenizer, Tokenizer
+from npgpt.tokenizers.base import AddedToken, ByteTokenizer, CharTokenizer, TokenId, Tokenizer
 from npgpt.tokenizers.bpe import BPETokenizer, format_ranks, parse_ranks
 from npgpt.tokenizers.gpt1 import GPT1Tokenizer
 from npgpt.tokenizers.huggingface import of_hugging_face, of_pair, parse_merges
@@ -61,6 +71,7 @@ PAIRS = {  # a vocabulary, and its merges
     "encoder.json": "vocab.bpe",
     "encoder_bpe_40000.json": "vocab_40000.bpe",
 }
+Vocabulary = dict[str, TokenId]
 _tiktoken_lock = threading.Lock()
 
 
@@ -103,7 +114,7 @@ def encoding(name: str, given: Path | None = None) -> dict[str, Any]:
     )
 
     def read(blobpath: str, expected_hash: str | None = None) -> bytes:
-        return given.read_bytes() if given else _content(name, blobpath)
+        return bytes(read_bytes(given)) if given else _content(name, blobpath)
 
     with _tiktoken_lock:
         theirs, tiktoken.load.read_file_cached = tiktoken.load.read_file_cached, read
@@ -131,7 +142,7 @@ def _content(name: str, url: str) -> bytes:
     file = url.rsplit("/", 1)[-1]
     for path in (_published(file), _tiktoken_cache() / hashlib.sha1(url.encode()).hexdigest()):
         if path.is_file():
-            content = path.read_bytes()
+            content = bytes(read_bytes(path))
             if hashlib.sha256(content).hexdigest() == files[file]:
                 return content
             if path.name == file:
@@ -191,8 +202,7 @@ def _read(path: Path) -> Tokenizer:
                 ".tiktoken file"
             )
         return _read(found)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
+    demand_file(path)
     for vocab, merges in PAIRS.items():
         if path.name in (vocab, merges):
             return _read_pair(path.with_name(vocab), path.with_name(merges))
@@ -213,7 +223,7 @@ def _read_tiktoken(path: Path) -> BPETokenizer:
     published = Path(PUBLISHED.get(_sha256(path), ""))
     if published.suffix == ".tiktoken":
         return BPETokenizer(**encoding(published.stem, path))
-    ranks = parse_ranks(_text(path), path)
+    ranks = parse_ranks(read_text(path, LARGE), path)
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
         raise UserError(
@@ -224,18 +234,37 @@ def _read_tiktoken(path: Path) -> BPETokenizer:
 
 
 def _read_pair(vocab_file: Path, merges_file: Path) -> Tokenizer:
-    vocab = read_json(vocab_file)
+    vocab = read_json(vocab_file, Vocabulary)
     if not merges_file.is_file():
         raise UserError(f"{vocab_file} needs {merges_file.name} beside it")
-    merges = parse_merges(_text(merges_file), merges_file)
+    merges = parse_merges(read_text(merges_file, LARGE), merges_file)
     return of_pair(vocab, merges, vocab_file, merges_file)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is damaged: it is not UTF-8") from None
+class OurFile(TypedDict):
+    """What only tokenizers from Hugging Face's files have, in our own ``tokenizer.json``."""
+
+    added_tokens: NotRequired[list[AddedToken]]
+    before: NotRequired[list[TokenId]]
+    after: NotRequired[list[TokenId]]
+
+
+class OurGPT1(OurFile):
+    """Our own ``tokenizer.json`` of GPT-1's kind."""
+
+    vocab: Vocabulary
+    merges: list[str]
+
+
+class OurBPE(OurFile):
+    """What describes ranks of bytes: the file beside a ``.tiktoken`` file, and our own."""
+
+    pattern: str | list[str]
+    special_tokens: Vocabulary
+    name: NotRequired[str]
+    normalizer: NotRequired[dict[str, Any] | None]
+    add_prefix_space: NotRequired[bool]
+    unreached: NotRequired[str]
 
 
 def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
@@ -254,44 +283,28 @@ def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
     if kind == "bpe" and isinstance(values.get("ranks"), str):
         return _bpe(parse_ranks(values["ranks"], path), values, path)
     if kind == "gpt1" and "vocab" in values:
-        try:
-            merges = parse_merges("\n".join(values["merges"]), path)
-            vocab = {str(t): int(i) for t, i in values["vocab"].items()}
-            return GPT1Tokenizer(vocab, merges, **_rare(values))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"{path} is damaged: {error}") from None
+        values = fit_file(values, OurGPT1, path)
+        merges = parse_merges("\n".join(values["merges"]), path)
+        return GPT1Tokenizer(values["vocab"], merges, **_rare(values))
     if isinstance(kind, str) and kind in KNOWN:
         return known(kind)
-    raise UserError(f"{path} describes no tokenizer that is known here (kind {kind!r})")
+    raise UserError(f"{path} describes no tokenizer that is known here (kind {shown(kind)})")
 
 
 def _bpe(ranks: dict[bytes, int], values: dict[str, Any], path: Path) -> BPETokenizer:
-    pattern, special = values.get("pattern", ""), values.get("special_tokens")
-    patterns = pattern if isinstance(pattern, list) else [pattern]
-    if not pattern or not all(isinstance(part, str) for part in patterns) or not (
-        isinstance(special, dict) and all(type(i) is int for i in special.values())
-    ):  # fmt: skip
-        raise UserError(f"{path} must hold a pattern (a string) and special_tokens (with ids)")
-    try:
-        rare = _rare(values)
-        return BPETokenizer(
-            ranks, pattern, special, str(values.get("name", path.stem)), **rare,
-            normalizer=values.get("normalizer"),
-            add_prefix_space=bool(values.get("add_prefix_space")),
-            unreached=parse_ranks(values.get("unreached", ""), path),
-        )  # fmt: skip
-    except UserError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path} is damaged: {error!r:.200}") from None
+    values = fit_file(values, OurBPE, path)
+    return BPETokenizer(
+        ranks, values["pattern"], values["special_tokens"], values.get("name", path.stem),
+        normalizer=values.get("normalizer"),
+        add_prefix_space=values.get("add_prefix_space", False),
+        unreached=parse_ranks(values.get("unreached", ""), path),
+        **_rare(values),
+    )  # fmt: skip
 
 
 def _rare(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what only tokenizers from Hugging Face's files have."""
-    rare = {key: [int(i) for i in values.get(key, ())] for key in ("before", "after")}
-    if "added_tokens" not in values:
-        return rare
-    return rare | {"added_tokens": [AddedToken(**token) for token in values["added_tokens"]]}
+    """Return the values of `OurFile`."""
+    return {key: values[key] for key in ("before", "after", "added_tokens") if key in values}
 
 
 # ---- writing
@@ -352,7 +365,7 @@ def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
     with together(_published("")):
         for name, path in published.items():
             with replacing(_published(name)) as file:
-                file.write(path.read_bytes())
+                file.write(read_bytes(path))
     for key, files in KNOWN.items():
         if published.keys() & files.keys():
             added[key] = known(key)
@@ -362,5 +375,5 @@ def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return a file's SHA-256; of a file that is larger than any published one, none."""
+    return hash_file(path) if path.stat().st_size <= SMALL else ""
