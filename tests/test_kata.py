@@ -370,7 +370,7 @@ def test_a_session_is_left(answers, home):
 def test_giving_up_shows_the_rule():
     learner, out = session("show", "quit")
     learner.practise(Kata("tanh"))
-    assert "lambda g, x" in out.getvalue() and Progress().read()["tanh"] == {"hints": 3}
+    assert "lambda g, out" in out.getvalue() and Progress().read()["tanh"] == {"hints": 3}
 
 
 EDITOR = r"""
@@ -388,7 +388,7 @@ def test_an_editor(home, tmp_path, monkeypatch):
     learner, out = session("edit", "hint", "what?", "")
     assert learner.practise(Kata("tanh"))
     text = out.getvalue()
-    assert "the gradient of x is wrong" in text and "reads g and x" in text and "Right" in text
+    assert "the gradient of x is wrong" in text and "reads g and out" in text and "Right" in text
     assert "# out = " in (home / "katas/tanh.py").read_text()
     monkeypatch.setenv("VISUAL", "no-such-editor")
     with pytest.raises(UserError, match="'no-such-editor' does not start"):
