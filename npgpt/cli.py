@@ -61,21 +61,28 @@ def main(args: list[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # see npgpt/__init__.py
         return dispatch(sys.argv[1:] if args is None else args)
     except UserError as error:
-        print(f"npgpt: {error}", file=sys.stderr)
+        complain(str(error))
     except BrokenPipeError:  # the reader, such as head, has seen enough
         forget_stdout()
         return 0
     except MemoryError as error:
         what = f"not enough memory{f': {error}' if str(error) else ''}"
         advice = "lower --batch_size, --block_size or the model's size"
-        print(f"npgpt: {what}; {advice}", file=sys.stderr)
+        complain(f"{what}; {advice}")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"npgpt: {where}{error.strerror or error}", file=sys.stderr)
+        complain(f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
         print("npgpt: interrupted", file=sys.stderr)
         return 130
     return 2
+
+
+def complain(message: str) -> None:
+    """Print what stopped a command."""
+    from npgpt.say import say  # which imports NumPy: help is shown without it
+
+    say(f"npgpt: {message}", sys.stderr)
 
 
 def dispatch(args: list[str]) -> int:
@@ -123,6 +130,10 @@ def parse(kind: Any, args: list[str], command: str, default: Any = None) -> Any:
         raise UserError(f"npgpt {command}: unknown option {option}{hint}")
     import tyro
 
+    if default is not None and {"-h", "--help"} & {
+        *args
+    }:  # which prints values, from a file or not
+        default = dataclasses.replace(default, **_on_one_line(vars(default)))
     config = (tyro.conf.FlagConversionOff, tyro.conf.OmitSubcommandPrefixes)
     options = tyro.cli(
         kind, prog=f"npgpt {command}", args=args, default=default, config=config,
@@ -154,6 +165,7 @@ def train(args: list[str]) -> int:
     from npgpt.curve import loss_curve
     from npgpt.display import Display, OutputLost, showing
     from npgpt.errors import UserError
+    from npgpt.say import say
 
     @dataclass
     class TrainOptions(TrainConfig):
@@ -220,10 +232,9 @@ def train(args: list[str]) -> int:
     again = f"npgpt train --resume {_quoted(str(run.folder))}"
     try:
         with showing():
-            print(
+            say(
                 f"{run.folder} {verb}: {run.model.n_parameters():,} parameters, "
-                f"{len(run.tokens):,} tokens of {where}, vocabulary {run.tokenizer.n_vocab:,}",
-                flush=True,
+                f"{len(run.tokens):,} tokens of {where}, vocabulary {run.tokenizer.n_vocab:,}"
             )
         training.train(run, Display(run.config.max_iters, run.progress.step))
     except training.Interrupted as stop:
@@ -260,8 +271,10 @@ TRAIN_FLAGS = ("documents", "separate", "eval_only")  # options that may stand a
 
 def tell(text: str, file: Any = None) -> None:
     """Print a line if it can be; a terminal may be gone."""
+    from npgpt.say import say
+
     try:
-        print(text, file=file, flush=True)
+        say(text, file)
     except OSError:
         forget_stdout()
 
@@ -274,6 +287,7 @@ def forget_stdout() -> None:
 def show_sample(run: Any) -> None:
     """Print what the trained model writes, and the command that writes more."""
     from npgpt import generate
+    from npgpt.say import say, say_text
     from npgpt.weights import load_pretrained
 
     model = load_pretrained(run.folder)
@@ -283,10 +297,10 @@ def show_sample(run: Any) -> None:
     choices = dict(do_sample=True, temperature=0.8, top_k=0, seed=run.config.seed)
     out = generate(model, ids, max_new_tokens=length, **choices)
     print("\n" + "─" * 72)
-    print(run.tokenizer.decode(out[0], skip_special_tokens=True))
+    say_text(run.tokenizer.decode(out[0], skip_special_tokens=True))
     print("─" * 72 + "\n")
-    print(f"the run is in {run.folder}; for more of it:")
-    print(f"  npgpt generate --model {_quoted(str(run.folder))} --prompt={_quoted(prompt)}")
+    say(f"the run is in {run.folder}; for more of it:")
+    say(f"  npgpt generate --model {_quoted(str(run.folder))} --prompt={_quoted(prompt)}")
 
 
 def generate(args: list[str]) -> int:
@@ -301,6 +315,7 @@ def generate(args: list[str]) -> int:
 
 def info(args: list[str]) -> int:
     """``npgpt info``."""
+    from autograd.escape import shown_text
 
     @dataclass
     class InfoOptions:
@@ -319,7 +334,7 @@ def info(args: list[str]) -> int:
 
     from npgpt.info import presets, show
 
-    print(show(names, options.batch, options.context) if names else presets())
+    print(shown_text(show(names, options.batch, options.context)) if names else presets())
     return 0
 
 
@@ -327,6 +342,7 @@ def export(args: list[str]) -> int:
     """``npgpt export``."""
     from npgpt.errors import UserError
     from npgpt.export import export
+    from npgpt.say import say
 
     @dataclass
     class ExportOptions:
@@ -338,7 +354,7 @@ def export(args: list[str]) -> int:
         raise UserError("give two folders, as in: npgpt export out/0001 exported")
     source, folder = (Path(name).expanduser() for name in folders)
     export(source, folder)
-    print(f"{folder}: transformers opens it with AutoModelForCausalLM and AutoTokenizer")
+    say(f"{folder}: transformers opens it with AutoModelForCausalLM and AutoTokenizer")
     return 0
 
 
@@ -484,6 +500,18 @@ def _value_of(option: str, args: list[str]) -> str | None:
         if name.replace("-", "_") == option.replace("-", "_"):
             return value if is_there else args[i + 1] if i + 1 < len(args) else None
     return None
+
+
+def _on_one_line(values: dict[str, Any]) -> dict[str, Any]:
+    """Return options whose texts may be printed."""
+    from autograd.escape import shown
+
+    def line(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(line, value))
+        return shown(value) if isinstance(value, str) else value
+
+    return {name: line(value) for name, value in values.items()}
 
 
 def _quoted(text: str) -> str:

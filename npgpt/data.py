@@ -26,6 +26,7 @@ from autograd.reading import LARGE, demand_file, fit_file, read_bytes, read_json
 from autograd.schema import Count
 from npgpt.errors import UserError
 from npgpt.files import finish, hash_file, replacing, together, write_json
+from npgpt.say import say
 from npgpt.tokenizers import Tokenizer, tokenizer_of
 
 LONGEST_TEXT = 4 * LARGE  # a file of text, in bytes; one from a pipe may have a quarter of this
@@ -121,7 +122,7 @@ def _texts_in(folder: Path) -> list[tuple[Path, str]]:
     if others:
         named = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         left_out = f"{len(others)} of {len(files)} files are no UTF-8 text and left out"
-        print(f"note: {folder}: {left_out}: {named}", file=sys.stderr)
+        say(f"note: {folder}: {left_out}: {named}", sys.stderr)
     return texts
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from autograd.console import Console
+from autograd.escape import shown
 
 
 class OutputLost(Exception):
@@ -26,11 +28,6 @@ def showing() -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputLost(error) from None
-
-
-def escaped(line: str) -> str:
-    """Return a line whose control characters are written as Python writes them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class _Console(Console):
@@ -55,7 +52,7 @@ class Display:
     """
 
     def __init__(self, total: int, start: int = 0, console: Console | None = None) -> None:
-        self.console = console or _Console(highlight=False, markup=False, emoji=False)
+        self.console = console or _Console()
         self._losses = {"train": float("nan"), "val": float("nan")}
         self._rate = 0.0
         self._shown = time.monotonic()
@@ -110,7 +107,7 @@ class Display:
     def sampled(self, text: str) -> None:
         """Show what the model writes now; its control characters are shown, not sent."""
         for line in text.splitlines():
-            self._print(f"    │ {escaped(line)}")
+            self._print(f"    │ {shown(line)}")
 
     def stopped_early(self, n_worse: int) -> None:
         """Show why the training is over."""

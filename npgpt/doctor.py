@@ -18,9 +18,11 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 import autograd
 from autograd import Roof
+from autograd.escape import shown
 from autograd.kernels import kernels_enabled
 from npgpt.errors import UserError
 from npgpt.files import hash_file, write_json
+from npgpt.say import say
 from npgpt.tokenizers.store import KNOWN, PUBLISHED, encoding, folder, gpt1_files
 
 
@@ -60,12 +62,13 @@ def run(options: DoctorOptions) -> int:
         if finding.section != section:
             print(finding.section)
             section = finding.section
+        line = shown(f"{finding.name:<21} {finding.value}")
         print(textwrap.fill(
-            f"{finding.name:<21} {finding.value}", 80, initial_indent="! " if finding.fix else "  ",
+            line, 80, initial_indent="! " if finding.fix else "  ",
             subsequent_indent=24 * " ", break_long_words=False, break_on_hyphens=False,
         ), flush=True)  # fmt: skip
         if finding.fix:
-            print(f"{'':<24}fix: {finding.fix}")
+            say(f"{'':<24}fix: {finding.fix}")
         findings.append(finding)
     wrong = sum(bool(finding.fix) for finding in findings)
     print(f"\n{wrong} to fix" if wrong else "\nall is well")

@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from rich.console import Console
 
 from autograd import REGISTRY, Op
+from autograd.console import Console
 from autograd.reading import SMALL, read_json, read_text
 from autograd.schema import Count
 from npgpt import files
@@ -446,14 +446,14 @@ class Session:
         ask: Callable[[str], str] = input,
     ) -> None:
         self.progress = progress or Progress()
-        self.console = console or Console(highlight=False)
+        self.console = console or Console()
         self.ask = ask
         # hypothesis keeps files of its own, by default in the folder where one happens to be
         os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(self.progress.home / "cache"))
 
     def say(self, text: str = "", style: str = "") -> None:
         """Print text as it is."""
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
+        self.console.print(text, style=style, soft_wrap=True)
 
     def say_code(self, code: str) -> None:
         """Print source code, coloured in a terminal."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +24,7 @@ from tyro.conf import arg
 
 import autograd
 from autograd import nn
+from autograd.console import Console
 from autograd.schema import fit
 from npgpt.config import TrainConfig
 from npgpt.data import IGNORED, n_predicted
@@ -342,11 +342,11 @@ def why(options: WhyOptions, console: Console | None = None) -> None:
     """Print the history of a weight; see `WhyOptions`."""
     if not options.run or not options.param:
         raise UserError("give a run and a weight: --run DIR --param 'NAME[INDEX]'")
-    console = console or Console(highlight=False)
+    console = console or Console()
     first, last = options.from_, options.to
 
     def say(text: Any = "", style: str = "") -> None:
-        console.print(text, style=style, markup=False, soft_wrap=isinstance(text, str))
+        console.print(text, style=style, soft_wrap=isinstance(text, str))
 
     replay = Replay(options.run, first, last, force=options.force)
     name, index = find_weight(replay.run, options.param)

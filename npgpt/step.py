@@ -16,6 +16,7 @@ import numpy as np
 import autograd
 from autograd.reading import SMALL, read_bytes, read_text
 from npgpt.errors import UserError
+from npgpt.say import say
 
 
 @dataclass
@@ -152,7 +153,7 @@ class _Session:
             autograd.to_source(trace, path, primitives=self.options.primitives)
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(str(error)) from None
-        print(f"{path} is written; it prints {trace.recording.name(trace.start)} = {value!s}")
+        say(f"{path} is written; it prints {trace.recording.name(trace.start)} = {value!s}")
 
 
 class _Left(BaseException):
@@ -169,9 +170,9 @@ def run_step(options: StepOptions, session: _Session) -> None:
     replay = Replay(folder, step, step, force=options.force)
     replay.seek(step)
     for note in replay.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     n = replay.run.config.gradient_accumulation_steps
-    print(f"update {step} of {folder}, replayed from {replay.origin}")
+    say(f"update {step} of {folder}, replayed from {replay.origin}")
 
     def take(trace: Any) -> None:
         if n > 1:

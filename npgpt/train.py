@@ -79,6 +79,7 @@ from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
 from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
+from npgpt.say import say
 from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 from npgpt.weights import (
     find_model,
@@ -214,7 +215,7 @@ class Run:
                     if not demand_intact(file, path) and self.is_hashed:
                         raise UserError(f"{path} is not as this run wrote it: it holds no hash")
             except UserError as error:
-                print(f"note: {error}. The next evaluation writes it again", file=sys.stderr)
+                say(f"note: {error}. The next evaluation writes it again", sys.stderr)
                 self.progress.evaluated, self.progress.finished = -1, False
 
     def remember(self) -> bool:

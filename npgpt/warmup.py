@@ -16,6 +16,7 @@ from npgpt.evaluate import whole_loss
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
 from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.say import say
 from npgpt.train import train_step
 
 
@@ -51,7 +52,7 @@ def run() -> None:
         use_kernels_once()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     did = "kernels compiled" if compilations.buffer else "all kernels are there, and loaded"
-    print(f"{did} in {wall:.1f} s ({cpu:.1f} s of CPU time): {folder}")
+    say(f"{did} in {wall:.1f} s ({cpu:.1f} s of CPU time): {folder}")
 
 
 def use_kernels_once() -> None:

@@ -71,8 +71,8 @@ def test_nothing_imports_what_stands_above_it(module, path):
 
 def test_npgpt_uses_the_engines_public_names():
     public = {"autograd", "autograd.kernels", "autograd.nn", "autograd.testing"}
-    public |= {"autograd.files", "autograd.reading", "autograd.schema"}
-    public |= {"autograd.stepper.debugger"}
+    public |= {"autograd.console", "autograd.escape", "autograd.files", "autograd.reading"}
+    public |= {"autograd.schema", "autograd.stepper.debugger"}
     for module, path in modules():
         if module.startswith("npgpt"):
             for name in imported(path):

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
-from rich.console import Console
 from rich.text import Text
 
 from autograd.anomaly import Contribution, Explanation
+from autograd.console import Console
 from autograd.stepper import display
 from autograd.stepper.display import largest, matrix, norm
 from autograd.stepper.record import Call, kind, record
@@ -108,7 +108,7 @@ class Stepper:
     """
 
     def __init__(self, trace: Trace, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console()
         self.levels = [Level(trace)]
         self.watched: list[str] = []
         self.hidden = False  # whether what a step sends is left for the learner to predict

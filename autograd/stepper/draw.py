@@ -11,6 +11,7 @@ from typing import Any
 
 from autograd.anomaly import users_frame
 from autograd.engine import Node, TensorBase
+from autograd.escape import shown
 from autograd.files import write_text
 from autograd.stepper.record import Recording
 from autograd.tensor import Tensor
@@ -368,6 +369,10 @@ def _svg(layers: list[list[_Box]]) -> str:
     )
 
 
+def _escaped(text: str) -> str:
+    return html.escape(shown(text))
+
+
 def _top(box: _Box) -> float:
     return MARGIN + box.layer * (BOX + LAYER)
 
@@ -394,9 +399,9 @@ def _rects(boxes: list[_Box], left: float) -> Iterator[str]:
             x, y = box.x - left, _top(box)
             radius = 18 if box.kind == "leaf" else 5
             yield (
-                f"<g><title>{html.escape(box.title)}</title><rect class='{box.kind}' "
+                f"<g><title>{_escaped(box.title)}</title><rect class='{box.kind}' "
                 f"x='{x - box.width / 2:.1f}' y='{y:.1f}' width='{box.width:.1f}' height='{BOX}' "
-                f"rx='{radius}'/><text x='{x:.1f}' y='{y + 17:.1f}'>{html.escape(box.label)}</text>"
-                f"<text class='shape' x='{x:.1f}' y='{y + 32:.1f}'>{html.escape(box.detail)}</text>"
+                f"rx='{radius}'/><text x='{x:.1f}' y='{y + 17:.1f}'>{_escaped(box.label)}</text>"
+                f"<text class='shape' x='{x:.1f}' y='{y + 32:.1f}'>{_escaped(box.detail)}</text>"
                 "</g>"
             )

@@ -10,6 +10,7 @@ import linecache
 import math
 import re
 import textwrap
+import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from autograd.escape import shown_text
 from autograd.op import Op
 from autograd.stepper.literals import WIDTH, literal, wrapped
 
@@ -28,11 +30,22 @@ class Names:
     """Names of a script, no two of them the same."""
 
     def __init__(self) -> None:
-        self.taken = {*keyword.kwlist, *dir(builtins), "np", "math", "arrays", "gradients", "_"}
+        self.taken = {
+            *keyword.kwlist,
+            *dir(builtins),
+            "np",
+            "math",
+            "arrays",
+            "check",
+            "gradients",
+            "_",
+        }
 
     def new(self, wanted: str) -> str:
         """Return an identifier close to the one that is wanted."""
+        wanted = unicodedata.normalize("NFKC", wanted)  # as Python reads identifiers
         wanted = re.sub(r"\.(\d+)\b", r"\1", wanted)  # h.0.attn: h0_attn
+        wanted = "".join(c if f"x{c}".isidentifier() else " " for c in wanted)
         wanted = re.sub(r"_?\W+", "_", wanted).strip("_") or "x"
         wanted = "_" + wanted if wanted[0].isdigit() else wanted
         name = next(
@@ -317,7 +330,7 @@ def _end(node: Any) -> tuple[int, int]:
 
 def _quoted(doc: str, indent: str) -> str:
     """Return a docstring's source."""
-    lines = doc.replace("\\", "\\\\").replace('"""', '"').split("\n")
+    lines = re.sub(r'"{2,}|"$', "'", shown_text(doc).replace("\\", "\\\\")).split("\n")
     lines[1:] = [
         indent + line if line or i == len(lines) - 2 else "" for i, line in enumerate(lines[1:])
     ]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from autograd.escape import shown
+
 WIDTH = 100  # of a line
 
 
@@ -39,7 +41,7 @@ def literal(value: Any) -> str:
     if isinstance(value, float):
         return re.sub(r"\b(nan|inf)\b", r"np.\1", repr(value))
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return shown(json.dumps(value, ensure_ascii=False))
     if value is None or isinstance(value, bool | int):
         return repr(value)
     raise TypeError(f"to_source: a constant of type {type(value).__name__} has no source")

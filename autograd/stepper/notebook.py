@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from autograd.escape import shown
+
 MOST = 60  # rows
 
 
@@ -23,12 +25,12 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> s
     lines = [_row("th", head), *(_row("td", row) for row in rows[:MOST])]
     if len(rows) > MOST:
         lines.append(_row("td", [f"… and {len(rows) - MOST} more", *[""] * (len(head) - 1)]))
-    title = f"<caption style='text-align: left'>{escape(caption)}</caption>"
+    title = f"<caption style='text-align: left'>{escape(shown(caption))}</caption>"
     return "\n".join([f"<table>{title}<tbody>", *lines, "</tbody></table>"])
 
 
 def _row(kind: str, cells: Sequence[Any]) -> str:
     inside = "".join(
-        f"<{kind} style='text-align: left'>{escape(str(cell))}</{kind}>" for cell in cells
+        f"<{kind} style='text-align: left'>{escape(shown(str(cell)))}</{kind}>" for cell in cells
     )
     return f"<tr>{inside}</tr>"

@@ -26,6 +26,7 @@ from autograd import changes, modes
 from autograd.anomaly import PACKAGE, line_of, users_frame
 from autograd.blocks import Block
 from autograd.engine import Node, TensorBase
+from autograd.escape import shown
 from autograd.modes import record_with
 from autograd.op import Op
 from autograd.stepper.notebook import table
@@ -65,6 +66,9 @@ class Call:
     results: tuple[int, ...]
     line: str = ""
     scope: str = ""
+
+    def __post_init__(self) -> None:
+        self.line, self.scope = shown(self.line), shown(self.scope)
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -113,6 +117,7 @@ class Recording:
     file: str = ""  # whose lines to note, if not those of the user's innermost one
 
     def __post_init__(self) -> None:
+        self.names = {number: shown(name) for number, name in self.names.items()}
         self.maker = {number: call for call in self.calls.values() for number in call.results}
         self._numbers = {name: number for number, name in self.names.items()}
         self._parameters: set[int] = set()  # named by their modules, for good
@@ -264,6 +269,7 @@ class Recording:
 
     def give_name(self, number: int, name: str) -> None:
         """Name a value; another that had the name before gets a number after it."""
+        name = shown(name)
         other = self._numbers.get(name)
         if other == number or other in self._parameters:
             return

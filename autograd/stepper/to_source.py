@@ -9,6 +9,7 @@ dtypes) is spelled out, in its order: so the script's numbers are the engine's, 
 from __future__ import annotations
 
 import ast
+import hashlib
 import math
 import re
 import textwrap
@@ -25,6 +26,8 @@ from numpy import ndarray
 
 from autograd.anomaly import users_frame
 from autograd.engine import TensorBase
+from autograd.escape import shown
+from autograd.files import replacing, together, write_text
 from autograd.kernels import use_kernels
 from autograd.modes import enable_grad, record_with
 from autograd.op import Op, Rule
@@ -37,6 +40,13 @@ from autograd.tensor import Tensor
 SMALL = 16  # elements of an array that is written out although there is a file for arrays
 MOST = 20_000  # elements that are written out where there is none
 FUNCTIONS = "functions: what the ops compute, and their rules"
+CHECK = "check"  # the name of a hash among the arrays
+LOAD = """\
+arrays = np.load(__file__.removesuffix(".py") + ".npz")
+if arrays["check"] != "{check}":
+    raise SystemExit("the .npz beside this file belongs to another: write both again")
+
+"""
 SECTION = 16  # ops of a module that are not divided among its parts
 
 
@@ -118,11 +128,13 @@ def to_source(
         path = None if file is None else Path(file)
         script = _Script(recording, start, begin, _arrays_in(frame), path)
         text = script.text()
-    if file is not None:
-        Path(file).write_text(text, encoding="utf-8")
-        if script.stored:
-            arrays: dict[str, Any] = script.stored
-            np.savez(Path(file).with_suffix(".npz"), **arrays)
+    if path is not None:
+        with together(path.parent.resolve(strict=True)):
+            write_text(path, text)
+            if script.stored:
+                arrays: dict[str, Any] = script.stored | {CHECK: np.array(script.check())}
+                with replacing(path.with_suffix(".npz")) as arrays_file:
+                    np.savez(arrays_file, **arrays)
     return text
 
 
@@ -182,7 +194,7 @@ class _Line:
     def comment(self) -> str:
         shape = self.shape if isinstance(self.shape, list) else [self.shape]
         shapes = ", ".join("" if x is None else str(tuple(x)) for x in shape)
-        return "  ".join(filter(None, [self.formula, shapes]))
+        return shown("  ".join(filter(None, [self.formula, shapes])))
 
 
 class _Script:
@@ -503,7 +515,7 @@ class _Script:
         if self.functions.definitions:
             parts.append("\n\n".join([_rule(FUNCTIONS), *self._definitions()]).rstrip() + "\n")
         sections = _sections(self.calls)
-        load = 'arrays = np.load(__file__.removesuffix(".py") + ".npz")\n\n' if self.stored else ""
+        load = LOAD.format(check=self.check()) if self.stored else ""
         parts.append(f"{_rule('data')}\n\n{load}{_aligned(self.data)}")
         parts.append(f"{_rule('forward')}\n\n{self._body(forward, sections)}")
         parts.append(f"{_rule('backward')}\n\n{self._body(backward, sections)}")
@@ -518,6 +530,13 @@ class _Script:
             f'    print(f"\\nd {loss} / d {{name}}, {{gradient.shape}}:\\n{{gradient}}")',
         ]))  # fmt: skip
         return "\n\n".join(parts) + "\n"
+
+    def check(self) -> str:
+        """Return what tells whether arrays were written with this script: a hash of them."""
+        digest = hashlib.sha256()
+        for name, array in self.stored.items():
+            digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
+        return digest.hexdigest()[:16]
 
     def _imports(self, *passes: list[_Line]) -> set[str]:
         code = [line.value for lines in passes for line in lines]
@@ -538,7 +557,7 @@ class _Script:
         found = []
         for section, group in groupby(lines, lambda line: sections.get(line.scope, line.scope)):
             text = _aligned(list(group))
-            found.append(f"# {section}\n{text}" if section and len(sections) > 1 else text)
+            found.append(f"# {shown(section)}\n{text}" if section and len(sections) > 1 else text)
         return "\n\n".join(found)
 
 

@@ -18,6 +18,7 @@ from npgpt.generation.search import BeamSearch, Generated, Sampling, Search
 from npgpt.generation.streaming import Streamer, TextStreamer
 from npgpt.model import GPT
 from npgpt.nn import check_ids
+from npgpt.say import say
 from npgpt.tokenizers.base import Tokenizer
 
 __all__ = ["Generated", "TextStreamer", "generate"]
@@ -185,14 +186,14 @@ def settle(
     if idle:
         why = "at temperature 0" if options.temperature == 0 else "without do_sample=True"
         has = "has" if len(idle) == 1 else "have"
-        print(f"note: {', '.join(idle)} {has} no effect {why}", file=sys.stderr)
+        say(f"note: {', '.join(idle)} {has} no effect {why}", sys.stderr)
     return options
 
 
 @functools.cache
 def note_once(text: str) -> None:
     """Print a note on standard error, if this process has not printed it before."""
-    print(f"note: {text}", file=sys.stderr)
+    say(f"note: {text}", sys.stderr)
 
 
 def start(
@@ -254,4 +255,4 @@ def announce_window(prompt_length: int, n_positions: int) -> None:
         what += f", then {window}"
     else:
         what = f"of a text longer than {n_positions} tokens, the model sees {window}"
-    print(f"note: {what}", file=sys.stderr)
+    say(f"note: {what}", sys.stderr)

@@ -22,6 +22,7 @@ from npgpt.generation.options import Options
 from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
 from npgpt.quantize import quantize
+from npgpt.say import say_text
 from npgpt.tokenizers import Tokenizer, load_tokenizer
 from npgpt.weights import find_model, load_pretrained
 
@@ -244,7 +245,7 @@ def write(
             }
         )
     if not is_one:
-        print(f"\n{LINE}\n".join(texts))
+        say_text(f"\n{LINE}\n".join(texts))
     elif isinstance(stop, KeyboardInterrupt):
         streamer.end()
     if stop:

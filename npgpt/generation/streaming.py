@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy import ndarray
 
+from npgpt.say import say_text
 from npgpt.tokenizers.base import StreamDecoder, Tokenizer
 
 
@@ -71,4 +72,4 @@ class TextStreamer:
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Print a piece; to do something else with it, override this."""
-        print(text, end="\n" if stream_end else "", flush=True)
+        say_text(text, end="\n" if stream_end else "")

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
 import autograd
+from autograd.console import Console
 from autograd.kernels import use_kernels
 from autograd.stepper.debugger import Stepper
 from npgpt.errors import UserError
@@ -79,7 +79,7 @@ class Lesson:
         >>> print(Lesson(1).replayed().splitlines()[0])
         # The chain rule on three scalars
         """
-        console = Console(file=io.StringIO(), width=80, highlight=False, record=True)
+        console = Console(file=io.StringIO(), width=80, record=True)
         player, text = Player(self, console), ""
         with use_kernels(False):
             for kind, content in self.parts:
@@ -157,7 +157,7 @@ class Player:
         ask: Callable[[str], str] | None = None,
     ) -> None:
         self.lesson = lesson
-        self.console = console or Console(highlight=False, record=True)
+        self.console = console or Console(record=True)
         if ask is None and sys.stdin.isatty() and self.console.is_terminal:
             ask = self.prompt()
         self.ask = ask

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
+from autograd.console import Console
+from autograd.escape import shown
 from npgpt.errors import UserError
+from npgpt.say import say
 from npgpt.tokenizers import make_tokenizer, train_bpe, write_tiktoken
 from npgpt.tokenizers.bpe import PATTERN, BPETokenizer
 from npgpt.tokenizers.gpt1 import GPT1Tokenizer
@@ -77,10 +79,11 @@ def show_list(args: list[str]) -> int:
             print(f"{name:13}  not here; npgpt tokenizer add {' '.join(files)}")
     for path in sorted(folder().glob("*.json")):
         try:
-            print(f"{path.stem:13}  {make_tokenizer(path.stem).n_vocab:,} tokens")
+            say(f"{path.stem:13}  {make_tokenizer(path.stem).n_vocab:,} tokens")
         except UserError as error:
-            print(f"{path.stem:13}  {error}")
-    print(f"\nThose that were added are in {folder()}")
+            say(f"{path.stem:13}  {error}")
+    print()
+    say(f"Those that were added are in {folder()}")
     return 0
 
 
@@ -106,7 +109,7 @@ def add_files(args: list[str]) -> int:
     for name, tokenizer in add(
         [Path(path).expanduser() for path in args[:n]], options.name
     ).items():
-        print(f"{name}: {tokenizer.n_vocab:,} tokens, in {folder()}")
+        say(f"{name}: {tokenizer.n_vocab:,} tokens, in {folder()}")
     return 0
 
 
@@ -155,13 +158,13 @@ def train(args: list[str]) -> int:
     seconds = time.monotonic() - start
     write_tiktoken(tokenizer, path)
     size, length = len(text.encode()), tokenizer.encode(text, disallowed_special=()).size
-    print(
+    say(
         f"{path}: {tokenizer.n_vocab:,} tokens, of {size / 1e6:.1f} MB in {seconds:.1f} s; "
         f"a token has {size / length:.2f} bytes of it on average"
     )
     if tokenizer.n_vocab < options.vocab_size:
         print(f"fewer than asked for: no other pair occurs {options.min_frequency} times")
-    print(f"to train a model with it: npgpt train --tokenizer {shlex.quote(str(path))}")
+    say(f"to train a model with it: npgpt train --tokenizer {shlex.quote(str(path))}")
     return 0
 
 
@@ -209,7 +212,7 @@ def show(args: list[str]) -> int:
         except UnicodeDecodeError:
             raise UserError("standard input is not UTF-8") from None
     tokenizer = make_tokenizer(options.tokenizer, text)
-    console = Console(highlight=False)
+    console = Console()
     if options.steps:
         if not isinstance(tokenizer, BPETokenizer | GPT1Tokenizer):
             raise UserError(f"the tokenizer {options.tokenizer} merges nothing: it has no --steps")
@@ -217,15 +220,15 @@ def show(args: list[str]) -> int:
             console.print(line, soft_wrap=True)
         return 0
     ids = tokenizer.encode(text, allowed_special="all").tolist()
-    shown = [(i, visible(tokenizer.tokens[i])) for i in ids]
+    pieces = [(i, visible(tokenizer.tokens[i])) for i in ids]
     if console.is_terminal:
         line = Text()
-        for k, (i, piece) in enumerate(shown):
+        for k, (i, piece) in enumerate(pieces):
             line.append(piece, f"black on {COLOURS[k % len(COLOURS)]}").append(f"{i} ", "dim")
         console.print(line)
         console.print(f"{len(text):,} characters, {len(ids):,} tokens", style="dim")
     else:
-        for i, piece in shown:
+        for i, piece in pieces:
             print(f"{i}\t{piece}")
     return 0
 
@@ -248,4 +251,4 @@ def merge_lines(tokenizer: Any, text: str) -> Iterator[Text]:
 def visible(token: str | bytes) -> str:
     """Return a token with all that cannot be seen in a visible form: a space is ``·``."""
     text = token if isinstance(token, str) else token.decode("utf-8", "backslashreplace")
-    return "".join("·" if c == " " else c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return shown(text).replace(" ", "·")

@@ -1,0 +1,26 @@
+"""A terminal of `rich` that writes what it is given: no markup, no emoji codes, no sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import rich.console
+from rich.segment import Segment
+
+from autograd.escape import shown_text
+
+
+class Console(rich.console.Console):
+    """A console for text from files: styles are those of our own ``Text`` objects alone."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """Yield what is written; control sequences are only those of the library itself."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(shown_text(segment.text), segment.style)
