@@ -9,6 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import autograd
+from autograd.kernels import use_kernels
 from autograd.op import NUMPY
 from autograd.testing import properties
 from autograd.testing.properties import PROPERTIES, op_calls
@@ -823,3 +824,112 @@ def test_power_at_zero():
 def test_wrong_arguments(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call(autograd.nn, tensor(3, 4))
+
+
+# ---- static arguments
+
+
+ODD = [None, "x", "Tanh", -1, 0, 2, 7, -7, 1.5, -0.5, np.nan, True, (0,), (0, 0), (), [], [0], {},
+       np.array([0]), np.array([0.5]), np.array(1), np.int64(1), np.float32(0.5), 3j]  # fmt: skip
+# Their indices are drawn elsewhere, or they serve other rules alone, or another function checks
+# their arguments first.
+INTERNAL = {"getitem", "scatter", "scatter_rows", "einsum", "cross_entropy", "dropout_seeded",
+            "attention"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(OPS) - INTERNAL))
+@given(data=st.data())
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_static_arguments_are_refused_in_the_forward_pass(name, data):
+    """Whatever the forward pass takes, the backward pass can differentiate, kernels or not."""
+    op = autograd.REGISTRY[name]
+    static = [i for i in range(len(op.names)) if i not in op.differentiable]
+    if op.variadic or not static:
+        return
+    args = list(data.draw(op_calls(op)).args)
+    args += [op.defaults[key] for key in op.names[len(args) :]]
+    args[data.draw(st.sampled_from(static))] = data.draw(st.sampled_from(ODD))
+    results = []
+    for enabled in (True, False):
+        with use_kernels(enabled):
+            given_args = [
+                autograd.tensor(x, requires_grad=True)
+                if i in op.differentiable and isinstance(x, np.ndarray) and x.dtype.kind == "f"
+                else x
+                for i, x in enumerate(args)
+            ]
+            try:
+                found = op(*given_args)
+            except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError) as error:
+                results.append(type(error))
+                continue
+        parts = [y for y in (found if isinstance(found, tuple) else [found]) if y.requires_grad]
+        leaves = [x for x in given_args if isinstance(x, autograd.Tensor)]
+        autograd.grad(parts, leaves, [np.ones(y.shape) for y in parts])
+        results.append([y.shape for y in parts])
+    if len(results) == 2:
+        refused = [isinstance(result, type) for result in results]
+        assert all(refused) or results[0] == results[1], results
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda nn, x: nn.gelu(x, approximate="Tanh"), "gelu: approximate is 'Tanh'; expected 'no"),
+        (lambda nn, x: nn.gelu(x, approximate=None), "gelu: approximate is None"),
+        (lambda nn, x: nn.softmax(x, dim=2), "softmax: dim: axis 2 is out of bounds"),
+        (lambda nn, x: nn.softmax(x, dim=None), "softmax: dim is None; expected the number"),
+        (lambda nn, x: nn.log_softmax(x, dim=(0, 1)), r"log_softmax: dim is \(0, 1\)"),
+        (lambda nn, x: nn.softmax(x, dim=True), "softmax: dim is True"),
+        (lambda nn, x: nn.leaky_relu(x, [0.1]), r"negative_slope is \[0.1\]; expected a number"),
+        (lambda nn, x: nn.elu(x, alpha="1"), "elu: alpha is '1'; expected a number"),
+        (lambda nn, x: nn.softplus(x, beta=(1,)), r"softplus: beta is \(1,\); expected a number"),
+        (lambda nn, x: nn.layer_norm(x, 4, eps=None), "layer_norm: eps is None"),
+        (lambda nn, x: nn.layer_norm(x, 4.0), "normalized_shape is 4.0; expected an integer"),
+        (lambda nn, x: nn.rms_norm(x, 4, eps="x"), "rms_norm: eps is 'x'"),
+        (lambda nn, x: nn.embedding([0], x[None]), r"embedding: weight has shape \(1, 3, 4\)"),
+        (lambda nn, x: nn.embedding([0], x[0]), r"embedding: weight has shape \(4,\)"),
+        (lambda nn, x: nn.embedding([0.0], x), "embedding: input has type float64; expected int"),
+        (lambda nn, x: nn.embedding([True], x), "embedding: input has type bool"),
+        (lambda nn, x: nn.embedding([0], x, padding_idx=3), "padding_idx is 3, of 3 rows"),
+        (lambda nn, x: nn.embedding([0], x, padding_idx=-4), "padding_idx is -4; expected -3"),
+        (lambda nn, x: nn.embedding([0], x, padding_idx=1.0), "padding_idx is 1.0; expected an in"),
+        (lambda nn, x: nn.dropout(x, "x"), "dropout: p is 'x'; expected a number"),
+        (lambda nn, x: nn.dropout(x, np.nan), "dropout: p is nan, and must be at least 0"),
+        (lambda nn, x: nn.cross_entropy(x, [0, 1, 2], [1.0]), r"weight has shape \(1,\), and inp"),
+        (lambda nn, x: nn.cross_entropy(x, [0, 1, 2], ignore_index=None), "ignore_index is None"),
+        (lambda nn, x: nn.cross_entropy(x, [0, 1, 2], label_smoothing="x"), "smoothing is 'x'"),
+        (
+            lambda nn, x: nn.cross_entropy(x, [True] * 3),
+            "target has type bool; expected",
+        ),
+        (lambda nn, x: nn.cross_entropy(x, [0, 1, 2], reduction=["mean"]), "reduction is"),
+        (lambda nn, x: nn.nll_loss(x, [0.0, 1.0, 2.0]), "nll_loss: .*type float64"),
+        (lambda nn, x: nn.nll_loss(x, [0, 1, 2], [1.0]), r"nll_loss: weight has shape \(1,\)"),
+        (lambda nn, x: nn.one_hot([0.5]), "one_hot: .*type float64; expected integers"),
+        (lambda nn, x: nn.one_hot([]), "one_hot: tensor is empty"),
+        (lambda nn, x: nn.one_hot([0], 1.0), "one_hot: num_classes is 1.0; expected an integer"),
+        (lambda nn, x: nn.topk(x, 1, dim=2), "topk: dim: axis 2 is out of bounds"),
+        (lambda nn, x: nn.topk(x, 1.0), "'float' object cannot be interpreted as an integer"),
+        (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), stride=0), "conv1d: stride is 0; expected"),
+        (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), padding=-1), "padding is -1; expected 0"),
+        (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), padding="all"), "padding is 'all'"),
+        (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), dilation=1.5), "dilation is 1.5; expect"),
+        (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), groups=0), "groups is 0; expected 1 or"),
+        (lambda nn, x: nn.conv1d(x, np.ones((3, 2))), "input has 3 axes and weight 2"),
+        (lambda nn, x: nn.scaled_dot_product_attention(x, x, x, scale="x"), "scale is 'x'"),
+        (lambda nn, x: nn.scaled_dot_product_attention(x, x, x, None, 1.0), "dropout_p is 1.0"),
+        (lambda nn, x: nn.scaled_dot_product_attention(x, x, x, is_causal=2), "is_causal is 2"),
+        (
+            lambda nn, x: nn.scaled_dot_product_attention(x, x, x, is_causal=True, window_size=1.5),
+            "window_size is 1.5; expected an integer",
+        ),
+    ],
+)
+def test_wrong_values_of_static_arguments(call, message):
+    for enabled in (True, False):
+        with (
+            use_kernels(enabled),
+            pytest.raises((ValueError, TypeError, IndexError), match=message),
+        ):
+            call(autograd.nn, tensor(3, 4))

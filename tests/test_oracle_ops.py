@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import autograd
+from autograd.kernels import use_kernels
 from autograd.testing import op_calls
 from autograd.testing.properties import Call, differentiable
 
@@ -539,3 +540,99 @@ def test_expression_at_a_kink_is_torchs(name):
 
     ours, theirs, x = EXPRESSIONS_AT_KINKS[name]
     assert_same(ours, partial(theirs, torch), [np.array(x)], [0], [1, 2] if name in SMOOTH else [1])
+
+
+# ---- arrays without elements
+
+EMPTY = [(0,), (2, 0), (0, 2), (2, 0, 3), (2, 3, 0), (0, 0)]
+
+
+def on_nothing():
+    """Yield functions of networks, PyTorch's twins, and arguments that have no elements."""
+    import torch
+    import torch.nn.functional as F
+
+    nn = autograd.nn
+    plain = "relu leaky_relu elu sigmoid silu softplus logsigmoid gelu".split()
+    for shape in EMPTY:
+        for name in plain:
+            yield getattr(nn, name), getattr(F, name), [shape]
+        for dim in range(-len(shape), len(shape)):
+            for name in ("softmax", "log_softmax"):
+                yield (
+                    partial(getattr(nn, name), dim=dim),
+                    partial(getattr(F, name), dim=dim),
+                    [shape],
+                )
+            yield partial(nn.logsumexp, dim=dim), partial(torch.logsumexp, dim=dim), [shape]
+        for last in (shape[-1:], shape[-2:]):
+            parameters = [shape, last, last]
+            yield (
+                partial(lambda f, x, w, b, last: f(x, last, w, b), nn.layer_norm, last=last),
+                partial(lambda f, x, w, b, last: f(x, last, w, b), F.layer_norm, last=last),
+                parameters,
+            )
+            yield (
+                partial(lambda f, x, w, last: f(x, last, w), nn.rms_norm, last=last),
+                partial(lambda f, x, w, last: f(x, last, w), F.rms_norm, last=last),
+                parameters[:2],
+            )
+        for n in (0, 3):
+            yield nn.linear, F.linear, [shape, (n, shape[-1]), (n,)]
+        for reduction in ("mean", "sum", "none"):
+            for name in ("mse_loss", "binary_cross_entropy_with_logits"):
+                ours, theirs = getattr(nn, name), getattr(F, name)
+                yield (
+                    partial(ours, reduction=reduction),
+                    partial(theirs, reduction=reduction),
+                    [shape, shape],
+                )
+    for reduction in ("mean", "sum", "none"):
+        for shape in ((0, 3), (0, 0), (0, 3, 2), (2, 3, 0)):
+            classes = np.zeros((shape[0], *shape[2:]), int)
+            for name in ("cross_entropy", "nll_loss"):
+                yield (
+                    partial(getattr(nn, name), target=classes, reduction=reduction),
+                    partial(getattr(F, name), target=torch.tensor(classes), reduction=reduction),
+                    [shape],
+                )
+    for lead, t, s, d, v in [((), 0, 3, 2, 2), ((), 3, 0, 2, 2), ((2,), 3, 3, 0, 2),
+                             ((2,), 3, 3, 2, 0), ((0,), 3, 3, 2, 2)]:  # fmt: skip
+        for is_causal in (False, True):
+            yield (
+                partial(nn.scaled_dot_product_attention, is_causal=is_causal),
+                partial(F.scaled_dot_product_attention, is_causal=is_causal),
+                [(*lead, t, d), (*lead, s, d), (*lead, s, v)],
+            )
+    for ids, table in (((0,), (3, 2)), ((2, 0), (0, 2)), ((2,), (3, 0))):
+        ids = np.zeros(ids, int)
+        yield partial(nn.embedding, ids), partial(F.embedding, torch.tensor(ids)), [table]
+    yield nn.conv1d, F.conv1d, [(0, 2, 5), (3, 2, 2), (3,)]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_without_elements(dtype, kernels):
+    """Shapes, values and gradients are PyTorch's wherever an axis has length 0."""
+    import torch
+
+    for ours, theirs, shapes in on_nothing():
+        arrays = [np.arange(np.prod(s), dtype=dtype).reshape(s) for s in shapes]
+        x = [autograd.tensor(a, requires_grad=True) for a in arrays]
+        y = [torch.tensor(a, requires_grad=True) for a in arrays]
+        with use_kernels(kernels):
+            found, expected = ours(*x), theirs(*y)
+            found.backward(np.ones(found.shape))
+        expected.sum().backward()
+        message = f"{ours} of {shapes}"
+        assert found.shape == tuple(expected.shape), message
+        np.testing.assert_allclose(
+            found.numpy(), expected.detach().numpy(), rtol=1e-6, err_msg=message
+        )
+        for a, b in zip(x, y, strict=True):
+            gradient = np.zeros(a.shape) if b.grad is None else b.grad.numpy()
+            assert a.grad is not None, message
+            np.testing.assert_allclose(
+                a.grad.numpy(), gradient, rtol=1e-6, atol=1e-6, err_msg=message
+            )

@@ -386,7 +386,8 @@ def normal_size(input, normalized_shape, *parameters):
     shape = (normalized_shape,) if np.ndim(normalized_shape) == 0 else tuple(normalized_shape)
     shapes = [x.shape for x in parameters if x is not None]
     fits = all(s == shape for s in (input.shape[input.ndim - len(shape) :], *shapes))
-    return math.prod(shape) if shape and fits else 0
+    whole = all(isinstance(n, int | np.integer) for n in shape)  # 4.0 == 4
+    return math.prod(shape) if shape and fits and whole else 0
 
 
 def or_else(parameter, constant, x):

@@ -158,6 +158,10 @@ def topk(input, k, dim=-1, largest=True):
     (tensor([4., 3.]), [2, 0])
     """
     x = plain(input)
+    k, dim = operator.index(k), operator.index(dim)
+    normalize_axis_index(dim, max(x.ndim, 1), "topk: dim")
+    if x.ndim == 0:
+        return tuple(np.reshape(part, (k,) if k == 0 else ()) for part in topk(input[None], k))
     if not 0 <= k <= x.shape[dim]:
         raise ValueError(f"topk: k is {k}, and axis {dim} of input has {x.shape[dim]} elements")
     if largest:  # two reversals: descending, and yet the first of equals first

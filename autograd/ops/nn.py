@@ -7,6 +7,7 @@ stands in for a NumPy function where it can; see `autograd.kernels`.
 """
 
 import math
+import operator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -16,6 +17,7 @@ from autograd.dispatch import plain
 from autograd.kernels import kernel
 from autograd.op import in_single, op, sum_to_shape
 from autograd.ops import special
+from autograd.ops.checks import check_axis, check_count, check_number, check_probability
 from autograd.ops.index import as_array, take_along_axis
 from autograd.ops.linalg import product, rows
 
@@ -35,6 +37,7 @@ relu.vjp(input=lambda g, out: g * (out > 0))
 @op(kinks=(0.0,))
 def leaky_relu(input, negative_slope=0.01):
     """Return x where it is positive, negative_slope x elsewhere; at 0 the gradient is the slope."""
+    check_number("leaky_relu", "negative_slope", negative_slope)
     return np.where(input > 0, input, negative_slope * input)
 
 
@@ -54,6 +57,7 @@ def elu(input, alpha=1.0):
 
     Clevert, Unterthiner and Hochreiter 2015, arXiv:1511.07289.
     """
+    check_number("elu", "alpha", alpha)
     return np.where(input > 0, input, alpha * np.expm1(np.minimum(input, 0)))
 
 
@@ -110,6 +114,7 @@ def _(g, input, out):
 @op
 def softplus(input, beta=1.0):
     """log(1 + e^(beta x)) / beta, without overflow."""
+    check_number("softplus", "beta", beta)
     return np.logaddexp(beta * input, 0) / beta
 
 
@@ -127,14 +132,19 @@ def logsigmoid(input):
     return -softplus(-input)
 
 
+GELUS = ("none", "tanh")
+
+
 @op(saves=("phi",))
-@kernel("pointwise.gelu")
+@kernel("pointwise.gelu", pays=lambda input, approximate="none": approximate in GELUS)
 def gelu(input, approximate="none"):
     """Gaussian error linear unit, x Phi(x), with Phi the normal distribution function.
 
     ``approximate="tanh"`` takes 1/2 (1 + tanh(u)) for Phi, with u = sqrt(2/pi) (x + 0.044715 x^3):
     GPT-2's choice. Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
     """
+    if approximate not in GELUS:
+        raise ValueError(f"gelu: approximate is {approximate!r}; expected 'none' or 'tanh'")
     input, dtype = in_single(input), input.dtype
     phi = np.empty_like(input, order="C")
     for x, out in blocks(input, phi):
@@ -233,11 +243,12 @@ rsqrt.vjp(input=lambda g, out: g * (-0.5 * out * out * out))
 
 
 @op
-@kernel("rowwise.softmax")
+@kernel("rowwise.softmax", pays=lambda input, dim=-1: type(dim) is int)
 def softmax(input, dim=-1):
     """exp(x) / sum(exp(x)) along an axis."""
+    check_axis("softmax", dim, input.ndim)
     x = in_single(input)
-    out = np.exp(x - np.max(x, axis=dim, keepdims=True))
+    out = np.exp(x - np.max(x, axis=dim, keepdims=True, initial=-np.inf))
     out /= np.sum(out, axis=dim, keepdims=True)
     return out.astype(input.dtype, copy=False)
 
@@ -267,12 +278,14 @@ def _(draw):
 
 
 @op
-@kernel("rowwise.log_softmax")
+@kernel("rowwise.log_softmax", pays=lambda input, dim=-1: type(dim) is int)
 def log_softmax(input, dim=-1):
     """Logarithm of softmax: x - log(sum(exp(x))) along an axis."""
+    check_axis("log_softmax", dim, input.ndim)
     x = in_single(input)
-    shifted = x - np.max(x, axis=dim, keepdims=True)
-    out = shifted - np.log(np.sum(np.exp(shifted), axis=dim, keepdims=True))
+    shifted = x - np.max(x, axis=dim, keepdims=True, initial=-np.inf)
+    with np.errstate(divide="ignore"):  # of no elements
+        out = shifted - np.log(np.sum(np.exp(shifted), axis=dim, keepdims=True))
     return out.astype(input.dtype, copy=False)
 
 
@@ -301,7 +314,18 @@ log_softmax.sample(softmax.sampler)
 
 def as_shape(shape):
     """Return a shape that may be given as a list, or as the length of the only axis."""
-    return (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    try:
+        return tuple(map(operator.index, shape if isinstance(shape, tuple | list) else (shape,)))
+    except TypeError:
+        raise TypeError(
+            f"normalized_shape is {shape!r}; expected an integer, or several in a tuple"
+        ) from None
+
+
+def as_rows(x, normalized_shape):
+    """Return an array as rows over its last axes: (..., *normalized_shape) -> (rows, n)."""
+    shape = as_shape(normalized_shape)
+    return x.reshape(math.prod(x.shape[: x.ndim - len(shape)]), math.prod(shape))
 
 
 def check_normalized(name, input, normalized_shape, **parameters):
@@ -318,7 +342,7 @@ def check_normalized(name, input, normalized_shape, **parameters):
 
 
 @op(saves=("mean", "rstd"))
-@kernel("rowwise.layer_norm")
+@kernel("rowwise.layer_norm", pays=lambda x, shape, w=None, b=None, eps=0.0: type(eps) is float)
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, or the last few.
 
@@ -326,11 +350,12 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     None; an integer is the length of the last axis. Ba, Kiros and Hinton 2016, arXiv:1607.06450,
     equations 3 and 4.
     """
+    check_number("layer_norm", "eps", eps)
     check_normalized("layer_norm", input, normalized_shape, weight=weight, bias=bias)
-    n = math.prod(as_shape(normalized_shape))
-    x = in_single(input).reshape(-1, n)  # (rows, n)
+    x = as_rows(in_single(input), normalized_shape)
+    n = x.shape[1]
     ones = np.ones(n, x.dtype)  # the sum of a row as a product: BLAS is three times faster
-    mean = (x @ ones / n)[:, None]
+    mean = (x @ ones / max(n, 1))[:, None]
     out = x - mean
     rstd = inverse_root_mean_square(out, eps)
     out *= rstd
@@ -343,7 +368,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
 
 def inverse_root_mean_square(x, eps):
     """Return 1 / sqrt(mean(x^2) + eps) of rows, (rows, n) -> (rows, 1)."""
-    n = x.shape[-1]
+    n = max(x.shape[-1], 1)
     square = np.vecdot(x, x)[:, None] / n + eps
     low, high = np.finfo(x.dtype).tiny / np.finfo(x.dtype).eps, np.finfo(x.dtype).max
     if not np.any((square < low) | (square > high)):
@@ -377,8 +402,8 @@ def _(weight="weight", bias="bias"):
 @layer_norm.vjp("input", "weight", "bias")
 @kernel("rowwise.layer_norm_vjp")
 def _(g, input, normalized_shape, weight, bias, eps, mean, rstd, needs):
-    n = math.prod(as_shape(normalized_shape))
-    x, g = input.reshape(-1, n), g.reshape(-1, n)  # (rows, n)
+    x, g = as_rows(input, normalized_shape), as_rows(g, normalized_shape)
+    n = x.shape[1]
     normal = x - mean
     normal *= rstd
     g_input = g_weight = g_bias = None
@@ -388,8 +413,8 @@ def _(g, input, normalized_shape, weight, bias, eps, mean, rstd, needs):
         g_weight = np.add.reduce(g * normal, axis=0).reshape(weight.shape)
     if needs[0]:  # rstd (g' - mean(g') - normal mean(g' normal)), with g' = g weight
         g_normal = g if weight is None else g * weight.reshape(n)
-        normal *= (np.vecdot(g_normal, normal) / n)[:, None]
-        g_input = g_normal - (g_normal @ np.ones(n, g.dtype) / n)[:, None]
+        normal *= (np.vecdot(g_normal, normal) / max(n, 1))[:, None]
+        g_input = g_normal - (g_normal @ np.ones(n, g.dtype) / max(n, 1))[:, None]
         g_input -= normal
         g_input *= rstd
         g_input = g_input.reshape(input.shape)
@@ -419,15 +444,17 @@ def _(draw):
 
 
 @op(saves=("rstd",))
-@kernel("rowwise.rms_norm")
+@kernel("rowwise.rms_norm", pays=lambda *args: args[-1] is None or type(args[-1]) is float)
 def rms_norm(input, normalized_shape, weight=None, eps=None):
     """Scale x / sqrt(mean(x^2) + eps) * weight over the last axis, or the last few.
 
     Without `eps`, the spacing of the dtype at 1. Zhang and Sennrich 2019, arXiv:1910.07467.
     """
+    if eps is not None:
+        check_number("rms_norm", "eps", eps)
     check_normalized("rms_norm", input, normalized_shape, weight=weight)
-    n = math.prod(as_shape(normalized_shape))
-    x = in_single(input).reshape(-1, n)  # (rows, n)
+    x = as_rows(in_single(input), normalized_shape)
+    n = x.shape[1]
     eps = np.finfo(input.dtype).eps if eps is None else eps
     rstd = inverse_root_mean_square(x, float(eps))
     out = x * rstd
@@ -452,14 +479,14 @@ def _(weight="weight", eps="eps"):
 @rms_norm.vjp("input", "weight")
 @kernel("rowwise.rms_norm_vjp")
 def _(g, input, normalized_shape, weight, eps, rstd, needs):
-    n = math.prod(as_shape(normalized_shape))
-    normal, g = input.reshape(-1, n) * rstd, g.reshape(-1, n)  # (rows, n)
+    normal, g = as_rows(input, normalized_shape) * rstd, as_rows(g, normalized_shape)
+    n = g.shape[1]
     g_input = g_weight = None
     if needs[1]:
         g_weight = np.add.reduce(g * normal, axis=0).reshape(weight.shape)
     if needs[0]:  # rstd (g' - normal mean(g' normal)), with g' = g weight
         g_normal = g if weight is None else g * weight.reshape(n)
-        normal *= (np.vecdot(g_normal, normal) / n)[:, None]
+        normal *= (np.vecdot(g_normal, normal) / max(n, 1))[:, None]
         g_input = ((g_normal - normal) * rstd).reshape(input.shape)
     return g_input, g_weight
 
@@ -520,17 +547,29 @@ def _(draw):
 
 
 @op
-@kernel("scatter.embedding")
+@kernel("scatter.embedding", pays=lambda input, weight, padding_idx=None: padding_idx is None)
 def embedding(input, weight, padding_idx=None):
     """Rows of a table: ``weight[input]``, for an integer array of any shape.
 
     ``IndexError`` for a row that is not in the table: -1 is not the last, as in PyTorch. The row
     ``padding_idx``, which may count from the end, gets no gradient.
     """
-    input = np.asarray(input)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: weight has shape {weight.shape}; expected (rows, columns)")
+    input = as_ids(input)
     if fault := misfit(input, len(weight), "weight has {} rows"):
         raise IndexError(f"embedding: input {fault}")
+    if padding_idx is not None:
+        check_count("embedding", "padding_idx", padding_idx, -len(weight))
+        if padding_idx >= len(weight):
+            raise ValueError(f"embedding: padding_idx is {padding_idx}, of {len(weight)} rows")
     return weight[input]
+
+
+def as_ids(x):
+    """Return ids or classes as an array; of an empty list one of integers."""
+    array = np.asarray(x)
+    return array if array.size or hasattr(x, "dtype") else array.astype(np.int64)
 
 
 def misfit(ids, n, of, ignored=None):
@@ -557,7 +596,7 @@ def _(padding_idx=None):
 
 @embedding.vjp("weight")
 def _(g, input, weight_shape, padding_idx):
-    input = np.asarray(input)
+    input = as_ids(input)
     if padding_idx is not None:
         padding = input == padding_idx % weight_shape[0]  # which may count from the end
         g = np.where(padding[..., None], 0, g)
@@ -604,8 +643,11 @@ def one_hot(tensor, num_classes=-1):
 
     With -1 there are as many classes as the largest names. ``ValueError`` for one out of range.
     """
-    classes = np.asarray(tensor)
+    check_count("one_hot", "num_classes", num_classes, -1)
+    classes = as_ids(tensor)
     if num_classes == -1:
+        if not classes.size:
+            raise ValueError("one_hot: tensor is empty, and names no class; give num_classes")
         num_classes = int(classes.max()) + 1
     if fault := misfit(classes, num_classes, "there are {} classes"):
         raise ValueError(f"one_hot: tensor {fault}")
@@ -621,6 +663,8 @@ def sliding_windows(x, size, stride=1, dilation=1):
 
     They start `stride` apart, and the elements of one are `dilation` apart.
     """
+    for key, value in {"size": size, "stride": stride, "dilation": dilation}.items():
+        check_count("sliding_windows", key, value, 1)
     span = dilation * (size - 1) + 1
     windows = np.lib.stride_tricks.sliding_window_view(x, span, -1)[..., ::stride, ::dilation]
     return np.swapaxes(windows, -1, -2).copy()  # (..., n, size) -> (..., size, n)
@@ -633,6 +677,15 @@ def overlap_add(windows, length, stride=1, dilation=1):
     It is the transpose of `sliding_windows`.
     """
     *lead, size, n = windows.shape
+    check_count("overlap_add", "length", length, 0)
+    check_count("overlap_add", "stride", stride, 1)
+    check_count("overlap_add", "dilation", dilation, 1)
+    if size and n and (n - 1) * stride + (size - 1) * dilation >= length:
+        raise ValueError(
+            f"overlap_add: length is {length}; {n} windows of {size} elements, with a stride of "
+            f"{stride} and a dilation of {dilation}, reach over "
+            f"{(n - 1) * stride + (size - 1) * dilation + 1}"
+        )
     out = np.zeros((*lead, length), windows.dtype)
     for i in range(size):
         first = i * dilation
@@ -727,6 +780,15 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     stride, padding, dilation = (  # PyTorch takes (3,) for 3
         x[0] if isinstance(x, tuple | list) else x for x in (stride, padding, dilation)
     )
+    if input.ndim != 3 or weight.ndim != 3:
+        raise ValueError(
+            f"conv1d: input has {input.ndim} axes and weight {weight.ndim}; expected (N, C_in, L) "
+            "or (C_in, L), and (C_out, C_in / groups, size)"
+        )
+    for key, value in {"stride": stride, "dilation": dilation, "groups": groups}.items():
+        check_count("conv1d", key, value, 1)
+    if padding not in ("same", "valid"):
+        check_count("conv1d", "padding", padding, 0)
     batch, channels, length = input.shape
     n_out, per_group, size = weight.shape
     if channels != per_group * groups or n_out % groups:
@@ -770,7 +832,7 @@ def reduced(losses, reduction):
 
 def check_reduction(reduction):
     """Raise ``ValueError`` for what is no reduction."""
-    if reduction not in ("mean", "sum", "none"):
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
 
 
@@ -836,11 +898,14 @@ def cross_entropy(
     [0.1269, 0.6931]
     """
     check_reduction(reduction)
+    check_number("cross_entropy", "label_smoothing", label_smoothing)
+    check_ignored("cross_entropy", ignore_index)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}, not in [0, 1]")
     weight = None if weight is None else np.asarray(weight)
     if np.asarray(plain(target)).dtype.kind != "f":
-        input, target = classes_last(input), np.asarray(target)
+        input, target = classes_last(input), as_ids(target)
+        check_weight("cross_entropy", weight, input.shape[-1])
         return cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothing)
     if np.shape(target) != np.shape(input):
         raise ValueError(
@@ -848,8 +913,9 @@ def cross_entropy(
             "expected integers, or probabilities of the same shape"
         )
     input, target = classes_last(input), classes_last(target)  # (N, ..., C)
+    check_weight("cross_entropy", weight, input.shape[-1])
     if label_smoothing:
-        target = target * (1 - label_smoothing) + label_smoothing / input.shape[-1]
+        target = target * (1 - label_smoothing) + label_smoothing / max(input.shape[-1], 1)
     if weight is not None:
         target = target * weight
     losses = -np.sum(log_softmax(input) * target, axis=-1)
@@ -859,8 +925,10 @@ def cross_entropy(
 def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
     """Negative log-probability of the target classes, of log-probabilities: see `cross_entropy`."""
     check_reduction(reduction)
-    input, target = classes_last(input), np.asarray(target)
+    check_ignored("nll_loss", ignore_index)
+    input, target = classes_last(input), as_ids(target)
     weight = None if weight is None else np.asarray(weight)
+    check_weight("nll_loss", weight, input.shape[-1])
     check_classes("nll_loss", input, target, ignore_index)
     classes, share = shares(target, weight, ignore_index, input.dtype)
     losses = -take_along_axis(input, classes[..., None], -1)[..., 0]
@@ -885,8 +953,20 @@ def shares(target, weight, ignore_index, dtype):
 
 def smoothing(label_smoothing, weight, n, dtype):
     """Return what label smoothing counts each of n classes, in every position."""
-    spread = np.full(n, label_smoothing / n, dtype)
+    spread = np.full(n, label_smoothing / max(n, 1), dtype)
     return spread if weight is None else spread * weight.astype(dtype)
+
+
+def check_ignored(name, ignore_index):
+    """Raise ``TypeError`` unless the class to ignore is an integer, of either sign."""
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int | np.integer):
+        raise TypeError(f"{name}: ignore_index is {ignore_index!r}; expected an integer")
+
+
+def check_weight(name, weight, n):
+    """Raise ``ValueError`` unless there is one weight for each class, or none."""
+    if weight is not None and weight.shape != (n,):
+        raise ValueError(f"{name}: weight has shape {weight.shape}, and input has {n} classes")
 
 
 def check_classes(name, input, target, ignore_index):
@@ -907,7 +987,7 @@ def cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothi
     check_classes("cross_entropy", input, target, ignore_index)
     logits = rows(in_single(input))
     classes, share = shares(target.reshape(-1), weight, ignore_index, logits.dtype)
-    largest = np.max(logits, axis=-1, keepdims=True)
+    largest = np.max(logits, axis=-1, keepdims=True, initial=-np.inf)
     e = logits - largest
     picked = np.take_along_axis(e, classes[:, None], axis=-1)[:, 0]
     if label_smoothing:
@@ -1043,8 +1123,7 @@ def dropout(input, p=0.5, training=True, generator=None):
     The mask is a function of a seed and of the element's position. The seed is drawn here, once a
     call, from `generator`, a ``numpy.random.Generator``.
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout: p is {p}, and must be at least 0 and less than 1")
+    check_probability("dropout", "p", p)
     return dropout_seeded(input, p, new_seed(generator)) if training and p > 0 else input
 
 
@@ -1146,6 +1225,15 @@ def scaled_dot_product_attention(
     >>> look(x, x, value, is_causal=True, window_size=2).tolist()
     [[1.0], [2.0], [4.0], [6.0]]
     """
+    check_probability("scaled_dot_product_attention", "dropout_p", dropout_p)
+    if scale is not None:
+        check_number("scaled_dot_product_attention", "scale", scale)
+    if not isinstance(is_causal, bool | np.bool):
+        raise TypeError(
+            f"scaled_dot_product_attention: is_causal is {is_causal!r}; expected True or False"
+        )
+    if window_size is not None:
+        check_count("scaled_dot_product_attention", "window_size", window_size, -math.inf)
     if window_size is not None and (window_size < 1 or not is_causal):
         raise ValueError(
             f"scaled_dot_product_attention: window_size is {window_size} and is_causal "
@@ -1158,7 +1246,7 @@ def scaled_dot_product_attention(
             "booleans (True takes part), attn_mask.astype(bool), or floating-point numbers to add"
         )
     if scale is None:
-        scale = 1 / math.sqrt(query.shape[-1])
+        scale = 1 / math.sqrt(max(query.shape[-1], 1))
     seed = new_seed(generator) if dropout_p else 0
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
 

@@ -9,6 +9,7 @@ import numpy as np
 from autograd.dispatch import METHODS, NoRule, plain
 from autograd.engine import TensorBase
 from autograd.op import implements, in_single, op
+from autograd.ops.checks import check_number
 
 
 def restore(g, shape, axis, keepdims):
@@ -24,9 +25,13 @@ def axes_of(shape, axis):
     return {a % len(shape) for a in axes} if shape else set()  # axis=0 of a number is itself
 
 
-@lru_cache(maxsize=4096)
 def reduced_shape(shape, axis):
     """Return the shape after a reduction with `keepdims`."""
+    return _reduced_shape(shape, operator.index(axis) if isinstance(axis, np.ndarray) else axis)
+
+
+@lru_cache(maxsize=4096)
+def _reduced_shape(shape, axis):
     axes = axes_of(shape, axis)
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
@@ -122,6 +127,7 @@ def _(draw):
 @op
 def var(x, axis=None, ddof=0, keepdims=False):
     """Variance over axes: the mean square distance from the mean, divided by n - ddof."""
+    check_number("var", "ddof", ddof)
     return np.var(x, axis=axis, ddof=ddof, keepdims=keepdims)
 
 
@@ -146,6 +152,7 @@ def centred(x, axis):
 @op
 def std(x, axis=None, ddof=0, keepdims=False):
     """Root of the variance over axes; where that is 0 the gradient is 0, as in PyTorch."""
+    check_number("std", "ddof", ddof)
     return np.std(x, axis=axis, ddof=ddof, keepdims=keepdims)
 
 
@@ -207,7 +214,7 @@ def _(draw):
 @op
 def cumsum(x, axis):
     """Sum of the elements so far, along an axis."""
-    return np.cumsum(x, axis)
+    return np.cumsum(x, operator.index(axis))
 
 
 cumsum.formula("out_i = Σ_j x_j · [j ≤ i]; dx_i = Σ_j g_j · [j ≥ i]", along="axis")
@@ -241,7 +248,7 @@ implements(np.flip)(lambda m, axis=None: flip(m, axis))
 @op
 def cumprod(x, axis):
     """Product of the elements so far, along an axis; the gradient is exact at zeros, too."""
-    return np.cumprod(x, axis)
+    return np.cumprod(x, operator.index(axis))
 
 
 cumprod.formula(
@@ -366,6 +373,9 @@ def vector_norm(x, axis=None, keepdims=False, ord=2):
     inf and -inf, elements that tie share. For ord = 0, the number of elements that are not 0, the
     gradient is 0.
     """
+    check_number("norm", "ord", ord)
+    if axis is not None and not isinstance(axis, tuple):
+        axis = operator.index(axis)
     return np.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=ord)
 
 
@@ -413,8 +423,6 @@ def _(draw):
 
 @implements(np.linalg.vector_norm)
 def _(x, *, axis=None, keepdims=False, ord=2):
-    if axis is not None and not isinstance(axis, tuple):
-        axis = operator.index(axis)
     return vector_norm(x, axis, keepdims, ord)
 
 

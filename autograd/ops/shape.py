@@ -293,6 +293,7 @@ split.formula(MOVES, moves=True)
 
 @split.vjp("x")
 def _(g, x_shape, indices_or_sections, axis):
+    axis = operator.index(axis)  # True is 1
     joined = np.concatenate(g, axis)
     if joined.shape == x_shape:
         return joined
