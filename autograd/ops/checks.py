@@ -1,14 +1,15 @@
 """What static arguments may be: ops refuse others before they compute anything."""
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 
-def check_axis(name, dim, ndim):
-    """Raise unless `dim` is the number of one axis; a number of no axes counts as one of one."""
-    if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
-        raise TypeError(f"{name}: dim is {dim!r}; expected the number of an axis")
-    normalize_axis_index(dim, max(ndim, 1), f"{name}: dim")
+def check_axis(name, axis, ndim, key="dim"):
+    """Raise unless `axis` is the number of one axis; a number of no axes counts as one of one."""
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+        raise TypeError(f"{name}: {key} is {axis!r}; expected the number of an axis")
+    ndim = max(ndim, 1)
+    if not -ndim <= axis < ndim:
+        raise np.exceptions.AxisError(axis, ndim, f"{name}: {key}")
 
 
 def check_number(name, key, value):
@@ -16,6 +17,13 @@ def check_number(name, key, value):
     if type(value) not in (float, int):
         if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "fiub":
             raise TypeError(f"{name}: {key} is {value!r}; expected a number")
+
+
+def check_eps(name, eps):
+    """Raise unless a value can be added to a variance: a number that is not negative."""
+    check_number(name, "eps", eps)
+    if not eps >= 0:
+        raise ValueError(f"{name}: eps is {eps}; expected 0 or more")
 
 
 def check_count(name, key, value, least):

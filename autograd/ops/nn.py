@@ -7,7 +7,6 @@ stands in for a NumPy function where it can; see `autograd.kernels`.
 """
 
 import math
-import operator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -17,7 +16,13 @@ from autograd.dispatch import plain
 from autograd.kernels import kernel
 from autograd.op import in_single, op, sum_to_shape
 from autograd.ops import special
-from autograd.ops.checks import check_axis, check_count, check_number, check_probability
+from autograd.ops.checks import (
+    check_axis,
+    check_count,
+    check_eps,
+    check_number,
+    check_probability,
+)
 from autograd.ops.index import as_array, take_along_axis
 from autograd.ops.linalg import product, rows
 
@@ -315,8 +320,10 @@ log_softmax.sample(softmax.sampler)
 def as_shape(shape):
     """Return a shape that may be given as a list, or as the length of the only axis."""
     try:
-        return tuple(map(operator.index, shape if isinstance(shape, tuple | list) else (shape,)))
-    except TypeError:
+        return tuple(
+            n.__index__() for n in (shape if isinstance(shape, tuple | list) else (shape,))
+        )
+    except AttributeError:
         raise TypeError(
             f"normalized_shape is {shape!r}; expected an integer, or several in a tuple"
         ) from None
@@ -341,8 +348,13 @@ def check_normalized(name, input, normalized_shape, **parameters):
             raise ValueError(f"{name}: {key} has shape {x.shape}, and normalized_shape is {shape}")
 
 
+def eps_fits(eps):
+    """Return whether a kernel takes an epsilon."""
+    return type(eps) is float and eps >= 0
+
+
 @op(saves=("mean", "rstd"))
-@kernel("rowwise.layer_norm", pays=lambda x, shape, w=None, b=None, eps=0.0: type(eps) is float)
+@kernel("rowwise.layer_norm", pays=lambda x, shape, w=None, b=None, eps=0.0: eps_fits(eps))
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, or the last few.
 
@@ -350,7 +362,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     None; an integer is the length of the last axis. Ba, Kiros and Hinton 2016, arXiv:1607.06450,
     equations 3 and 4.
     """
-    check_number("layer_norm", "eps", eps)
+    check_eps("layer_norm", eps)
     check_normalized("layer_norm", input, normalized_shape, weight=weight, bias=bias)
     x = as_rows(in_single(input), normalized_shape)
     n = x.shape[1]
@@ -444,14 +456,14 @@ def _(draw):
 
 
 @op(saves=("rstd",))
-@kernel("rowwise.rms_norm", pays=lambda *args: args[-1] is None or type(args[-1]) is float)
+@kernel("rowwise.rms_norm", pays=lambda x, shape, w=None, eps=None: eps is None or eps_fits(eps))
 def rms_norm(input, normalized_shape, weight=None, eps=None):
     """Scale x / sqrt(mean(x^2) + eps) * weight over the last axis, or the last few.
 
     Without `eps`, the spacing of the dtype at 1. Zhang and Sennrich 2019, arXiv:1910.07467.
     """
     if eps is not None:
-        check_number("rms_norm", "eps", eps)
+        check_eps("rms_norm", eps)
     check_normalized("rms_norm", input, normalized_shape, weight=weight)
     x = as_rows(in_single(input), normalized_shape)
     n = x.shape[1]

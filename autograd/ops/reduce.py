@@ -9,7 +9,7 @@ import numpy as np
 from autograd.dispatch import METHODS, NoRule, plain
 from autograd.engine import TensorBase
 from autograd.op import implements, in_single, op
-from autograd.ops.checks import check_number
+from autograd.ops.checks import check_axis, check_number
 
 
 def restore(g, shape, axis, keepdims):
@@ -27,7 +27,7 @@ def axes_of(shape, axis):
 
 def reduced_shape(shape, axis):
     """Return the shape after a reduction with `keepdims`."""
-    return _reduced_shape(shape, operator.index(axis) if isinstance(axis, np.ndarray) else axis)
+    return _reduced_shape(shape, axis if axis is None or isinstance(axis, tuple) else int(axis))
 
 
 @lru_cache(maxsize=4096)
@@ -214,7 +214,8 @@ def _(draw):
 @op
 def cumsum(x, axis):
     """Sum of the elements so far, along an axis."""
-    return np.cumsum(x, operator.index(axis))
+    check_axis("cumsum", axis, x.ndim, "axis")
+    return np.cumsum(x, axis)
 
 
 cumsum.formula("out_i = Σ_j x_j · [j ≤ i]; dx_i = Σ_j g_j · [j ≥ i]", along="axis")
@@ -248,7 +249,8 @@ implements(np.flip)(lambda m, axis=None: flip(m, axis))
 @op
 def cumprod(x, axis):
     """Product of the elements so far, along an axis; the gradient is exact at zeros, too."""
-    return np.cumprod(x, operator.index(axis))
+    check_axis("cumprod", axis, x.ndim, "axis")
+    return np.cumprod(x, axis)
 
 
 cumprod.formula(
@@ -375,7 +377,7 @@ def vector_norm(x, axis=None, keepdims=False, ord=2):
     """
     check_number("norm", "ord", ord)
     if axis is not None and not isinstance(axis, tuple):
-        axis = operator.index(axis)
+        check_axis("norm", axis, x.ndim, "axis")
     return np.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=ord)
 
 
@@ -423,6 +425,8 @@ def _(draw):
 
 @implements(np.linalg.vector_norm)
 def _(x, *, axis=None, keepdims=False, ord=2):
+    if axis is not None and not isinstance(axis, tuple):
+        axis = operator.index(axis)  # True is 1
     return vector_norm(x, axis, keepdims, ord)
 
 

@@ -84,6 +84,8 @@ def _(draw):
 @op
 def roll(x, shift, axis=None):
     """Shift the elements along an axis, or in order; what leaves at the end enters in front."""
+    if np.size(shift) and np.asarray(shift).dtype.kind not in "iub":
+        raise TypeError(f"roll: shift is {shift!r}; expected integers")
     return np.roll(x, shift, axis)
 
 
@@ -118,7 +120,12 @@ pad.formula(
 
 @pad.vjp("x")
 def _(g, x_shape, pad_width):
-    widths = np.broadcast_to(pad_width, (len(x_shape), 2))
+    if isinstance(pad_width, dict):  # of some axes
+        widths = np.zeros((len(x_shape), 2), int)
+        for axis, width in pad_width.items():
+            widths[axis] = width
+    else:
+        widths = np.broadcast_to(pad_width, (len(x_shape), 2))
     return g[tuple(slice(w[0], w[0] + n) for w, n in zip(widths.tolist(), x_shape, strict=True))]
 
 
@@ -293,7 +300,7 @@ split.formula(MOVES, moves=True)
 
 @split.vjp("x")
 def _(g, x_shape, indices_or_sections, axis):
-    axis = operator.index(axis)  # True is 1
+    axis = int(axis)  # True is 1
     joined = np.concatenate(g, axis)
     if joined.shape == x_shape:
         return joined
