@@ -59,16 +59,15 @@ class OnTensors:
         self.names = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
         self.inputs = frozenset(self.names[:1] if inputs is None else inputs)
         self.asks = frozenset(asks)
+        self._static = [i for i, name in enumerate(self.names) if name not in self.inputs]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it, with plain values for all but the inputs."""
-        for i, value in enumerate(args):
-            if type(value) not in _SIMPLE:
-                name = self.names[min(i, len(self.names) - 1)]  # the last may be variadic
-                if name not in self.inputs:
-                    args = (*args[:i], self._constant(name, value), *args[i + 1 :])
+        for i in self._static:
+            if i < len(args) and not _is_plain(args[i]):
+                args = (*args[:i], self._constant(self.names[i], args[i]), *args[i + 1 :])
         for name, value in kwargs.items():
-            if type(value) not in _SIMPLE and name not in self.inputs:
+            if name not in self.inputs and not _is_plain(value):
                 kwargs[name] = self._constant(name, value)
         return self.run(*args, **kwargs)
 
@@ -135,7 +134,6 @@ def call_function(function: Callable, args: tuple, kwargs: dict, name: str = "")
         name = name or name_of(function)
         _refuse_gradients(name, args, kwargs, JOINING if function in WRITERS else "")
         return _on_arrays(name, function, args, kwargs)
-    name = name or name_of(function)
     given, lacking = (args, kwargs), ""
     try:
         try:
@@ -143,6 +141,7 @@ def call_function(function: Callable, args: tuple, kwargs: dict, name: str = "")
         except TypeError:
             if isinstance(implementation, Question) or _fits(implementation, args, kwargs):
                 raise
+        name = name or name_of(function)
         given = _without_defaults(function, implementation, name, args, kwargs)
         known = _signature(implementation).parameters
         lacking = ", ".join(f"{key}=" for key in given[1] if key not in known)
@@ -150,6 +149,7 @@ def call_function(function: Callable, args: tuple, kwargs: dict, name: str = "")
             return implementation(*given[0], **given[1])
     except NoRule as value:
         lacking = str(value)
+    name = name or name_of(function)
     _refuse_gradients(f"{name} with {lacking}", args, kwargs)
     result = _on_arrays(name, function, args, kwargs)
     return result if "out=" in lacking else _as_tensors(result)
@@ -289,6 +289,16 @@ def tensors_in(x: Any) -> Iterator[TensorBase]:
     elif isinstance(x, tuple | list | dict):
         for part in x.values() if isinstance(x, dict) else x:
             yield from tensors_in(part)
+
+
+def _is_plain(x: Any) -> bool:
+    """Return whether an argument surely holds no tensor: a quick look at what most are."""
+    kind = type(x)
+    return (
+        kind in _SIMPLE
+        or (kind is tuple and _SIMPLE.issuperset(map(type, x)))
+        or (kind is ndarray and x.ndim > 0)
+    )
 
 
 def requires_gradient(x: Any) -> bool:
