@@ -35,9 +35,12 @@ from autograd.stepper.draw import draw
 from autograd.stepper.to_source import to_source
 from autograd.stepper.trace import Trace, trace
 from npgpt import GPT, GPTConfig
+from npgpt.config import TrainConfig
 from npgpt.data import open_tokens, write_tokens
-from npgpt.files import append
+from npgpt.errors import UserError
+from npgpt.files import append, release
 from npgpt.tokenizers import BPETokenizer, ByteTokenizer, read_tokenizer, write_tiktoken
+from npgpt.train import open_run, start
 from npgpt.weights import load_pretrained
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
@@ -213,6 +216,40 @@ def test_a_full_disk_keeps_what_was_there(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         assert contents(tmp_path) == before
+
+
+@posix
+def test_overwrite_keeps_a_run_until_the_new_one_is_written(tmp_path, fast):
+    """Ended by an error at any moment, there is the old run or the new one."""
+    (tmp_path / "text.txt").write_text("to be or not to be " * 20)
+    shape = dict(
+        block_size=4, n_layer=1, n_head=1, tokenizer="char", data=(f"{tmp_path}/text.txt",)
+    )
+
+    def make(n_embd, **options):
+        start(TrainConfig(n_embd=n_embd, out_dir=f"{tmp_path}/run", **shape), **options)
+        release(tmp_path / "run")
+
+    make(4)
+    (tmp_path / "run" / "metrics.jsonl").write_text("of the old run")
+    before, number, count = contents(tmp_path), 0, [99]
+    while count[0] >= number:
+        number += 1
+        count, restore = ending_at(number, full, CALLS[:-1])
+        try:
+            make(8, overwrite=True)
+        except UserError:
+            assert contents(tmp_path) == before or "run/" + JOURNAL in contents(tmp_path)
+        finally:
+            restore()
+        run = open_run(tmp_path / "run")
+        if run.config.n_embd == 8:
+            assert not (tmp_path / "run" / "metrics.jsonl").exists()
+            break
+        assert contents(tmp_path) == before
+    assert number > 3
+    make(8, overwrite=True)
+    assert open_run(tmp_path / "run").model.config.n_embd == 8
 
 
 def test_a_line_is_appended_whole_or_not_at_all(tmp_path):

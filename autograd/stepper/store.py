@@ -117,16 +117,15 @@ def load(folder: str | Path) -> Trace:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
     def opened() -> tuple[Any, dict[str, ndarray]]:
-        return read_json(path), read_tensors(folder / "trace.safetensors")[0]
+        contents = read_json(path)
+        if contents.get("version") != 1:
+            version = shown(contents.get("version"))
+            raise UserError(f"it has version {version}, and this program reads version 1")
+        return contents, read_tensors(folder / "trace.safetensors")[0]
 
-    contents, tensors = read_together(folder, _is_of_trace, opened)
-    if contents.get("version") != 1:
-        version = shown(contents.get("version"))
-        raise UserError(f"{path} has version {version}, and this program reads version 1")
-    contents = fit_file(contents, _Contents, path)
-    arrays = _Arrays(tensors)
     try:
-        trace = _decoded(contents, arrays)
+        contents, tensors = read_together(folder, _is_of_trace, opened)
+        trace = _decoded(fit_file(contents, _Contents, path), _Arrays(tensors))
         _check(trace)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{folder} holds no trace that can be read: {error!s:.400}") from error
