@@ -19,10 +19,10 @@ from rich.text import Text
 import autograd
 from autograd.console import Console
 from autograd.escape import shown, shown_text
-from autograd.stepper.debugger import Stepper
 from autograd.stepper.draw import draw
 from autograd.stepper.notebook import table
 from autograd.stepper.record import Recording
+from autograd.stepper.terminal import Terminal
 from autograd.stepper.to_source import to_source
 from autograd.stepper.trace import Trace, trace
 from npgpt import GPT, GPTConfig
@@ -103,7 +103,7 @@ def test_a_trace_injects_nothing(tmp_path_factory, monkeypatch, scope, name, wor
             assert not OBEYED.search(page) and "<script" not in page
             ElementTree.fromstring(page)
         assert not OBEYED.search(repr(each))
-    stepper = Stepper(each, Console(file=_Terminal(), force_terminal=True, color_system=None))
+    stepper = Terminal(each, Console(file=_Terminal(), force_terminal=True, color_system=None))
     for command in ("begin", "where", "why", "formula", "continue"):
         stepper.run(command)
     assert not OBEYED.search(stepper.console.file.getvalue())

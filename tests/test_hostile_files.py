@@ -28,7 +28,7 @@ import autograd
 from autograd.files import HASH
 from autograd.schema import UserError
 from autograd.stepper import trace
-from autograd.stepper.debugger import Stepper
+from autograd.stepper.terminal import Terminal
 from npgpt import GPT, GPTConfig, generate, load_tokenizer
 from npgpt import train as training
 from npgpt.cli import main
@@ -264,7 +264,7 @@ def make_trace(folder):
 
 def read_trace(folder):
     found = autograd.stepper.Trace.load(folder)
-    stepper = Stepper(found, Console(file=io.StringIO(), width=80))
+    stepper = Terminal(found, Console(file=io.StringIO(), width=80))
     lines = "where;next;print;why w;formula;check;into;where;out;next;print d(x);continue;where"
     stepper.play(lines.split(";"))
 

@@ -72,7 +72,7 @@ def test_nothing_imports_what_stands_above_it(module, path):
 def test_npgpt_uses_the_engines_public_names():
     public = {"autograd", "autograd.kernels", "autograd.nn", "autograd.testing"}
     public |= {"autograd.console", "autograd.escape", "autograd.files", "autograd.reading"}
-    public |= {"autograd.schema", "autograd.stepper.debugger"}
+    public |= {"autograd.schema", "autograd.stepper.terminal"}
     for module, path in modules():
         if module.startswith("npgpt"):
             for name in imported(path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from autograd.stepper.debugger import Stepper
+from autograd.stepper.terminal import Terminal
 from npgpt.cli import main
 from npgpt.errors import UserError
 from npgpt.lessons import Lesson, Player, essential, lessons, question
@@ -41,9 +41,9 @@ def test_says_what_the_stepper_prints(number):
 def test_every_command_is_carried_out(number, monkeypatch):
     def run(stepper, line):
         word, _, rest = line.partition(" ")
-        stepper.command(word)(rest)  # raises what `Stepper.run` would only print
+        stepper.command(word)(rest)  # raises what `Terminal.run` would only print
 
-    monkeypatch.setattr(Stepper, "run", run)
+    monkeypatch.setattr(Terminal, "run", run)
     player = player_of(number)
     player.play()
     assert "✗" not in said(player)
@@ -99,15 +99,23 @@ def test_numbers_of_attention():
 def test_straying(monkeypatch):
     """Whatever a learner tries, the lesson goes on where it was."""
     steps = []
-    run = Stepper.run
+    run = Terminal.run
 
     def noted(stepper, line):
         run(stepper, line)
         if stepper is player.stepper:
-            d = stepper.trace.steps[-1].cotangent
-            steps.append((line, len(stepper.levels), stepper.level.index, stepper.hidden, str(d)))
+            d = stepper.session.trace.steps[-1].cotangent
+            steps.append(
+                (
+                    line,
+                    len(stepper.session.levels),
+                    stepper.session.level.index,
+                    stepper.session.hidden,
+                    str(d),
+                )
+            )
 
-    monkeypatch.setattr(Stepper, "run", noted)
+    monkeypatch.setattr(Terminal, "run", noted)
     player = player_of(5)
     player.play()
     undisturbed, steps[:] = steps[:], []

@@ -1,4 +1,4 @@
-"""Walking through a backward pass: its recording, its trace, and the debugger for it."""
+"""Walking through a backward pass: its recording, its trace, and the ways to walk."""
 
 from autograd.stepper.notebook import table
 from autograd.stepper.record import Call, Recording, current_recording, record, recording_of

@@ -90,14 +90,14 @@ def walk(trace: Trace, commands: Iterable[str] | None = None) -> bool:
     commands : iterable of str, optional
         To run instead of asking for them.
     """
-    from autograd.stepper.debugger import Stepper
+    from autograd.stepper.terminal import Terminal
 
-    stepper = Stepper(trace)
+    terminal = Terminal(trace)
     if commands is None:
-        stepper.talk()
+        terminal.talk()
     else:
-        stepper.play(commands)
-    return stepper.quit or not stepper.done
+        terminal.play(commands)
+    return terminal.quit or not terminal.done
 
 
 @contextmanager

@@ -7,7 +7,6 @@ stepper prints. ``python -m npgpt.lessons`` writes that anew; the tests hold eve
 
 from __future__ import annotations
 
-import copy
 import io
 import linecache
 import re
@@ -22,7 +21,7 @@ from rich.text import Text
 import autograd
 from autograd.console import Console
 from autograd.kernels import use_kernels
-from autograd.stepper.debugger import Stepper
+from autograd.stepper.terminal import Terminal
 from npgpt.errors import UserError
 
 HOW = """\
@@ -208,9 +207,9 @@ class Player:
         passes: list[Any] = []
         with autograd.stepper.stopping_at_backward(passes.append):
             exec(compile("\n" * before + content, name, "exec"), self.names)
-        hidden = self.stepper is not None and self.stepper.hidden
-        self.stepper, self.begun = Stepper(passes[-1], self.console), False
-        self.stepper.hidden = hidden
+        hidden = self.stepper is not None and self.stepper.session.hidden
+        self.stepper, self.begun = Terminal(passes[-1], self.console), False
+        self.stepper.session.hidden = hidden
 
     def show_step(self, content: str) -> None:
         """Run the commands of a block, each when the learner has had a turn."""
@@ -232,7 +231,7 @@ class Player:
         while typed := self.ask(command):  # type: ignore[misc]
             if self.alike(typed, command):
                 break
-            aside = aside or _branch(self.stepper)
+            aside = aside or self.stepper.branch()
             self.console.export_text()
             aside.run(typed)
             if aside.quit:
@@ -304,13 +303,3 @@ def question(command: str) -> str:
 
 class _Left(Exception):
     """The learner left the lesson."""
-
-
-def _branch(stepper: Stepper) -> Stepper:
-    """Return a stepper that stands where another does, and leaves it there."""
-    other = copy.copy(stepper)
-    other.levels = [copy.copy(level) for level in stepper.levels]
-    for level in other.levels:
-        level.breaks = list(level.breaks)
-    other.watched = list(stepper.watched)
-    return other

@@ -1,0 +1,186 @@
+"""Is this number right? Numeric derivatives, an op against its reference, and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.stepper.display import difference, largest, norm
+from autograd.stepper.record import Call
+from autograd.stepper.trace import Step, Trace, as_tuple
+from autograd.tensor import grad, tensor
+from autograd.testing.diagnosis import error_curve
+from autograd.testing.differences import STEP, central_difference
+
+SAMPLED = 6  # entries of a large array that are compared
+ROUNDINGS = 4  # of each value on the way, for which a comparison allows
+
+
+class Comparison(NamedTuple):
+    """Computed derivatives beside numeric ones, for a few entries of an array.
+
+    `verdict` is ``"right"``, ``"wrong"``, or ``"unclear"`` where the differences themselves are
+    too noisy; `remark` says why a comparison is not right.
+    """
+
+    title: str
+    verdict: str
+    error: float
+    """The largest difference."""
+    size: float
+    """The largest entry."""
+    noise: float
+    """The difference that rounding explains."""
+    remark: str
+    places: list[tuple[int, ...]]
+    numeric: list[float]
+    computed: list[float]
+    total: int
+    """The number of entries of the array."""
+
+
+class Proof(NamedTuple):
+    """An op's result, or one of its gradients, beside that of its reference.
+
+    `verdict` says how near the two are; it is empty if they differ by more than rounding.
+    """
+
+    title: str
+    verdict: str
+
+
+class Judgement(NamedTuple):
+    """A prediction's verdict: right, or a hint."""
+
+    title: str
+    is_right: bool
+    hint: str
+    expected: ndarray
+
+
+@np.errstate(all="ignore")  # a step may lead to where the function does not exist
+def check_step(call: Call, step: Step) -> Iterator[Comparison]:
+    """Differentiate one op numerically, in float64, for the cotangent that its rule was given."""
+    arguments = {name: _double(x) for name, x in call.arguments.items()}
+    gs = [_double(g) for g in as_tuple(step.cotangent)]
+    parents = [name for name in call.parents if any(e.input == name for e in step.edges)]
+    leaves = {name: tensor(arguments[name], requires_grad=True) for name in parents}
+
+    def run(changed: dict[str, Any]) -> list[Any]:
+        out = call.run(call.op, arguments | changed)
+        return list(out) if call.op.multiple else [out]
+
+    outputs = run(leaves)
+    rules = [rule.numpy() for rule in grad(outputs, list(leaves.values()), gs)]
+    on_the_way = [(g, y.numpy()) for g, y in zip(gs, outputs, strict=True)]
+    on_the_way += [(rule, arguments[name]) for name, rule in zip(parents, rules, strict=True)]
+    for name, rule in zip(parents, rules, strict=True):
+
+        def value(x: ndarray, name: str = name) -> float:
+            return float(sum(np.vdot(g, y) for g, y in zip(gs, run({name: x}), strict=True)))
+
+        yield compare(f"d{name}", value, arguments[name], rule, _noise(on_the_way))
+
+
+@np.errstate(all="ignore")
+def check_loss(trace: Trace, number: int, title: str) -> Comparison | None:
+    """Differentiate the replayed loss numerically, by a leaf or a result.
+
+    Returns None if the loss does not depend on that value.
+    """
+    recording, start = trace.recording, trace.start
+    weight = _double(trace.cotangent)
+    point = _double(recording.values[number])
+    tape = recording.replay(start, {number: point}, np.float64)
+    if number not in tape:
+        return None
+    gradients = dict(zip(tape, grad(tape[start], list(tape.values()), weight), strict=True))
+
+    def value(x: ndarray) -> float:
+        run = recording.replay(start, {number: x}, np.float64)
+        return float(np.vdot(weight, run[start].numpy()))
+
+    on_the_way = [(gradients[n].numpy(), tape[n].numpy()) for n in tape]
+    return compare(title, value, point, gradients[number].numpy(), _noise(on_the_way))
+
+
+def compare(
+    title: str, function: Callable[[ndarray], float], x: ndarray, found: ndarray, noise: float
+) -> Comparison:
+    """Compare computed derivatives with numeric ones, for a few entries.
+
+    The two agree if they differ by at most 1e-6 of the largest entry, or by the noise of the
+    differences if the noise is larger.
+    """
+    entries = np.arange(x.size)
+    if x.size > SAMPLED:
+        top = np.argsort(-np.abs(found), axis=None)[:2]
+        others = np.random.default_rng(0).choice(x.size, SAMPLED - 2, replace=False)
+        entries = np.unique([*top, *others])
+    places = [tuple(map(int, np.unravel_index(entry, x.shape))) for entry in entries]
+    numeric, rule = [], [float(found[place]) for place in places]
+    for place in places:
+        axis = np.zeros(x.shape)
+        axis[place] = 1
+        numeric.append(central_difference(function, x, axis))
+    errors = np.abs(np.subtract(numeric, rule))
+    error = float(np.max(errors, initial=0))  # NaN if one is
+    size = max(largest(found), largest(numeric))
+    verdict, remark = "right", ""
+    if not error <= (allowed := max(1e-6 * size, noise)):
+        worst = int(np.argmax(errors))
+        _, remark, is_wrong = error_curve(function, x, places[worst], rule[worst], allowed)
+        verdict = "wrong" if is_wrong else "unclear"
+    return Comparison(title, verdict, error, size, noise, remark, places, numeric, rule, x.size)
+
+
+def prove(inner: Trace, step: Step, out: ndarray) -> Iterator[Proof]:
+    """Compare what an op and its reference both computed: the result, and each gradient.
+
+    Rounding is judged by the largest number on the way.
+    """
+    recording = inner.recording
+    scale = max(map(largest, recording.values.values()))
+    yield Proof("out", difference(recording.values[inner.start], out, scale))
+    scale = max(largest(edge.contribution) for s in inner.steps for edge in s.edges)
+    for edge in step.edges:
+        found = inner.cotangent_of(recording.number(edge.input))
+        if found is None:
+            found = np.zeros_like(edge.contribution)
+        yield Proof(f"d{edge.input}", difference(found, edge.contribution, scale))
+
+
+def judge(title: str, found: ndarray, expected: ndarray) -> Judgement:
+    """Say whether a prediction is right, to the digits that people write."""
+    right = np.isclose(found, expected, rtol=5e-3, atol=5e-4 * largest(expected), equal_nan=True)
+    hint = f"{int((~right).sum())} of {right.size} are wrong"
+    if np.allclose(found, -expected, rtol=5e-3):
+        hint = "the sign is the other one"
+    elif (
+        norm(found)
+        and norm(expected)
+        and np.allclose(found * norm(expected), expected * norm(found), rtol=5e-3)
+    ):
+        hint = f"right but for a factor of {norm(found) / norm(expected):.3g}"
+    elif not right.ndim:
+        hint = "not that"
+    is_right = bool(right.all())
+    return Judgement(title, is_right, "" if is_right else hint, expected)
+
+
+def _noise(terms: Iterable[tuple[ndarray, ndarray]]) -> float:
+    """Return how uncertain a difference is, when each value on the way was rounded.
+
+    A value that is wrong by eps of itself changes the result by eps times itself times its
+    cotangent, and a difference by that over the step. Ops round several times inside.
+    """
+    total = sum(float(np.sum(np.abs(x := g * y), where=np.isfinite(x))) for g, y in terms)
+    return ROUNDINGS * float(np.finfo(np.float64).eps) * total / STEP
+
+
+def _double(x: Any) -> Any:
+    floating = isinstance(x, ndarray) and x.dtype.kind == "f"
+    return x.astype(np.float64) if floating else x

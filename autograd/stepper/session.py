@@ -1,0 +1,613 @@
+"""A session: a place in a backward pass, and everything that can be asked there.
+
+Every method returns data, and none prints. The terminal (`autograd.stepper.terminal`) prints what
+a session returns; a page or a notebook can show the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.anomaly import Contribution, Explanation
+from autograd.stepper import check, display
+from autograd.stepper.check import Comparison, Judgement, Proof
+from autograd.stepper.evaluate import evaluate, plain_quotes
+from autograd.stepper.record import Call, kind, record
+from autograd.stepper.trace import Edge, Step, Trace, as_tuple, trace
+from autograd.tensor import tensor
+
+WRITABLE = 1024  # elements: formulas of larger arrays are shown without numbers
+LIMITS = {"nonfinite": np.inf, "vanishing": 1e-6, "exploding": 1e3}  # of what a step sends
+
+
+class CommandError(ValueError):
+    """A request that cannot be carried out, and the reason."""
+
+
+@dataclass
+class Level:
+    """A pass that is walked through: the outer pass, or the inside of an op.
+
+    Attributes
+    ----------
+    trace : Trace
+    index : int
+        The step where the session stands; ``len(trace.steps)`` at the end.
+    recorded : Trace
+        The trace before `Session.set` changed a cotangent.
+    inside : (Call, Step), optional
+        The op whose reference this pass goes through.
+    breaks : list of (str, callable)
+        The breakpoints: what the user typed, and the condition on a step.
+    """
+
+    trace: Trace
+    index: int = 0
+    recorded: Trace = field(init=False)
+    inside: tuple[Call, Step] | None = None
+    breaks: list[tuple[str, Callable]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.recorded = self.trace
+
+    @property
+    def at_end(self) -> bool:
+        """Whether every step was taken."""
+        return self.index >= len(self.trace.steps)
+
+
+class Received(NamedTuple):
+    """The cotangent of one result of a step: its symbol in the rule, its value."""
+
+    symbol: str
+    name: str
+    value: ndarray
+
+
+class Sent(NamedTuple):
+    """What a step adds to the cotangent of one input."""
+
+    rule: str
+    """The line of the op's formula that computes the value."""
+    value: ndarray
+    target: str
+    """The name of the input's value."""
+    note: str
+    """Whether the target's cotangent is complete with this value."""
+
+
+class StepView(NamedTuple):
+    """A step: the op, the line that called the op, what comes in, and what goes out."""
+
+    number: int
+    """From 1 to `total`."""
+    total: int
+    op: str
+    at: str
+    scope: str
+    source: str
+    inside: str
+    """The fused op whose reference this step is part of, or nothing."""
+    received: list[Received]
+    sent: list[Sent] | None
+    """None while predictions are asked for: the values are hidden."""
+
+
+class Gradient(NamedTuple):
+    """A gradient at the end of a pass."""
+
+    name: str
+    value: ndarray
+    note: str
+    """After `Session.set`: whether the gradient is still as recorded."""
+
+
+class Value(NamedTuple):
+    """A value in the neighbourhood of a step."""
+
+    name: str
+    made_by: str
+    """The call that made the value, such as ``tanh(z)``; nothing for a leaf."""
+    kind: str
+
+
+class Parent(NamedTuple):
+    """An input of a step, the arguments for which it stands, and its own inputs."""
+
+    value: Value
+    arguments: list[str]
+    inputs: list[Value]
+
+
+class Neighbourhood(NamedTuple):
+    """The values around a step: those computed from its results, its results, and its inputs."""
+
+    users: list[Value]
+    results: list[Value]
+    parents: list[Parent]
+
+
+class FormulaView(NamedTuple):
+    """An op's formula: in symbols, and with numbers (None where the arrays are too large)."""
+
+    lines: list[str]
+    with_numbers: list[Any] | None
+
+
+class Session:
+    """Walks through a trace, and answers questions about the step where it stands.
+
+    Parameters
+    ----------
+    trace : Trace
+
+    Attributes
+    ----------
+    levels : list of Level
+        The outer pass, and the insides of ops that were stepped into.
+    hidden : bool
+        Whether `view` leaves out what a step sends, for the learner to predict.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from autograd.stepper import trace
+    >>> from autograd.stepper.session import Session
+    >>> with autograd.record():
+    ...     x = autograd.tensor(3.0, requires_grad=True)
+    ...     loss = x * x + x
+    >>> session = Session(trace(loss))
+    >>> session.view().op
+    'add'
+    >>> session.go(1).view().op
+    'multiply'
+    >>> float(session.evaluate("d(loss) * 2"))
+    2.0
+    >>> [float(gradient.value) for gradient in session.go(2).gradients()]
+    [7.0]
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.levels = [Level(trace)]
+        self.hidden = False
+
+    def branch(self) -> Session:
+        """Return a session that stands at the same step, and moves alone."""
+        other = copy.copy(self)
+        other.levels = [copy.copy(level) for level in self.levels]
+        for level in other.levels:
+            level.breaks = list(level.breaks)
+        return other
+
+    # ---- where the session stands
+
+    @property
+    def level(self) -> Level:
+        """The innermost pass."""
+        return self.levels[-1]
+
+    @property
+    def trace(self) -> Trace:
+        """The pass that is walked through."""
+        return self.level.trace
+
+    @property
+    def at_end(self) -> bool:
+        """Whether every step of the innermost pass was taken."""
+        return self.level.at_end
+
+    @property
+    def step(self) -> Step:
+        """The step where the session stands; an error at the end."""
+        if self.at_end:
+            raise CommandError("the pass is at its end; `back` goes back into it")
+        return self.trace.steps[self.level.index]
+
+    @property
+    def call(self) -> Call:
+        """The call that the step goes back through."""
+        return self.trace.call(self.step)
+
+    @property
+    def scope(self) -> str:
+        """The module that the step is part of; nothing at the end."""
+        return "" if self.at_end else self.call.scope
+
+    def value(self, number: int) -> ndarray:
+        """Return a recorded value."""
+        return self.trace.recording.values[number]
+
+    def name(self, number: int) -> str:
+        """Return the name of a value; inside the step's module without the module's name."""
+        scope = self.scope
+        return self.trace.recording.name(number).removeprefix(f"{scope}." if scope else "")
+
+    def out(self, call: Call) -> Any:
+        """Return a call's result, or the tuple of several results."""
+        results = tuple(self.value(number) for number in call.results)
+        return results if call.op.multiple else results[0]
+
+    def find(self, name: str) -> int:
+        """Return the number of a value.
+
+        Parameters
+        ----------
+        name : str
+            The whole name, the name inside the step's module, or the end of one name only.
+
+        Raises
+        ------
+        CommandError
+            If no value, or more than one, has that name.
+        """
+        recording = self.trace.recording
+        names = {plain_quotes(recording.name(number)): number for number in recording.values}
+        name = plain_quotes(name)
+        for whole in (name, f"{self.scope}.{name}"):
+            if whole in names:
+                return names[whole]
+        found = [n for n in names if n.endswith((f".{name}", f"['{name}']"))]
+        if len(found) == 1:
+            return names[found[0]]
+        if found:
+            more = " ..." if len(found) > 4 else ""
+            raise CommandError(f"{name} may be {', '.join(found[:4])}{more}")
+        close = difflib.get_close_matches(name, names, 3, 0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise CommandError(f"nothing here is called {name!r}{hint}")
+
+    def names(self) -> list[str]:
+        """Return the names of values and ops, for completion."""
+        calls = self.trace.recording.calls.values()
+        ops = dict.fromkeys(call.op.name for call in calls)
+        names = list(self.trace.recording.names.values())
+        return [*names, *(op for op in ops if op not in names)]
+
+    # ---- seeing the step
+
+    def view(self) -> StepView:
+        """Return the step where the session stands."""
+        call, step, inside = self.call, self.step, self.level.inside
+        received = [
+            Received(symbol, self.name(result), g)
+            for result, (symbol, g) in zip(call.results, step.symbols.items(), strict=True)
+        ]
+        sent = [
+            Sent(
+                rule=self.rule_of(call, edge.input),
+                value=edge.contribution,
+                target=self.name(edge.parent),
+                note=self.note(edge),
+            )
+            for edge in step.edges
+        ]
+        return StepView(
+            number=self.level.index + 1,
+            total=len(self.trace.steps),
+            op=call.op.name,
+            at=call.at,
+            scope=call.scope,
+            source=call.place[2],
+            inside=inside[0].op.name if inside else "",
+            received=received,
+            sent=None if self.hidden else sent,
+        )
+
+    def note(self, edge: Edge) -> str:
+        """Say whether a cotangent is complete with what a step adds."""
+        uses = list(self.trace.edges_to(edge.parent))
+        place = next(k for k, (_, other) in enumerate(uses) if other is edge)
+        waits = len(uses) - place - 1
+        notes = ["summed"] if place else []
+        if waits:
+            notes.append(f"{waits} more to come")
+        elif edge.parent not in self.trace.recording.maker:
+            notes.append("complete: its .grad")
+        elif edge.parent in self.trace.waiting():
+            notes.append("complete: asked for")
+        return ", ".join(notes)
+
+    def rule_of(self, call: Call, name: str) -> str:
+        """Return the line of an op's formula that computes an input's cotangent, in symbols."""
+        for line in self.formula_lines(call):
+            if re.match(rf"d{re.escape(name)}(_\w+)? =", line):
+                return line
+        return f"d{name}"
+
+    @staticmethod
+    def formula_lines(call: Call) -> list[str]:
+        """Return an op's formula for a call; no lines if the op states none."""
+        return call.op.stated.text(call.arguments).splitlines() if call.op.stated else []
+
+    def formula(self, width: int) -> FormulaView:
+        """Return what the op and its rule compute, in symbols and with numbers.
+
+        Parameters
+        ----------
+        width : int
+            Characters in a line.
+
+        Raises
+        ------
+        CommandError
+            If the op states no formula.
+        """
+        call, step = self.call, self.step
+        lines = self.formula_lines(call)
+        if not lines:
+            raise CommandError(f"{call.op.name} states no formula")
+        arrays = [*call.arguments.values(), *as_tuple(self.out(call))]
+        if any(isinstance(x, ndarray) and x.size > WRITABLE for x in arrays):
+            return FormulaView(lines, None)
+        sent = {edge.input: edge.contribution for edge in step.edges}
+        stated: Any = call.op.stated
+        rows = display.in_numbers(
+            stated, call.arguments, self.out(call), step.cotangent, sent, width
+        )
+        return FormulaView(lines, list(rows))
+
+    def gradients(self) -> list[Gradient]:
+        """Return the gradients at which the pass arrives."""
+        recorded = self.level.recorded
+        found = []
+        for number in self.trace.waiting():
+            gradient: Any = self.trace.cotangent_of(number)
+            before = None if self.trace is recorded else recorded.cotangent_of(number)
+            note = ""
+            if before is not None:
+                same = np.array_equal(before, gradient)
+                note = "as recorded" if same else f"its norm was {display.norm(before):.4g}"
+            found.append(Gradient(self.name(number), gradient, note))
+        return found
+
+    def neighbourhood(self) -> Neighbourhood:
+        """Return the values around the step."""
+        call, recording = self.call, self.trace.recording
+
+        def value(number: int) -> Value:
+            made = recording.maker.get(number)
+            inputs = [self.argument(made, name) for name in made.arguments] if made else []
+            made_by = f"{made.op.name}({', '.join(inputs)})" if made else ""
+            return Value(self.name(number), made_by, kind(recording.values[number]))
+
+        users = [c for c in recording.calls.values() if set(call.results) & set(c.parents.values())]
+        parents = []
+        for parent in dict.fromkeys(call.parents.values()):
+            made = recording.maker.get(parent)
+            arguments = [name for name, number in call.parents.items() if number == parent]
+            inputs = dict.fromkeys(made.parents.values()) if made else ()
+            parents.append(Parent(value(parent), arguments, [value(number) for number in inputs]))
+        return Neighbourhood(
+            [value(number) for user in reversed(users[-4:]) for number in user.results],
+            [value(number) for number in call.results],
+            parents,
+        )
+
+    def argument(self, call: Call, name: str) -> str:
+        """Return an argument of a call in a few letters."""
+        if name in call.parents:
+            return self.name(call.parents[name])
+        x = call.arguments[name]
+        if isinstance(x, ndarray) and x.ndim:
+            return kind(x)
+        return text if len(text := str(x)) <= 12 else f"{name}=…"
+
+    def explanation(self, number: int) -> Explanation:
+        """Return the contributions to a value's cotangent, grouped by module."""
+        gradient = self.trace.cotangent_of(number)
+        if gradient is None:
+            raise CommandError(f"no gradient reaches {self.name(number)}")
+        parts = []
+        for i, edge in self.trace.edges_to(number):
+            call = self.trace.call(self.trace.steps[i])
+            shape = self.value(call.results[0]).shape
+            part = Contribution(
+                call.op.name, edge.input, shape, call.number, edge.contribution, call.scope
+            )
+            parts.append(part)
+        return Explanation.of(gradient, parts)
+
+    # ---- moving
+
+    def go(self, index: int) -> Session:
+        """Stand at another step of this pass, or at its end."""
+        self.level.index = max(0, min(index, len(self.trace.steps)))
+        return self
+
+    def go_on(self) -> str:
+        """Go on to the next breakpoint, or to the end; return the breakpoint's text, or nothing."""
+        for index in range(self.level.index + 1, len(self.trace.steps)):
+            for what, holds in self.level.breaks:
+                if holds(self.trace.steps[index]):
+                    self.go(index)
+                    return what
+        self.go(len(self.trace.steps))
+        return ""
+
+    def go_until(self, text: str) -> None:
+        """Go on to a step that a condition holds for; see `condition`."""
+        holds = self.condition(text)
+        for index in range(self.level.index + 1, len(self.trace.steps)):
+            if holds(self.trace.steps[index]):
+                self.go(index)
+                return
+        raise CommandError(f"no later step has to do with {text}")
+
+    def add_break(self, text: str) -> None:
+        """Stop where a condition holds when going on; see `condition`."""
+        holds = self.condition(text)
+        if text.split()[0] not in LIMITS and not any(map(holds, self.trace.steps)):
+            raise CommandError(f"no step of this pass has to do with {text}")
+        self.level.breaks.append((text, holds))
+
+    def condition(self, text: str) -> Callable[[Step], bool]:
+        """Return a breakpoint's condition on a step.
+
+        The text is an op's name, a value's name, a line of the program (``12``, ``model.py:12``),
+        a shape (``[2, 3]``), or ``nonfinite``, ``vanishing 1e-6``, ``exploding 1e3``.
+        """
+        word, _, rest = text.partition(" ")
+
+        def sent(step: Step) -> float:
+            return max((display.largest(edge.contribution) for edge in step.edges), default=0.0)
+
+        if word == "nonfinite":
+            return lambda step: not all(np.isfinite(e.contribution).all() for e in step.edges)
+        if word in LIMITS:
+            try:
+                limit = float(rest or LIMITS[word])
+            except ValueError:
+                raise CommandError(f"{rest!r} is no number") from None
+            if word == "vanishing":
+                return lambda step: sent(step) < limit
+            return lambda step: sent(step) > limit
+        if re.fullmatch(r"\[[\d, ]*\]", text):
+            shape = tuple(int(n) for n in re.findall(r"\d+", text))
+            return lambda step: any(
+                self.value(number).shape == shape for number in self.trace.call(step).results
+            )
+        if re.fullmatch(r"(.*:)?\d+", text):
+            path, _, line = text.rpartition(":")
+
+            def is_at(step: Step) -> bool:
+                file, number, _ = self.trace.call(step).place
+                return number == line and file.endswith(path)
+
+            return is_at
+        if any(call.op.name == text for call in self.trace.recording.calls.values()):
+            return lambda step: self.trace.call(step).op.name == text
+        wanted = self.find(text)
+        return lambda step: (
+            wanted in self.trace.call(step).results
+            or any(edge.parent == wanted for edge in step.edges)
+        )
+
+    # ---- into an op
+
+    def step_into(self) -> str:
+        """Step into the op, through its reference in primitives; return the op's name."""
+        call, step = self.call, self.step
+        if call.op.reference_function is None:
+            raise CommandError(
+                f"{call.op.name} is a primitive: it has a rule and nothing inside; see formula"
+            )
+        self.levels.append(Level(inside_of(call, step), inside=(call, step)))
+        return call.op.name
+
+    def step_out(self) -> None:
+        """Leave an op that was stepped into."""
+        if not self.level.inside:
+            raise CommandError("this is the outermost pass")
+        self.levels.pop()
+
+    def proof(self) -> tuple[str, list[Proof]]:
+        """Compare the op that was stepped into with the pass through its reference."""
+        if not self.level.inside:
+            raise CommandError("this is the outermost pass")
+        call, step = self.level.inside
+        out = self.levels[-2].trace.recording.values[call.results[0]]
+        return call.op.name, list(check.prove(self.trace, step, out))
+
+    # ---- expressions, checks, what if, predictions
+
+    def evaluate(self, text: str, symbols: bool = False) -> Any:
+        """Return the value of an expression; with `symbols` the op's arguments go first.
+
+        Raises
+        ------
+        CommandError
+            Whatever the expression raises, in one line.
+        """
+        try:
+            return evaluate(self, text, symbols)
+        except CommandError:
+            raise
+        except SyntaxError as error:
+            raise CommandError(f"SyntaxError: {error.msg}") from None
+        except Exception as error:  # whatever the expression raises
+            raise CommandError(f"{type(error).__name__}: {error}") from None
+
+    def array(self, text: str, like: ndarray, symbols: bool = False) -> ndarray:
+        """Return the value of an expression in the shape and dtype of another array."""
+        return _fitted(self.evaluate(text, symbols), like)
+
+    def check_step(self) -> Iterator[Comparison]:
+        """Compare what this step sends with numeric derivatives of the op alone."""
+        return check.check_step(self.call, self.step)
+
+    def check_loss(self, number: int) -> Comparison:
+        """Compare a gradient of the whole loss with numeric derivatives of the replayed loss."""
+        found = check.check_loss(self.trace, number, f"d({self.name(number)})")
+        if found is None:
+            raise CommandError(f"the loss does not depend on {self.name(number)}")
+        return found
+
+    def set(self, text: str) -> None:
+        """Change this step's cotangent and run the rest again: an expression, or ``g1 = ...``."""
+        given = self.step.symbols
+        match = re.match(r"(g\d*)\s*=(?!=)", text)
+        symbol = match[1] if match else "g"
+        if symbol not in given:
+            raise CommandError(f"set which of {', '.join(given)}? As in: set {min(given)} = 0")
+        given[symbol] = self.array(text[match.end() :] if match else text, given[symbol])
+        value: Any = tuple(given.values()) if self.call.op.multiple else given["g"]
+        self.level.trace = self.trace.rerun(self.level.index, value)
+
+    def reset(self) -> None:
+        """Undo `set`: the pass is as recorded again."""
+        self.level.trace = self.level.recorded
+
+    def predict(self, text: str) -> list[Judgement]:
+        """Judge a prediction: of the next step's cotangents, or ``dx = ...`` of what this sends."""
+        edges = {f"d{edge.input}": edge for edge in self.step.edges}
+        left, equals, right = (part.strip() for part in text.partition("="))
+        if equals and left in edges:
+            edge = edges[left]
+            found = self.array(right, edge.contribution, symbols=True)
+            return [check.judge(left, found, edge.contribution)]
+        if self.level.index + 1 >= len(self.trace.steps):
+            raise CommandError("there is no next step; predict " + " or ".join(edges) + " = ...")
+        coming = self.trace.steps[self.level.index + 1]
+        expected, found = as_tuple(coming.cotangent), self.evaluate(text)
+        parts = (found,) if len(expected) == 1 else found
+        if not isinstance(parts, tuple) or len(parts) != len(expected):
+            names = ", ".join(symbol.upper() for symbol in coming.symbols)
+            raise CommandError(f"the next step has {len(expected)} outputs: predict {names}")
+        results = self.trace.call(coming).results
+        return [
+            check.judge(f"d({self.name(number)})", _fitted(value, g), g)
+            for number, value, g in zip(results, parts, expected, strict=True)
+        ]
+
+
+def inside_of(call: Call, step: Step) -> Trace:
+    """Return the trace of an op's reference, on the inputs of a call and with its cotangent."""
+    reference: Any = call.op.reference_function
+    wanted = {edge.input for edge in step.edges}
+    with record(file=reference.__code__.co_filename) as recording:
+        arguments = {
+            name: tensor(x, requires_grad=True) if name in wanted else x
+            for name, x in call.arguments.items()
+        }
+        out = call.run(reference, arguments)
+    for name in wanted:
+        leaf: Any = arguments[name]
+        recording.give_name(leaf._node.number, name)
+    recording.give_name(out._node.number, "out")
+    return trace(out, step.cotangent)
+
+
+def _fitted(value: Any, like: ndarray) -> ndarray:
+    """Return a value in the shape and dtype of an array."""
+    try:
+        return np.broadcast_to(np.asarray(value, dtype=like.dtype), like.shape).copy()
+    except (TypeError, ValueError):
+        raise CommandError(f"expected {kind(like)}") from None

@@ -1,0 +1,540 @@
+"""The stepper in a terminal: a debugger whose program is a backward pass.
+
+Commands are those of pdb where pdb has such. Each command is a method here, `do_next` for
+``next``; its docstring is what ``help`` shows. What a command finds comes from the `Session`; this
+file reads lines and prints.
+"""
+
+from __future__ import annotations
+
+import builtins
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+from rich.text import Text
+
+from autograd.console import Console
+from autograd.stepper import display
+from autograd.stepper.check import Comparison
+from autograd.stepper.display import matrix, norm
+from autograd.stepper.record import kind
+from autograd.stepper.session import WRITABLE, CommandError, Session, Value
+from autograd.stepper.trace import Trace
+
+ALIASES = {
+    "n": "next", "c": "continue", "u": "until", "b": "break", "i": "into", "o": "out", "w": "where",
+    "p": "print", "f": "formula", "q": "quit", "h": "help", "?": "help", "exit": "quit",
+}  # fmt: skip
+FEW = 64  # elements: up to here an array is shown in full
+MARKS = {"right": ("✓", "green"), "wrong": ("✗", "bold red"), "unclear": ("?", "bold yellow")}
+
+
+class Terminal:
+    """Walks through a trace by commands, and prints what is there.
+
+    Parameters
+    ----------
+    trace : Trace
+    console : Console, optional
+        Where to write; standard output if not given.
+
+    Attributes
+    ----------
+    session : Session
+    done, quit : bool
+        Whether the user left the pass, and whether for good.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from autograd.stepper import trace
+    >>> from autograd.stepper.terminal import Terminal
+    >>> with autograd.record():
+    ...     x = autograd.tensor(3.0, requires_grad=True)
+    ...     loss = x * x + x
+    >>> terminal = Terminal(trace(loss))
+    >>> terminal.run("print d(loss) * 2")
+    2.0
+    >>> terminal.run("why x")
+    gradient float64[], norm 7, from 3 uses
+      multiply(x)  norm 3           +42.9% of the gradient
+      multiply(y)  norm 3           +42.9% of the gradient
+      add(y)       norm 1           +14.3% of the gradient
+    """
+
+    def __init__(self, trace: Trace, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self.session = Session(trace)
+        self.watched: list[str] = []
+        self.done = False
+        self.quit = False
+
+    def branch(self) -> Terminal:
+        """Return a terminal on a session that stands at the same step, and moves alone."""
+        other = Terminal(self.session.trace, self.console)
+        other.session = self.session.branch()
+        other.watched = list(self.watched)
+        return other
+
+    # ---- running commands
+
+    def print(self, *parts: Any, style: str = "") -> None:
+        """Write a line."""
+        text = Text(style=style)
+        for part in parts:
+            text.append_text(part) if isinstance(part, Text) else text.append(str(part))
+        text.rstrip()
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
+
+    def run(self, line: str) -> None:
+        """Carry out one command; a wrong command is answered, and changes nothing."""
+        word, _, rest = line.strip().partition(" ")
+        if not word or word.startswith("#"):
+            return
+        with self.console:  # the output appears at once: in a notebook as one display
+            try:
+                self.command(word)(rest.strip())
+            except CommandError as error:
+                self.print(error, style="red")
+            except Exception as error:  # the program that is looked at goes on all the same
+                self.print(f"{word}: {type(error).__name__}: {error}", style="red")
+
+    def command(self, word: str) -> Callable[[str], None]:
+        """Return a command by its name, its letter, or the beginning of its name."""
+        names = self.commands()
+        name = ALIASES.get(word, word)
+        found = [name] if name in names else [n for n in names if n.startswith(name)]
+        if len(found) == 1:
+            return getattr(self, f"do_{found[0]}")
+        if found:
+            raise CommandError(f"{word} may be {', '.join(found)}")
+        close = difflib.get_close_matches(word, names, 1)
+        hint = f"did you mean {close[0]}?" if close else "help lists the commands"
+        raise CommandError(f"there is no command {word!r}; {hint}")
+
+    @classmethod
+    def commands(cls) -> list[str]:
+        """Return the names of the commands."""
+        return [name.removeprefix("do_") for name in vars(cls) if name.startswith("do_")]
+
+    def play(self, lines: Iterable[str]) -> None:
+        """Run commands from a file: each is shown before its output."""
+        self.begin()
+        for line in lines:
+            if line.strip():
+                self.print("(step) ", line.rstrip(), style="bold")
+                self.run(line)
+            if self.done:
+                return
+
+    def talk(self) -> None:
+        """Ask for commands: in a terminal with history and completion, in a notebook in its way.
+
+        Elsewhere commands are read from the standard input.
+        """
+        terminal = sys.stdin.isatty() and self.console.is_terminal
+        if not terminal and not hasattr(builtins, "__IPYTHON__"):
+            self.play(sys.stdin)
+            return
+        ask = self.prompt() if terminal else input
+        self.begin()
+        last = ""
+        while not self.done:
+            try:
+                line = ask("(step) ").strip()
+            except KeyboardInterrupt:
+                if not terminal:
+                    raise
+                continue
+            except EOFError:
+                self.do_quit("")
+                return
+            if not line and last.partition(" ")[0] in ("n", "next", "back", "c", "continue"):
+                line = last  # as in pdb, an empty line repeats a move
+            last = line
+            try:
+                self.run(line)
+            except KeyboardInterrupt:
+                self.print("interrupted", style="red")
+
+    def prompt(self) -> Callable[[str], str]:
+        """Return what asks in a terminal."""
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import InMemoryHistory
+
+        words = WordCompleter(self.words, pattern=re.compile(r"[\w.\[\]]+"))
+        session: Any = PromptSession(
+            history=InMemoryHistory(), completer=words, complete_while_typing=False
+        )
+        return session.prompt
+
+    def words(self) -> list[str]:
+        """Return what may be completed: commands, values and ops."""
+        return [*self.commands(), *self.session.names()]
+
+    # ---- showing
+
+    def begin(self) -> None:
+        """Say what the pass is, and show its first step."""
+        trace = self.session.trace
+        n, ends = len(trace.steps), trace.waiting()
+        results = trace.recording.maker.keys() & ends
+        words = ("value", "values") if results else ("leaf", "leaves")
+        loss = self.session.value(trace.start)
+        what = f" = {display.one(loss)}" if loss.ndim == 0 else f", {kind(loss)}"
+        self.print(
+            Text(self.session.name(trace.start), "bold"), what,
+            f": {n} step{'s' * (n != 1)} back to {len(ends)} {words[len(ends) != 1]}",
+        )  # fmt: skip
+        self.show()
+
+    def show(self) -> None:
+        """Show the step where the session stands, and the watched expressions."""
+        if self.session.at_end:
+            self.show_end()
+        else:
+            self.show_step()
+        for expression in self.watched:
+            self.print(Text(f"{expression}:", "dim"))
+            self.run(f"print {expression}")
+
+    def rule(self, left: str, right: str = "") -> None:
+        """Draw a line across, with a title at its left end and a note at its right."""
+        width = self.console.width
+        left = left if len(left) + 4 <= width else left[: width - 5] + "…"
+        right = f" {right}" if right and len(left) + len(right) + 10 <= width else ""
+        fill = "─" * (width - len(left) - len(right) - 4)
+        self.print(Text("── ", "dim"), Text(left, "bold"), Text(f" {fill}{right}", "dim"))
+
+    def show_step(self) -> None:
+        """Show a step: what comes in, and what goes out to where."""
+        view = self.session.view()
+        inside = f"{view.inside} ▸ " if view.inside else ""
+        self.print()
+        self.rule(f"{inside}{view.number}/{view.total}  {view.op}", view.at)
+        if view.scope:
+            self.print(Text(f"in {view.scope}", "dim"))
+        if view.source:
+            self.print(Text(view.source, "italic"))
+        for symbol, name, value in view.received:
+            self.show_array(f"{symbol} = d({name})", value)
+        if view.sent is None:
+            self.print(Text("what it sends is hidden: predict", "dim"))
+            return
+        for rule, value, target, note in view.sent:
+            self.show_array(rule, value, target, note)
+
+    def show_array(self, title: str, x: Any, target: str = "", note: str = "") -> None:
+        """Show an array under its title; beside it if it is one line and there is room."""
+        x, width = np.asarray(x), self.console.width
+        head = Text("  ").append(title)
+        tail = Text()
+        if target:
+            tail.append("  → ", "dim").append(target, "bold")
+        tail.append(f"  {kind(x)}", "dim")
+        size = f"  norm {norm(x):.4g}" if x.size > FEW else ""
+        if head.cell_len + tail.cell_len + len(size) >= width:
+            self.print(head)
+            head = Text("  ")
+        head.append_text(tail)
+        if head.cell_len + len(size) < width:
+            head.append(size, "dim")
+        lines = list(matrix(x, width - 6, 8 if x.size <= FEW else 4))
+        beside = len(lines) == 1 and head.cell_len + lines[0].cell_len + 3 <= width
+        if beside:
+            head.append("   ").append_text(lines[0])
+        if note and head.cell_len + len(note) + 3 <= width:
+            head.append(f"   {note}", "dim italic")
+            note = ""
+        self.print(head)
+        for line in () if beside else lines:
+            self.print("      ", line)
+        if note:
+            self.print(Text(f"      {note}", "dim italic"))
+
+    def show_end(self) -> None:
+        """Show the gradients at which the pass arrives; inside an op, the proof."""
+        self.print()
+        if self.session.level.inside:
+            self.show_proof()
+            return
+        self.rule("the end: gradients")
+        gradients = self.session.gradients()
+        width = max((len(gradient.name) for gradient in gradients), default=0)
+        for name, value, note in gradients:
+            if len(gradients) <= 6:
+                self.show_array(name, value, note=note)
+            else:
+                size = f"norm {norm(value):<10.4g}"
+                extent = f"{kind(value):<18}"
+                self.print(Text(f"  {name:<{width}}  {size} ").append(extent, "dim"),
+                           Text(note, "dim italic"))  # fmt: skip
+
+    def show_proof(self) -> None:
+        """Show an op beside the pass through its reference."""
+        op, proofs = self.session.proof()
+        self.rule(f"{op}: the op against its reference")
+        for title, verdict in proofs:
+            style = "green" if verdict else "bold red"
+            shown = verdict or "DIFFERENT"
+            self.print(f"  {title:<14} ", Text(f"{'✓' if verdict else '✗'} {shown}", style))
+
+    # ---- moving
+
+    def go(self, index: int) -> None:
+        """Stand at another step, and show the step."""
+        self.session.go(index)
+        self.show()
+
+    def do_next(self, text: str) -> None:
+        """Go one step on, or N; from the end, leave the pass.  next [N]."""
+        if not self.left():
+            self.go(self.session.level.index + _count(text))
+
+    def left(self) -> bool:
+        """At the end of a pass, leave it: for the op that it is inside of, or the program."""
+        if not self.session.at_end:
+            return False
+        if self.session.level.inside:
+            self.do_out("")
+        else:
+            self.done = True
+        return True
+
+    def do_back(self, text: str) -> None:
+        """Go one step back, or N.  back [N]."""
+        if self.session.level.index == 0:
+            raise CommandError("this is the first step")
+        self.go(self.session.level.index - _count(text))
+
+    def do_continue(self, text: str) -> None:
+        """Go on to the next breakpoint, or to the end; from there, leave the pass.  continue."""
+        if self.left():
+            return
+        if what := self.session.go_on():
+            self.print(Text(f"break: {what}", "yellow"))
+        self.show()
+
+    def do_until(self, text: str) -> None:
+        """Go on to an op, to what makes or feeds a value, or to a line.  until OP|NAME|LINE."""
+        if not text:
+            raise CommandError("until which op, value or line?")
+        self.session.go_until(text)
+        self.show()
+
+    def do_break(self, text: str) -> None:
+        """Stop there when continuing; alone, list the breakpoints.
+
+        break OP|NAME|LINE      an op, a value, a line of the program
+        break [2, 3]            a result of that shape
+        break nonfinite         a NaN or an Inf in what a step sends
+        break vanishing [1e-6]  no element sent is larger
+        break exploding [1e3]   an element sent is larger
+        break clear             forget all
+        """
+        breaks = self.session.level.breaks
+        if text == "clear":
+            breaks.clear()
+        elif text:
+            self.session.add_break(text)
+        for what, _ in breaks:
+            self.print(f"break {what}")
+        if not breaks:
+            self.print("no breakpoints")
+
+    # ---- into an op
+
+    def do_into(self, text: str) -> None:
+        """Step into an op: through its reference, in primitives.  into."""
+        op = self.session.step_into()
+        self.print(f"into {op}: its reference, on the inputs that were saved", style="green")
+        self.show()
+
+    def do_out(self, text: str) -> None:
+        """Leave an op that was stepped into, with the proof that it is the same.  out."""
+        if not self.session.level.inside:
+            raise CommandError("this is the outermost pass")
+        if not self.session.at_end:
+            self.show_proof()
+        self.session.step_out()
+        self.show()
+
+    # ---- looking
+
+    def do_where(self, text: str) -> None:
+        """Draw the neighbourhood in the graph.  where."""
+        around = self.session.neighbourhood()
+
+        def draw(mark: str, value: Value, note: str = "", style: str = "dim") -> None:
+            line = Text().append(mark, style).append(value.name, "bold")
+            line.append(f" = {value.made_by}" if value.made_by else "")
+            line.append(f"  {value.kind}", "dim").append(note, "dim")
+            line.truncate(self.console.width - 1, overflow="ellipsis")
+            self.print(line)
+
+        for user in around.users:
+            draw("    ▲  ", user)
+        if not around.users:
+            self.print(Text("    the pass begins here", "dim"))
+        self.print(Text("    │", "dim"))
+        for result in around.results:
+            draw("  ▶ ●  ", result, style="bold yellow")
+        for i, (parent, arguments, inputs) in enumerate(around.parents):
+            last = i == len(around.parents) - 1
+            draw(f"    {'└' if last else '├'}─ ", parent, f"  as {', '.join(arguments)}")
+            for j, grandparent in enumerate(inputs):
+                corner = "└" if j == len(inputs) - 1 else "├"
+                draw(f"    {' ' if last else '│'}   {corner}─ ", grandparent)
+
+    def do_print(self, text: str) -> None:
+        """Show a value, a slice of one, or any expression of NumPy.  print EXPRESSION.
+
+        Values go by their names; d(NAME) is what has arrived at a value so far. Of this step, g is
+        the cotangent, out the result, x (and so on) an argument, dx what is sent to it.
+        """
+        if not text:
+            raise CommandError("print what?")
+        value = self.session.evaluate(text)
+        value = value.item() if isinstance(value, np.bool_) else value
+        x = np.asarray(value) if isinstance(value, ndarray | np.generic | float) else None
+        if x is None or x.dtype.kind not in "fiub":
+            self.print(repr(value))
+            return
+        if x.ndim:
+            ends = f"  from {float(x.min()):.4g} to {float(x.max()):.4g}" if x.size else ""
+            self.print(Text(f"{kind(x)}  norm {norm(x):.4g}{ends}", "dim"))
+        for line in matrix(x, self.console.width - 2):
+            self.print(line)
+
+    def do_formula(self, text: str) -> None:
+        """Show what the op and its rule compute, and the same with numbers.  formula."""
+        lines, rows = self.session.formula(self.console.width)
+        for line in lines:
+            self.print("  ", line)
+        if rows is None:
+            self.print(Text(f"numbers are put in for arrays of up to {WRITABLE} elements", "dim"))
+        elif rows:
+            self.print(Text("with numbers", "dim"))
+            for row in rows:
+                self.print(row)
+
+    def do_why(self, text: str) -> None:
+        """Show what a gradient is the sum of, largest first.  why NAME."""
+        if not text:
+            raise CommandError("why which gradient?")
+        self.print(self.session.explanation(self.session.find(text)))
+
+    # ---- checking
+
+    def do_check(self, text: str) -> None:
+        """Compare with numeric derivatives, in float64.
+
+        check            what this step sends, of this op alone
+        check loss NAME  the derivative of the whole loss, for a few entries
+        """
+        if not text:
+            for comparison in self.session.check_step():
+                self.show_comparison(comparison)
+            return
+        word, _, name = text.partition(" ")
+        if word != "loss" or not name:
+            raise CommandError("check, or check loss NAME")
+        self.show_comparison(self.session.check_loss(self.session.find(name.strip())))
+
+    def show_comparison(self, found: Comparison) -> None:
+        """Show numeric derivatives of a few entries beside the computed ones, and the verdict."""
+        mark, style = MARKS[found.verdict]
+        if 1e-6 * found.size < found.error <= found.noise:
+            verdict = f"largest difference {found.error:.1e}, which rounding explains"
+        else:
+            share = found.error / (found.size or 1)
+            verdict = f"largest difference {share:.1e} of the largest entry"
+        n = len(found.places)
+        count = f"; {n} of {found.total} entries" if n < found.total else ""
+        self.print(f"  {found.title}  ", Text(f"{mark} ", style), verdict, Text(count, "dim"))
+        if found.remark:
+            self.print(Text(f"    {found.remark}", style))
+        wide = max(8, min(14, (self.console.width - 18) // 2))
+        self.print(Text(f"    {'':<12} {'numeric':>{wide}} {'rule':>{wide}}", "dim"))
+        for place, *both in zip(found.places, found.numeric, found.computed, strict=True):
+            at = f"[{', '.join(map(str, place))}]" if place else ""
+            self.print(f"    {at:<12} ", " ".join(f"{v:>{wide}.{wide - 6}g}" for v in both))
+
+    # ---- what if, and predictions
+
+    @np.errstate(all="ignore")  # what if it were infinite?
+    def do_set(self, text: str) -> None:
+        """Change this step's cotangent, and run the rest again; alone, undo that.
+
+        set EXPRESSION         such as: set g * 2, or: set 0
+        set g1 = EXPRESSION    of an op with several outputs, one cotangent
+        """
+        if text:
+            self.session.set(text)
+            self.print("what if: the rest of the pass ran again from here", style="green")
+        else:
+            self.session.reset()
+            self.print("as recorded again", style="green")
+        self.show()
+
+    def do_predict(self, text: str) -> None:
+        """Say what comes before it is shown, and be judged.
+
+        predict                  hide what steps send, or show it again
+        predict EXPRESSION       the cotangent of the next step; of several outputs: predict G0, G1
+        predict dx = EXPRESSION  what this step sends to its input x, from g, x, ... of the rule
+        """
+        if not text:
+            self.session.hidden = not self.session.hidden
+            self.show()
+            return
+        for title, is_right, hint, expected in self.session.predict(text):
+            if not is_right:
+                self.print(f"✗ {title}: {hint}", style="red")
+                continue
+            self.print(f"✓ right: {title} is", style="green")
+            for line in matrix(expected, self.console.width - 6):
+                self.print("      ", line)
+
+    def do_watch(self, text: str) -> None:
+        """Show an expression after every move; alone, stop watching.  watch EXPRESSION."""
+        if not text:
+            self.watched.clear()
+            self.print("nothing is watched")
+            return
+        self.session.evaluate(text)
+        self.watched.append(text)
+        self.run(f"print {text}")
+
+    # ---- help
+
+    def do_help(self, text: str) -> None:
+        """List the commands, or explain one.  help [COMMAND]."""
+        if text:
+            name = self.command(text).__name__.removeprefix("do_")
+            self.print(inspect.getdoc(getattr(self, f"do_{name}")) or "")
+            return
+        letters = {name: letter for letter, name in ALIASES.items() if len(letter) == 1}
+        for name in self.commands():
+            doc = (inspect.getdoc(getattr(self, f"do_{name}")) or "").splitlines()[0]
+            summary = doc.split(".  ")[0].rstrip(".")
+            self.print(f"  {name:<9} {letters.get(name, ''):<2} ", Text(summary, "dim"))
+
+    def do_quit(self, text: str) -> None:
+        """Leave the stepper, and the script.  quit."""
+        self.done = self.quit = True
+
+
+def _count(text: str) -> int:
+    if not text:
+        return 1
+    if not text.isdigit():
+        raise CommandError(f"{text!r} is no number of steps")
+    return int(text)
