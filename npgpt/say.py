@@ -8,6 +8,11 @@ from typing import Any
 from autograd.escape import shown, shown_text
 
 
+def is_terminal() -> bool:
+    """Return whether the output goes to a terminal; what replaces ``sys.stdout`` may not know."""
+    return bool(getattr(sys.stdout, "isatty", bool)())
+
+
 def say(line: str, file: Any = None) -> None:
     r"""Print one line; a newline and other control characters in it are shown, as ``\n``."""
     print(shown(line), file=file, flush=True)
@@ -19,4 +24,4 @@ def say_text(text: str, end: str = "\n") -> None:
     Newlines and tabs stay. All others move the cursor, set colours or titles, or turn the direction
     of writing: in a terminal they could forge what stands there.
     """
-    print(shown_text(text) if sys.stdout.isatty() else text, end=end, flush=True)
+    print(shown_text(text) if is_terminal() else text, end=end, flush=True)

@@ -247,7 +247,7 @@ def test_profile(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["missing.toml"], "missing.toml: No such file"),
+        (["missing.toml"], "missing.toml does not exist"),
         (["--steps", "0"], "steps is 0"),
         (["--stepz", "1"], "did you mean 'steps'"),
         (["--json", "nowhere/rows.json"], "there is no folder nowhere"),

@@ -420,7 +420,7 @@ def test_a_runs_step_as_a_script(primitives, resumed, tmp_path, capsys):
     replay = Replay(folder, 9, 9)
     replay.seek(9)
     with autograd.use_kernels(False), replay.run.dropout():
-        inputs, targets = replay.run.batches()[0]
+        inputs, targets, *_ = replay.run.batches()[0]
         loss = replay.run.model(inputs, targets)[1].item()
     assert "np.full((), 0.5, np.float32)" in path.read_text()  # two batches, half of each
     found = float(prints(path))

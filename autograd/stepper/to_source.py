@@ -96,7 +96,7 @@ def to_source(
     d_multiply_1 = restore(d_loss, (2,), None, False)  # dx_i = g  (2,)
     d_y = d_multiply_1 * y                             # dx = g · y  (2,)
     d_y = d_y + d_multiply_1 * y                       # dy = g · x  (2,)
-    d_x = tanh_vjp(d_y, x)                             # (2,)
+    d_x = d_y - d_y * y * y                            # dx = g · (1 - tanh(x)^2)  (2,)
     """
     begin = 1.0
     if isinstance(loss, Trace):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
+from autograd.schema import fit, shown
 from npgpt.errors import UserError
 from npgpt.tokenizers.base import WHITE, demand_utf8
 
@@ -22,7 +23,44 @@ _OTHERWISE = re.compile(
 )
 
 
-def make_normalizer(values: Mapping[str, Any] | None) -> Normalizer:
+class Described(TypedDict):
+    """A normalizer's description: of any type."""
+
+    type: str
+
+
+class Sequence(Described):
+    """Normalizers that run one after the other."""
+
+    normalizers: list[dict[str, Any]]
+
+
+class Strip(Described):
+    """White space is removed at the ends."""
+
+    strip_left: bool
+    strip_right: bool
+
+
+class Prepend(Described):
+    """A text is put in front."""
+
+    prepend: str
+
+
+class Replace(Described):
+    """What a pattern matches is replaced."""
+
+    pattern: dict[str, str]
+    content: str
+
+
+FIELDS: dict[str, Any] = {
+    "Sequence": Sequence, "Strip": Strip, "Prepend": Prepend, "Replace": Replace,
+}  # fmt: skip
+
+
+def make_normalizer(values: Any) -> Normalizer:
     """Return the function that the ``normalizer`` of a ``tokenizer.json`` describes.
 
     The Unicode normal forms and the lower case of a character are Python's.
@@ -40,7 +78,8 @@ def make_normalizer(values: Mapping[str, Any] | None) -> Normalizer:
     """
     if values is None:
         return lambda text: text
-    kind = values["type"]
+    kind = fit(values, Described, "the normalizer")["type"]
+    values = fit(values, FIELDS.get(kind, Described), f"the normalizer {shown(kind)}")
     if kind == "Sequence":
         steps = [make_normalizer(step) for step in values["normalizers"]]
 
@@ -70,7 +109,7 @@ def make_normalizer(values: Mapping[str, Any] | None) -> Normalizer:
 
         pattern, content = regex.compile(pattern_of(values["pattern"])), _text(values["content"])
         return lambda text: pattern.sub(lambda match: content, text)
-    raise UserError(f"the normalizer {kind} is not known here")
+    raise UserError(f"the normalizer {kind:.80} is not known here")
 
 
 def _text(value: object) -> str:
