@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import rich.console
+from rich.console import ConsoleDimensions
 from rich.segment import Segment
 
 from autograd.escape import shown_text
+
+NARROWEST, WIDEST = 40, 1000  # columns
 
 
 class Console(rich.console.Console):
@@ -16,6 +19,16 @@ class Console(rich.console.Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The terminal's; no narrower than tables and progress bars have room for."""
+        size = super().size
+        return ConsoleDimensions(min(max(size.width, NARROWEST), WIDEST), size.height)
+
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        self._width, self._height = size
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         """Yield what is written; control sequences are only those of the library itself."""

@@ -41,4 +41,6 @@ def shown_text(text: str) -> str:
 
 
 def _written(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return ascii(character)[1:-1]

@@ -129,9 +129,10 @@ def decode(content: bytes | bytearray, name: object) -> str:
 
 
 def _is_stream(mode: int, path: str | Path) -> bool:
-    if stat.S_ISCHR(mode):  # a terminal ends at Ctrl-D; /dev/zero never does
+    """Return whether the file is read up to an end: /dev/zero has none."""
+    if stat.S_ISCHR(mode):
         with open(path, "rb", buffering=0) as device:
-            return device.isatty()
+            return device.isatty() or os.path.samefile(path, os.devnull)
     return stat.S_ISFIFO(mode)
 
 

@@ -155,7 +155,7 @@ def _check_of(annotation: Any) -> Check:
         return lambda value, name: value
     if origin is Annotated:
         if _AnyName in annotation.__metadata__:
-            return _check_instance(annotation, str)
+            return _check_file_name
         bounds = next((each for each in annotation.__metadata__ if isinstance(each, Range)), None)
         return _check_of(parts[0]) if bounds is None else _check_number(parts[0], bounds)
     if annotation is str:
@@ -192,6 +192,16 @@ def _check_text(value: Any, name: str) -> Any:
         raise _wrong(value, str, name)
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         raise UserError(f"{name} is {shown(value)}, and holds half of a surrogate pair")
+    return value
+
+
+def _check_file_name(value: Any, name: str) -> Any:
+    if not isinstance(value, str):
+        raise _wrong(value, str, name)
+    if "\0" in value:
+        raise UserError(
+            f"{name} is {shown(value)}, and holds a zero byte, which no file's name has"
+        )
     return value
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import errno
 import io
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from autograd.reading import read_text, read_toml
+from autograd.schema import FileName, Range, nearest
+from npgpt.config import TrainConfig
+from npgpt.errors import UserError
+from npgpt.options import Argument, parse, quoted, read
 
 USAGE = """\
 npgpt: GPT in plain NumPy
@@ -42,6 +48,8 @@ npgpt: GPT in plain NumPy
       What a training step costs, op by op, and how far from the machine's limits that is.
   npgpt doctor, npgpt warmup
       What is wrong with this installation, if anything; compile the kernels ahead.
+  npgpt completion bash|zsh
+      Print a script for the shell: eval "$(npgpt completion bash)" completes what is typed.
 
 npgpt COMMAND --help lists every option.
 """
@@ -49,13 +57,13 @@ npgpt COMMAND --help lists every option.
 
 def main(args: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
-    from npgpt.errors import UserError
-
     for stream in ("stdout", "stderr"):  # closed by whoever started the command
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for an encoding that lacks a sign
+    codecs.register_error("npgpt", spelled)
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="npgpt")
     try:
         if args is None and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # see npgpt/__init__.py
@@ -85,15 +93,21 @@ def complain(message: str) -> None:
     say(f"npgpt: {message}", sys.stderr)
 
 
+def spelled(error: UnicodeError) -> tuple[str, int]:
+    """Replace what an encoding lacks: bytes of a file name that is no UTF-8 are spelled."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(
+        f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else "?" for c in lacking
+    ), error.end
+
+
 def dispatch(args: list[str]) -> int:
     """Run a command; return the exit code, or raise what stops it."""
-    from npgpt.config import nearest
-    from npgpt.errors import UserError
-
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": train, "generate": generate, "info": info, "export": export,
         "tokenizer": tokenizer, "step": step, "why": why, "lesson": lesson, "kata": kata,
-        "profile": profile, "doctor": doctor, "warmup": warmup,
+        "profile": profile, "doctor": doctor, "warmup": warmup, "completion": completion,
     }  # fmt: skip
     try:
         if not args or args[0] in ("-h", "--help", "help"):
@@ -111,104 +125,56 @@ def dispatch(args: list[str]) -> int:
         sys.stdout.flush()  # or a reader that is gone would be noticed too late
 
 
-def parse(kind: Any, args: list[str], command: str, default: Any = None) -> Any:
-    """Make a dataclass of options; unknown ones are refused with the nearest known name."""
-    from npgpt.config import nearest
-    from npgpt.errors import UserError
+@dataclass
+class TrainOptions(TrainConfig):
+    """Train a model, by a file of options and these options, which come first."""
 
-    names = [f.name.rstrip("_") for f in dataclasses.fields(kind)]
-    for before, arg in zip(["", *args], args, strict=False):
-        option = arg.split("=")[0]
-        name = option.removeprefix("--").replace("-", "_")
-        if not re.match(r"-[^\d.]", arg) or arg == "-h" or name in (*names, "help"):
-            continue  # a value, such as - or -1.5, or a known option
-        hint = nearest(name, [*names, "help"]) if re.match(r"--\w", arg) else ""
-        awaits = before.startswith("--") and "=" not in before
-        if awaits or not hint:
-            before = before if awaits else "--NAME"
-            hint += f" (a value that begins with - : {before}={_quoted(arg)})"
-        raise UserError(f"npgpt {command}: unknown option {option}{hint}")
-    import tyro
-
-    if default is not None and {"-h", "--help"} & {
-        *args
-    }:  # which prints values, from a file or not
-        default = dataclasses.replace(default, **_on_one_line(vars(default)))
-    config = (tyro.conf.FlagConversionOff, tyro.conf.OmitSubcommandPrefixes)
-    options = tyro.cli(
-        kind, prog=f"npgpt {command}", args=args, default=default, config=config,
-        use_underscores=True,
-    )  # fmt: skip
-    if json := getattr(options, "json", ""):
-        check_file("--json", Path(json))
-    return options
-
-
-def check_file(option: str, path: Path) -> None:
-    """Refuse a file that cannot be written, before the work for it begins."""
-    from npgpt.errors import UserError
-
-    if path.exists() and not path.is_file():
-        raise UserError(f"{option} {path} is {'a folder' if path.is_dir() else 'no file'}")
-    if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{option} {path}: the folder {path.parent} cannot be written")
+    config: Annotated[FileName, Argument("CONFIG.toml")] = ""
+    """A TOML file of these options; each is a key."""
+    resume: FileName = ""
+    """A run folder to continue."""
+    overwrite: bool = False
+    """Replace the run in --out_dir."""
 
 
 def train(args: list[str]) -> int:
     """``npgpt train``."""
-    import tomllib
-
     from npgpt import train as training
-    from npgpt.config import TrainConfig
     from npgpt.curve import loss_curve
     from npgpt.display import Display, OutputLost, showing
-    from npgpt.errors import UserError
     from npgpt.say import say
 
-    @dataclass
-    class TrainOptions(TrainConfig):
-        """Train a model, by a TOML file of these keys (first argument) and these options."""
-
-        resume: str = ""
-        """A run folder to continue."""
-        overwrite: bool = False
-        """Replace the run in --out_dir."""
-
-    default, given = TrainOptions(), set[str]()
-    resumed = _value_of("--resume", args)
+    given = read(TrainOptions, args, "train")
+    path, resumed = given.pop("config", ""), given.get("resume")
     if resumed == "":
         raise UserError("--resume names no folder; give that of a run, as in --resume out/0001")
-    if args and not args[0].startswith("-"):
-        if resumed:
-            raise UserError("a resumed run has its own configuration: drop CONFIG.toml or --resume")
-        path, args = args[0], args[1:]
-        if not Path(path).is_file():
+    if given.get("data") == ():
+        raise UserError("--data names no file; leave it out to train on Python's own library")
+    if path and resumed:
+        raise UserError("a resumed run has its own configuration: drop CONFIG.toml or --resume")
+    default, in_file = TrainOptions(), dict[str, Any]()
+    if path:
+        if not Path(path).exists():
             raise UserError(f"the configuration {path} does not exist")
         if not path.endswith(".toml"):
             raise UserError(f"{path} is no .toml configuration; to train on it: --data {path}")
-        default = TrainOptions(**vars(TrainConfig.from_toml(path)))
-        given |= tomllib.loads(Path(path).read_text("utf-8")).keys()
+        in_file, default = read_toml(path), of_file(TrainOptions, path)
     if resumed:
         recipe = Path(resumed) / "train.toml"
-        if not recipe.is_file():
+        if not recipe.exists():
             raise UserError(f"{resumed} holds no run to resume (no train.toml)")
-        default = TrainOptions(**vars(TrainConfig.from_toml(recipe)))
-    args = _flags(args, "overwrite", *TRAIN_FLAGS)
+        default = of_file(TrainOptions, recipe)
     options = parse(TrainOptions, args, "train", default)
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
     if resumed and options.overwrite:
         raise UserError("--resume continues the run, --overwrite removes it: drop one of them")
-    if "--data" in args and not options.data:
-        raise UserError("--data names no file; leave it out to train on Python's own library")
     changes = {key: value for key, value in values.items() if value != getattr(default, key)}
-    given |= {name for name in values if _value_of(f"--{name}", args) is not None}
+    said = {name for name in values if name in given or name in in_file}
     if options.eval_only:
         if resumed:
             found = training.evaluate_run(Path(resumed), changes)
         else:
-            found = training.evaluate_plan(TrainConfig(**values), given)
+            found = training.evaluate_plan(TrainConfig(**values), said)
         print(
             f"step {found.step:>6}  train {found.train_loss:.4f}  val {found.val_loss:.4f}\n"
             f"loss {found.whole_val_loss:.4f} over the whole validation split"
@@ -217,7 +183,7 @@ def train(args: list[str]) -> int:
     if resumed:
         run = training.resume(Path(resumed), changes)
     else:
-        run = training.start(TrainConfig(**values), options.overwrite, given)
+        run = training.start(TrainConfig(**values), options.overwrite, said)
     where = "Python's own library" if not run.config.data else " ".join(run.config.data)
     if not resumed:
         verb = "trains"
@@ -229,7 +195,7 @@ def train(args: list[str]) -> int:
         verb = f"continues at step {run.progress.step}"
     else:
         verb = f"is finished at step {run.progress.step} (to go on, add --max_iters N)"
-    again = f"npgpt train --resume {_quoted(str(run.folder))}"
+    again = f"npgpt train --resume {quoted(str(run.folder))}"
     try:
         with showing():
             say(
@@ -266,7 +232,9 @@ def train(args: list[str]) -> int:
     return 0
 
 
-TRAIN_FLAGS = ("documents", "separate", "eval_only")  # options that may stand alone
+def of_file(kind: Any, path: str | Path) -> Any:
+    """Return options as a TOML file says; the others have their defaults."""
+    return kind(**vars(TrainConfig.from_toml(path)))
 
 
 def tell(text: str, file: Any = None) -> None:
@@ -300,36 +268,38 @@ def show_sample(run: Any) -> None:
     say_text(run.tokenizer.decode(out[0], skip_special_tokens=True))
     print("─" * 72 + "\n")
     say(f"the run is in {run.folder}; for more of it:")
-    say(f"  npgpt generate --model {_quoted(str(run.folder))} --prompt={_quoted(prompt)}")
+    say(f"  npgpt generate --model {quoted(str(run.folder))} --prompt={quoted(prompt)}")
 
 
 def generate(args: list[str]) -> int:
     """``npgpt generate``; it returns 130 if it was interrupted."""
-    from npgpt.errors import UserError
     from npgpt.generation.command import GenerateOptions, run
 
     if args and not args[0].startswith("-"):
-        raise UserError(f"to continue a text, give it as --prompt {_quoted(args[0])}")
-    return run(parse(GenerateOptions, _flags(args, "int8", "do_sample"), "generate"))
+        raise UserError(f"to continue a text, give it as --prompt {quoted(args[0])}")
+    return run(parse(GenerateOptions, args, "generate"))
+
+
+@dataclass
+class InfoOptions:
+    """Show what a model is and costs: parameters, computation, memory."""
+
+    model: Annotated[FileName | None, Argument("PRESET|DIR")] = None
+    """A preset, a folder with a model, or a name on the hub; without a name, the presets."""
+    compare: tuple[FileName, ...] = ()
+    """Several models, side by side."""
+    batch: Annotated[int, Range(1, 2**53)] = 1
+    """Sequences."""
+    context: Annotated[int, Range(1, 2**53)] | None = None
+    """Tokens of each; if not given, as many as the model takes."""
 
 
 def info(args: list[str]) -> int:
     """``npgpt info``."""
     from autograd.escape import shown_text
 
-    @dataclass
-    class InfoOptions:
-        """Show what a model (first argument: preset, folder or name on the hub) is and costs."""
-
-        compare: tuple[str, ...] = ()
-        """Several models, side by side."""
-        batch: int = 1
-        """Sequences."""
-        context: int | None = None
-        """Tokens of each; if not given, as many as the model takes."""
-
-    names, rest = (args[:1], args[1:]) if args and not args[0].startswith("-") else ([], args)
-    options = parse(InfoOptions, rest, "info")
+    options = parse(InfoOptions, args, "info")
+    names = [options.model] if options.model is not None else []
     names += options.compare
 
     from npgpt.info import presets, show
@@ -338,23 +308,26 @@ def info(args: list[str]) -> int:
     return 0
 
 
+@dataclass
+class ExportOptions:
+    """Write a model and its tokenizer for transformers, to a new folder."""
+
+    source: Annotated[FileName, Argument("DIR")] = ""
+    """A folder with a model and its tokenizer, such as a run."""
+    folder: Annotated[FileName, Argument("FOLDER")] = ""
+    """The new folder."""
+
+
 def export(args: list[str]) -> int:
     """``npgpt export``."""
-    from npgpt.errors import UserError
     from npgpt.export import export
     from npgpt.say import say
 
-    @dataclass
-    class ExportOptions:
-        """Write a model and its tokenizer (first argument) for transformers, to a new folder."""
-
-    folders = [arg for arg in args if not arg.startswith("-")]
-    parse(ExportOptions, [arg for arg in args if arg.startswith("-")], "export")
-    if len(folders) != 2:
+    options = parse(ExportOptions, args, "export")
+    if not options.source or not options.folder:
         raise UserError("give two folders, as in: npgpt export out/0001 exported")
-    source, folder = (Path(name).expanduser() for name in folders)
-    export(source, folder)
-    say(f"{folder}: transformers opens it with AutoModelForCausalLM and AutoTokenizer")
+    export(Path(options.source), Path(options.folder))
+    say(f"{options.folder}: transformers opens it with AutoModelForCausalLM and AutoTokenizer")
     return 0
 
 
@@ -369,10 +342,8 @@ def step(args: list[str]) -> int:
     """``npgpt step``."""
     from npgpt.step import StepOptions, run
 
-    script, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
-    end = rest.index("--") if "--" in rest else len(rest)
-    own = _flags(rest[:end], "force", "primitives")
-    run(script, rest[end + 1 :], parse(StepOptions, own, "step"))
+    options = parse(StepOptions, args, "step")
+    run(options.script, list(options.arguments), options)
     return 0
 
 
@@ -380,27 +351,25 @@ def why(args: list[str]) -> int:
     """``npgpt why``."""
     from npgpt.replay import WhyOptions, why
 
-    why(parse(WhyOptions, _flags(args, "force"), "why"))
+    why(parse(WhyOptions, args, "why"))
     return 0
+
+
+@dataclass
+class LessonOptions:
+    """Play a lesson; without a number, list them."""
+
+    number: Annotated[str, Argument("N")] = ""
+    """The number of the lesson."""
 
 
 def lesson(args: list[str]) -> int:
     """``npgpt lesson``."""
-
-    @dataclass
-    class LessonOptions:
-        """Play a lesson (first argument: its number); without one, list them."""
-
-    number, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
-    from npgpt.errors import UserError
+    options = parse(LessonOptions, args, "lesson")
     from npgpt.lessons import Lesson, Player, lessons
 
-    if rest not in ([], ["-h"], ["--help"]):
-        raise UserError(f"npgpt lesson takes a number and nothing else, not {' '.join(rest)}")
-    parse(LessonOptions, rest, "lesson")
-
-    if number:
-        Player(Lesson(number)).play()
+    if options.number:
+        Player(Lesson(options.number)).play()
         return 0
     for each in lessons():
         print(f"  {each.number}  {each.title}")
@@ -408,26 +377,27 @@ def lesson(args: list[str]) -> int:
     return 0
 
 
+@dataclass
+class KataOptions:
+    """Write the rule of an op and have it checked; without an op, show the path."""
+
+    op: Annotated[str, Argument("OP")] = ""
+    """The op, as in multiply."""
+    list: bool = False
+    """Show every op, and what is solved."""
+    hint: bool = False
+    """Show the next hint: what the rule reads, then its formula, then its source."""
+    edit: bool = False
+    """Write the rule in $VISUAL or $EDITOR; it is checked when the editor closes."""
+    file: FileName = ""
+    """A solution to check, once."""
+
+
 def kata(args: list[str]) -> int:
     """``npgpt kata``; it returns 1 for a solution that was given and is wrong."""
+    options = parse(KataOptions, args, "kata")
+    name = options.op
 
-    @dataclass
-    class KataOptions:
-        """Write the rule of an op (first argument) and have it checked; without one, the path."""
-
-        list: bool = False
-        """Show every op, and what is solved."""
-        hint: bool = False
-        """Show the next hint: what the rule reads, then its formula, then its source."""
-        edit: bool = False
-        """Write the rule in $VISUAL or $EDITOR; it is checked when the editor closes."""
-        file: str = ""
-        """A solution to check, once."""
-
-    name, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
-    options = parse(KataOptions, _flags(rest, "list", "hint", "edit"), "kata")
-
-    from npgpt.errors import UserError
     from npgpt.kata import Kata, Session
 
     session = Session()
@@ -440,8 +410,7 @@ def kata(args: list[str]) -> int:
     if options.hint:
         session.hint(exercise)
     elif options.file:
-        source = Path(options.file).read_text("utf-8", "replace")
-        return 0 if session.submit(exercise, source) else 1
+        return 0 if session.submit(exercise, read_text(options.file, pipes=True)) else 1
     elif options.edit:
         session.edit(exercise)
     else:
@@ -455,14 +424,11 @@ def kata(args: list[str]) -> int:
 
 def profile(args: list[str]) -> int:
     """``npgpt profile``."""
-    from npgpt.config import TrainConfig
     from npgpt.profile import ProfileOptions, run
 
-    default = ProfileOptions()
-    if args and not args[0].startswith("-"):
-        path, args = args[0], args[1:]
-        default = ProfileOptions(**vars(TrainConfig.from_toml(path)))
-    run(parse(ProfileOptions, _flags(args, *TRAIN_FLAGS), "profile", default))
+    path = read(ProfileOptions, args, "profile").get("config")
+    default = of_file(ProfileOptions, path) if path else ProfileOptions()
+    run(parse(ProfileOptions, args, "profile", default))
     return 0
 
 
@@ -482,42 +448,50 @@ def warmup(args: list[str]) -> int:
     return 0
 
 
-def _flags(args: list[str], *names: str) -> list[str]:
-    """Let an option that is true or false stand alone: ``--overwrite``."""
-    result = []
-    for i, arg in enumerate(args):
-        result.append(arg)
-        follows = args[i + 1] if i + 1 < len(args) else "--"
-        if arg.startswith("--") and arg[2:] in names and follows.startswith("--"):
-            result.append("True")
-    return result
+@dataclass
+class CompletionOptions:
+    """Print a script that lets a shell complete commands, options and files."""
+
+    shell: Annotated[Literal["bash", "zsh"] | None, Argument("bash|zsh")] = None
+    """The shell, which runs the script: eval "$(npgpt completion bash)"."""
 
 
-def _value_of(option: str, args: list[str]) -> str | None:
-    """Return the value of an option where it is given: before it is parsed."""
-    for i, arg in enumerate(args):
-        name, is_there, value = arg.partition("=")
-        if name.replace("-", "_") == option.replace("-", "_"):
-            return value if is_there else args[i + 1] if i + 1 < len(args) else None
-    return None
+def completion(args: list[str]) -> int:
+    """``npgpt completion``."""
+    shell = parse(CompletionOptions, args, "completion").shell
+    if shell is None:
+        raise UserError('name the shell, as in: eval "$(npgpt completion bash)"')
 
+    from autograd import REGISTRY
+    from npgpt.config import PRESETS
+    from npgpt.doctor import DoctorOptions
+    from npgpt.generation.command import GenerateOptions
+    from npgpt.lessons import lessons
+    from npgpt.options import completion
+    from npgpt.profile import ProfileOptions
+    from npgpt.replay import WhyOptions
+    from npgpt.step import StepOptions
+    from npgpt.tokenizers import command
+    from npgpt.tokenizers.store import KNOWN
+    from npgpt.warmup import WarmupOptions
 
-def _on_one_line(values: dict[str, Any]) -> dict[str, Any]:
-    """Return options whose texts may be printed."""
-    from autograd.escape import shown
-
-    def line(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(line, value))
-        return shown(value) if isinstance(value, str) else value
-
-    return {name: line(value) for name, value in values.items()}
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
+    options: dict[str, type] = {
+        "train": TrainOptions, "generate": GenerateOptions, "info": InfoOptions,
+        "export": ExportOptions, "tokenizer list": command.ListOptions,
+        "tokenizer add": command.AddOptions, "tokenizer train": command.TokenizerOptions,
+        "tokenizer show": command.ShowOptions, "step": StepOptions, "why": WhyOptions,
+        "lesson": LessonOptions, "kata": KataOptions, "profile": ProfileOptions,
+        "doctor": DoctorOptions, "warmup": WarmupOptions, "completion": CompletionOptions,
+    }  # fmt: skip
+    words = {
+        "info": [*PRESETS],
+        "lesson": [each.number for each in lessons()],
+        "kata": [*REGISTRY],
+        "completion": ["bash", "zsh"],
+        "--tokenizer": ["char", "byte", *KNOWN],
+    }
+    print(completion(shell, options, words), end="")
+    return 0
 
 
 if __name__ == "__main__":

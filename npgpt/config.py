@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from autograd.reading import read_toml
-from autograd.schema import Range, fit_fields, nearest
+from autograd.schema import FileName, Range, fit_fields, nearest, shown
 from npgpt.errors import UserError
+from npgpt.options import FOREIGN
 
 Size = Annotated[int, Range(1, 2**28)]  # products of two can be counted
 Layers = Annotated[int, Range(1, 2**20)]
@@ -195,9 +198,9 @@ class TrainConfig:
     The defaults train a character-level GPT on the interpreter's own library in about two minutes.
     """
 
-    data: tuple[str, ...] = ()
+    data: tuple[FileName, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
-    val_data: tuple[str, ...] = ()
+    val_data: tuple[FileName, ...] = ()
     """Validate on these; if not given, on the last 10 % of data."""
     documents: bool = False
     """Put the end token after each document (file), and let generation stop there."""
@@ -205,11 +208,11 @@ class TrainConfig:
     """What separates documents inside a file; backslash and n stand for a line break."""
     separate: bool = False
     """Keep documents that share a context apart: none looks at, or predicts, another."""
-    tokenizer: str = "char"
+    tokenizer: FileName = "char"
     """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
-    out_dir: str = ""
+    out_dir: FileName = ""
     """The run folder; if empty, a new numbered one under out/."""
-    init_from: str = "scratch"
+    init_from: FileName = "scratch"
     """scratch, or a folder with a model to start from (tokenizer and architecture come along)."""
     seed: Seed = 1337
     """Of the initialization, the batches and dropout."""
@@ -268,6 +271,12 @@ class TrainConfig:
             if isinstance(value, str | list | tuple):
                 setattr(self, name, (value,) if isinstance(value, str) else tuple(value))
         fit_fields(self)
+        self.data, self.val_data = (
+            tuple(map(path_of, self.data)),
+            tuple(map(path_of, self.val_data)),
+        )
+        for name in ("tokenizer", "out_dir", "init_from"):
+            setattr(self, name, path_of(getattr(self, name)))
         for name in ("separator", "separate"):
             if getattr(self, name) and not self.documents:
                 raise UserError(f"{name} is about documents: add --documents, or leave it out")
@@ -297,7 +306,9 @@ class TrainConfig:
         names = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in names:
-                raise UserError(f"{path}: unknown key {key!r}{nearest(key, names)}")
+                if key in FOREIGN:
+                    raise UserError(f"{path}: {FOREIGN[key]}: leave out {key}")
+                raise UserError(f"{path}: unknown key {shown(key)}{nearest(key, names)}")
         try:
             return cls(**values)
         except UserError as error:
@@ -305,12 +316,36 @@ class TrainConfig:
 
     def to_toml(self) -> str:
         """Return a TOML file of all keys that have a value."""
-        values = dataclasses.asdict(self)
+        values = {
+            key: [uri_of(name) for name in value] if isinstance(value, tuple) else uri_of(value)
+            for key, value in vars(self).items()
+        }
         return "".join(
             f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
             for key, value in values.items()
             if value is not None
         )
+
+
+def path_of(name: str) -> str:
+    """Return the path that a file's name stands for: ``~`` and ``file://`` are resolved.
+
+    A name of bytes that are not UTF-8 becomes absolute, so that `uri_of` can write the name.
+    """
+    if name.startswith("file:///"):
+        name = os.fsdecode(urllib.parse.unquote_to_bytes(name.removeprefix("file://")))
+    name = os.path.expanduser(name)
+    return name if name.isascii() or _is_utf8(name) else os.path.abspath(name)
+
+
+def uri_of(value: Any) -> Any:
+    """Return a value for a text file; of a file's name that is not UTF-8, the URI."""
+    is_writable = not isinstance(value, str) or _is_utf8(value)
+    return value if is_writable else f"file://{urllib.parse.quote(os.fsencode(value))}"
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def _gpt3(n_layer: int, n_embd: int, n_head: int) -> GPTConfig:

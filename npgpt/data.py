@@ -23,7 +23,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.reading import LARGE, demand_file, fit_file, read_bytes, read_json, read_stream
-from autograd.schema import Count
+from autograd.schema import Count, FileName
 from npgpt.errors import UserError
 from npgpt.files import finish, hash_file, replacing, together, write_json
 from npgpt.say import say
@@ -233,7 +233,7 @@ class TokenFile:
     n_characters: Count
     dtype: Literal["uint16", "uint32"]
     sha256: str
-    sources: list[str]
+    sources: list[FileName]
     documents: bool = False  # whether an end token stands after each document
     description_sha256: str = ""  # of all of the above; version 0.1.0 wrote none
 

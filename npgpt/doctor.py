@@ -22,6 +22,7 @@ from autograd.escape import shown
 from autograd.kernels import kernels_enabled
 from npgpt.errors import UserError
 from npgpt.files import hash_file, write_json
+from npgpt.options import NewFile
 from npgpt.say import say
 from npgpt.tokenizers.store import KNOWN, PUBLISHED, encoding, folder, gpt1_files
 
@@ -51,7 +52,7 @@ class DoctorOptions:
     The exit code is 1 if something is.
     """
 
-    json: str = ""
+    json: NewFile = ""
     """A file to write the findings to."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +28,7 @@ from autograd.reading import (  # noqa: F401 (and what reads, too)
     read_tensors,
 )
 from npgpt.errors import UserError
+from npgpt.options import quoted
 
 try:
     import fcntl
@@ -67,7 +67,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise UserError(f"--out_dir {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         if (folder / "state.safetensors").is_file():
-            way = f"Continue the run in it with --resume {shlex.quote(str(folder))}, replace it"
+            way = f"Continue the run in it with --resume {quoted(str(folder))}, replace it"
         else:
             way = "It holds no run: train there, beside what it holds,"
         raise UserError(

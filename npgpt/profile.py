@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import autograd
 from autograd import Ledger, Roof
 from autograd.kernels import kernels_enabled
-from npgpt.config import GPTConfig, TrainConfig
+from autograd.schema import FileName
+from npgpt.config import GPTConfig, Size, TrainConfig
 from npgpt.data import random_batch, separated
-from npgpt.errors import UserError
 from npgpt.files import write_json
 from npgpt.info import config_of
 from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
 from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.options import Argument, NewFile
 from npgpt.train import source_of, tokenizer_for, train_step
 
 WARM_UP = 3  # steps: kernels are loaded, memory and caches are in use
@@ -27,24 +28,19 @@ WARM_UP = 3  # steps: kernels are loaded, memory and caches are in use
 
 @dataclass
 class ProfileOptions(TrainConfig):
-    """Show what a training step costs, by a TOML file (first argument) and these options.
+    """Show what a training step costs, by a file of options and these options.
 
     On random tokens: nothing is trained or written.
     """
 
-    vocab_size: int | None = None
+    config: Annotated[FileName, Argument("CONFIG.toml")] = ""
+    """A TOML file of these options; each is a key."""
+    vocab_size: Size | None = None
     """Of a model from scratch; the tokenizer's if not given."""
-    steps: int = 10
+    steps: Size = 10
     """Steps to take the median of."""
-    json: str = ""
+    json: NewFile = ""
     """A file to write the rows to."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("vocab_size", "steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
 
 
 class Step:

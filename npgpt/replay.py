@@ -10,26 +10,25 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
-from tyro.conf import arg
 
 import autograd
 from autograd import nn
 from autograd.console import Console
-from autograd.schema import fit
-from npgpt.config import TrainConfig
+from autograd.schema import FileName, fit
+from npgpt.config import Steps, TrainConfig
 from npgpt.data import IGNORED, n_predicted
 from npgpt.errors import UserError
 from npgpt.memory import keep_freed_memory
+from npgpt.options import quoted
 from npgpt.train import Progress, Run, environment, hash_parameters, initial_model, open_run
 from npgpt.weights import find_model, load_pretrained
 
@@ -70,7 +69,7 @@ class Replay:
     Examples
     --------
     >>> import tempfile
-    >>> from npgpt.config import TrainConfig
+    >>> from npgpt.config import Steps, TrainConfig
     >>> from npgpt.train import start
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = start(TrainConfig(out_dir=folder, n_layer=1, n_embd=8, batch_size=2))
@@ -326,13 +325,13 @@ def find_weight(run: Run, text: str) -> tuple[str, tuple[int, ...]]:
 class WhyOptions:
     """Follow one weight through the updates of a run, and find the batch that moved it most."""
 
-    run: str = ""
+    run: FileName = ""
     """A run folder; its updates are computed again."""
     param: str = ""
     """The weight, as in 'transformer.h.0.attn.c_attn.weight[3,17]'."""
-    from_: Annotated[int, arg(name="from")] = 0
+    from_: Steps = 0
     """The first update to follow."""
-    to: int | None = None
+    to: Steps | None = None
     """The last one; if not given, the last that was saved."""
     force: bool = False
     """Go on although threads, kernels or libraries are not what they were."""
@@ -377,7 +376,7 @@ def why(options: WhyOptions, console: Console | None = None) -> None:
     replay.seek(most.step)
     say("Its gradient is the sum over these sequences:")
     say(_sequences(replay.run, name, index))
-    say(f"\nTo walk through it: npgpt step --run {shlex.quote(options.run)} --at {most.step}")
+    say(f"\nTo walk through it: npgpt step --run {quoted(options.run)} --at {most.step}")
 
 
 def _table(history: History) -> Table:

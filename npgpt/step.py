@@ -9,40 +9,44 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import autograd
 from autograd.reading import SMALL, read_bytes, read_text
+from autograd.schema import FileName
+from npgpt.config import Steps
 from npgpt.errors import UserError
+from npgpt.options import Argument
 from npgpt.say import say
 
 
 @dataclass
 class StepOptions:
-    """Walk through the backward pass of a script (first argument), a model, a run or a trace.
+    """Walk through the backward pass of a script, a model, a run or a trace."""
 
-    What follows ``--`` is for the script.
-    """
-
-    model: str = ""
+    script: Annotated[FileName, Argument("SCRIPT.py")] = ""
+    """A script, which is run as Python runs it."""
+    arguments: Annotated[tuple[str, ...], Argument("-- ARG ...")] = ()
+    """What the script finds in sys.argv."""
+    model: FileName = ""
     """A folder with a model, or a name on the hub: its loss on --text."""
     text: str = ""
     """What the model reads."""
-    run: str = ""
+    run: FileName = ""
     """A run folder: the backward pass of its update --at."""
-    at: int | None = None
+    at: Steps | None = None
     """The update that leads from this step to the next; what comes before it is replayed."""
     force: bool = False
     """Replay although threads, kernels or libraries are not what they were."""
-    trace: str = ""
+    trace: FileName = ""
     """A folder with a trace that was saved."""
-    save: str = ""
+    save: FileName = ""
     """A folder to save the trace to."""
-    commands: str = ""
+    commands: FileName = ""
     """A file of commands to run, instead of asking for them."""
-    source: str = ""
+    source: FileName = ""
     """A file to write the first pass to, as a NumPy script, instead of walking through it."""
     primitives: bool = False
     """Write the primitives that fused ops are made of."""

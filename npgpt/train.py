@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import shlex
 import signal
 import sys
 import threading
@@ -79,6 +78,7 @@ from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
 from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
+from npgpt.options import quoted
 from npgpt.say import say
 from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 from npgpt.weights import (
@@ -746,7 +746,7 @@ def open_run(folder: Path) -> Run:
         filled = " --overwrite" if folder.is_dir() and any(folder.iterdir()) else ""
         raise UserError(
             f"{folder} holds no run that can be resumed (no {state.name}); "
-            f"start one with npgpt train --out_dir {shlex.quote(str(folder))}{filled}"
+            f"start one with npgpt train --out_dir {quoted(str(folder))}{filled}"
         )
     config = TrainConfig.from_toml(folder / "train.toml")
     _, metadata = read_state(state)

@@ -321,7 +321,7 @@ def test_hints_come_in_stages(home, tmp_path, capsys):
     [
         (["multyply"], "there is no op 'multyply'; did you mean multiply?"),
         (["--hint"], "name the op first"),
-        (["multiply", "--file", "missing.py"], "missing.py: No such file"),
+        (["multiply", "--file", "missing.py"], "missing.py does not exist"),
         (["multiply", "--hnt"], "did you mean 'hint'?"),
     ],
 )

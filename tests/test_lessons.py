@@ -195,7 +195,7 @@ def test_the_command(capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [(["7"], "no lesson '7'; npgpt lesson lists them"), (["one"], "no lesson 'one'"),
-     (["1", "2"], "a number and nothing else, not 2"), (["--all"], "nothing else, not --all")],
+     (["1", "2"], "takes N and nothing else, not 2"), (["--all"], "unknown option --all")],
 )  # fmt: skip
 def test_what_is_wrong_is_said(args, message, capsys):
     assert main(["lesson", *args]) == 2

@@ -15,12 +15,14 @@ from typing import Any, Literal
 import numpy as np
 
 from autograd.reading import read_text
+from autograd.schema import FileName
 from npgpt.errors import UserError
 from npgpt.files import write_text
 from npgpt.generation import TextStreamer, settle, start
 from npgpt.generation.options import Options
 from npgpt.memory import keep_freed_memory
 from npgpt.model import GPT
+from npgpt.options import NewFile
 from npgpt.quantize import quantize
 from npgpt.say import say_text
 from npgpt.tokenizers import Tokenizer, load_tokenizer
@@ -43,9 +45,9 @@ class GenerateOptions:
 
     prompt: str = ""
     """The text to continue; - takes one prompt a line from standard input, as a pipe does."""
-    prompt_file: str = ""
+    prompt_file: FileName = ""
     """A file with the text to continue."""
-    model: str = ""
+    model: FileName = ""
     """A folder with a model, its .safetensors file, or a name on the hub; if empty, the latest run
     under out/."""
     int8: bool = False
@@ -106,7 +108,7 @@ class GenerateOptions:
     """The same seed writes the same text; a random one if not given."""
     use_cache: bool | None = None
     """False reads the whole text again for every token."""
-    json: str = ""
+    json: NewFile = ""
     """A file for the texts, their tokens and log-probabilities, and why they end."""
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.text import Text
 
 from autograd.console import Console
 from autograd.escape import shown
+from autograd.reading import read_stream
+from autograd.schema import FileName, Range, nearest
 from npgpt.errors import UserError
+from npgpt.options import Argument, check_file, parse, quoted
 from npgpt.say import say
 from npgpt.tokenizers import make_tokenizer, train_bpe, write_tiktoken
+from npgpt.tokenizers.base import MOST_IDS
 from npgpt.tokenizers.bpe import PATTERN, BPETokenizer
 from npgpt.tokenizers.gpt1 import GPT1Tokenizer
 from npgpt.tokenizers.store import KNOWN, add, encoding, folder, gpt1_files
@@ -42,8 +45,6 @@ COLOURS = ("green", "cyan", "yellow", "magenta", "blue", "red")
 
 def main(args: list[str]) -> int:
     """``npgpt tokenizer``."""
-    from npgpt.config import nearest
-
     commands: dict[str, Callable[[list[str]], int]] = {
         "list": show_list, "add": add_files, "train": train, "show": show,
     }  # fmt: skip
@@ -60,14 +61,13 @@ def main(args: list[str]) -> int:
 # ---- list and add
 
 
+@dataclass
+class ListOptions:
+    """Show the tokenizers that are here, and those that are known."""
+
+
 def show_list(args: list[str]) -> int:
     """``npgpt tokenizer list``."""
-    from npgpt.cli import parse
-
-    @dataclass
-    class ListOptions:
-        """Show the tokenizers that are here, and those that are known."""
-
     parse(ListOptions, args, "tokenizer list")
     print("char           of the training text")
     print("byte           256 tokens")
@@ -91,24 +91,22 @@ def _size(values: dict) -> int:
     return max(*values["ranks"].values(), *values["special_tokens"].values()) + 1
 
 
+@dataclass
+class AddOptions:
+    """Keep a tokenizer in our own folder."""
+
+    paths: Annotated[tuple[FileName, ...], Argument("PATH ...")] = ()
+    """Its files, or a folder of them."""
+    name: str = ""
+    """What to call it; the name of its file or folder if not given."""
+
+
 def add_files(args: list[str]) -> int:
     """``npgpt tokenizer add``."""
-    from npgpt.cli import parse
-
-    @dataclass
-    class AddOptions:
-        """Keep a tokenizer in our own folder: its files, or a folder of them, come first."""
-
-        name: str = ""
-        """What to call it; the name of its file or folder if not given."""
-
-    n = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
-    options = parse(AddOptions, args[n:], "tokenizer add")
-    if n == 0:
+    options = parse(AddOptions, args, "tokenizer add")
+    if not options.paths:
         raise UserError("name what to add, as in: npgpt tokenizer add encoder.json vocab.bpe")
-    for name, tokenizer in add(
-        [Path(path).expanduser() for path in args[:n]], options.name
-    ).items():
+    for name, tokenizer in add([Path(path) for path in options.paths], options.name).items():
         say(f"{name}: {tokenizer.n_vocab:,} tokens, in {folder()}")
     return 0
 
@@ -116,31 +114,32 @@ def add_files(args: list[str]) -> int:
 # ---- train
 
 
+@dataclass
+class TokenizerOptions:
+    """Train a byte-pair encoding on a text."""
+
+    vocab_size: Annotated[int, Range(1, MOST_IDS)] = 8192
+    """Tokens in all: 256 bytes, merges, special tokens."""
+    data: tuple[FileName, ...] = ()
+    """Files, folders or patterns of text; none: Python's own library."""
+    out: FileName = ""
+    """The .tiktoken file to write; if empty, bpe and the size, here."""
+    pattern: str = PATTERN
+    """The regular expression of a piece, which no token reaches beyond."""
+    special_tokens: tuple[str, ...] = (END_OF_TEXT,)
+    """Tokens that stand for themselves, such as the end of a document."""
+    min_frequency: Annotated[int, Range(1)] = 2
+    """How often a pair must occur to become a token."""
+    overwrite: bool = False
+    """Replace --out."""
+
+
 def train(args: list[str]) -> int:
     """``npgpt tokenizer train``."""
-    from npgpt.cli import _flags, check_file, parse
     from npgpt.data import read_text
 
-    @dataclass
-    class TokenizerOptions:
-        """Train a byte-pair encoding on a text."""
-
-        vocab_size: int = 8192
-        """Tokens in all: 256 bytes, merges, special tokens."""
-        data: tuple[str, ...] = ()
-        """Files, folders or patterns of text; none: Python's own library."""
-        out: str = ""
-        """The .tiktoken file to write; if empty, bpe and the size, here."""
-        pattern: str = PATTERN
-        """The regular expression of a piece, which no token reaches beyond."""
-        special_tokens: tuple[str, ...] = (END_OF_TEXT,)
-        min_frequency: int = 2
-        """How often a pair must occur to become a token."""
-        overwrite: bool = False
-        """Replace --out."""
-
-    options = parse(TokenizerOptions, _flags(args, "overwrite"), "tokenizer train")
-    path = Path(options.out or f"bpe{options.vocab_size}.tiktoken").expanduser()
+    options = parse(TokenizerOptions, args, "tokenizer train")
+    path = Path(options.out or f"bpe{options.vocab_size}.tiktoken")
     if path.suffix != ".tiktoken":
         raise UserError(f"--out {path} must end in .tiktoken")
     check_file("--out", path)
@@ -164,7 +163,7 @@ def train(args: list[str]) -> int:
     )
     if tokenizer.n_vocab < options.vocab_size:
         print(f"fewer than asked for: no other pair occurs {options.min_frequency} times")
-    say(f"to train a model with it: npgpt train --tokenizer {shlex.quote(str(path))}")
+    say(f"to train a model with it: npgpt train --tokenizer {quoted(str(path))}")
     return 0
 
 
@@ -185,30 +184,30 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 # ---- show
 
 
+@dataclass
+class ShowOptions:
+    """Print the tokens of a text, with their ids."""
+
+    text: Annotated[str | None, Argument("TEXT", is_text=True)] = None
+    """The text; - is standard input."""
+    tokenizer: FileName = "gpt2"
+    """A name (see npgpt tokenizer list), a file, or a folder such as a run's."""
+    steps: bool = False
+    """Show every merge."""
+
+
 def show(args: list[str]) -> int:
     """``npgpt tokenizer show``."""
-    from npgpt.cli import _flags, parse
-
-    @dataclass
-    class ShowOptions:
-        """Print the tokens of a text (first argument; - is standard input) with their ids."""
-
-        tokenizer: str = "gpt2"
-        """A name (see npgpt tokenizer list), a file, or a folder such as a run's."""
-        steps: bool = False
-        """Show every merge."""
-
-    given = bool(args) and args[0] != "-h" and not args[0].startswith("--")
-    if not given and not {"-h", "--help"} & {*args}:
+    options = parse(ShowOptions, args, "tokenizer show")
+    text = options.text
+    if text is None:
         raise UserError(
             'give a text first, as in: npgpt tokenizer show "Hello, world"; '
             "one that begins with -- comes through a pipe, as -"
         )
-    options = parse(ShowOptions, _flags(args[given:], "steps"), "tokenizer show")
-    text = args[0]
     if text == "-":
         try:
-            text = sys.stdin.buffer.read().decode()
+            text = read_stream(sys.stdin.buffer, "standard input").decode()
         except UnicodeDecodeError:
             raise UserError("standard input is not UTF-8") from None
     tokenizer = make_tokenizer(options.tokenizer, text)

@@ -1,0 +1,528 @@
+"""Options of commands: a data class becomes a command line, with its help and completion.
+
+A field is an option: ``n_layer: int = 4`` is ``--n_layer N``. A field that is annotated with
+`Argument` is given without a name. Values are checked by the annotation, as those of files are
+(`autograd.schema`), and the string below a field is its help.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import os
+import re
+import shutil
+import textwrap
+import types
+import typing
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from autograd.escape import shown
+from autograd.schema import FileName, fit, nearest
+from npgpt.errors import UserError
+
+Options = TypeVar("Options")
+WIDTHS = 40, 100  # of help, in columns
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Marks a field that is given by its place; several strings, if the field is a tuple.
+
+    Parameters
+    ----------
+    shown : str
+        What help calls the argument.
+    is_text : bool
+        Whether the value may begin with a hyphen.
+    """
+
+    shown: str
+    is_text: bool = False
+
+
+class _Written:
+    """Marks a file that the command writes at its end."""
+
+
+NewFile = Annotated[FileName, _Written]
+"""The name of a file that is written; whether that is possible is checked at once."""
+
+# Options of similar programs that make no sense here, and why.
+CPU = "npgpt computes on the CPU only, with NumPy"
+FOREIGN = {
+    **dict.fromkeys(("device", "gpu", "cuda", "mps", "gpus", "n_gpu", "no_cuda"), CPU),
+    **dict.fromkeys(("backend", "ddp", "local_rank", "world_size"),
+                    "npgpt trains in one process"),
+    **dict.fromkeys(("dtype", "fp16", "bf16", "amp", "mixed_precision", "precision", "half"),
+                    "npgpt trains in float32 only"),
+    "compile": "the kernels are compiled when they are first needed (npgpt warmup does it ahead)",
+    **dict.fromkeys(("wandb_log", "wandb_project", "wandb_run_name", "tensorboard", "report_to"),
+                    "a run logs to metrics.jsonl in its folder only"),
+    "dataset": "name the files to train on, as in --data input.txt",
+    "always_save_checkpoint": "each evaluation saves (--checkpoint_interval N keeps more)",
+    "num_workers": "batches are read in the process itself",
+    "start": "give the text to continue with --prompt TEXT",
+    "num_samples": "give the number of texts with --num_return_sequences N",
+    "num_epochs": "give the number of updates with --max_iters N",
+    "epochs": "give the number of updates with --max_iters N",
+    "lr": "give the learning rate with --learning_rate X",
+}  # fmt: skip
+
+
+def parse(kind: type[Options], args: list[str], command: str, default: Any = None) -> Options:
+    """Make options of arguments.
+
+    Parameters
+    ----------
+    kind : type
+        A data class.
+    args : list of str
+        What follows the command.
+    command : str
+        As in ``train``.
+    default : object, optional
+        An instance of `kind` with the values of what is not given.
+
+    Raises
+    ------
+    UserError
+        If an option is unknown, lacks a value, or has one of the wrong type. Of an option that is
+        given twice the last value counts; of one with several values, all do.
+    SystemExit
+        After ``--help``, which prints the help.
+
+    Examples
+    --------
+    >>> @dataclass
+    ... class Example:
+    ...     file: Annotated[str, Argument("FILE")] = ""
+    ...     size: int = 3
+    >>> parse(Example, ["a.txt", "--size", "4"], "example")
+    Example(file='a.txt', size=4)
+    """
+    given = read(kind, args, command, default)
+    if default is not None:
+        given = vars(default) | given
+    options = kind(**given)
+    return options
+
+
+def read(kind: type, args: list[str], command: str, default: Any = None) -> dict[str, Any]:
+    """Return the values of the fields that arguments give; see `parse`."""
+    fields = fields_of(kind)
+    options = {name: field for name, field in fields.items() if not field.argument}
+    arguments = [field for field in fields.values() if field.argument]
+    words = list(args)
+    end = words.index("--") if "--" in words else len(words)
+    if {"-h", "--help"} & {*words[:end]}:
+        print(help_of(kind, command, default))
+        raise SystemExit(0)
+    given: dict[str, Any] = {}
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            for rest in words:
+                _place(rest, arguments, given, command)
+            break
+        if not _is_option(word):
+            _place(word, arguments, given, command)
+            continue
+        waiting = next((a for a in arguments if a.name not in given), None)
+        if waiting and waiting.is_text and not word.startswith("--"):
+            _place(word, arguments, given, command)
+            continue
+        option, has_value, value = word.partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if not word.startswith("--") or name not in options:
+            raise UserError(_unknown(option, word, name, [*options], command))
+        field = options[name]
+        if field.is_tuple:
+            values = [value] if has_value else []
+            while words and not has_value and not _is_option(words[0]):
+                values.append(words.pop(0))
+            found: Any = values
+        elif has_value:
+            found = value
+        elif field.is_flag and not (words and words[0].lower() in ("true", "false", "none")):
+            found = "true"
+        elif words and not _is_option(words[0]):
+            found = words.pop(0)
+        else:
+            refused = words[0] if words else ""
+            known = refused.partition("=")[0].removeprefix("--").replace("-", "_")
+            if not refused or known in (*options, "") and refused.startswith("--"):
+                raise UserError(f"npgpt {command}: {option} needs a value")
+            raise UserError(
+                f"npgpt {command}: unknown option {refused} (a value that begins with - : "
+                f"{option}={quoted(refused)})"
+            )
+        value = field.value_of(found)
+        given[field.name] = (*given.get(field.name, ()), *value) if field.is_tuple else value
+    return given
+
+
+def _is_option(word: str) -> bool:
+    return re.match(r"-[^\d.]", word) is not None
+
+
+def _place(word: str, arguments: list[Field], given: dict[str, Any], command: str) -> None:
+    """Give a word to the argument whose turn it is."""
+    for field in arguments:
+        if field.is_tuple:
+            given[field.name] = (*given.get(field.name, ()), field.value_of([word])[0])
+            return
+        if field.name not in given:
+            given[field.name] = field.value_of(word)
+            return
+    takes = " and ".join(field.shown for field in arguments) or "options"
+    raise UserError(f"npgpt {command} takes {takes} and nothing else, not {quoted(word)}")
+
+
+def _unknown(option: str, word: str, name: str, names: list[str], command: str) -> str:
+    if name in FOREIGN:
+        return f"npgpt {command}: {FOREIGN[name]}: leave out {option}"
+    hint = nearest(name, [*names, "help"]) if re.match(r"--\w", word) else ""
+    if not hint:
+        hint = f" (a value that begins with - : --NAME={quoted(word)})"
+    return f"npgpt {command}: unknown option {option}{hint}"
+
+
+def check_file(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written, before the work for it begins."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option} {path} is {'a folder' if path.is_dir() else 'no file'}")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{option} {path}: the folder {path.parent} cannot be written")
+
+
+# ---- fields
+
+
+@dataclass(frozen=True)
+class Field:
+    """An option or an argument: what its annotation says."""
+
+    name: str
+    hint: Any
+    default: Any
+    help: str
+
+    @property
+    def argument(self) -> Argument | None:
+        """The mark of an argument that is given by its place."""
+        metadata = getattr(self.hint, "__metadata__", ())
+        return next((each for each in metadata if isinstance(each, Argument)), None)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a value may begin with a hyphen."""
+        return self.argument is not None and self.argument.is_text
+
+    @property
+    def option(self) -> str:
+        """The name on the command line."""
+        return f"--{self.name.rstrip('_')}"
+
+    @property
+    def is_tuple(self) -> bool:
+        """Whether the field takes several values."""
+        return any(typing.get_origin(part) is tuple for part in _parts(self.hint))
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether the option may stand alone."""
+        return bool in _parts(self.hint)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether values are names of files."""
+        return _is_file(self.hint)
+
+    @property
+    def choices(self) -> list[str]:
+        """All values there are, if they are few."""
+        found = [
+            str(value)
+            for part in _parts(self.hint)
+            if typing.get_origin(part) is Literal
+            for value in typing.get_args(part)
+        ]
+        return found or (["True", "False"] if self.is_flag else [])
+
+    @property
+    def shown(self) -> str:
+        """What stands for the value in help."""
+        if self.argument:
+            return self.argument.shown
+        if self.choices:
+            return "" if self.is_flag else "{" + ",".join(self.choices) + "}"
+        parts = _parts(self.hint)
+        inner = [part for each in parts for part in typing.get_args(each)] if self.is_tuple else []
+        kinds = [_plain(part) for part in [*parts, *inner]]
+        name = (
+            "FILE" if self.is_file else "N" if int in kinds else "X" if float in kinds else "TEXT"
+        )
+        return f"{name} ..." if self.is_tuple else name
+
+    def _expanded(self, value: Any) -> Any:
+        return os.path.expanduser(value) if self.is_file and isinstance(value, str) else value
+
+    def value_of(self, found: Any) -> Any:
+        """Return the value that a word, or several, stand for."""
+        what = self.argument.shown if self.argument else self.option
+        parts = _parts(self.hint)
+        if self.is_tuple:
+            item = typing.get_args(next(p for p in parts if typing.get_origin(p) is tuple))[0]
+            return tuple(self._expanded(fit(_converted(w, [item]), item, what)) for w in found)
+        value = self._expanded(fit(_converted(found, parts), self.hint, what))
+        if value and _Written in getattr(self.hint, "__metadata__", ()):
+            check_file(what, Path(value))
+        return value
+
+
+def _converted(word: str, parts: list[Any]) -> Any:
+    """Return a word as one of the types; as a string if it is none of them."""
+    kinds = [_plain(part) for part in parts]
+    if type(None) in kinds and word.lower() == "none":
+        return None
+    if bool in kinds and word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(word)
+            except ValueError:
+                pass
+    return word
+
+
+def _parts(hint: Any) -> list[Any]:
+    """Return the members of a union, or the type itself."""
+    if typing.get_origin(hint) is Annotated and any(
+        isinstance(each, Argument) for each in hint.__metadata__
+    ):
+        hint = _without_argument(hint)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return list(typing.get_args(hint))
+    return [hint]
+
+
+def _without_argument(hint: Any) -> Any:
+    inner = typing.get_args(hint)[0]
+    others = [each for each in hint.__metadata__ if not isinstance(each, Argument)]
+    return functools.reduce(lambda kind, mark: Annotated[kind, mark], others, inner)
+
+
+def _plain(hint: Any) -> Any:
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def _is_file(hint: Any) -> bool:
+    """Return whether a type is that of file names, or consists of such."""
+    marks = typing.get_args(FileName)[1:]
+    return any(part in marks or _is_file(part) for part in typing.get_args(hint))
+
+
+@functools.cache
+def fields_of(kind: Any) -> dict[str, Field]:
+    """Return the fields of a data class by their names on the command line."""
+    hints, texts = typing.get_type_hints(kind, include_extras=True), _texts(kind)
+    found = {}
+    for field in dataclasses.fields(kind):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        name = field.name.rstrip("_")
+        found[name] = Field(field.name, hints[field.name], default, texts.get(field.name, ""))
+    return found
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """Return the strings that stand below fields in the source of a class and of its bases."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__[:-1]):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
+        except (OSError, TypeError, SyntaxError):  # an installation without sources
+            continue
+        body = typing.cast(ast.ClassDef, tree.body[0]).body
+        for field, text in zip(body, body[1:], strict=False):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
+
+
+# ---- help
+
+
+def help_of(kind: Any, command: str, default: Any = None) -> str:
+    """Return the help of a command: its use, and every argument and option."""
+    width = min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[1])
+    fields = fields_of(kind).values()
+    arguments = [field for field in fields if field.argument]
+    places = [f"[{field.shown}]" for field in arguments]
+    places.insert(sum(not place.startswith("[--") for place in places), "[--OPTION VALUE ...]")
+    lines = _wrapped(f"usage: npgpt {command} {' '.join(places)}", width, "", "    ")
+    paragraphs = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
+    for paragraph in paragraphs:
+        lines += ["", *_wrapped(" ".join(paragraph.split()), width)]
+    if arguments:
+        lines += ["", "arguments:"]
+        for field in arguments:
+            lines += _entry(field.shown, field.help, width)
+    lines += ["", "options:", *_entry("-h, --help", "Show this help.", width)]
+    for field in fields:
+        if field.argument:
+            continue
+        value = field.default if default is None else getattr(default, field.name)
+        empty = value is None or value is False or value == () or value == ""
+        spelled = shown(" ".join(map(str, value)) if isinstance(value, tuple) else str(value))
+        text = field.help if empty else f"{field.help} (default: {spelled})".strip()
+        lines += _entry(f"{field.option} {field.shown}".rstrip(), text, width)
+    return "\n".join(lines)
+
+
+def _entry(name: str, text: str, width: int) -> list[str]:
+    """Return the lines of an option: its name, and beside the name what the option does."""
+    column = 26 if width >= 60 else 8
+    lines = _wrapped(name, width, "  ", "      ")
+    texts = _wrapped(text, width, " " * column) if text else []
+    if texts and len(lines) == 1 and len(lines[0]) + 2 <= column:
+        texts[0] = lines.pop().ljust(column) + texts[0][column:]
+    return lines + texts
+
+
+def _wrapped(text: str, width: int, first: str = "", rest: str | None = None) -> list[str]:
+    if "{" in text and len(first + text) > width:  # choices may stand on several lines
+        text = text.replace(",", ", ")
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=first if rest is None else rest,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def quoted(text: str) -> str:
+    r"""Return a word as a shell takes it; what cannot be printed is spelled.
+
+    Examples
+    --------
+    >>> print(quoted("to be"), quoted("caf\udce9.txt"))
+    'to be' $'caf\xe9.txt'
+    """
+    import shlex
+
+    if text.isprintable():
+        return shlex.quote(text)
+    content = os.fsencode(text).decode("utf-8", "surrogateescape")
+    spelled = "".join(
+        f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff"
+        else f"\\{c}" if c in "\\'"
+        else c if c.isprintable()
+        else "".join(f"\\x{byte:02x}" for byte in c.encode())
+        for c in content
+    )  # fmt: skip
+    return f"$'{spelled}'"
+
+
+# ---- completion
+
+
+def completion(shell: str, commands: dict[str, type], words: dict[str, list[str]]) -> str:
+    """Return a script that lets a shell complete commands, options and their values.
+
+    Parameters
+    ----------
+    shell : "bash" or "zsh"
+    commands : dict of str to type
+        The options of each command; ``tokenizer add`` is a command, too.
+    words : dict of str to list of str
+        What may stand in the place of a command's argument, or of an option's value, beside files.
+    """
+    by_value, by_command = [], []
+    for command, kind in commands.items():
+        options = [field for field in fields_of(kind).values() if not field.argument]
+        for field in options:
+            if choices := field.choices or words.get(field.option, []):
+                by_value.append(f'    "{command} {field.option}") found="{" ".join(choices)}";;')
+        names = " ".join([field.option for field in options] + ["--help"])
+        extra = " ".join(words.get(command, []))
+        by_command.append(f'    "{command}") options="{names}" extra="{extra}";;')
+    return (
+        {"bash": BASH, "zsh": ZSH}[shell]
+        .replace("COMMANDS", " ".join(dict.fromkeys(name.split()[0] for name in commands)))
+        .replace("INNER", " ".join(name.split()[1] for name in commands if " " in name))
+        .replace("    BY_VALUE", "\n".join(by_value))
+        .replace("    BY_COMMAND", "\n".join(by_command))
+    )
+
+
+BASH = """\
+# Completion of npgpt for bash. In ~/.bashrc: eval "$(npgpt completion bash)"
+_npgpt() {
+  local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}"
+  local command="${COMP_WORDS[1]}" first=2 found= options= extra=
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=($(compgen -W "COMMANDS" -- "$current")); return
+  fi
+  if [ "$command" = tokenizer ]; then
+    if [ "$COMP_CWORD" -eq 2 ]; then
+      COMPREPLY=($(compgen -W "INNER" -- "$current")); return
+    fi
+    command="tokenizer ${COMP_WORDS[2]}" first=3
+  fi
+  case "$command $before" in
+    BY_VALUE
+  esac
+  case "$command" in
+    BY_COMMAND
+  esac
+  if [ "${current#-}" != "$current" ]; then
+    COMPREPLY=($(compgen -W "$options" -- "$current"))
+  elif [ -n "$found" ]; then
+    COMPREPLY=($(compgen -W "$found" -- "$current"))
+  elif [ "$COMP_CWORD" -eq "$first" ] && [ -n "$extra" ]; then
+    COMPREPLY=($(compgen -W "$extra" -- "$current"))
+  fi
+}
+complete -o default -o bashdefault -F _npgpt npgpt
+"""
+ZSH = """\
+#compdef npgpt
+# Completion of npgpt for zsh. In ~/.zshrc, after compinit: eval "$(npgpt completion zsh)"
+_npgpt() {
+  local current="$words[CURRENT]" before="$words[CURRENT-1]" command="$words[2]"
+  local first=3 found= options= extra=
+  if (( CURRENT == 2 )); then
+    compadd -- ${=:-COMMANDS}; return
+  fi
+  if [[ $command == tokenizer ]]; then
+    if (( CURRENT == 3 )); then
+      compadd -- ${=:-INNER}; return
+    fi
+    command="tokenizer $words[3]" first=4
+  fi
+  case "$command $before" in
+    BY_VALUE
+  esac
+  case "$command" in
+    BY_COMMAND
+  esac
+  if [[ $current == -* ]]; then
+    compadd -- ${=options}
+  elif [[ -n $found ]]; then
+    compadd -- ${=found}
+  else
+    (( CURRENT == first )) && [[ -n $extra ]] && compadd -- ${=extra}
+    _files
+  fi
+}
+compdef _npgpt npgpt
+"""
