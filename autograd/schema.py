@@ -365,7 +365,9 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 38
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """Return a phrase that names the nearest known word, or all of them."""
+def nearest(word: str, known: list[str], prefix: str = "") -> str:
+    """Return a phrase that names the nearest known word, or all of them, with a prefix."""
     close = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+    if close:
+        return f"; did you mean {prefix + close[0]!r}?"
+    return f"; known are {', '.join(prefix + each for each in known)}"

@@ -18,7 +18,7 @@ from autograd.reading import read_text, read_toml
 from autograd.schema import FileName, Range, nearest
 from npgpt.config import TrainConfig
 from npgpt.errors import UserError
-from npgpt.options import Argument, parse, quoted, read
+from npgpt.options import Argument, overview, parse, quoted, read
 
 USAGE = """\
 npgpt: GPT in plain NumPy
@@ -111,7 +111,7 @@ def dispatch(args: list[str]) -> int:
     }  # fmt: skip
     try:
         if not args or args[0] in ("-h", "--help", "help"):
-            print(USAGE, end="")
+            print(overview(USAGE))
             return 0
         if args[0] == "--version":
             from npgpt import __version__

@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import os
 import re
 import shutil
@@ -186,7 +187,7 @@ def _place(word: str, arguments: list[Field], given: dict[str, Any], command: st
 def _unknown(option: str, word: str, name: str, names: list[str], command: str) -> str:
     if name in FOREIGN:
         return f"npgpt {command}: {FOREIGN[name]}: leave out {option}"
-    hint = nearest(name, [*names, "help"]) if re.match(r"--\w", word) else ""
+    hint = nearest(name, [*names, "help"], "--") if re.match(r"--\w", word) else ""
     if not hint:
         hint = f" (a value that begins with - : --NAME={quoted(word)})"
     return f"npgpt {command}: unknown option {option}{hint}"
@@ -276,7 +277,9 @@ class Field:
 
     def value_of(self, found: Any) -> Any:
         """Return the value that a word, or several, stand for."""
-        what = self.argument.shown if self.argument else self.option
+        what = self.option
+        if self.argument:
+            what = self.name if self.choices else self.argument.shown
         parts = _parts(self.hint)
         if self.is_tuple:
             item = typing.get_args(next(p for p in parts if typing.get_origin(p) is tuple))[0]
@@ -364,7 +367,7 @@ def _texts(kind: type) -> dict[str, str]:
 
 def help_of(kind: Any, command: str, default: Any = None) -> str:
     """Return the help of a command: its use, and every argument and option."""
-    width = min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[1])
+    width = _width()
     fields = fields_of(kind).values()
     arguments = [field for field in fields if field.argument]
     places = [f"[{field.shown}]" for field in arguments]
@@ -387,6 +390,34 @@ def help_of(kind: Any, command: str, default: Any = None) -> str:
         text = field.help if empty else f"{field.help} (default: {spelled})".strip()
         lines += _entry(f"{field.option} {field.shown}".rstrip(), text, width)
     return "\n".join(lines)
+
+
+def overview(text: str) -> str:
+    r"""Return lines of text, laid out for the terminal; indented alike, they are one paragraph.
+
+    Examples
+    --------
+    >>> print(overview("npgpt: a GPT\n\n  npgpt doctor\n      What is\n      wrong."))
+    npgpt: a GPT
+    <BLANKLINE>
+      npgpt doctor
+          What is wrong.
+    """
+    lines: list[str] = []
+    for indent, group in itertools.groupby(text.splitlines(), _indent):
+        paragraph = " ".join(line.strip() for line in group)
+        hanging = f"{indent}      " if indent and paragraph.startswith("npgpt ") else indent
+        lines += _wrapped(paragraph, _width(), indent or "", hanging) or [""]
+    return "\n".join(lines)
+
+
+def _indent(line: str) -> str | None:
+    """Return the spaces that a line begins with; nothing for an empty one."""
+    return line[: -len(line.lstrip())] if line else None
+
+
+def _width() -> int:
+    return min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[1])
 
 
 def _entry(name: str, text: str, width: int) -> list[str]:

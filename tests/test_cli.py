@@ -139,7 +139,7 @@ def test_help(capsys):
         (["train", "--data", "text.txt", "--batch_size", -1], "batch_size is -1"),
         (["train", "--data", "text.txt", "--block_size", 0], "block_size is 0"),
         (["train", "--data", "text.txt", "--max_iters", -3], "max_iters is -3"),
-        (["train", "--batch_sise", 3], "unknown option --batch_sise; did you mean 'batch_size'?"),
+        (["train", "--batch_sise", 3], "unknown option --batch_sise; did you mean '--batch_size'?"),
         (["train", "--batch_size", "many"], "--batch_size"),
         (["train", "--batch_size", 3.5], "--batch_size"),
         (["train", "--dropout", 1.0], "dropout is 1.0"),
@@ -208,7 +208,7 @@ def test_wrong_input_ends_in_one_message(args, message, here, capsys):
         (["--prompt", "to", "--temperature", -1], "temperature is -1"),
         (["--prompt", "to", "--num_return_sequences", 2, "--temperature", 0], "one answer"),
         (["--prompt", "to", "--max_new_tokens", "x"], "--max_new_tokens"),
-        (["--promt", "to"], "did you mean 'prompt'"),
+        (["--promt", "to"], "did you mean '--prompt'"),
     ],
 )
 def test_wrong_generation_input(args, message, trained, capsys):

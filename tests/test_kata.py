@@ -322,7 +322,7 @@ def test_hints_come_in_stages(home, tmp_path, capsys):
         (["multyply"], "there is no op 'multyply'; did you mean multiply?"),
         (["--hint"], "name the op first"),
         (["multiply", "--file", "missing.py"], "missing.py does not exist"),
-        (["multiply", "--hnt"], "did you mean 'hint'?"),
+        (["multiply", "--hnt"], "did you mean '--hint'?"),
     ],
 )
 def test_wrong_input_ends_in_one_message(args, message, capsys):

@@ -99,7 +99,7 @@ def test_what_options_mean(words, expected, monkeypatch):
         ("--fast=maybe", "--fast must be true or false, and is 'maybe'"),
         ("--ids 1 two", "--ids must be a whole number, and is 'two'"),
         ("--kind c", "--kind is 'c'; known are a, b"),
-        ("--sise 3", "unknown option --sise; did you mean 'size'?"),
+        ("--sise 3", "unknown option --sise; did you mean '--size'?"),
         ("-s 3", "unknown option -s (a value that begins with - : --NAME=-s)"),
         ("--name -x", "unknown option -x (a value that begins with - : --name=-x)"),
         ("--device cuda", "CPU only"),
@@ -166,6 +166,16 @@ def test_help_fits(command, columns, capsys, monkeypatch):
     limit = {"0": 80, "x": 80, "-3": 80, "": 80, "80": 80, "1000000": 100}.get(columns, 46)
     assert width <= limit
     assert text.startswith("usage: npgpt") and "--help" in text
+
+
+@pytest.mark.parametrize("columns", ["80", "50"])
+@pytest.mark.parametrize("args", [[], ["tokenizer"]])
+def test_overviews_fit(args, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(args) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= int(columns)
+    assert "\n\n  npgpt " in text and "\n\n\n" not in text and text.endswith(".\n")
 
 
 def test_help_shows_arguments(capsys, monkeypatch):
@@ -316,7 +326,7 @@ def test_completion_knows_every_command(shell, capsys):
     [
         ("trian", "unknown command 'trian'; did you mean 'train'?"),
         ("completion", "name the shell"),
-        ("completion fish", "bash|zsh"),
+        ("completion fish", "npgpt: shell is 'fish'; did you mean 'zsh'?"),
         ("info gpt2 gpt1", "npgpt info takes PRESET|DIR and nothing else, not gpt1"),
         ("info --batch 0", "--batch is 0"),
         ("info gpt2 --context 99999999999999999999", "--context is too large"),

@@ -249,7 +249,7 @@ def test_profile(tmp_path, capsys):
     [
         (["missing.toml"], "missing.toml does not exist"),
         (["--steps", "0"], "steps is 0"),
-        (["--stepz", "1"], "did you mean 'steps'"),
+        (["--stepz", "1"], "did you mean '--steps'"),
         (["--json", "nowhere/rows.json"], "there is no folder nowhere"),
         (["--n_head", "3"], "n_head"),
         (["--data", "missing.txt"], "missing.txt does not exist"),

@@ -17,7 +17,7 @@ from autograd.escape import shown
 from autograd.reading import read_stream
 from autograd.schema import FileName, Range, nearest
 from npgpt.errors import UserError
-from npgpt.options import Argument, check_file, parse, quoted
+from npgpt.options import Argument, check_file, overview, parse, quoted
 from npgpt.say import say
 from npgpt.tokenizers import make_tokenizer, train_bpe, write_tiktoken
 from npgpt.tokenizers.base import MOST_IDS
@@ -49,7 +49,7 @@ def main(args: list[str]) -> int:
         "list": show_list, "add": add_files, "train": train, "show": show,
     }  # fmt: skip
     if not args or args[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
+        print(overview(USAGE))
         return 0
     if args[0] not in commands:
         raise UserError(
