@@ -30,6 +30,10 @@ class Console(rich.console.Console):
     def size(self, size: tuple[int, int]) -> None:
         self._width, self._height = size
 
+    def on_broken_pipe(self) -> None:
+        """Let the caller decide: `rich` would end the program, with exit code 1."""
+        raise  # noqa: PLE0704 (called while the error is handled)
+
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         """Yield what is written; control sequences are only those of the library itself."""
         for segment in super().render(renderable, options):

@@ -30,12 +30,6 @@ def showing() -> Iterator[None]:
         raise OutputLost(error) from None
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Let the caller save its work: the library would end the program, with exit code 1."""
-        raise  # noqa: PLE0704 (the library calls this while it handles the error)
-
-
 class Display:
     """Shows the step, the losses, tokens per second and the time left.
 
@@ -52,7 +46,7 @@ class Display:
     """
 
     def __init__(self, total: int, start: int = 0, console: Console | None = None) -> None:
-        self.console = console or _Console()
+        self.console = console or Console()
         self._losses = {"train": float("nan"), "val": float("nan")}
         self._rate = 0.0
         self._shown = time.monotonic()

@@ -147,7 +147,11 @@ class _Session:
             raise _Left
         if self.options.save and self.count == 1:
             trace.save(self.options.save)
-        if autograd.stepper.walk(trace, self.lines):
+        try:
+            left = autograd.stepper.walk(trace, self.lines)
+        except BrokenPipeError:  # the reader, such as head, has seen enough
+            left = True
+        if left:
             raise _Left
 
     def write(self, trace: Any) -> None:

@@ -237,12 +237,21 @@ def test_too_little_memory(trained, capsys, monkeypatch):
     assert err.count("\n") == 1 and "not enough memory: Unable to allocate 8 PiB; lower" in err
 
 
-@pytest.mark.parametrize("args", [[], ["--help"], ["info", "gpt2"], ["info"], ["train", "--help"]])
-def test_a_reader_that_is_gone(args):
+@pytest.mark.parametrize(
+    "args",
+    [[], ["--help"], ["info", "gpt2"], ["info"], ["train", "--help"], ["lesson", "1"],
+     ["step", "cube.py"]],
+)  # fmt: skip
+def test_a_reader_that_is_gone(args, tmp_path):
+    script = "import autograd\nx = autograd.tensor(2.0, requires_grad=True)\n(x**3).backward()\n"
+    (tmp_path / "cube.py").write_text(script)
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "npgpt.cli", *args]
-    process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    process = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=write, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path,
+    )  # fmt: skip
     os.close(write)
     assert process.returncode == 0 and process.stderr == ""
 
