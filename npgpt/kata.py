@@ -586,3 +586,6 @@ class Session:
         except EOFError:
             self.say()
             return "quit"
+        except KeyboardInterrupt:
+            self.say()  # ends the line of the question
+            raise

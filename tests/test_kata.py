@@ -367,6 +367,13 @@ def test_a_session_is_left(answers, home):
     assert not home.exists()
 
 
+def test_ctrl_c_ends_the_line_of_a_question(home):
+    learner, out = session(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        learner.practise(Kata("multiply"))
+    assert out.getvalue().endswith("dx = \n")
+
+
 def test_giving_up_shows_the_rule():
     learner, out = session("show", "quit")
     learner.practise(Kata("tanh"))
