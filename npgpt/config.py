@@ -279,7 +279,7 @@ class TrainConfig:
             setattr(self, name, path_of(getattr(self, name)))
         for name in ("separator", "separate"):
             if getattr(self, name) and not self.documents:
-                raise UserError(f"{name} is about documents: add --documents, or leave it out")
+                raise UserError(f"--{name} is about documents: add --documents, or leave it out")
 
     def model(self, vocab_size: int) -> GPTConfig:
         """Return the architecture that these keys describe."""

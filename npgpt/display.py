@@ -105,7 +105,8 @@ class Display:
 
     def stopped_early(self, n_worse: int) -> None:
         """Show why the training is over."""
-        self._print(f"stopped early: the last {n_worse} evaluations brought no better loss")
+        last = "evaluation" if n_worse == 1 else f"{n_worse} evaluations"
+        self._print(f"stopped early: the last {last} brought no better loss")
 
     def finished(self, loss: float, best_step: int, seconds: float) -> None:
         """Show the result."""

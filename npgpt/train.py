@@ -312,10 +312,12 @@ class Run:
         """Stop the run, before anything is saved, where a number shows that it has diverged."""
         if not math.isfinite(value):
             kept = self.folder / "state.safetensors"
+            advice = "Lower --learning_rate, or warm up for longer (--warmup_iters)"
+            if not 0 < self.config.grad_clip <= 1:
+                advice += ", or clip the gradient (--grad_clip 1)"
             raise UserError(
                 f"after step {self.progress.step} the {what} is {value}. The last good checkpoint "
-                f"is kept ({kept}). Lower --learning_rate, warm up for longer (--warmup_iters), or "
-                "clip the gradient (--grad_clip 1)"
+                f"is kept ({kept}). {advice}"
             )
 
 
@@ -735,7 +737,10 @@ def demand_fixed(config: TrainConfig, changes: dict[str, Any], folder: Path) -> 
     """Refuse to change what a resumed run cannot change."""
     for key, value in changes.items():
         if key in FIXED and value != getattr(config, key):
-            raise UserError(f"--{key} is {getattr(config, key)} in the run {folder}, and stays so")
+            fixed = getattr(config, key)
+            words = () if fixed is None else fixed if isinstance(fixed, tuple) else (fixed,)
+            spelled = " ".join(quoted(str(word)) for word in words) or "not given"
+            raise UserError(f"--{key} is {spelled} in the run {folder}, and stays so")
 
 
 def open_run(folder: Path) -> Run:

@@ -171,8 +171,8 @@ def test_generation_stops_at_the_end_of_a_document(documents, tmp_path):
 
 def test_what_is_said_of_documents(documents, tmp_path):
     for changes, message in (
-        (dict(documents=False), "separate is about documents: add --documents"),
-        (dict(documents=False, separate=False, separator="x"), "separator is about documents"),
+        (dict(documents=False), "--separate is about documents: add --documents"),
+        (dict(documents=False, separate=False, separator="x"), "--separator is about documents"),
         (dict(val_data=("nowhere.txt",)), "nowhere.txt does not exist"),
     ):
         with pytest.raises(UserError, match=message):
@@ -263,7 +263,7 @@ def test_evaluation_only(documents, tmp_path, capsys):
         f"train {first['train_loss']:.4f}  val {first['val_loss']:.4f}" in capsys.readouterr().out
     )
     assert main(["train", "--resume", str(run.folder), "--eval_only", "--val_data", "x.txt"]) == 2
-    assert "--val_data is" in capsys.readouterr().err
+    assert f"--val_data is {tmp_path / 'other.txt'} in the run" in capsys.readouterr().err
     recipe.unlink()
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from autograd.console import Console
 from npgpt import GPT, UserError
 from npgpt.cli import main
 from npgpt.config import TrainConfig
@@ -395,6 +396,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(interval, text, tmp_path):
     assert all(np.isfinite(value).all() for value in again.model.state_dict().values())
 
 
+@pytest.mark.parametrize(("grad_clip", "advised"), [(0.0, True), (5.0, True), (1.0, False)])
+def test_clipping_is_advised_where_nothing_is_clipped(grad_clip, advised, text, tmp_path):
+    run = start(config(text, tmp_path / "run", grad_clip=grad_clip))
+    with pytest.raises(UserError) as caught:
+        run.demand_finite("loss", float("nan"))
+    assert ("--grad_clip 1" in str(caught.value)) == advised
+
+
+def test_a_run_that_is_stopped_early_says_how_long_it_waited():
+    file = io.StringIO()
+    display = Display(9, console=Console(file=file, width=80))
+    for n in (1, 2):
+        display.stopped_early(n)
+    one, two = file.getvalue().splitlines()
+    assert "the last evaluation brought no" in one and "the last 2 evaluations brought" in two
+
+
 def test_numbered_checkpoints(text, tmp_path):
     run = run_to_the_end(text, tmp_path / "run", checkpoint_interval=5)
     names = [path.name for path in sorted((run.folder / "checkpoints").iterdir())]
@@ -462,6 +480,8 @@ def test_architecture_cannot_change_on_resume(text, tmp_path):
     run = start(config(text, tmp_path / "run"))
     with pytest.raises(UserError, match="--n_layer is 2 in the run"):
         resume(run.folder, {"n_layer": 5})
+    with pytest.raises(UserError, match="--val_data is not given in the run"):
+        resume(run.folder, {"val_data": ("other.txt",)})
     with pytest.raises(UserError, match="stays in its folder"):
         resume(run.folder, {"out_dir": str(tmp_path)})
     resume(run.folder, {"out_dir": f"{run.folder}/../run"})
