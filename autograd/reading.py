@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from autograd.files import HASH, NO_HASH
-from autograd.schema import UserError, fit, shown
+from autograd.schema import UserError, brief, fit
 
 MIB = 2**20
 SMALL = 16 * MIB
@@ -195,7 +195,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"it has the key {shown(twice)} twice")
+        raise ValueError(f"it has the key {brief(twice)} twice")
     return values
 
 

@@ -16,7 +16,7 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NotRequired
@@ -58,7 +58,7 @@ class Range:
     def check(self, value: Any, name: str) -> None:
         """Refuse a number that is out of bounds; `name` says what the number is."""
         if value == self.low == self.excluded:
-            reason = f"is {shown(value)}; it must be above {self.low:g}"
+            reason = f"is {brief(value)}; it must be above {self.low:g}"
         elif self.low <= value <= self.high and value != self.excluded:
             if not self.finite or -math.inf < value < math.inf:
                 return
@@ -67,15 +67,15 @@ class Range:
             reason = "is nan; it must be a number"
         elif self.high <= 1 and self.low == 0:
             bounds = "in [0, 1)" if self.excluded == 1 else "a number from 0 to 1"
-            reason = f"is {shown(value)}; it must be {bounds}"
+            reason = f"is {brief(value)}; it must be {bounds}"
         elif value > self.high:
             power = math.log2(self.high)
             limit = f"2^{power:.0f}" if power > 9 and power.is_integer() else f"{self.high:,}"
             reason = f"is too large; it must be at most {limit}"
         elif self.low == 0:
-            reason = f"is {shown(value)}; it must not be negative"
+            reason = f"is {brief(value)}; it must not be negative"
         else:
-            reason = f"is {shown(value)}; it must be at least {self.low:,}"
+            reason = f"is {brief(value)}; it must be at least {self.low:,}"
         raise UserError(f"{name} {reason}")
 
 
@@ -133,13 +133,12 @@ def fit(value: Any, annotation: Any, name: str = "") -> Any:
         raise UserError(str(error)) from None
 
 
-def fit_fields(instance: Any) -> None:
-    """Check the fields of a data class by their annotations, as `fit` does."""
+def fit_fields(instance: Any, names: Iterable[str] | None = None) -> None:
+    """Check all fields of a data class, or some, by their annotations, as `fit` does."""
     kind: Any = type(instance)
     hints = _hints(kind)
-    for field in dataclasses.fields(instance):
-        value = fit(getattr(instance, field.name), hints[field.name], field.name)
-        setattr(instance, field.name, value)
+    for name in names or [field.name for field in dataclasses.fields(instance)]:
+        setattr(instance, name, fit(getattr(instance, name), hints[name], name))
 
 
 @functools.cache
@@ -191,7 +190,7 @@ def _check_text(value: Any, name: str) -> Any:
     if not isinstance(value, str):
         raise _wrong(value, str, name)
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise UserError(f"{name} is {shown(value)}, and holds half of a surrogate pair")
+        raise UserError(f"{name} is {brief(value)}, and holds half of a surrogate pair")
     return value
 
 
@@ -200,7 +199,7 @@ def _check_file_name(value: Any, name: str) -> Any:
         raise _wrong(value, str, name)
     if "\0" in value:
         raise UserError(
-            f"{name} is {shown(value)}, and holds a zero byte, which no file's name has"
+            f"{name} is {brief(value)}, and holds a zero byte, which no file's name has"
         )
     return value
 
@@ -240,7 +239,7 @@ def _check_literal(known: tuple) -> Check:
     def check(value: Any, name: str) -> Any:
         if not any(value == each and type(value) is type(each) for each in known):
             raise UserError(
-                f"{name} is {shown(value)}{nearest(str(value)[:80], [*map(str, known)])}"
+                f"{name} is {brief(value)}{nearest(str(value)[:80], [*map(str, known)])}"
             )
         return value
 
@@ -305,7 +304,7 @@ def _check_object(annotation: Any) -> Check:
             if key in hints:
                 values[key] = fit(values[key], hints[key], f"{name}.{key}" if name else key)
             elif is_class:
-                raise UserError(f"{where}has the unknown key {shown(key)}{nearest(key, [*hints])}")
+                raise UserError(f"{where}has the unknown key {brief(key)}{nearest(key, [*hints])}")
         return annotation(**values) if is_class else values
 
     return check
@@ -318,13 +317,13 @@ def _inside(check: Check, item: Any, name: str, key: Any) -> Any:
     except UserError:
         pass
     try:
-        return check(item, f"{name}[{shown(key)}]")
+        return check(item, f"{name}[{brief(key)}]")
     except _WrongType as error:  # of the item, not of the whole
         raise UserError(str(error)) from None
 
 
 def _wrong(value: Any, annotation: Any, name: str) -> _WrongType:
-    expected = f"be {_described(annotation)}, and is {shown(value)}"
+    expected = f"be {_described(annotation)}, and is {brief(value)}"
     return _WrongType(f"{name or 'the value'} must {expected}")
 
 
@@ -347,12 +346,12 @@ def _described(annotation: Any) -> str:
     return "an object"
 
 
-def shown(value: Any) -> str:
+def brief(value: Any) -> str:
     """Return a short form of any value, on one line.
 
     Examples
     --------
-    >>> shown("a" * 100)
+    >>> brief("a" * 100)
     "'aaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaa'"
     """
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from autograd.reading import read_toml
-from autograd.schema import FileName, Range, fit_fields, nearest, shown
+from autograd.schema import FileName, Range, brief, fit_fields, nearest
 from npgpt.errors import UserError
 from npgpt.options import FOREIGN
 
@@ -308,7 +308,7 @@ class TrainConfig:
             if key not in names:
                 if key in FOREIGN:
                     raise UserError(f"{path}: {FOREIGN[key]}: leave out {key}")
-                raise UserError(f"{path}: unknown key {shown(key)}{nearest(key, names)}")
+                raise UserError(f"{path}: unknown key {brief(key)}{nearest(key, names)}")
         try:
             return cls(**values)
         except UserError as error:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autograd.reading import parse_json
-from autograd.schema import Count, FileName, Range, UserError, fit, fit_fields, shown
+from autograd.schema import Count, FileName, Range, UserError, brief, fit, fit_fields
 
 
 class Entry(TypedDict):
@@ -133,10 +133,10 @@ def test_what_is_no_json(text, message):
         parse_json(text, "text")
 
 
-def test_shown_is_short():
+def test_brief_is_short():
     class Odd:
         def __repr__(self):
             raise RuntimeError
 
     for value in ("a" * 10**6, [[[[[[[[[1]]]]]]]]], 10**5000, Odd(), ["a\nb"] * 100):
-        assert len(shown(value)) < 300 and "\n" not in shown(value)
+        assert len(brief(value)) < 300 and "\n" not in brief(value)

@@ -13,7 +13,7 @@ from numpy import ndarray
 from autograd.files import read_together, together, write_json, write_tensors
 from autograd.op import REGISTRY, Op
 from autograd.reading import fit_file, read_json, read_tensors
-from autograd.schema import Count, FileName, UserError, fit, shown
+from autograd.schema import Count, FileName, UserError, brief, fit
 from autograd.stepper.literals import memory_order
 from autograd.stepper.record import Call, Recording
 from autograd.stepper.trace import Edge, Step, Trace, as_tuple
@@ -119,7 +119,7 @@ def load(folder: str | Path) -> Trace:
     def opened() -> tuple[Any, dict[str, ndarray]]:
         contents = read_json(path)
         if contents.get("version") != 1:
-            version = shown(contents.get("version"))
+            version = brief(contents.get("version"))
             raise UserError(f"it has version {version}, and this program reads version 1")
         return contents, read_tensors(folder / "trace.safetensors")[0]
 
@@ -183,7 +183,7 @@ def _check(trace: Trace) -> None:
             raise ValueError(f"{what} has the result {missing[0]}, which has no value")
         for name, parent in call.parents.items():
             if name not in call.arguments:
-                raise ValueError(f"{what} has a parent for the argument {shown(name)}, not there")
+                raise ValueError(f"{what} has a parent for the argument {brief(name)}, not there")
             if parent not in values:
                 raise ValueError(f"{what} has the parent {parent}, which has no value")
             maker = recording.maker.get(parent)
@@ -208,7 +208,7 @@ def _check_arguments(call: Call, what: str) -> None:
     else:
         expected = list(op.names)
     if list(call.arguments) != expected:
-        given = ", ".join(map(shown, call.arguments))
+        given = ", ".join(map(brief, call.arguments))
         raise ValueError(f"{what} has the arguments {given}, and the op {', '.join(expected)}")
 
 
@@ -228,7 +228,7 @@ def _check_steps(trace: Trace) -> None:
         for edge in step.edges:
             if call.parents.get(edge.input) != edge.parent:
                 raise ValueError(
-                    f"step {step.number} sends to {edge.parent} by the input {shown(edge.input)}, "
+                    f"step {step.number} sends to {edge.parent} by the input {brief(edge.input)}, "
                     "which is not the parent of that input"
                 )
             what = f"step {step.number}: what it sends to {edge.input}"
@@ -237,7 +237,7 @@ def _check_steps(trace: Trace) -> None:
 
 def _demand_array(x: Any, what: str) -> None:
     if not isinstance(x, ndarray | np.generic):  # a sum over all axes is a number
-        raise ValueError(f"{what} is {shown(x)}; expected an array")
+        raise ValueError(f"{what} is {brief(x)}; expected an array")
 
 
 def _demand_like(x: Any, value: ndarray, what: str) -> None:
@@ -253,7 +253,7 @@ def _is_of_trace(name: str) -> bool:
 def _op(name: str) -> Op:
     if name not in REGISTRY:
         raise ValueError(
-            f"the op {shown(name)} is not registered; import the module that defines the op"
+            f"the op {brief(name)} is not registered; import the module that defines the op"
         )
     return REGISTRY[name]
 
@@ -293,9 +293,9 @@ class _Arrays:
         if x is None or isinstance(x, bool | int | str):
             return x
         if not isinstance(x, dict):
-            raise ValueError(f"{shown(x)} is no value")
+            raise ValueError(f"{brief(x)} is no value")
         if len(x) != 1:
-            raise ValueError(f"{shown(x)} is no value")
+            raise ValueError(f"{brief(x)} is no value")
         ((kind, value),) = x.items()
         if kind == "array":
             return self._array(value)
@@ -315,11 +315,11 @@ class _Arrays:
             return Ellipsis
         if kind == "dtype":
             return _dtype(value)
-        raise ValueError(f"a value has the unknown kind {shown(kind)}")
+        raise ValueError(f"a value has the unknown kind {brief(kind)}")
 
     def _array(self, key: Any) -> ndarray:
         if fit(key, str, "array") not in self.kept:
-            raise ValueError(f"the array {shown(key)} is missing in trace.safetensors")
+            raise ValueError(f"the array {brief(key)} is missing in trace.safetensors")
         return self.kept[key]
 
 
@@ -330,5 +330,5 @@ class _ArrayName(TypedDict):
 def _dtype(name: Any) -> np.dtype:
     dtype = np.dtype(fit(name, str, "dtype")[:8])
     if dtype.kind not in "biufc":
-        raise ValueError(f"{shown(name)} is no type of numbers")
+        raise ValueError(f"{brief(name)} is no type of numbers")
     return dtype

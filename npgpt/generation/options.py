@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral, Real
-from typing import Any, Literal
+from numbers import Integral
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from npgpt.config import nearest
+from autograd.schema import Range, fit_fields, nearest
 from npgpt.errors import UserError
+
+AtLeastOne = Annotated[int, Range(1)]
+NotNegative = Annotated[int, Range(0)]
+CHECKED = (  # by their annotations; the others take what several types spell
+    "max_length max_new_tokens min_length min_new_tokens do_sample temperature top_k top_p min_p "
+    "typical_p epsilon_cutoff eta_cutoff repetition_penalty no_repeat_ngram_size max_time "
+    "num_beams num_return_sequences length_penalty use_cache seed"
+).split()
 
 
 @dataclass
@@ -46,20 +53,20 @@ class Options:
         If a value cannot be, or two contradict each other.
     """
 
-    max_length: int | None = None
-    max_new_tokens: int | None = None
-    min_length: int = 0
-    min_new_tokens: int | None = None
+    max_length: AtLeastOne | None = None
+    max_new_tokens: NotNegative | None = None
+    min_length: NotNegative = 0
+    min_new_tokens: NotNegative | None = None
     do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    epsilon_cutoff: float = 0.0
-    eta_cutoff: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
+    temperature: Annotated[float, Range(0, finite=False)] = 1.0
+    top_k: NotNegative = 50
+    top_p: Annotated[float, Range(0, 1, excluded=0)] = 1.0
+    min_p: Annotated[float, Range(0, 1)] = 0.0
+    typical_p: Annotated[float, Range(0, 1, excluded=0)] = 1.0
+    epsilon_cutoff: Annotated[float, Range(0, 1)] = 0.0
+    eta_cutoff: Annotated[float, Range(0, 1)] = 0.0
+    repetition_penalty: Annotated[float, Range(0, excluded=0, finite=False)] = 1.0
+    no_repeat_ngram_size: NotNegative = 0
     bad_words_ids: Sequence[Sequence[int]] = ()
     suppress_tokens: int | Collection[int] = ()
     begin_suppress_tokens: int | Collection[int] = ()
@@ -68,37 +75,21 @@ class Options:
     eos_token_id: int | Collection[int] | None = None
     pad_token_id: int | None = None
     stop_strings: str | Sequence[str] = ()
-    max_time: float | None = None
+    max_time: Annotated[float, Range(0, finite=False)] | None = None
     logits_processor: Callable | Sequence[Callable] = ()
     stopping_criteria: Callable | Sequence[Callable] = ()
-    num_beams: int = 1
-    num_return_sequences: int = 1
-    length_penalty: float = 1.0
+    num_beams: AtLeastOne = 1
+    num_return_sequences: AtLeastOne = 1
+    length_penalty: Annotated[float, Range(finite=False)] = 1.0
     early_stopping: bool | Literal["never"] = False
     use_cache: bool = True
-    seed: int | None = None
+    seed: NotNegative | None = None
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # None switches off, which is the default but for top_k
             if getattr(self, f.name) is None:
                 setattr(self, f.name, 0 if f.name == "top_k" else f.default)
-        for name in ("max_length", "num_beams", "num_return_sequences"):
-            self._demand(name, Integral, 1)
-        for name in (
-            "max_new_tokens min_length min_new_tokens top_k no_repeat_ngram_size seed"
-        ).split():
-            self._demand(name, Integral, 0)
-        for name in ("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
-            self._demand(name, Real, 0, 1)
-        for name in ("temperature", "repetition_penalty", "max_time"):
-            self._demand(name, Real, 0)
-        self._demand("length_penalty", Real, -math.inf)
-        for name in ("top_p", "typical_p", "repetition_penalty"):
-            if getattr(self, name) == 0:
-                raise UserError(f"{name} is 0; it must be above 0 (1 is off)")
-        for name in ("do_sample", "use_cache"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        fit_fields(self, CHECKED)
         if self.early_stopping not in (True, False, "never"):
             raise UserError(
                 f'early_stopping is {self.early_stopping!r}; it must be True, False or "never"'
@@ -124,17 +115,6 @@ class Options:
         if self.temperature == 0:  # the limit of sampling: the most probable token
             self.do_sample = False
         self._check_together()
-
-    def _demand(self, name: str, kind: Any, low: float, high: float = math.inf) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
-            what = "a whole number" if kind is Integral else "a number"
-            bounds = f" of at least {low}" if high == math.inf else f" from {low} to {high}"
-            raise UserError(
-                f"{name} is {value!r}; it must be {what}{bounds if low > -math.inf else ''}"
-            )
 
     def _check_together(self) -> None:
         n = self.num_return_sequences

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from autograd.reading import SMALL, fit_file, read_json
+from autograd.schema import brief
 from npgpt.errors import UserError
 from npgpt.files import together, write_json
 from npgpt.tokenizers.base import (
@@ -87,7 +88,7 @@ def of_hugging_face(values: dict[str, Any], path: Path) -> Tokenizer:
     try:
         return _of_steps(values, path)
     except UserError as error:
-        message = str(error)
+        message = f"{error!s:.600}"
         raise UserError(message if str(path) in message else f"{path}: {message}") from None
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {error!r:.200}") from None
@@ -370,7 +371,7 @@ def of_byte_level(
     made = list(map("".join, merges))
     for token in [*letters, *made, *(part for pair in merges for part in pair)]:
         if token not in vocab:
-            raise UserError(f"{vocab_file} lacks {token!r}, which {merges_file.name} needs")
+            raise UserError(f"{vocab_file} lacks {brief(token)}, which {merges_file.name} needs")
     added_contents = {token.content for token in added or ()}
     whole = [t for t in vocab if {*t} <= letters.keys() and t not in added_contents and t]
     ranks, last = {}, -1

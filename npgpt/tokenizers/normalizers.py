@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
-from autograd.schema import fit, shown
+from autograd.schema import brief, fit
 from npgpt.errors import UserError
 from npgpt.tokenizers.base import WHITE, demand_utf8
 
@@ -79,7 +79,7 @@ def make_normalizer(values: Any) -> Normalizer:
     if values is None:
         return lambda text: text
     kind = fit(values, Described, "the normalizer")["type"]
-    values = fit(values, FIELDS.get(kind, Described), f"the normalizer {shown(kind)}")
+    values = fit(values, FIELDS.get(kind, Described), f"the normalizer {brief(kind)}")
     if kind == "Sequence":
         steps = [make_normalizer(step) for step in values["normalizers"]]
 

@@ -25,7 +25,7 @@ from autograd.reading import (
     read_json,
     read_text,
 )
-from autograd.schema import shown
+from autograd.schema import brief
 from npgpt.errors import UserError
 from npgpt.files import (
     home,
@@ -288,7 +288,7 @@ def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
         return GPT1Tokenizer(values["vocab"], merges, **_rare(values))
     if isinstance(kind, str) and kind in KNOWN:
         return known(kind)
-    raise UserError(f"{path} describes no tokenizer that is known here (kind {shown(kind)})")
+    raise UserError(f"{path} describes no tokenizer that is known here (kind {brief(kind)})")
 
 
 def _bpe(ranks: dict[bytes, int], values: dict[str, Any], path: Path) -> BPETokenizer:
