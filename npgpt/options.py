@@ -140,7 +140,7 @@ def read(kind: type, args: list[str], command: str, default: Any = None) -> dict
         option, has_value, value = word.partition("=")
         name = option.removeprefix("--").replace("-", "_")
         if not word.startswith("--") or name not in options:
-            raise UserError(_unknown(option, word, name, [*options], command))
+            raise UserError(_unknown(option, word, name, [*options]))
         field = options[name]
         if field.is_tuple:
             values = [value] if has_value else []
@@ -157,9 +157,9 @@ def read(kind: type, args: list[str], command: str, default: Any = None) -> dict
             refused = words[0] if words else ""
             known = refused.partition("=")[0].removeprefix("--").replace("-", "_")
             if not refused or known in (*options, "") and refused.startswith("--"):
-                raise UserError(f"npgpt {command}: {option} needs a value")
+                raise UserError(f"{option} needs a value")
             raise UserError(
-                f"npgpt {command}: unknown option {refused} (a value that begins with - : "
+                f"unknown option {quoted(refused)} (a value that begins with - : "
                 f"{option}={quoted(refused)})"
             )
         value = field.value_of(found)
@@ -184,13 +184,13 @@ def _place(word: str, arguments: list[Field], given: dict[str, Any], command: st
     raise UserError(f"npgpt {command} takes {takes} and nothing else, not {quoted(word)}")
 
 
-def _unknown(option: str, word: str, name: str, names: list[str], command: str) -> str:
+def _unknown(option: str, word: str, name: str, names: list[str]) -> str:
     if name in FOREIGN:
-        return f"npgpt {command}: {FOREIGN[name]}: leave out {option}"
+        return f"{FOREIGN[name]}: leave out {option}"
     hint = nearest(name, [*names, "help"], "--") if re.match(r"--\w", word) else ""
     if not hint:
         hint = f" (a value that begins with - : --NAME={quoted(word)})"
-    return f"npgpt {command}: unknown option {option}{hint}"
+    return f"unknown option {quoted(option)}{hint}"
 
 
 def check_file(option: str, path: Path) -> None:

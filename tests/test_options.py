@@ -86,8 +86,8 @@ def test_what_options_mean(words, expected, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--size", "example: --size needs a value"),
-        ("--size --rate 3", "example: --size needs a value"),
+        ("--size", "--size needs a value"),
+        ("--size --rate 3", "--size needs a value"),
         ("--size=", "--size must be a whole number, and is ''"),
         ("--size 1.5", "--size must be a whole number, and is '1.5'"),
         ("--size 1e3", "--size must be a whole number, and is '1e3'"),
@@ -113,6 +113,7 @@ def test_wrong_options(words, message):
     with pytest.raises(UserError) as error:
         parse(Example, words.split(), "example")
     assert message in str(error.value) and "\n" not in str(error.value)
+    assert not str(error.value).startswith("npgpt example")  # after "npgpt: "
 
 
 @given(st.lists(st.text(alphabet="-=a1 .~é\udce9\n\0", max_size=6) | st.sampled_from(
@@ -124,6 +125,13 @@ def test_any_words(words):
         assert "\n" not in str(error)
     else:
         assert isinstance(found.size, int) and isinstance(found.files, tuple)
+
+
+@pytest.mark.parametrize("words", [["-\n"], ["--a\n"], ["--size", "-\n"], ["--name", "-a\n"]])
+def test_a_line_break_in_an_unknown_option_is_spelled(words):
+    with pytest.raises(UserError, match=r"^unknown option \$'-.*\\x0a'") as error:
+        parse(Example, words, "example")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", FOREIGN)
