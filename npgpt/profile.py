@@ -16,7 +16,7 @@ from npgpt.config import GPTConfig, Size, TrainConfig
 from npgpt.data import random_batch, separated
 from npgpt.files import write_json
 from npgpt.info import config_of
-from npgpt.memory import keep_freed_memory
+from npgpt.memory import demand_memory, keep_freed_memory
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
 from npgpt.optim import AdamW, clip_grad_norm
@@ -57,6 +57,7 @@ class Step:
         self.barrier = architecture.vocab_size - 1 if config.separate else None
         self.random = np.random.default_rng(config.seed)
         self.tokens = self.random.integers(architecture.vocab_size, size=100_000 + self.context)
+        demand_memory(architecture, config.batch_size * config.block_size)
         self.model = GPT(architecture, seed=config.seed)
         self.optimizer = AdamW(
             self.model.named_parameters(),

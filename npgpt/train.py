@@ -74,7 +74,7 @@ from npgpt.files import (
     written,
 )
 from npgpt.generation import generate
-from npgpt.memory import keep_freed_memory
+from npgpt.memory import demand_memory, keep_freed_memory
 from npgpt.model import GPT
 from npgpt.nn import dropout_from
 from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
@@ -577,6 +577,7 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
             base.config, n_positions=config.block_size,
             resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate,
         )  # fmt: skip
+    demand_memory(architecture, config.batch_size * config.block_size)
     model = initial_model(architecture, config.seed, base)
     if config.documents:
         end = end_token(tokenizer)
@@ -792,6 +793,7 @@ def open_run(folder: Path) -> Run:
                 f"{path} is not the text that {folder} was trained on (another hash). {RESTORE}"
             )
         tokens.append(Tokens(array, path, sha256))
+    demand_memory(architecture, config.batch_size * config.block_size)
     model = GPT(architecture, seed=config.seed)
     run = Run(folder, config, model, tokenizer, *pair(tokens))
     run.is_hashed = "architecture" in metadata

@@ -238,6 +238,20 @@ def test_too_little_memory(trained, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "sizes",
+    ["--n_embd 1048576 --n_head 1", "--n_layer 1048576 --n_embd 64", "--batch_size 268435456",
+     "--n_embd 32768", "--n_embd 268435456 --n_layer 1048576"],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["train --out_dir run", "profile"])
+def test_sizes_that_no_machine_has(command, sizes, here, capsys):
+    """They are refused before anything is made of that size, or written."""
+    assert npgpt(*command.split(), "--data", "text.txt", *sizes.split()) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "not enough memory: a step takes at least" in err
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
     "args",
     [[], ["--help"], ["info", "gpt2"], ["info"], ["train", "--help"], ["lesson", "1"],
      ["step", "cube.py"]],
