@@ -30,9 +30,9 @@ from autograd.kernels.jit import SUMS, jit, n_threads, share
 from autograd.machine import usable_cpus
 from autograd.ops.linalg import product
 from npgpt import GPT, GPTConfig, generate
-from npgpt.memory import keep_freed_memory
-from npgpt.quantize import quantize
+from npgpt.generation.quantize import quantize
 from npgpt.tokenizers import make_tokenizer, save_tokenizer
+from npgpt.training.memory import keep_freed_memory
 
 try:
     import torch

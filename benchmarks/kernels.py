@@ -25,9 +25,9 @@ from timing import environment, options, ratios, report, shown
 
 import autograd
 from autograd.kernels import kernels_enabled
-from npgpt.memory import keep_freed_memory
-from npgpt.nn import Parameter
-from npgpt.optim import AdamW, clip_grad_norm
+from npgpt.module import Parameter
+from npgpt.training.memory import keep_freed_memory
+from npgpt.training.optim import AdamW, clip_grad_norm
 
 try:
     import torch

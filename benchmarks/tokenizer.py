@@ -24,10 +24,10 @@ from rich import box
 from rich.table import Table
 from timing import options, ratios, report, shown
 
-from npgpt.data import read_text
 from npgpt.errors import UserError
 from npgpt.tokenizers import train_bpe
 from npgpt.tokenizers.huggingface import byte_letters
+from npgpt.training.data import read_text
 
 try:
     import tokenizers

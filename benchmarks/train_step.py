@@ -25,10 +25,10 @@ from timing import environment, options, ratios, report, shown
 from autograd.machine import usable_cpus
 from autograd.ops.linalg import product
 from npgpt import GPT, GPTConfig
-from npgpt.memory import keep_freed_memory
-from npgpt.nn import dropout_from
-from npgpt.optim import AdamW, clip_grad_norm
-from npgpt.train import train_step
+from npgpt.models.layers import dropout_from
+from npgpt.training.memory import keep_freed_memory
+from npgpt.training.optim import AdamW, clip_grad_norm
+from npgpt.training.run import train_step
 
 try:
     import torch

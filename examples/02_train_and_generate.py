@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from npgpt import GPT, GPTConfig
-from npgpt.data import random_batch, split_tokens
-from npgpt.evaluate import whole_loss
-from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
+from npgpt.evaluation.loss import whole_loss
 from npgpt.tokenizers import CharTokenizer
+from npgpt.training.data import random_batch, split_tokens
+from npgpt.training.optim import AdamW, clip_grad_norm, learning_rate_at
 
 parser = argparse.ArgumentParser()
 parser.add_argument("file", nargs="?", type=Path)

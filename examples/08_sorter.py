@@ -13,8 +13,8 @@ from string import ascii_lowercase
 import numpy as np
 
 from npgpt import GPT, GPTConfig
-from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
 from npgpt.tokenizers import CharTokenizer, save_tokenizer
+from npgpt.training.optim import AdamW, clip_grad_norm, learning_rate_at
 
 N = 8  # letters to sort
 

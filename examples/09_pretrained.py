@@ -14,7 +14,7 @@ import numpy as np
 
 from autograd import nn, no_grad
 from npgpt import GPT, UserError, load_tokenizer
-from npgpt.weights import find_model
+from npgpt.hub import find_model
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")

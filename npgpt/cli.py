@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 
 from autograd.reading import read_text, read_toml
 from autograd.schema import FileName, Range, nearest
-from npgpt.config import TrainConfig
 from npgpt.errors import UserError
 from npgpt.options import Argument, overview, parse, quoted, read
+from npgpt.training.config import TrainConfig
 
 USAGE = """\
 npgpt: GPT in plain NumPy
@@ -139,10 +139,10 @@ class TrainOptions(TrainConfig):
 
 def train(args: list[str]) -> int:
     """``npgpt train``."""
-    from npgpt import train as training
-    from npgpt.curve import loss_curve
-    from npgpt.display import Display, OutputLost, showing
     from npgpt.say import say
+    from npgpt.training import run as training
+    from npgpt.training.curve import loss_curve
+    from npgpt.training.display import Display, OutputLost, showing
 
     given = read(TrainOptions, args, "train")
     path, resumed = given.pop("config", ""), given.get("resume")
@@ -256,7 +256,7 @@ def show_sample(run: Any) -> None:
     """Print what the trained model writes, and the command that writes more."""
     from npgpt import generate
     from npgpt.say import say, say_text
-    from npgpt.weights import load_pretrained
+    from npgpt.weights.load import load_pretrained
 
     model = load_pretrained(run.folder)
     prompt = run.prompt()
@@ -273,7 +273,7 @@ def show_sample(run: Any) -> None:
 
 def generate(args: list[str]) -> int:
     """``npgpt generate``; it returns 130 if it was interrupted."""
-    from npgpt.generation.command import GenerateOptions, run
+    from npgpt.commands.generate import GenerateOptions, run
 
     if args and not args[0].startswith("-"):
         raise UserError(f"to continue a text, give it as --prompt {quoted(args[0])}")
@@ -302,7 +302,7 @@ def info(args: list[str]) -> int:
     names = [options.model] if options.model is not None else []
     names += options.compare
 
-    from npgpt.info import presets, show
+    from npgpt.diagnostics.info import presets, show
 
     print(shown_text(show(names, options.batch, options.context)) if names else presets())
     return 0
@@ -320,8 +320,8 @@ class ExportOptions:
 
 def export(args: list[str]) -> int:
     """``npgpt export``."""
-    from npgpt.export import export
     from npgpt.say import say
+    from npgpt.weights.export import export
 
     options = parse(ExportOptions, args, "export")
     if not options.source or not options.folder:
@@ -333,14 +333,14 @@ def export(args: list[str]) -> int:
 
 def tokenizer(args: list[str]) -> int:
     """``npgpt tokenizer``."""
-    from npgpt.tokenizers.command import main
+    from npgpt.commands.tokenizer import main
 
     return main(args)
 
 
 def step(args: list[str]) -> int:
     """``npgpt step``."""
-    from npgpt.step import StepOptions, run
+    from npgpt.commands.step import StepOptions, run
 
     options = parse(StepOptions, args, "step")
     run(options.script, list(options.arguments), options)
@@ -349,7 +349,7 @@ def step(args: list[str]) -> int:
 
 def why(args: list[str]) -> int:
     """``npgpt why``."""
-    from npgpt.replay import WhyOptions, why
+    from npgpt.training.replay import WhyOptions, why
 
     why(parse(WhyOptions, args, "why"))
     return 0
@@ -366,7 +366,7 @@ class LessonOptions:
 def lesson(args: list[str]) -> int:
     """``npgpt lesson``."""
     options = parse(LessonOptions, args, "lesson")
-    from npgpt.lessons import Lesson, Player, lessons
+    from npgpt.learn.lessons import Lesson, Player, lessons
 
     if options.number:
         Player(Lesson(options.number)).play()
@@ -398,7 +398,7 @@ def kata(args: list[str]) -> int:
     options = parse(KataOptions, args, "kata")
     name = options.op
 
-    from npgpt.kata import Kata, Session
+    from npgpt.learn.katas import Kata, Session
 
     session = Session()
     if not name:
@@ -424,7 +424,7 @@ def kata(args: list[str]) -> int:
 
 def profile(args: list[str]) -> int:
     """``npgpt profile``."""
-    from npgpt.profile import ProfileOptions, run
+    from npgpt.diagnostics.profile import ProfileOptions, run
 
     path = read(ProfileOptions, args, "profile").get("config")
     default = of_file(ProfileOptions, path) if path else ProfileOptions()
@@ -434,14 +434,14 @@ def profile(args: list[str]) -> int:
 
 def doctor(args: list[str]) -> int:
     """``npgpt doctor``; it returns 1 where something needs to be fixed."""
-    from npgpt.doctor import DoctorOptions, run
+    from npgpt.diagnostics.doctor import DoctorOptions, run
 
     return run(parse(DoctorOptions, args, "doctor"))
 
 
 def warmup(args: list[str]) -> int:
     """``npgpt warmup``."""
-    from npgpt.warmup import WarmupOptions, run
+    from npgpt.diagnostics.warmup import WarmupOptions, run
 
     parse(WarmupOptions, args, "warmup")
     run()
@@ -463,17 +463,17 @@ def completion(args: list[str]) -> int:
         raise UserError('name the shell, as in: eval "$(npgpt completion bash)"')
 
     from autograd import REGISTRY
-    from npgpt.config import PRESETS
-    from npgpt.doctor import DoctorOptions
-    from npgpt.generation.command import GenerateOptions
-    from npgpt.lessons import lessons
+    from npgpt.commands import tokenizer as command
+    from npgpt.commands.generate import GenerateOptions
+    from npgpt.commands.step import StepOptions
+    from npgpt.diagnostics.doctor import DoctorOptions
+    from npgpt.diagnostics.profile import ProfileOptions
+    from npgpt.diagnostics.warmup import WarmupOptions
+    from npgpt.learn.lessons import lessons
+    from npgpt.models.config import PRESETS
     from npgpt.options import completion
-    from npgpt.profile import ProfileOptions
-    from npgpt.replay import WhyOptions
-    from npgpt.step import StepOptions
-    from npgpt.tokenizers import command
     from npgpt.tokenizers.store import KNOWN
-    from npgpt.warmup import WarmupOptions
+    from npgpt.training.replay import WhyOptions
 
     options: dict[str, type] = {
         "train": TrainOptions, "generate": GenerateOptions, "info": InfoOptions,

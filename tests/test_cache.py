@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autograd import machine
-from npgpt import doctor
 from npgpt.cli import main
+from npgpt.diagnostics import doctor
 
 pytestmark = pytest.mark.skipif(not machine.compiles(), reason="needs compiled kernels")
 if machine.compiles():
@@ -196,7 +196,7 @@ def test_processes_at_once(tmp_path):
 
 
 def test_warmup_mends_the_cache(cached, capsys, monkeypatch):
-    from npgpt import warmup
+    from npgpt.diagnostics import warmup
 
     flip(files(cached)[0], 0.5)
     monkeypatch.setattr(warmup, "use_kernels_once", lambda: None)

@@ -87,7 +87,7 @@ def test_ctrl_c(here):
 @pytest.mark.parametrize("name", ["shakespeare_char.toml", "shakespeare_char_cpu.toml"])
 def test_nanogpts_recipes(name):
     """Field by field as in nanoGPT's config/train_shakespeare_char.py and its README."""
-    from npgpt.config import TrainConfig
+    from npgpt.training.config import TrainConfig
 
     recipe = TrainConfig.from_toml(CONFIGS / name)
     shared = dict(learning_rate=1e-3, min_lr=1e-4, beta1=0.9, beta2=0.99, warmup_iters=100,
@@ -226,12 +226,12 @@ def test_a_prompt_that_begins_with_a_hyphen(trained, capsys):
 
 
 def test_too_little_memory(trained, capsys, monkeypatch):
-    import npgpt.weights
+    import npgpt.weights.load
 
     def too_much(*args, **options):
         raise MemoryError("Unable to allocate 8 PiB")
 
-    monkeypatch.setattr(npgpt.weights, "find_config", too_much)
+    monkeypatch.setattr(npgpt.weights.load, "find_config", too_much)
     assert main(["generate", "--model", str(trained), "--prompt", "to"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "not enough memory: Unable to allocate 8 PiB; lower" in err
@@ -278,7 +278,7 @@ def test_a_long_prompt_is_announced(trained, capsys):
 
 def test_a_disk_that_fills_up(here, capsys, monkeypatch):
     """The message names the way on, and the last state is whole."""
-    from npgpt import train as training
+    from npgpt.training import run as training
 
     def full(*args):
         raise OSError(28, "No space left on device")

@@ -10,8 +10,8 @@ import pytest
 
 from autograd import nn
 from npgpt import GPT, GPTConfig
-from npgpt.model import Block
-from npgpt.optim import AdamW
+from npgpt.models.blocks import Block
+from npgpt.training.optim import AdamW
 
 PAGE = Path(__file__).parent.parent / "docs" / "common_mistakes.md"
 attention = nn.scaled_dot_product_attention

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import autograd
 from autograd import no_grad, tensor
 from npgpt import GPT, GPTConfig
-from npgpt.nn import Parameter
-from npgpt.optim import AdamW, adamw
-from npgpt.quantize import quantize
+from npgpt.generation.quantize import quantize
+from npgpt.module import Parameter
+from npgpt.training.optim import AdamW, adamw
 
 
 def pickled(x):

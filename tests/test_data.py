@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt import UserError
-from npgpt.data import library_text, open_tokens, read_text, split_tokens, write_tokens
 from npgpt.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
@@ -20,6 +19,7 @@ from npgpt.tokenizers import (
     make_tokenizer,
     save_tokenizer,
 )
+from npgpt.training.data import library_text, open_tokens, read_text, split_tokens, write_tokens
 
 # ---- tokenizers
 
@@ -276,8 +276,8 @@ def describe(path, content=None, **values):
 
 
 def test_a_token_file_of_an_unknown_tokenizer(tmp_path):
-    from npgpt.config import TrainConfig
-    from npgpt.train import start
+    from npgpt.training.config import TrainConfig
+    from npgpt.training.run import start
 
     write_tokens(tmp_path / "x.bin", "hello, world " * 99, ByteTokenizer(), [])
     describe(tmp_path / "x.bin", tokenizer={"kind": "runes"})

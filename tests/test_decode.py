@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from autograd import no_grad
 from autograd.kernels import use_kernels
 from npgpt import GPT, GPTConfig, generate
-from npgpt.decode import Decoder
-from npgpt.model import KVCache
-from npgpt.nn import Linear
-from npgpt.quantize import quantize
+from npgpt.generation.decode import Decoder
+from npgpt.generation.quantize import quantize
+from npgpt.models.cache import KVCache
+from npgpt.models.layers import Linear
 
 MODELS = {
     "gpt2": {},

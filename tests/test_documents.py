@@ -14,15 +14,16 @@ from test_train import Quiet, config, lines, same_runs
 
 from npgpt import GPT, GPTConfig, UserError, generate, load_tokenizer
 from npgpt.cli import main
-from npgpt.curve import loss_curve, read_losses
-from npgpt.data import END, encode_text, end_token, open_tokens, read_documents, separated
-from npgpt.display import Display
-from npgpt.evaluate import whole_loss
+from npgpt.evaluation.loss import whole_loss
 from npgpt.files import read_tensors
-from npgpt.replay import Replay, by_sequence
 from npgpt.tokenizers import ByteTokenizer, CharTokenizer, save_tokenizer
-from npgpt.train import Interrupted, resume, start, train, train_step
-from npgpt.weights import load_pretrained
+from npgpt.training.curve import loss_curve, read_losses
+from npgpt.training.data import END, encode_text, end_token, open_tokens, read_documents, separated
+from npgpt.training.display import Display
+from npgpt.training.interrupt import Interrupted
+from npgpt.training.replay import Replay, by_sequence
+from npgpt.training.run import resume, start, train, train_step
+from npgpt.weights.load import load_pretrained
 
 TINY = dict(vocab_size=6, n_positions=12, n_embd=8, n_layer=2, n_head=2)
 

@@ -12,7 +12,7 @@ import autograd
 from autograd.stepper import record, trace
 from autograd.stepper.draw import _Box, _laid_out, draw
 from npgpt import GPT, GPTConfig
-from npgpt.nn import Module, Parameter
+from npgpt.module import Module, Parameter
 
 printable = characters(exclude_categories=["C", "Zl", "Zp"], exclude_characters=".")
 

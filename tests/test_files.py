@@ -35,13 +35,13 @@ from autograd.stepper.draw import draw
 from autograd.stepper.to_source import to_source
 from autograd.stepper.trace import Trace, trace
 from npgpt import GPT, GPTConfig
-from npgpt.config import TrainConfig
-from npgpt.data import open_tokens, write_tokens
 from npgpt.errors import UserError
 from npgpt.files import append, release
 from npgpt.tokenizers import BPETokenizer, ByteTokenizer, read_tokenizer, write_tiktoken
-from npgpt.train import open_run, start
-from npgpt.weights import load_pretrained
+from npgpt.training.config import TrainConfig
+from npgpt.training.data import open_tokens, write_tokens
+from npgpt.training.run import open_run, start
+from npgpt.weights.load import load_pretrained
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 CALLS = "open fsync replace link unlink".split()  # of the system, at which a process may end

@@ -19,13 +19,13 @@ import autograd
 from autograd import no_grad
 from npgpt import GPT, GPTConfig, TextStreamer, UserError
 from npgpt.cli import main
-from npgpt.evaluate import whole_loss
-from npgpt.generation import command
+from npgpt.commands import generate as command
+from npgpt.evaluation.loss import whole_loss
 from npgpt.generation.options import Options
 from npgpt.generation.processors import draw, log_softmax, process
+from npgpt.generation.quantize import Int8GPT, quantize
 from npgpt.generation.reader import Reader, window_start
-from npgpt.model import KVCache
-from npgpt.quantize import Int8GPT, quantize
+from npgpt.models.cache import KVCache
 from npgpt.tokenizers import BPETokenizer, ByteTokenizer, GPT1Tokenizer, save_tokenizer
 
 FAMILIES = {

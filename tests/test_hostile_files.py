@@ -30,16 +30,16 @@ from autograd.schema import UserError
 from autograd.stepper import trace
 from autograd.stepper.terminal import Terminal
 from npgpt import GPT, GPTConfig, generate, load_tokenizer
-from npgpt import train as training
 from npgpt.cli import main
-from npgpt.config import TrainConfig
-from npgpt.data import open_tokens, tokenizer_of_tokens
-from npgpt.data import read_text as read_corpus
-from npgpt.kata import Progress
-from npgpt.replay import Replay
+from npgpt.learn.katas import Progress
 from npgpt.tokenizers import train_bpe, write_tiktoken
 from npgpt.tokenizers.huggingface import byte_letters
-from npgpt.weights import load_pretrained
+from npgpt.training import run as training
+from npgpt.training.config import TrainConfig
+from npgpt.training.data import open_tokens, tokenizer_of_tokens
+from npgpt.training.data import read_text as read_corpus
+from npgpt.training.replay import Replay
+from npgpt.weights.load import load_pretrained
 
 TEXT = "to be, or not to be: that is the question.\n" * 20
 MEMORY = 2**30  # bytes that a reader may take
@@ -237,8 +237,8 @@ def read_any_tokenizer(folder):
 
 
 def make_tokens(folder):
-    from npgpt.data import write_tokens
     from npgpt.tokenizers import CharTokenizer
+    from npgpt.training.data import write_tokens
 
     folder.mkdir(parents=True, exist_ok=True)
     write_tokens(folder / "own.bin", TEXT, CharTokenizer.from_text(TEXT), ["text.txt"])
@@ -621,7 +621,7 @@ def takes_pipes(args):
 def test_text_from_a_pipe(tmp_path, monkeypatch):
     """A pipe is read to its end where text is expected, up to a limit."""
     os.mkfifo(tmp_path / "pipe")
-    code = "import sys; from npgpt.data import read_text; print(len(read_text((sys.argv[1],))[0]))"
+    code = "import sys; from npgpt.training.data import read_text; print(len(read_text((sys.argv[1],))[0]))"
     command = [sys.executable, "-c", code, tmp_path / "pipe"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     with (tmp_path / "pipe").open("w") as pipe:

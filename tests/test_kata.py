@@ -14,7 +14,7 @@ from rich.console import Console
 from autograd import REGISTRY, Op
 from npgpt.cli import main
 from npgpt.errors import UserError
-from npgpt.kata import PATH, Kata, Progress, Session, WrongRule
+from npgpt.learn.katas import PATH, Kata, Progress, Session, WrongRule
 
 # written as a learner would: for clarity, not for speed
 SOLUTIONS = {

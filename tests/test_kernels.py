@@ -322,8 +322,8 @@ def test_a_large_product_and_its_gradients(monkeypatch):
 @DTYPE
 def test_optimizer(dtype):
     """Ten updates, and the norm and scaling of gradients: as NumPy's, within rounding."""
-    from npgpt.nn import Parameter
-    from npgpt.optim import AdamW, clip_grad_norm
+    from npgpt.module import Parameter
+    from npgpt.training.optim import AdamW, clip_grad_norm
 
     def train():
         random = np.random.default_rng(0)
@@ -356,7 +356,7 @@ def test_optimizer(dtype):
 @DTYPE
 def test_one_update_of_any_size(dtype, scale):
     """Its error is at most twice NumPy's; a NaN spoils its own element and no other."""
-    from npgpt.optim import adamw, global_norm, scale_all
+    from npgpt.training.optim import adamw, global_norm, scale_all
 
     random = np.random.default_rng(0)
     p, g, mean, square = random.standard_normal((4, 3000)).astype(dtype)
@@ -536,9 +536,9 @@ def test_floats_in_the_order_of_integers(dtype):
 def test_training_follows_the_same_curve(dtype, rtol):
     """The same mathematics: 100 updates of a small GPT, with dropout."""
     from npgpt import GPT, GPTConfig
-    from npgpt.nn import dropout_from
-    from npgpt.optim import AdamW, clip_grad_norm
-    from npgpt.train import train_step
+    from npgpt.models.layers import dropout_from
+    from npgpt.training.optim import AdamW, clip_grad_norm
+    from npgpt.training.run import train_step
 
     def curve():
         random = np.random.default_rng(0)

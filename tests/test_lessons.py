@@ -16,7 +16,7 @@ from rich.console import Console
 from autograd.stepper.terminal import Terminal
 from npgpt.cli import main
 from npgpt.errors import UserError
-from npgpt.lessons import Lesson, Player, essential, lessons, question
+from npgpt.learn.lessons import Lesson, Player, essential, lessons, question
 
 NUMBERS = [lesson.number for lesson in lessons()]
 
@@ -34,7 +34,9 @@ def said(player):
 def test_says_what_the_stepper_prints(number):
     lesson = Lesson(number)
     text = lesson.path.read_text(encoding="utf-8")
-    assert text == lesson.replayed(), "if that is as it should be, run: python -m npgpt.lessons"
+    assert text == lesson.replayed(), (
+        "if that is as it should be, run: python -m npgpt.learn.lessons"
+    )
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from autograd import nn, use_kernels
 from autograd.testing import gradcheck
 from npgpt import GPT, GPTConfig, UserError
-from npgpt.config import PRESETS
-from npgpt.data import random_batch
-from npgpt.evaluate import whole_loss
-from npgpt.info import Cost, config_of, parameters_by_part, show
-from npgpt.nn import SinusoidalEmbedding, dropout_from, unallocated
-from npgpt.quantize import quantize
-from npgpt.train import train_step
+from npgpt.diagnostics.info import Cost, config_of, parameters_by_part, show
+from npgpt.evaluation.loss import whole_loss
+from npgpt.generation.quantize import quantize
+from npgpt.models.config import PRESETS
+from npgpt.models.layers import dropout_from
+from npgpt.models.positions import SinusoidalEmbedding
+from npgpt.module import unallocated
+from npgpt.training.data import random_batch
+from npgpt.training.run import train_step
 
 TINY = GPTConfig(
     vocab_size=11, n_positions=8, n_embd=12, n_layer=2, n_head=3,

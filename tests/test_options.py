@@ -214,7 +214,7 @@ def test_tiny_terminals(size):
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30,) * 2);"
         "from npgpt.cli import main; main(['info', 'gpt2']); main(['kata']);"
-        "from npgpt.display import Display; d = Display(3)\n"
+        "from npgpt.training.display import Display; d = Display(3)\n"
         "with d: d.step(1, 2.0, 3.0); d.evaluated(2, 1.0, 1.0)\n"
         "main(['train', '--help'])"
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig
-from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
+from npgpt.training.optim import AdamW, clip_grad_norm, learning_rate_at
 
 pytestmark = pytest.mark.usefixtures("oracle")
 

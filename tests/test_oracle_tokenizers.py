@@ -11,7 +11,6 @@ import warnings
 import pytest
 
 from npgpt import GPT, GPTConfig, UserError
-from npgpt.export import export
 from npgpt.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
@@ -21,6 +20,7 @@ from npgpt.tokenizers import (
     train_bpe,
 )
 from npgpt.tokenizers.huggingface import byte_letters, write_hugging_face
+from npgpt.weights.export import export
 
 tokenizers = pytest.importorskip("tokenizers")
 from tokenizers import (  # noqa: E402

@@ -8,10 +8,10 @@ import pytest
 
 import autograd
 from autograd import Ledger, Roof, ledger, machine, nn
-from npgpt import doctor
 from npgpt.cli import main
-from npgpt.info import Cost
-from npgpt.profile import ProfileOptions, Step
+from npgpt.diagnostics import doctor
+from npgpt.diagnostics.info import Cost
+from npgpt.diagnostics.profile import ProfileOptions, Step
 
 TINY = dict(n_layer=2, n_head=2, n_embd=16, block_size=8, batch_size=3)
 PRODUCTS = {"matmul", "affine", "attention", "einsum"}

@@ -10,8 +10,8 @@ from autograd.kernels import use_kernels
 from npgpt import GPT, GPTConfig, generate
 from npgpt.cli import main
 from npgpt.errors import UserError
-from npgpt.evaluate import whole_loss
-from npgpt.quantize import Int8Matrix, product, quantize
+from npgpt.evaluation.loss import whole_loss
+from npgpt.generation.quantize import Int8Matrix, product, quantize
 from npgpt.tokenizers import make_tokenizer, save_tokenizer
 
 KERNELS = pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "numpy"])

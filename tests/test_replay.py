@@ -17,15 +17,24 @@ from rich.console import Console
 import autograd
 from autograd.stepper import Trace, stopping_at_backward
 from npgpt import GPT, UserError
-from npgpt import train as training
 from npgpt.cli import main
-from npgpt.config import TrainConfig
-from npgpt.display import Display
+from npgpt.commands.step import StepOptions
+from npgpt.commands.step import run as npgpt_step
 from npgpt.files import read_tensors, write_tensors
-from npgpt.replay import MOST_ROWS, Replay, WhyOptions, by_sequence, find_weight, follow, why
-from npgpt.step import StepOptions
-from npgpt.step import run as npgpt_step
-from npgpt.train import Interrupted, Run, resume, start, train
+from npgpt.training import run as training
+from npgpt.training.config import TrainConfig
+from npgpt.training.display import Display
+from npgpt.training.interrupt import Interrupted
+from npgpt.training.replay import (
+    MOST_ROWS,
+    Replay,
+    WhyOptions,
+    by_sequence,
+    find_weight,
+    follow,
+    why,
+)
+from npgpt.training.run import Run, resume, start, train
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
 SMALL = dict(
@@ -198,7 +207,7 @@ def test_checkpoints_of_a_course_that_was_given_up(tmp_path):
 def test_another_environment_is_refused_by_name(key, value, message, resumed, monkeypatch):
     folder, _ = resumed
     here = training.environment() | {key: value}
-    monkeypatch.setattr("npgpt.replay.environment", lambda: here)
+    monkeypatch.setattr("npgpt.training.replay.environment", lambda: here)
     with pytest.raises(UserError, match=message):
         Replay(folder, 5)
     (note,) = Replay(folder, 5, force=True).notes

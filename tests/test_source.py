@@ -21,7 +21,7 @@ from autograd.tensor import Tensor
 from autograd.testing import op_calls
 from autograd.testing.properties import Applied
 from npgpt import GPT, GPTConfig
-from npgpt.nn import dropout_from
+from npgpt.models.layers import dropout_from
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 GROUPS = sorted({op.__module__ for op in autograd.REGISTRY.values()})

@@ -28,8 +28,8 @@ from autograd.testing import properties
 from autograd.testing.strategies import op_calls
 from npgpt import GPT, GPTConfig
 from npgpt.cli import main
+from npgpt.commands.step import StepOptions, run
 from npgpt.errors import UserError
-from npgpt.step import StepOptions, run
 
 OPS = sorted(autograd.REGISTRY)
 TANH = "h = np.tanh(z)"
@@ -959,7 +959,7 @@ def test_starting_is_light(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "commands").write_text("quit")
     code = (
-        "import sys; from npgpt.step import run, StepOptions; "
+        "import sys; from npgpt.commands.step import run, StepOptions; "
         f"run({str(tmp_path / 'script.py')!r}, [], "
         f"StepOptions(commands={str(tmp_path / 'commands')!r})); "
         "print(sorted({'prompt_toolkit', 'hypothesis', 'torch', 'tiktoken'} & set(sys.modules)))"
@@ -972,7 +972,7 @@ def test_in_a_terminal(tmp_path):
     pty = pytest.importorskip("pty")
     (tmp_path / "script.py").write_text(SCRIPT)
     master, slave = pty.openpty()
-    code = "from npgpt.step import run, StepOptions; run('script.py', [], StepOptions())"
+    code = "from npgpt.commands.step import run, StepOptions; run('script.py', [], StepOptions())"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=slave, stdout=slave, stderr=slave, close_fds=True, cwd=tmp_path,

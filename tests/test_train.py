@@ -21,15 +21,16 @@ from safetensors.numpy import save_file
 from autograd.console import Console
 from npgpt import GPT, UserError
 from npgpt.cli import main
-from npgpt.config import TrainConfig
-from npgpt.data import write_tokens
-from npgpt.display import Display, OutputLost
-from npgpt.evaluate import whole_loss
+from npgpt.evaluation.loss import whole_loss
 from npgpt.files import read_tensors, release, replacing, write_tensors, write_text
-from npgpt.replay import Replay
 from npgpt.tokenizers import ByteTokenizer
-from npgpt.train import Interrupted, interruptible, latest_run, resume, start, train
-from npgpt.weights import load_pretrained
+from npgpt.training.config import TrainConfig
+from npgpt.training.data import write_tokens
+from npgpt.training.display import Display, OutputLost
+from npgpt.training.interrupt import Interrupted, interruptible
+from npgpt.training.replay import Replay
+from npgpt.training.run import latest_run, resume, start, train
+from npgpt.weights.load import load_pretrained
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
 
@@ -301,7 +302,7 @@ def test_signals_while_a_checkpoint_is_written(
                 time.sleep(0.01)
         write_tensors(path, *args)
 
-    monkeypatch.setattr("npgpt.train.write_tensors", interrupted)
+    monkeypatch.setattr("npgpt.training.run.write_tensors", interrupted)
     with pytest.raises(Interrupted if n_signals == 1 else KeyboardInterrupt):
         train(run, Quiet(run))
     monkeypatch.undo()

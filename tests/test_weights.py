@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from autograd import nn, no_grad
 from npgpt import GPT, GPTConfig, UserError
-from npgpt.evaluate import whole_loss
+from npgpt.evaluation.loss import whole_loss
 from npgpt.files import read_tensors, write_tensors
-from npgpt.optim import AdamW
-from npgpt.weights import MINGPT, find_model, open_safetensors
+from npgpt.hub import find_model
+from npgpt.training.optim import AdamW
+from npgpt.weights.names import MINGPT
+from npgpt.weights.safetensors import open_safetensors
 
 TINY = GPTConfig(vocab_size=11, n_positions=8, n_embd=64, n_layer=2, n_head=1)
 IDS = np.arange(6)[None]
@@ -248,8 +250,8 @@ def test_openais_gpt1(n_shards, tmp_path):
 
 
 def test_the_published_shapes_are_the_presets(shared, tmp_path):
-    from npgpt.nn import unallocated
-    from npgpt.weights import release_config, release_shapes
+    from npgpt.module import unallocated
+    from npgpt.weights.release import release_config, release_shapes
 
     shutil.copy(shared / "tokenizers" / "gpt1" / "params_shapes.json", tmp_path)
     assert release_config(tmp_path) == GPTConfig.preset("gpt1")
@@ -596,7 +598,7 @@ def test_a_loaded_model_trains(layout, tmp_path):
 MEASURE = """
 import sys, time, resource, numpy as np
 from npgpt import GPT
-from npgpt.weights import MINGPT
+from npgpt.weights.names import MINGPT
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 np.ones((64, 64)) @ np.ones((64, 64))
 before, start = peak(), time.monotonic()

@@ -16,8 +16,8 @@ from npgpt.generation.options import Options, fitted
 from npgpt.generation.reader import Reader, hop
 from npgpt.generation.search import BeamSearch, Generated, Sampling, Search
 from npgpt.generation.streaming import Streamer, TextStreamer
-from npgpt.model import GPT
-from npgpt.nn import check_ids
+from npgpt.models.gpt import GPT
+from npgpt.module import check_ids
 from npgpt.say import say
 from npgpt.tokenizers.base import Tokenizer
 
@@ -120,7 +120,7 @@ def generate(
     num_return_sequences : int
         Continuations of each prompt, next to each other in the result.
     use_cache : bool
-        Keep each layer's keys and values of what was read (`npgpt.model.KVCache`). The result is
+        Keep each layer's keys and values of what was read (`npgpt.models.cache.KVCache`). The result is
         the same without, and slow.
     seed : int, optional
         Of the sampling; the same seed gives the same text.

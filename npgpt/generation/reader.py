@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy import ndarray
 
-from npgpt.decode import Decoder
-from npgpt.model import GPT, KVCache
+from npgpt.generation.decode import Decoder
+from npgpt.models.cache import KVCache
+from npgpt.models.gpt import GPT
 
 
 def hop(n_positions: int) -> int:

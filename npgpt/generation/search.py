@@ -17,7 +17,7 @@ from npgpt.generation.options import Options
 from npgpt.generation.processors import draw, log_softmax, process
 from npgpt.generation.reader import Reader
 from npgpt.generation.streaming import Streamer
-from npgpt.nn import evaluating
+from npgpt.module import evaluating
 from npgpt.tokenizers.base import Tokenizer
 
 

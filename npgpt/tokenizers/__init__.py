@@ -91,7 +91,7 @@ def make_tokenizer(name: str, text: str = "", special_tokens: Sequence[str] = ()
     >>> make_tokenizer("byte").n_vocab
     256
     """
-    from npgpt.config import nearest
+    from npgpt.models.config import nearest
 
     if name == "char":
         return CharTokenizer.from_text(text, special_tokens)
@@ -131,7 +131,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     path = Path(path)
     if not path.exists():
-        from npgpt.weights import find_model
+        from npgpt.hub import find_model
 
         path = find_model(str(path))
     if path.suffix == ".safetensors" and path.is_file():

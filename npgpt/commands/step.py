@@ -1,0 +1,217 @@
+"""``npgpt step``: walk through the backward pass of a script, a model, a run, or a saved trace."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+import autograd
+from autograd.reading import SMALL, read_bytes, read_text
+from autograd.schema import FileName
+from npgpt.errors import UserError
+from npgpt.models.config import Steps
+from npgpt.options import Argument
+from npgpt.say import say
+
+
+@dataclass
+class StepOptions:
+    """Walk through the backward pass of a script, a model, a run or a trace."""
+
+    script: Annotated[FileName, Argument("SCRIPT.py")] = ""
+    """A script, which is run as Python runs it."""
+    arguments: Annotated[tuple[str, ...], Argument("-- ARG ...")] = ()
+    """What the script finds in sys.argv."""
+    model: FileName = ""
+    """A folder with a model, or a name on the hub: its loss on --text."""
+    text: str = ""
+    """What the model reads."""
+    run: FileName = ""
+    """A run folder: the backward pass of its update --at."""
+    at: Steps | None = None
+    """The update that leads from this step to the next; what comes before it is replayed."""
+    force: bool = False
+    """Replay although threads, kernels or libraries are not what they were."""
+    trace: FileName = ""
+    """A folder with a trace that was saved."""
+    save: FileName = ""
+    """A folder to save the trace to."""
+    commands: FileName = ""
+    """A file of commands to run, instead of asking for them."""
+    source: FileName = ""
+    """A file to write the first pass to, as a NumPy script, instead of walking through it."""
+    primitives: bool = False
+    """Write the primitives that fused ops are made of."""
+
+
+def run(script: str, arguments: list[str], options: StepOptions) -> None:
+    """Walk through what the options name."""
+    if sum(map(bool, (script, options.model, options.run, options.trace))) != 1:
+        raise UserError(
+            "give a script, or --model DIR --text TEXT, or --run DIR --at STEP, or --trace DIR"
+        )
+    if options.at is not None and not options.run:
+        raise UserError("--at is a step of a run: name its folder with --run DIR")
+    if options.primitives and not options.source:
+        raise UserError("--primitives are for a script that is written: add --source FILE.py")
+    if options.source:
+        check_source(script, options)
+    session = _Session(options)
+    try:
+        if options.trace:
+            session.take(saved(options.trace))
+        elif options.model:
+            with session.recording():
+                found = of_model(options.model, options.text)
+            session.take(found)
+        elif options.run:
+            run_step(options, session)
+        else:
+            run_script(script, arguments, session)
+    except _Left:
+        pass
+
+
+def check_source(script: str, options: StepOptions) -> None:
+    """Refuse what cannot be written as a script, or where."""
+    path = Path(options.source)
+    if options.trace or options.save or options.commands:
+        raise UserError("--source writes a new pass: leave out --trace, --save and --commands")
+    if path.suffix != ".py":
+        raise UserError(f"--source {path} is to be a .py file; its arrays go to .npz beside it")
+    if script and path.exists() and path.samefile(script):
+        raise UserError(f"--source {path} is the script itself; name another file")
+
+
+def saved(folder: str) -> Any:
+    """Return the trace in a folder; a UserError if it holds none."""
+    try:
+        return autograd.stepper.Trace.load(folder)
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(str(error)) from None
+
+
+def of_model(folder: str, text: str) -> Any:
+    """Return the trace of a model's loss on a text: each token is to be foretold by those before.
+
+    Raises
+    ------
+    UserError
+        If the text has fewer than two tokens, or more than the model reads at once.
+    """
+    from npgpt import load_tokenizer
+    from npgpt.hub import find_model
+    from npgpt.weights.load import load_pretrained
+
+    path = find_model(folder)
+    model = load_pretrained(path)
+    ids = np.array([load_tokenizer(path).encode(text)])  # (1, T + 1)
+    if ids.shape[1] < 2:
+        raise UserError("the text needs two tokens or more: give it with --text TEXT")
+    if ids.shape[1] - 1 > model.config.n_positions:
+        raise UserError(
+            f"the text has {ids.shape[1]} tokens, and the model reads {model.config.n_positions}"
+        )
+    model.eval()
+    with autograd.record():
+        logits, loss = model(ids[:, :-1], targets=ids[:, 1:])
+    return autograd.stepper.trace(loss)
+
+
+class _Session:
+    """Walks through one pass after the other, by a file of commands if there is one."""
+
+    def __init__(self, options: StepOptions) -> None:
+        self.lines: Iterator[str] | None = None
+        if options.commands:
+            self.lines = iter(read_text(options.commands, pipes=True).splitlines())
+        self.options = options
+        self.count = 0
+
+    def recording(self) -> AbstractContextManager:
+        """Record as the passes are to be seen: a script that is written knows no kernels."""
+        return autograd.use_kernels(False) if self.options.source else nullcontext()
+
+    def take(self, trace: Any) -> None:
+        """Walk through a pass, the first of which is saved, or written, if that was asked for."""
+        self.count += 1
+        if self.options.source:
+            self.write(trace)
+            raise _Left
+        if self.options.save and self.count == 1:
+            trace.save(self.options.save)
+        try:
+            left = autograd.stepper.walk(trace, self.lines)
+        except BrokenPipeError:  # the reader, such as head, has seen enough
+            left = True
+        if left:
+            raise _Left
+
+    def write(self, trace: Any) -> None:
+        """Write a pass as a script."""
+        path, value = self.options.source, trace.recording.values[trace.start]
+        try:
+            autograd.to_source(trace, path, primitives=self.options.primitives)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UserError(str(error)) from None
+        say(f"{path} is written; it prints {trace.recording.name(trace.start)} = {value!s}")
+
+
+class _Left(BaseException):
+    """The stepper was left: so is the script. No script catches it as an Exception."""
+
+
+def run_step(options: StepOptions, session: _Session) -> None:
+    """Take a run to a step again, and stop at each backward of the update from there."""
+    from npgpt.training.replay import Replay
+
+    folder, step = options.run, options.at
+    if step is None:
+        raise UserError("say which update of the run: --at STEP")
+    replay = Replay(folder, step, step, force=options.force)
+    replay.seek(step)
+    for note in replay.notes:
+        say(f"note: {note}")
+    n = replay.run.config.gradient_accumulation_steps
+    say(f"update {step} of {folder}, replayed from {replay.origin}")
+
+    def take(trace: Any) -> None:
+        if n > 1:
+            print(f"\nbatch {session.count + 1} of the {n} that this update adds up")
+        session.take(trace)
+
+    with session.recording(), autograd.stepper.stopping_at_backward(take):
+        replay.run.backward()
+
+
+def run_script(script: str, arguments: list[str], session: _Session) -> None:
+    """Run a script as ``python script.py`` does, with recording on, and stop at each pass."""
+    path = Path(script)
+    if not path.exists():
+        raise UserError(f"the script {script} does not exist")
+    read_bytes(path, SMALL)
+    before = sys.argv, sys.path[0]
+    sys.argv, sys.path[0] = [script, *arguments], str(path.parent)
+    try:
+        with session.recording(), autograd.stepper.stopping_at_backward(session.take):
+            runpy.run_path(script, run_name="__main__")
+    except UserError:
+        raise
+    except Exception as error:
+        lines = error.__traceback__
+        while lines and lines.tb_frame.f_code.co_filename != script:  # what leads to the script
+            lines = lines.tb_next
+        traceback.print_exception(error.with_traceback(lines))
+        raise SystemExit(1) from None
+    finally:
+        sys.argv, sys.path[0] = before
+    if not session.count:
+        raise UserError(f"{script} ended, and called neither backward() nor grad()")

@@ -1,0 +1,49 @@
+"""Finding a model: a folder, a file, or a name on a hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from npgpt.errors import UserError
+from npgpt.models.config import GPTConfig
+from npgpt.weights.load import load_config
+from npgpt.weights.release import is_release, release_config
+
+
+def find_model(source: str | Path) -> Path:
+    """Return the folder or file that a path, or a name on the Hugging Face hub, stands for."""
+    path, name = Path(source), str(source)
+    expected = f"{name or repr(name)} is no folder with a model (config.json and model.safetensors)"
+    if name and path.is_dir() or path.suffix == ".safetensors" and path.is_file():
+        return path
+    if path.exists() or path.suffix == ".safetensors":
+        raise UserError(expected)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or ("/" in name and path.parent.is_dir()):
+        raise UserError(expected)
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(
+            f"{expected}; to look for it on the Hugging Face hub, pip install 'npgpt[hub]'"
+        ) from None
+    files = ["config.json", "generation_config.json", "model.safetensors",
+             "model.safetensors.index.json", "model-*.safetensors", "vocab.json", "merges.txt",
+             "tokenizer*.json", "added_tokens.json", "special_tokens_map.json"]  # fmt: skip
+    try:  # the library falls back on its cache without a network
+        return Path(snapshot_download(name, allow_patterns=files))
+    except Exception as error:  # its own kinds, and those of what it connects with
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(
+            f"{expected}, and the Hugging Face hub, or the cache of it here, did not give one of "
+            f"that name ({type(error).__name__}: {reason})"
+        ) from None
+
+
+def find_config(path: Path) -> GPTConfig:
+    """Return the configuration that comes with what `find_model` found."""
+    if is_release(path):
+        return release_config(path)
+    if path.is_dir() and not (path / "config.json").exists():
+        raise UserError(f"{path} is no folder with a model (it has no config.json)")
+    return load_config(path if path.is_dir() else path.parent)

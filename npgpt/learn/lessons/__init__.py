@@ -1,0 +1,305 @@
+"""Lessons: texts in which prose, scripts and the stepper's commands stand together.
+
+A lesson is a Markdown file here, such as ``1_the_chain_rule.md``. Its ``python`` blocks make up one
+script; a ``step`` block walks through the last `backward` of what has run, and shows what the
+stepper prints. ``python -m npgpt.learn.lessons`` writes that anew; the tests hold every lesson to it.
+"""
+
+from __future__ import annotations
+
+import io
+import linecache
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.syntax import Syntax
+from rich.text import Text
+
+import autograd
+from autograd.console import Console
+from autograd.kernels import use_kernels
+from autograd.stepper.terminal import Terminal
+from npgpt.errors import UserError
+
+HOW = """\
+Enter runs the command that is shown. Type others to look around, the lesson
+waits for you: help lists them, quit leaves.
+"""
+
+
+class Lesson:
+    """The text of a lesson.
+
+    Parameters
+    ----------
+    number : int or str
+
+    Attributes
+    ----------
+    path : Path
+    title : str
+    parts : list of (str, str)
+        What it consists of, in order: ``text``, ``python`` and ``step``, each with its content.
+
+    Raises
+    ------
+    UserError
+        If there is no such lesson.
+
+    Examples
+    --------
+    >>> from npgpt.learn.lessons import Lesson
+    >>> lesson = Lesson(1)
+    >>> lesson.title
+    'The chain rule on three scalars'
+    >>> print(lesson.parts[1][1].splitlines()[-1])
+    loss.backward()
+    """
+
+    def __init__(self, number: int | str) -> None:
+        self.number, paths = str(number), _paths()
+        if self.number not in paths:
+            raise UserError(f"there is no lesson {number!r}; npgpt lesson lists them")
+        self.path = paths[self.number]
+        text = self.path.read_text(encoding="utf-8")
+        self.title = text.partition("\n")[0].removeprefix("# ")
+        blocks = re.compile(r"^(```(?:python|step)\n.*?^```\n)", re.DOTALL | re.MULTILINE)
+        self.parts = [_part(piece) for piece in blocks.split(text)]
+
+    def replayed(self) -> str:
+        """Return the whole text, with what the stepper prints now.
+
+        Examples
+        --------
+        >>> from npgpt.learn.lessons import Lesson
+        >>> print(Lesson(1).replayed().splitlines()[0])
+        # The chain rule on three scalars
+        """
+        console = Console(file=io.StringIO(), width=80, record=True)
+        player, text = Player(self, console), ""
+        with use_kernels(False):
+            for kind, content in self.parts:
+                player.show(kind, content)
+                printed = f"{console.export_text().strip()}\n"
+                if kind == "step" and essential(printed) != essential(content):
+                    content = printed
+                text += content if kind == "text" else f"```{kind}\n{content}```\n"
+        return text
+
+
+def _part(piece: str) -> tuple[str, str]:
+    """Return the kind and the content of a block, or of the text between blocks."""
+    if not piece.startswith("```"):
+        return "text", piece
+    kind, _, content = piece.removeprefix("```").removesuffix("```\n").partition("\n")
+    return kind, content
+
+
+def lessons() -> list[Lesson]:
+    """Return all lessons, in order.
+
+    Examples
+    --------
+    >>> from npgpt.learn.lessons import lessons
+    >>> len(lessons())
+    6
+    """
+    return [Lesson(number) for number in _paths()]
+
+
+def _paths() -> dict[str, Path]:
+    return {path.name.split("_")[0]: path for path in sorted(Path(__file__).parent.glob("*.md"))}
+
+
+def essential(printed: str) -> str:
+    """Return what the stepper prints without what differs from one machine or version to the next.
+
+    That is the size of rounding errors, lines of the library's own files, and numbers of nodes.
+
+    Examples
+    --------
+    >>> from npgpt.learn.lessons import essential
+    >>> essential("✓ largest difference 7.8e-13 of the largest entry")
+    '✓ largest difference of the largest entry'
+    """
+    for pattern, instead in {
+        r" *-?\d\.\d+e-[12]\d": "",
+        r"equal to rounding: at most apart|equal, bit for bit": "equal",
+        r"─+ (?!lesson)\w+\.py:\d+": "",
+        r"\b([a-z]\w*)_\d+\b": r"\1",
+        r"0\.0000": "     0",
+    }.items():
+        printed = re.sub(pattern, instead, printed)
+    return printed
+
+
+class Player:
+    """Shows a lesson: all of it, or up to each command until the learner lets it run.
+
+    Parameters
+    ----------
+    lesson : Lesson
+    console : Console, optional
+        One that records; standard output if not given.
+    ask : callable, optional
+        Gets the lesson's next command, and returns the learner's: none to let that one run. If not
+        given, a prompt in a terminal, and elsewhere nobody is asked.
+    """
+
+    def __init__(
+        self,
+        lesson: Lesson,
+        console: Console | None = None,
+        ask: Callable[[str], str] | None = None,
+    ) -> None:
+        self.lesson = lesson
+        self.console = console or Console(record=True)
+        if ask is None and sys.stdin.isatty() and self.console.is_terminal:
+            ask = self.prompt()
+        self.ask = ask
+        self.script, self.names = "", {"__name__": "__main__"}
+        self.stepper: Any = None  # of the script's last pass
+        self.begun = False  # whether its first step was shown
+
+    def play(self) -> None:
+        """Show the lesson from its beginning to its end, or until the learner leaves."""
+        if self.ask:
+            self.console.print(Text(HOW, "dim"))
+        try:
+            with use_kernels(False):  # which need a while to compile; lessons are small
+                for kind, content in self.lesson.parts:
+                    self.show(kind, content)
+        except _Left:
+            return
+        following = str(int(self.lesson.number) + 1)
+        if following in _paths():
+            self.console.print(f"\nNext: npgpt lesson {following}")
+
+    def show(self, kind: str, content: str) -> None:
+        """Show a part."""
+        getattr(self, f"show_{kind}")(content)
+
+    # ---- the three kinds of parts
+
+    def show_text(self, content: str) -> None:
+        """Print prose."""
+        text = Text(content[:-1])
+        text.highlight_regex(r"(?m)^#+ .*", "bold")
+        text.highlight_regex(r"`[^`]+`", "cyan")
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
+
+    def show_python(self, content: str) -> None:
+        """Print what is added to the script, run it, and stand at the beginning of its pass."""
+        name = f"lesson{self.lesson.number}.py"
+        before = self.script.count("\n")
+        self.script += content
+        linecache.cache[name] = len(self.script), None, self.script.splitlines(True), name
+        code = Syntax("", "python", theme="ansi_dark").highlight(content)
+        for number, line in enumerate(code.split("\n", allow_blank=False), before + 1):
+            self.console.print(Text(f"{number:>4}  ", "dim").append_text(line), soft_wrap=True)
+        while self.ask and (typed := self.ask("")):
+            if "quit".startswith(typed):
+                raise _Left
+            self.console.print("Enter runs the script, quit leaves the lesson")
+        passes: list[Any] = []
+        with autograd.stepper.stopping_at_backward(passes.append):
+            exec(compile("\n" * before + content, name, "exec"), self.names)
+        hidden = self.stepper is not None and self.stepper.session.hidden
+        self.stepper, self.begun = Terminal(passes[-1], self.console), False
+        self.stepper.session.hidden = hidden
+
+    def show_step(self, content: str) -> None:
+        """Run the commands of a block, each when the learner has had a turn."""
+        if not self.begun:
+            self.stepper.begin()
+            self.begun = True
+        for command in re.findall(r"^\(step\) (.*)", content, re.MULTILINE):
+            if not self.ask:
+                self.console.print(Text(f"(step) {command}", "bold"), soft_wrap=True)
+            elif self.answered(command):
+                continue
+            self.stepper.run(command)
+
+    # ---- the learner
+
+    def answered(self, command: str) -> bool:
+        """Run what the learner types, beside the lesson; return whether it answers a question."""
+        aside = None
+        while typed := self.ask(command):  # type: ignore[misc]
+            if self.alike(typed, command):
+                break
+            aside = aside or self.stepper.branch()
+            self.console.export_text()
+            aside.run(typed)
+            if aside.quit:
+                raise _Left
+            asked, said = question(command).split(), self.console.export_text()
+            if asked and asked == question(typed).split() and "✓" in said and "✗" not in said:
+                return True
+        return False
+
+    def alike(self, typed: str, command: str) -> bool:
+        """Return whether two commands are the same, one perhaps shortened."""
+        (word, _, rest), (other, _, others) = typed.partition(" "), command.partition(" ")
+        try:
+            same = self.stepper.command(word) == self.stepper.command(other)
+        except ValueError:  # the learner's is none
+            return False
+        return same and rest.strip() == others.strip()
+
+    def prompt(self) -> Callable[[str], str]:
+        """Return what asks in a terminal: the lesson's command is there in grey, for Enter.
+
+        A prediction is there up to what is to be predicted.
+        """
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import InMemoryHistory
+        from prompt_toolkit.key_binding import KeyBindings
+
+        keys = KeyBindings()
+        keys.add("c-d")(lambda event: event.app.exit(exception=EOFError))  # even on a begun line
+        words = WordCompleter(
+            lambda: self.stepper.words() if self.stepper else [],
+            pattern=re.compile(r"[\w.\[\]]+"),
+        )
+        session: Any = PromptSession(
+            history=InMemoryHistory(),
+            completer=words,
+            complete_while_typing=False,
+            key_bindings=keys,
+        )
+
+        def ask(command: str) -> str:
+            begun = question(command)
+            shown = [("class:placeholder fg:ansibrightblack", command or "Enter runs the script")]
+            while True:
+                try:
+                    typed = session.prompt("(step) ", default=begun, placeholder=shown).strip()
+                    return "" if typed == begun.strip() else typed
+                except KeyboardInterrupt:
+                    continue
+                except EOFError:
+                    return "quit"
+
+        return ask
+
+
+def question(command: str) -> str:
+    """Return what a prediction is of, up to where the learner's part begins; else nothing.
+
+    Examples
+    --------
+    >>> from npgpt.learn.lessons import question
+    >>> question("predict dx = g * y"), question("predict 3"), question("next")
+    ('predict dx = ', 'predict ', '')
+    """
+    found = re.match(r"predict +(?:(\w+) *=(?!=))?", command)
+    return "" if not found else f"predict {found[1]} = " if found[1] else "predict "
+
+
+class _Left(Exception):
+    """The learner left the lesson."""

@@ -1,8 +1,0 @@
-"""Write what the stepper prints now into the lessons: ``python -m npgpt.lessons``."""
-
-from npgpt.files import write_text
-from npgpt.lessons import lessons
-
-if __name__ == "__main__":
-    for lesson in lessons():
-        write_text(lesson.path, lesson.replayed())

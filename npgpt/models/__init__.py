@@ -1,0 +1,1 @@
+"""The models: one configuration and one file for each architecture, made of shared parts."""

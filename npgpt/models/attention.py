@@ -1,0 +1,109 @@
+"""Self-attention."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from autograd import Tensor, nn
+from npgpt.models.cache import KVCache
+from npgpt.models.config import GPTConfig
+from npgpt.models.layers import (
+    Dropout,
+    Linear,
+    dropout_generator,
+)
+from npgpt.module import Module
+
+
+@dataclass
+class Activations:
+    """What a model computed on the way to its logits; `GPT.activations` returns it."""
+
+    hidden_states: list[Tensor] = field(default_factory=list)
+    """The embeddings and the result of each block, (B, T, C); the last is what the head reads."""
+    attentions: list[Tensor] = field(default_factory=list)
+    """The weights of each layer's heads, (B, H, T, T): row t is where position t looks."""
+
+
+class Attention(Module):
+    """Causal self-attention with several heads (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, config: GPTConfig, layer: int, dtype: Any):
+        self.layer = layer
+        self.n_head = config.n_head
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, config.bias, dtype)
+        self.c_proj = Linear(config.n_embd, config.n_embd, config.bias, dtype)
+        self.resid_dropout = Dropout(config.resid_pdrop)
+        self.attn_pdrop = config.attn_pdrop
+        self.scale = 1.0
+        if config.scale_attn_weights:
+            self.scale /= math.sqrt(config.head_size)
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scale /= layer + 1
+        self.window_size = config.window_size if layer % 2 else None  # GPT-3: every other layer
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: ndarray | None = None,
+        seen: Activations | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Let every position look at itself and those before it: ``(B, T, C) -> (B, T, C)``.
+
+        With a cache, those before it are also the tokens that were read earlier, S keys in all.
+        `mask`, (B, 1, 1 or T, S or more) booleans, says which positions may be looked at.
+        """
+        B, T, C = x.shape
+        query, key, value = self.heads(x)  # (B, H, T, D)
+        if cache is not None:
+            key, value = cache.extend(self.layer, key, value, self.window_size)  # (B, H, S, D)
+        S = key.shape[2]
+        if mask is not None:
+            mask = mask[..., -S:]
+        if 1 < T < S:
+            near = visible(T, S, self.window_size)
+            mask = near if mask is None else near & mask
+        look = partial(
+            nn.scaled_dot_product_attention,
+            query,
+            key,
+            attn_mask=mask,
+            is_causal=T == S,  # which counts queries and keys from the same position
+            scale=self.scale,
+            window_size=self.window_size if T == S else None,
+        )
+        if seen is not None:  # attention returns its own weights where the values are the identity
+            seen.attentions.append(
+                look(value=np.broadcast_to(np.eye(S, dtype=x.dtype), (*query.shape[:-2], S, S)))
+            )
+        y = look(
+            value=value,
+            dropout_p=self.attn_pdrop if self.training else 0.0,
+            generator=dropout_generator(),
+        )
+        y = y.swapaxes(1, 2).reshape(B, T, C)  # (B, H, T, D) -> (B, T, C)
+        return self.resid_dropout(self.c_proj(y))
+
+    def heads(self, x: Tensor) -> tuple[Any, ...]:
+        """Return queries, keys and values: ``(B, T, C) ->`` three times ``(B, H, T, D)``."""
+        B, T, _ = x.shape
+        qkv = self.c_attn(x)  # (B, T, 3C)
+        return tuple(
+            part.reshape(B, T, self.n_head, -1).swapaxes(1, 2)  # (B, T, C) -> (B, H, T, D)
+            for part in np.split(qkv, 3, axis=-1)
+        )
+
+
+def visible(T: int, S: int, window_size: int | None) -> ndarray:
+    """Return which of S positions each of the last T sees, (T, S)."""
+    seen = np.tri(T, S, S - T, dtype=bool)
+    if window_size is not None:
+        seen &= ~np.tri(T, S, S - T - window_size, dtype=bool)
+    return seen

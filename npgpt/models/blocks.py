@@ -1,0 +1,51 @@
+"""The transformer block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autograd import Tensor
+from npgpt.models.attention import Attention
+from npgpt.models.config import GPTConfig
+from npgpt.models.layers import (
+    ACTIVATIONS,
+    Dropout,
+    LayerNorm,
+    Linear,
+)
+from npgpt.module import Module
+
+
+class MLP(Module):
+    """Two linear layers with an activation between, the same at every position."""
+
+    def __init__(self, config: GPTConfig, dtype: Any):
+        n_inner = config.n_inner or 4 * config.n_embd
+        self.c_fc = Linear(config.n_embd, n_inner, config.bias, dtype)
+        self.c_proj = Linear(n_inner, config.n_embd, config.bias, dtype)
+        self.activation = ACTIVATIONS[config.activation_function]
+        self.dropout = Dropout(config.resid_pdrop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, T, C) -> (B, T, n_inner) -> (B, T, C)``."""
+        return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
+
+
+class Block(Module):
+    """Attention and MLP, each with a norm and beside a residual connection."""
+
+    def __init__(self, config: GPTConfig, layer: int, dtype: Any):
+        eps = config.layer_norm_epsilon
+        self.post_norm = config.norm_position == "post"
+        self.ln_1 = LayerNorm(config.n_embd, config.bias, eps, dtype)
+        self.attn = Attention(config, layer, dtype)
+        self.ln_2 = LayerNorm(config.n_embd, config.bias, eps, dtype)
+        self.mlp = MLP(config, dtype)
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        """Map ``(B, T, C) -> (B, T, C)``; `Attention.forward` says what the context is."""
+        if self.post_norm:  # GPT-1: normalize the sum
+            x = self.ln_1(x + self.attn(x, *context))
+            return self.ln_2(x + self.mlp(x))
+        x = x + self.attn(self.ln_1(x), *context)  # since GPT-2: normalize what a branch reads
+        return x + self.mlp(self.ln_2(x))

@@ -1,0 +1,234 @@
+"""Configuration: of a model (Hugging Face's names), and of a training run (nanoGPT's)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import urllib.parse
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from autograd.schema import Range, brief, fit_fields, nearest
+from npgpt.errors import UserError
+
+Size = Annotated[int, Range(1, 2**28)]  # products of two can be counted
+Layers = Annotated[int, Range(1, 2**20)]
+Steps = Annotated[int, Range(0, 2**53)]
+Interval = Annotated[int, Range(1, 2**53)]
+Seed = Annotated[int, Range(0, 2**64 - 1)]
+Positive = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1, excluded=1)]
+
+Activation = Literal[
+    "gelu_new", "gelu", "relu", "silu", "tanh",
+    "gelu_pytorch_tanh", "gelu_fast", "gelu_python", "swish",
+]  # fmt: skip
+NormPosition = Literal["pre", "post"]
+PositionEmbedding = Literal["learned", "sinusoidal"]
+
+ALIASES = {  # names that transformers accepts as well
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+GPT2_END = 50256  # transformers takes this id for the end of a text where no file says another
+ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "openai-gpt": "OpenAIGPTLMHeadModel"}
+
+
+@dataclass
+class GPTConfig:
+    """The architecture of a GPT, with Hugging Face's field names and GPT-2's values.
+
+    Parameters
+    ----------
+    vocab_size, n_positions, n_embd, n_layer, n_head : int
+        ``block_size``, nanoGPT's name, is accepted for ``n_positions``, the context length.
+    n_inner : int, optional
+        Width of the MLP; four times ``n_embd`` if not given.
+    activation_function : str
+        ``"gelu_new"`` (the tanh form, GPT-1's and GPT-2's), ``"gelu"`` (exact), ``"relu"``,
+        ``"silu"``, ``"tanh"``, or another name that Hugging Face has for one of these.
+    resid_pdrop, embd_pdrop, attn_pdrop : float
+        Dropout of each branch's result, of the embeddings, and of the attention weights.
+    layer_norm_epsilon, initializer_range : float
+    scale_attn_weights, scale_attn_by_inverse_layer_idx : bool
+        Divide the scores by the root of a head's width; by the layer's number, counted from 1.
+    reorder_and_upcast_attn : bool
+        Compute attention in float32 under mixed precision. Parameters here are float32 at least,
+        so that it changes nothing; it is kept for those who read the file.
+    tie_word_embeddings : bool
+        Whether the head is the token embedding.
+    bias : bool
+        False leaves out the biases of all linear layers and norms, as nanoGPT's recipes do.
+    norm_position : {"pre", "post"}
+        Where a block normalizes: what a branch reads (GPT-2, with one more norm at the end), or the
+        sum that it is added to (GPT-1).
+    position_embedding : {"learned", "sinusoidal"}
+        Sinusoidal is the fixed table of Vaswani et al. 2017, section 3.5.
+    window_size : int, optional
+        In every other layer a position sees only itself and the ``window_size - 1`` before it:
+        GPT-3's locally banded sparse attention, in alternation with dense.
+
+    Raises
+    ------
+    UserError
+        If a value cannot be.
+
+    Examples
+    --------
+    >>> from npgpt import GPTConfig
+    >>> GPTConfig(vocab_size=65, block_size=64, n_embd=128, n_layer=4, n_head=4).n_positions
+    64
+    >>> GPTConfig.preset("gpt1").norm_position
+    'post'
+    """
+
+    vocab_size: Size = 50257
+    n_positions: Size = 1024
+    n_embd: Size = 768
+    n_layer: Layers = 12
+    n_head: Size = 12
+    n_inner: Size | None = None
+    activation_function: Activation = "gelu_new"
+    resid_pdrop: Fraction = 0.1
+    embd_pdrop: Fraction = 0.1
+    attn_pdrop: Fraction = 0.1
+    layer_norm_epsilon: Positive = 1e-5
+    initializer_range: Positive = 0.02
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
+    tie_word_embeddings: bool = True
+    bias: bool = True
+    norm_position: NormPosition = "pre"
+    position_embedding: PositionEmbedding = "learned"
+    window_size: Size | None = None
+
+    def __post_init__(self) -> None:
+        fit_fields(self)
+        if self.n_embd % self.n_head:
+            raise UserError(
+                f"n_embd is {self.n_embd} and n_head {self.n_head}: a head has n_embd / n_head "
+                "channels, so n_embd must be a multiple of n_head"
+            )
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> GPTConfig:
+        """Return a published architecture, by a name of `PRESETS`, with some fields changed."""
+        if name not in PRESETS:
+            raise UserError(f"unknown preset {name!r}{nearest(name, list(PRESETS))}")
+        return dataclasses.replace(PRESETS[name], **changes)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
+        """Make a config of a Hugging Face ``config.json``; fields unknown here are ignored."""
+        if values.get("add_cross_attention"):
+            raise UserError("add_cross_attention is true; this GPT has no cross-attention")
+        values = {ALIASES.get(key, key): value for key, value in values.items()}
+        is_gpt1 = values.get("model_type") == "openai-gpt"
+        if is_gpt1 and "afn" in values:  # whose "gelu" is the tanh form
+            afn = values["afn"]
+            values["activation_function"] = "gelu_new" if afn == "gelu" else afn
+        known = {f.name for f in dataclasses.fields(cls)}
+        fields = {key: value for key, value in values.items() if key in known}
+        return dataclasses.replace(PRESETS["gpt1"] if is_gpt1 else cls(), **fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields of a Hugging Face ``config.json``."""
+        fields = {"model_type": self.model_type, **dataclasses.asdict(self)}
+        if self.model_type in ARCHITECTURES:
+            fields["architectures"] = [ARCHITECTURES[self.model_type]]
+        if self.model_type == "gpt2" and self.vocab_size <= GPT2_END:
+            fields |= {"bos_token_id": None, "eos_token_id": None}
+        if self.model_type == "openai-gpt":
+            tanh_form = self.activation_function not in ("relu", "silu", "swish")
+            fields["afn"] = "gelu" if tanh_form else self.activation_function
+        return fields
+
+    @property
+    def model_type(self) -> str:
+        """The model of transformers that computes the same; ``"npgpt"`` if there is none."""
+        if self.window_size is not None:
+            return "npgpt"
+        if self.norm_position == "pre":
+            return "gpt2"
+        as_published = (
+            self.n_inner in (None, 4 * self.n_embd)
+            and self.activation_function not in ("gelu", "gelu_python", "tanh")
+            and self.scale_attn_weights
+            and not self.scale_attn_by_inverse_layer_idx
+        )
+        return "openai-gpt" if as_published else "npgpt"
+
+    @property
+    def block_size(self) -> int:
+        """The context length, by nanoGPT's name."""
+        return self.n_positions
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one head."""
+        return self.n_embd // self.n_head
+
+
+_init = GPTConfig.__init__
+
+
+@functools.wraps(_init)
+def _init_with_alias(self: GPTConfig, *args: Any, block_size: int | None = None, **fields: Any):
+    # not a field: dataclasses.replace would pass the old value on, over a new n_positions
+    if block_size is not None:
+        fields["n_positions"] = block_size
+    _init(self, *args, **fields)
+
+
+GPTConfig.__init__ = _init_with_alias  # type: ignore[method-assign]
+
+
+def path_of(name: str) -> str:
+    """Return the path that a file's name stands for: ``~`` and ``file://`` are resolved.
+
+    A name of bytes that are not UTF-8 becomes absolute, so that `uri_of` can write the name.
+    """
+    if name.startswith("file:///"):
+        name = os.fsdecode(urllib.parse.unquote_to_bytes(name.removeprefix("file://")))
+    name = os.path.expanduser(name)
+    return name if name.isascii() or _is_utf8(name) else os.path.abspath(name)
+
+
+def uri_of(value: Any) -> Any:
+    """Return a value for a text file; of a file's name that is not UTF-8, the URI."""
+    is_writable = not isinstance(value, str) or _is_utf8(value)
+    return value if is_writable else f"file://{urllib.parse.quote(os.fsencode(value))}"
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in name)
+
+
+def _gpt3(n_layer: int, n_embd: int, n_head: int) -> GPTConfig:
+    # The paper does not say how wide the band is; 256 is an assumption (GPT-Neo's choice).
+    return GPTConfig(
+        n_positions=2048, n_layer=n_layer, n_embd=n_embd, n_head=n_head, window_size=256
+    )
+
+
+# GPT-3's are the rows of Brown et al. 2020, table 2.1. Two contradict themselves: 1.3B has 24 heads
+# of 128 for 2,048 channels (taken as 16 heads), 13B 5,140 channels for 40 heads of 128 (5,120).
+PRESETS = {
+    "gpt1": GPTConfig(vocab_size=40478, n_positions=512, norm_position="post"),
+    "gpt2": GPTConfig(),
+    "gpt2-medium": GPTConfig(n_layer=24, n_embd=1024, n_head=16),
+    "gpt2-large": GPTConfig(n_layer=36, n_embd=1280, n_head=20),
+    "gpt2-xl": GPTConfig(n_layer=48, n_embd=1600, n_head=25),
+    "gpt3-125m": _gpt3(12, 768, 12),
+    "gpt3-350m": _gpt3(24, 1024, 16),
+    "gpt3-760m": _gpt3(24, 1536, 16),
+    "gpt3-1.3b": _gpt3(24, 2048, 16),
+    "gpt3-2.7b": _gpt3(32, 2560, 32),
+    "gpt3-6.7b": _gpt3(32, 4096, 32),
+    "gpt3-13b": _gpt3(40, 5120, 40),
+    "gpt3-175b": _gpt3(96, 12288, 96),
+}

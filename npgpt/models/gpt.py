@@ -1,0 +1,256 @@
+"""GPT-1, GPT-2 and GPT-3: from token ids to the logits of the next token, top to bottom.
+
+Shapes: B sequences, T positions, C = n_embd channels, H heads of D = C / H channels, V tokens.
+Parameters have the names of Hugging Face's GPT-2: ``transformer.h.0.attn.c_attn.weight`` and so on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import DTypeLike
+
+from autograd import Tensor, nn
+from npgpt.errors import UserError
+from npgpt.models.attention import Activations
+from npgpt.models.blocks import Block
+from npgpt.models.cache import KVCache
+from npgpt.models.config import GPTConfig
+from npgpt.models.heads import Head
+from npgpt.models.layers import (
+    Dropout,
+    Embedding,
+    LayerNorm,
+)
+from npgpt.models.positions import SinusoidalEmbedding
+from npgpt.module import Module, Parameter, check_ids, is_unallocated
+
+
+class Transformer(Module):
+    """Embeddings, blocks and the final norm: everything but the head."""
+
+    def __init__(self, config: GPTConfig, dtype: Any):
+        self.vocab_size, self.n_positions = config.vocab_size, config.n_positions
+        self.wte = Embedding(config.vocab_size, config.n_embd, dtype)
+        self.wpe: Module = (
+            Embedding(config.n_positions, config.n_embd, dtype)
+            if config.position_embedding == "learned"
+            else SinusoidalEmbedding(config.n_embd, dtype)
+        )
+        self.drop = Dropout(config.embd_pdrop)
+        self.h = [Block(config, layer, dtype) for layer in range(config.n_layer)]
+        self.ln_f = (  # the last block of a post-norm model ends with a norm as it is
+            LayerNorm(config.n_embd, config.bias, config.layer_norm_epsilon, dtype)
+            if config.norm_position == "pre"
+            else None
+        )
+
+    def forward(
+        self,
+        input_ids: ndarray,
+        attention_mask: ndarray | None = None,
+        position_ids: ndarray | None = None,
+        seen: Activations | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states; see `GPT.forward`."""
+        if input_ids.ndim != 2 or not input_ids.shape[1]:
+            raise UserError(f"input_ids must have shape (B, T), T > 0, and has {input_ids.shape}")
+        check_ids("input_ids", input_ids, self.vocab_size, "the vocabulary has {} tokens")
+        B, T = input_ids.shape
+        past = 0 if cache is None else cache.length
+        S = past + T
+        if self.n_positions < S:
+            raise ValueError(f"{S} tokens do not fit the context of {self.n_positions}")
+        if cache is not None:
+            cache.demand_room(B, T)
+        position_ids = np.arange(past, S) if position_ids is None else np.asarray(position_ids)
+        check_ids("position_ids", position_ids, self.n_positions, "the context has {} positions")
+        if attention_mask is not None:
+            attention_mask = np.asarray(attention_mask)
+            if attention_mask.shape not in ((B, S), (B, T, S)):
+                after = f", after {past} tokens in the cache" if past else ""
+                raise ValueError(
+                    f"attention_mask has shape {attention_mask.shape}, and input_ids "
+                    f"{input_ids.shape}{after}"
+                )
+            if attention_mask.ndim == 2:
+                attention_mask = attention_mask[:, None]  # (B, S) -> (B, 1, S)
+            attention_mask = attention_mask[:, None] != 0  # (B, 1, 1 or T, S)
+        x = self.drop(self.wte(input_ids) + self.wpe(position_ids))  # (B, T, C)
+        for block in self.h:
+            if seen is not None:
+                seen.hidden_states.append(x)
+            x = block(x, attention_mask, seen, cache)
+        if cache is not None:
+            cache.length = S
+        if self.ln_f is not None:
+            x = self.ln_f(x)
+        if seen is not None:
+            seen.hidden_states.append(x)
+        return x
+
+
+class GPT(Module):
+    """A GPT language model: GPT-1, GPT-2 or GPT-3, as the configuration says.
+
+    Parameters
+    ----------
+    config : GPTConfig
+    seed : int
+        Of the initialization.
+    dtype : dtype_like
+        Of the parameters: float32, or float64 for checking.
+
+    Attributes
+    ----------
+    generation_config : dict
+        Defaults for the options of `generate`: those of ``generation_config.json``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=65, n_positions=8, n_embd=16, n_layer=2, n_head=2))
+    >>> ids = np.array([[1, 2, 3, 4]])
+    >>> logits, loss = model(ids[:, :-1], targets=ids[:, 1:])
+    >>> logits.shape
+    (1, 3, 65)
+    >>> loss.backward()
+    >>> model.transformer.wte.weight.grad.shape
+    (65, 16)
+    """
+
+    def __init__(self, config: GPTConfig, seed: int = 0, dtype: DTypeLike = np.float32):
+        self.config = config
+        self.generation_config: dict[str, Any] = {}  # defaults of `generate`
+        self.transformer = Transformer(config, dtype)
+        self.lm_head = Head(
+            self.transformer.wte.weight
+            if config.tie_word_embeddings
+            else Parameter.full((config.vocab_size, config.n_embd), 0, dtype)
+        )
+        if not is_unallocated():
+            self._initialize(np.random.default_rng(seed))
+
+    def _initialize(self, generator: np.random.Generator) -> None:
+        """Draw the weights: matrices are normal with deviation 0.02.
+
+        Those that end a residual branch are divided by the root of the number of branches, so that
+        their sum does not grow with depth (Radford et al. 2019, section 2.3); GPT-1 normalizes that
+        sum, and does without.
+        """
+        config = self.config
+        branches = 2 * config.n_layer if config.norm_position == "pre" else 1
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                continue  # biases are 0, the weights of norms 1
+            shrink = math.sqrt(branches) if name.endswith("c_proj.weight") else 1
+            draw = generator.standard_normal(parameter.shape, np.float32)
+            parameter.data[...] = draw * (config.initializer_range / shrink)
+
+    def forward(
+        self,
+        input_ids: ndarray,
+        targets: ndarray | None = None,
+        attention_mask: ndarray | None = None,
+        position_ids: ndarray | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the logits, and with targets the mean cross-entropy.
+
+        Parameters
+        ----------
+        input_ids : ndarray of int, (B, T)
+        targets : ndarray of int, (B, T), optional
+            The token that follows each position; -100 where the loss is not to count.
+        attention_mask : ndarray, (B, T) or (B, T, T), optional
+            0 for padding, which nobody looks at; what it says itself means nothing. With three
+            axes, entry (b, i, j) says whether position i of sequence b may look at position j. With
+            a cache, the last axis has cache.length + T entries: it covers the tokens that were read
+            earlier, too. No position looks at those after it, whatever the mask says.
+        position_ids : ndarray of int, (T,) or (B, T), optional
+            0, 1, 2, ... if not given; with a cache, they go on from its length.
+        cache : KVCache, optional
+            Of what was read earlier, which the new tokens see; they are added to it. It holds no
+            tape, and so is for use under `autograd.no_grad` only.
+
+        Returns
+        -------
+        logits : Tensor, (B, T, V)
+        loss : Tensor or None
+
+        Raises
+        ------
+        UserError
+            If an id or a target is no integer, or not in the vocabulary; or a position not in the
+            context.
+        """
+        if targets is not None:
+            targets = np.asarray(targets)
+            of = "the vocabulary has {} tokens"
+            check_ids("targets", targets, self.config.vocab_size, of, ignored=-100)
+        x = self.transformer(
+            np.asarray(input_ids), attention_mask, position_ids, cache=cache
+        )  # (B, T, C)
+        logits = self.lm_head(x)
+        if targets is None:
+            return logits, None
+        rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V), a view
+        return logits, nn.cross_entropy(rows, targets.reshape(-1))
+
+    def activations(
+        self,
+        input_ids: ndarray,
+        attention_mask: ndarray | None = None,
+        position_ids: ndarray | None = None,
+    ) -> Activations:
+        """Look inside: return every hidden state, and who looks at whom; see `forward`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from npgpt import GPT, GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=65, n_positions=8, n_embd=16, n_layer=2, n_head=2))
+        >>> inside = model.activations(np.array([[1, 2, 3]]))
+        >>> len(inside.hidden_states), inside.attentions[0].shape
+        (3, (1, 2, 3, 3))
+        """
+        seen = Activations()
+        self.transformer(np.asarray(input_ids), attention_mask, position_ids, seen)
+        return seen
+
+    def n_parameters(self) -> int:
+        """Return the number of parameters, tied ones counted once."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    def generate(self, input_ids: Any, **options: Any) -> Any:
+        """Continue sequences of tokens; see `npgpt.generate`."""
+        from npgpt.generation import generate
+
+        return generate(self, input_ids, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        config: GPTConfig | None = None,
+        mapping: Mapping[str, str] | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> GPT:
+        """Load published or saved weights; see `npgpt.weights.load.load_pretrained`."""
+        from npgpt.weights.load import load_pretrained
+
+        return load_pretrained(source, config=config, mapping=mapping, dtype=dtype)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``, as transformers reads them."""
+        from npgpt.weights.load import save_pretrained
+
+        save_pretrained(self, folder)

@@ -1,0 +1,96 @@
+"""The layers that architectures share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import DTypeLike
+
+from autograd import Tensor, nn
+from npgpt.module import Module, Parameter
+
+
+class Linear(Module):
+    """x @ weight + bias, with ``weight (in, out)``: what GPT-2's checkpoints call Conv1D."""
+
+    def __init__(self, n_in: int, n_out: int, bias: bool = True, dtype: DTypeLike = np.float32):
+        self.weight = Parameter.full((n_in, n_out), 0, dtype)
+        self.bias = Parameter.full((n_out,), 0, dtype) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in) -> (..., out)``."""
+        return nn.affine(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """A table with one row a token, or a position."""
+
+    def __init__(self, n_rows: int, width: int, dtype: DTypeLike = np.float32):
+        self.weight = Parameter.full((n_rows, width), 0, dtype)
+
+    def forward(self, ids: ndarray) -> Tensor:
+        """Look up rows: ``(...) -> (..., width)``."""
+        return nn.embedding(ids, self.weight)
+
+
+class LayerNorm(Module):
+    """Normalize the last axis, then scale (and shift)."""
+
+    def __init__(
+        self, width: int, bias: bool = True, eps: float = 1e-5, dtype: DTypeLike = np.float32
+    ):
+        self.weight = Parameter.full((width,), 1, dtype)
+        self.bias = Parameter.full((width,), 0, dtype) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(..., width)``."""
+        return nn.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class Dropout(Module):
+    """Set elements to zero with probability p, in training."""
+
+    def __init__(self, p: float):
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of x."""
+        return nn.dropout(x, self.p, self.training, dropout_generator())
+
+
+_generator: ContextVar[np.random.Generator | None] = ContextVar("dropout_generator", default=None)
+
+
+dropout_generator = _generator.get
+
+
+@contextmanager
+def dropout_from(generator: np.random.Generator) -> Iterator[None]:
+    """Draw the seeds of all dropout inside the block from a generator."""
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)
+
+
+_tanh_gelu = partial(nn.gelu, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "gelu_fast": _tanh_gelu,
+    "gelu": nn.gelu,
+    "gelu_python": nn.gelu,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "swish": nn.silu,
+    "tanh": np.tanh,
+}

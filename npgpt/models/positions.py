@@ -1,0 +1,29 @@
+"""How a model knows where a token stands."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import DTypeLike
+
+from npgpt.module import Module
+
+
+class SinusoidalEmbedding(Module):
+    """Fixed positions (Vaswani et al. 2017, section 3.5): sines and cosines, slower and slower.
+
+    Channel 2i of position p is sin(p / 10000^(2i / width)), channel 2i + 1 its cosine.
+    """
+
+    def __init__(self, width: int, dtype: DTypeLike = np.float32):
+        self.width, self.dtype = width, dtype
+
+    def forward(self, ids: ndarray) -> ndarray:
+        """Compute rows: ``(...) -> (..., width)``."""
+        channel = np.arange(self.width)
+        angle = np.asarray(ids)[..., None] / 10000.0 ** ((channel - channel % 2) / self.width)
+        return np.where(channel % 2, np.cos(angle), np.sin(angle)).astype(self.dtype)
+
+    def rows(self, n: int) -> ndarray:
+        """Return the first rows of the table, (n, width)."""
+        return self.forward(np.arange(n))

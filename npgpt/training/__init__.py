@@ -1,0 +1,1 @@
+"""Training: tasks, the run folder, the loop, and replaying a run."""

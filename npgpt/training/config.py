@@ -1,0 +1,164 @@
+"""The configuration of a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from autograd.reading import read_toml
+from autograd.schema import FileName, fit_fields, nearest, brief
+from npgpt.errors import UserError
+from npgpt.models.config import (
+    Activation,
+    Fraction,
+    GPTConfig,
+    Interval,
+    Layers,
+    NormPosition,
+    PositionEmbedding,
+    Positive,
+    Seed,
+    Size,
+    Steps,
+    path_of,
+    uri_of,
+)
+from npgpt.options import FOREIGN
+
+
+@dataclass
+class TrainConfig:
+    """A training run, with nanoGPT's names: the keys of a TOML file and of the command line.
+
+    The defaults train a character-level GPT on the interpreter's own library in about two minutes.
+    """
+
+    data: tuple[FileName, ...] = ()
+    """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
+    val_data: tuple[FileName, ...] = ()
+    """Validate on these; if not given, on the last 10 % of data."""
+    documents: bool = False
+    """Put the end token after each document (file), and let generation stop there."""
+    separator: str = ""
+    """What separates documents inside a file; backslash and n stand for a line break."""
+    separate: bool = False
+    """Keep documents that share a context apart: none looks at, or predicts, another."""
+    tokenizer: FileName = "char"
+    """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
+    out_dir: FileName = ""
+    """The run folder; if empty, a new numbered one under out/."""
+    init_from: FileName = "scratch"
+    """scratch, or a folder with a model to start from (tokenizer and architecture come along)."""
+    seed: Seed = 1337
+    """Of the initialization, the batches and dropout."""
+
+    n_layer: Layers = 4
+    n_head: Size = 4
+    n_embd: Size = 128
+    block_size: Size = 64
+    """Context length, in tokens; with init_from the model's, or less."""
+    dropout: Fraction = 0.0
+    bias: bool = False
+    """Whether linear layers and norms have biases."""
+    activation_function: Activation = "gelu_new"
+    norm_position: NormPosition = "pre"
+    """pre normalizes what a branch reads (GPT-2), post the sum after it (GPT-1)."""
+    position_embedding: PositionEmbedding = "learned"
+    window_size: Size | None = None
+    """Tokens that every other layer sees (GPT-3's local attention); all, if not given."""
+
+    batch_size: Size = 12
+    """Sequences in a batch."""
+    gradient_accumulation_steps: Size = 1
+    """Batches to an update."""
+    max_iters: Steps = 1200
+    """Updates."""
+    learning_rate: Positive = 3e-3
+    min_lr: Positive = 1e-4
+    warmup_iters: Steps = 100
+    lr_decay_iters: Steps | None = None
+    """Where the cosine ends; max_iters if not given."""
+    decay_lr: bool = True
+    weight_decay: Positive = 0.1
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    grad_clip: Positive = 1.0
+    """Largest global norm of the gradient; 0 is off."""
+
+    eval_interval: Interval = 250
+    """Updates between evaluations, each of which saves a checkpoint."""
+    eval_iters: Interval = 20
+    """Batches to an evaluation."""
+    log_interval: Interval = 10
+    """Updates between lines of metrics.jsonl."""
+    checkpoint_interval: Steps = 0
+    """Updates between numbered checkpoints that are kept; 0 is off."""
+    patience: Steps = 0
+    """Stop after so many evaluations without a better validation loss; 0 is off."""
+    sample_tokens: Steps = 64
+    """Tokens of a sample that is brief at each evaluation; 0 is off."""
+    eval_only: bool = False
+    """Print the losses of the model, and neither train nor write anything."""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "val_data"):
+            value = getattr(self, name)
+            if isinstance(value, str | list | tuple):
+                setattr(self, name, (value,) if isinstance(value, str) else tuple(value))
+        fit_fields(self)
+        self.data, self.val_data = (
+            tuple(map(path_of, self.data)),
+            tuple(map(path_of, self.val_data)),
+        )
+        for name in ("tokenizer", "out_dir", "init_from"):
+            setattr(self, name, path_of(getattr(self, name)))
+        for name in ("separator", "separate"):
+            if getattr(self, name) and not self.documents:
+                raise UserError(f"--{name} is about documents: add --documents, or leave it out")
+
+    def model(self, vocab_size: int) -> GPTConfig:
+        """Return the architecture that these keys describe."""
+        return GPTConfig(
+            vocab_size=vocab_size,
+            n_positions=self.block_size,
+            n_embd=self.n_embd,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            activation_function=self.activation_function,
+            resid_pdrop=self.dropout,
+            embd_pdrop=self.dropout,
+            attn_pdrop=self.dropout,
+            bias=self.bias,
+            norm_position=self.norm_position,
+            position_embedding=self.position_embedding,
+            window_size=self.window_size,
+        )
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> TrainConfig:
+        """Read a TOML file of these keys."""
+        values = read_toml(path)
+        names = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in names:
+                if key in FOREIGN:
+                    raise UserError(f"{path}: {FOREIGN[key]}: leave out {key}")
+                raise UserError(f"{path}: unknown key {brief(key)}{nearest(key, names)}")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def to_toml(self) -> str:
+        """Return a TOML file of all keys that have a value."""
+        values = {
+            key: [uri_of(name) for name in value] if isinstance(value, tuple) else uri_of(value)
+            for key, value in vars(self).items()
+        }
+        return "".join(
+            f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
+            for key, value in values.items()
+            if value is not None
+        )

@@ -1,0 +1,101 @@
+"""The loss curve of a run: characters in the terminal, and a picture in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from autograd.reading import parse_json, read_bytes
+from autograd.schema import fit
+from npgpt.errors import UserError
+from npgpt.files import replacing
+from npgpt.models.config import Steps
+
+WIDTH, HEIGHT = 60, 12  # of the plot in the terminal, in characters
+
+
+class Line(TypedDict):
+    """A line of ``metrics.jsonl``; only that of a step has a learning rate."""
+
+    step: Steps
+    train_loss: NotRequired[float]
+    val_loss: NotRequired[float]
+    lr: NotRequired[float]
+
+
+def read_metrics(path: Path) -> Iterator[tuple[bytes, Line]]:
+    """Yield the lines of a ``metrics.jsonl`` and their values; a damaged line is left out."""
+    for line in bytes(read_bytes(path)).splitlines():
+        try:
+            values: Line = fit(parse_json(line, path), Line)
+        except UserError:
+            continue  # cut short when the run was killed
+        yield line, values
+
+
+def read_losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return steps and losses, ``train`` and ``val``, from a run's ``metrics.jsonl``."""
+    losses: dict[str, list[tuple[int, float]]] = {"train": [], "val": []}
+    for _, values in read_metrics(folder / "metrics.jsonl"):
+        if "train_loss" not in values:
+            continue
+        if "lr" in values:  # a step; a train_loss without is the estimate of an evaluation
+            losses["train"].append((values["step"], values["train_loss"]))
+        elif "val_loss" in values:
+            losses["val"].append((values["step"], values["val_loss"]))
+    return losses
+
+
+def loss_curve(folder: Path) -> str:
+    """Return the loss curve as text: ``.`` is the training loss, ``o`` the validation loss.
+
+    It is empty for a run that has evaluated fewer than two steps.
+    """
+    losses = read_losses(folder)
+    points = losses["train"] + losses["val"]
+    if len({step for step, _ in losses["val"]}) < 2:
+        return ""
+    last = max(step for step, _ in points)
+    low, high = min(loss for _, loss in points), max(loss for _, loss in points)
+    rows = [[" "] * WIDTH for _ in range(HEIGHT)]
+    for sign, name in ((".", "train"), ("o", "val")):
+        for step, loss in losses[name]:
+            height = (loss - low) / ((high - low) or 1)
+            row = HEIGHT - 1 - round(height * (HEIGHT - 1))
+            rows[row][round(step / last * (WIDTH - 1))] = sign
+    labels = {0: high, HEIGHT // 2: high + (low - high) * (HEIGHT // 2) / (HEIGHT - 1)}
+    labels[HEIGHT - 1] = low
+    lines = [
+        f"{f'{labels[i]:.3f}' if i in labels else '':>8} |{''.join(row)}".rstrip()
+        for i, row in enumerate(rows)
+    ]
+    end = f"step {last}"
+    lines.append(f"{'':>8} +{'-' * WIDTH}")
+    lines.append(f"{'':>10}{'0':<{WIDTH - len(end)}}{end}")
+    lines.append(f"{'':>10}loss:  . train  o val")
+    return "\n".join(lines)
+
+
+def write_loss_png(folder: Path) -> bool:
+    """Draw the loss curve into ``loss.png``, if matplotlib is installed; return whether it is."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    losses = read_losses(folder)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, width, marker in (("train", 1, ""), ("val", 2, "o")):
+        if losses[name]:
+            steps, values = zip(*losses[name], strict=True)
+            axes.plot(steps, values, label=name, lw=width, marker=marker, ms=4)
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend()
+    with replacing(folder / "loss.png") as file:
+        FigureCanvasAgg(figure).print_png(file)
+    return True

@@ -1,0 +1,481 @@
+"""From text to batches: reading, the token file, and random windows of it.
+
+A token file is raw little-endian uint16 or uint32 (by the size of the vocabulary), beside it a JSON
+file of the same name that says which. The first 90 % train, the rest validates.
+
+A text may consist of documents. The end token then stands after each, and `separated` keeps the
+documents that share a window apart.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import sys
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.reading import LARGE, demand_file, fit_file, read_bytes, read_json, read_stream
+from autograd.schema import Count, FileName
+from npgpt.errors import UserError
+from npgpt.files import finish, hash_file, replacing, together, write_json
+from npgpt.say import say
+from npgpt.tokenizers import Tokenizer, tokenizer_of
+
+LONGEST_TEXT = 4 * LARGE  # a file of text, in bytes; one from a pipe may have a quarter of this
+LIBRARY_BYTES = 4_000_000  # of Python's library, as the default corpus
+RESTORE = "Put back a copy of both files, or train a new run on the text"
+
+
+# ---- reading
+
+
+def read_text(sources: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Return the text of files, folders and patterns (of none: Python's library), and their names.
+
+    A file counts once, however often it is named; ``-`` is standard input. In a folder every file
+    counts, however deep, that holds UTF-8 text; hidden ones and those of training runs do not.
+    """
+    texts, names = read_texts(sources)
+    return "\n".join(texts), names
+
+
+def read_documents(
+    sources: tuple[str, ...], separator: str = "", is_needed: bool = True
+) -> tuple[list[str], list[str]]:
+    r"""Return the documents of files, as `read_text` takes them, and the names of the files.
+
+    Without a separator every file is one document; otherwise the separator cuts a file into
+    several, and is itself part of none. In it ``\n`` and ``\t``, as a shell passes them on, stand
+    for a line break and a tab. Documents of white space alone do not count.
+    """
+    texts, names = read_texts(sources)
+    if separator:
+        separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+        if is_needed and not any(separator in text for text in texts):
+            raise UserError(
+                f"--separator {separator!r} is nowhere in the text: nothing separates documents"
+            )
+        texts = [part for text in texts for part in text.split(separator)]
+    documents = [text for text in texts if text.strip()]
+    if not documents:
+        raise UserError("the text holds nothing but separators and white space")
+    return documents, names
+
+
+def read_texts(sources: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return the text of each file, and the names of the files; see `read_text`."""
+    if not sources:
+        return library_texts()
+    texts: dict[Path, tuple[str, str]] = {}
+    for source in sources:
+        path = Path(source).expanduser()
+        if not source:
+            raise UserError("--data has an empty name, which is no file")
+        if path.is_dir():
+            found = _texts_in(path)
+        else:
+            files = [path] if source == "-" or path.exists() else _matches(source)
+            found = [(file, _text(file)) for file in files]
+            for file, text in found:
+                if not text.strip():
+                    raise UserError(f"{file} is empty: training needs text")
+        for file, text in found:
+            texts.setdefault(file.resolve(), (str(file), text))
+    return [text for _, text in texts.values()], [name for name, _ in texts.values()]
+
+
+def _matches(pattern: str) -> list[Path]:
+    found = sorted(p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file())
+    if not found:
+        why = ": no file matches the pattern" if glob.has_magic(pattern) else ""
+        raise UserError(f"{pattern} does not exist{why}")
+    return found
+
+
+def _texts_in(folder: Path) -> list[tuple[Path, str]]:
+    """Return a folder's files of text; a note says which others there are."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p, folder))
+    runs = {p.parent for p in files if p.name == "state.safetensors"}
+    files = [p for p in files if runs.isdisjoint(p.parents)]
+    if folder in runs:
+        raise UserError(
+            f"{folder} is the folder of a run. Name the files to train on; "
+            f"what the run was trained on is {folder / 'tokens.bin'}"
+        )
+    texts, others = [], []
+    for path in files:
+        try:
+            texts.append((path, _text(path)))
+        except UserError:
+            others.append(str(path.relative_to(folder)))
+    texts = [(path, text) for path, text in texts if text.strip()]
+    if not texts:
+        raise UserError(f"{folder} is a folder without any text file (UTF-8)")
+    if others:
+        named = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        left_out = f"{len(others)} of {len(files)} files are no UTF-8 text and left out"
+        say(f"note: {folder}: {left_out}: {named}", sys.stderr)
+    return texts
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _text(path: Path) -> str:
+    if str(path) == "-":
+        content = read_stream(sys.stdin.buffer, "standard input")
+    else:
+        content = read_bytes(path, LONGEST_TEXT, pipes=True)
+    if b"\0" in content:
+        raise UserError(f"{path} is a binary file (it holds a zero byte): training needs text")
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 (byte {error.start}); convert it first, for example with "
+            f"iconv -f LATIN1 -t UTF-8"
+        ) from None
+
+
+def library_text() -> tuple[str, list[str]]:
+    """Return `library_texts` as one text."""
+    texts, names = library_texts()
+    return "\n".join(texts), names
+
+
+def library_texts() -> tuple[list[str], list[str]]:
+    """Return source code of the running interpreter's own library: text that every user has.
+
+    The top-level modules in alphabetical order, ASCII only, up to 4 MB. An interpreter without
+    sources may still have the language reference, in `pydoc_data`.
+    """
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    texts, names, size = [], [], 0
+    for path in sorted(folder.glob("*.py")):
+        content = path.read_bytes()
+        if content.isascii() and content.strip() and size + len(content) <= LIBRARY_BYTES:
+            texts.append(content.decode("ascii").replace("\r\n", "\n"))
+            names.append(path.name)
+            size += len(content)
+    if size < 100_000:
+        try:
+            from pydoc_data.topics import topics
+        except ImportError:
+            raise UserError(
+                f"this Python has no sources of its library in {folder} to train on; "
+                "give a text with --data FILE"
+            ) from None
+        return [topics[key] for key in sorted(topics)], ["pydoc_data.topics"]
+    return texts, names
+
+
+# ---- documents
+
+END = "<|endoftext|>"
+
+
+def end_token(tokenizer: Tokenizer) -> int:
+    """Return the id of the token that ends a document.
+
+    It is ``<|endoftext|>``, or else the only special token (but for ``<unk>``) of the tokenizer.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer has neither.
+    """
+    special = {t: i for t, i in tokenizer.special_tokens.items() if t != "<unk>"}
+    if END in special:
+        return special[END]
+    if len(special) == 1:
+        return next(iter(special.values()))
+    others = f"the special tokens {', '.join(special)}" if special else "no special token"
+    raise UserError(
+        f"--documents puts the token {END} after each document, and the tokenizer "
+        f"({tokenizer.kind}) has {others}. Leave --documents out, or take a tokenizer that has one"
+    )
+
+
+def encode_text(text: str | list[str], tokenizer: Tokenizer) -> ndarray:
+    """Return the ids of a text, (T,), or of documents, each followed by the end token.
+
+    A special token that the text spells is text like any other.
+    """
+    if isinstance(text, str):
+        return tokenizer.encode(text, disallowed_special=())
+    end = np.array([end_token(tokenizer)])
+    parts = []
+    for document in text:
+        ids = tokenizer.encode(document, disallowed_special=(), add_special_tokens=False)
+        parts += [ids, end]
+    return np.concatenate(parts)
+
+
+# ---- the token file
+
+
+@dataclass
+class TokenFile:
+    """What the JSON beside a token file says."""
+
+    tokenizer: dict[str, Any]
+    n_vocab: Count
+    n_tokens: Count
+    n_characters: Count
+    dtype: Literal["uint16", "uint32"]
+    sha256: str
+    sources: list[FileName]
+    documents: bool = False  # whether an end token stands after each document
+    description_sha256: str = ""  # of all of the above; version 0.1.0 wrote none
+
+
+def hash_description(values: dict) -> str:
+    """Return the SHA-256 of all that the JSON beside a token file says but for that hash."""
+    values = values | {"description_sha256": ""}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def write_tokens(
+    path: Path,
+    text: str | list[str],
+    tokenizer: Tokenizer,
+    sources: list[str],
+    ids: ndarray | None = None,
+) -> TokenFile:
+    """Tokenize a text, or documents, into ``path`` (.bin); the JSON file beside it describes it.
+
+    `ids` are the tokens (`encode_text`), if they are known already.
+    """
+    dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
+    ids = encode_text(text, tokenizer) if ids is None else ids
+    content = ids.astype(f"<{dtype[0]}{np.dtype(dtype).itemsize}").tobytes()
+    info = TokenFile(
+        tokenizer=tokenizer.to_dict(),
+        n_vocab=tokenizer.n_vocab,
+        n_tokens=ids.size,
+        n_characters=len(text if isinstance(text, str) else "".join(text)),
+        dtype=dtype,
+        sha256=hashlib.sha256(content).hexdigest(),
+        sources=sources if len(sources) <= 1000 else [*sources[:1000], "..."],
+    )
+    info.documents = not isinstance(text, str)
+    info.description_sha256 = hash_description(asdict(info))
+    with together(path.parent):
+        with replacing(path) as file:
+            file.write(content)
+        write_json(path.with_suffix(".json"), asdict(info), indent=1)
+    return info
+
+
+def open_tokens(path: Path, tokenizer: Tokenizer | None = None) -> tuple[ndarray, TokenFile]:
+    """Map a token file into memory, after checking it against its description.
+
+    A file of another program, such as nanoGPT's ``train.bin``, has no description: it is read as
+    uint16, as the tokens of `tokenizer`.
+
+    Raises
+    ------
+    UserError
+        If the file or its description is missing or damaged, or a token is out of range.
+    """
+    finish(path.parent)
+    if not path.exists():
+        raise UserError(f"the token file {path} does not exist")
+    demand_file(path)
+    described = path.with_suffix(".json")
+    if not described.is_file():
+        if tokenizer is None:
+            raise UserError(
+                f"{described} does not exist: it would say what the tokens in {path.name} are. "
+                + advice_on_foreign(path)
+            )
+        return open_foreign(path, tokenizer)
+    values = read_json(described)
+    info: TokenFile = fit_file(values, TokenFile, described)
+    dtype = np.dtype({"uint16": "<u2", "uint32": "<u4"}[info.dtype])
+    if info.description_sha256 not in ("", hash_description(values)):
+        raise UserError(f"{described} was changed since {path.name} was written: {RESTORE}")
+    if path.stat().st_size != info.n_tokens * dtype.itemsize:
+        raise UserError(
+            f"{path} has {path.stat().st_size} bytes, and {described.name} promises "
+            f"{info.n_tokens} tokens of {dtype.itemsize}: it was cut short or changed. {RESTORE}"
+        )
+    if hash_file(path) != info.sha256:
+        raise UserError(
+            f"{path} does not have the hash in {described.name}: it was changed. {RESTORE}"
+        )
+    if not info.n_tokens:
+        raise UserError(f"{path} holds no tokens")
+    tokens = np.memmap(path, dtype, mode="r")
+    if (largest := int(tokens.max())) >= info.n_vocab:
+        raise UserError(
+            f"{path} holds token {largest}, and {described.name} knows {info.n_vocab} (from 0)"
+        )
+    return tokens, info
+
+
+def advice_on_foreign(path: Path) -> str:
+    """Say how to train on a token file that another program wrote."""
+    if (path.parent / "meta.pkl").exists():
+        return (
+            "The vocabulary is in meta.pkl beside it, and a pickle is never opened here: to load "
+            "a pickle is to run what is in it. nanoGPT's character tokens are the sorted "
+            "characters of the text, and so are those of npgpt: train on the text itself, as in "
+            "--data input.txt"
+        )
+    return (
+        "A token file of another program, such as nanoGPT's train.bin, has none: name the "
+        "tokenizer that made it, as in --tokenizer gpt2, or train on the text itself, as in "
+        "--data input.txt --tokenizer gpt2"
+    )
+
+
+def open_foreign(path: Path, tokenizer: Tokenizer) -> tuple[ndarray, TokenFile]:
+    """Map a file of uint16 tokens into memory that nothing describes; see `open_tokens`."""
+    size = path.stat().st_size
+    if size == 0 or size % 2:
+        raise UserError(f"{path} has {size} bytes; uint16 tokens, as nanoGPT writes them, take two")
+    tokens = np.memmap(path, "<u2", mode="r")
+    if len(tokens) > 1 and not tokens[1::2].any():
+        raise UserError(
+            f"{path} holds a 0 in every second place: its tokens seem to have four bytes each, and "
+            "a file without a description is read as uint16, as nanoGPT writes it"
+        )
+    if (largest := int(tokens.max())) >= tokenizer.n_vocab:
+        raise UserError(
+            f"{path} holds token {largest}, and the tokenizer ({tokenizer.kind}) knows "
+            f"{tokenizer.n_vocab:,} (from 0): name the one that made the file with --tokenizer"
+        )
+    info = TokenFile(
+        tokenizer=tokenizer.to_dict(),
+        n_vocab=tokenizer.n_vocab,
+        n_tokens=len(tokens),
+        n_characters=0,
+        dtype="uint16",
+        sha256=hash_file(path),
+        sources=[str(path)],
+    )
+    return tokens, info
+
+
+def tokenizer_of_tokens(path: Path, info: TokenFile) -> Tokenizer:
+    """Make the tokenizer that a token file was made with."""
+    described = path.with_suffix(".json")
+    tokenizer = tokenizer_of(info.tokenizer, described)
+    if tokenizer.n_vocab != info.n_vocab:
+        raise UserError(
+            f"{described} says that there are {info.n_vocab} tokens, and its tokenizer has "
+            f"{tokenizer.n_vocab}"
+        )
+    return tokenizer
+
+
+def split_tokens(tokens: ndarray, block_size: int) -> tuple[ndarray, ndarray]:
+    """Return the first 90 % and the rest; both must hold a context and the token after it."""
+    n = int(0.9 * len(tokens))
+    train, validation = tokens[:n], tokens[n:]
+    if min(len(train), len(validation)) <= block_size:
+        raise UserError(
+            f"the text has {len(tokens)} tokens, {len(validation)} of them for validation: too few "
+            f"for a context of {block_size}, which needs {10 * (block_size + 1)}; "
+            "give more text, or a smaller --block_size"
+        )
+    return train, validation
+
+
+def demand_context(tokens: ndarray, block_size: int, option: str) -> None:
+    """Refuse tokens that do not hold a context and the token after it."""
+    if len(tokens) <= block_size:
+        raise UserError(
+            f"{option} has {len(tokens)} tokens: too few for a context of {block_size}, which "
+            f"needs {block_size + 1}; give more text, or a smaller --block_size"
+        )
+
+
+# ---- batches
+
+IGNORED = -100  # as a target: the loss does not count it
+
+
+class Batch(NamedTuple):
+    """What a model reads: the arguments of `npgpt.models.gpt.GPT.forward`, in their order."""
+
+    inputs: ndarray  # (B, T)
+    targets: ndarray  # (B, T)
+    attention_mask: ndarray | None = None  # (B, T, T)
+    position_ids: ndarray | None = None  # (B, T)
+
+
+def random_batch(
+    tokens: ndarray, batch_size: int, block_size: int, generator: np.random.Generator
+) -> tuple[ndarray, ndarray]:
+    """Draw windows at random: inputs, and as targets the tokens that follow, (B, T) each."""
+    starts = generator.integers(len(tokens) - block_size, size=batch_size)
+    windows = windows_at(tokens, starts, block_size)  # (B, T + 1)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def windows_at(tokens: ndarray, starts: Iterable[int], length: int) -> ndarray:
+    """Return parts of a text, each of `length` tokens and the one after: (B, length + 1)."""
+    windows = np.stack([tokens[start : start + length + 1] for start in starts])
+    is_id = windows.dtype.kind in "iu" and windows.dtype != np.uint64  # others: the model's error
+    return windows.astype(np.int64) if is_id else windows
+
+
+def separated(inputs: ndarray, targets: ndarray, end: int | None) -> Batch:
+    """Keep the documents in the windows of a batch apart, so that each is as if alone.
+
+    The end token is the last token of its document. A position looks only at its own document;
+    positions count from the document's first token in the window; and the end token predicts
+    nothing, as what follows is another document.
+
+    Parameters
+    ----------
+    inputs, targets : ndarray of int, (B, T)
+    end : int or None
+        The end token. None leaves the batch as it is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npgpt.training.data import separated
+    >>> tokens = np.array([[5, 6, 0, 7, 8, 9]])
+    >>> batch = separated(tokens[:, :-1], tokens[:, 1:], end=0)
+    >>> batch.targets
+    array([[   6,    0, -100,    8,    9]])
+    >>> batch.position_ids
+    array([[0, 1, 2, 0, 1]])
+    >>> batch.attention_mask[0].astype(int)
+    array([[1, 1, 1, 0, 0],
+           [1, 1, 1, 0, 0],
+           [1, 1, 1, 0, 0],
+           [0, 0, 0, 1, 1],
+           [0, 0, 0, 1, 1]])
+    """
+    if end is None:
+        return Batch(inputs, targets)
+    is_end = inputs == end  # (B, T)
+    document = np.cumsum(is_end, axis=1) - is_end  # (B, T), which one a position belongs to
+    places = np.arange(inputs.shape[1])
+    begins = np.zeros_like(inputs)
+    begins[:, 1:] = np.where(is_end[:, :-1], places[1:], 0)
+    return Batch(
+        inputs,
+        np.where(is_end, IGNORED, targets),
+        document[:, :, None] == document[:, None, :],
+        places - np.maximum.accumulate(begins, axis=1),
+    )
+
+
+def n_predicted(targets: ndarray) -> int:
+    """Return how many targets the loss counts."""
+    return int(np.count_nonzero(targets != IGNORED))

@@ -1,0 +1,151 @@
+"""AdamW, the learning-rate schedule, and clipping by global norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.kernels import kernel
+from npgpt.module import Parameter
+
+BLOCK = 65536  # elements at a time: the passes of one update find them in the cache
+
+
+class AdamW:
+    """Adam with decoupled weight decay, on matrices only (Loshchilov and Hutter 2019, algorithm 2).
+
+    Parameters
+    ----------
+    parameters : iterable of (str, Parameter)
+        With their names, as ``module.named_parameters()`` yields them.
+    betas : (float, float)
+        Decay of the running means of the gradient and of its square.
+    eps : float
+        Added to the root of the latter.
+    weight_decay : float
+        Per update, as a multiple of the learning rate; vectors (biases, norms) do not decay.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, Parameter]],
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.n_updates = 0
+        self.means = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
+        self.squares = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
+
+    def step(self, learning_rate: float) -> None:
+        """Update every parameter that has a gradient."""
+        self.n_updates += 1
+        beta1, beta2 = self.betas
+        size = learning_rate / (1 - beta1**self.n_updates)
+        root = 1 / math.sqrt(1 - beta2**self.n_updates)
+        updated, flat = [], []
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                continue
+            decay = self.weight_decay if parameter.ndim >= 2 else 0.0
+            data = parameter.data
+            arrays = (data, parameter.grad.data, self.means[name], self.squares[name])
+            flat.append((*(x.reshape(-1) for x in arrays), 1 - learning_rate * decay))
+            updated.append((parameter, data))
+        adamw(flat, size, root, self.eps, self.betas)
+        for parameter, data in updated:
+            parameter.data = data  # tells the tape that the values are new
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, ndarray]:
+        """Return the running means by name."""
+        return {f"mean.{name}": array for name, array in self.means.items()} | {
+            f"square.{name}": array for name, array in self.squares.items()
+        }
+
+    def load_state_dict(self, state: dict[str, ndarray], n_updates: int) -> None:
+        """Take over the running means of an earlier run."""
+        for name in self.parameters:
+            self.means[name][...] = state[f"mean.{name}"]
+            self.squares[name][...] = state[f"square.{name}"]
+        self.n_updates = n_updates
+
+
+@kernel("optimizer.adamw")
+def adamw(
+    parameters: list[tuple[Any, ...]],
+    size: float,
+    root: float,
+    eps: float,
+    betas: tuple[float, float],
+) -> None:
+    """Update flat parameters in place; each is (parameter, gradient, mean, square, shrink).
+
+    With `size` and `root` the learning rate and the root of the mean square, rid of their bias.
+    """
+    beta1, beta2 = betas
+    for *arrays, shrink in parameters:
+        for start in range(0, arrays[0].size, BLOCK):
+            p, g, mean, square = (array[start : start + BLOCK] for array in arrays)
+            mean *= beta1
+            mean += (1 - beta1) * g
+            scratch = g * g
+            scratch *= 1 - beta2
+            square *= beta2
+            square += scratch
+            np.sqrt(square, out=scratch)
+            scratch *= root
+            scratch += eps
+            np.divide(mean, scratch, out=scratch)
+            scratch *= size
+            if shrink != 1:
+                p *= shrink
+            p -= scratch
+
+
+@kernel("optimizer.global_norm")
+def global_norm(gradients: list[ndarray]) -> float:
+    """Return the joint Euclidean norm of flat arrays."""
+    return math.sqrt(sum(float(np.dot(g, g)) for g in gradients))
+
+
+@kernel("optimizer.scale_all")
+def scale_all(gradients: list[ndarray], scale: float) -> None:
+    """Multiply flat arrays by a number, in place."""
+    for g in gradients:
+        g *= scale
+
+
+def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
+    """Scale all gradients down so that their joint Euclidean norm is at most `max_norm`.
+
+    Returns the norm before. A `max_norm` of 0 only measures.
+    """
+    gradients = [p.grad.data.reshape(-1) for p in parameters if p.grad is not None]
+    norm: float = global_norm(gradients)
+    scale = max_norm / (norm + 1e-6)  # as PyTorch does it
+    if max_norm > 0 and scale < 1:
+        scale_all(gradients, scale)
+    return norm
+
+
+def learning_rate_at(
+    step: int, peak: float, minimum: float, warmup: int, decay_until: int
+) -> float:
+    """Return the learning rate of an update: linear warm-up, then a cosine to the minimum."""
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    if step >= decay_until:
+        return minimum
+    progress = (step - warmup) / (decay_until - warmup)
+    return minimum + 0.5 * (1 + math.cos(math.pi * progress)) * (peak - minimum)

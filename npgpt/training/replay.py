@@ -1,0 +1,438 @@
+"""Time travel: the steps of a training run again, bit for bit; ``npgpt why`` follows one weight.
+
+A step is a function of the parameters, the optimizer's means, the seed and the step's number. So
+from any checkpoint, or from the initialization, a run can be taken to any step again: on the same
+data and in the same environment, both of which the run has noted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+import autograd
+from autograd import nn
+from autograd.console import Console
+from autograd.schema import FileName, fit
+from npgpt.errors import UserError
+from npgpt.hub import find_model
+from npgpt.models.config import Steps
+from npgpt.options import quoted
+from npgpt.training.config import TrainConfig
+from npgpt.training.data import IGNORED, n_predicted
+from npgpt.training.memory import keep_freed_memory
+from npgpt.training.run import Progress, Run, environment, hash_parameters, initial_model, open_run
+from npgpt.weights.load import load_pretrained
+
+MOST_ROWS = 20  # of a history that is printed
+MOST_SEQUENCES = 5
+
+
+class Replay:
+    """A run that takes its steps again, and writes nothing.
+
+    Update n leads from step n to step n + 1.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The run folder.
+    first, last : int
+        The updates that are wanted, both included; to the last one that was saved if not given.
+    force : bool
+        Go on although the environment, or what comes out, is not what it was.
+
+    Attributes
+    ----------
+    run : Run
+        As it stands before update ``run.progress.step``.
+    last : int
+    origin : str
+        What it began from.
+    notes : list of str
+        What is not certain about it.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no run, or the run has no such updates; if its data, its environment or
+        the model that it began with have changed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from npgpt.models.config import Steps
+    >>> from npgpt.training.config import TrainConfig
+    >>> from npgpt.training.run import start
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = start(TrainConfig(out_dir=folder, n_layer=1, n_embd=8, batch_size=2))
+    ...     losses = [run.update()[0] for _ in range(3)]
+    ...     replay = Replay(folder, 2, 2)
+    ...     replay.seek(2)
+    ...     replay.run.backward() == losses[2]
+    True
+    """
+
+    def __init__(
+        self, folder: str | Path, first: int = 0, last: int | None = None, *, force: bool = False
+    ) -> None:
+        keep_freed_memory()
+        self.run = run = open_run(Path(folder))
+        self.force = force
+        self.notes: list[str] = []
+        saved = run.progress.step
+        n = max(saved, run.config.max_iters)
+        self.last = saved - 1 if last is None else last
+        if last is None and saved == 0:
+            raise UserError(f"{folder} has saved no update yet; say which is the last one wanted")
+        for step in (first, self.last):
+            if not 0 <= step < n:
+                raise UserError(f"{folder} has no update {step}: it takes {n}, counted from 0")
+        if first > self.last:
+            raise UserError(f"update {first} comes after update {self.last}")
+        if self.last >= saved:
+            self.notes.append(f"saved at step {saved}: what follows is what the run would do")
+        self._settings = _settings(run)
+        self.origin = self._rewind(first)
+        self._demand_environment()
+
+    def seek(self, step: int) -> None:
+        """Take the updates before a step; the run then stands there, ready for that one."""
+        for _ in tracked(range(self.run.progress.step, step)):
+            self._configure()
+            self.run.update()
+        self._configure()
+
+    # ---- where it begins
+
+    def _rewind(self, step: int) -> str:
+        """Put the run at the latest step up to one that is known; return where that is kept."""
+        run, history = self.run, self.run.history
+        known = {run.progress.step: run.folder / "state.safetensors"}
+        for path in (run.folder / "checkpoints").glob("step-*.safetensors"):
+            number = path.stem.removeprefix("step-")
+            if number.isdecimal():
+                known.setdefault(int(number), path)
+        for n in sorted((n for n in known if n <= step), reverse=True):
+            run.load_state(known[n])
+            if run.progress.step == n and _until(n, run.history) == _until(n, history):
+                return str(known[n].relative_to(run.folder))
+            # else it is left over from a course that a resumed run has not taken again
+        source = run.config.init_from
+        base = None if source == "scratch" else load_pretrained(find_model(source))
+        model = initial_model(run.model.config, run.config.seed, base)
+        self.run = dataclasses.replace(run, model=model, progress=Progress())
+        return "the initialization" if base is None else source
+
+    # ---- what must be as it was
+
+    def _demand_environment(self) -> None:
+        here = environment()
+        begin = len(_until(self.run.progress.step + 1, self._settings)) - 1
+        different: dict[str, None] = {}
+        for setting in _until(self.last + 1, self._settings)[begin:]:
+            then = setting["environment"]
+            if then is None:
+                self.notes.append(
+                    "the run does not say in which environment it was computed, and whether its "
+                    "configuration was ever changed"
+                )
+                continue
+            for key in {**then, **here}:
+                if then.get(key) != here.get(key):
+                    different[f"{key} {then.get(key)}, here {here.get(key)}"] = None
+        if different and self.force:
+            self.notes.append(f"computed with {'; '.join(different)}: the numbers may differ")
+        elif different:
+            raise UserError(
+                f"{self.run.folder} was computed with {'; '.join(different)}. Make it as it was "
+                "(OPENBLAS_NUM_THREADS and AUTOGRAD_KERNELS set threads and kernels), or add "
+                "--force: the numbers may then differ"
+            )
+
+    def _configure(self) -> None:
+        """Let hold what held at this step, after a check that the parameters are those it had."""
+        run = self.run
+        setting = _until(run.progress.step + 1, self._settings)[-1]
+        run.configure(fit(setting["config"], TrainConfig, "the history's config"))
+        run.model.train()
+        known = setting["parameters"] if setting["step"] == run.progress.step else None
+        if known not in (None, hash_parameters(run.model)) and not self.force:
+            what = "began with" if run.progress.step == 0 else f"had at step {run.progress.step}"
+            raise UserError(
+                f"the parameters are not those that {run.folder} {what}: {self.origin}, where the "
+                "replay began, or the program has changed. --force goes on with them"
+            )
+
+
+def tracked(steps: range) -> Iterable[int]:
+    """Yield steps; in a terminal, with a bar that shows how far they are."""
+    console = Console(stderr=True)
+    hidden = len(steps) < 2 or not console.is_terminal
+    return track(steps, "replaying", console=console, transient=True, disable=hidden)
+
+
+def _settings(run: Run) -> list[dict[str, Any]]:
+    """Return a run's history from step 0 on; of older runs, what came before it was noted."""
+    history = run.history
+    if history and history[0]["step"] == 0:
+        return history
+    config = history[0]["config"] if history else dataclasses.asdict(run.config)
+    return [{"step": 0, "parameters": None, "config": config, "environment": None}, *history]
+
+
+def _until(step: int, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the part of a history that had begun before a step."""
+    return [setting for setting in history if setting["step"] < step]
+
+
+# ---- one weight
+
+
+@dataclass
+class Move:
+    """What an update did to a weight.
+
+    Attributes
+    ----------
+    step : int
+    loss : float
+        Of the step's batches.
+    value : float
+        Before the update.
+    gradient, clipped : float
+        Before and after clipping.
+    change : float
+        By the update.
+    moved : float
+        By the step's batches, in this update and in all those after it that are looked at: Adam
+        keeps a running mean of the gradients, so that each has a part in every later update.
+    """
+
+    step: int
+    loss: float
+    value: float
+    gradient: float
+    clipped: float = 0.0
+    change: float = 0.0
+    moved: float = 0.0
+
+
+@dataclass
+class History:
+    """What updates did to a weight; all its parts add up to the way that the weight has gone.
+
+    Attributes
+    ----------
+    moves : list of Move
+        One an update.
+    before : float
+        By what the running mean held already: by the batches before the first update.
+    decay : float
+        By weight decay.
+    """
+
+    moves: list[Move]
+    before: float
+    decay: float
+
+
+def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) -> History:
+    """Take the updates from one to the last, and return what each did to a weight."""
+    moves, slopes = [], []  # and what a running mean of 1 would have changed
+    replay.seek(first)
+    run, optimizer = replay.run, replay.run.optimizer
+    parameter = optimizer.parameters[name]
+    mean, decay = float(optimizer.means[name][index]), 0.0
+    for step in tracked(range(first, replay.last + 1)):
+        replay.seek(step)
+        loss = run.backward()
+        gradient: Any = parameter.grad
+        move = Move(step, loss, float(parameter.data[index]), float(gradient.data[index]))
+        _, lr = run.descend()
+        move.clipped = float(gradient.data[index])  # clipping is in place
+        move.change = float(parameter.data[index]) - move.value
+        moves.append(move)
+        if parameter.ndim >= 2:
+            decay -= lr * optimizer.weight_decay * move.value
+        beta1, beta2 = optimizer.betas
+        square = float(optimizer.squares[name][index]) / (1 - beta2**optimizer.n_updates)
+        size = lr / (1 - beta1**optimizer.n_updates)
+        slopes.append((-size / (math.sqrt(square) + optimizer.eps), beta1))
+    ahead = 0.0  # what the rest of the updates make of the mean as it is after this one
+    for move, (slope, beta1) in zip(reversed(moves), reversed(slopes), strict=True):
+        ahead += slope
+        move.moved = (1 - beta1) * move.clipped * ahead
+        ahead *= beta1
+    return History(moves, before=mean * ahead, decay=decay)
+
+
+def by_sequence(run: Run, name: str, index: tuple[int, ...]) -> list[float]:
+    """Return what each sequence of this step's batches adds to the gradient of a weight."""
+    parameter = run.optimizer.parameters[name]
+    batches = run.batches()
+    parts = []
+    with run.dropout():
+        counts = [n_predicted(batch.targets) for batch in batches]
+        for inputs, targets, mask, positions in batches:
+            logits, _ = run.model(inputs, None, mask, positions)
+            rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V)
+            losses = nn.cross_entropy(rows, targets.reshape(-1), reduction="none")  # (B T,)
+            for b in range(len(inputs)):
+                share = np.zeros(targets.shape, losses.dtype)
+                share[b] = 1 / sum(counts)
+                gradient = autograd.grad(losses, parameter, share.reshape(-1), retain_graph=True)
+                parts.append(float(gradient.data[index]))
+    return parts
+
+
+def find_weight(run: Run, text: str) -> tuple[str, tuple[int, ...]]:
+    """Return name and index of a weight, of ``name[i, j]``; a UserError if it is none of a run."""
+    name, bracket, inside = text.partition("[")
+    name = name.strip()
+    parameters = run.optimizer.parameters
+    if name not in parameters:
+        close = difflib.get_close_matches(name, parameters, 3, 0.0)
+        raise UserError(
+            f"--param names no parameter of {run.folder}: {name!r}; nearest are {', '.join(close)}"
+        )
+    shape = parameters[name].shape
+    try:
+        index = tuple(int(i) for i in inside.removesuffix("]").split(","))
+    except ValueError:
+        index = ()
+    if len(index) != len(shape) or not inside.endswith("]"):
+        example = ",".join("0" for _ in shape)
+        raise UserError(
+            f"{name} has the shape {list(shape)}: name one weight of it, as in '{name}[{example}]'"
+        )
+    if not all(-n <= i < n for i, n in zip(index, shape, strict=True)):
+        raise UserError(f"{name}{list(index)} is out of range: the shape is {list(shape)}")
+    return name, tuple(i % n for i, n in zip(index, shape, strict=True))
+
+
+# ---- npgpt why
+
+
+@dataclass
+class WhyOptions:
+    """Follow one weight through the updates of a run, and find the batch that moved it most."""
+
+    run: FileName = ""
+    """A run folder; its updates are computed again."""
+    param: str = ""
+    """The weight, as in 'transformer.h.0.attn.c_attn.weight[3,17]'."""
+    from_: Steps = 0
+    """The first update to follow."""
+    to: Steps | None = None
+    """The last one; if not given, the last that was saved."""
+    force: bool = False
+    """Go on although threads, kernels or libraries are not what they were."""
+
+
+def why(options: WhyOptions, console: Console | None = None) -> None:
+    """Print the history of a weight; see `WhyOptions`."""
+    if not options.run or not options.param:
+        raise UserError("give a run and a weight: --run DIR --param 'NAME[INDEX]'")
+    console = console or Console()
+    first, last = options.from_, options.to
+
+    def say(text: Any = "", style: str = "") -> None:
+        console.print(text, style=style, soft_wrap=isinstance(text, str))
+
+    replay = Replay(options.run, first, last, force=options.force)
+    name, index = find_weight(replay.run, options.param)
+    say(f"{name}{list(index)}", "bold")
+    say(f"updates {first} to {replay.last} of {options.run}, replayed from {replay.origin}")
+    for note in replay.notes:
+        say(f"note: {note}", "yellow")
+    history = follow(replay, name, index, first)
+    moves = history.moves
+    is_still = not any(move.gradient for move in moves)
+    if not is_still or history.before:
+        say()
+        say(_table(history))
+        say()
+    if is_still:
+        say("Its gradient is 0 in each of them: none of their batches has moved it.")
+        return
+    if clip := replay.run.config.grad_clip:
+        n = sum(move.gradient != move.clipped for move in moves)
+        say(f"gradient: before it was clipped to the norm {clip:g}, as {n} of {len(moves)} were")
+    say(
+        "update: what the step changed; batch: what its batch changed, then and, through\n"
+        "Adam's running mean of the gradients, in the updates after it"
+    )
+    most = max(moves, key=lambda move: abs(move.moved))
+    say(f"\nThe batch of step {most.step} moved it most, by {most.moved:+.2e} in all.")
+    replay = Replay(options.run, most.step, most.step, force=options.force)
+    replay.seek(most.step)
+    say("Its gradient is the sum over these sequences:")
+    say(_sequences(replay.run, name, index))
+    say(f"\nTo walk through it: npgpt step --run {quoted(options.run)} --at {most.step}")
+
+
+def _table(history: History) -> Table:
+    """Return a history as a table: if it is long, some of it, the largest included."""
+    moves = history.moves
+    notes: dict[int, str] = {}
+    for title, key in (("update", "change"), ("gradient", "gradient"), ("batch", "moved")):
+        sizes = [abs(getattr(move, key)) for move in moves]
+        notes[sizes.index(max(sizes))] = f"largest {title}"
+    rows = list(range(len(moves)))
+    if len(moves) > MOST_ROWS:
+        evenly = np.linspace(0, len(moves) - 1, MOST_ROWS - len(notes)).round().astype(int)
+        rows = sorted({*evenly.tolist(), *notes})
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("step", "value", "gradient", "update", "batch", "loss"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(no_wrap=True, style="dim")
+    for i in rows:
+        move = moves[i]
+        signed = map(_signed, (move.gradient, move.change, move.moved))
+        table.add_row(
+            str(move.step), f"{move.value:.7f}", *signed, f"{move.loss:.4f}", notes.get(i, "")
+        )
+    end = moves[-1]
+    for share, what in ((history.before, "batches before"), (history.decay, "weight decay")):
+        if share:
+            table.add_row("", "", "", "", _signed(share), "", what)
+    way = end.value + end.change - moves[0].value
+    value = f"{end.value + end.change:.7f}"
+    table.add_row(str(end.step + 1), value, "", _signed(way), _signed(way), "", "in all")
+    return table
+
+
+def _sequences(run: Run, name: str, index: tuple[int, ...]) -> Table:
+    """Return, as a table, the sequences of this step that its gradient mostly came from."""
+    parts = np.array(by_sequence(run, name, index))
+    texts = [
+        run.tokenizer.decode(np.append(row, last[last != IGNORED]))  # (T + 1,), or T
+        for inputs, targets, *_ in run.batches()
+        for row, last in zip(inputs, targets[:, -1:], strict=True)
+    ]
+    largest = np.argsort(-np.abs(parts), kind="stable")[:MOST_SEQUENCES]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(justify="right", no_wrap=True, min_width=len("+1.00e-01"))
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for b in largest:
+        table.add_row(_signed(parts[b]), Text(repr(texts[b])))
+    if len(parts) > len(largest):
+        rest = np.delete(parts, largest)
+        table.add_row(_signed(rest.sum()), f"the {len(rest)} others")
+    return table
+
+
+def _signed(x: float) -> Text:
+    """Return a number in the colours that the stepper has for signs."""
+    return Text(f"{x:+.2e}", "color(172)" if x > 0 else "color(68)" if x < 0 else "dim")

@@ -1,0 +1,1 @@
+"""Weights in and out: files, names, and where a model is found."""

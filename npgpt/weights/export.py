@@ -1,0 +1,69 @@
+"""Export a model and its tokenizer to a folder that transformers opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from npgpt.errors import UserError
+from npgpt.files import together
+from npgpt.hub import find_model
+from npgpt.tokenizers import load_tokenizer
+from npgpt.tokenizers.huggingface import write_hugging_face
+from npgpt.weights.load import load_pretrained
+
+END = "<|endoftext|>"
+
+
+def export(source: str | Path, folder: str | Path) -> None:
+    """Write what ``AutoModelForCausalLM`` and ``AutoTokenizer`` of transformers open.
+
+    Parameters
+    ----------
+    source : str or Path
+        A run folder, or another that `npgpt.load_pretrained` and `npgpt.load_tokenizer` take.
+    folder : str or Path
+        Where to write ``config.json``, ``model.safetensors``, ``tokenizer.json`` and
+        ``tokenizer_config.json``, and ``generation_config.json`` if there are defaults of
+        generation, such as the token that ends a text. Made if it is not there.
+
+    Raises
+    ------
+    UserError
+        If the folder holds something, or transformers has no such model or tokenizer; nothing is
+        written then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from npgpt import GPT, GPTConfig
+    >>> from npgpt.tokenizers import ByteTokenizer, save_tokenizer
+    >>> model = GPT(GPTConfig(vocab_size=256, n_positions=8, n_embd=16, n_layer=2, n_head=2))
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     model.save_pretrained(run)
+    ...     save_tokenizer(ByteTokenizer(), run)
+    ...     export(run, Path(run) / "exported")
+    ...     len(list((Path(run) / "exported").iterdir()))
+    4
+    """
+    path, folder = find_model(source), Path(folder)
+    if folder.exists() and not folder.is_dir() or folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists; export to a folder that is empty, or not there")
+    model, tokenizer = load_pretrained(path), load_tokenizer(path)
+    config = model.config
+    if config.model_type == "npgpt":
+        raise UserError(
+            f"{source} cannot be exported: transformers has no model with this window_size, "
+            "norm_position and activation_function together"
+        )
+    if tokenizer.n_vocab > config.vocab_size:
+        raise UserError(
+            f"{source} has a tokenizer of {tokenizer.n_vocab:,} tokens, and its model knows "
+            f"{config.vocab_size:,}"
+        )
+    end = tokenizer.special_tokens.get(END)
+    if end is not None:
+        ends = {"eos_token_id": end, "pad_token_id": end}
+        model.generation_config = ends | model.generation_config
+    with together(folder):
+        write_hugging_face(tokenizer, folder, config.n_positions)
+        model.save_pretrained(folder)

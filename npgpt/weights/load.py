@@ -1,0 +1,207 @@
+"""Weights in and out: folders as Hugging Face writes them, OpenAI's GPT-1, and our runs.
+
+Everything is checked against the configuration before any weight is read: names, shapes, types and
+the layout of the file. Float32 weights are then mapped into memory, not copied: pages are read when
+they are first used, and a change to a parameter never reaches the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from autograd.reading import SMALL, read_json
+from npgpt.errors import UserError
+from npgpt.files import (
+    read_together,
+    remove,
+    together,
+    write_json,
+    write_tensors,
+)
+from npgpt.generation.options import options_in_config
+from npgpt.hub import find_config, find_model
+from npgpt.models.config import GPTConfig
+from npgpt.models.gpt import GPT
+from npgpt.module import unallocated
+from npgpt.weights.names import _gpt1_name, fitted, implied
+from npgpt.weights.release import is_release, open_release
+from npgpt.weights.safetensors import Index, Stored, open_safetensors
+
+"""The mapping for checkpoints whose linear layers are PyTorch's, (out, in)."""
+
+
+def load_pretrained(
+    source: str | Path,
+    *,
+    config: GPTConfig | None = None,
+    mapping: Mapping[str, str] | None = None,
+    dtype: DTypeLike = np.float32,
+) -> GPT:
+    """Make the model that a folder, a file or a name stands for, ready to use: dropout is off.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder in Hugging Face's layout (``config.json`` and ``model.safetensors``, or several
+        files and their index) of a GPT-2 or GPT-1, a run folder, OpenAI's GPT-1 release
+        (``params_shapes.json`` and ``params_*.npy``), one ``.safetensors`` file, or the name of a
+        model on the Hugging Face hub.
+    config : GPTConfig, optional
+        Instead of the source's own ``config.json``.
+    mapping : mapping of str to str, optional
+        For checkpoints with other names: a parameter's name here, and its name there, with
+        ``.T`` at the end if it is stored transposed. A ``*`` stands for anything, the same in both.
+        Parameters that it does not name keep their names. `MINGPT` is one.
+    dtype : dtype_like
+        Of the parameters; the file may hold float16, bfloat16, float32 or float64.
+
+    Returns
+    -------
+    GPT
+
+    Raises
+    ------
+    UserError
+        If anything is missing, damaged or does not fit, in one message; nothing is loaded then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=65, n_positions=8, n_embd=16, n_layer=2, n_head=2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save_pretrained(folder)
+    ...     GPT.from_pretrained(folder).n_parameters() == model.n_parameters()
+    True
+    """
+    path = find_model(source)
+    folder = path if path.is_dir() else path.parent
+
+    def opened() -> tuple[GPTConfig, dict[str, Stored], str, dict[str, Any]]:
+        found: dict[str, Any] = {}
+        if (defaults := folder / "generation_config.json").is_file():
+            found = read_json(defaults, limit=SMALL)
+        elif config is None and (old := folder / "config.json").is_file():
+            found = options_in_config(read_json(old, limit=SMALL))
+        return config or find_config(path), *open_weights(path), found
+
+    config, tensors, what, defaults = read_together(folder, _is_of_model, opened)
+    if config.n_layer > len(tensors):  # before a model of so many layers is made
+        raise UserError(
+            f"{what} has {len(tensors)} tensors, too few for the {config.n_layer} layers of its "
+            "configuration"
+        )
+    try:
+        with unallocated():
+            model = GPT(config, dtype=dtype)
+        tensors = fitted(model, tensors, mapping or {})
+        model.check_shapes({name: tensor.shape for name, tensor in tensors.items()})
+        model.adopt_state_dict({name: tensor.read(dtype) for name, tensor in tensors.items()})
+    except ValueError as error:
+        raise UserError(f"{what} does not fit its configuration: {error}") from None
+    model.eval()
+    model.generation_config = defaults
+    return model
+
+
+def _is_of_model(name: str) -> bool:
+    """Return whether a file of this name is written together with others of a model."""
+    return name in ("config.json", "generation_config.json", "model.safetensors")
+
+
+def save_pretrained(model: GPT, folder: str | Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` to a folder, made if it is not there.
+
+    transformers loads them and computes the same, wherever it has such a model
+    (`GPTConfig.model_type`): biases that the model does not have are written as zeros, and
+    sinusoidal positions as a table. What is in ``model.generation_config`` goes to the file of that
+    name.
+    """
+    folder = Path(folder)
+    tensors = model.state_dict()
+    if model.config.model_type != "npgpt":
+        tensors |= {name: make() for name, (_, make) in implied(model).items()}
+    if model.config.model_type == "openai-gpt":
+        tensors = {_gpt1_name(name): array for name, array in tensors.items()}
+    with together(folder):
+        save_config(model.config, folder)
+        save_generation_config(model, folder)
+        write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+
+
+def save_weights(model: GPT, path: Path) -> None:
+    """Write a model's parameters to a safetensors file."""
+    write_tensors(path, model.state_dict(), {"format": "pt"})
+
+
+def save_config(config: GPTConfig, folder: Path) -> None:
+    """Write ``config.json`` to a folder."""
+    write_json(folder / "config.json", config.to_dict(), indent=2)
+
+
+def save_generation_config(model: GPT, folder: Path) -> None:
+    """Write ``generation_config.json`` to a folder; remove it if the model has no defaults."""
+    path = folder / "generation_config.json"
+    if model.generation_config:
+        write_json(path, model.generation_config, indent=2)
+    else:
+        remove(path)
+
+
+def load_config(folder: Path) -> GPTConfig:
+    """Read ``config.json`` from a folder."""
+    path = folder / "config.json"
+    values = read_json(path, limit=SMALL)
+    model_type = values.get("model_type", "gpt2")
+    if model_type not in ("gpt2", "openai-gpt", "npgpt"):
+        raise UserError(f"{path} is of a {model_type!r:.40} model; expected 'gpt2' or 'openai-gpt'")
+    try:
+        return GPTConfig.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error!s:.400}") from None
+
+
+# ---- finding a model
+
+
+# ---- from a file's names to the model's
+
+
+# ---- tensors in files
+
+
+def open_weights(path: Path) -> tuple[dict[str, Stored], str]:
+    """Return the tensors of a file, or of a folder's, and the path to name in messages."""
+    index = path / "model.safetensors.index.json"
+    if is_release(path):
+        return open_release(path), str(path)
+    if path.is_file():
+        return dict(open_safetensors(path)), str(path)
+    if (path / "model.safetensors").is_file() or not index.is_file():
+        if (path / "pytorch_model.bin").is_file() and not (path / "model.safetensors").is_file():
+            raise UserError(
+                f"{path} holds pytorch_model.bin only, a pickle: to load it would be to run what "
+                "is in it. Save it as safetensors with transformers (save_pretrained)"
+            )
+        return dict(open_safetensors(path / "model.safetensors")), f"{path / 'model.safetensors'}"
+    where = read_json(index, Index, SMALL)["weight_map"]
+    tensors: dict[str, Stored] = {}
+    for file in sorted(set(where.values())):
+        if Path(file).name != file or "\\" in file or "\0" in file:
+            raise UserError(f"{index} names {file!r:.40}, which is not a file beside it")
+        for name, tensor in open_safetensors(path / file).items():
+            if where.get(name) != file:
+                raise UserError(f"{path / file} holds {name}, which {index.name} does not say")
+            tensors[name] = tensor
+    for name in where:
+        if name not in tensors:
+            raise UserError(f"{path / where[name]} does not hold {name}, as {index.name} says")
+    return tensors, str(index)
+
+
+# ---- OpenAI's release of GPT-1: shards that are one long row of numbers, cut up by the shapes
