@@ -75,7 +75,13 @@ TITLES = {
     "linalg": "Products of matrices, and `np.linalg`",
     "shape": "Shape and order",
     "index": "Indexing",
-    "nn": "Functions of networks",
+    "activation": "Activations",
+    "normalization": "Softmax and normalization",
+    "embedding": "Tables, and layers that are products",
+    "convolution": "Convolution",
+    "loss": "Losses",
+    "dropout": "Dropout",
+    "attention": "Attention",
     "op": "Other",
 }
 TAIL = """

@@ -125,7 +125,7 @@ def test_damaged_kernels_are_compiled_anew(damage, cached):
 
 
 def test_old_files_of_numba_are_left_alone(cached):
-    for name in ("rowwise._softmax-124.py311.1.nbc", "rowwise._softmax-124.py311.nbi"):
+    for name in ("normalization._softmax-124.py311.1.nbc", "normalization._softmax-124.py311.nbi"):
         (files(cached)[0].parent / name).write_bytes(b"")
     assert run(cached) == ""
     assert not cache.survey()["damaged"]

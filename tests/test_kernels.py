@@ -203,24 +203,33 @@ def test_rows_are_looked_up(dtype):
 
 def test_no_kernel_reads_beyond_an_array():
     """What is shorter than the array that a loop counts by is for NumPy, which says so."""
-    from autograd.kernels import attention, decode, optimizer, pointwise, product, rowwise, scatter
+    from autograd.kernels import (
+        activation,
+        attention,
+        decode,
+        embedding,
+        loss,
+        normalization,
+        optimizer,
+        product,
+    )
 
     x, short, one = np.ones((2, 4)), np.ones(3), np.ones((2, 1))
     q, all_three = np.ones((3, 2)), (True, True, True)
     call = (None, 0.0, False, 1.0, 0, None)  # of attention
     for declined in (
-        rowwise.softmax_vjp(x[:1], x, -1),
-        rowwise.layer_norm(x, 4, short),
-        rowwise.layer_norm(x, (4,), None, short),
-        rowwise.layer_norm(x, (), np.ones(())),
-        rowwise.layer_norm_vjp(x[:1], x, 4, None, None, 1e-5, one, one, all_three),
-        rowwise.layer_norm_vjp(x, x, 4, short, None, 1e-5, one, one, all_three),
-        rowwise.rms_norm(x, 4, short),
-        rowwise.rms_norm_vjp(x[:1], x, 4, None, 1e-5, one, all_three),
-        rowwise.cross_entropy_vjp(1.0, x, np.array([0, 9]), None, -100, "sum", 0.0, one, one),
-        pointwise.sigmoid_vjp(short, x, x),
-        scatter.scatter_rows(x, np.arange(3), (5, 4)),
-        scatter.scatter_rows(x, np.zeros(2, int), (0, 4)),
+        normalization.softmax_vjp(x[:1], x, -1),
+        normalization.layer_norm(x, 4, short),
+        normalization.layer_norm(x, (4,), None, short),
+        normalization.layer_norm(x, (), np.ones(())),
+        normalization.layer_norm_vjp(x[:1], x, 4, None, None, 1e-5, one, one, all_three),
+        normalization.layer_norm_vjp(x, x, 4, short, None, 1e-5, one, one, all_three),
+        normalization.rms_norm(x, 4, short),
+        normalization.rms_norm_vjp(x[:1], x, 4, None, 1e-5, one, all_three),
+        loss.cross_entropy_vjp(1.0, x, np.array([0, 9]), None, -100, "sum", 0.0, one, one),
+        activation.sigmoid_vjp(short, x, x),
+        embedding.scatter_rows(x, np.arange(3), (5, 4)),
+        embedding.scatter_rows(x, np.zeros(2, int), (0, 4)),
         optimizer.adamw([(x[0], short, x[0], x[0], 1.0)], 1.0, 1.0, 1e-8, (0.9, 0.99)),
         attention.attention_vjp(short, q, q, q, *call, one, (*all_three, False)),
         product.product(x, x.T, short),
@@ -229,7 +238,7 @@ def test_no_kernel_reads_beyond_an_array():
     f = np.float32
     step = decode.program(2, widest=4)
     for wrong in (
-        lambda: rowwise.layer_norm_vjp(x, x, 4, None, None, 1e-5, short, one, all_three),
+        lambda: normalization.layer_norm_vjp(x, x, 4, None, None, 1e-5, short, one, all_three),
         lambda: step.norm(x.astype(f), short.astype(f), None, 1e-5, x.astype(f)),
         lambda: step.linear(x.astype(f), np.ones((4, 4), f), short.astype(f), x.astype(f)),
         lambda: step.linear(x.astype(f), np.ones((4, 5), f), None, np.ones((2, 5), f)),
@@ -243,7 +252,7 @@ def test_no_kernel_reads_beyond_an_array():
 @DTYPE
 def test_scattered_rows_add_up(dtype, monkeypatch):
     from autograd.kernels import jit
-    from autograd.ops.nn import scatter_rows
+    from autograd.ops.embedding import scatter_rows
 
     random = np.random.default_rng(0)
     index = random.integers(-7, 7, (50, 40))
@@ -625,7 +634,7 @@ def test_kernels_can_be_stepped_through():
         "from autograd import nn; import numpy as np, autograd\n"
         "x = autograd.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)\n"
         "y = nn.cross_entropy(nn.layer_norm(nn.gelu(nn.dropout(x)), 3), [0, 1]).backward()\n"
-        "from autograd.kernels import rowwise; print(type(rowwise._softmax).__name__)"
+        "from autograd.kernels import normalization; print(type(normalization._softmax).__name__)"
     )
     result = python(code, NUMBA_DISABLE_JIT="1")
     assert result.stdout == "function\n" and result.returncode == 0, result.stderr

@@ -49,7 +49,7 @@ def twins():
     import torch
     import torch.nn.functional as F
 
-    from autograd.ops.nn import dropout_like
+    from autograd.ops.dropout import dropout_like
     from autograd.ops.reduce import axes_of
 
     def dims(x, axis):

@@ -1,8 +1,8 @@
 """Compiled kernels: the hot loops of ops in Numba, each beside the NumPy function that explains it.
 
-A function that has a kernel says so with one line, ``@kernel("rowwise.softmax")``. The kernel then
-stands in for it wherever it can. What a kernel does not take (Tensors, float16, shapes that do not
-fit) it answers with ``NotImplemented``, and the NumPy function computes or raises as always.
+A function that has a kernel says so with one line, ``@kernel("normalization.softmax")``. The kernel
+then stands in for it wherever it can. What a kernel does not take (Tensors, float16, shapes that do
+not fit) it answers with ``NotImplemented``, and the NumPy function computes or raises as always.
 
 Kernels are off with ``AUTOGRAD_KERNELS=0`` in the environment, inside ``use_kernels(False)``, and
 where Numba is missing. Nothing here imports Numba before a kernel is first called.

@@ -14,9 +14,9 @@ from numba.extending import overload
 
 from autograd.kernels import blas
 from autograd.kernels.blas import PLAIN, ROW_MAJOR, TRANSPOSED, gemm
+from autograd.kernels.dropout import bits_at, mask_constants, row_key
 from autograd.kernels.jit import EXACT, OVERLOADS, inline, jit, split, takes
-from autograd.kernels.pointwise import bits_at, mask_constants, row_key
-from autograd.kernels.rowwise import dot, largest, sum_of
+from autograd.kernels.rows import dot, largest, sum_of
 from autograd.kernels.vector import exp
 
 BLOCK = 64  # queries at a time

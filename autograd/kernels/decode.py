@@ -32,7 +32,7 @@ from autograd.kernels.jit import (
     share,
     takes,
 )
-from autograd.kernels.rowwise import block_dot, largest, squares, sum_of
+from autograd.kernels.rows import block_dot, largest, squares, sum_of
 from autograd.kernels.vector import erf, exp
 
 NORM, PRODUCT, ROWS, ROWS_INT8, ADD, ATTEND = range(6)

@@ -1,0 +1,129 @@
+"""Kernels of activations."""
+
+import math
+
+import numpy as np
+
+from autograd.kernels.jit import EXACT, alike, flat, jit, split
+from autograd.kernels.vector import erf, exp
+
+SQRT_2_PI = math.sqrt(2 / math.pi)
+
+
+# ---- GELU: x Phi(x)
+
+
+@jit(EXACT)
+def _gelu_tanh(x, out, phi):  # 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u))
+    real = x.dtype.type
+    for i in range(x.size):
+        minus_2u = x[i] * (x[i] * x[i] * real(-2 * 0.044715 * SQRT_2_PI) - real(2 * SQRT_2_PI))
+        phi[i] = real(1) / (real(1) + exp(minus_2u))
+        out[i] = x[i] * phi[i]
+
+
+@jit(EXACT)
+def _gelu_tanh_vjp(g, x, phi, out):  # dPhi/dx = 2 Phi (1 - Phi) du/dx
+    real = x.dtype.type
+    for i in range(x.size):
+        square = x[i] * x[i]
+        square = square if square < real(1600) else real(1600)  # beyond, Phi (1 - Phi) is 0
+        two_du = square * real(6 * 0.044715 * SQRT_2_PI) + real(2 * SQRT_2_PI)
+        out[i] = g[i] * (phi[i] + x[i] * (two_du * phi[i] * (real(1) - phi[i])))
+
+
+@jit(EXACT)
+def _gelu_erf(x, out, phi):
+    real = x.dtype.type
+    for i in range(x.size):
+        phi[i] = (real(1) + erf(x[i] * real(math.sqrt(0.5)))) * real(0.5)
+        out[i] = x[i] * phi[i]
+
+
+@jit(EXACT)
+def _gelu_erf_vjp(g, x, phi, out):  # dPhi/dx is the normal density
+    real = x.dtype.type
+    for i in range(x.size):
+        density = exp(x[i] * x[i] * real(-0.5)) * real(1 / math.sqrt(2 * math.pi))
+        out[i] = g[i] * (phi[i] + x[i] * density)
+
+
+def gelu(input, approximate="none"):
+    """Return x Phi(x), and Phi(x) for the rule."""
+    return mapped(_gelu_tanh if approximate == "tanh" else _gelu_erf, 2, input)
+
+
+def gelu_vjp(g, input, approximate, phi):
+    """Return g (Phi + x dPhi/dx)."""
+    return mapped(_gelu_tanh_vjp if approximate == "tanh" else _gelu_erf_vjp, 1, g, input, phi)
+
+
+# ---- sigmoid and SiLU
+
+
+@jit(EXACT)
+def _sigmoid(x, out):
+    real = x.dtype.type
+    for i in range(x.size):
+        e = exp(-abs(x[i]))
+        out[i] = (real(1) if x[i] >= real(0) else e) / (real(1) + e)
+
+
+@jit(EXACT)
+def _sigmoid_vjp(g, x, out):  # sigmoid(x) sigmoid(-x), of which nothing cancels
+    real = x.dtype.type
+    for i in range(x.size):
+        e = exp(-abs(x[i]))
+        out[i] = g[i] * (e / ((real(1) + e) * (real(1) + e)))
+
+
+@jit(EXACT)
+def _silu(x, out):
+    real = x.dtype.type
+    for i in range(x.size):
+        e = exp(-abs(x[i]))
+        out[i] = x[i] * ((real(1) if x[i] >= real(0) else e) / (real(1) + e))
+
+
+@jit(EXACT)
+def _silu_vjp(g, x, y, out):  # s + x s (1 - s), with s the sigmoid
+    real = x.dtype.type
+    for i in range(x.size):
+        e = exp(-abs(x[i]))
+        s = (real(1) if x[i] >= real(0) else e) / (real(1) + e)
+        out[i] = g[i] * (s + y[i] * (real(1) - s))
+
+
+def sigmoid(input):
+    """Return 1 / (1 + e^-x)."""
+    return mapped(_sigmoid, 1, input)
+
+
+def sigmoid_vjp(g, input, out):
+    """Return g times the derivative, sigmoid(x) sigmoid(-x)."""
+    return mapped(_sigmoid_vjp, 1, g, input)
+
+
+def silu(input):
+    """Return x sigmoid(x)."""
+    return mapped(_silu, 1, input)
+
+
+def silu_vjp(g, input, out):
+    """Return g times the derivative of x sigmoid(x)."""
+    return mapped(_silu_vjp, 1, g, input, out)
+
+
+# ---- all of them
+
+
+def mapped(loop, n_results, *arrays):
+    """Run ``loop(*arrays, *results)`` on flat arrays; return the results in the arrays' shape."""
+    if not alike(*arrays):
+        return NotImplemented
+    shape, dtype = arrays[0].shape, arrays[0].dtype
+    results = tuple([np.empty(shape, dtype) for _ in range(n_results)])
+    lines = [flat(x) for x in (*arrays, *results)]  # each (n,)
+    size = lines[0].size
+    split(lambda part: loop(*[line[part] for line in lines]), size, size)
+    return results if n_results > 1 else results[0]

@@ -1,0 +1,60 @@
+"""Kernels of dropout."""
+
+import numpy as np
+
+from autograd.kernels.jit import EXACT, as_rows, inline, jit, split, takes
+
+U4, U8 = np.uint32, np.uint64
+
+
+@inline(EXACT)
+def row_key(row, seed):
+    """Return two halves of a row's key; as `autograd.ops.special.random_bits` makes it."""
+    key = U8(U8(row + 1) * U8(0x9E3779B97F4A7C15) + seed)
+    key = U8((key ^ (key >> U8(30))) * U8(0xBF58476D1CE4E5B9))
+    key = U8((key ^ (key >> U8(27))) * U8(0x94D049BB133111EB))
+    key ^= key >> U8(31)
+    return U4(key & U8(0xFFFFFFFF)), U4(key >> U8(32))
+
+
+@inline(EXACT)
+def bits_at(low, high, column):
+    """Return the random bits of a column, given its row's key."""
+    bits = U4(low ^ U4(column))
+    bits = U4(U4(bits ^ U4(bits >> U4(16))) * U4(0x7FEB352D))
+    bits = U4(U4(bits ^ U4(bits >> U4(15))) * U4(0x846CA68B))
+    return U4(U4(bits ^ U4(bits >> U4(16))) ^ high)
+
+
+@jit(EXACT)
+def _dropout(x, out, first, seed, threshold, scale):
+    """Multiply rows, the first of which has number `first`, by a mask that is never stored."""
+    zero = x.dtype.type(0)
+    for r in range(x.shape[0]):
+        row, kept = x[r], out[r]  # (n,), (n,)
+        low, high = row_key(first + r, seed)
+        for i in range(row.size):
+            kept[i] = row[i] * (scale if bits_at(low, high, i) >= threshold else zero)
+
+
+def dropout(input, p, seed):
+    """Return each element times 0 (with probability p) or 1 / (1 - p)."""
+    if not takes(input):
+        return NotImplemented
+    n = input.shape[-1] if input.ndim else 1
+    out = np.empty(input.shape, input.dtype)
+    x, rows = as_rows(input, n), as_rows(out, n)  # (rows, n) each
+    static = mask_constants(p, seed, x.dtype)
+    split(lambda part: _dropout(x[part], rows[part], part.start, *static), len(x), x.size)
+    return out
+
+
+def mask_constants(p, seed, dtype):
+    """Return what a mask is made of: its seed, the least bits that are kept, and their factor."""
+    threshold = np.uint32(min(round(p * 2**32), 2**32 - 1))
+    return np.uint64(seed), threshold, dtype.type(1 / (1 - p))
+
+
+def dropout_vjp(g, input_shape, p, seed):
+    """Return the cotangent through the same mask."""
+    return dropout(g, p, seed)

@@ -1,0 +1,228 @@
+"""Activations: functions of one element that networks put between their layers."""
+
+import math
+
+import numpy as np
+
+from autograd.kernels import kernel
+from autograd.op import in_single, op
+from autograd.ops import special
+from autograd.ops.attention import blocks
+from autograd.ops.checks import (
+    check_number,
+)
+
+
+@op(kinks=(0.0,))
+def relu(input):
+    """max(0, x); the gradient at 0 is 0."""
+    return np.maximum(input, 0)
+
+
+relu.formula("out = max(input, 0); dinput = g · [input > 0]")
+relu.vjp(input=lambda g, out: g * (out > 0))
+
+
+@op(kinks=(0.0,))
+def leaky_relu(input, negative_slope=0.01):
+    """Return x where it is positive, negative_slope x elsewhere; at 0 the gradient is the slope."""
+    check_number("leaky_relu", "negative_slope", negative_slope)
+    return np.where(input > 0, input, negative_slope * input)
+
+
+leaky_relu.formula(
+    "a = [input > 0] + negative_slope · [input ≤ 0]; out = a · input; dinput = a · g"
+)
+
+
+@leaky_relu.vjp("input")
+def _(g, input, negative_slope):
+    return np.where(input > 0, g, negative_slope * g)
+
+
+@op(kinks=(0.0,))
+def elu(input, alpha=1.0):
+    """Return x where it is positive, alpha (e^x - 1) elsewhere; at 0 the gradient is alpha.
+
+    Clevert, Unterthiner and Hochreiter 2015, arXiv:1511.07289.
+    """
+    check_number("elu", "alpha", alpha)
+    return np.where(input > 0, input, alpha * np.expm1(np.minimum(input, 0)))
+
+
+elu.formula(
+    """
+    e = alpha · exp(min(input, 0))
+    out = [input > 0] · input + [input ≤ 0] · (e - alpha)
+    dinput = g · ([input > 0] + [input ≤ 0] · e)
+    """
+)
+
+
+@elu.vjp("input")
+def _(g, input, alpha):  # not out + alpha, which loses what is small beside alpha
+    return np.where(input > 0, g, g * (alpha * np.exp(np.minimum(input, 0))))
+
+
+@op
+@kernel("activation.sigmoid")
+def sigmoid(input):
+    """1 / (1 + e^-x)."""
+    x = in_single(input)
+    e = np.exp(-np.absolute(x))
+    return (np.where(x < 0, e, 1) / (1 + e)).astype(input.dtype, copy=False)
+
+
+sigmoid.formula("out = 1 / (1 + exp(-input)); dinput = g · exp(-input) / (1 + exp(-input))^2")
+
+
+@sigmoid.vjp("input")
+@kernel("activation.sigmoid_vjp")
+def _(g, input, out):
+    return g * (out * sigmoid(-input))  # which 1 - out is, without its rounding
+
+
+@op
+@kernel("activation.silu")
+def silu(input):
+    """Swish, x sigmoid(x)."""
+    x = in_single(input)
+    return (x * sigmoid(x)).astype(input.dtype, copy=False)
+
+
+silu.formula("s = 1 / (1 + exp(-input)); out = input · s; dinput = g · (s + input · s · (1 - s))")
+
+
+@silu.vjp("input")
+@kernel("activation.silu_vjp")
+def _(g, input, out):
+    s = sigmoid(input)
+    return g * (s + out * (1 - s))
+
+
+@op
+def softplus(input, beta=1.0):
+    """log(1 + e^(beta x)) / beta, without overflow."""
+    check_number("softplus", "beta", beta)
+    return np.logaddexp(beta * input, 0) / beta
+
+
+softplus.formula("out = log(1 + exp(beta · input)) / beta; dinput = g / (1 + exp(-beta · input))")
+softplus.vjp(input=lambda g, input, beta: g * sigmoid(beta * input))
+
+
+@softplus.sample
+def _(draw):
+    return draw.call(draw.array(), draw.choice([1.0, 2.5]))
+
+
+def logsigmoid(input):
+    """log(sigmoid(x)), without overflow."""
+    return -softplus(-input)
+
+
+GELUS = ("none", "tanh")
+
+
+@op(saves=("phi",))
+@kernel("activation.gelu", pays=lambda input, approximate="none": approximate in GELUS)
+def gelu(input, approximate="none"):
+    """Gaussian error linear unit, x Phi(x), with Phi the normal distribution function.
+
+    ``approximate="tanh"`` takes 1/2 (1 + tanh(u)) for Phi, with u = sqrt(2/pi) (x + 0.044715 x^3):
+    GPT-2's choice. Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
+    """
+    if approximate not in GELUS:
+        raise ValueError(f"gelu: approximate is {approximate!r}; expected 'none' or 'tanh'")
+    input, dtype = in_single(input), input.dtype
+    phi = np.empty_like(input, order="C")
+    for x, out in blocks(input, phi):
+        if approximate == "tanh":  # 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u)), at half the cost
+            with np.errstate(over="ignore"):  # 1 / infinity is the 0 that Phi is
+                np.multiply(x, x, out=out)
+                out *= -2 * 0.044715 * _SQRT_2_PI
+                out -= 2 * _SQRT_2_PI
+                out *= x
+                np.exp(out, out=out)
+            out += 1
+            np.divide(1, out, out=out)
+        else:
+            out[...] = special.erf(x * math.sqrt(0.5))
+            out += 1
+            out *= 0.5
+    return (input * phi).astype(dtype, copy=False), phi
+
+
+_SQRT_2_PI = math.sqrt(2 / math.pi)
+
+
+@gelu.formula
+def _(approximate="none"):
+    if approximate == "tanh":
+        return """
+            u = sqrt(2 / π) · (input + 0.044715 · input^3)
+            out = input · (1 + tanh(u)) / 2
+            du = sqrt(2 / π) · (1 + 3 · 0.044715 · input^2)
+            dinput = g · ((1 + tanh(u)) / 2 + input · du / (2 · cosh(u)^2))
+        """
+    return """
+        Φ = (1 + erf(input / sqrt(2))) / 2
+        out = input · Φ
+        dinput = g · (Φ + input · exp(-input^2 / 2) / sqrt(2 · π))
+    """
+
+
+@gelu.vjp("input")
+@kernel("activation.gelu_vjp")
+def _(g, input, approximate, phi):
+    gradient = np.empty_like(phi)
+    for x, p, gx, out in blocks(input, phi, g, gradient):  # g (Phi + x dPhi/dx)
+        with np.errstate(over="ignore"):
+            square = x * x
+        if approximate == "tanh":  # dPhi/dx = 2 Phi (1 - Phi) du/dx
+            np.minimum(square, 1600, out=square)  # beyond, Phi (1 - Phi) is 0
+            np.multiply(square, 6 * 0.044715 * _SQRT_2_PI, out=out)
+            out += 2 * _SQRT_2_PI
+            out *= p
+            out *= 1 - p
+        else:  # dPhi/dx is the normal density
+            square *= -0.5
+            np.exp(square, out=out)
+            out *= 1 / math.sqrt(2 * math.pi)
+        out *= x
+        out += p
+        out *= gx
+    return gradient
+
+
+@gelu.reference
+def _(input, approximate):
+    if approximate == "tanh":
+        x = np.clip(input, -40, 40)  # a cube may be out of range; beyond, tanh is -1 or 1
+        return input * 0.5 * (1 + np.tanh(_SQRT_2_PI * (x + 0.044715 * x**3)))
+    return input * 0.5 * (1 + erf(input * math.sqrt(0.5)))
+
+
+@gelu.sample
+def _(draw):
+    return draw.call(draw.array(low=-4, high=4), draw.choice(["none", "tanh"]))
+
+
+@op
+def erf(input):
+    """Error function: 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+    return special.erf(input)
+
+
+erf.formula("out = erf(input); dinput = g · 2 / sqrt(π) · exp(-input^2)")
+erf.vjp(input=lambda g, input: g * (2 / math.sqrt(math.pi) * np.exp(-input * input)))
+
+
+@op(domain={"input": (0.5, 2.0)})
+def rsqrt(input):
+    """1 / sqrt(x)."""
+    return 1 / np.sqrt(input)
+
+
+rsqrt.formula("out = 1 / sqrt(input); dinput = -g / (2 · input^(3/2))")
+rsqrt.vjp(input=lambda g, out: g * (-0.5 * out * out * out))

@@ -1,0 +1,308 @@
+"""Scaled dot-product attention."""
+
+import math
+
+import numpy as np
+
+from autograd.kernels import kernel
+from autograd.op import in_single, op, sum_to_shape
+from autograd.ops.checks import (
+    check_count,
+    check_number,
+    check_probability,
+)
+from autograd.ops.dropout import dropout_like, dropout_mask, new_seed
+from autograd.ops.index import as_array
+from autograd.ops.normalization import softmax
+
+# ---- attention
+
+
+# Queries at a time: no (T, S) matrix is kept, and causality skips half of the work.
+QUERY_BLOCK = 64
+
+
+def scaled_dot_product_attention(
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    generator=None,
+    window_size=None,
+):
+    """softmax(query key^T scale + mask) value, as PyTorch's function of that name.
+
+    Vaswani et al. 2017, arXiv:1706.03762, equation 1. Memory is linear in T and S; with a window,
+    work is proportional to T times the window.
+
+    Parameters
+    ----------
+    query : Tensor or ndarray, (..., T, D)
+    key : Tensor or ndarray, (..., S, D)
+    value : Tensor or ndarray, (..., S, V)
+    attn_mask : Tensor or ndarray, broadcasting to (..., T, S), optional
+        Booleans (True takes part), or numbers to add, which may require a gradient.
+    dropout_p : float
+        Of the weights; one seed a call is drawn from `generator`, a ``numpy.random.Generator``.
+    is_causal : bool
+        Hide keys after the query's own position.
+    scale : float, optional
+        1 / sqrt(D) if not given.
+    window_size : int, optional
+        With `is_causal`: a query sees its own position and the ``window_size - 1`` before it.
+
+    Returns
+    -------
+    Tensor or ndarray, (..., T, V)
+        Zeros for a query that may see no key.
+
+    Raises
+    ------
+    TypeError
+        If the mask holds integers, of which nobody knows whether they choose or add.
+    ValueError
+        If the shapes do not fit, or the window is smaller than 1 or without `is_causal`.
+
+    Examples
+    --------
+    >>> import numpy as np, autograd
+    >>> x = np.zeros((4, 1))  # all keys look alike: the result is the mean of the values
+    >>> value = np.array([[1.0], [3.0], [5.0], [7.0]])
+    >>> look = autograd.nn.scaled_dot_product_attention
+    >>> look(x, x, value, is_causal=True, window_size=2).tolist()
+    [[1.0], [2.0], [4.0], [6.0]]
+    """
+    check_probability("scaled_dot_product_attention", "dropout_p", dropout_p)
+    if scale is not None:
+        check_number("scaled_dot_product_attention", "scale", scale)
+    if not isinstance(is_causal, bool | np.bool):
+        raise TypeError(
+            f"scaled_dot_product_attention: is_causal is {is_causal!r}; expected True or False"
+        )
+    if window_size is not None:
+        check_count("scaled_dot_product_attention", "window_size", window_size, -math.inf)
+    if window_size is not None and (window_size < 1 or not is_causal):
+        raise ValueError(
+            f"scaled_dot_product_attention: window_size is {window_size} and is_causal "
+            f"{is_causal}; expected a window of 1 or more, with is_causal=True"
+        )
+    query, attn_mask = as_array(query), as_array(attn_mask)
+    if attn_mask is not None and attn_mask.dtype.kind in "iu":
+        raise TypeError(
+            f"scaled_dot_product_attention: attn_mask has dtype {attn_mask.dtype}; expected "
+            "booleans (True takes part), attn_mask.astype(bool), or floating-point numbers to add"
+        )
+    if scale is None:
+        scale = 1 / math.sqrt(max(query.shape[-1], 1))
+    seed = new_seed(generator) if dropout_p else 0
+    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
+
+
+@op(saves=("largest",))
+@kernel("attention.attention")
+def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None):
+    """Attention with every argument settled; see `scaled_dot_product_attention`."""
+    if (
+        query.shape[:-2] != key.shape[:-2]
+        or query.shape[-1] != key.shape[-1]
+        or key.shape[:-1] != value.shape[:-1]
+    ):
+        raise ValueError(
+            f"attention: query {query.shape}, key {key.shape} and value {value.shape} do not fit; "
+            "expected (..., T, D), (..., S, D) and (..., S, V) with the same leading axes"
+        )
+    dtype = query.dtype
+    query, key, value = map(in_single, (query, key, value))
+    out = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
+    largest = np.empty((*query.shape[:-1], 1), query.dtype)
+    for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed, window_size):
+        p = block.scores(scale)  # (..., block, keys)
+        top = np.max(p, axis=-1, keepdims=True, initial=-np.inf)
+        top[top == -np.inf] = 0
+        largest[..., block.rows, :] = top
+        exp_normalized(p, top)
+        if dropout_p:
+            p *= block.dropout()
+        out[..., block.rows, :] = p @ value[..., block.keys, :]
+    return out.astype(dtype, copy=False), largest
+
+
+def exp_normalized(scores, largest):
+    """Make scores their softmax, in place; a query that sees no key has weights of 0."""
+    scores -= largest
+    np.exp(scores, out=scores)
+    total = np.sum(scores, axis=-1, keepdims=True)
+    total[total == 0] = 1
+    scores /= total
+
+
+@attention.formula(
+    r=lambda query_shape, key_shape, dropout_p, seed: dropout_like(
+        (*query_shape[:-1], key_shape[-2]), dropout_p, seed, float
+    )
+)
+def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None):
+    mask, added = "attn_mask_ts", ""
+    seen = ["[s ≤ t]"] if is_causal else []
+    if window_size is not None:
+        seen.append("[s > t - window_size]")
+    if attn_mask is not None:
+        mask = "attn_mask_s" if attn_mask.ndim == 1 else mask
+        if attn_mask.dtype == bool:
+            seen.append(f"[{mask}]")
+        else:
+            added = f" + {mask}"
+    dropped = " · r_ts" if dropout_p else ""
+    return f"""
+        e_ts = {" · ".join([*seen, f"exp(scale · (Σ_d query_td · key_sd){added})"])}
+        p_ts = e_ts / Σ_u e_tu
+        out_te = Σ_s p_ts{dropped} · value_se
+        dvalue_se = Σ_t p_ts{dropped} · g_te
+        dp_ts = (Σ_e g_te · value_se){dropped}
+        de_ts = p_ts · (dp_ts - Σ_u p_tu · dp_tu)
+        dquery_td = scale · Σ_s de_ts · key_sd
+        dkey_sd = scale · Σ_t de_ts · query_td
+        {f"d{mask} = {'' if mask.endswith('ts') else 'Σ_t '}de_ts" if added else ""}
+    """
+
+
+@attention.vjp("query", "key", "value", "attn_mask")
+@kernel("attention.attention_vjp")
+def _(
+    g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size, largest, needs
+):  # fmt: skip
+    g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
+    g_mask = np.zeros(attn_mask.shape, attn_mask.dtype) if needs[3] else None
+    for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed, window_size):
+        p = block.scores(scale)
+        exp_normalized(p, largest[..., block.rows, :])
+        g_rows = g[..., block.rows, :]
+        dp = g_rows @ np.swapaxes(value[..., block.keys, :], -1, -2)  # (..., block, keys)
+        dropped = p
+        if dropout_p:
+            mask = block.dropout()
+            dropped = p * mask
+            dp *= mask
+        g_value[..., block.keys, :] += np.swapaxes(dropped, -1, -2) @ g_rows
+        dp -= np.sum(p * dp, axis=-1, keepdims=True)
+        dp *= p
+        if needs[3]:
+            block.add_to_mask(g_mask, dp)
+        dp *= scale
+        g_query[..., block.rows, :] = dp @ key[..., block.keys, :]
+        g_key[..., block.keys, :] += np.swapaxes(dp, -1, -2) @ query[..., block.rows, :]
+    return g_query, g_key, g_value, g_mask
+
+
+class QueryBlocks:
+    """Blocks of queries and the keys that each may see: iterating yields itself, block by block."""
+
+    def __init__(self, query, key, attn_mask, dropout_p, is_causal, seed, window_size):
+        self.query, self.key, self.mask = query, key, attn_mask
+        self.dropout_p, self.seed = dropout_p, seed
+        self.is_causal, self.window_size = is_causal, window_size
+        self.n_queries, self.n_keys = query.shape[-2], key.shape[-2]
+
+    def __iter__(self):
+        for start in range(0, self.n_queries, QUERY_BLOCK):
+            stop = min(start + QUERY_BLOCK, self.n_queries)
+            self.rows = slice(start, stop)
+            end = min(stop, self.n_keys) if self.is_causal else self.n_keys
+            first = 0 if self.window_size is None else max(0, start - self.window_size + 1)
+            self.keys = slice(min(first, end), end)
+            yield self
+
+    def scores(self, scale):
+        """Return the masked scores of the block, (..., block, keys)."""
+        keys = np.swapaxes(self.key[..., self.keys, :], -1, -2)
+        s = (self.query[..., self.rows, :] * scale) @ keys
+        if self.is_causal:
+            i, j = np.ogrid[self.rows, self.keys]
+            hidden = j > i
+            if self.window_size is not None:
+                hidden |= j <= i - self.window_size
+            np.copyto(s, -np.inf, where=hidden)
+        if self.mask is not None:
+            shape = (*s.shape[:-2], self.n_queries, self.n_keys)
+            mask = np.broadcast_to(self.mask, shape)[..., self.rows, self.keys]
+            if mask.dtype == bool:
+                np.copyto(s, -np.inf, where=~mask)
+            else:
+                s += mask.astype(s.dtype)
+        return s
+
+    def add_to_mask(self, mask, scores):
+        """Add scores of the block, (..., block, keys), to the places of a mask that they had."""
+        mask = mask.reshape((1,) * (2 - mask.ndim) + mask.shape)
+        part = mask[
+            ...,
+            self.rows if mask.shape[-2] > 1 else slice(None),
+            self.keys if mask.shape[-1] > 1 else slice(None),
+        ]
+        part += sum_to_shape(scores, part.shape)
+
+    def dropout(self):
+        """Return the block's part of the mask over (..., T, S)."""
+        *lead, n_queries, _ = self.query.shape
+        heads, i = np.arange(math.prod(lead)), np.arange(self.rows.start, self.rows.stop)
+        numbers = np.add.outer(heads * n_queries, i).reshape(-1)
+        keys = np.arange(self.keys.start, self.keys.stop)
+        mask = dropout_mask(numbers, keys, self.dropout_p, self.seed, self.query.dtype)
+        return mask.reshape(*lead, len(i), len(keys))
+
+
+@attention.reference
+def _(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None):
+    scores = query @ np.swapaxes(key, -1, -2) * scale  # (..., T, S)
+    n_queries, n_keys = scores.shape[-2:]
+    if is_causal:
+        seen = np.tri(n_queries, n_keys, dtype=bool)
+        if window_size is not None:
+            seen &= ~np.tri(n_queries, n_keys, -window_size, dtype=bool)
+        scores = np.where(seen, scores, -np.inf)
+    if attn_mask is not None:
+        boolean = attn_mask.dtype == bool
+        scores = np.where(attn_mask, scores, -np.inf) if boolean else scores + attn_mask
+    blind = np.all(scores == -np.inf, axis=-1, keepdims=True)  # queries that see no key
+    p = np.where(blind, 0, softmax(np.where(blind, 0, scores), -1))
+    if dropout_p:
+        p = p * dropout_like(p.shape, dropout_p, seed, p.dtype)
+    return p @ value
+
+
+@attention.sample
+def _(draw):
+    batch = draw.shape(max_dims=2, max_side=2)
+    n_queries, n_keys = draw.integer(1, 4), draw.integer(1, 4)
+    query = draw.array(shape=(*batch, n_queries, 2))
+    key, value = draw.array(shape=(*batch, n_keys, 2)), draw.array(shape=(*batch, n_keys, 3))
+    mask = draw.integers((n_queries, n_keys), 0, 1).astype(bool)
+    mask[:, 0] = True  # a query that sees no key has no formula
+    np.fill_diagonal(mask, True)
+    sizes = [
+        (n_queries, n_keys),
+        (n_keys,),
+        (n_queries, 1),
+        (*batch[:1], *[1] * len(batch), n_keys),
+    ]
+    mask = draw.choice([None, mask, draw.array(shape=draw.choice(sizes))])
+    is_causal = draw.boolean()
+    window_size = draw.choice([None, 1, 2]) if is_causal and n_queries <= n_keys else None
+    dropout_p, seed = draw.choice([0.0, 0.4]), draw.integer(0, 99)
+    return draw.call(query, key, value, mask, dropout_p, is_causal, 0.7, seed, window_size)
+
+
+# ---- loops
+
+
+def blocks(*arrays, size=16384):
+    """Yield matching blocks of arrays of one size, flat, small enough to stay in the cache.
+
+    The last array is written to, and so must be contiguous.
+    """
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, flat[-1].size, size):
+        yield [array[start : start + size] for array in flat]
