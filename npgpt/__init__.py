@@ -46,9 +46,10 @@ _refuse_namesake()
 # kernels need. NumPy's copy reads this as it is loaded, so it has no effect where that came first.
 _os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
+from npgpt import renamed as _renamed  # noqa: E402, F401
 from npgpt.errors import UserError  # noqa: E402
 from npgpt.generation import TextStreamer, generate  # noqa: E402
-from npgpt.models.config import GPTConfig
+from npgpt.models.config import GPTConfig  # noqa: E402
 from npgpt.models.gpt import GPT  # noqa: E402
 from npgpt.tokenizers import load_tokenizer  # noqa: E402
 from npgpt.training.config import TrainConfig  # noqa: E402

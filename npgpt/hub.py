@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from autograd.reading import SMALL, read_json
 from npgpt.errors import UserError
 from npgpt.models.config import GPTConfig
-from npgpt.weights.load import load_config
 from npgpt.weights.release import is_release, release_config
 
 
@@ -47,3 +47,16 @@ def find_config(path: Path) -> GPTConfig:
     if path.is_dir() and not (path / "config.json").exists():
         raise UserError(f"{path} is no folder with a model (it has no config.json)")
     return load_config(path if path.is_dir() else path.parent)
+
+
+def load_config(folder: Path) -> GPTConfig:
+    """Read ``config.json`` from a folder."""
+    path = folder / "config.json"
+    values = read_json(path, limit=SMALL)
+    model_type = values.get("model_type", "gpt2")
+    if model_type not in ("gpt2", "openai-gpt", "npgpt"):
+        raise UserError(f"{path} is of a {model_type!r:.40} model; expected 'gpt2' or 'openai-gpt'")
+    try:
+        return GPTConfig.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error!s:.400}") from None

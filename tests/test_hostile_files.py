@@ -621,7 +621,10 @@ def takes_pipes(args):
 def test_text_from_a_pipe(tmp_path, monkeypatch):
     """A pipe is read to its end where text is expected, up to a limit."""
     os.mkfifo(tmp_path / "pipe")
-    code = "import sys; from npgpt.training.data import read_text; print(len(read_text((sys.argv[1],))[0]))"
+    code = (
+        "import sys; from npgpt.training.data import read_text; "
+        "print(len(read_text((sys.argv[1],))[0]))"
+    )
     command = [sys.executable, "-c", code, tmp_path / "pipe"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     with (tmp_path / "pipe").open("w") as pipe:

@@ -34,9 +34,7 @@ def said(player):
 def test_says_what_the_stepper_prints(number):
     lesson = Lesson(number)
     text = lesson.path.read_text(encoding="utf-8")
-    assert text == lesson.replayed(), (
-        "if that is as it should be, run: python -m npgpt.learn.lessons"
-    )
+    assert text == lesson.replayed(), "if that is right, run: python -m npgpt.learn.lessons"
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import autograd
 from autograd import nn
 from autograd.kernels import use_kernels
-from autograd.ops.nn import as_shape
+from autograd.ops.normalization import as_shape
 from autograd.testing.properties import Applied, Call
 from autograd.testing.strategies import Draw
 

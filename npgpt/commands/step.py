@@ -107,8 +107,8 @@ def of_model(folder: str, text: str) -> Any:
     UserError
         If the text has fewer than two tokens, or more than the model reads at once.
     """
-    from npgpt import load_tokenizer
     from npgpt.hub import find_model
+    from npgpt.tokenizers import load_tokenizer
     from npgpt.weights.load import load_pretrained
 
     path = find_model(folder)

@@ -44,8 +44,8 @@ def whole_loss(
 
     The text is cut into windows of the context length, one after the other: each token is predicted
     once, from those before it in its window. Without a batch size, one is chosen for which the
-    logits stay small. With an end token, documents are kept apart (`npgpt.training.data.separated`), and the
-    first token of each is not predicted.
+    logits stay small. With an end token, documents are kept apart
+    (`npgpt.training.data.separated`), and the first token of each is not predicted.
     """
     T = model.config.n_positions
     if batch_size is None:

@@ -120,8 +120,8 @@ def generate(
     num_return_sequences : int
         Continuations of each prompt, next to each other in the result.
     use_cache : bool
-        Keep each layer's keys and values of what was read (`npgpt.models.cache.KVCache`). The result is
-        the same without, and slow.
+        Keep each layer's keys and values of what was read (`npgpt.models.cache.KVCache`). The
+        result is the same without, and slow.
     seed : int, optional
         Of the sampling; the same seed gives the same text.
 

@@ -31,6 +31,28 @@ class Activations:
     """The weights of each layer's heads, (B, H, T, T): row t is where position t looks."""
 
 
+@dataclass(frozen=True)
+class Context:
+    """What every block of one pass is given beside the hidden states.
+
+    Attributes
+    ----------
+    mask : ndarray of bool, (B, 1, 1, S or more) or (B, 1, T, S), optional
+        Which positions may be looked at.
+    capture : Activations, optional
+        Takes up the attention weights of each layer.
+    cache : KVCache, optional
+        The keys and values of the tokens that were read earlier.
+    """
+
+    mask: ndarray | None = None
+    capture: Activations | None = None
+    cache: KVCache | None = None
+
+
+ALONE = Context()  # a pass over whole sequences, without anything beside
+
+
 class Attention(Module):
     """Causal self-attention with several heads (Vaswani et al. 2017, section 3.2)."""
 
@@ -48,19 +70,14 @@ class Attention(Module):
             self.scale /= layer + 1
         self.window_size = config.window_size if layer % 2 else None  # GPT-3: every other layer
 
-    def forward(
-        self,
-        x: Tensor,
-        mask: ndarray | None = None,
-        seen: Activations | None = None,
-        cache: KVCache | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
         """Let every position look at itself and those before it: ``(B, T, C) -> (B, T, C)``.
 
-        With a cache, those before it are also the tokens that were read earlier, S keys in all.
-        `mask`, (B, 1, 1 or T, S or more) booleans, says which positions may be looked at.
+        With a cache, the positions before it include the tokens that were read earlier: S keys in
+        all.
         """
         B, T, C = x.shape
+        mask, cache = context.mask, context.cache
         query, key, value = self.heads(x)  # (B, H, T, D)
         if cache is not None:
             key, value = cache.extend(self.layer, key, value, self.window_size)  # (B, H, S, D)
@@ -79,8 +96,8 @@ class Attention(Module):
             scale=self.scale,
             window_size=self.window_size if T == S else None,
         )
-        if seen is not None:  # attention returns its own weights where the values are the identity
-            seen.attentions.append(
+        if context.capture is not None:  # with the identity as values, the result is the weights
+            context.capture.attentions.append(
                 look(value=np.broadcast_to(np.eye(S, dtype=x.dtype), (*query.shape[:-2], S, S)))
             )
         y = look(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from autograd import Tensor
-from npgpt.models.attention import Attention
+from npgpt.models.attention import ALONE, Attention, Context
 from npgpt.models.config import GPTConfig
 from npgpt.models.layers import (
     ACTIVATIONS,
@@ -42,10 +42,10 @@ class Block(Module):
         self.ln_2 = LayerNorm(config.n_embd, config.bias, eps, dtype)
         self.mlp = MLP(config, dtype)
 
-    def forward(self, x: Tensor, *context: Any) -> Tensor:
-        """Map ``(B, T, C) -> (B, T, C)``; `Attention.forward` says what the context is."""
+    def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
+        """Map ``(B, T, C) -> (B, T, C)``."""
         if self.post_norm:  # GPT-1: normalize the sum
-            x = self.ln_1(x + self.attn(x, *context))
+            x = self.ln_1(x + self.attn(x, context))
             return self.ln_2(x + self.mlp(x))
-        x = x + self.attn(self.ln_1(x), *context)  # since GPT-2: normalize what a branch reads
+        x = x + self.attn(self.ln_1(x), context)  # since GPT-2: normalize what a branch reads
         return x + self.mlp(self.ln_2(x))

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from autograd import Tensor, nn
 from npgpt.errors import UserError
-from npgpt.models.attention import Activations
+from npgpt.models.attention import Activations, Context
 from npgpt.models.blocks import Block
 from npgpt.models.cache import KVCache
 from npgpt.models.config import GPTConfig
@@ -82,11 +82,12 @@ class Transformer(Module):
             if attention_mask.ndim == 2:
                 attention_mask = attention_mask[:, None]  # (B, S) -> (B, 1, S)
             attention_mask = attention_mask[:, None] != 0  # (B, 1, 1 or T, S)
+        context = Context(attention_mask, seen, cache)
         x = self.drop(self.wte(input_ids) + self.wpe(position_ids))  # (B, T, C)
         for block in self.h:
             if seen is not None:
                 seen.hidden_states.append(x)
-            x = block(x, attention_mask, seen, cache)
+            x = block(x, context)
         if cache is not None:
             cache.length = S
         if self.ln_f is not None:

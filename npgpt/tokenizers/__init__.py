@@ -91,7 +91,7 @@ def make_tokenizer(name: str, text: str = "", special_tokens: Sequence[str] = ()
     >>> make_tokenizer("byte").n_vocab
     256
     """
-    from npgpt.models.config import nearest
+    from autograd.schema import nearest
 
     if name == "char":
         return CharTokenizer.from_text(text, special_tokens)

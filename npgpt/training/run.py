@@ -50,7 +50,7 @@ from npgpt.files import (
     written,
 )
 from npgpt.generation import generate
-from npgpt.hub import find_model
+from npgpt.hub import find_model, load_config
 from npgpt.models.config import GPTConfig, Positive, Steps
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import dropout_from
@@ -81,13 +81,7 @@ from npgpt.training.interrupt import Interrupted, interruptible
 from npgpt.training.memory import demand_memory, keep_freed_memory
 from npgpt.training.metrics import Metrics
 from npgpt.training.optim import AdamW, clip_grad_norm, learning_rate_at
-from npgpt.weights.load import (
-    load_config,
-    load_pretrained,
-    save_config,
-    save_generation_config,
-    save_weights,
-)
+from npgpt.weights.load import load_pretrained, save_config, save_generation_config, save_weights
 
 
 @dataclass

@@ -153,19 +153,6 @@ def save_generation_config(model: GPT, folder: Path) -> None:
         remove(path)
 
 
-def load_config(folder: Path) -> GPTConfig:
-    """Read ``config.json`` from a folder."""
-    path = folder / "config.json"
-    values = read_json(path, limit=SMALL)
-    model_type = values.get("model_type", "gpt2")
-    if model_type not in ("gpt2", "openai-gpt", "npgpt"):
-        raise UserError(f"{path} is of a {model_type!r:.40} model; expected 'gpt2' or 'openai-gpt'")
-    try:
-        return GPTConfig.from_dict(values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error!s:.400}") from None
-
-
 # ---- finding a model
 
 

@@ -2,7 +2,8 @@
 
 A lesson is a Markdown file here, such as ``1_the_chain_rule.md``. Its ``python`` blocks make up one
 script; a ``step`` block walks through the last `backward` of what has run, and shows what the
-stepper prints. ``python -m npgpt.learn.lessons`` writes that anew; the tests hold every lesson to it.
+stepper prints. ``python -m npgpt.learn.lessons`` writes that anew; the tests hold every lesson to
+it.
 """
 
 from __future__ import annotations

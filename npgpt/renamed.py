@@ -1,0 +1,52 @@
+"""Modules that had another name in version 0.1.0: importing the old name works, with a warning."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+RENAMED = {
+    "npgpt.config": ("npgpt.models.config", "npgpt.training.config"),
+    "npgpt.data": ("npgpt.training.data",),
+    "npgpt.decode": ("npgpt.generation.decode",),
+    "npgpt.evaluate": ("npgpt.evaluation.loss",),
+    "npgpt.info": ("npgpt.diagnostics.info",),
+    "npgpt.kata": ("npgpt.learn.katas",),
+    "npgpt.lessons": ("npgpt.learn.lessons",),
+    "npgpt.memory": ("npgpt.training.memory",),
+    "npgpt.model": ("npgpt.models.gpt", "npgpt.models.attention", "npgpt.models.blocks"),
+    "npgpt.nn": ("npgpt.module", "npgpt.models.layers"),
+    "npgpt.optim": ("npgpt.training.optim",),
+    "npgpt.quantize": ("npgpt.generation.quantize",),
+    "npgpt.train": ("npgpt.training.run",),
+}
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds a module by its old name, and fills it with the names of its successors."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Say that a module of an old name can be loaded, by this object."""
+        if fullname not in RENAMED:
+            return None
+        return importlib.util.spec_from_loader(fullname, self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fill the module, and warn."""
+        successors = RENAMED[module.__name__]
+        for name in successors:
+            for key, value in vars(importlib.import_module(name)).items():
+                if not key.startswith("__"):
+                    module.__dict__.setdefault(key, value)
+        warnings.warn(
+            f"{module.__name__} is now {' and '.join(successors)}", DeprecationWarning, stacklevel=2
+        )
+
+
+sys.meta_path.append(_Finder())
