@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -48,7 +47,7 @@ def write_lessons() -> None:
     """Copy the lessons, which are Markdown already, to pages of the site."""
     folder = GENERATED / "lessons"
     folder.mkdir(parents=True, exist_ok=True)
-    for source in sorted((ROOT / "npgpt").glob("**/lessons/*.md")):
+    for source in sorted((ROOT / "npgpt/learn/lessons").glob("*.md")):
         text = source.read_text("utf-8").replace("```step\n", "```text\n")
         (folder / source.name).write_text(text, "utf-8")
 
@@ -80,7 +79,7 @@ def link_lessons(app: Sphinx, name: str, source: list[str]) -> None:
 
     Sphinx calls this function with each page's text before it parses the page.
     """
-    source[0] = source[0].replace("../npgpt/lessons/", "generated/lessons/")
+    source[0] = source[0].replace("../npgpt/learn/lessons/", "generated/lessons/")
     if name == "lessons":
         source[0] += "\n```{toctree}\n:glob:\n:hidden:\n\ngenerated/lessons/*\n```\n"
 
