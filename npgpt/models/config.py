@@ -9,7 +9,7 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from autograd.schema import Range, brief, fit_fields, nearest
+from autograd.schema import Range, fit_fields, nearest
 from npgpt.errors import UserError
 
 Size = Annotated[int, Range(1, 2**28)]  # products of two can be counted

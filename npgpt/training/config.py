@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autograd.reading import read_toml
-from autograd.schema import FileName, fit_fields, nearest, brief
+from autograd.schema import FileName, brief, fit_fields, nearest
 from npgpt.errors import UserError
 from npgpt.models.config import (
     Activation,
@@ -98,7 +98,7 @@ class TrainConfig:
     patience: Steps = 0
     """Stop after so many evaluations without a better validation loss; 0 is off."""
     sample_tokens: Steps = 64
-    """Tokens of a sample that is brief at each evaluation; 0 is off."""
+    """Tokens of a sample that is shown at each evaluation; 0 is off."""
     eval_only: bool = False
     """Print the losses of the model, and neither train nor write anything."""
 
