@@ -14,12 +14,13 @@ import numpy as np
 
 from autograd.dispatch import plain
 from autograd.kernels import kernel
-from autograd.op import in_single, op, sum_to_shape
+from autograd.op import in_float, in_single, op, sum_to_shape
 from autograd.ops import special
 from autograd.ops.checks import (
     check_axis,
     check_count,
     check_eps,
+    check_floats,
     check_number,
     check_probability,
 )
@@ -84,6 +85,7 @@ def _(g, input, alpha):  # not out + alpha, which loses what is small beside alp
 @kernel("pointwise.sigmoid")
 def sigmoid(input):
     """1 / (1 + e^-x)."""
+    input = in_float(input)
     x = in_single(input)
     e = np.exp(-np.absolute(x))
     return (np.where(x < 0, e, 1) / (1 + e)).astype(input.dtype, copy=False)
@@ -102,6 +104,7 @@ def _(g, input, out):
 @kernel("pointwise.silu")
 def silu(input):
     """Swish, x sigmoid(x)."""
+    check_floats("silu", input=input)
     x = in_single(input)
     return (x * sigmoid(x)).astype(input.dtype, copy=False)
 
@@ -150,6 +153,7 @@ def gelu(input, approximate="none"):
     """
     if approximate not in GELUS:
         raise ValueError(f"gelu: approximate is {approximate!r}; expected 'none' or 'tanh'")
+    check_floats("gelu", input=input)
     input, dtype = in_single(input), input.dtype
     phi = np.empty_like(input, order="C")
     for x, out in blocks(input, phi):
@@ -227,7 +231,7 @@ def _(draw):
 @op
 def erf(input):
     """Error function: 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-    return special.erf(input)
+    return special.erf(in_float(input))
 
 
 erf.formula("out = erf(input); dinput = g · 2 / sqrt(π) · exp(-input^2)")
@@ -252,6 +256,7 @@ rsqrt.vjp(input=lambda g, out: g * (-0.5 * out * out * out))
 def softmax(input, dim=-1):
     """exp(x) / sum(exp(x)) along an axis."""
     check_axis("softmax", dim, input.ndim)
+    check_floats("softmax", input=input)
     x = in_single(input)
     out = np.exp(x - np.max(x, axis=dim, keepdims=True, initial=-np.inf))
     out /= np.sum(out, axis=dim, keepdims=True)
@@ -287,6 +292,7 @@ def _(draw):
 def log_softmax(input, dim=-1):
     """Logarithm of softmax: x - log(sum(exp(x))) along an axis."""
     check_axis("log_softmax", dim, input.ndim)
+    check_floats("log_softmax", input=input)
     x = in_single(input)
     shifted = x - np.max(x, axis=dim, keepdims=True, initial=-np.inf)
     with np.errstate(divide="ignore"):  # of no elements
@@ -363,6 +369,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     equations 3 and 4.
     """
     check_eps("layer_norm", eps)
+    check_floats("layer_norm", input=input)
     check_normalized("layer_norm", input, normalized_shape, weight=weight, bias=bias)
     x = as_rows(in_single(input), normalized_shape)
     n = x.shape[1]
@@ -464,6 +471,7 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
     """
     if eps is not None:
         check_eps("rms_norm", eps)
+    check_floats("rms_norm", input=input)
     check_normalized("rms_norm", input, normalized_shape, weight=weight)
     x = as_rows(in_single(input), normalized_shape)
     n = x.shape[1]
@@ -997,6 +1005,7 @@ def check_classes(name, input, target, ignore_index):
 def cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothing):
     """Cross-entropy of classes, with those of ``input (..., C)`` last; see `cross_entropy`."""
     check_classes("cross_entropy", input, target, ignore_index)
+    check_floats("cross_entropy", input=input)
     logits = rows(in_single(input))
     classes, share = shares(target.reshape(-1), weight, ignore_index, logits.dtype)
     largest = np.max(logits, axis=-1, keepdims=True, initial=-np.inf)
@@ -1158,6 +1167,7 @@ def dropout_like(x_shape, p, seed, dtype):
 @kernel("pointwise.dropout")
 def dropout_seeded(input, p, seed):
     """Dropout with the mask that belongs to a seed."""
+    check_floats("dropout", input=input)
     return input * dropout_like(input.shape, p, seed, input.dtype)
 
 
@@ -1258,7 +1268,7 @@ def scaled_dot_product_attention(
             "booleans (True takes part), attn_mask.astype(bool), or floating-point numbers to add"
         )
     if scale is None:
-        scale = 1 / math.sqrt(max(query.shape[-1], 1))
+        scale = 1 / math.sqrt(max(query.shape[-1] if query.ndim else 0, 1))
     seed = new_seed(generator) if dropout_p else 0
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
 
@@ -1268,7 +1278,8 @@ def scaled_dot_product_attention(
 def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None):
     """Attention with every argument settled; see `scaled_dot_product_attention`."""
     if (
-        query.shape[:-2] != key.shape[:-2]
+        min(query.ndim, key.ndim, value.ndim) < 2
+        or query.shape[:-2] != key.shape[:-2]
         or query.shape[-1] != key.shape[-1]
         or key.shape[:-1] != value.shape[:-1]
     ):
@@ -1276,6 +1287,7 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, w
             f"attention: query {query.shape}, key {key.shape} and value {value.shape} do not fit; "
             "expected (..., T, D), (..., S, D) and (..., S, V) with the same leading axes"
         )
+    check_floats("attention", query=query, key=key, value=value)
     dtype = query.dtype
     query, key, value = map(in_single, (query, key, value))
     out = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
