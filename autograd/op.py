@@ -679,6 +679,11 @@ def in_single(x: Any) -> Any:
     return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
+def in_float(x: Any) -> Any:
+    """Return integers and booleans as float64, as NumPy's functions do, and floats as they are."""
+    return x.astype(np.float64) if x.dtype.kind in "biu" else x
+
+
 def _in_single(value: Any) -> Any:
     """Return what a rule reads, with all arrays of float16 as float32."""
     if isinstance(value, _ARRAYS):

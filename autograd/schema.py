@@ -355,11 +355,13 @@ def brief(value: Any) -> str:
     "'aaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaa'"
     """
     try:
-        return _SHORT.repr(value).replace("\n", " ")
+        text = _SHORT.repr(value).replace("\n", " ")
     except Exception:  # numbers of thousands of digits; objects with a repr of their own
         return f"a value of type {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 4 :]}"
 
 
+LONGEST = 160  # characters of a value in a message
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 38
 

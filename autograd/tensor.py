@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
+from types import MemberDescriptorType
 from typing import Any
 
 import numpy as np
@@ -266,14 +267,22 @@ class Tensor(TensorBase):
             )
         return type(self), self._array, self.requires_grad
 
+    def _attributes(self) -> dict[str, Any]:
+        """Return what a subclass keeps in its instances, in their ``__dict__`` and in slots."""
+        found = dict(getattr(self, "__dict__", {}))
+        for kind in type(self).__mro__[: type(self).__mro__.index(Tensor)]:
+            for name, slot in vars(kind).items():
+                if isinstance(slot, MemberDescriptorType) and hasattr(self, name):
+                    found[name] = getattr(self, name)
+        return found
+
     def __copy__(self) -> Tensor:
         """Return a new leaf on the same array: a write to one changes both, as in PyTorch."""
         new = _rebuilt(*self._parts())
         for x in (self, new):
             if x._node is not None:
                 x._node.lend(x._array)
-        if hasattr(self, "__dict__"):  # of a subclass
-            vars(new).update(vars(self))
+        _set_attributes(new, self._attributes())
         return new
 
     def __deepcopy__(self, memo: dict) -> Tensor:
@@ -288,13 +297,14 @@ class Tensor(TensorBase):
         if self.grad is not None:
             new.requires_grad_().grad = deepcopy(self.grad, memo)
             new.requires_grad_(requires_grad)
-        if hasattr(self, "__dict__"):
-            vars(new).update(deepcopy(vars(self), memo))
+        _set_attributes(new, deepcopy(self._attributes(), memo))
         return new
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         """Pickle a leaf as a new leaf without its ``.grad`` and its hooks, as PyTorch does."""
-        return _rebuilt, self._parts(), getattr(self, "__dict__", None)
+        own = getattr(self, "__dict__", None)
+        slots = {k: v for k, v in self._attributes().items() if k not in (own or {})}
+        return _rebuilt, self._parts(), (own, slots) if slots else own
 
     # ---- leaving the tape
 
@@ -512,6 +522,11 @@ def tensor(data: Any, requires_grad: bool = False, dtype: DTypeLike | None = Non
             f"a tensor holds real numbers or booleans, and was given {array.dtype}: {data!r:.60}"
         )
     return Tensor(array, _leaf(array) if requires_grad else None)
+
+
+def _set_attributes(x: Tensor, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        setattr(x, name, value)
 
 
 def _rebuilt(kind: type[Tensor], data: ndarray, requires_grad: bool) -> Tensor:

@@ -237,3 +237,17 @@ def test_a_model_in_another_process(model):
     assert loss == pytest.approx(own_loss, rel=1e-6)
     for there, here in zip(gradients, own, strict=True):
         np.testing.assert_allclose(there.numpy(), here.numpy(), rtol=1e-4, atol=1e-7)
+
+
+class Slotted(Parameter):
+    __slots__ = ("role",)
+
+
+def test_slots_of_a_subclass_are_copied():
+    """What a subclass keeps in slots goes along, and what was never set stays unset."""
+    p, bare = Slotted(np.ones(3)), Slotted(np.ones(3))
+    p.role = ["weight"]
+    for q in (copy.copy(p), copy.deepcopy(p), pickle.loads(pickle.dumps(p))):
+        assert type(q) is Slotted and q.role == ["weight"] and q.requires_grad
+    assert copy.copy(p).role is p.role and copy.deepcopy(p).role is not p.role
+    assert not hasattr(copy.deepcopy(bare), "role")

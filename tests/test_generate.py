@@ -545,7 +545,7 @@ def test_defaults_of_a_folder(tmp_path):
 def test_wrong_defaults_of_a_model(own, message):
     model = make()
     model.generation_config = own
-    with pytest.raises(UserError, match=f"in the model's generation_config.json, {message}"):
+    with pytest.raises(UserError, match=rf"\(generation_config.json, or config.json\), {message}"):
         model.generate([1, 2])
     with pytest.raises(UserError, match="^top_k is -1"):
         model.generate([1, 2], top_k=-1)

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from autograd import nn, use_kernels
 from autograd.testing import gradcheck
 from npgpt import GPT, GPTConfig, UserError
-from npgpt.diagnostics.info import Cost, config_of, parameters_by_part, show
+from npgpt.diagnostics.info import Cost, config_of, show
 from npgpt.evaluation.loss import whole_loss
 from npgpt.generation.quantize import quantize
 from npgpt.models.config import PRESETS
 from npgpt.models.layers import dropout_from
+from npgpt.models.parts import parameters_by_part
 from npgpt.models.positions import SinusoidalEmbedding
 from npgpt.module import unallocated
 from npgpt.training.data import random_batch

@@ -9,6 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import autograd
+from autograd import nn
 from autograd.kernels import use_kernels
 from autograd.op import NUMPY
 from autograd.testing import properties
@@ -935,3 +936,32 @@ def test_wrong_values_of_static_arguments(call, message):
             pytest.raises((ValueError, TypeError, IndexError), match=message),
         ):
             call(autograd.nn, tensor(3, 4))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.uint8])
+def test_whole_numbers_are_not_rounded_away(dtype):
+    """Three ops compute whole numbers in float64; others refuse them by name, as PyTorch does."""
+    x = np.array([[1, 0], [1, 1]], dtype)
+    for call in (nn.sigmoid, nn.erf, lambda x: nn.logsumexp(x, -1)):
+        computed, expected = call(autograd.tensor(x)), call(autograd.tensor(x.astype(float)))
+        assert computed.dtype == np.float64
+        np.testing.assert_array_equal(computed.numpy(), expected.numpy())
+    for name, call in {
+        "silu": nn.silu,
+        "gelu": nn.gelu,
+        "softmax": nn.softmax,
+        "log_softmax": nn.log_softmax,
+        "layer_norm": lambda x: nn.layer_norm(x, 2),
+        "rms_norm": lambda x: nn.rms_norm(x, 2),
+        "cross_entropy": lambda x: nn.cross_entropy(x, np.array([0, 1])),
+        "dropout": lambda x: nn.dropout(x, 0.5),
+        "attention": lambda x: nn.scaled_dot_product_attention(x, x, x),
+    }.items():
+        with pytest.raises(TypeError, match=f"{name}: .* has dtype {np.dtype(dtype)}"):
+            call(autograd.tensor(x))
+
+
+def test_attention_of_vectors_is_refused_by_name():
+    x = autograd.tensor(np.ones(4))
+    with pytest.raises(ValueError, match="attention: query .* do not fit"):
+        nn.scaled_dot_product_attention(x, x, x)

@@ -5,10 +5,11 @@ import math
 import numpy as np
 
 from autograd.kernels import kernel
-from autograd.op import in_single, op
+from autograd.op import in_float, in_single, op
 from autograd.ops import special
 from autograd.ops.attention import blocks
 from autograd.ops.checks import (
+    check_floats,
     check_number,
 )
 
@@ -68,6 +69,7 @@ def _(g, input, alpha):  # not out + alpha, which loses what is small beside alp
 @kernel("activation.sigmoid")
 def sigmoid(input):
     """1 / (1 + e^-x)."""
+    input = in_float(input)
     x = in_single(input)
     e = np.exp(-np.absolute(x))
     return (np.where(x < 0, e, 1) / (1 + e)).astype(input.dtype, copy=False)
@@ -86,6 +88,7 @@ def _(g, input, out):
 @kernel("activation.silu")
 def silu(input):
     """Swish, x sigmoid(x)."""
+    check_floats("silu", input=input)
     x = in_single(input)
     return (x * sigmoid(x)).astype(input.dtype, copy=False)
 
@@ -134,6 +137,7 @@ def gelu(input, approximate="none"):
     """
     if approximate not in GELUS:
         raise ValueError(f"gelu: approximate is {approximate!r}; expected 'none' or 'tanh'")
+    check_floats("gelu", input=input)
     input, dtype = in_single(input), input.dtype
     phi = np.empty_like(input, order="C")
     for x, out in blocks(input, phi):
@@ -211,7 +215,7 @@ def _(draw):
 @op
 def erf(input):
     """Error function: 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
-    return special.erf(input)
+    return special.erf(in_float(input))
 
 
 erf.formula("out = erf(input); dinput = g · 2 / sqrt(π) · exp(-input^2)")

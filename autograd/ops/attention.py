@@ -8,6 +8,7 @@ from autograd.kernels import kernel
 from autograd.op import in_single, op, sum_to_shape
 from autograd.ops.checks import (
     check_count,
+    check_floats,
     check_number,
     check_probability,
 )
@@ -96,7 +97,7 @@ def scaled_dot_product_attention(
             "booleans (True takes part), attn_mask.astype(bool), or floating-point numbers to add"
         )
     if scale is None:
-        scale = 1 / math.sqrt(max(query.shape[-1], 1))
+        scale = 1 / math.sqrt(max(query.shape[-1] if query.ndim else 0, 1))
     seed = new_seed(generator) if dropout_p else 0
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
 
@@ -106,7 +107,8 @@ def scaled_dot_product_attention(
 def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None):
     """Attention with every argument settled; see `scaled_dot_product_attention`."""
     if (
-        query.shape[:-2] != key.shape[:-2]
+        min(query.ndim, key.ndim, value.ndim) < 2
+        or query.shape[:-2] != key.shape[:-2]
         or query.shape[-1] != key.shape[-1]
         or key.shape[:-1] != value.shape[:-1]
     ):
@@ -114,6 +116,7 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, w
             f"attention: query {query.shape}, key {key.shape} and value {value.shape} do not fit; "
             "expected (..., T, D), (..., S, D) and (..., S, V) with the same leading axes"
         )
+    check_floats("attention", query=query, key=key, value=value)
     dtype = query.dtype
     query, key, value = map(in_single, (query, key, value))
     out = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)

@@ -19,6 +19,16 @@ def check_number(name, key, value):
             raise TypeError(f"{name}: {key} is {value!r}; expected a number")
 
 
+def check_floats(name, **arrays):
+    """Raise ``TypeError`` unless arrays hold floating-point numbers: a result is of their dtype."""
+    for key, x in arrays.items():
+        if x.dtype.kind != "f":
+            raise TypeError(
+                f"{name}: {key} has dtype {x.dtype}; expected floating-point numbers, as of "
+                ".astype(float)"
+            )
+
+
 def check_eps(name, eps):
     """Raise unless a value can be added to a variance: a number that is not negative."""
     check_number(name, "eps", eps)

@@ -10,6 +10,7 @@ from autograd.kernels import kernel
 from autograd.op import op
 from autograd.ops import special
 from autograd.ops.checks import (
+    check_floats,
     check_probability,
 )
 
@@ -82,6 +83,7 @@ def dropout_like(x_shape, p, seed, dtype):
 @kernel("dropout.dropout")
 def dropout_seeded(input, p, seed):
     """Dropout with the mask that belongs to a seed."""
+    check_floats("dropout", input=input)
     return input * dropout_like(input.shape, p, seed, input.dtype)
 
 

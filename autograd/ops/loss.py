@@ -7,6 +7,7 @@ from autograd.kernels import kernel
 from autograd.op import in_single, op
 from autograd.ops.activation import softplus
 from autograd.ops.checks import (
+    check_floats,
     check_number,
 )
 from autograd.ops.embedding import as_ids, misfit
@@ -179,6 +180,7 @@ def check_classes(name, input, target, ignore_index):
 def cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothing):
     """Cross-entropy of classes, with those of ``input (..., C)`` last; see `cross_entropy`."""
     check_classes("cross_entropy", input, target, ignore_index)
+    check_floats("cross_entropy", input=input)
     logits = rows(in_single(input))
     classes, share = shares(target.reshape(-1), weight, ignore_index, logits.dtype)
     largest = np.max(logits, axis=-1, keepdims=True, initial=-np.inf)

@@ -9,6 +9,7 @@ from autograd.op import in_single, op
 from autograd.ops.checks import (
     check_axis,
     check_eps,
+    check_floats,
 )
 
 
@@ -17,6 +18,7 @@ from autograd.ops.checks import (
 def softmax(input, dim=-1):
     """exp(x) / sum(exp(x)) along an axis."""
     check_axis("softmax", dim, input.ndim)
+    check_floats("softmax", input=input)
     x = in_single(input)
     out = np.exp(x - np.max(x, axis=dim, keepdims=True, initial=-np.inf))
     out /= np.sum(out, axis=dim, keepdims=True)
@@ -52,6 +54,7 @@ def _(draw):
 def log_softmax(input, dim=-1):
     """Logarithm of softmax: x - log(sum(exp(x))) along an axis."""
     check_axis("log_softmax", dim, input.ndim)
+    check_floats("log_softmax", input=input)
     x = in_single(input)
     shifted = x - np.max(x, axis=dim, keepdims=True, initial=-np.inf)
     with np.errstate(divide="ignore"):  # of no elements
@@ -128,6 +131,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     equations 3 and 4.
     """
     check_eps("layer_norm", eps)
+    check_floats("layer_norm", input=input)
     check_normalized("layer_norm", input, normalized_shape, weight=weight, bias=bias)
     x = as_rows(in_single(input), normalized_shape)
     n = x.shape[1]
@@ -232,6 +236,7 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
     """
     if eps is not None:
         check_eps("rms_norm", eps)
+    check_floats("rms_norm", input=input)
     check_normalized("rms_norm", input, normalized_shape, weight=weight)
     x = as_rows(in_single(input), normalized_shape)
     n = x.shape[1]

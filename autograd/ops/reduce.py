@@ -8,7 +8,7 @@ import numpy as np
 
 from autograd.dispatch import METHODS, NoRule, plain
 from autograd.engine import TensorBase
-from autograd.op import implements, in_single, op
+from autograd.op import implements, in_float, in_single, op
 from autograd.ops.checks import check_axis, check_number
 
 
@@ -329,6 +329,7 @@ def logsumexp(input, dim, keepdim=False):
 
     Where all elements are -inf, so is the result, and the gradient is 0.
     """
+    input = in_float(input)
     x = in_single(input)
     largest = np.max(x, axis=dim, keepdims=True, initial=-np.inf)
     largest = np.where(np.isfinite(largest), largest, 0)

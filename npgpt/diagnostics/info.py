@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,7 @@ from pathlib import Path
 from npgpt.errors import UserError
 from npgpt.hub import find_config, find_model
 from npgpt.models.config import PRESETS, GPTConfig, nearest
-from npgpt.models.gpt import GPT
-from npgpt.module import unallocated
+from npgpt.models.parts import parameters_by_part
 
 FLOAT = 4  # bytes
 
@@ -30,35 +27,6 @@ def config_of(source: str) -> GPTConfig:
             else f"; it is no preset either{nearest(source, [*PRESETS])}"
         )
         raise UserError(f"{error}{hint}") from None
-
-
-def parameters_by_part(config: GPTConfig) -> dict[str, int]:
-    """Return how many parameters each part of a model has; tied ones count once.
-
-    Examples
-    --------
-    >>> from npgpt import GPTConfig
-    >>> sum(parameters_by_part(GPTConfig.preset("gpt3-175b")).values())
-    174604259328
-    """
-    with unallocated():
-        model = GPT(dataclasses.replace(config, n_layer=1))
-    counts: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        times = config.n_layer if ".h.0." in name else 1  # layers are alike
-        part = next(part for word, part in _PARTS.items() if word in name)
-        counts[part] += times * parameter.size
-    return {part: counts[part] for part in _PARTS.values() if counts[part]}
-
-
-_PARTS = {
-    ".wte.": "token embedding",
-    ".wpe.": "position embedding",
-    ".attn.": "attention",
-    ".mlp.": "MLPs",
-    ".ln_": "norms",
-    "lm_head.": "head",
-}
 
 
 @dataclass(frozen=True)

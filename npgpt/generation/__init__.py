@@ -175,7 +175,9 @@ def settle(
         options = checked(own)
     except UserError as error:
         checked({})  # which raises if the fault is not the model's
-        raise UserError(f"in the model's generation_config.json, {error}") from None
+        raise UserError(
+            f"in the model's own settings (generation_config.json, or config.json), {error}"
+        ) from None
     if remark:
         note_once(f"parts of the model's generation_config.json have no effect: {remark}")
     if options.stop_strings and tokenizer is None:

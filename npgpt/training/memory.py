@@ -6,8 +6,8 @@ import ctypes
 import os
 import sys
 
-from npgpt.config import GPTConfig
-from npgpt.info import parameters_by_part
+from npgpt.models.config import GPTConfig
+from npgpt.models.parts import parameters_by_part
 
 LAYER = 20_000  # bytes of a layer's Python objects
 TOKEN = 10  # activations of a token in a layer, for each channel; in truth there are more
