@@ -69,8 +69,8 @@ class Range:
             bounds = "in [0, 1)" if self.excluded == 1 else "a number from 0 to 1"
             reason = f"is {brief(value)}; it must be {bounds}"
         elif value > self.high:
-            power = math.log2(self.high)
-            limit = f"2^{power:.0f}" if power > 9 and power.is_integer() else f"{self.high:,}"
+            power = int(self.high).bit_length() - 1 if self.high < math.inf else 0
+            limit = f"2^{power}" if power > 9 and self.high == 2**power else f"{self.high:,}"
             reason = f"is too large; it must be at most {limit}"
         elif self.low == 0:
             reason = f"is {brief(value)}; it must not be negative"
@@ -190,7 +190,7 @@ def _check_text(value: Any, name: str) -> Any:
     if not isinstance(value, str):
         raise _wrong(value, str, name)
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise UserError(f"{name} is {brief(value)}, and holds half of a surrogate pair")
+        raise UserError(f"{name} is {brief(value)}, which no UTF-8 can hold")
     return value
 
 

@@ -95,7 +95,9 @@ def saved(folder: str) -> Any:
     """Return the trace in a folder; a UserError if it holds none."""
     try:
         return autograd.stepper.Trace.load(folder)
-    except (ValueError, FileNotFoundError) as error:
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no trace (no trace.json)") from None
+    except ValueError as error:
         raise UserError(str(error)) from None
 
 

@@ -15,6 +15,7 @@ from autograd.schema import Range, fit_fields, nearest
 from npgpt.errors import UserError
 
 AtLeastOne = Annotated[int, Range(1)]
+Rows = Annotated[int, Range(1, 2**16)]
 NotNegative = Annotated[int, Range(0)]
 CHECKED = (  # by their annotations; the others take what several types spell
     "max_length max_new_tokens min_length min_new_tokens do_sample temperature top_k top_p min_p "
@@ -78,8 +79,8 @@ class Options:
     max_time: Annotated[float, Range(0, finite=False)] | None = None
     logits_processor: Callable | Sequence[Callable] = ()
     stopping_criteria: Callable | Sequence[Callable] = ()
-    num_beams: AtLeastOne = 1
-    num_return_sequences: AtLeastOne = 1
+    num_beams: Rows = 1
+    num_return_sequences: Rows = 1
     length_penalty: Annotated[float, Range(finite=False)] = 1.0
     early_stopping: bool | Literal["never"] = False
     use_cache: bool = True
