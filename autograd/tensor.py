@@ -167,7 +167,7 @@ class Tensor(TensorBase):
         Raises
         ------
         TypeError
-            If the tensor is not of real floating point.
+            If the tensor is not of real floating point, or `requires_grad` is no boolean.
         ValueError
             If the tensor is a result, which always requires a gradient.
 
@@ -184,6 +184,8 @@ class Tensor(TensorBase):
         >>> w.grad
         tensor([2., 4.])
         """
+        if not isinstance(requires_grad, bool | np.bool_):
+            raise TypeError(f"requires_grad must be True or False, and is {requires_grad!r:.60}")
         node = self._node
         if node is not None and node.op is not None:
             if not requires_grad:
@@ -464,8 +466,8 @@ class Tensor(TensorBase):
 
     def transpose(self, *axes: Any) -> Tensor:
         """Permute the axes, given as numbers or as one tuple; reverse them without any."""
-        if len(axes) == 1 and isinstance(axes[0], tuple | list):
-            (axes,) = axes
+        if len(axes) == 1 and isinstance(axes[0], tuple | list | None):
+            axes = tuple(axes[0] or ())
         return shape.transpose(self, tuple(axes) or None)
 
     T = property(lambda self: shape.transpose(self), doc="The axes in reverse.")

@@ -194,7 +194,7 @@ def train(args: list[str]) -> int:
     elif run.progress.step < run.config.max_iters:
         verb = f"continues at step {run.progress.step}"
     else:
-        verb = f"is finished at step {run.progress.step} (to go on, add --max_iters N)"
+        verb = f"is finished at step {run.progress.step} (to go on, add a larger --max_iters)"
     again = f"npgpt train --resume {quoted(str(run.folder))}"
     try:
         with showing():

@@ -907,3 +907,11 @@ def test_a_rule_may_read_the_shape_of_a_list():
     x = leaf(1.0)
     scaled(x, [1.0, 2.0]).backward()
     assert x.grad.item() == 2
+
+
+def test_arguments_of_methods():
+    x = autograd.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)
+    assert x.transpose(None).shape == x.transpose().shape == x.transpose((1, 0)).shape == (3, 2)
+    with pytest.raises(TypeError, match="requires_grad must be True or False, and is 'no'"):
+        x.requires_grad_("no")
+    assert x.requires_grad

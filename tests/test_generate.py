@@ -507,7 +507,7 @@ def test_a_window_is_announced_once(capsys):
     err = capsys.readouterr().err
     assert "20 tokens; the model sees the last 8" in err and err.count("note:") == 1
     model.generate(tokens(2, 5), max_new_tokens=5)
-    assert "longer than 8 tokens, the model sees the last 7 to 8" in capsys.readouterr().err
+    assert "longer than 8 tokens, the model sees the last 7 to 8 of them" in capsys.readouterr().err
     model.generate(tokens(1, 5), max_new_tokens=4)  # whose last token is not read
     assert capsys.readouterr().err == ""
 

@@ -724,7 +724,9 @@ def test_resuming_by_command(text, tmp_path, capsys):
     folder = run_to_the_end(text, tmp_path / "run", max_iters=4).folder
     for args in ([], ["--max_iters", 2], ["--out_dir", folder]):
         assert command("--resume", folder, *args) == 0
-        assert "is finished at step 4 (to go on, add --max_iters N)" in capsys.readouterr().out
+        assert (
+            "is finished at step 4 (to go on, add a larger --max_iters)" in capsys.readouterr().out
+        )
     for args, message in (
         (["--resume", ""], "--resume names no folder"),
         (["--resume="], "--resume names no folder"),

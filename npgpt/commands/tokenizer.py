@@ -53,7 +53,7 @@ def main(args: list[str]) -> int:
         return 0
     if args[0] not in commands:
         raise UserError(
-            f"npgpt tokenizer: unknown command {args[0]!r}{nearest(args[0], [*commands])}"
+            f"unknown command {args[0]!r} of npgpt tokenizer{nearest(args[0], [*commands])}"
         )
     return commands[args[0]](args[1:])
 

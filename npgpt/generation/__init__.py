@@ -256,5 +256,5 @@ def announce_window(prompt_length: int, n_positions: int) -> None:
         what = f"the prompt has {prompt_length} tokens; the model sees the last {n_positions}"
         what += f", then {window}"
     else:
-        what = f"of a text longer than {n_positions} tokens, the model sees {window}"
+        what = f"the text grows longer than {n_positions} tokens, the model sees {window} of them"
     say(f"note: {what}", sys.stderr)

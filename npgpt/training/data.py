@@ -26,6 +26,7 @@ from autograd.reading import LARGE, demand_file, fit_file, read_bytes, read_json
 from autograd.schema import Count, FileName
 from npgpt.errors import UserError
 from npgpt.files import finish, hash_file, replacing, together, write_json
+from npgpt.options import quoted
 from npgpt.say import say
 from npgpt.tokenizers import Tokenizer, tokenizer_of
 
@@ -96,7 +97,9 @@ def _matches(pattern: str) -> list[Path]:
     found = sorted(p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file())
     if not found:
         why = ": no file matches the pattern" if glob.has_magic(pattern) else ""
-        raise UserError(f"{pattern} does not exist{why}")
+        if not why and " " in pattern and not Path(pattern).suffix:
+            why = "; data are files, so a text goes into a file first"
+        raise UserError(f"{quoted(pattern)} does not exist{why}")
     return found
 
 
