@@ -355,7 +355,7 @@ def brief(value: Any) -> str:
     "'aaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaa'"
     """
     try:
-        text = _SHORT.repr(value).replace("\n", " ")
+        text = " ".join(_SHORT.repr(value).splitlines())
     except Exception:  # numbers of thousands of digits; objects with a repr of their own
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 4 :]}"

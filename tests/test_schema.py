@@ -138,5 +138,8 @@ def test_brief_is_short():
         def __repr__(self):
             raise RuntimeError
 
-    for value in ("a" * 10**6, [[[[[[[[[1]]]]]]]]], 10**5000, Odd(), ["a\nb"] * 100):
-        assert len(brief(value)) < 300 and "\n" not in brief(value)
+    nested = {"a": {}}
+    for _ in range(5):
+        nested = {key * 40: nested for key in "abcd"}
+    for value in (nested, "a" * 10**6, [[[[[[[[[1]]]]]]]]], 10**5000, Odd(), ["a\nb"] * 100):
+        assert len(brief(value)) < 160 and "\n" not in brief(value)

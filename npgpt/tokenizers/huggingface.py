@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from autograd.escape import shown
 from autograd.reading import SMALL, fit_file, read_json
 from autograd.schema import brief
 from npgpt.errors import UserError
@@ -88,7 +89,7 @@ def of_hugging_face(values: dict[str, Any], path: Path) -> Tokenizer:
     try:
         return _of_steps(values, path)
     except UserError as error:
-        message = f"{error!s:.600}"
+        message = shown(f"{error!s:.600}")
         raise UserError(message if str(path) in message else f"{path}: {message}") from None
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {error!r:.200}") from None
