@@ -1,5 +1,6 @@
 """The documentation site: ``pip install '.[docs]' && sphinx-build -W docs out/site``."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +24,8 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build"]
-html_theme = "pydata_sphinx_theme"
+html_theme = "furo"
 html_title = "npgpt"
-html_theme_options = {"show_nav_level": 2, "navigation_with_keys": False, "show_toc_level": 2}
 html_show_sourcelink = False
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
@@ -87,7 +87,8 @@ def link_lessons(app: Sphinx, name: str, source: list[str]) -> None:
 def show_ops_as_functions() -> None:
     """Replace each op by its forward function, whose signature and docstring Sphinx can read."""
     for name in nn.__all__:
-        setattr(nn, name, getattr(getattr(nn, name), "forward", getattr(nn, name)))
+        forward = getattr(getattr(nn, name), "forward", getattr(nn, name))
+        setattr(nn, name, inspect.unwrap(forward))  # the NumPy function, not its kernel
 
 
 def setup(app: Sphinx) -> None:

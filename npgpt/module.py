@@ -67,7 +67,8 @@ def evaluating() -> Iterator[None]:
 
     Examples
     --------
-    >>> from npgpt.module import Dropout, evaluating
+    >>> from npgpt.models.layers import Dropout
+    >>> from npgpt.module import evaluating
     >>> layer = Dropout(0.5)
     >>> with evaluating():
     ...     layer.training

@@ -38,6 +38,16 @@ def pytest_report_header() -> str:
     return f"kernels: {'on' if kernels_enabled() else 'off'}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """The note that kernels are compiled comes once, before any test looks at what is printed."""
+    import numpy as np
+
+    from autograd import nn
+
+    nn.gelu(np.zeros(1))
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own folder, empty."""
