@@ -62,7 +62,7 @@ NumPy has no float16 here.
 
 `power`: x^(y - 1) must be in range, even if y x^(y - 1) is.
 
-`hypot`: The result must be in range.
+`exp`, `exp2`, `hypot`: The result must be in range.
 
 norms of an order below 1: An element has no gradient if its quotient by the largest is 0.
 

@@ -49,7 +49,8 @@ def test_what_is_shown(name):
     if name.isprintable():
         assert shown(name) == shown_text(name) == name
     text = re.sub(r"\\", "", name)
-    assert shown(text).encode("ascii", "backslashreplace").decode("unicode_escape") == text
+    meant = text.translate({0xDC00 + byte: byte for byte in range(128, 256)})  # of file names
+    assert shown(text).encode("ascii", "backslashreplace").decode("unicode_escape") == meant
 
 
 def test_scripts_and_signs_pass():

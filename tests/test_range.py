@@ -115,7 +115,7 @@ def gradients(op, call, cotangents, create_graph=False):
 def in_range(name, call, outputs, info):
     """Return whether what an op computes on its way is in the range of the dtype."""
     arrays = [np.abs(x) for x in call.args if isinstance(x, np.ndarray) and x.size]
-    if name in (*LAPACK, "hypot"):
+    if name in (*LAPACK, "exp", "exp2", "hypot"):
         return all(np.isfinite(y).all() for y in outputs)
     if name in ("cross_entropy", "layer_norm", "rms_norm"):  # a weight times a cotangent
         weights = [x for x in arrays[1:] if x.dtype == info.dtype]
@@ -152,8 +152,9 @@ def cancelling(name, call, g):
     if name in ("softmax", "log_softmax"):  # p near 1, beside 1
         return [2 * size]
     if name == "cross_entropy":
-        weight = call.args[2]
-        return [2 * size * (1 if weight is None else np.abs(weight).max())]
+        weight, reduction = call.args[2], call.args[4]
+        share = 1 if weight is None or reduction == "mean" else np.abs(weight).max()
+        return [2 * size * share]
     if name in ("layer_norm", "rms_norm"):
         x, shape, weight = call.args[:3]
         eps, axes = call.args[-1], tuple(range(-len(as_shape(shape)), 0))
