@@ -28,7 +28,7 @@ from npgpt import GPT, GPTConfig
 from npgpt.models.layers import dropout_from
 from npgpt.training.memory import keep_freed_memory
 from npgpt.training.optim import AdamW, clip_grad_norm
-from npgpt.training.run import train_step
+from npgpt.training.run import accumulate_gradients
 
 try:
     import torch
@@ -75,7 +75,7 @@ def our_step(model: GPT, ids: ndarray, targets: ndarray) -> Callable[[], float]:
 
     def step() -> float:
         with dropout_from(generator):
-            loss = train_step(model, [(ids, targets)])
+            loss = accumulate_gradients(model, [(ids, targets)])
         clip_grad_norm(model.parameters(), MAX_NORM)
         optimizer.step(LEARNING_RATE)
         optimizer.zero_grad()

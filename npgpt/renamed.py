@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import warnings
+from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -40,10 +41,20 @@ class _Finder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Fill the module, and warn."""
         successors = RENAMED[module.__name__]
-        for name in successors:
-            for key, value in vars(importlib.import_module(name)).items():
+        modules = [importlib.import_module(name) for name in successors]
+        for successor in modules:
+            for key, value in vars(successor).items():
                 if not key.startswith("__"):
                     module.__dict__.setdefault(key, value)
+
+        def older_name(key: str) -> Any:
+            """Return what a successor knows by an older name, such as ``train_step``."""
+            for successor in modules:
+                with suppress(AttributeError):
+                    return getattr(successor, key)
+            raise AttributeError(f"module {module.__name__!r} has no attribute {key!r}")
+
+        module.__dict__["__getattr__"] = older_name
         warnings.warn(
             f"{module.__name__} is now {' and '.join(successors)}", DeprecationWarning, stacklevel=2
         )

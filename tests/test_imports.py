@@ -131,13 +131,23 @@ def test_old_names_of_modules_warn_and_work(name):
     assert result.stdout.startswith(f"{name} is now npgpt."), result.stderr
 
 
+def test_the_old_name_of_accumulate_gradients():
+    from npgpt.training import run
+
+    with pytest.warns(DeprecationWarning, match="train_step is now accumulate_gradients"):
+        assert run.train_step is run.accumulate_gradients
+    with pytest.raises(AttributeError, match="no attribute 'train_stop'"):
+        _ = run.train_stop
+
+
 def test_the_old_names_that_people_use():
     code = (
         "from npgpt.config import GPTConfig, TrainConfig; from npgpt.model import GPT, KVCache\n"
         "from npgpt.nn import Module, Parameter, dropout_from; from npgpt.train import train_step\n"
         "from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at\n"
         "from npgpt.weights import MINGPT, find_model, load_pretrained\n"
-        "import npgpt.models.gpt; assert GPT is npgpt.models.gpt.GPT"
+        "import npgpt.models.gpt; assert GPT is npgpt.models.gpt.GPT\n"
+        "from npgpt.training.run import accumulate_gradients as new; assert train_step is new"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -22,7 +22,7 @@ from npgpt.models.parts import parameters_by_part
 from npgpt.models.positions import SinusoidalEmbedding
 from npgpt.module import unallocated
 from npgpt.training.data import random_batch
-from npgpt.training.run import train_step
+from npgpt.training.run import accumulate_gradients
 
 TINY = GPTConfig(
     vocab_size=11, n_positions=8, n_embd=12, n_layer=2, n_head=3,
@@ -345,8 +345,8 @@ def test_float32_throughout():
 def test_accumulation_equals_the_large_batch(dtype, tolerance):
     one, many = GPT(TINY, seed=5, dtype=dtype), GPT(TINY, seed=5, dtype=dtype)
     x, y = tokens(12, 8, high=11), tokens(12, 8, seed=1, high=11)
-    loss = train_step(one, [(x, y)])
-    split = train_step(many, [(x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8)])
+    loss = accumulate_gradients(one, [(x, y)])
+    split = accumulate_gradients(many, [(x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8)])
     assert loss == pytest.approx(split, rel=tolerance)
     largest = max(np.abs(p.grad.numpy()).max() for p in one.parameters())
     for a, b in zip(one.parameters(), many.parameters(), strict=True):

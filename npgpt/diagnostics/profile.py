@@ -22,7 +22,7 @@ from npgpt.training.config import TrainConfig
 from npgpt.training.data import random_batch, separated
 from npgpt.training.memory import demand_memory, keep_freed_memory
 from npgpt.training.optim import AdamW, clip_grad_norm
-from npgpt.training.run import source_of, tokenizer_for, train_step
+from npgpt.training.run import accumulate_gradients, source_of, tokenizer_for
 
 WARM_UP = 3  # steps: kernels are loaded, memory and caches are in use
 
@@ -79,7 +79,7 @@ class Step:
                     for _ in range(config.gradient_accumulation_steps)
                 ]
             with dropout_from(self.random):
-                train_step(self.model, batches)
+                accumulate_gradients(self.model, batches)
             with ledger.part("clipping") as row:
                 norm = clip_grad_norm(self.model.parameters(), config.grad_clip)
                 scaled = norm > config.grad_clip > 0

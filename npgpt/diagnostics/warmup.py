@@ -17,7 +17,7 @@ from npgpt.models.gpt import GPT
 from npgpt.models.layers import dropout_from
 from npgpt.say import say
 from npgpt.training.optim import AdamW, clip_grad_norm
-from npgpt.training.run import train_step
+from npgpt.training.run import accumulate_gradients
 
 
 @dataclass
@@ -69,7 +69,7 @@ def use_kernels_once() -> None:
         model = GPT(config)
         optimizer = AdamW(model.named_parameters())
         with dropout_from(generator):
-            train_step(model, [(ids[:, :-1], ids[:, 1:])])
+            accumulate_gradients(model, [(ids[:, :-1], ids[:, 1:])])
         clip_grad_norm(model.parameters(), 1e-6)
         optimizer.step(1e-3)
         whole_loss(model, ids[0])

@@ -16,6 +16,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, fields
@@ -240,7 +241,7 @@ class Run:
     def backward(self) -> float:
         """Add the gradient of this step's batches to the parameters; return their mean loss."""
         with self.dropout():
-            loss = train_step(self.model, self.batches())
+            loss = accumulate_gradients(self.model, self.batches())
         self.demand_finite("loss", loss)
         return loss
 
@@ -328,11 +329,27 @@ def hash_parameters(model: GPT) -> str:
     return digest.hexdigest()
 
 
-def train_step(model: GPT, batches: Sequence[Batch | tuple[ndarray, ndarray]]) -> float:
-    """Add the gradient of the mean loss over some batches to the parameters; return that loss.
+def accumulate_gradients(model: GPT, batches: Sequence[Batch | tuple[ndarray, ndarray]]) -> float:
+    """Add the gradient of the mean loss over some batches to ``.grad``; return the mean loss.
 
-    The mean is over all tokens that the batches predict, so that it makes no difference how they
-    are divided into batches.
+    Nothing else changes: an optimizer takes the step. The mean is over all targets of all batches.
+    So two batches of 4 sequences give the gradient of one batch of 8, also where the batches have
+    different numbers of targets.
+
+    Parameters
+    ----------
+    model : GPT
+    batches : sequence of Batch, or of (inputs, targets)
+        Each is what the model reads: the arguments of ``model(...)``, in their order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=5, n_positions=4, n_embd=8, n_layer=1, n_head=1))
+    >>> loss = accumulate_gradients(model, [(np.array([[1, 2, 3]]), np.array([[2, 3, 4]]))])
+    >>> all(parameter.grad is not None for parameter in model.parameters())
+    True
     """
     counts = [n_predicted(batch[1]) for batch in batches]
     total = 0.0
@@ -882,7 +899,13 @@ def latest_run(out: Path = Path("out")) -> Path:
     return max(models, key=lambda path: path.stat().st_mtime).parent
 
 
-# ---- metrics and interruption
+def __getattr__(name: str) -> Any:
+    """Return `accumulate_gradients` by the name that it had up to version 0.2.0, with a warning."""
+    if name != "train_step":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = "train_step is now accumulate_gradients: it adds up gradients, and takes no step"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return accumulate_gradients
 
 
-__all__ = ["Interrupted", "Run", "latest_run", "resume", "start", "train", "train_step"]
+__all__ = ["Interrupted", "Run", "accumulate_gradients", "latest_run", "resume", "start", "train"]
