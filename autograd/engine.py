@@ -19,7 +19,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import changes
-from autograd.modes import GradMode, current_observer
+from autograd.modes import GradMode, current_observer, watched_pass
 
 if TYPE_CHECKING:
     from autograd.op import Op
@@ -234,7 +234,10 @@ def differentiate(
             nodes[number], sums[number] = node, contribution
             push(heap, -number)
 
-    with GradMode(create_graph):
+    mode: Any = GradMode(create_graph)
+    if observer is not None:
+        mode = watched_pass(mode, outputs, cotangents, inputs, retain_graph)
+    with mode:
         for node, cotangent in zip(outputs, cotangents, strict=True):
             if node.number >= oldest:
                 add(node, cotangent)

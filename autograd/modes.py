@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -76,21 +76,95 @@ def enable_grad(function: Callable | None = None) -> Any:
 
 
 class Observer(Protocol):
-    """What may watch a backward pass; see :func:`observe`."""
+    """An object that watches backward passes; see :func:`observe`.
+
+    The engine calls `visit` for each node that a backward pass reaches, and `edge` for each
+    gradient that the rules of this node return. An observer may have two more methods, which are
+    called once for each backward pass:
+
+    ``begin(outputs, cotangents, inputs, retain_graph)``
+        The pass is about to start at the nodes `outputs`, with these `cotangents`. `inputs` are the
+        nodes whose cotangents the caller asked for, or None if the leaves accumulate gradients.
+        `retain_graph` says whether the tape stays after the pass.
+    ``end(error)``
+        The pass has ended. If `error` is None, all gradients are complete; otherwise `error` is the
+        exception that ended the pass.
+
+    One pass may run inside another, for example if a hook calls `backward`. The inner pass then
+    begins after the outer one and ends before it.
+    """
 
     def visit(self, node: Node, cotangent: Any) -> None:
         """See a node whose cotangent is complete, before its rules run."""
 
     def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
-        """See what a node, given its cotangent, adds to that of its input of that name."""
+        """See what `node` adds to the cotangent of `parent`, which is its input `name`."""
+
+
+class _Observers:
+    """Several observers of the same backward passes: those of nested ``observe`` blocks."""
+
+    def __init__(self, observers: tuple[Observer, ...]) -> None:
+        self.observers = observers
+
+    def visit(self, node: Node, cotangent: Any) -> None:
+        for observer in self.observers:
+            observer.visit(node, cotangent)
+
+    def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
+        for observer in self.observers:
+            observer.edge(node, name, parent, contribution)
+
+
+def current_observers() -> tuple[Observer, ...]:
+    """Return the observers that watch here, the one of the outermost block first."""
+    observer = current_observer.get()
+    if isinstance(observer, _Observers):
+        return observer.observers
+    return () if observer is None else (observer,)
+
+
+@contextmanager
+def watched_pass(mode: GradMode, *details: Any) -> Iterator[None]:
+    """Run a backward pass in its grad mode, and tell the observers when it begins and ends.
+
+    Every observer whose `begin` ran also sees the end, in the opposite order, even if the pass or
+    another observer raises an exception.
+    """
+    with ExitStack() as stack:
+        for observer in current_observers():
+            stack.enter_context(_told(observer, details))
+        stack.enter_context(mode)
+        yield
+
+
+@contextmanager
+def _told(observer: Observer, details: tuple) -> Iterator[None]:
+    """Call an observer's `begin` before the block and its `end` after it, where it has them."""
+    begin, end = getattr(observer, "begin", None), getattr(observer, "end", None)
+    if begin is not None:
+        begin(*details)
+    try:
+        yield
+    except BaseException as error:
+        if end is not None:
+            end(error)
+        raise
+    if end is not None:
+        end(None)
 
 
 class Recorder(Protocol):
-    """What may watch the forward pass; see :func:`record_with`.
+    """An object that watches the forward pass; see :func:`record_with`.
 
-    It may also have a method ``around(op)``, which returns what runs in the place of
-    ``op.forward``: the same, between two looks at a clock. It may have an attribute ``witness``,
-    the class by which an array that should not change is known again (`Fingerprint` or `Copy`).
+    A recorder may also have:
+
+    - a method ``around(op)``, which returns the function to run in the place of ``op.forward``, for
+      example one that runs ``op.forward`` and takes the time;
+    - an attribute ``witness``, the class (`Fingerprint` or `Copy`) by which `checkpoint` tells
+      whether an array has changed;
+    - an attribute ``keeps_calls``, which is True if the recorder keeps every call with its
+      arguments and results; see :func:`current_recording`.
     """
 
     def recorded(self, op: Op, args: tuple, result: Any) -> None:
@@ -101,6 +175,16 @@ def forward_of(op: Op, recorder: Recorder) -> Callable:
     """Return what runs an op: its forward function, or what the recorder puts around it."""
     around = getattr(recorder, "around", None)
     return op.forward if around is None else around(op)
+
+
+def current_recording() -> Any:
+    """Return the `Recording` of the ``with autograd.record():`` block that runs here, or None.
+
+    Code that skips steps, such as `checkpoint` or a compiled decoder, asks this first: inside a
+    recording, it takes the path on which every step is an op.
+    """
+    recorder = current_recorder.get()
+    return recorder if getattr(recorder, "keeps_calls", False) else None
 
 
 @contextmanager
@@ -115,14 +199,32 @@ def record_with(recorder: Recorder) -> Iterator[Recorder]:
 
 
 def observe(observer: Observer | None) -> Block:
-    """Let an observer watch every backward pass inside the block, or nobody.
+    """Let an observer watch every backward pass inside the block.
 
-    A decorator, too: ``@observe(observer)``.
+    A decorator, too: ``@observe(observer)``. Inside another such block both observers watch. With
+    None, no observer watches: neither this block's nor those of the blocks around it.
 
     Raises
     ------
     TypeError
         If `observer` has no method `visit` or `edge`.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> class Printer:
+    ...     def visit(self, node, cotangent):
+    ...         print(node.op.name, "has", cotangent)
+    ...     def edge(self, node, name, parent, contribution):
+    ...         print("   ", name, "gets", contribution)
+    ...     def end(self, error):
+    ...         print("done")
+    >>> x = autograd.tensor(3.0, requires_grad=True)
+    >>> with autograd.observe(Printer()):
+    ...     (x * 2.0).backward()
+    multiply has 1.0
+        x gets 2.0
+    done
     """
     if observer is not None and not (hasattr(observer, "visit") and hasattr(observer, "edge")):
         raise TypeError(
@@ -133,8 +235,14 @@ def observe(observer: Observer | None) -> Block:
 
 @contextmanager
 def observing(observer: Observer | None) -> Iterator[Observer | None]:
-    """Do what :func:`observe` does, for those who know their observer."""
-    token = current_observer.set(observer)
+    """Do what :func:`observe` does, without the check of the observer."""
+    watching = current_observers()
+    together: Any = observer
+    if observer is not None and watching:
+        if all(observer is not other for other in watching):  # a recursive function enters twice
+            watching = (*watching, observer)
+        together = _Observers(watching)
+    token = current_observer.set(together)
     try:
         yield observer
     finally:

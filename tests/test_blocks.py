@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import autograd
 from autograd import is_grad_enabled, no_grad, tensor
 from autograd.kernels import kernels_enabled
-from autograd.modes import current_observer, current_recorder
+from autograd.modes import current_observers, current_recorder
 
 
 class Observer:
@@ -34,7 +34,7 @@ def state():
         is_grad_enabled(),
         type(recorder).__name__,
         getattr(recorder, "copies", None),
-        type(current_observer.get()).__name__,
+        tuple(type(observer).__name__ for observer in current_observers()[-1:]),  # the innermost
         autograd.kernels._wanted,
     )
 

@@ -6,6 +6,7 @@ import math
 import operator
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -268,6 +269,92 @@ def test_observer_sees_what_backward_does():
     with autograd.observe(Watch()):
         (x * y + y).backward()
     assert edges == [("add", 1), ("x", 1), ("y", 1), ("multiply", 1), ("x", 5), ("y", 2)]
+
+
+class Events:
+    """An observer that notes what it is told, in order."""
+
+    def __init__(self, name="", log=None):
+        self.name, self.log = name, [] if log is None else log
+
+    def begin(self, outputs, cotangents, inputs, retain_graph):
+        given = [float(g) for g in cotangents]
+        asked = None if inputs is None else [node.op for node in inputs]
+        self.log.append(f"{self.name}begin {outputs[0].op.name} {given} {asked} {retain_graph}")
+
+    def visit(self, node, cotangent):
+        self.log.append(f"{self.name}{node.op.name}")
+
+    def edge(self, node, name, parent, contribution):
+        pass
+
+    def end(self, error):
+        self.log.append(f"{self.name}end {'' if error is None else type(error).__name__}".strip())
+
+
+def test_observer_sees_each_pass_begin_and_end():
+    x, events = leaf(2.0), Events()
+    y = x * 3
+    with autograd.observe(events):
+        y.backward(retain_graph=True)
+        assert x.grad.item() == 3
+        autograd.grad(y, [x], np.float64(5.0))
+        with pytest.raises(RuntimeError, match="released"):
+            y.backward()
+    assert events.log == [
+        "begin multiply [1.0] None True", "multiply", "end",
+        "begin multiply [5.0] [None] False", "multiply", "end",
+        "begin multiply [1.0] None False", "end RuntimeError",
+    ]  # fmt: skip
+
+
+def test_observer_sees_nested_passes_as_brackets():
+    x, z, events = leaf(2.0), leaf(4.0), Events()
+    inner = np.exp(z)
+    y = x * 3
+    y.register_hook(lambda g: inner.backward())
+    with autograd.observe(events):
+        (y + 1).backward()
+        (g,) = autograd.grad(x * x * x, [x], create_graph=True)
+        g.backward()
+    words = [entry.split()[0] for entry in events.log]
+    assert words[:6] == ["begin", "add", "begin", "exp", "end", "multiply"] and words[6] == "end"
+    assert words.count("begin") == words.count("end") == 4
+    assert x.grad.item() == 3 + 12  # of y + 1, and the second derivative of the cube
+
+
+def test_nested_observers_both_watch_and_none_hides_both():
+    log = []
+    outer, inner = Events("outer ", log), Events("inner ", log)
+    x = leaf(2.0)
+    with autograd.observe(outer), autograd.observe(inner), autograd.observe(outer):
+        (x * 3).backward()
+        with autograd.observe(None):
+            (x * 3).backward()
+    assert log == [
+        "outer begin multiply [1.0] None False", "inner begin multiply [1.0] None False",
+        "outer multiply", "inner multiply", "inner end", "outer end",
+    ]  # fmt: skip
+
+
+def test_an_observer_that_fails_does_not_hide_the_end_from_others():
+    class Failing(Events):
+        def begin(self, *details):
+            raise KeyError("begin")
+
+    outer, x = Events(), leaf(2.0)
+    with autograd.observe(outer), autograd.observe(Failing()), pytest.raises(KeyError):
+        (x * 3).backward()
+    assert outer.log == ["begin multiply [1.0] None False", "end KeyError"]
+    assert autograd.is_grad_enabled() and x.grad is None
+
+
+def test_an_observer_watches_its_own_thread():
+    x, events = leaf(2.0), Events()
+    y = x * 3
+    with autograd.observe(events), ThreadPoolExecutor(1) as pool:
+        pool.submit(y.backward).result()
+    assert events.log == [] and x.grad.item() == 3
 
 
 def test_hooks_and_retained_gradients():
