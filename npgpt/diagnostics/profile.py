@@ -18,7 +18,7 @@ from npgpt.models.config import GPTConfig, Size
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import dropout_from
 from npgpt.options import Argument, NewFile
-from npgpt.training.config import TrainConfig
+from npgpt.training.config import TrainConfig, keys_of
 from npgpt.training.data import random_batch, separated
 from npgpt.training.memory import demand_memory, keep_freed_memory
 from npgpt.training.optim import AdamW, clip_grad_norm
@@ -97,9 +97,8 @@ class Step:
 def architecture_of(options: ProfileOptions) -> GPTConfig:
     """Return the architecture that a training run with these options would have."""
     if options.init_from != "scratch":
-        rate = options.dropout
-        model = config_of(options.init_from)
-        return dataclasses.replace(model, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate)
+        base = config_of(options.init_from)
+        return dataclasses.replace(options, **keys_of(base)).model(base.vocab_size, base)
     if options.vocab_size is not None:
         return options.model(options.vocab_size)
     sources = [source_of(options.data, options, True)]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autograd.reading import read_toml
 from autograd.schema import FileName, brief, fit_fields, nearest
@@ -29,11 +30,8 @@ from npgpt.options import FOREIGN
 
 
 @dataclass
-class TrainConfig:
-    """A training run, with nanoGPT's names: the keys of a TOML file and of the command line.
-
-    The defaults train a character-level GPT on the interpreter's own library in about two minutes.
-    """
+class DataKeys:
+    """The keys of a run that say what is read, and what the run begins with."""
 
     data: tuple[FileName, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
@@ -47,12 +45,20 @@ class TrainConfig:
     """Keep documents that share a context apart: none looks at, or predicts, another."""
     tokenizer: FileName = "char"
     """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
-    out_dir: FileName = ""
-    """The run folder; if empty, a new numbered one under out/."""
     init_from: FileName = "scratch"
     """scratch, or a folder with a model to start from (tokenizer and architecture come along)."""
     seed: Seed = 1337
     """Of the initialization, the batches and dropout."""
+
+
+@dataclass
+class ModelKeys:
+    """The keys of a run that say what its model is.
+
+    A key is a field of `GPTConfig` of the same name, except for those in `FIELDS_OF`. A new key
+    needs one line here: the model's configuration, the check of a model to start from, and the
+    check of a resumed run follow from the fields of this class.
+    """
 
     n_layer: Layers = 4
     n_head: Size = 4
@@ -69,6 +75,46 @@ class TrainConfig:
     window_size: Size | None = None
     """Tokens that every other layer sees (GPT-3's local attention); all, if not given."""
 
+    def model(self, vocab_size: int, base: GPTConfig | None = None) -> GPTConfig:
+        """Return the configuration of the model that these keys describe.
+
+        With `base`, the configuration of a model to start from, the result is `base` with the
+        values of these keys; the vocabulary stays that of `base`.
+        """
+        values = {name: getattr(self, key) for key, names in MODEL_KEYS.items() for name in names}
+        return dataclasses.replace(base or GPTConfig(vocab_size=vocab_size), **values)
+
+
+FIELDS_OF = {  # the keys that have other names in the model's configuration
+    "block_size": ("n_positions",),
+    "dropout": ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+}
+MODEL_KEYS = {f.name: FIELDS_OF.get(f.name, (f.name,)) for f in dataclasses.fields(ModelKeys)}
+FIXED = tuple(f.name for f in (*dataclasses.fields(DataKeys), *dataclasses.fields(ModelKeys)))
+"""The keys that a resumed run cannot change."""
+
+
+def keys_of(config: GPTConfig) -> dict[str, Any]:
+    """Return the training keys that a model to start from decides: all of its own but dropout.
+
+    Examples
+    --------
+    >>> from npgpt import GPTConfig
+    >>> keys_of(GPTConfig(n_layer=2))["n_layer"], keys_of(GPTConfig())["block_size"]
+    (2, 1024)
+    """
+    return {key: getattr(config, names[0]) for key, names in MODEL_KEYS.items() if key != "dropout"}
+
+
+@dataclass
+class TrainConfig(ModelKeys, DataKeys):  # the fields of the last class come first
+    """A training run, with nanoGPT's names: the keys of a TOML file and of the command line.
+
+    The defaults train a character-level GPT on the interpreter's own library in about two minutes.
+    """
+
+    out_dir: FileName = ""
+    """The run folder; if empty, a new numbered one under out/."""
     batch_size: Size = 12
     """Sequences in a batch."""
     gradient_accumulation_steps: Size = 1
@@ -117,24 +163,6 @@ class TrainConfig:
         for name in ("separator", "separate"):
             if getattr(self, name) and not self.documents:
                 raise UserError(f"--{name} is about documents: add --documents, or leave it out")
-
-    def model(self, vocab_size: int) -> GPTConfig:
-        """Return the architecture that these keys describe."""
-        return GPTConfig(
-            vocab_size=vocab_size,
-            n_positions=self.block_size,
-            n_embd=self.n_embd,
-            n_layer=self.n_layer,
-            n_head=self.n_head,
-            activation_function=self.activation_function,
-            resid_pdrop=self.dropout,
-            embd_pdrop=self.dropout,
-            attn_pdrop=self.dropout,
-            bias=self.bias,
-            norm_position=self.norm_position,
-            position_embedding=self.position_embedding,
-            window_size=self.window_size,
-        )
 
     @classmethod
     def from_toml(cls, path: str | Path) -> TrainConfig:

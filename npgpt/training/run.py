@@ -58,7 +58,7 @@ from npgpt.models.layers import dropout_from
 from npgpt.options import quoted
 from npgpt.say import say
 from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
-from npgpt.training.config import TrainConfig
+from npgpt.training.config import FIXED, MODEL_KEYS, TrainConfig, keys_of
 from npgpt.training.curve import write_loss_png
 from npgpt.training.data import (
     END,
@@ -570,15 +570,9 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
     files = [source.file for source in sources if source.file]
     if base is not None or files:
         what = f"the token file {files[0]}" if base is None else f"the model {config.init_from}"
-        config = settled(config, base, tokenizer, given, what)
+        config = resolve_options(config, base, tokenizer, given, what)
     parts(*pair(tokens), config.block_size)
-    architecture = config.model(tokenizer.n_vocab)
-    if base is not None:  # all that it is, but for this run's dropout and context
-        rate = config.dropout
-        architecture = dataclasses.replace(
-            base.config, n_positions=config.block_size,
-            resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate,
-        )  # fmt: skip
+    architecture = config.model(tokenizer.n_vocab, None if base is None else base.config)
     demand_memory(architecture, config.batch_size * config.block_size)
     model = initial_model(architecture, config.seed, base)
     if config.documents:
@@ -666,19 +660,20 @@ def evaluate_run(folder: Path, changes: dict[str, Any]) -> Evaluation:
     return Evaluation(run.progress.step, *losses, whole)
 
 
-def settled(
+def resolve_options(
     config: TrainConfig,
     base: GPT | None,
     tokenizer: Tokenizer,
     given: Collection[str],
     origin: str,
 ) -> TrainConfig:
-    """Take over what a model and a tokenizer settle; refuse a configuration that says otherwise.
+    """Return the configuration with the values that a model and a tokenizer decide.
 
-    `origin` is where they come from. Only the context may be shorter than the model's.
+    A configuration that says otherwise is refused; only its context may be shorter than the
+    model's. `origin` is the model, or the token file, in the words of a message.
     """
     said = {*given, *(f.name for f in fields(config) if getattr(config, f.name) != f.default)}
-    values = {} if base is None else settled_by(base.config)
+    values = {} if base is None else keys_of(base.config)
     if "block_size" in said and base is not None:
         values["block_size"] = min(config.block_size, values["block_size"])
     name = config.tokenizer
@@ -706,12 +701,6 @@ def initial_model(architecture: GPTConfig, seed: int, base: GPT | None) -> GPT:
         model.load_state_dict(state)
         model.generation_config = base.generation_config
     return model
-
-
-FIXED = (  # keys that a resumed run cannot change
-    "data val_data documents separator separate tokenizer init_from seed bias activation_function "
-    "n_layer n_head n_embd block_size norm_position position_embedding window_size dropout"
-).split()
 
 
 def resume(folder: Path, changes: dict[str, Any]) -> Run:
@@ -777,7 +766,9 @@ def open_run(folder: Path) -> Run:
     if not expected:  # of version 0.1.0; what the configuration of the run says of the model
         expected = dataclasses.asdict(config.model(architecture.vocab_size))
         if config.init_from != "scratch":
-            expected = {key: expected[key] for key in SETTLED}
+            expected = {
+                name: expected[name] for key in keys_of(architecture) for name in MODEL_KEYS[key]
+            }
     demand_same_model(architecture, expected, folder)
     if metadata.get("tokenizer") not in (None, hash_file(folder / "tokenizer.json", LARGE)):
         raise UserError(
@@ -874,18 +865,6 @@ def demand_unchanged(config: TrainConfig, recorded: dict[str, Any], path: Path) 
         raise UserError(
             f"{path} was edited in what a run cannot change: {'; '.join(changed)}. Put that back"
         )
-
-
-SETTLED = (  # what a model to start from settles, by its own names
-    "n_layer n_head n_embd n_positions bias activation_function norm_position position_embedding "
-    "window_size"
-).split()
-
-
-def settled_by(config: GPTConfig) -> dict[str, Any]:
-    """Return the training keys that a model settles."""
-    values = {key: getattr(config, key) for key in SETTLED}
-    return values | {"block_size": values.pop("n_positions")}
 
 
 def latest_run(out: Path = Path("out")) -> Path:
