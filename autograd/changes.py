@@ -1,11 +1,17 @@
-"""Changes in place: noticing that an array which a rule will read is no longer what it was.
+"""In-place writes: noticing that an array which a rule will read was written to meanwhile.
 
-Results are read-only, and small constants are copied when a rule keeps them. For the rest there
-are two means, both free where they are not needed. What others can write to (a large constant; a
-leaf's array that its ``.data`` handed out and somebody still holds) is *watched*: fingerprinted
-when a rule keeps it, and again before the rule reads it. Writes through tensors, and arrays that a
-``.data`` hands out, are *logged* with the time, so that what was kept before is known to be stale,
-or can be compared with what it looked like.
+A backward pass needs the values of the forward pass. If a residual was changed in between, the
+gradient would be wrong without a word, so the pass raises instead. There are two ways to notice:
+
+- Some residuals can be written to by code outside the engine: a large constant, or a leaf whose
+  array was given out by ``.data``. Such a residual is *watched*: its :class:`Fingerprint` is taken
+  when the tape keeps the array, and again before a rule reads it.
+- An in-place write to a tensor (``w += 1``, ``w[0] = 2``) and giving out an array (``w.data``) are
+  *logged*, with their time. The time is the number that the next node would get. A node that is
+  older than a write to one of its residuals is stale.
+
+Neither costs anything where nobody writes: most residuals are results, which are read-only, or
+small constants, which are copied.
 """
 
 from __future__ import annotations
@@ -25,10 +31,13 @@ if TYPE_CHECKING:
 
 
 class Fingerprint(NamedTuple):
-    """A cheap witness of an array's contents: the sums of every 509th word, and the last bytes.
+    """A short summary of an array's contents, by which a change is noticed.
 
-    It misses an exchange of elements that are a multiple of 509 words apart (a prime, so that rows
-    are not), and changes that cancel in such a sum.
+    The array is read as words of 8 bytes, and the words 0, 509, 1018, ... are summed, then the
+    words 1, 510, 1019, ..., and so on: 509 sums. The bytes at the end that fill no row of 509 words
+    are kept as they are. A change stays unnoticed if it leaves all sums as they were: if elements a
+    multiple of 509 words apart are exchanged, for example. 509 is a prime, so that a matrix's rows
+    are rarely that far apart.
     """
 
     sums: bytes
@@ -44,7 +53,7 @@ class Fingerprint(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A complete witness, for the debug mode."""
+    """All of an array's contents, in the place of a fingerprint; for the debug mode."""
 
     contents: bytes
 
@@ -56,31 +65,31 @@ class Copy(NamedTuple):
 
 class _Entry(NamedTuple):
     array: weakref.ref
-    written: int  # when it was last changed for certain
-    lent: int  # when it was last handed out
-    before: Fingerprint | None  # what it looked like then, if not changed for certain since
+    written: int  # the time of the last write that is certain
+    shared: int  # when it was last given out
+    before: Fingerprint | None  # of the array when it was given out; None after a certain write
 
 
-_log: dict[int, _Entry] = {}  # by the array's id
-_lock = RLock()  # of the log: one entry at a time, in the order of their times
-last_entry = 0  # when: nodes older than this look the log up
+_log: dict[int, _Entry] = {}  # by the id of the array
+_lock = RLock()  # one thread at a time adds to the log, so that times ascend
+last_entry = 0  # the time of the newest entry; only nodes older than this look the log up
 
 
 def log_write(data: ndarray, clock: Callable[[], int]) -> None:
-    """Note that an array was changed: results that need its old values are stale."""
+    """Log an in-place write to an array: nodes that need its old values are stale now."""
     with _lock:
         now = clock()
         _enter(data, now, now, None)
 
 
-def log_loan(data: ndarray, clock: Callable[[], int]) -> None:
-    """Note that an array was handed out, and may be changed from now on."""
+def log_shared(data: ndarray, clock: Callable[[], int]) -> None:
+    """Log that an array was given to code outside the engine, which may write to it from now on."""
     with _lock:
         entry, looks = _entry(data), Fingerprint.of(data)
         written = 0
         if entry is not None:
-            changed = entry.before is not None and entry.before != looks  # since the last loan
-            written = entry.lent if changed else entry.written
+            changed = entry.before is not None and entry.before != looks  # since the last time
+            written = entry.shared if changed else entry.written
         _enter(data, written, clock(), looks)
 
 
@@ -90,23 +99,23 @@ def _entry(x: ndarray) -> _Entry | None:
     return entry if entry is not None and entry.array() is root else None
 
 
-def _enter(data: ndarray, written: int, lent: int, before: Fingerprint | None) -> None:
+def _enter(data: ndarray, written: int, shared: int, before: Fingerprint | None) -> None:
     global last_entry
-    last_entry = lent
+    last_entry = shared
     root = _root(data)
     forget = functools.partial(lambda key, _: _log.pop(key, None), id(root))
-    _log[id(root)] = _Entry(weakref.ref(root, forget), written, lent, before)
+    _log[id(root)] = _Entry(weakref.ref(root, forget), written, shared, before)
 
 
 def _root(x: ndarray) -> ndarray:
-    """Return the array whose memory a view shows."""
+    """Return the array that owns the memory of a view."""
     while isinstance(x.base, ndarray):
         x = x.base
     return x
 
 
 def guarded(x: ndarray, values: list[ndarray]) -> ndarray:
-    """Return an array, read-only if it shows the memory of one of some values."""
+    """Return an array; read-only if it is a view of one of some values."""
     root = _root(x)
     if any(root is _root(value) for value in values):
         x = x.view()
@@ -114,8 +123,8 @@ def guarded(x: ndarray, values: list[ndarray]) -> ndarray:
     return x
 
 
-def is_held(x: Any) -> bool:
-    """Return whether anybody but its tensor may hold a tensor's array, or a view of it."""
+def has_other_owner(x: Any) -> bool:
+    """Return whether anything but the tensor refers to its array, or to a view of it."""
     return x._array.base is not None or _references(x) > _ALONE
 
 
@@ -124,7 +133,7 @@ def _references(x: Any) -> int:
 
 
 class _Probe:
-    """What holds an array alone: how that counts differs between versions of Python."""
+    """The only owner of an array: versions of Python count the references differently."""
 
     def __init__(self) -> None:
         self._array = np.empty(0)
@@ -135,7 +144,7 @@ _ALONE = _references(_probe)
 
 
 def check_unchanged(node: Node, steps: tuple) -> None:
-    """Raise if an array that a node's rules will read was changed after they kept it."""
+    """Raise RuntimeError if a residual of a node was written to after the tape kept it."""
     for name, value, before in node.watched:
         if type(before).of(value) != before:
             _fail(node, name, value)
@@ -145,7 +154,7 @@ def check_unchanged(node: Node, steps: tuple) -> None:
                 entry = _entry(array) if isinstance(array, ndarray) else None
                 if entry is not None and (
                     node.number < entry.written
-                    or node.number < entry.lent
+                    or node.number < entry.shared
                     and entry.before is not None
                     and Fingerprint.of(_root(array)) != entry.before
                 ):

@@ -1,16 +1,20 @@
-"""The tape: nodes, and the one backward pass.
+"""The tape: its nodes, and the backward pass over them.
 
-A node is made when an op runs on a tensor that requires a gradient (`autograd.op` does that). Nodes
-are numbered as they are made, so descending numbers are a reverse topological order, and
-:func:`differentiate` needs neither a sort nor recursion.
+When an op runs on a tensor that requires a gradient, `autograd.record` makes a :class:`Node` for
+the result. The node keeps the op, the values that the op's rules will read (the *residuals*), and
+the nodes of the inputs (its *parents*). All nodes together are the tape.
+
+:func:`differentiate` is the backward pass. It visits a node only when the cotangent of the node is
+complete, that is, after all nodes that were computed from it. Nodes are numbered in the order in
+which they are made, and a result is made after its inputs. So the pass visits nodes in descending
+order of their numbers, and needs neither a sort nor recursion.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from heapq import heappop as pop
-from heapq import heappush as push
+from heapq import heappop, heappush
 from itertools import count
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -24,57 +28,62 @@ from autograd.modes import GradMode, current_observer, watched_pass
 if TYPE_CHECKING:
     from autograd.op import Op
 
-_numbers = count(1)  # next() on it is atomic: threads never share a number
-tick = functools.partial(next, _numbers)  # the time, in nodes
+_numbers = count(1)
+tick = functools.partial(next, _numbers)  # the next number; atomic, so that no two threads share it
 
-# What threads that share a leaf change: its gradient and its marks. Few locks serve all nodes.
+# Threads that share a leaf add to the same gradient. A lock for each node would cost memory, so 64
+# locks serve all nodes: node i uses lock i % 64.
 _LOCKS = tuple(RLock() for _ in range(64))
 
 
 class Node:
-    """One recorded result, or a leaf (``op is None``), where gradients accumulate.
+    """A result on the tape, or a leaf, where gradients accumulate (``op is None``).
 
     Attributes
     ----------
     number : int
-        Its place in time: a node is newer than everything that it was computed from.
+        When the node was made: greater than the numbers of all nodes that it was computed from.
     op : Op or None
-        What made it.
+        The op that computed the result.
     steps : tuple of (Rule, residuals, parents), or None
-        One entry for each rule that an input needs, its parents in the order of the rule's inputs
-        (None for a constant). None once the tape behind it was released.
+        One entry for each rule that an input needs. The parents stand in the order of the rule's
+        inputs, with None for a constant. None after a backward pass released the residuals.
     shape, dtype
         Of the result, and so of its cotangent.
     outputs : tuple of (shape, dtype), or None
-        Of an op with several outputs, whose cotangent is a tuple.
+        For an op with several outputs: the shape and dtype of each. The cotangent is a tuple then.
     selects : (Node, int) or None
-        Of one output of such an op: the op's node, and which output it is.
+        For one output of such an op: the node of the op, and the position of the output.
     watched : tuple of (name, array, fingerprint)
-        What a rule will read and others can write to, to notice when they did.
-    lent : bool
-        Whether a leaf's array was handed out, so that others may write to it: of the leaf, and of
-        results that are views of it.
+        Residuals that code outside the engine can write to. The backward pass compares each with
+        its fingerprint, and raises if the array was written to.
+    is_shared : bool
+        Whether code outside the engine may hold the array of this leaf (or of the leaf that this
+        result is a view of), and so may write to it.
     made_at, recording
-        The user's line, and the `autograd.record` that the node is part of, if somebody recorded.
+        The line of the user's program that made the node, and the `autograd.record` that the node
+        belongs to, if such a recording was on.
     grad : Tensor or None
-        Of a leaf, and of a result that was asked to retain it.
+        The accumulated gradient of a leaf, or of a result that retains its gradient.
     retains_grad : bool
         Whether a result keeps its gradient.
     paused : bool
-        Whether a leaf was told, by ``requires_grad_(False)``, to collect no gradient for now.
+        Whether ``requires_grad_(False)`` told a leaf to collect no gradient for now.
     hooks : tuple of callable
-        Functions that see a complete cotangent, and may return another in its place.
+        Functions that are given the complete cotangent, and may return another one.
     plain : bool
-        Whether none of the above was ever set, `grad` apart: the backward pass then looks at none.
+        Whether none of the rare attributes (`outputs` and those below, `grad` apart) was ever set.
+        The backward pass need not look at them then.
     """
 
-    # What every node has is in slots; what few have is in __dict__, made when first set.
+    # The attributes that every node has are slots. The rare ones are class attributes, and an
+    # instance has its own in __dict__ only after they were set.
     __slots__ = ("__dict__", "dtype", "number", "op", "plain", "shape", "steps")
 
     outputs: tuple | None = None
     selects: tuple[Node, int] | None = None
     watched: tuple = ()
-    lent = False
+    is_shared = False
     made_at = ""
     recording: Any = None
     grad: Any = None
@@ -85,7 +94,7 @@ class Node:
     def __init__(
         self, op: Op | None, steps: tuple | None, shape: tuple[int, ...], dtype: np.dtype
     ) -> None:
-        self.number = next(_numbers)
+        self.number = tick()
         self.op = op
         self.steps = steps
         self.shape = shape
@@ -93,29 +102,29 @@ class Node:
         self.plain = True
 
     def mark(self, **attributes: Any) -> None:
-        """Set what few nodes have."""
+        """Set rare attributes."""
         with self.lock:
             self.__dict__.update(attributes)
             self.plain = False
 
     def unmark(self, name: str) -> None:
-        """Forget one of the marks."""
+        """Give a rare attribute its default again."""
         with self.lock:
             self.__dict__.pop(name, None)
             self.plain = self.__dict__.keys() <= {"grad"}
 
     @property
     def lock(self) -> RLock:
-        """What a thread holds while it changes the gradient or the marks of this node."""
+        """The lock to hold while the gradient or a rare attribute of this node is changed."""
         return _LOCKS[self.number & 63]
 
-    def lend(self, data: ndarray) -> None:
-        """Note, of a leaf, that its array is handed out."""
-        self.mark(lent=True)
-        changes.log_loan(data, tick)
+    def share(self, data: ndarray) -> None:
+        """Note that code outside the engine was given the array of this leaf."""
+        self.mark(is_shared=True)
+        changes.log_shared(data, tick)
 
     def add_hook(self, hook: Callable) -> None:
-        """Let a function see the complete cotangent."""
+        """Call a function with the cotangent whenever the cotangent is complete."""
         with self.lock:
             self.mark(hooks=(*self.hooks, hook))
 
@@ -138,9 +147,9 @@ class Node:
 
 
 class TensorBase:
-    """An array and its node: all that the tape knows of a tensor."""
+    """An array and its node: everything that the engine knows of a tensor."""
 
-    # _paused, rarely set, is the node of a leaf while it requires no gradient
+    # _paused is the node of a leaf while the leaf requires no gradient; it is rarely set
     __slots__ = ("__weakref__", "_array", "_node", "_paused")
 
     def __init__(self, data: ndarray, node: Node | None = None) -> None:
@@ -156,11 +165,20 @@ class TensorBase:
 _tensor_type: type[TensorBase] = TensorBase
 
 
+def new_tensor(data: Any, node: Node | None = None) -> Any:
+    """Return what NumPy returned, an array or a scalar, as a Tensor."""
+    return _tensor_type(data if type(data) is ndarray else np.asarray(data), node)
+
+
 _new = object.__new__
 
 
 def new_result(op: Op, steps: tuple, out: ndarray) -> Any:
-    """Return an op's result, on a node of its own: what two constructors do, in half the time."""
+    """Return an op's result as a Tensor with a new node.
+
+    This does the same as ``Tensor(out, Node(op, steps, out.shape, out.dtype))``, without calling
+    the two constructors, which would take twice the time.
+    """
     node = _new(Node)
     node.number = tick()
     node.op = op
@@ -175,16 +193,15 @@ def new_result(op: Op, steps: tuple, out: ndarray) -> Any:
 
 
 def log_write(data: ndarray) -> None:
-    """Note that an array was changed in place: results that need its old values are stale."""
+    """Note an in-place write to an array: results that need the old values are stale."""
     changes.log_write(data, tick)
 
 
-def new_tensor(data: Any, node: Node | None = None) -> Any:
-    """Wrap what NumPy returned, which may be a scalar, as a Tensor."""
-    return _tensor_type(data if type(data) is ndarray else np.asarray(data), node)
-
-
 # ---- the backward pass
+
+# `autograd.fast` puts its function here. That function does what the second half of the loop
+# below does, for the plainest nodes and with fewer calls. Without it everything works, slower.
+visit_quickly: Callable | None = None
 
 
 def differentiate(
@@ -201,30 +218,39 @@ def differentiate(
     Parameters
     ----------
     outputs, cotangents
-        Where to start, and with what: arrays, or Tensors to differentiate through.
+        The nodes to start from, and the cotangent of each: arrays, or Tensors if the gradient is
+        to be differentiated in turn.
     inputs : sequence of Node, optional
-        Whose cotangents to return. Without it, gradients accumulate in the leaves, and in results
-        that retain theirs.
+        The nodes whose cotangents to return. Without it, gradients accumulate in the leaves, and
+        in the results that retain their gradient.
     frontier : int
-        Nodes up to this number are ends: nothing behind them is searched.
+        The pass does not go beyond nodes whose number is at most this: they may receive a
+        cotangent, but their rules do not run.
     retain_graph : bool
-        Keep the residuals for another pass.
+        Keep the residuals, so that another pass can run.
     create_graph : bool
-        Run the rules on Tensors, so that the result can be differentiated in turn.
+        Run the rules on Tensors, so that the gradient is itself on the tape.
 
     Returns
     -------
     list
-        For each of `inputs` its cotangent, or None where no path leads to it.
+        For each of `inputs` its cotangent, or None if no path leads to it.
+
+    Raises
+    ------
+    RuntimeError
+        If an earlier pass released the residuals of a node, or if an array that a rule needs was
+        written to after the op ran.
     """
     retain_graph = retain_graph or create_graph
     wanted = None if inputs is None else dict.fromkeys(inputs)
     oldest = 0 if wanted is None else min((node.number for node in wanted), default=0)
-    frontier = max(frontier, oldest)
+    frontier = max(frontier, oldest)  # what is older than every wanted node cannot depend on one
     observer = current_observer.get()
-    nodes: dict[int, Node] = {}  # what waits, by number
-    sums: dict[int, Any] = {}  # the cotangent of each, so far
-    heap: list[int] = []  # negated numbers: the newest node on top
+    quick = visit_quickly if observer is None and not create_graph else None
+    nodes: dict[int, Node] = {}  # the nodes that wait for their turn, by number
+    sums: dict[int, Any] = {}  # by number: the sum of the contributions that arrived so far
+    heap: list[int] = []  # the same numbers, negated, so that the greatest comes first
 
     def add(node: Node, contribution: Any) -> None:
         number = node.number
@@ -232,8 +258,17 @@ def differentiate(
             sums[number] = sums[number] + contribution
         else:
             nodes[number], sums[number] = node, contribution
-            push(heap, -number)
+            heappush(heap, -number)
 
+    # The loop takes the newest node that waits. All nodes that were computed from it are newer, so
+    # they were visited before, and its cotangent is complete. Its rules say how much the cotangent
+    # contributes to each parent, and the parents wait in turn. For x = 3 (node 1), y = x * x
+    # (node 2) and z = y + x (node 3):
+    #
+    #     visit   cotangent   contributes             waiting afterwards
+    #     3  add      1       1 to node 2, 1 to 1     2: 1, 1: 1
+    #     2  mul      1       3 and 3 to node 1       1: 1 + 3 + 3
+    #     1  leaf     7       7 to x.grad             nothing
     mode: Any = GradMode(create_graph)
     if observer is not None:
         mode = watched_pass(mode, outputs, cotangents, inputs, retain_graph)
@@ -241,38 +276,40 @@ def differentiate(
         for node, cotangent in zip(outputs, cotangents, strict=True):
             if node.number >= oldest:
                 add(node, cotangent)
-        following = contribution = None  # in a chain, the next node does not need to wait
-        while heap or following is not None:
-            if following is None:
-                number = -pop(heap)
-                node, cotangent = nodes.pop(number), sums.pop(number)
-            else:
-                node, following = following, None  # its cotangent is the last contribution
-                number, cotangent = node.number, contribution
+        while heap:
+            number = -heappop(heap)
+            node, cotangent = nodes.pop(number), sums.pop(number)
+            if quick is not None:  # follow the tape as far as nodes are plain and paths are single
+                node, cotangent = quick(
+                    node, cotangent, nodes, sums, heap, wanted, oldest, frontier, retain_graph
+                )
+                if node is None:
+                    continue
+                number = node.number
             op, plain = node.op, node.plain
             if not plain:
                 for hook in node.hooks:
-                    cotangent = _hooked(hook, cotangent)
+                    cotangent = _call_hook(hook, cotangent)
             if wanted is not None:
                 if node in wanted:
                     wanted[node] = cotangent
             elif op is None or not plain and node.retains_grad:
                 _accumulate(node, cotangent)
             if op is None or number <= frontier:
-                continue  # what lies behind is not wanted, and stays as it is
+                continue
             if not plain:
-                if node.selects is not None:  # one of several outputs: collect it in the op's node
+                if node.selects is not None:  # one of several outputs: the op's node collects them
                     owner, index = node.selects
                     if owner.number not in nodes:
                         add(owner, [None] * len(owner.outputs or ()))
                     sums[owner.number][index] = cotangent
                     continue
-                if node.outputs is not None:
+                if node.outputs is not None:  # an output that nothing used has a cotangent of zeros
                     cotangent = tuple(
                         np.zeros(*output) if part is None else part
                         for part, output in zip(cotangent, node.outputs, strict=True)
                     )
-            steps = node.steps  # another thread may release them meanwhile
+            steps = node.steps  # read once: another thread may release them at any time
             if steps is None:
                 raise RuntimeError(
                     f"the tape behind this result ({op.name}, shape {node.shape}) was "
@@ -281,53 +318,31 @@ def differentiate(
                 )
             if changes.last_entry > number or not plain and node.watched:
                 changes.check_unchanged(node, steps)
-            if create_graph or observer is not None or op.joint:
+            if observer is not None:
+                observer.visit(node, cotangent)
+            for name, parent, contribution in op.pull_back(
+                node, steps, cotangent, oldest, create_graph
+            ):
                 if observer is not None:
-                    observer.visit(node, cotangent)
-                for name, parent, contribution in op.pull_back(
-                    node, steps, cotangent, oldest, create_graph
-                ):
-                    if observer is not None:
-                        observer.edge(node, name, parent, contribution)
-                    add(parent, contribution)
-            else:  # the same for rules of one input, without calls: most of what small arrays cost
-                for rule, residuals, (parent,) in steps:
-                    number = parent.number
-                    if number < oldest:
-                        continue
-                    contribution = rule.function(cotangent, *residuals)
-                    try:
-                        fits = (
-                            contribution.shape == parent.shape
-                            and contribution.dtype is parent.dtype
-                        )
-                    except AttributeError:  # no array
-                        fits = False
-                    if not fits:
-                        contribution = op.fit(rule.inputs[0], parent, contribution)
-                    if not heap and following is None and len(steps) == 1:
-                        following = parent
-                    elif number in nodes:
-                        sums[number] = sums[number] + contribution
-                    else:
-                        nodes[number], sums[number] = parent, contribution
-                        push(heap, -number)
+                    observer.edge(node, name, parent, contribution)
+                add(parent, contribution)
             if not retain_graph:
                 node.steps = None
     return [] if inputs is None or wanted is None else [wanted[node] for node in inputs]
 
 
 def _accumulate(node: Node, cotangent: Any) -> None:
+    """Add a cotangent to the gradient of a leaf, or of a result that retains its gradient."""
     if not node.plain and node.paused:
         return
-    with _LOCKS[node.number & 63]:  # as `node.lock`, sooner
+    with _LOCKS[node.number & 63]:  # `node.lock`, without the call
         grad = node.grad
         if isinstance(cotangent, TensorBase):
-            if cotangent._node is not None:  # create_graph: the gradient has a tape of its own
+            if cotangent._node is not None:  # create_graph: the gradient is on the tape
                 node.grad = cotangent if grad is None else grad + cotangent
                 return
             cotangent = cotangent._array
-        if grad is None:  # its own array: a cotangent may be a view, or serve several leaves
+        if grad is None:  # a copy: the cotangent may be a view, or may go to other leaves as well
             node.grad = new_tensor(np.array(cotangent, order="C"))
         elif grad._node is not None:
             node.grad = grad + cotangent
@@ -335,8 +350,11 @@ def _accumulate(node: Node, cotangent: Any) -> None:
             np.add(grad._array, cotangent, out=grad._array)
 
 
-def _hooked(hook: Callable, cotangent: Any) -> Any:
-    """Return what a hook makes of a cotangent, which may be other tensors' too: it is read-only."""
+def _call_hook(hook: Callable, cotangent: Any) -> Any:
+    """Return the cotangent that a hook returns, or the same one if the hook returns None.
+
+    The hook is given a read-only tensor, since other tensors may have the same cotangent.
+    """
     given: Any = cotangent if isinstance(cotangent, TensorBase) else new_tensor(cotangent)
     if given._node is None:
         given = new_tensor(given._array.view())

@@ -19,7 +19,7 @@ from numpy import ndarray
 from numpy.typing import ArrayLike, DTypeLike
 
 from autograd import engine
-from autograd.changes import is_held
+from autograd.changes import has_other_owner
 from autograd.dispatch import (
     JOINING,
     NUMPY,
@@ -102,7 +102,7 @@ class Tensor(TensorBase):
         if self._node is not None:
             if self._node.op is not None:
                 return self._read_only()
-            self._node.lend(self._array)
+            self._node.share(self._array)
         return self._array
 
     @data.setter
@@ -118,7 +118,7 @@ class Tensor(TensorBase):
         if value is self._array:  # after `t.data -= ...`
             log_write(value)
         elif self._node is not None:  # the giver may keep it; the old one stays as it was
-            self._node.mark(lent=True)
+            self._node.mark(is_shared=True)
         self._array = value
 
     @property
@@ -193,7 +193,7 @@ class Tensor(TensorBase):
                     "a result always requires a gradient: detach() returns one without"
                 )
         elif not requires_grad and node is not None:
-            node.lend(self._array)  # as long as it is off, anybody may write to the array
+            node.share(self._array)  # as long as it is off, anybody may write to the array
             node.mark(paused=True)
             self._paused: Node | None = node
             self._node = None
@@ -201,8 +201,8 @@ class Tensor(TensorBase):
             node = self._kept_node()
             if node is None:
                 node = _leaf(self._array)
-                if is_held(self):
-                    node.mark(lent=True)
+                if has_other_owner(self):
+                    node.mark(is_shared=True)
             else:
                 node.unmark("paused")
             self._node, self._paused = node, None
@@ -283,7 +283,7 @@ class Tensor(TensorBase):
         new = _rebuilt(*self._parts())
         for x in (self, new):
             if x._node is not None:
-                x._node.lend(x._array)
+                x._node.share(x._array)
         _set_attributes(new, self._attributes())
         return new
 
@@ -615,7 +615,7 @@ def _take_gradient(found: list, x: Tensor) -> Tensor:
         return g
     gradient = Tensor(g)
     del g
-    return Tensor(np.array(gradient._array)) if is_held(gradient) else gradient
+    return Tensor(np.array(gradient._array)) if has_other_owner(gradient) else gradient
 
 
 def _node_of(x: Any, what: str) -> Node:

@@ -4,7 +4,10 @@ import asyncio
 import gc
 import math
 import operator
+import os
 import re
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -1002,3 +1005,29 @@ def test_arguments_of_methods():
     with pytest.raises(TypeError, match="requires_grad must be True or False, and is 'no'"):
         x.requires_grad_("no")
     assert x.requires_grad
+
+
+def test_shortcuts_change_nothing():
+    """`autograd.fast` is only faster: without it, every bit of every gradient is the same."""
+    program = """
+import numpy as np, autograd
+x = autograd.tensor(np.linspace(-2, 2, 6).reshape(2, 3), requires_grad=True)
+w = autograd.tensor(np.linspace(0, 1, 3), requires_grad=True, dtype=np.float32)
+y = np.sin(np.exp(x) * w)              # a chain, and broadcasting
+z = y @ x.T + np.maximum(y, 0.1).sum(1) / (2 - w[0])   # two uses, constants, an option
+z.register_hook(lambda g: g * 2)
+z.sum().backward(retain_graph=True)
+(dx,) = autograd.grad(z.sum(), (x,), create_graph=True)
+(dx * dx).sum().backward()
+print(x.grad.numpy().tobytes().hex(), w.grad.numpy().tobytes().hex())
+print(type(autograd.REGISTRY["add"]).__name__)
+"""
+    found = []
+    for setting in ("1", "0"):
+        environment = os.environ | {"AUTOGRAD_SHORTCUTS": setting}
+        run = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        )
+        found.append(run.stdout.split("\n"))
+    assert found[0][0] == found[1][0] and len(found[0][0]) > 100
+    assert (found[0][1], found[1][1]) == ("BinaryOp", "Op")

@@ -14,16 +14,13 @@ from npgpt.renamed import RENAMED
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = [
-    [
-        "autograd.blocks",
-        "autograd.changes",
-        "autograd.dispatch",
-        "autograd.engine",
-        "autograd.files",
-        "autograd.formula",
-        "autograd.modes",
-        "autograd.op",
-    ],
+    ["autograd.blocks", "autograd.files", "autograd.formula"],
+    ["autograd.changes", "autograd.modes"],
+    ["autograd.engine"],
+    ["autograd.dispatch", "autograd.precision"],
+    ["autograd.pullback", "autograd.record"],
+    ["autograd.op"],
+    ["autograd.fast"],
     ["autograd.kernels"],
     ["autograd.ops"],
     ["autograd.nn", "autograd.numpy", "autograd.tensor"],
@@ -57,10 +54,18 @@ def layer(module):
     return max(found)[1]
 
 
+def running(tree):
+    """Yield all nodes but those under ``if TYPE_CHECKING:``, which no program runs."""
+    yield tree
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield from running(node)
+
+
 def imported(path, whole=True):
     """Yield what a file imports: anywhere, or only when the file itself is imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree) if whole else tree.body:
+    for node in running(tree) if whole else tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -5,13 +5,14 @@ import math
 import numpy as np
 
 from autograd.kernels import kernel
-from autograd.op import in_float, in_single, op
+from autograd.op import op
 from autograd.ops import special
 from autograd.ops.attention import blocks
 from autograd.ops.checks import (
     check_floats,
     check_number,
 )
+from autograd.precision import in_float, in_single
 
 
 @op(kinks=(0.0,))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from autograd.kernels import kernel
-from autograd.op import in_single, op, sum_to_shape
+from autograd.op import op
 from autograd.ops.checks import (
     check_count,
     check_floats,
@@ -15,6 +15,8 @@ from autograd.ops.checks import (
 from autograd.ops.dropout import dropout_like, dropout_mask, new_seed
 from autograd.ops.index import as_array
 from autograd.ops.normalization import softmax
+from autograd.precision import in_single
+from autograd.pullback import sum_to_shape
 
 # ---- attention
 

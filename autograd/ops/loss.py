@@ -4,7 +4,7 @@ import numpy as np
 
 from autograd.dispatch import plain
 from autograd.kernels import kernel
-from autograd.op import in_single, op
+from autograd.op import op
 from autograd.ops.activation import softplus
 from autograd.ops.checks import (
     check_floats,
@@ -14,6 +14,7 @@ from autograd.ops.embedding import as_ids, misfit
 from autograd.ops.index import take_along_axis
 from autograd.ops.linalg import rows
 from autograd.ops.normalization import log_softmax
+from autograd.precision import in_single
 
 
 def reduced(losses, reduction):

@@ -5,12 +5,13 @@ import math
 import numpy as np
 
 from autograd.kernels import kernel
-from autograd.op import in_single, op
+from autograd.op import op
 from autograd.ops.checks import (
     check_axis,
     check_eps,
     check_floats,
 )
+from autograd.precision import in_single
 
 
 @op

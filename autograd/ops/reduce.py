@@ -8,8 +8,9 @@ import numpy as np
 
 from autograd.dispatch import METHODS, NoRule, plain
 from autograd.engine import TensorBase
-from autograd.op import implements, in_float, in_single, op
+from autograd.op import implements, op
 from autograd.ops.checks import check_axis, check_number
+from autograd.precision import in_float, in_single
 
 
 def restore(g, shape, axis, keepdims):

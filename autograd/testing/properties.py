@@ -102,7 +102,7 @@ def value_is_numpys(op: Op, call: Call) -> None:
         np.testing.assert_array_equal(p, w.numpy(), err_msg=f"{op.name}: on an array and a Tensor")
         np.testing.assert_array_equal(p, r.numpy(), err_msg=f"{op.name}: on and off the tape")
     if op.reference_function is not None:
-        args = op._bind(call.args, call.kwargs)
+        args = op.bind(call.args, call.kwargs)
         reference = op.reference_function(*args)
         np.testing.assert_allclose(
             function(*function.inputs), reference, rtol=1e-12, atol=1e-13,
@@ -247,7 +247,7 @@ def formula_agrees(op: Op, call: Call) -> None:
     gradients = [g.numpy() for g in grad(outputs, leaves, us)]
     values = [y.numpy() for y in outputs]
     out, g = (values, us) if op.multiple else (values[0], us[0])
-    arguments = dict(op.named(op._bind(call.args, call.kwargs)))
+    arguments = dict(op.named(op.bind(call.args, call.kwargs)))
     cotangents = dict(zip(function.names, gradients, strict=True))
     for text, found, stated in op.stated.equations(arguments, out, g, cotangents):
         np.testing.assert_allclose(

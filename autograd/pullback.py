@@ -1,0 +1,190 @@
+"""Running an op's rules backwards: from the cotangent of a result to those of the inputs.
+
+:func:`run_rules` calls the rules of one node. :func:`fit` gives each contribution the shape and
+dtype of its input: a rule of an op that broadcasts returns the broadcast shape, and `fit` sums it.
+:func:`differentiate_reference` is the way to second derivatives for ops whose rules read saved
+values.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.engine import Node, TensorBase, differentiate, new_tensor
+from autograd.modes import observing
+from autograd.precision import all_in_single, is_half
+
+if TYPE_CHECKING:
+    from autograd.op import Op, Rule
+
+_ARRAYS: tuple = (ndarray, np.generic, TensorBase)
+
+
+def run_rules(
+    op: Op, node: Node, steps: tuple, g: Any, oldest: int, create_graph: bool
+) -> list[tuple]:
+    """Return what the cotangent of a node contributes to each of its parents.
+
+    Parameters
+    ----------
+    op : Op
+    node : Node
+        The node of the op's result.
+    steps : tuple
+        ``node.steps``, which another thread may have released since.
+    g : ndarray, Tensor, or a tuple of these
+        The cotangent of the result.
+    oldest : int
+        Parents with a smaller number than this need no cotangent.
+    create_graph : bool
+        Run the rules on Tensors, so that the contributions are on the tape again.
+
+    Returns
+    -------
+    list of (input name, parent, contribution)
+    """
+    edges = []
+    for rule, residuals, parents in steps:
+        if create_graph:
+            residuals = _as_tensors(op, node, steps, rule.sources, residuals)
+        if not rule.joint:
+            parent = parents[0]
+            if parent.number >= oldest:
+                name = rule.inputs[0]
+                contribution = rule.function(g, *residuals)
+                edges.append((name, parent, fit(op, name, parent, contribution)))
+            continue
+        needs = tuple([p is not None and p.number >= oldest for p in parents])
+        if not any(needs):
+            continue
+        extra = {"needs": needs} if rule.wants_needs else {}
+        results = rule.function(g, *residuals, **extra)
+        n_results = len(results) if isinstance(results, (tuple, list)) else _kind(results)
+        if n_results != len(parents):
+            raise TypeError(
+                f"{op.name}: the rule of {', '.join(rule.inputs)} must return "
+                f"{len(parents)} cotangents, and returned {n_results}"
+            )
+        for i, contribution in enumerate(results):
+            if needs[i]:
+                name = f"{rule.inputs[0]}[{i}]" if op.variadic else rule.inputs[i]
+                edges.append((name, parents[i], fit(op, name, parents[i], contribution)))
+    return edges
+
+
+def fit(op: Op, name: str, parent: Node, contribution: Any) -> Any:
+    """Return a contribution in the shape and dtype of its input, or raise if that is no gradient.
+
+    Broadcasting is undone by a sum, and promotion by a conversion. If x of shape (3,) was added to
+    y of shape (2, 3), the rule of x returns shape (2, 3), and `fit` sums over the first axis.
+    """
+    if not isinstance(contribution, _ARRAYS):
+        raise TypeError(
+            f"{op.name}: the rule of input {name!r} returned {_kind(contribution)}; "
+            "expected an array"
+        )
+    if contribution.shape != parent.shape:
+        if not (op.broadcasts and _broadcasts(parent.shape, contribution.shape)):
+            raise ValueError(
+                f"{op.name}: the rule of input {name!r} returned a gradient of shape "
+                f"{contribution.shape}, and the input has shape {parent.shape}"
+            )
+        contribution = sum_to_shape(contribution, parent.shape)
+    if contribution.dtype != parent.dtype:
+        if contribution.dtype.kind != "f":
+            raise TypeError(
+                f"{op.name}: the rule of input {name!r} returned a gradient of dtype "
+                f"{contribution.dtype}, and the input has dtype {parent.dtype}"
+            )
+        contribution = contribution.astype(parent.dtype)
+    return contribution
+
+
+def sum_to_shape(x: Any, shape: tuple[int, ...]) -> Any:
+    """Sum over the axes that broadcasting from `shape` to ``x.shape`` added or stretched."""
+    added = len(x.shape) - len(shape)
+    axes = [i for i, n in enumerate(x.shape) if i < added or (shape[i - added] == 1 and n != 1)]
+    return np.add.reduce(x, axis=tuple(axes)).reshape(shape)
+
+
+def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    """Return whether NumPy broadcasts one shape to the other."""
+    padded = (1,) * (len(large) - len(small)) + small
+    return len(padded) == len(large) and all(
+        s in (1, n) for s, n in zip(padded, large, strict=True)
+    )
+
+
+def _kind(value: Any) -> str:
+    """Return the words for what a rule returned in the place of an array."""
+    return "no gradient" if value is None else f"a value of type {type(value).__name__}"
+
+
+# ---- second derivatives: the residuals become Tensors, and the rules are recorded
+
+
+def _arguments(op: Op, rule: Rule, parents: tuple) -> dict[int, Any]:
+    """Return the parents of a rule by the position of their argument, constants left out."""
+    if op.variadic:
+        return {}
+    return {i: p for i, p in zip(rule.positions, parents, strict=True) if p is not None}
+
+
+def _as_tensors(op: Op, node: Node, steps: tuple, sources: tuple[int, ...], residuals: Any) -> list:
+    """Return residuals as the Tensors that they were when the op ran: each on its own node."""
+    nodes: dict[int, Any] = {len(op.names): node}  # `out` stands behind the arguments
+    for rule, _, parents in steps:
+        nodes.update(_arguments(op, rule, parents))
+    values = [
+        new_tensor(value, nodes[source]) if source in nodes else value
+        for source, value in zip(sources, residuals, strict=True)
+    ]
+    if op.variadic and 0 in sources:
+        (_, _, parents) = steps[0]
+        i = sources.index(0)
+        values[i] = tuple(
+            value if parent is None else new_tensor(value, parent)
+            for value, parent in zip(values[i], parents, strict=True)
+        )
+    return values
+
+
+def differentiate_reference(op: Op, steps: tuple, g: Any, oldest: int, alias: Op) -> list[tuple]:
+    """Return the contributions of an op that saves values, on the tape, by its reference.
+
+    The saved values (a softmax's sums, say) are plain arrays: a rule that reads them cannot be
+    differentiated. The op's reference says the same in primitive ops, so the reference runs on the
+    arguments, and its own gradient is taken. `alias` gives each argument a new node, newer than
+    everything on the tape: the inner backward pass ends there.
+    """
+    kept: dict[int, Any] = {}
+    nodes: dict[int, Node] = {}
+    for rule, residuals, parents in steps:
+        kept.update(zip(rule.sources, residuals, strict=True))
+        nodes.update(_arguments(op, rule, parents))
+    if op.reference_function is None or not all(i in kept for i in range(len(op.names))):
+        raise RuntimeError(
+            f"{op.name}: no route to higher derivatives: an op that saves "
+            f"{', '.join(op.saves)} needs a reference, and rules that keep every argument"
+        )
+    arguments = [kept[i] for i in range(len(op.names))]
+    wanted = [i for i, parent in nodes.items() if parent.number >= oldest]
+    for i, parent in nodes.items():
+        arguments[i] = new_tensor(arguments[i], parent)
+    for i in wanted:
+        arguments[i] = alias(arguments[i])
+    inputs = arguments
+    if is_half(nodes.values()):
+        g, *inputs = map(all_in_single, (g, *arguments))
+    out = op.reference_function(*inputs)
+    starts: list[Any] = [arguments[i]._node for i in wanted]
+    with observing(None):
+        gradients = differentiate([out._node], [g], starts, create_graph=True)
+    return [
+        (op.names[i], nodes[i], fit(op, op.names[i], nodes[i], gradient))
+        for i, gradient in zip(wanted, gradients, strict=True)
+        if gradient is not None
+    ]
