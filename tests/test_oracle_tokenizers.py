@@ -7,9 +7,11 @@ Many small tokenizers are made with the tokenizers library, one for each part th
 import itertools
 import json
 import os
+import re
 import warnings
 
 import pytest
+import regex
 
 from npgpt import GPT, GPTConfig, UserError
 from npgpt.tokenizers import (
@@ -21,6 +23,7 @@ from npgpt.tokenizers import (
     train_bpe,
 )
 from npgpt.tokenizers.huggingface import byte_letters, write_hugging_face
+from npgpt.tokenizers.normalizers import make_normalizer
 from npgpt.weights.export import export
 
 if os.environ.get("NPGPT_TEST_ALL") == "1":  # where nothing may be skipped for want of it
@@ -113,7 +116,8 @@ LAST = P.ByteLevel(False, use_regex=False)
 CUTS = [
     P.ByteLevel(False), P.ByteLevel(True), LAST, P.ByteLevel(True, use_regex=False),
     *(P.Sequence([P.Split(Regex(p), "isolated"), LAST])
-      for p in (GPT4, r"\w+", r"\p{L}+", "[^a]", r"[\w-]+|\W", "(b)c?", r"(?:\d| )+", r"\s+(?=l)")),
+      for p in (GPT4, r"\w+", r"\p{L}+", "[^a]", r"[\w-]+|\W", "(b)c?", r"(?:\d| )+", r"\s+(?=l)",
+                r"[!-$^({|}][A-Za-z]+|\p{P}| ", "(?i:'S|[lw]O)|(?#x)[^-a]", "(?i)LO|W")),
     P.Sequence([P.Split("er", "isolated"), LAST]),
     P.Sequence([P.Split(".", "isolated", invert=True), P.ByteLevel(False)]),
     P.Sequence([P.Digits(True), P.ByteLevel(False)]), P.Sequence([P.Digits(False), LAST]),
@@ -209,6 +213,29 @@ def test_what_is_not_known_is_refused_by_its_name(message, folder):
     with pytest.raises(UserError, match=message) as error:
         load_tokenizer(folder)
     assert "\n" not in str(error.value) and "tokenizer.json" in str(error.value)
+
+
+@pytest.mark.parametrize(("pattern", "text", "held"), [
+    ("a{2}?", "aaaab", "{2}?"), ("a{,}b", "aab", "{,}"), (r"(a|b)\g<1>", "abab", r"\\g"),
+    (r"\my", "my y", r"\\m"), (r"\Nx", "axy", r"\\N"), ("a(?i)b|C", "aB c", "(?"),
+    ("(?i:ss)", "ß", "ss after (?i"), ("(?i)(x|ist)", "İSt", "i after (?i"),
+    ("(?i:s|(?:st))", "ﬆ", "st after (?i"), ("(?i:[a-z])", "İ", "a-z after (?i"),
+    (r"(?i:\p{Lu})", "a", r"\\p{Lu} after (?i"), (r"\p{Word}", "²", r"\\p{Word}"),
+    (r"\p{XDigit}", "٣", r"\\p{XDigit}"), ("[[a]b]", "ab]", "["),
+])  # fmt: skip
+def test_patterns_that_mean_something_else_there_are_refused(pattern, text, held):
+    theirs = N.Replace(Regex(pattern), "-").normalize_str(text)
+    assert theirs != regex.sub(pattern, "-", text), "the two agree: no need to refuse the pattern"
+    with pytest.raises(UserError, match=re.escape(f"holds '{held}'")):
+        make_normalizer({"type": "Replace", "pattern": {"Regex": pattern}, "content": "-"})
+
+
+def test_a_pattern_that_matches_the_empty_string_is_refused():
+    """Oniguruma skips an empty match just after a match, and Python does not."""
+    assert N.Replace(Regex("x*"), "-").normalize_str("axb") == "-a-b-" != re.sub("x*", "-", "axb")
+    replace = make_normalizer({"type": "Replace", "pattern": {"Regex": "x*"}, "content": "-"})
+    with pytest.raises(UserError, match="matches the empty string"):
+        replace("axb")
 
 
 @pytest.mark.parametrize(("vocab", "merges"), [
@@ -367,6 +394,7 @@ def test_gpt1_with_added_tokens(folder):
     ("normalizer", {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
                     "strip_accents": None, "lowercase": False}),
     ("decoder", None), ("decoder", {"type": "BPEDecoder", "suffix": "@"}),
+    ("decoder", {"type": "Sequence", "decoders": [{"type": "BPEDecoder", "suffix": "@"}]}),
 ])  # fmt: skip
 def test_gpt1_of_other_parts_is_refused(part, values, folder):
     write_hugging_face(small_gpt1(), folder)

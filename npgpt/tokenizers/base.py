@@ -158,7 +158,7 @@ class Tokenizer(ABC):
                     f"the text spells the special token {token!r}; allow it with allowed_special, "
                     "or let it be text like any other with disallowed_special=()"
                 )
-        demand_utf8(text)
+        check_utf8(text)
         wanted = [t for t in self.added_tokens if not t.special or t.content in allowed]
         parts = [
             np.array([part]) if isinstance(part, int) else self._encode(part)
@@ -358,7 +358,7 @@ class CharTokenizer(Tokenizer):
     kind = "char"
 
     def __init__(self, characters: str, special_tokens: Sequence[str] = ()) -> None:
-        demand_utf8(characters)
+        check_utf8(characters)
         self.characters = characters
         self._codes = np.array([ord(c) for c in characters], np.uint32)
         if np.any(np.diff(self._codes.astype(np.int64)) <= 0):
@@ -368,7 +368,7 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def from_text(cls, text: str, special_tokens: Sequence[str] = ()) -> CharTokenizer:
         """Make the vocabulary of a text."""
-        demand_utf8(text)
+        check_utf8(text)
         return cls("".join(map(chr, np.unique(_code_points(text)))), special_tokens)
 
     def _encode(self, text: str) -> ndarray:
@@ -424,7 +424,7 @@ def _vocabulary(
     return dict(enumerate([*tokens, *(token.content.encode() for token in added)])), added
 
 
-def demand_utf8(text: str) -> None:
+def check_utf8(text: str) -> None:
     """Refuse a text that no UTF-8 can hold."""
     try:
         text.encode()

@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from npgpt.errors import UserError
 from npgpt.tokenizers.base import MOST_IDS, AddedToken, Tokenizer
-from npgpt.tokenizers.normalizers import make_normalizer
+from npgpt.tokenizers.normalizers import make_normalizer, split_by
 
 # GPT-2's: where it cuts a text before any merge. Possessive quantifiers (++) cut at the same places
 # as plain ones here, without backtracking.
@@ -232,19 +232,8 @@ def _cut(pattern: str, pieces: Iterable[str]) -> Iterator[str]:
     except regex.error as error:
         raise UserError(f"the pattern is no regular expression: {error}") from None
     for piece in pieces:
-        end = 0
-        for match in compiled.finditer(piece):
-            if not match[0]:
-                raise UserError(
-                    f"the pattern {pattern} matches where nothing is, so it does not cut the text "
-                    "into pieces; every match must have a character"
-                )
-            if end < match.start():
-                yield piece[end : match.start()]
-            yield match[0]
-            end = match.end()
-        if end < len(piece):
-            yield piece[end:]
+        for part in split_by(compiled, piece):
+            yield part if isinstance(part, str) else part[0]
 
 
 # ---- merging

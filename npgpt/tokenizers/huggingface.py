@@ -118,14 +118,14 @@ def _of_steps(values: dict[str, Any], path: Path) -> Tokenizer:
     declared = _updated(declared, _declared_beside(path.parent))
     added = _placed(declared, vocab)
     before, after = _template(values.get("post_processor"))
-    decoders = [step["type"] for step in _flat(values.get("decoder"), "decoders")]
+    decoders = [step for step in _flat(values.get("decoder"), "decoders") if step["type"] != "Fuse"]
     is_gpt1 = names == "BertPreTokenizer"
     demand(not model.get("dropout"), f"dropout {model.get('dropout')} draws merges at random")
     demand(not model.get("continuing_subword_prefix"), "continuing_subword_prefix is not known")
     suffix = model.get("end_of_word_suffix") or ""
     demand(suffix == (END if is_gpt1 else ""), f"end_of_word_suffix {suffix!r:.20} is not known")
     expected = ["BPEDecoder"] if is_gpt1 else ["ByteLevel"]
-    found = [name for name in decoders if name != "Fuse"]
+    found = [step["type"] for step in decoders]
     demand(found == expected, f"the decoder is {found or None}, and {expected[0]} is known here")
     if is_gpt1:
         normalizer = BERT | (values.get("normalizer") or {"type": None})
@@ -136,7 +136,7 @@ def _of_steps(values: dict[str, Any], path: Path) -> Tokenizer:
             demand(not model.get(flag), f"{flag} is not known")
         unk = model.get("unk_token")
         demand(unk == "<unk>", f"unk_token is {unk!r:.20}, and <unk> is known here")
-        end = values["decoder"].get("suffix", END)
+        end = decoders[0].get("suffix", END)
         demand(end == END, f"the decoder's suffix is {end!r:.20}, and {END} is known here")
         return GPT1Tokenizer(vocab, merges, added_tokens=added, before=before, after=after)
     patterns = [_pattern(cut) for cut in cuts[:-1]]

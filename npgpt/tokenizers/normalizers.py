@@ -1,55 +1,70 @@
-"""Normalizers: what is done to a text before it is encoded, as Hugging Face's files describe it."""
+r"""Normalizers: the functions that change a text before the text is encoded.
+
+A ``tokenizer.json`` of Hugging Face's tokenizers library describes them. That library runs regular
+expressions with Oniguruma. We run them with Python's ``regex`` module and, in tiktoken, with
+Rust's. The three dialects agree on most patterns. `pattern_of` and `their_pattern` translate
+``\w``, the common case in which the dialects differ. They refuse a pattern that holds any other
+difference, because the pattern would cut some text at another place.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypedDict
 
 from autograd.schema import brief, fit
 from npgpt.errors import UserError
-from npgpt.tokenizers.base import WHITE, demand_utf8
+from npgpt.tokenizers.base import WHITE, check_utf8
 
 Normalizer = Callable[[str], str]
 
 _CHARACTERS = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}"
-_THEIR_WORD = _CHARACTERS + "²³¹¼½¾"  # what \w is in Hugging Face's regular expressions (Oniguruma)
-_OUR_WORD = _CHARACTERS + r"\p{Join_Control}"
-# What has another meaning in one of the two dialects: in Oniguruma, anchors are of a line, \h is a
-# hexadecimal digit, and {1,3}+ repeats a repetition.
+_THEIR_WORD = _CHARACTERS + "²³¹¼½¾"  # the characters that \w matches in Oniguruma
+_OUR_WORD = _CHARACTERS + r"\p{Join_Control}"  # the characters that \w matches in Rust
+
+# A pattern is read part by part: a property, an escape, the beginning of a set, or one character.
+_PART = re.compile(r"\\[pP]\{[^}]*\}|\\.|\[\^?\]?|.", re.DOTALL)
+# Escapes that have one meaning in all dialects. Others do not: \h is a hexadecimal digit in
+# Oniguruma, \m is a letter there and the beginning of a word in Python.
+_SAME_ESCAPE = re.compile(r"\\([aDdfnrSstuvxz0-9_]|[^\w<>])|\\[pP]\{(?!(?i:word|xdigit|lc)\})")
+# Other parts that differ. In Oniguruma, ^ and $ match at each line, {1,3}+ repeats a repetition,
+# {2}? makes the repetition optional, and (?i) in the middle of a group holds to the group's end.
 _OTHERWISE = re.compile(
-    r"\\[ABGHKRWXZbhk]|\^|\$|\(\?\^?[a-zA-Z]*[msxU]|\{\d*,?\d*\}\+|&&|\[\[|--|~~|\|\|"
+    r"\^|\$|\(\?(?!-?i:|[:=!>#(]|<[=!a-zA-Z_])|\{\d*,?\d*\}\+|\{\d+\}\?|\{,\}|&&|--|~~|\|\|"
 )
+# Under (?i), Oniguruma lets "ss" match "ß" and "st" match a ligature; Python lets "i" match "İ".
+_OTHER_CASE = re.compile(r"[iI]|ss|ff|fl|st|[a-z]-[a-z]|[^\x00-\x7f]|\\[pP]\{[^}]{2,}\}", re.I)
 
 
 class Described(TypedDict):
-    """A normalizer's description: of any type."""
+    """The description of a normalizer of any type."""
 
     type: str
 
 
 class Sequence(Described):
-    """Normalizers that run one after the other."""
+    """A normalizer that runs several normalizers, one after the other."""
 
     normalizers: list[dict[str, Any]]
 
 
 class Strip(Described):
-    """White space is removed at the ends."""
+    """A normalizer that removes white space at the ends of a text."""
 
     strip_left: bool
     strip_right: bool
 
 
 class Prepend(Described):
-    """A text is put in front."""
+    """A normalizer that puts a string before a text that is not empty."""
 
     prepend: str
 
 
 class Replace(Described):
-    """What a pattern matches is replaced."""
+    """A normalizer that replaces each match of a pattern by a string."""
 
     pattern: dict[str, str]
     content: str
@@ -63,12 +78,26 @@ FIELDS: dict[str, Any] = {
 def make_normalizer(values: Any) -> Normalizer:
     """Return the function that the ``normalizer`` of a ``tokenizer.json`` describes.
 
-    The Unicode normal forms and the lower case of a character are Python's.
+    The Unicode normal forms and the lower case of a character are those of Python's Unicode
+    version, which may differ from the version of Hugging Face's library for the newest characters.
+
+    Parameters
+    ----------
+    values : mapping or None
+        The description, such as ``{"type": "Lowercase"}``. None stands for a normalizer that
+        changes nothing.
+
+    Returns
+    -------
+    callable
+        A function of a text that returns the normalized text. The function raises `UserError` if
+        the pattern of a ``Replace`` matches the empty string somewhere in the text.
 
     Raises
     ------
     UserError
-        If the normalizer is of a type that is not known here, by its name.
+        If a normalizer has a type that is not known here (the message names the type), or a pattern
+        that `pattern_of` refuses.
 
     Examples
     --------
@@ -91,7 +120,7 @@ def make_normalizer(values: Any) -> Normalizer:
         return all_of
     if kind in ("NFC", "NFD", "NFKC", "NFKD"):
         return lambda text: unicodedata.normalize(kind, text)
-    if kind == "Lowercase":  # one character at a time: a sigma at the end is as any other
+    if kind == "Lowercase":  # each character alone: str.lower of a word has a rule for a last sigma
         return lambda text: "".join(map(str.lower, text))
     if kind == "StripAccents":
         return lambda text: "".join(c for c in text if not unicodedata.category(c).startswith("M"))
@@ -108,22 +137,68 @@ def make_normalizer(values: Any) -> Normalizer:
         import regex  # type: ignore[import-untyped]
 
         pattern, content = regex.compile(pattern_of(values["pattern"])), _text(values["content"])
-        return lambda text: pattern.sub(lambda match: content, text)
+
+        def replace(text: str) -> str:
+            return "".join(
+                part if isinstance(part, str) else content for part in split_by(pattern, text)
+            )
+
+        return replace
     raise UserError(f"the normalizer {kind:.80} is not known here")
 
 
 def _text(value: object) -> str:
-    demand_utf8(str(value))
+    check_utf8(str(value))
     return str(value)
 
 
-def pattern_of(values: Mapping[str, str]) -> str:
-    r"""Return the regular expression of a ``pattern``, which is a string or an expression itself.
+def split_by(pattern: Any, text: str) -> Iterator[Any]:
+    """Yield the matches of a compiled pattern, and as strings the text between the matches.
 
     Raises
     ------
     UserError
-        If it holds what means something else in Hugging Face's dialect, such as ``$``, or is none.
+        If the pattern matches the empty string somewhere in the text. Such a match cuts nothing
+        off, and Hugging Face's library counts empty matches otherwise than Python does.
+
+    Examples
+    --------
+    >>> [str(part) for part in split_by(re.compile("b+"), "abbc")]
+    ['a', "<re.Match object; span=(1, 3), match='bb'>", 'c']
+    """
+    end = 0
+    for match in pattern.finditer(text):
+        if not match[0]:
+            raise UserError(
+                f"the pattern {pattern.pattern} matches the empty string in the text; each of its "
+                "matches must have at least one character"
+            )
+        if end < match.start():
+            yield text[end : match.start()]
+        yield match
+        end = match.end()
+    if end < len(text):
+        yield text[end:]
+
+
+def pattern_of(values: Mapping[str, str]) -> str:
+    r"""Return a regular expression of ours that matches the same as a ``pattern`` of their files.
+
+    Parameters
+    ----------
+    values : mapping
+        ``{"String": s}``, which matches the string itself, or ``{"Regex": r}``.
+
+    Raises
+    ------
+    UserError
+        If the pattern is neither of the two, is no regular expression, or holds a part that means
+        something else in Hugging Face's dialect, such as ``$``.
+
+    Examples
+    --------
+    >>> pattern_of({"String": "1+1"})
+    '1\\+1'
     """
     import regex
 
@@ -140,12 +215,15 @@ def pattern_of(values: Mapping[str, str]) -> str:
 
 
 def their_pattern(pattern: str) -> dict[str, str]:
-    r"""Return a pattern of ours as Hugging Face's files have it.
+    r"""Return the ``pattern`` that matches the same in Hugging Face's dialect as ours does here.
+
+    Possessive repetitions such as ``{1,3}+`` lose the plus sign where a pattern ends, because they
+    match the same there without it. The end of the text is ``\\z`` there, where ours is ``$``.
 
     Raises
     ------
     UserError
-        If it holds what means something else there.
+        If the pattern holds a part that means something else in Hugging Face's dialect.
 
     Examples
     --------
@@ -158,28 +236,49 @@ def their_pattern(pattern: str) -> dict[str, str]:
 
 
 def _translated(pattern: str, word: str) -> str:
-    r"""Return a pattern that means the same in both dialects: with ``\w`` spelled out."""
+    r"""Return a pattern that means the same in all dialects: with ``\w`` spelled out.
+
+    The loop reads the pattern part by part, and knows whether a part stands in a set such as
+    ``[\w-]``. With ``word = "ab"``, ``\w+[\w-]\W`` becomes ``[ab]+[ab-][^ab]``.
+
+    Raises
+    ------
+    UserError
+        If a part means something else in one of the dialects.
+    """
     found: list[str] = []
+    bare: list[str] = []  # the pattern with a dot for each part that is literal or has been checked
     in_set = False
-    for part in re.findall(r"\\p\{[^}]*\}|\\.|\[\^?\]?|.", pattern, re.DOTALL):
+    for part in _PART.findall(pattern):
         if part == r"\w":
-            part = word if in_set else f"[{word}]"
+            found.append(word if in_set else f"[{word}]")
         elif part == r"\W" and not in_set:
-            part = f"[^{word}]"
-        elif in_set and part == "[" or part in (r"\b", r"\W"):
+            found.append(f"[^{word}]")
+        elif part[0] == "\\" and not _SAME_ESCAPE.match(part) or part[0] == "[" and in_set:
+            raise _differs(pattern, part)
+        else:
             found.append(part)
-            break
-        elif part == "]":
-            in_set = False
-        elif part.startswith("["):
-            in_set = True
-        found.append(part)
+        bare.append("." if part[0] in "\\[" or in_set and part in "^$({" else part)
+        in_set = part != "]" and (in_set or part[0] == "[")
+    plain = "".join(bare).removeprefix("(?i)")  # which holds to the end of the pattern everywhere
+    if wrong := _OTHERWISE.search(plain):
+        raise _differs(pattern, wrong[0])
+    if pattern.startswith("(?i)"):
+        any_case = [pattern.removeprefix("(?i)")]
+    elif "(?i:" in plain:
+        any_case = re.findall(r"\(\?i:([^()]*)\)", pattern)
+        if len(any_case) < plain.count("(?i:"):  # a group that holds other groups
+            any_case = [pattern]
     else:
-        bare = re.sub(r"\\[^ABGHKRWXZbhk]|\[(?!\[)\^?", "", "".join(found))
-        if not (wrong := _OTHERWISE.search(bare)):
-            return "".join(found)
-        found = [wrong[0]]
-    raise UserError(
-        f"the pattern {pattern!r:.80} holds {found[-1]!r}, which means something else in "
+        any_case = []
+    for part in any_case:
+        if wrong := _OTHER_CASE.search(re.sub(r"\\[a-zA-Z](?!\{)", "", part.replace("(?i:", ""))):
+            raise _differs(pattern, f"{wrong[0]} after (?i")
+    return "".join(found)
+
+
+def _differs(pattern: str, part: str) -> UserError:
+    return UserError(
+        f"the pattern {pattern!r:.80} holds {part!r}, which means something else in "
         "Hugging Face's regular expressions than here"
     )

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from npgpt.errors import UserError
-from npgpt.tokenizers.base import demand_utf8
+from npgpt.tokenizers.base import check_utf8
 from npgpt.tokenizers.bpe import PATTERN, BPETokenizer, cut_by
 
 END_OF_TEXT = "<|endoftext|>"
@@ -101,7 +101,7 @@ def count_pieces(
     """
     import regex  # type: ignore[import-untyped]
 
-    demand_utf8(text)
+    check_utf8(text)
     longest_first = sorted(special_tokens, key=len, reverse=True)
     between = "|".join(map(regex.escape, longest_first))
     pieces = Counter(cut_by([pattern], regex.split(between, text) if between else [text]))
