@@ -21,10 +21,15 @@ from numpy import ndarray
 
 from autograd.changes import Fingerprint
 from autograd.engine import Node, differentiate, tick
-from autograd.modes import current_recorder, enable_grad, is_grad_enabled, observing
+from autograd.modes import (
+    current_recorder,
+    current_recording,
+    enable_grad,
+    is_grad_enabled,
+    observing,
+)
 from autograd.op import alias
 from autograd.ops.dropout import seeds_drawn, seeds_replayed
-from autograd.stepper.record import current_recording
 from autograd.tensor import Tensor
 from autograd.tensor import grad as gradients_of
 

@@ -18,8 +18,6 @@ from autograd import Tensor
 from autograd.nn import misfit
 from npgpt.errors import UserError
 
-current_recording = autograd.stepper.current_recording
-
 
 class Parameter(Tensor):
     """A leaf tensor that belongs to a module, and requires a gradient."""
@@ -99,7 +97,7 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`."""
-        recording = current_recording()
+        recording = autograd.stepper.current_recording()
         if recording is None:
             return self.forward(*args, **kwargs)
         with recording.module(self):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from rich.console import Console
 import autograd
 from autograd import nn
 from autograd.formula import FUNCTIONS
-from autograd.stepper import Trace, display, recording_of, trace, tracing
+from autograd.stepper import Trace, display, recording_of, stopping_at_backward, trace, tracing
 from autograd.stepper.check import prove
 from autograd.stepper.display import matrix
 from autograd.stepper.session import Session, inside_of
@@ -915,6 +916,63 @@ def test_a_program_goes_on_as_if_nobody_watched(tmp_path, capsys):
     with pytest.raises(UserError, match="ended"):
         run(str(script), [], StepOptions())
     assert capsys.readouterr().out == "4.0 [7.0]\n"
+
+
+def test_a_program_may_have_observers_of_its_own(tmp_path, capsys):
+    """The program's observers and the stepper both see a pass; `explain` is no pass to stop at."""
+    script, commands = tmp_path / "script.py", tmp_path / "commands"
+    script.write_text(textwrap.dedent(
+        """
+        import autograd
+        class Narrator:
+            def visit(self, node, cotangent):
+                print("narrator:", node.op.name)
+            def edge(self, *details):
+                pass
+        x = autograd.tensor(2.0, requires_grad=True)
+        loss = x * x
+        print(len(autograd.explain(loss, x).contributions), "uses")
+        with autograd.observe(Narrator()), autograd.detect_anomaly():
+            loss.backward()
+        """
+    ))  # fmt: skip
+    commands.write_text("next\nnext\n")
+    run(str(script), [], StepOptions(commands=str(commands)))
+    out = capsys.readouterr().out
+    assert out.index("2 uses") < out.index("narrator: multiply") < out.index("loss = 4.0: 1 step")
+    assert out.count("1 step back") == 1
+
+
+def test_stopping_at_backward_is_of_its_own_context():
+    """The engine stays as it is for other threads, and a pass that fails is not handed over."""
+    x, passes = autograd.tensor(2.0, requires_grad=True), []
+    differentiate, elsewhere = autograd.tensor.__globals__["differentiate"], x * 5
+    with stopping_at_backward(passes.append):
+        assert autograd.tensor.__globals__["differentiate"] is differentiate
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(elsewhere.backward).result()
+        y = x * 3
+        y.register_hook(lambda g: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            y.backward()
+        assert passes == []
+        z = x * 7
+        z.backward()
+    elsewhere = x * 5
+    elsewhere.backward()
+    assert [found.recording.name(found.start) for found in passes] == ["z"]
+    assert passes[0].cotangent_of(x._node.number).item() == 7 and x.grad.item() == 5 + 7 + 5
+
+
+def test_a_pass_inside_a_pass_is_handed_over_first():
+    """A hook that calls backward starts a pass of its own; each trace has its own steps."""
+    x, passes = autograd.tensor(2.0, requires_grad=True), []
+    with stopping_at_backward(passes.append):
+        inner, outer = np.exp(x), x * x
+        outer.register_hook(lambda g: inner.backward(retain_graph=True))
+        (outer + 1.0).backward(retain_graph=True)
+    ops = [[found.call(step).op.name for step in found.steps] for found in passes]
+    assert ops == [["exp"], ["add", "multiply"]]
 
 
 def test_the_steppers_own_passes_are_no_part_of_the_program(tmp_path, capsys):

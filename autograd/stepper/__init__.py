@@ -1,7 +1,8 @@
 """Walking through a backward pass: its recording, its trace, and the ways to walk."""
 
+from autograd.modes import current_recording
 from autograd.stepper.notebook import table
-from autograd.stepper.record import Call, Recording, current_recording, record, recording_of
+from autograd.stepper.record import Call, Recording, record, recording_of
 from autograd.stepper.trace import Edge, Step, Trace, trace, tracing
 from autograd.stepper.walk import step, stopping_at_backward, walk
 

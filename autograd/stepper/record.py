@@ -17,12 +17,12 @@ from itertools import count
 from operator import itemgetter
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy import ndarray
 
-from autograd import changes, modes
+from autograd import changes
 from autograd.anomaly import PACKAGE, line_of, users_frame
 from autograd.blocks import Block
 from autograd.engine import Node, TensorBase
@@ -114,6 +114,7 @@ class Recording:
     calls: dict[int, Call] = field(default_factory=dict)
     values: dict[int, ndarray] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    keeps_calls: ClassVar[bool] = True  # for `autograd.modes.current_recording`
     file: str = ""  # whose lines to note, if not those of the user's innermost one
 
     def __post_init__(self) -> None:
@@ -444,12 +445,6 @@ def _recording(recording: Recording) -> Iterator[Recording]:
     with record_with(recording):
         yield recording
     recording.name_variables(users_frame())
-
-
-def current_recording() -> Recording | None:
-    """Return the recording that is on here, if one is."""
-    recorder = modes.current_recorder.get()
-    return recorder if isinstance(recorder, Recording) else None
 
 
 def recording_of(x: Any, what: str = "step") -> Recording:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.engine import Node, TensorBase, differentiate
-from autograd.modes import observe
+from autograd.modes import observing
 from autograd.stepper.notebook import table
 from autograd.stepper.record import Call, Recording, kind, recording_of
 from autograd.tensor import Tensor, _cotangent
@@ -202,7 +202,7 @@ class Trace:
             waiting[number] = given
         new = Trace(self.recording, self.start, self.cotangent, self.steps[:index])
         started, ends = ([nodes[number] for number in of] for of in (waiting, self.waiting()))
-        with observe(new):
+        with observing(None), observing(new):  # no other observer: it is no pass of the program
             differentiate(started, list(waiting.values()), ends)
         return new
 
@@ -225,7 +225,8 @@ def tracing(x: Tensor, gradient: Any = None) -> Iterator[Trace]:
     """
     recording = recording_of(x)
     node: Any = x._node
-    with observe(Trace(recording, node.number, _cotangent(x, gradient, False))) as found:
+    found = Trace(recording, node.number, _cotangent(x, gradient, False))
+    with observing(found):
         yield found
 
 
@@ -246,7 +247,7 @@ def trace(x: Tensor, gradient: Any = None) -> Trace:
     RuntimeError
         If `x` was not recorded, or an earlier pass released its tape.
     """
-    with tracing(x, gradient) as found:
+    with observing(None), tracing(x, gradient) as found:
         recording = found.recording
         calls = recording.behind(found.start)
         parents = dict.fromkeys(number for call in calls for number in call.parents.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -14,9 +13,10 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.anomaly import users_frame
-from autograd.modes import current_recorder, observe
+from autograd.engine import Node
+from autograd.modes import observe
 from autograd.reading import read_text
-from autograd.stepper.record import record, recording_of
+from autograd.stepper.record import Recording, record, recording_of
 from autograd.stepper.trace import Trace, plain, trace
 from autograd.tensor import Tensor, tensor
 
@@ -102,36 +102,76 @@ def walk(trace: Trace, commands: Iterable[str] | None = None) -> bool:
 
 @contextmanager
 def stopping_at_backward(then: Callable[[Trace], None]) -> Iterator[None]:
-    """Record what runs inside the block, and call a function with the trace of each pass back.
+    """Record the block, and call a function with the trace of each backward pass in the block.
 
-    That is of each `backward` and `grad`, `autograd.functional`'s included, that starts at one
-    recorded tensor. The function is called when the pass has run, before the program goes on. A
-    pass that releases its tape takes along what was recorded before it, so that a program may run
-    for long.
+    A pass is traced if it starts at one recorded tensor. The function is called when the pass has
+    run, before the program goes on. What the function itself computes is neither recorded nor
+    traced.
+
+    A pass that releases its tape also removes from the recording what was recorded so far, so the
+    memory of a program with many passes does not grow. The trace keeps the removed part.
+
+    Parameters
+    ----------
+    then : callable
+        Takes a `Trace`. An exception from it ends the program's `backward` or `grad`.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from autograd.stepper import stopping_at_backward
+    >>> w = autograd.tensor(1.0, requires_grad=True)
+    >>> with stopping_at_backward(print):
+    ...     for x in (2.0, 3.0):
+    ...         loss = w * x
+    ...         loss.backward()
+    <Trace of 1 steps back from loss>
+    <Trace of 1 steps back from loss>
     """
-    module: Any = sys.modules[Tensor.__module__]  # where all of them call the engine
-    differentiate, outside = module.differentiate, copy_context()
-
-    def traced(outputs: Any, cotangents: Any, inputs: Any = None, **options: bool) -> list:
-        own = current_recorder.get() is None  # a pass of `then`, which runs outside
-        if own or len(outputs) != 1 or outputs[0].recording is None:
-            return differentiate(outputs, cotangents, inputs, **options)
-        recording.name_variables(users_frame())
-        (start,), (cotangent,) = outputs, cotangents
-        found = Trace(start.recording, start.number, plain(cotangent))
-        with observe(found):
-            gradients = differentiate(outputs, cotangents, inputs, **options)
-        if found.recording is recording and not any(options.values()):  # the tape is released
-            found.recording = recording.take()
-        outside.copy().run(then, found)
-        return gradients
-
+    outside = copy_context()  # in which nothing is recorded or observed by this block
     with record() as recording:
-        module.differentiate = traced
-        try:
+        stops = _Stops(recording, lambda found: outside.copy().run(then, found))
+        with observe(stops):
             yield
-        finally:
-            module.differentiate = differentiate
+
+
+class _Stops:
+    """An observer that traces each backward pass, and calls a function when the pass has run.
+
+    Passes may be nested, so the traces of the open passes are kept on a stack. The entry of a pass
+    that is not traced is None.
+    """
+
+    def __init__(self, recording: Recording, then: Callable[[Trace], None]) -> None:
+        self.recording, self.then = recording, then
+        self.open: list[tuple[Trace | None, bool]] = []
+
+    def begin(self, outputs: Any, cotangents: Any, inputs: Any, retain_graph: bool) -> None:
+        """Begin the trace of a pass, if the pass starts at one recorded tensor."""
+        trace = None
+        if len(outputs) == 1 and outputs[0].recording is not None:
+            self.recording.name_variables(users_frame())
+            trace = Trace(outputs[0].recording, outputs[0].number, plain(cotangents[0]))
+        self.open.append((trace, retain_graph))
+
+    def visit(self, node: Node, cotangent: Any) -> None:
+        """Add a step to the trace."""
+        if trace := self.open[-1][0]:
+            trace.visit(node, cotangent)
+
+    def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
+        """Add to the step what it sends."""
+        if trace := self.open[-1][0]:
+            trace.edge(node, name, parent, contribution)
+
+    def end(self, error: BaseException | None) -> None:
+        """Hand over the trace of the pass, unless an exception ended the pass."""
+        trace, retain_graph = self.open.pop()
+        if trace is None or error is not None:
+            return
+        if trace.recording is self.recording and not retain_graph:
+            trace.recording = self.recording.take()
+        self.then(trace)
 
 
 def _leaf_of(x: Any) -> Any:

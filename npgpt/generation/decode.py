@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
+import autograd
 from autograd import nn
 from autograd.kernels import kernel, kernels_enabled
 from npgpt.generation.quantize import Int8Embedding, Int8GPT, Int8Linear, Int8Matrix
@@ -17,7 +18,6 @@ from npgpt.models.gpt import GPT, Transformer
 from npgpt.models.heads import Head
 from npgpt.models.layers import ACTIVATIONS, Dropout, Embedding, LayerNorm, Linear
 from npgpt.models.positions import SinusoidalEmbedding
-from npgpt.module import current_recording
 
 KNOWN = {
     GPT, Transformer, Block, Attention, MLP, Head, Linear, LayerNorm, Dropout, Embedding,
@@ -96,7 +96,7 @@ class Decoder:
         """Return the step as a kernel, written anew where the cache has new arrays."""
         if self.cache is None or not self.cache.keys:
             return None
-        if not kernels_enabled() or current_recording() is not None:
+        if not kernels_enabled() or autograd.stepper.current_recording() is not None:
             return None
         if self.cache.keys[0] is not self._keys:
             self._keys = self.cache.keys[0]
