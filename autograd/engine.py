@@ -1,6 +1,6 @@
 """The tape: its nodes, and the backward pass over them.
 
-When an op runs on a tensor that requires a gradient, `autograd.record` makes a :class:`Node` for
+When an op runs on a tensor that requires a gradient, `autograd.tape` makes a :class:`Node` for
 the result. The node keeps the op, the values that the op's rules will read (the *residuals*), and
 the nodes of the inputs (its *parents*). All nodes together are the tape.
 

@@ -1,6 +1,6 @@
 """Shortcuts for small arrays. You can skip this file: everything works without it.
 
-An op on a few numbers takes NumPy about a microsecond, and the general code of `autograd.record`
+An op on a few numbers takes NumPy about a microsecond, and the general code of `autograd.tape`
 and `autograd.engine` several. Two shortcuts here do the same with fewer calls:
 
 - :class:`UnaryOp` and :class:`BinaryOp` record the plainest calls of ops with one or two arguments;
@@ -24,7 +24,7 @@ from autograd import changes, engine
 from autograd.engine import Node, TensorBase, new_result
 from autograd.modes import grad_mode
 from autograd.op import Op
-from autograd.record import IMMUTABLE, record
+from autograd.tape import IMMUTABLE, record
 
 _USUAL = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 

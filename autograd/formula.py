@@ -61,9 +61,6 @@ COMPARISONS: dict[str, Callable] = {
     "≤": np.less_equal, "≥": np.greater_equal,
 }  # fmt: skip
 
-# An equation that moves elements: at_k is the place in x of the k-th element of out, both flat.
-MOVES = "out_k = x_{at_k}; dx_i = Σ_k g_k · [at_k = i]"
-
 
 class FormulaError(ValueError):
     """A formula that cannot be read, or that names what its op does not have."""

@@ -22,17 +22,19 @@ from copy import copy
 from functools import cached_property
 from importlib import import_module
 from operator import itemgetter
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy import ndarray
 
 from autograd.dispatch import NUMPY as NUMPY
 from autograd.dispatch import implements as implements
 from autograd.engine import Node
-from autograd.formula import Formula
 from autograd.precision import single_rule
 from autograd.pullback import differentiate_reference, fit, run_rules
-from autograd.record import bind, call
+from autograd.tape import bind, call
+
+if TYPE_CHECKING:
+    from autograd.formula import Formula
 
 REGISTRY: dict[str, Op] = {}
 
@@ -119,14 +121,14 @@ class Op:
         self.domain, self.kinks = domain or {}, kinks
         self._check_signature()
         self.sampler: Callable | None = None
-        self.stated: Formula | None = None
+        self._formula: tuple[str | Callable, dict] | None = None
         self.reference_function: Callable | None = None
         self.rules: list[Rule] = []
         self.differentiable: set[int] = set()  # positions of the arguments that have a rule
         self.joint = False  # whether a rule serves several inputs
         self.reads_shapes = False
         self.single_rules: list[Any] = [None] * len(self.names)  # rules of one input, by position
-        self.plans: dict[tuple[int, ...], tuple] = {}  # see `record._plan`
+        self.plans: dict[tuple[int, ...], tuple] = {}  # see `tape._plan`
         self.namespace = (*self.names, "out", *saves, *(f"{name}_shape" for name in self.names))
 
     def _check_signature(self) -> None:
@@ -197,10 +199,21 @@ class Op:
         """
 
         def declare(text: str | Callable) -> Any:
-            self.stated = Formula(self, text, **options)
+            self._formula = text, options
+            self.__dict__.pop("stated", None)
             return text
 
         return declare if text is None else declare(text)
+
+    @cached_property
+    def stated(self) -> Formula | None:
+        """The formula that was declared, read when it is first asked for; None without one."""
+        if self._formula is None:
+            return None
+        from autograd.formula import Formula  # only those who look at formulas pay for the import
+
+        text, options = self._formula
+        return Formula(self, text, **options)
 
     def sample(self, function: Callable) -> Callable:
         """Declare ``function(draw)``, which draws the arguments of one call for property tests."""

@@ -18,7 +18,7 @@ LAYERS = [
     ["autograd.changes", "autograd.modes"],
     ["autograd.engine"],
     ["autograd.dispatch", "autograd.precision"],
-    ["autograd.pullback", "autograd.record"],
+    ["autograd.pullback", "autograd.tape"],
     ["autograd.op"],
     ["autograd.fast"],
     ["autograd.kernels"],

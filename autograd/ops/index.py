@@ -7,8 +7,10 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from autograd.dispatch import answers, plain
-from autograd.formula import MOVES
 from autograd.op import implements, op
+
+# The formula of an op that moves elements: element k of out is element at_k of x, both flat.
+MOVES = "out_k = x_{at_k}; dx_i = Σ_k g_k · [at_k = i]"
 
 
 @op

@@ -7,9 +7,8 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from autograd.dispatch import NoRule
 from autograd.engine import TensorBase
-from autograd.formula import MOVES
 from autograd.op import implements, op
-from autograd.ops.index import scatter
+from autograd.ops.index import MOVES, scatter
 from autograd.pullback import sum_to_shape
 
 
