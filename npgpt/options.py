@@ -1,4 +1,4 @@
-"""Options of commands: a data class becomes a command line, with its help and completion.
+"""Options of commands: a data class becomes a command line, with its help.
 
 A field is an option: ``n_layer: int = 4`` is ``--n_layer N``. A field that is annotated with
 `Argument` is given without a name. Values are checked by the annotation, as those of files are
@@ -11,13 +11,13 @@ import ast
 import dataclasses
 import functools
 import inspect
-import itertools
 import os
 import re
 import shutil
 import textwrap
 import types
 import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -26,7 +26,7 @@ from autograd.escape import shown
 from autograd.schema import FileName, fit, nearest
 from npgpt.errors import UserError
 
-Options = TypeVar("Options")
+Kind = TypeVar("Kind")
 WIDTHS = 40, 100  # of help, in columns
 
 
@@ -40,10 +40,13 @@ class Argument:
         What help calls the argument.
     is_text : bool
         Whether the value may begin with a hyphen.
+    words : callable
+        Returns values that a shell completes, beside the names of files.
     """
 
     shown: str
     is_text: bool = False
+    words: Callable[[], Iterable[str]] = tuple
 
 
 class _Written:
@@ -75,8 +78,11 @@ FOREIGN = {
 }  # fmt: skip
 
 
-def parse(kind: type[Options], args: list[str], command: str, default: Any = None) -> Options:
-    """Make options of arguments.
+def parse(kind: type[Kind], args: list[str], command: str) -> Kind:
+    """Make options of the words that follow a command.
+
+    Of an option that is given twice, the last value counts; an option with several values takes
+    the values of both.
 
     Parameters
     ----------
@@ -85,15 +91,12 @@ def parse(kind: type[Options], args: list[str], command: str, default: Any = Non
     args : list of str
         What follows the command.
     command : str
-        As in ``train``.
-    default : object, optional
-        An instance of `kind` with the values of what is not given.
+        The command's name, as in ``train``.
 
     Raises
     ------
     UserError
-        If an option is unknown, lacks a value, or has one of the wrong type. Of an option that is
-        given twice the last value counts; of one with several values, all do.
+        If an option is unknown, lacks a value, or has a value of the wrong type.
     SystemExit
         After ``--help``, which prints the help.
 
@@ -106,22 +109,18 @@ def parse(kind: type[Options], args: list[str], command: str, default: Any = Non
     >>> parse(Example, ["a.txt", "--size", "4"], "example")
     Example(file='a.txt', size=4)
     """
-    given = read(kind, args, command, default)
-    if default is not None:
-        given = vars(default) | given
-    options = kind(**given)
-    return options
+    return kind(**read(kind, args, command))
 
 
-def read(kind: type, args: list[str], command: str, default: Any = None) -> dict[str, Any]:
-    """Return the values of the fields that arguments give; see `parse`."""
+def read(kind: type, args: list[str], command: str) -> dict[str, Any]:
+    """Return the values of the fields that are given, and of no others; see `parse`."""
     fields = fields_of(kind)
     options = {name: field for name, field in fields.items() if not field.argument}
     arguments = [field for field in fields.values() if field.argument]
     words = list(args)
     end = words.index("--") if "--" in words else len(words)
     if {"-h", "--help"} & {*words[:end]}:
-        print(help_of(kind, command, default))
+        print(help_of(kind, command))
         raise SystemExit(0)
     given: dict[str, Any] = {}
     while words:
@@ -258,6 +257,11 @@ class Field:
         return found or (["True", "False"] if self.is_flag else [])
 
     @property
+    def words(self) -> list[str]:
+        """Values that a shell completes."""
+        return self.choices or [*(self.argument.words() if self.argument else ())]
+
+    @property
     def shown(self) -> str:
         """What stands for the value in help."""
         if self.argument:
@@ -365,7 +369,7 @@ def _texts(kind: type) -> dict[str, str]:
 # ---- help
 
 
-def help_of(kind: Any, command: str, default: Any = None) -> str:
+def help_of(kind: Any, command: str) -> str:
     """Return the help of a command: its use, and every argument and option."""
     width = _width()
     fields = fields_of(kind).values()
@@ -384,7 +388,7 @@ def help_of(kind: Any, command: str, default: Any = None) -> str:
     for field in fields:
         if field.argument:
             continue
-        value = field.default if default is None else getattr(default, field.name)
+        value = field.default
         empty = value is None or value is False or value == () or value == ""
         spelled = shown(" ".join(map(str, value)) if isinstance(value, tuple) else str(value))
         text = field.help if empty else f"{field.help} (default: {spelled})".strip()
@@ -392,28 +396,34 @@ def help_of(kind: Any, command: str, default: Any = None) -> str:
     return "\n".join(lines)
 
 
-def overview(text: str) -> str:
-    r"""Return lines of text, laid out for the terminal; indented alike, they are one paragraph.
+def overview(program: str, title: str, commands: Mapping[str, tuple[str, str]], end: str) -> str:
+    r"""Return the help of a group of commands, laid out for the terminal.
+
+    Parameters
+    ----------
+    program : str
+        What stands before the name of each command.
+    title, end : str
+        The first line, after the program's name, and the last.
+    commands : mapping of str to (str, str)
+        Each command's name, and its usage and what the command does.
 
     Examples
     --------
-    >>> print(overview("npgpt: a GPT\n\n  npgpt doctor\n      What is\n      wrong."))
+    >>> print(overview("npgpt", "a GPT", {"doctor": ("[NAME]", "What is wrong.")}, "The end."))
     npgpt: a GPT
     <BLANKLINE>
-      npgpt doctor
+      npgpt doctor [NAME]
           What is wrong.
+    <BLANKLINE>
+    The end.
     """
-    lines: list[str] = []
-    for indent, group in itertools.groupby(text.splitlines(), _indent):
-        paragraph = " ".join(line.strip() for line in group)
-        hanging = f"{indent}      " if indent and paragraph.startswith("npgpt ") else indent
-        lines += _wrapped(paragraph, _width(), indent or "", hanging) or [""]
-    return "\n".join(lines)
-
-
-def _indent(line: str) -> str | None:
-    """Return the spaces that a line begins with; nothing for an empty one."""
-    return line[: -len(line.lstrip())] if line else None
+    width = _width()
+    lines = [*_wrapped(f"{program}: {title}", width), ""]
+    for name, (usage, text) in commands.items():
+        lines += _wrapped(f"{program} {name} {usage}", width, "  ", " " * 8)
+        lines += _wrapped(text, width, " " * 6)
+    return "\n".join([*lines, "", *_wrapped(end, width)])
 
 
 def _width() -> int:
@@ -460,100 +470,3 @@ def quoted(text: str) -> str:
         for c in content
     )  # fmt: skip
     return f"$'{spelled}'"
-
-
-# ---- completion
-
-
-def completion(shell: str, commands: dict[str, type], words: dict[str, list[str]]) -> str:
-    """Return a script that lets a shell complete commands, options and their values.
-
-    Parameters
-    ----------
-    shell : "bash" or "zsh"
-    commands : dict of str to type
-        The options of each command; ``tokenizer add`` is a command, too.
-    words : dict of str to list of str
-        What may stand in the place of a command's argument, or of an option's value, beside files.
-    """
-    by_value, by_command = [], []
-    for command, kind in commands.items():
-        options = [field for field in fields_of(kind).values() if not field.argument]
-        for field in options:
-            if choices := field.choices or words.get(field.option, []):
-                by_value.append(f'    "{command} {field.option}") found="{" ".join(choices)}";;')
-        names = " ".join([field.option for field in options] + ["--help"])
-        extra = " ".join(words.get(command, []))
-        by_command.append(f'    "{command}") options="{names}" extra="{extra}";;')
-    return (
-        {"bash": BASH, "zsh": ZSH}[shell]
-        .replace("COMMANDS", " ".join(dict.fromkeys(name.split()[0] for name in commands)))
-        .replace("INNER", " ".join(name.split()[1] for name in commands if " " in name))
-        .replace("    BY_VALUE", "\n".join(by_value))
-        .replace("    BY_COMMAND", "\n".join(by_command))
-    )
-
-
-BASH = """\
-# Completion of npgpt for bash. In ~/.bashrc: eval "$(npgpt completion bash)"
-_npgpt() {
-  local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}"
-  local command="${COMP_WORDS[1]}" first=2 found= options= extra=
-  COMPREPLY=()
-  if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=($(compgen -W "COMMANDS" -- "$current")); return
-  fi
-  if [ "$command" = tokenizer ]; then
-    if [ "$COMP_CWORD" -eq 2 ]; then
-      COMPREPLY=($(compgen -W "INNER" -- "$current")); return
-    fi
-    command="tokenizer ${COMP_WORDS[2]}" first=3
-  fi
-  case "$command $before" in
-    BY_VALUE
-  esac
-  case "$command" in
-    BY_COMMAND
-  esac
-  if [ "${current#-}" != "$current" ]; then
-    COMPREPLY=($(compgen -W "$options" -- "$current"))
-  elif [ -n "$found" ]; then
-    COMPREPLY=($(compgen -W "$found" -- "$current"))
-  elif [ "$COMP_CWORD" -eq "$first" ] && [ -n "$extra" ]; then
-    COMPREPLY=($(compgen -W "$extra" -- "$current"))
-  fi
-}
-complete -o default -o bashdefault -F _npgpt npgpt
-"""
-ZSH = """\
-#compdef npgpt
-# Completion of npgpt for zsh. In ~/.zshrc, after compinit: eval "$(npgpt completion zsh)"
-_npgpt() {
-  local current="$words[CURRENT]" before="$words[CURRENT-1]" command="$words[2]"
-  local first=3 found= options= extra=
-  if (( CURRENT == 2 )); then
-    compadd -- ${=:-COMMANDS}; return
-  fi
-  if [[ $command == tokenizer ]]; then
-    if (( CURRENT == 3 )); then
-      compadd -- ${=:-INNER}; return
-    fi
-    command="tokenizer $words[3]" first=4
-  fi
-  case "$command $before" in
-    BY_VALUE
-  esac
-  case "$command" in
-    BY_COMMAND
-  esac
-  if [[ $current == -* ]]; then
-    compadd -- ${=options}
-  elif [[ -n $found ]]; then
-    compadd -- ${=found}
-  else
-    (( CURRENT == first )) && [[ -n $extra ]] && compadd -- ${=extra}
-    _files
-  fi
-}
-compdef _npgpt npgpt
-"""

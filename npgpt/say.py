@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -25,3 +26,8 @@ def say_text(text: str, end: str = "\n") -> None:
     of writing: in a terminal they could forge what stands there.
     """
     print(shown_text(text) if is_terminal() else text, end=end, flush=True)
+
+
+def forget_stdout() -> None:
+    """Drop what is buffered for a reader that is gone, and whatever is printed from now on."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -196,7 +196,7 @@ def test_processes_at_once(tmp_path):
 
 
 def test_warmup_mends_the_cache(cached, capsys, monkeypatch):
-    from npgpt.diagnostics import warmup
+    from npgpt.commands import warmup
 
     flip(files(cached)[0], 0.5)
     monkeypatch.setattr(warmup, "use_kernels_once", lambda: None)

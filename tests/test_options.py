@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import npgpt.commands
 from autograd.schema import FileName, Range
 from npgpt.cli import main
+from npgpt.commands.completion import find_commands
 from npgpt.errors import UserError
 from npgpt.options import FOREIGN, Argument, parse, quoted
 
@@ -23,6 +25,13 @@ COMMANDS = [
     "train", "generate", "info", "export", "tokenizer list", "tokenizer add", "tokenizer train",
     "tokenizer show", "step", "why", "lesson", "kata", "profile", "doctor", "warmup", "completion",
 ]  # fmt: skip
+
+
+def test_the_table_of_commands():
+    assert [name for name, _ in find_commands("npgpt.commands")] == COMMANDS
+    folder = Path(npgpt.commands.__file__).parent
+    files = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("[!_]*.py")}
+    assert files == {name.replace(" ", os.sep) for name in COMMANDS}
 
 
 @dataclass

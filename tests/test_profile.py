@@ -11,7 +11,8 @@ from autograd import Ledger, Roof, ledger, machine, nn
 from npgpt.cli import main
 from npgpt.diagnostics import doctor
 from npgpt.diagnostics.info import Cost
-from npgpt.diagnostics.profile import ProfileOptions, Step
+from npgpt.diagnostics.profile import Step
+from npgpt.training.config import TrainConfig
 
 TINY = dict(n_layer=2, n_head=2, n_embd=16, block_size=8, batch_size=3)
 PRODUCTS = {"matmul", "affine", "attention", "einsum"}
@@ -26,7 +27,7 @@ def npgpt(*args):
 
 
 def tiny_step(**options):
-    options = ProfileOptions(**TINY, **options)
+    options = TrainConfig(**TINY, **options)
     return Step(options, options.model(vocab_size=29))
 
 
@@ -339,7 +340,9 @@ def test_doctor(tmp_path, monkeypatch, capsys):
     ill = doctor.Finding("threads", "BLAS", "99 threads " + 30 * "of many ", "export X=1")
     for findings, code in (([healthy], 0), ([healthy, ill], 1)):
         with monkeypatch.context() as patched:
-            patched.setattr(doctor, "examine", lambda findings=findings: iter(findings))
+            patched.setattr(
+                "npgpt.commands.doctor.examine", lambda findings=findings: iter(findings)
+            )
             assert npgpt("doctor", "--json", file) == code
         out = capsys.readouterr().out
         assert max(map(len, out.splitlines())) <= 80

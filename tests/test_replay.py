@@ -18,22 +18,16 @@ import autograd
 from autograd.stepper import Trace, stopping_at_backward
 from npgpt import GPT, UserError
 from npgpt.cli import main
-from npgpt.commands.step import StepOptions
-from npgpt.commands.step import run as npgpt_step
+from npgpt.commands.step import Options as StepOptions
+from npgpt.commands.step import walk
+from npgpt.commands.why import MOST_ROWS, why
+from npgpt.commands.why import Options as WhyOptions
 from npgpt.files import read_tensors, write_tensors
 from npgpt.training import run as training
 from npgpt.training.config import TrainConfig
 from npgpt.training.display import Display
 from npgpt.training.interrupt import Interrupted
-from npgpt.training.replay import (
-    MOST_ROWS,
-    Replay,
-    WhyOptions,
-    by_sequence,
-    find_weight,
-    follow,
-    why,
-)
+from npgpt.training.replay import Replay, by_sequence, find_weight, follow
 from npgpt.training.run import Run, resume, start, train
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
@@ -383,7 +377,7 @@ def test_what_is_wrong_is_said(options, message, resumed):
 )
 def test_what_is_wrong_with_a_step_is_said(options, message, resumed):
     with pytest.raises(UserError, match=message):
-        npgpt_step("", [], StepOptions(**{"run": str(resumed[0]), **options}))
+        walk(StepOptions(**{"run": str(resumed[0]), **options}))
 
 
 def test_data_that_are_gone(tmp_path):
@@ -424,7 +418,7 @@ def prints(path):
 def test_a_runs_step_as_a_script(primitives, resumed, tmp_path, capsys):
     folder, _ = resumed
     path = tmp_path / "step.py"
-    npgpt_step("", [], StepOptions(run=str(folder), at=9, source=str(path), primitives=primitives))
+    walk(StepOptions(run=str(folder), at=9, source=str(path), primitives=primitives))
     said = capsys.readouterr().out
     replay = Replay(folder, 9, 9)
     replay.seek(9)

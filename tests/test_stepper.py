@@ -29,7 +29,8 @@ from autograd.testing import properties
 from autograd.testing.strategies import op_calls
 from npgpt import GPT, GPTConfig
 from npgpt.cli import main
-from npgpt.commands.step import StepOptions, run
+from npgpt.commands.step import Options as StepOptions
+from npgpt.commands.step import walk
 from npgpt.errors import UserError
 
 OPS = sorted(autograd.REGISTRY)
@@ -832,17 +833,17 @@ def test_of_a_script(tmp_path, capsys):
     script.write_text(SCRIPT)
     commands.write_text("next\nset 0\ncontinue\nnext\nprint x\ncontinue\nnext\n")
     before = list(sys.argv), autograd.Tensor.backward
-    options = StepOptions(commands=str(commands), save=str(tmp_path / "saved"))
-    run(str(script), ["--flag"], options)
+    saved = str(tmp_path / "saved")
+    walk(StepOptions(str(script), ("--flag",), commands=str(commands), save=saved))
     out = capsys.readouterr().out
     assert "script.py:6" in out and out.count("loss = 5.0: 2 steps back") == 2
     assert "pass 0 [2.0, 4.0] ['--flag']" in out  # what if does not reach the program
     assert "pass 1 [4.0, 8.0]" in out
     assert (list(sys.argv), autograd.Tensor.backward) == before
     commands.write_text("quit")
-    run("", [], StepOptions(trace=str(tmp_path / "saved"), commands=str(commands)))
+    walk(StepOptions(trace=str(tmp_path / "saved"), commands=str(commands)))
     assert "loss = 5.0: 2 steps back" in capsys.readouterr().out
-    run(str(script), [], StepOptions(commands=str(commands)))
+    walk(StepOptions(script=str(script), commands=str(commands)))
     assert "pass" not in capsys.readouterr().out
 
 
@@ -882,7 +883,7 @@ def test_of_a_script_that_calls_grad(tmp_path, capsys):
     script, commands = tmp_path / "script.py", tmp_path / "commands"
     script.write_text(DERIVATIVES)
     commands.write_text("continue\nnext\n" * 9)
-    run(str(script), [], StepOptions(commands=str(commands)))
+    walk(StepOptions(script=str(script), commands=str(commands)))
     out = capsys.readouterr().out
     assert "x  float64[2]   [  3.0 12.0 ]" in out and "grad [3.0, 12.0]" in out
     assert "2 steps back to 1 value" in out and "  h  float64[2]   [ 1.6829 1.8186 ]" in out
@@ -914,7 +915,7 @@ def test_a_program_goes_on_as_if_nobody_watched(tmp_path, capsys):
         """
     ))  # fmt: skip
     with pytest.raises(UserError, match="ended"):
-        run(str(script), [], StepOptions())
+        walk(StepOptions(script=str(script)))
     assert capsys.readouterr().out == "4.0 [7.0]\n"
 
 
@@ -937,7 +938,7 @@ def test_a_program_may_have_observers_of_its_own(tmp_path, capsys):
         """
     ))  # fmt: skip
     commands.write_text("next\nnext\n")
-    run(str(script), [], StepOptions(commands=str(commands)))
+    walk(StepOptions(script=str(script), commands=str(commands)))
     out = capsys.readouterr().out
     assert out.index("2 uses") < out.index("narrator: multiply") < out.index("loss = 4.0: 1 step")
     assert out.count("1 step back") == 1
@@ -987,7 +988,7 @@ def test_the_steppers_own_passes_are_no_part_of_the_program(tmp_path, capsys):
         """
     ))  # fmt: skip
     commands.write_text("next\ncheck\ncheck loss x\ninto\nout\nset 2 * g\ncontinue\nnext\n" * 2)
-    run(str(script), [], StepOptions(commands=str(commands)))
+    walk(StepOptions(script=str(script), commands=str(commands)))
     out = capsys.readouterr().out
     assert out.count("steps back to 1 leaf") == 2 and out.count("✓ largest") == 4
     assert out.count("dinput         ✓ equal") == 2 and "✗" not in out
@@ -1017,9 +1018,9 @@ def test_starting_is_light(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "commands").write_text("quit")
     code = (
-        "import sys; from npgpt.commands.step import run, StepOptions; "
-        f"run({str(tmp_path / 'script.py')!r}, [], "
-        f"StepOptions(commands={str(tmp_path / 'commands')!r})); "
+        "import sys; from npgpt.commands.step import Options, walk; "
+        f"walk(Options({str(tmp_path / 'script.py')!r}, "
+        f"commands={str(tmp_path / 'commands')!r})); "
         "print(sorted({'prompt_toolkit', 'hypothesis', 'torch', 'tiktoken'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -1030,7 +1031,7 @@ def test_in_a_terminal(tmp_path):
     pty = pytest.importorskip("pty")
     (tmp_path / "script.py").write_text(SCRIPT)
     master, slave = pty.openpty()
-    code = "from npgpt.commands.step import run, StepOptions; run('script.py', [], StepOptions())"
+    code = "from npgpt.commands.step import Options, walk; walk(Options('script.py'))"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=slave, stdout=slave, stderr=slave, close_fds=True, cwd=tmp_path,
@@ -1070,4 +1071,4 @@ def test_what_is_wrong_is_said(script, options, message, tmp_path, monkeypatch):
     Path("quiet.py").write_text("x = 1\n")
     Path("trace.json").write_text("[]")
     with pytest.raises(UserError, match=message):
-        run(script, [], StepOptions(**options))
+        walk(StepOptions(script=script, **options))

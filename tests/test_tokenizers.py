@@ -807,7 +807,7 @@ def test_help(capsys):
 
 def test_ctrl_c_leaves_nothing(here):
     code = (
-        "import sys, npgpt.commands.tokenizer as command\n"
+        "import sys, npgpt.commands.tokenizer.train as command\n"
         "from npgpt.cli import main\n"
         "learn = command.train_bpe\n"
         "def train_bpe(*args, progress, **options):\n"

@@ -1,1 +1,62 @@
-"""The commands: one file each, with its options and what it does."""
+"""The commands of ``npgpt``: one file each, and the table that dispatch, help and completion use.
+
+The file of a command holds ``Options``, a data class (see `npgpt.options`), and ``run(args)``,
+which takes the words after the command's name and returns the exit code. To add a command, write
+its file, and add its name to the table, with its usage and what the command does. A command that
+has commands itself, such as ``tokenizer``, is a package with a table of its own.
+"""
+
+TITLE = "GPT in plain NumPy"
+COMMANDS = {
+    "train": (
+        "[CONFIG.toml] [--data FILE|DIR|GLOB ...] [--KEY VALUE ...]",
+        "Train a model. Without --data: on the source code of Python's own library. "
+        "--resume DIR continues a run exactly where its last checkpoint stands.",
+    ),
+    "generate": (
+        "[--model DIR] --prompt TEXT | --prompt_file FILE",
+        "Let a model continue a text. Without --model: the latest run under out/. Without a "
+        "prompt: each line from a pipe is a prompt.",
+    ),
+    "info": (
+        "[PRESET|DIR] [--compare A B] [--batch N] [--context N]",
+        "What a model is and costs: parameters, computation, memory. Without a name: the presets.",
+    ),
+    "export": (
+        "DIR FOLDER",
+        "Write a run's model and tokenizer to a new folder that Hugging Face's transformers opens.",
+    ),
+    "tokenizer": (
+        "list|add|train|show",
+        "Tokenizers: those that are installed, your own, and the tokens they make of a text.",
+    ),
+    "step": (
+        "SCRIPT.py | --model DIR --text TEXT | --run DIR --at STEP",
+        "Walk through backpropagation, number by number: a debugger for the backward pass.",
+    ),
+    "why": (
+        "--run DIR --param 'NAME[INDEX]'",
+        "The history of one weight over a run, and the batch that moved this weight most.",
+    ),
+    "lesson": (
+        "[N]",
+        "Six lessons on backpropagation, from three numbers to a transformer block. Without N: a "
+        "list.",
+    ),
+    "kata": (
+        "[OP]",
+        "Write the gradient of an op yourself, and have it checked. Without OP: where to begin.",
+    ),
+    "profile": (
+        "[CONFIG.toml] [--KEY VALUE ...]",
+        "What a training step costs, op by op, and how far from the machine's limits that is.",
+    ),
+    "doctor": ("", "What is wrong with this installation, and how to mend it."),
+    "warmup": ("", "Compile all kernels now, so that no later command waits for the compiler."),
+    "completion": (
+        "bash|zsh",
+        'Print a script for the shell: eval "$(npgpt completion bash)" completes commands, options '
+        "and files.",
+    ),
+}
+END = "npgpt COMMAND --help lists every option."

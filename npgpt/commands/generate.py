@@ -1,4 +1,4 @@
-"""The command ``npgpt generate``."""
+"""``npgpt generate``: let a model continue texts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from autograd.schema import FileName
 from npgpt.errors import UserError
 from npgpt.files import write_text
 from npgpt.generation import TextStreamer, settle, start
-from npgpt.generation.options import Options
+from npgpt.generation.options import Options as GenerationOptions
 from npgpt.generation.quantize import quantize
 from npgpt.hub import find_model
 from npgpt.models.gpt import GPT
-from npgpt.options import NewFile
+from npgpt.options import NewFile, parse, quoted
 from npgpt.say import say_text
 from npgpt.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training.memory import keep_freed_memory
@@ -37,7 +37,7 @@ DEFAULTS = {"max_new_tokens": 500, "temperature": 0.8, "top_k": 200}
 
 
 @dataclass
-class GenerateOptions:
+class Options:
     """Let a model continue a prompt.
 
     What is not given is as the model's generation_config.json says. Where that says nothing: up to
@@ -113,8 +113,11 @@ class GenerateOptions:
     """A file for the texts, their tokens and log-probabilities, and why they end."""
 
 
-def run(options: GenerateOptions) -> int:
+def run(args: list[str]) -> int:
     """Write a text for each prompt; return 130 after Ctrl-C."""
+    if args and not args[0].startswith("-"):
+        raise UserError(f"to continue a text, give it as --prompt {quoted(args[0])}")
+    options = parse(Options, args, "generate")
     keep_freed_memory()
     if options.model:
         folder = find_model(options.model)
@@ -150,7 +153,7 @@ def run(options: GenerateOptions) -> int:
     return 130 if interrupted else 0
 
 
-def choices_of(options: GenerateOptions, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
+def choices_of(options: Options, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return what was given, as options of `npgpt.generate`."""
     vocab_size = model.config.vocab_size
     if options.top_k is not None and options.top_k > vocab_size:
@@ -173,7 +176,7 @@ def choices_of(options: GenerateOptions, model: GPT, tokenizer: Tokenizer) -> di
     return {name: value for name, value in choices.items() if value not in (None, (), [])}
 
 
-def prompts_of(options: GenerateOptions) -> Iterator[str]:
+def prompts_of(options: Options) -> Iterator[str]:
     """Yield the prompts: the option's, a file's, or the lines of standard input as they come."""
     if options.prompt and options.prompt_file:
         raise UserError("give --prompt or --prompt_file, not both")
@@ -216,7 +219,7 @@ def write(
     model: GPT,
     tokenizer: Tokenizer,
     prompt: str,
-    options: Options,
+    options: GenerationOptions,
     records: list[dict[str, Any]],
     wants_logprobs: bool,
 ) -> None:

@@ -18,12 +18,12 @@ from autograd.reading import SMALL, read_bytes, read_text
 from autograd.schema import FileName
 from npgpt.errors import UserError
 from npgpt.models.config import Steps
-from npgpt.options import Argument
+from npgpt.options import Argument, parse
 from npgpt.say import say
 
 
 @dataclass
-class StepOptions:
+class Options:
     """Walk through the backward pass of a script, a model, a run or a trace."""
 
     script: Annotated[FileName, Argument("SCRIPT.py")] = ""
@@ -52,9 +52,15 @@ class StepOptions:
     """Write the primitives that fused ops are made of."""
 
 
-def run(script: str, arguments: list[str], options: StepOptions) -> None:
-    """Walk through what the options name."""
-    if sum(map(bool, (script, options.model, options.run, options.trace))) != 1:
+def run(args: list[str]) -> int:
+    """Walk through the pass that the options name."""
+    walk(parse(Options, args, "step"))
+    return 0
+
+
+def walk(options: Options) -> None:
+    """Walk through the pass that the options name."""
+    if sum(map(bool, (options.script, options.model, options.run, options.trace))) != 1:
         raise UserError(
             "give a script, or --model DIR --text TEXT, or --run DIR --at STEP, or --trace DIR"
         )
@@ -63,7 +69,7 @@ def run(script: str, arguments: list[str], options: StepOptions) -> None:
     if options.primitives and not options.source:
         raise UserError("--primitives are for a script that is written: add --source FILE.py")
     if options.source:
-        check_source(script, options)
+        check_source(options)
     session = _Session(options)
     try:
         if options.trace:
@@ -75,19 +81,19 @@ def run(script: str, arguments: list[str], options: StepOptions) -> None:
         elif options.run:
             run_step(options, session)
         else:
-            run_script(script, arguments, session)
+            run_script(options.script, [*options.arguments], session)
     except _Left:
         pass
 
 
-def check_source(script: str, options: StepOptions) -> None:
+def check_source(options: Options) -> None:
     """Refuse what cannot be written as a script, or where."""
     path = Path(options.source)
     if options.trace or options.save or options.commands:
         raise UserError("--source writes a new pass: leave out --trace, --save and --commands")
     if path.suffix != ".py":
         raise UserError(f"--source {path} is to be a .py file; its arrays go to .npz beside it")
-    if script and path.exists() and path.samefile(script):
+    if options.script and path.exists() and path.samefile(options.script):
         raise UserError(f"--source {path} is the script itself; name another file")
 
 
@@ -131,7 +137,7 @@ def of_model(folder: str, text: str) -> Any:
 class _Session:
     """Walks through one pass after the other, by a file of commands if there is one."""
 
-    def __init__(self, options: StepOptions) -> None:
+    def __init__(self, options: Options) -> None:
         self.lines: Iterator[str] | None = None
         if options.commands:
             self.lines = iter(read_text(options.commands, pipes=True).splitlines())
@@ -171,7 +177,7 @@ class _Left(BaseException):
     """The stepper was left: so is the script. No script catches it as an Exception."""
 
 
-def run_step(options: StepOptions, session: _Session) -> None:
+def run_step(options: Options, session: _Session) -> None:
     """Take a run to a step again, and stop at each backward of the update from there."""
     from npgpt.training.replay import Replay
 

@@ -1,11 +1,9 @@
-"""``npgpt doctor``: whether this installation is healthy, and what to do where it is not."""
+"""Whether this installation is healthy, and what to do where it is not."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +16,9 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 import autograd
 from autograd import Roof
-from autograd.escape import shown
 from autograd.kernels import kernels_enabled
 from npgpt.errors import UserError
-from npgpt.files import hash_file, write_json
-from npgpt.options import NewFile
-from npgpt.say import say
+from npgpt.files import hash_file
 from npgpt.tokenizers.store import KNOWN, PUBLISHED, encoding, folder, gpt1_files
 
 
@@ -43,40 +38,6 @@ class Finding:
     name: str
     value: str
     fix: str = ""
-
-
-@dataclass
-class DoctorOptions:
-    """Report versions, threads, vectors, caches and speed, and how to fix what is wrong.
-
-    The exit code is 1 if something is.
-    """
-
-    json: NewFile = ""
-    """A file to write the findings to."""
-
-
-def run(options: DoctorOptions) -> int:
-    """Print all findings; return 1 if one of them needs a fix."""
-    findings, section = [], ""
-    for finding in examine():
-        if finding.section != section:
-            print(finding.section)
-            section = finding.section
-        line = shown(f"{finding.name:<21} {finding.value}")
-        print(textwrap.fill(
-            line, 80, initial_indent="! " if finding.fix else "  ",
-            subsequent_indent=24 * " ", break_long_words=False, break_on_hyphens=False,
-        ), flush=True)  # fmt: skip
-        if finding.fix:
-            say(f"{'':<24}fix: {finding.fix}")
-        findings.append(finding)
-    wrong = sum(bool(finding.fix) for finding in findings)
-    print(f"\n{wrong} to fix" if wrong else "\nall is well")
-    if options.json:
-        values = {"healthy": not wrong, "findings": [dataclasses.asdict(f) for f in findings]}
-        write_json(options.json, values)
-    return 1 if wrong else 0
 
 
 def examine() -> Iterator[Finding]:

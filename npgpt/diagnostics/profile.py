@@ -1,47 +1,26 @@
-"""``npgpt profile``: the ledger of a training step, op by op, beside what the machine could do."""
+"""The ledger of a training step, op by op, beside what the machine could do."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
 import autograd
 from autograd import Ledger, Roof
 from autograd.kernels import kernels_enabled
-from autograd.schema import FileName
 from npgpt.diagnostics.info import config_of
-from npgpt.files import write_json
-from npgpt.models.config import GPTConfig, Size
+from npgpt.models.config import GPTConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import dropout_from
-from npgpt.options import Argument, NewFile
 from npgpt.training.config import TrainConfig, keys_of
 from npgpt.training.data import random_batch, separated
-from npgpt.training.memory import demand_memory, keep_freed_memory
+from npgpt.training.memory import demand_memory
 from npgpt.training.optim import AdamW, clip_grad_norm
 from npgpt.training.run import accumulate_gradients, source_of, tokenizer_for
 
 WARM_UP = 3  # steps: kernels are loaded, memory and caches are in use
-
-
-@dataclass
-class ProfileOptions(TrainConfig):
-    """Show what a training step costs, by a file of options and these options.
-
-    On random tokens: nothing is trained or written.
-    """
-
-    config: Annotated[FileName, Argument("CONFIG.toml")] = ""
-    """A TOML file of these options; each is a key."""
-    vocab_size: Size | None = None
-    """Of a model from scratch; the tokenizer's if not given."""
-    steps: Size = 10
-    """Steps to take the median of."""
-    json: NewFile = ""
-    """A file to write the rows to."""
 
 
 class Step:
@@ -94,44 +73,27 @@ class Step:
         return ledger
 
 
-def architecture_of(options: ProfileOptions) -> GPTConfig:
-    """Return the architecture that a training run with these options would have."""
-    if options.init_from != "scratch":
-        base = config_of(options.init_from)
-        return dataclasses.replace(options, **keys_of(base)).model(base.vocab_size, base)
-    if options.vocab_size is not None:
-        return options.model(options.vocab_size)
-    sources = [source_of(options.data, options, True)]
-    if options.val_data:
-        sources.append(source_of(options.val_data, options, False))
-    return options.model(tokenizer_for(options, sources, None, None).n_vocab)
+def architecture_of(config: TrainConfig, vocab_size: int | None) -> GPTConfig:
+    """Return the architecture that a training run with this configuration would have.
+
+    If no size of the vocabulary is given, the size is that of the run's tokenizer.
+    """
+    if config.init_from != "scratch":
+        base = config_of(config.init_from)
+        return dataclasses.replace(config, **keys_of(base)).model(base.vocab_size, base)
+    if vocab_size is not None:
+        return config.model(vocab_size)
+    sources = [source_of(config.data, config, True)]
+    if config.val_data:
+        sources.append(source_of(config.val_data, config, False))
+    return config.model(tokenizer_for(config, sources, None, None).n_vocab)
 
 
-def run(options: ProfileOptions) -> None:
-    """Print the ledger of a step, and write it to a file if one is asked for."""
-    keep_freed_memory()
-    step = Step(options, architecture_of(options))
-    for _ in range(WARM_UP):
-        step.take()
-    rows = autograd.ledger.medians([step.take() for _ in range(options.steps)])
-    roof = Roof.measure()
-    print(
-        f"A step of {options.gradient_accumulation_steps * options.batch_size} x "
-        f"{step.context} tokens, {step.model.n_parameters():,} parameters, "
-        f"median of {options.steps};\n"
-        f"kernels {'on' if kernels_enabled() else 'off'}; this machine: "
-        f"{roof.flops / 1e9:.0f} GFLOP/s in matrix products, {roof.bandwidth / 1e9:.1f} GB/s\n"
-    )
-    print(autograd.ledger.table(rows, roof))
-    if options.json:
-        write_json(options.json, summary(options, rows, roof))
-
-
-def summary(options: ProfileOptions, rows: list[autograd.ledger.Row], roof: Roof) -> dict[str, Any]:
+def summary(config: TrainConfig, rows: list[autograd.ledger.Row], roof: Roof) -> dict[str, Any]:
     """Return everything that the table shows, and its configuration, for programs."""
     total = sum(row.seconds for row in rows)
     return {
-        "config": dataclasses.asdict(options),
+        "config": dataclasses.asdict(config),
         "kernels": kernels_enabled(),
         "roof": {"gflops_per_s": roof.flops / 1e9, "gb_per_s": roof.bandwidth / 1e9},
         "ms": 1e3 * total,

@@ -1,58 +1,18 @@
-"""``npgpt warmup``: compile ahead what training in float32 and generation need."""
+"""Every kernel that training in float32 and generation need, used once."""
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
 
-import autograd
-from npgpt.errors import UserError
 from npgpt.evaluation.loss import whole_loss
 from npgpt.models.config import Activation, GPTConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import dropout_from
-from npgpt.say import say
 from npgpt.training.optim import AdamW, clip_grad_norm
 from npgpt.training.run import accumulate_gradients
-
-
-@dataclass
-class WarmupOptions:
-    """Compile ahead what training in float32 and generation need; once, for all processes."""
-
-
-def run() -> None:
-    """Use every kernel once, and say what that took.
-
-    Raises
-    ------
-    UserError
-        If there is no folder to keep compiled kernels in.
-    """
-    if not autograd.machine.compiles():
-        print("kernels are off (AUTOGRAD_KERNELS=0, NUMBA_DISABLE_JIT=1 or no Numba)")
-        return
-    folder = autograd.machine.kernel_cache()
-    if folder is None:
-        raise UserError(
-            "no folder can be written to, so every process compiles kernels for itself; "
-            "set NUMBA_CACHE_DIR to one that can be"
-        )
-    from numba.core import event
-
-    for path in autograd.machine.kernel_files()["damaged"]:
-        with suppress(OSError):
-            path.unlink()
-    wall, cpu = time.perf_counter(), time.process_time()
-    with event.install_recorder("numba:compile") as compilations:
-        use_kernels_once()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    did = "kernels compiled" if compilations.buffer else "all kernels are there, and loaded"
-    say(f"{did} in {wall:.1f} s ({cpu:.1f} s of CPU time): {folder}")
 
 
 def use_kernels_once() -> None:

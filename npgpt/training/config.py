@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from autograd.reading import read_toml
 from autograd.schema import FileName, brief, fit_fields, nearest
@@ -165,10 +165,10 @@ class TrainConfig(ModelKeys, DataKeys):  # the fields of the last class come fir
                 raise UserError(f"--{name} is about documents: add --documents, or leave it out")
 
     @classmethod
-    def from_toml(cls, path: str | Path) -> TrainConfig:
-        """Read a TOML file of these keys."""
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read a TOML file of these keys; of a command's options, which extend them, no others."""
         values = read_toml(path)
-        names = [f.name for f in dataclasses.fields(cls)]
+        names = [f.name for f in dataclasses.fields(TrainConfig)]
         for key in values:
             if key not in names:
                 if key in FOREIGN:

@@ -1,4 +1,4 @@
-"""Time travel: the steps of a training run again, bit for bit; ``npgpt why`` follows one weight.
+"""Time travel: the steps of a training run again, bit for bit, and the history of one weight.
 
 A step is a function of the parameters, the optimizer's means, the seed and the step's number. So
 from any checkpoint, or from the initialization, a run can be taken to any step again: on the same
@@ -17,25 +17,18 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
-from rich.table import Table
-from rich.text import Text
 
 import autograd
 from autograd import nn
 from autograd.console import Console
-from autograd.schema import FileName, fit
+from autograd.schema import fit
 from npgpt.errors import UserError
 from npgpt.hub import find_model
-from npgpt.models.config import Steps
-from npgpt.options import quoted
 from npgpt.training.config import TrainConfig
-from npgpt.training.data import IGNORED, n_predicted
+from npgpt.training.data import n_predicted
 from npgpt.training.memory import keep_freed_memory
 from npgpt.training.run import Progress, Run, environment, hash_parameters, initial_model, open_run
 from npgpt.weights.load import load_pretrained
-
-MOST_ROWS = 20  # of a history that is printed
-MOST_SEQUENCES = 5
 
 
 class Replay:
@@ -319,120 +312,3 @@ def find_weight(run: Run, text: str) -> tuple[str, tuple[int, ...]]:
     if not all(-n <= i < n for i, n in zip(index, shape, strict=True)):
         raise UserError(f"{name}{list(index)} is out of range: the shape is {list(shape)}")
     return name, tuple(i % n for i, n in zip(index, shape, strict=True))
-
-
-# ---- npgpt why
-
-
-@dataclass
-class WhyOptions:
-    """Follow one weight through the updates of a run, and find the batch that moved it most."""
-
-    run: FileName = ""
-    """A run folder; its updates are computed again."""
-    param: str = ""
-    """The weight, as in 'transformer.h.0.attn.c_attn.weight[3,17]'."""
-    from_: Steps = 0
-    """The first update to follow."""
-    to: Steps | None = None
-    """The last one; if not given, the last that was saved."""
-    force: bool = False
-    """Go on although threads, kernels or libraries are not what they were."""
-
-
-def why(options: WhyOptions, console: Console | None = None) -> None:
-    """Print the history of a weight; see `WhyOptions`."""
-    if not options.run or not options.param:
-        raise UserError("give a run and a weight: --run DIR --param 'NAME[INDEX]'")
-    console = console or Console()
-    first, last = options.from_, options.to
-
-    def say(text: Any = "", style: str = "") -> None:
-        console.print(text, style=style, soft_wrap=isinstance(text, str))
-
-    replay = Replay(options.run, first, last, force=options.force)
-    name, index = find_weight(replay.run, options.param)
-    say(f"{name}{list(index)}", "bold")
-    say(f"updates {first} to {replay.last} of {options.run}, replayed from {replay.origin}")
-    for note in replay.notes:
-        say(f"note: {note}", "yellow")
-    history = follow(replay, name, index, first)
-    moves = history.moves
-    is_still = not any(move.gradient for move in moves)
-    if not is_still or history.before:
-        say()
-        say(_table(history))
-        say()
-    if is_still:
-        say("Its gradient is 0 in each of them: none of their batches has moved it.")
-        return
-    if clip := replay.run.config.grad_clip:
-        n = sum(move.gradient != move.clipped for move in moves)
-        say(f"gradient: before it was clipped to the norm {clip:g}, as {n} of {len(moves)} were")
-    say(
-        "update: what the step changed; batch: what its batch changed, then and, through\n"
-        "Adam's running mean of the gradients, in the updates after it"
-    )
-    most = max(moves, key=lambda move: abs(move.moved))
-    say(f"\nThe batch of step {most.step} moved it most, by {most.moved:+.2e} in all.")
-    replay = Replay(options.run, most.step, most.step, force=options.force)
-    replay.seek(most.step)
-    say("Its gradient is the sum over these sequences:")
-    say(_sequences(replay.run, name, index))
-    say(f"\nTo walk through it: npgpt step --run {quoted(options.run)} --at {most.step}")
-
-
-def _table(history: History) -> Table:
-    """Return a history as a table: if it is long, some of it, the largest included."""
-    moves = history.moves
-    notes: dict[int, str] = {}
-    for title, key in (("update", "change"), ("gradient", "gradient"), ("batch", "moved")):
-        sizes = [abs(getattr(move, key)) for move in moves]
-        notes[sizes.index(max(sizes))] = f"largest {title}"
-    rows = list(range(len(moves)))
-    if len(moves) > MOST_ROWS:
-        evenly = np.linspace(0, len(moves) - 1, MOST_ROWS - len(notes)).round().astype(int)
-        rows = sorted({*evenly.tolist(), *notes})
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("step", "value", "gradient", "update", "batch", "loss"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column(no_wrap=True, style="dim")
-    for i in rows:
-        move = moves[i]
-        signed = map(_signed, (move.gradient, move.change, move.moved))
-        table.add_row(
-            str(move.step), f"{move.value:.7f}", *signed, f"{move.loss:.4f}", notes.get(i, "")
-        )
-    end = moves[-1]
-    for share, what in ((history.before, "batches before"), (history.decay, "weight decay")):
-        if share:
-            table.add_row("", "", "", "", _signed(share), "", what)
-    way = end.value + end.change - moves[0].value
-    value = f"{end.value + end.change:.7f}"
-    table.add_row(str(end.step + 1), value, "", _signed(way), _signed(way), "", "in all")
-    return table
-
-
-def _sequences(run: Run, name: str, index: tuple[int, ...]) -> Table:
-    """Return, as a table, the sequences of this step that its gradient mostly came from."""
-    parts = np.array(by_sequence(run, name, index))
-    texts = [
-        run.tokenizer.decode(np.append(row, last[last != IGNORED]))  # (T + 1,), or T
-        for inputs, targets, *_ in run.batches()
-        for row, last in zip(inputs, targets[:, -1:], strict=True)
-    ]
-    largest = np.argsort(-np.abs(parts), kind="stable")[:MOST_SEQUENCES]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column(justify="right", no_wrap=True, min_width=len("+1.00e-01"))
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    for b in largest:
-        table.add_row(_signed(parts[b]), Text(repr(texts[b])))
-    if len(parts) > len(largest):
-        rest = np.delete(parts, largest)
-        table.add_row(_signed(rest.sum()), f"the {len(rest)} others")
-    return table
-
-
-def _signed(x: float) -> Text:
-    """Return a number in the colours that the stepper has for signs."""
-    return Text(f"{x:+.2e}", "color(172)" if x > 0 else "color(68)" if x < 0 else "dim")

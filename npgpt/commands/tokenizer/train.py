@@ -1,0 +1,86 @@
+"""``npgpt tokenizer train``: train a byte-pair encoding on a text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from autograd.console import Console
+from autograd.schema import FileName, Range
+from npgpt.errors import UserError
+from npgpt.options import check_file, parse, quoted
+from npgpt.say import say
+from npgpt.tokenizers import train_bpe, write_tiktoken
+from npgpt.tokenizers.base import MOST_IDS
+from npgpt.tokenizers.bpe import PATTERN
+from npgpt.tokenizers.training import END_OF_TEXT
+from npgpt.training.data import read_text
+
+
+@dataclass
+class Options:
+    """Train a byte-pair encoding on a text."""
+
+    vocab_size: Annotated[int, Range(1, MOST_IDS)] = 8192
+    """Tokens in all: 256 bytes, merges, special tokens."""
+    data: tuple[FileName, ...] = ()
+    """Files, folders or patterns of text; none: Python's own library."""
+    out: FileName = ""
+    """The .tiktoken file to write; if empty, bpe and the size, here."""
+    pattern: str = PATTERN
+    """The regular expression of a piece, which no token reaches beyond."""
+    special_tokens: tuple[str, ...] = (END_OF_TEXT,)
+    """Tokens that stand for themselves, such as the end of a document."""
+    min_frequency: Annotated[int, Range(1)] = 2
+    """How often a pair must occur to become a token."""
+    overwrite: bool = False
+    """Replace --out."""
+
+
+def run(args: list[str]) -> int:
+    """``npgpt tokenizer train``."""
+    options = parse(Options, args, "tokenizer train")
+    path = Path(options.out or f"bpe{options.vocab_size}.tiktoken")
+    if path.suffix != ".tiktoken":
+        raise UserError(f"--out {path} must end in .tiktoken")
+    check_file("--out", path)
+    for file in (path, path.with_suffix(".json")):
+        if file.exists() and not options.overwrite:
+            raise UserError(f"{file} exists; replace it with --overwrite, or give another --out")
+    text, _ = read_text(options.data)
+    start = time.monotonic()
+    with _progress(options.vocab_size) as progress:
+        tokenizer = train_bpe(
+            text, options.vocab_size, pattern=options.pattern, name=path.stem,
+            special_tokens=options.special_tokens, min_frequency=options.min_frequency,
+            progress=progress,
+        )  # fmt: skip
+    seconds = time.monotonic() - start
+    write_tiktoken(tokenizer, path)
+    size, length = len(text.encode()), tokenizer.encode(text, disallowed_special=()).size
+    say(
+        f"{path}: {tokenizer.n_vocab:,} tokens, of {size / 1e6:.1f} MB in {seconds:.1f} s; "
+        f"a token has {size / length:.2f} bytes of it on average"
+    )
+    if tokenizer.n_vocab < options.vocab_size:
+        print(f"fewer than asked for: no other pair occurs {options.min_frequency} times")
+    say(f"to train a model with it: npgpt train --tokenizer {quoted(str(path))}")
+    return 0
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show tokens on standard error, in a terminal only."""
+    console = Console(stderr=True)
+    columns = (TextColumn("tokens"), MofNCompleteColumn(), BarColumn(None), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True
+    ) as progress:
+        task = progress.add_task("tokens", total=total)
+        yield lambda n: progress.update(task, completed=n)

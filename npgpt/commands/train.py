@@ -1,0 +1,175 @@
+"""``npgpt train``: train a model, continue a run, or evaluate either."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from autograd.reading import read_toml
+from autograd.schema import FileName
+from npgpt.errors import UserError
+from npgpt.generation import generate
+from npgpt.options import Argument, quoted, read
+from npgpt.say import forget_stdout, say, say_text
+from npgpt.training import run as training
+from npgpt.training.config import TrainConfig
+from npgpt.training.curve import loss_curve
+from npgpt.training.display import Display, OutputLost, showing
+from npgpt.weights.load import load_pretrained
+
+
+@dataclass
+class Options(TrainConfig):
+    """Train a model, by a file of options and these options, which come first."""
+
+    config: Annotated[FileName, Argument("CONFIG.toml")] = ""
+    """A TOML file of these options; each is a key."""
+    resume: FileName = ""
+    """A run folder to continue."""
+    overwrite: bool = False
+    """Replace the run in --out_dir."""
+
+
+def run(args: list[str]) -> int:
+    """Train, and return the exit code: 128 + n if signal n ended the training."""
+    given = read(Options, args, "train")
+    default, in_file = read_defaults(given)
+    options = dataclasses.replace(default, **given)
+    config = TrainConfig(
+        **{f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
+    )
+    changes = {key: value for key, value in vars(config).items() if value != getattr(default, key)}
+    said = {key for key in vars(config) if key in given or key in in_file}
+    if options.eval_only:
+        if options.resume:
+            found = training.evaluate_run(Path(options.resume), changes)
+        else:
+            found = training.evaluate_plan(config, said)
+        print(
+            f"step {found.step:>6}  train {found.train_loss:.4f}  val {found.val_loss:.4f}\n"
+            f"loss {found.whole_val_loss:.4f} over the whole validation split"
+        )
+        return 0
+    if options.resume:
+        started = training.resume(Path(options.resume), changes)
+    else:
+        started = training.start(config, options.overwrite, said)
+    if code := train(started, is_resumed=bool(options.resume)):
+        return code
+    if curve := loss_curve(started.folder):
+        print(f"\n{curve}")
+    show_sample(started)
+    return 0
+
+
+def read_defaults(given: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
+    """Return the values of options that are not given, and the keys of CONFIG.toml.
+
+    A run that is resumed has its values from its own ``train.toml``.
+    """
+    path, resumed = given.get("config", ""), given.get("resume")
+    if resumed == "":
+        raise UserError("--resume names no folder; give that of a run, as in --resume out/0001")
+    if given.get("data") == ():
+        raise UserError("--data names no file; leave it out to train on Python's own library")
+    if path and resumed:
+        raise UserError("a resumed run has its own configuration: drop CONFIG.toml or --resume")
+    if resumed and given.get("overwrite"):
+        raise UserError("--resume continues the run, --overwrite removes it: drop one of them")
+    if resumed:
+        recipe = Path(resumed) / "train.toml"
+        if not recipe.exists():
+            raise UserError(f"{resumed} holds no run to resume (no train.toml)")
+        return Options.from_toml(recipe), {}
+    if not path:
+        return Options(), {}
+    if not Path(path).exists():
+        raise UserError(f"the configuration {path} does not exist")
+    if not path.endswith(".toml"):
+        raise UserError(f"{path} is no .toml configuration; to train on it: --data {path}")
+    return Options.from_toml(path), read_toml(path)
+
+
+def train(run: training.Run, is_resumed: bool) -> int:
+    """Take a run to its end, and show its progress; return the exit code.
+
+    Raises
+    ------
+    UserError
+        If a file cannot be written. What the run saved before is whole.
+    """
+    again = f"npgpt train --resume {quoted(str(run.folder))}"
+    try:
+        with showing():
+            say(describe(run, is_resumed))
+        training.train(run, Display(run.config.max_iters, run.progress.step))
+    except training.Interrupted as stop:
+        by = "" if stop.number == signal.SIGINT else f" ({stop})"
+        tell(f"interrupted{by} at step {run.progress.step}, and saved; continue with: {again}")
+        return 128 + stop.number
+    except OutputLost as lost:
+        forget_stdout()
+        step = run.progress.step
+        tell(
+            f"npgpt: standard output cannot be written ({lost}): ended at step {step}, and saved; "
+            f"continue with: {again}",
+            sys.stderr,
+        )
+        return 128 + 13 if lost.errno == errno.EPIPE else 2  # 13: SIGPIPE, as of any other command
+    except KeyboardInterrupt:
+        tell(f"ended at once; what was saved before is kept. Continue with: {again}", sys.stderr)
+        return 130
+    except OSError as error:
+        file = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise UserError(
+            f"{file}{error.strerror or error}: nothing that was saved before is lost; when "
+            f"{'there is room' if full else 'it can be written'} again, continue with {again}"
+        ) from None
+    return 0
+
+
+def describe(run: training.Run, is_resumed: bool) -> str:
+    """Return the first line that the command prints: what is trained, and on what."""
+    step = run.progress.step
+    if not is_resumed:
+        verb = "trains"
+    elif run.is_out_of_patience and run.progress.finished:
+        verb = f"stopped early at step {step} (to go on, add a larger --patience, or 0)"
+    elif step < run.config.max_iters:
+        verb = f"continues at step {step}"
+    else:
+        verb = f"is finished at step {step} (to go on, add a larger --max_iters)"
+    where = "Python's own library" if not run.config.data else " ".join(run.config.data)
+    return (
+        f"{run.folder} {verb}: {run.model.n_parameters():,} parameters, "
+        f"{len(run.tokens):,} tokens of {where}, vocabulary {run.tokenizer.n_vocab:,}"
+    )
+
+
+def tell(text: str, file: Any = None) -> None:
+    """Print a line, unless nothing can be printed: the terminal may be closed."""
+    try:
+        say(text, file)
+    except OSError:
+        forget_stdout()
+
+
+def show_sample(run: training.Run) -> None:
+    """Print what the trained model writes, and the command that writes more."""
+    model = load_pretrained(run.folder)
+    prompt = run.prompt()
+    ids = run.tokenizer.encode(prompt, allowed_special="all")
+    length = 120 if run.tokenizer.n_vocab > 256 and run.tokenizer.kind != "char" else 400
+    choices = dict(do_sample=True, temperature=0.8, top_k=0, seed=run.config.seed)
+    out = generate(model, ids, max_new_tokens=length, **choices)
+    print("\n" + "─" * 72)
+    say_text(run.tokenizer.decode(out[0], skip_special_tokens=True))
+    print("─" * 72 + "\n")
+    say(f"the run is in {run.folder}; for more of it:")
+    say(f"  npgpt generate --model {quoted(str(run.folder))} --prompt={quoted(prompt)}")

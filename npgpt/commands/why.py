@@ -1,0 +1,141 @@
+"""``npgpt why``: the history of one weight, and the batch that moved it most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from autograd.console import Console
+from autograd.schema import FileName
+from npgpt.errors import UserError
+from npgpt.models.config import Steps
+from npgpt.options import parse, quoted
+from npgpt.training.data import IGNORED
+from npgpt.training.replay import History, Replay, by_sequence, find_weight, follow
+from npgpt.training.run import Run
+
+MOST_ROWS = 20  # of a history that is printed
+MOST_SEQUENCES = 5
+
+
+@dataclass
+class Options:
+    """Follow one weight through the updates of a run, and find the batch that moved it most."""
+
+    run: FileName = ""
+    """A run folder; its updates are computed again."""
+    param: str = ""
+    """The weight, as in 'transformer.h.0.attn.c_attn.weight[3,17]'."""
+    from_: Steps = 0
+    """The first update to follow."""
+    to: Steps | None = None
+    """The last one; if not given, the last that was saved."""
+    force: bool = False
+    """Go on although threads, kernels or libraries are not what they were."""
+
+
+def run(args: list[str]) -> int:
+    """Print the history of a weight."""
+    why(parse(Options, args, "why"), Console())
+    return 0
+
+
+def why(options: Options, console: Console) -> None:
+    """Print the history of a weight; see `Options`."""
+    if not options.run or not options.param:
+        raise UserError("give a run and a weight: --run DIR --param 'NAME[INDEX]'")
+    first, last = options.from_, options.to
+
+    def say(text: Any = "", style: str = "") -> None:
+        console.print(text, style=style, soft_wrap=isinstance(text, str))
+
+    replay = Replay(options.run, first, last, force=options.force)
+    name, index = find_weight(replay.run, options.param)
+    say(f"{name}{list(index)}", "bold")
+    say(f"updates {first} to {replay.last} of {options.run}, replayed from {replay.origin}")
+    for note in replay.notes:
+        say(f"note: {note}", "yellow")
+    history = follow(replay, name, index, first)
+    moves = history.moves
+    is_still = not any(move.gradient for move in moves)
+    if not is_still or history.before:
+        say()
+        say(_table(history))
+        say()
+    if is_still:
+        say("Its gradient is 0 in each of them: none of their batches has moved it.")
+        return
+    if clip := replay.run.config.grad_clip:
+        n = sum(move.gradient != move.clipped for move in moves)
+        say(f"gradient: before it was clipped to the norm {clip:g}, as {n} of {len(moves)} were")
+    say(
+        "update: what the step changed; batch: what its batch changed, then and, through\n"
+        "Adam's running mean of the gradients, in the updates after it"
+    )
+    most = max(moves, key=lambda move: abs(move.moved))
+    say(f"\nThe batch of step {most.step} moved it most, by {most.moved:+.2e} in all.")
+    replay = Replay(options.run, most.step, most.step, force=options.force)
+    replay.seek(most.step)
+    say("Its gradient is the sum over these sequences:")
+    say(_sequences(replay.run, name, index))
+    say(f"\nTo walk through it: npgpt step --run {quoted(options.run)} --at {most.step}")
+
+
+def _table(history: History) -> Table:
+    """Return a history as a table: if it is long, some of it, the largest included."""
+    moves = history.moves
+    notes: dict[int, str] = {}
+    for title, key in (("update", "change"), ("gradient", "gradient"), ("batch", "moved")):
+        sizes = [abs(getattr(move, key)) for move in moves]
+        notes[sizes.index(max(sizes))] = f"largest {title}"
+    rows = list(range(len(moves)))
+    if len(moves) > MOST_ROWS:
+        evenly = np.linspace(0, len(moves) - 1, MOST_ROWS - len(notes)).round().astype(int)
+        rows = sorted({*evenly.tolist(), *notes})
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("step", "value", "gradient", "update", "batch", "loss"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(no_wrap=True, style="dim")
+    for i in rows:
+        move = moves[i]
+        signed = map(_signed, (move.gradient, move.change, move.moved))
+        table.add_row(
+            str(move.step), f"{move.value:.7f}", *signed, f"{move.loss:.4f}", notes.get(i, "")
+        )
+    end = moves[-1]
+    for share, what in ((history.before, "batches before"), (history.decay, "weight decay")):
+        if share:
+            table.add_row("", "", "", "", _signed(share), "", what)
+    way = end.value + end.change - moves[0].value
+    value = f"{end.value + end.change:.7f}"
+    table.add_row(str(end.step + 1), value, "", _signed(way), _signed(way), "", "in all")
+    return table
+
+
+def _sequences(run: Run, name: str, index: tuple[int, ...]) -> Table:
+    """Return, as a table, the sequences of this step that its gradient mostly came from."""
+    parts = np.array(by_sequence(run, name, index))
+    texts = [
+        run.tokenizer.decode(np.append(row, last[last != IGNORED]))  # (T + 1,), or T
+        for inputs, targets, *_ in run.batches()
+        for row, last in zip(inputs, targets[:, -1:], strict=True)
+    ]
+    largest = np.argsort(-np.abs(parts), kind="stable")[:MOST_SEQUENCES]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(justify="right", no_wrap=True, min_width=len("+1.00e-01"))
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for b in largest:
+        table.add_row(_signed(parts[b]), Text(repr(texts[b])))
+    if len(parts) > len(largest):
+        rest = np.delete(parts, largest)
+        table.add_row(_signed(rest.sum()), f"the {len(rest)} others")
+    return table
+
+
+def _signed(x: float) -> Text:
+    """Return a number in the colours that the stepper has for signs."""
+    return Text(f"{x:+.2e}", "color(172)" if x > 0 else "color(68)" if x < 0 else "dim")
