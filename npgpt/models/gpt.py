@@ -7,9 +7,8 @@ Parameters have the names of Hugging Face's GPT-2: ``transformer.h.0.attn.c_attn
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy import ndarray
@@ -127,6 +126,12 @@ class GPT(Module):
     (65, 16)
     """
 
+    # What generates, loads and saves is built on top of the model, and so is not imported here:
+    # npgpt/__init__.py makes `npgpt.generate`, `load_pretrained` and `save_pretrained` methods.
+    generate: ClassVar[Callable[..., Any]]
+    from_pretrained: ClassVar[Callable[..., GPT]]
+    save_pretrained: ClassVar[Callable[..., None]]
+
     def __init__(self, config: GPTConfig, seed: int = 0, dtype: DTypeLike = np.float32):
         self.config = config
         self.generation_config: dict[str, Any] = {}  # defaults of `generate`
@@ -229,29 +234,3 @@ class GPT(Module):
     def n_parameters(self) -> int:
         """Return the number of parameters, tied ones counted once."""
         return sum(parameter.size for parameter in self.parameters())
-
-    def generate(self, input_ids: Any, **options: Any) -> Any:
-        """Continue sequences of tokens; see `npgpt.generate`."""
-        from npgpt.generation import generate
-
-        return generate(self, input_ids, **options)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        config: GPTConfig | None = None,
-        mapping: Mapping[str, str] | None = None,
-        dtype: DTypeLike = np.float32,
-    ) -> GPT:
-        """Load published or saved weights; see `npgpt.weights.load.load_pretrained`."""
-        from npgpt.weights.load import load_pretrained
-
-        return load_pretrained(source, config=config, mapping=mapping, dtype=dtype)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``, as transformers reads them."""
-        from npgpt.weights.load import save_pretrained
-
-        save_pretrained(self, folder)
