@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy import ndarray
@@ -36,6 +36,23 @@ tick = functools.partial(next, _numbers)  # the next number; atomic, so that no 
 _LOCKS = tuple(RLock() for _ in range(64))
 
 
+class Differentiable(Protocol):
+    """What a node and the backward pass need of the op that computed the node's result.
+
+    `Op` is one such class. The class of checkpointed calls (`autograd.functional.checkpoint`) is
+    another: its `pull_back` runs the function again instead of calling rules.
+    """
+
+    name: str
+    joint: bool
+    """Whether `autograd.fast` must leave the nodes of this op to the general code."""
+
+    def pull_back(
+        self, node: Node, steps: tuple, g: Any, oldest: int, create_graph: bool
+    ) -> list[tuple]:
+        """Return for each input (its name, its node, its contribution); see `run_rules`."""
+
+
 class Node:
     """A result on the tape, or a leaf, where gradients accumulate (``op is None``).
 
@@ -43,7 +60,7 @@ class Node:
     ----------
     number : int
         When the node was made: greater than the numbers of all nodes that it was computed from.
-    op : Op or None
+    op : Differentiable or None
         The op that computed the result.
     steps : tuple of (Rule, residuals, parents), or None
         One entry for each rule that an input needs. The parents stand in the order of the rule's
@@ -92,7 +109,11 @@ class Node:
     hooks: tuple = ()
 
     def __init__(
-        self, op: Op | None, steps: tuple | None, shape: tuple[int, ...], dtype: np.dtype
+        self,
+        op: Differentiable | None,
+        steps: tuple | None,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
     ) -> None:
         self.number = tick()
         self.op = op

@@ -145,7 +145,7 @@ def visit_plain(
             except AttributeError:  # not an array
                 fits = False
             if not fits:
-                contribution = op.fit(rule.inputs[0], parent, contribution)
+                contribution = rule.op.fit(rule.inputs[0], parent, contribution)
             if not heap and len(steps) == 1:
                 following = parent
             elif number in nodes:

@@ -1,17 +1,21 @@
-"""Derivatives of functions, as functions: the names of JAX and HIPS autograd.
+"""Derivatives of functions, as functions, under the names that JAX and HIPS autograd use.
 
-Arguments and results may be arrays, numbers, or any nesting of tuples, lists, dicts and dataclasses
-of them, their subclasses included. Anything else in them, None for example, stays as it is, and
-has None for a gradient. Arrays in, arrays out; Tensors in, Tensors out. Transformations nest:
-``grad(grad(f))``.
+``grad(f)`` is a function that takes the arguments of ``f`` and returns a gradient. An argument, and
+a result, may be an array, a number, or any nesting of tuples, lists, deques, dicts and dataclasses
+of these, also of subclasses of these containers. A gradient is nested like its argument: the
+gradient for ``{"w": x, "name": "a"}`` is ``{"w": dx, "name": None}``, with None for each value that
+is not a floating-point number or array.
+
+If the arguments are arrays, the results are arrays; if an argument is a Tensor, the results are
+Tensors. Transformations can be applied to each other: ``grad(grad(f))``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict, UserDict, UserList, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -45,27 +49,36 @@ __all__ = [
     "vjp",
 ]
 
-# Inside another transformation results stay on the tape, which may lead out of a closure.
+# Whether another transformation is running. Results then stay on the tape, because they may depend
+# on a variable of the outer transformation: in grad(lambda x: grad(lambda y: x * y)(1.0)) the inner
+# result is a function of x.
 _nested: ContextVar[bool] = ContextVar("nested", default=False)
 
 
 def value_and_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Callable:
-    """Return a function that gives `function`'s value, a number, and its gradient.
+    """Return a function that returns the value of `function` and its gradient.
 
     Parameters
     ----------
     function : callable
-        To a scalar.
+        Returns a Tensor with one element, for its arguments as Tensors.
     argnums : int or sequence of int
-        Which positional arguments to differentiate, -1 for the last; of a sequence, the gradient
-        is a tuple.
+        The positions of the arguments to differentiate by; -1 is the last. For a sequence, the
+        gradient is a tuple with one entry for each position.
+
+    Returns
+    -------
+    callable
+        Takes the arguments of `function`, and returns a pair: the value, and the gradient.
 
     Raises
     ------
     TypeError
-        If `argnums` holds anything but integers, or names an argument that a call does not have.
+        If `argnums` holds anything but integers, or a position that the call does not have; if the
+        argument there holds no floating-point number; or if `function` returns no Tensor.
     ValueError
-        If `argnums` is empty, or names an argument twice.
+        If `argnums` is empty or names an argument twice; if the value has more than one element;
+        or if a container contains itself.
 
     Examples
     --------
@@ -75,13 +88,13 @@ def value_and_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Call
     >>> float(value), gradient["w"].tolist()
     (5.0, [2.0, 4.0])
     """
-    single = _is_number(argnums)
+    single = _is_one(argnums)
 
     def differentiated(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         with _differentiating(args) as (finish, create_graph):
             lifted, trees, leaves = _lift(args, argnums, "gradient")
-            out = _scalar(function(*lifted, **kwargs))
-            found = _pulled([out], leaves, create_graph=create_graph)
+            out = _check_scalar(function(*lifted, **kwargs))
+            found = _pull_back([out], leaves, create_graph=create_graph)
             results = _fill(trees, [finish(g) for g in found])
             return finish(out), results[0] if single else results
 
@@ -89,7 +102,9 @@ def value_and_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Call
 
 
 def grad(function: Callable, argnums: int | Sequence[int] = 0) -> Callable:
-    """Return the gradient of a function to a scalar; the arguments are `value_and_grad`'s.
+    """Return a function that returns the gradient of `function`, whose value is one number.
+
+    Parameters and errors are those of `value_and_grad`.
 
     Examples
     --------
@@ -103,7 +118,11 @@ def grad(function: Callable, argnums: int | Sequence[int] = 0) -> Callable:
 
 
 def elementwise_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Callable:
-    """Return the derivative of a function that acts on each element by itself.
+    """Return the derivative of a function whose every element depends on one input element only.
+
+    An example is ``np.tanh``: element i of the result depends on element i of the input alone. The
+    derivative then has the shape of the input. It is the gradient of the sum of the results.
+    Parameters and errors are those of `value_and_grad`.
 
     Examples
     --------
@@ -116,7 +135,28 @@ def elementwise_grad(function: Callable, argnums: int | Sequence[int] = 0) -> Ca
 
 
 def vjp(function: Callable, *primals: Any) -> tuple[Any, Callable]:
-    """Return a function's value, and the map from a cotangent of it to those of the arguments.
+    """Return a function's value, and a function from the value's cotangent to the arguments'.
+
+    Parameters
+    ----------
+    function : callable
+    *primals
+        The arguments of `function`.
+
+    Returns
+    -------
+    value
+        What `function` returned.
+    pull_back : callable
+        Takes a cotangent nested like the value, and returns a tuple with a cotangent for each
+        argument. It can be called several times.
+
+    Raises
+    ------
+    TypeError
+        If an argument holds no floating-point number, or `function` returns no Tensor.
+    ValueError
+        From `pull_back`, if the cotangent has another number of arrays than the value.
 
     Examples
     --------
@@ -128,13 +168,13 @@ def vjp(function: Callable, *primals: Any) -> tuple[Any, Callable]:
     """
     with _differentiating(primals) as (finish, create_graph):
         lifted, trees, leaves = _lift(primals, range(len(primals)), "vjp")
-        outputs, template = _leaves(function(*lifted))
+        outputs, template = _take_apart(function(*lifted))
 
     def pull_back(cotangent: Any) -> tuple:
-        found = _pulled(
-            outputs, leaves, _cotangents(cotangent, outputs), retain_graph=True,
-            create_graph=create_graph,
-        )  # fmt: skip
+        cotangents = _list_arrays(cotangent, outputs)
+        found = _pull_back(
+            outputs, leaves, cotangents, retain_graph=True, create_graph=create_graph
+        )
         return _fill(trees, [finish(g) for g in found])
 
     return _fill((template,), [finish(y) for y in outputs])[0], pull_back
@@ -143,9 +183,30 @@ def vjp(function: Callable, *primals: Any) -> tuple[Any, Callable]:
 def jvp(function: Callable, primals: Sequence, tangents: Sequence) -> tuple[Any, Any]:
     """Return a function's value, and its derivative along a direction.
 
-    Forward mode by two reverse passes: the vjp is linear in its cotangent u, and the derivative of
-    that with respect to u is the jvp (Townsend 2017, "A new trick for calculating Jacobian vector
-    products").
+    With the Jacobian J, the derivative along v is J v. This engine has reverse mode only, so two
+    backward passes compute it: the first gives the vjp Jᵀu as a function of u. That function is
+    linear, with the Jacobian Jᵀ, so a backward pass through it, with the cotangent v, gives J v
+    (Townsend 2017, "A new trick for calculating Jacobian vector products").
+
+    Parameters
+    ----------
+    function : callable
+    primals : list or tuple
+        The arguments of `function`.
+    tangents : list or tuple
+        The direction: for each argument, arrays of the same shapes.
+
+    Returns
+    -------
+    value, derivative
+        Both nested like the result of `function`.
+
+    Raises
+    ------
+    TypeError
+        If `primals` or `tangents` is neither a list nor a tuple.
+    ValueError
+        If `tangents` holds another number of arrays than `primals`.
 
     Examples
     --------
@@ -158,19 +219,34 @@ def jvp(function: Callable, primals: Sequence, tangents: Sequence) -> tuple[Any,
     _check_sequences("jvp", primals, tangents)
     with _differentiating((*primals, *tangents)) as (finish, create_graph):
         lifted, _, leaves = _lift(tuple(primals), range(len(primals)), "jvp")
-        outputs, template = _leaves(function(*lifted))
+        outputs, template = _take_apart(function(*lifted))
         u = [Tensor(np.zeros(y.shape, y.dtype)).requires_grad_() for y in outputs]
-        pulled = _pulled(outputs, leaves, u, create_graph=True)
-        directions = _cotangents(tuple(tangents), leaves)
-        pushed = _pulled(pulled, u, directions, create_graph=create_graph)
+        pulled_back = _pull_back(outputs, leaves, u, create_graph=True)  # Jᵀu
+        directions = _list_arrays(tuple(tangents), leaves)
+        pushed = _pull_back(pulled_back, u, directions, create_graph=create_graph)  # J v
         value = _fill((template,), [finish(y) for y in outputs])[0]
         return value, _fill((template,), [finish(y) for y in pushed])[0]
 
 
 def hvp(function: Callable, primals: Sequence, tangents: Sequence) -> Any:
-    """Return the Hessian of a function to a scalar, times a direction, without forming it.
+    """Return the Hessian of a function times a direction, without computing the whole Hessian.
 
-    With several primals, the result has one entry for each.
+    Parameters
+    ----------
+    function : callable
+        Its value is one number.
+    primals, tangents : list or tuple
+        The arguments of `function`, and the direction; see `jvp`.
+
+    Returns
+    -------
+    tuple
+        For each argument, its part of the product.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `jvp` and `grad` do.
 
     Examples
     --------
@@ -185,7 +261,22 @@ def hvp(function: Callable, primals: Sequence, tangents: Sequence) -> Any:
 
 
 def jacobian(function: Callable, argnum: int = 0) -> Callable:
-    """Return the Jacobian of a function from an array to an array: output axes, then input axes.
+    """Return a function that returns the Jacobian of a function from one array to another.
+
+    For an argument of shape (n,) and a result of shape (m,), the Jacobian has shape (m, n). In
+    general, its axes are those of the result followed by those of the argument. It takes one
+    backward pass for each element of the result.
+
+    Parameters
+    ----------
+    function : callable
+    argnum : int
+        The position of the argument to differentiate by.
+
+    Raises
+    ------
+    TypeError
+        If `argnum` is not one integer, or if the argument or the result is not one array.
 
     Examples
     --------
@@ -216,7 +307,10 @@ def jacobian(function: Callable, argnum: int = 0) -> Callable:
 
 
 def hessian(function: Callable, argnum: int = 0) -> Callable:
-    """Return the matrix of second derivatives of a function from an array to a scalar.
+    """Return a function that returns the Hessian of a function from an array to a number.
+
+    The Hessian holds all second derivatives. For an argument of shape (n,), it is a matrix of shape
+    (n, n). Parameters and errors are those of `jacobian`.
 
     Examples
     --------
@@ -230,26 +324,32 @@ def hessian(function: Callable, argnum: int = 0) -> Callable:
 
 
 def checkpoint(function: Callable) -> Callable:
-    """Return a function that keeps its inputs alone, and computes the rest again when needed.
+    """Return a function that saves memory: it runs a second time in the backward pass.
 
-    What it takes from outside, its arguments and the tensors that it closes over (a module's
-    parameters), gets its gradients as always. Dropout draws its masks once. The memory between
-    forward and backward is that of the inputs and outputs; the time is one more forward pass
-    (Chen et al. 2016, arXiv:1604.06174). Inside `autograd.record`, which keeps every step to show
-    it, this is the function itself.
+    A call keeps its inputs and outputs on the tape, and none of the values in between. When the
+    backward pass arrives, the function runs again, this time on the tape, and is differentiated. So
+    the memory between the forward and the backward pass shrinks to inputs and outputs, and the
+    price is one more forward pass (Chen et al. 2016, arXiv:1604.06174).
+
+    Gradients are the same as without `checkpoint`, also those of tensors that the function takes
+    from outside, such as the parameters of a module. Dropout uses the same masks in both runs.
+    Inside `autograd.record`, which shows every step, the function runs as if it were not
+    checkpointed.
 
     Parameters
     ----------
     function : callable
-        Of anything, to Tensors in any nesting. It must do the same when called again.
+        Takes any arguments, and returns Tensors in any nesting. It must compute the same in both
+        runs.
 
     Raises
     ------
     RuntimeError
-        In the backward pass, if the function did something else the second time: a parameter, an
-        array or an option that it reads was changed in between, or it is not deterministic. All
-        that its rules read is compared (by fingerprints, in two passes over memory), since a
-        result can stay as it was while its gradient changes.
+        In the backward pass, if the second run computed something else: because a parameter, an
+        array or an option that the function reads was changed in between, or because the function
+        is not deterministic. Everything that the rules of the ops read is compared by fingerprints,
+        which takes two passes over memory. To compare the results alone is not enough: 0 times a
+        weight is 0 for every weight, but the gradient is not the same.
 
     Examples
     --------
@@ -262,22 +362,22 @@ def checkpoint(function: Callable) -> Callable:
     """
 
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        if not is_grad_enabled() or current_recording() is not None:  # a recording keeps all
+        if not is_grad_enabled() or current_recording() is not None:
             return function(*args, **kwargs)
         start = tick()
         with seeds_drawn() as seeds:
             result = function(*args, **kwargs)
-        outputs = [y for y in _tensors(result) if y._node is not None and y._node.number > start]
+        outputs = _list_outputs(result, start)
         if not outputs:
             return result
         witness = getattr(current_recorder.get(), "witness", Fingerprint)
-        tape = _Tape(outputs, start, witness)
-        again: Any = _Again(function, args, kwargs, seeds, witness)
-        node = Node(again, ((again, (tape,), tape.sources),), (), outputs[0].dtype)
+        summary = _TapeSummary(outputs, start, witness)
+        call = _CheckpointedCall(function, args, kwargs, seeds, witness)
+        node = Node(call, ((_SAVED, (summary,), summary.sources),), (), outputs[0].dtype)
         node.mark(outputs=tuple((y.shape, y.dtype) for y in outputs))
         replaced = {}
         for i, y in enumerate(outputs):
-            selector = Node(again, (), y.shape, y.dtype)
+            selector = Node(call, (), y.shape, y.dtype)
             selector.mark(selects=(node, i))
             replaced[id(y)] = Tensor(y._array, selector)
         return tree_map(lambda leaf: replaced.get(id(leaf), leaf), result)
@@ -285,12 +385,27 @@ def checkpoint(function: Callable) -> Callable:
     return functools.wraps(function)(checkpointed)
 
 
-class _Again:
-    """What stands on the tape for a checkpointed call."""
+class _Saved(NamedTuple):
+    """What stands in the place of a rule in the node of a checkpointed call.
+
+    Code that reads `Node.steps` asks a rule for the names of its residuals.
+    """
+
+    residuals: tuple[str, ...]
+
+
+_SAVED = _Saved(("summary",))
+
+
+class _CheckpointedCall:
+    """A call of a checkpointed function: what its node has for an op (`engine.Differentiable`).
+
+    The outputs of the call are on the tape like those of an op with several outputs. Their
+    parents are the sources: the older nodes that the function read.
+    """
 
     name = "checkpoint"
     joint = True
-    residuals = ("tape",)  # it is its own rule
 
     def __init__(
         self, function: Callable, args: tuple, kwargs: dict, seeds: list, witness: Any
@@ -301,13 +416,13 @@ class _Again:
     def pull_back(
         self, node: Node, steps: tuple, g: tuple, oldest: int, create_graph: bool
     ) -> list[tuple]:
-        """Run the function again, on the tape, and differentiate that."""
+        """Run the function again, on the tape, and return the cotangents of its sources."""
         start = tick()
         with enable_grad(), seeds_replayed(self.seeds):
             result = self.function(*self.args, **self.kwargs)
-        outputs = [y for y in _tensors(result) if y._node is not None and y._node.number > start]
+        outputs = _list_outputs(result, start)
         ((_, (before,), sources),) = steps
-        if difference := _Tape(outputs, start, self.witness).differs_from(before):
+        if difference := _TapeSummary(outputs, start, self.witness).compare(before):
             raise RuntimeError(
                 "checkpoint: the function gave another result when it ran again for the backward "
                 f"pass: {difference}; a tensor, an array or an option that it reads was changed "
@@ -325,36 +440,50 @@ class _Again:
         ]
 
 
+def _list_outputs(result: Any, start: int) -> list[Any]:
+    """Return the Tensors in a function's result that the function computed after a time."""
+    found: list[Any] = []
+    tree_map(found.append, result)
+    tensors = [y for y in found if isinstance(y, Tensor)]
+    return [y for y in tensors if y._node is not None and y._node.number > start]
+
+
+# ---- what a checkpointed function did, in short, to compare two runs
+
 _PLAIN: tuple = (int, float, complex, str, bytes, slice, np.generic, np.dtype, type(None))
 
 
-class _Step(NamedTuple):
-    """A witness of one node on the tape of a checkpointed function."""
+class _NodeSummary(NamedTuple):
+    """One node on the tape of a checkpointed function, without its arrays."""
 
     op: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    parents: tuple[int | None, ...]  # sources count up from 0, the other nodes down from -1
-    kept: tuple  # of what the op's rules will read
+    parents: tuple[int | None, ...]  # sources are 0, 1, ...; nodes of the function are -1, -2, ...
+    residuals: tuple  # a summary of each value that the op's rules will read
 
 
-class _Tape:
-    """What a function recorded since a time: the older nodes that it read, and witnesses of it.
+class _TapeSummary:
+    """What a function put on the tape since a time, in short.
 
-    Two tapes with equal sources and equal witnesses have equal gradients: these depend on nothing
-    else. The results alone say too little: 0 times a weight is 0, whatever the weight.
+    Two runs with equal sources and equal summaries have equal gradients, because a gradient depends
+    on nothing else. For ``tanh(x * w)``, where w is a parameter, the sources are the nodes of x and
+    w, numbered 0 and 1, and the summaries are those of ``multiply`` (-1), with the parents 0 and 1,
+    and of ``tanh`` (-2), with the parent -1.
 
     Parameters
     ----------
     outputs : sequence of Tensor
-        What the function returned, of what is on the tape.
+        The results of the function that are on the tape.
     start : int
-        The time; nodes up to this number are sources.
+        The time when the function began. Nodes up to this number are sources.
     witness : type
-        How to know an array again: `Fingerprint` or `Copy`.
+        Summarizes an array: `Fingerprint`, or `Copy` in the debug mode.
     """
 
     def __init__(self, outputs: Sequence[Tensor], start: int, witness: Any) -> None:
+        # Walk from the outputs to the parents. The walk ends at nodes that are older than the
+        # function's run.
         sources: dict[int, Node] = {}
         inner: dict[int, Node] = {}
         todo: list[Any] = [y._node for y in outputs]
@@ -368,98 +497,130 @@ class _Tape:
                     todo += _parents(node)
         place: dict[int, int] = {number: i for i, number in enumerate(sorted(sources))}
         place |= {number: ~i for i, number in enumerate(sorted(inner))}
-        known: dict[int, Any] = {}  # arrays: what several rules read is looked at once
+        known: dict[int, Any] = {}  # summaries by id, for arrays that several rules read
 
         def places(node: Node) -> tuple[int | None, ...]:
             return tuple([p if p is None else place[p.number] for p in _parents(node)])
 
         self.sources = tuple(node for _, node in sorted(sources.items()))
-        self.steps = [
-            _Step(
+        self.nodes = [
+            _NodeSummary(
                 "a leaf" if node.op is None else node.op.name,
                 node.shape,
                 node.dtype,
                 places(node),
-                tuple([_looks(kept, witness, known) for _, kept, _ in node.steps or ()]),
+                tuple([_summarize(values, witness, known) for _, values, _ in node.steps or ()]),
             )
             for _, node in sorted(inner.items())
         ]
-        arrays = [_looks(y._array, witness, known) for y in outputs]
+        arrays = [_summarize(y._array, witness, known) for y in outputs]
         self.results = [(place[y._node.number], x) for y, x in zip(outputs, arrays, strict=True)]  # type: ignore[union-attr]
 
-    def differs_from(self, other: _Tape) -> str:
-        """Say where two tapes differ; nothing if they do not."""
-        for mine, others in zip(self.steps, other.steps, strict=False):
+    def compare(self, other: _TapeSummary) -> str:
+        """Return a sentence that says where two runs differ, or an empty text."""
+        for mine, others in zip(self.nodes, other.nodes, strict=False):
             if mine != others:
                 return f"the inputs of {mine.op}, of shape {mine.shape}, are not what they were"
         if self.sources != other.sources:
             return "other tensors were read"
-        if len(self.steps) != len(other.steps) or self.results != other.results:
+        if len(self.nodes) != len(other.nodes) or self.results != other.results:
             return "the result is not what it was"
         return ""
 
 
-def _looks(value: Any, witness: Any, known: dict[int, Any]) -> Any:
-    """Return what tells whether a value that a rule will read is another one."""
+def _summarize(value: Any, witness: Any, known: dict[int, Any]) -> Any:
+    """Return a summary of a value that a rule will read: equal values have equal summaries."""
     if isinstance(value, ndarray) and not value.dtype.hasobject:
         if id(value) not in known:
             known[id(value)] = value.shape, value.dtype, witness.of(value)
         return known[id(value)]
     if isinstance(value, tuple | list):
-        return tuple([_looks(part, witness, known) for part in value])
-    if isinstance(value, _Tape):  # of a checkpoint inside this one
-        return value.steps, value.results
+        return tuple([_summarize(part, witness, known) for part in value])
+    if isinstance(value, _TapeSummary):  # of a checkpoint inside this one
+        return value.nodes, value.results
     return repr(value) if isinstance(value, _PLAIN) else type(value)
 
 
 def _parents(node: Node) -> list[Node | None]:
     if node.selects is not None:
         return [node.selects[0]]
-    return [parent for _, _, several in node.steps or () for parent in several]
-
-
-def _tensors(tree: Any) -> list[Any]:
-    found: list[Any] = []
-    tree_map(lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None, tree)
-    return found
+    return [parent for _, _, parents in node.steps or () for parent in parents]
 
 
 # ---- nested containers
 
 
 def tree_map(function: Callable, tree: Any) -> Any:
-    """Apply a function to every leaf of a nesting of tuples, lists, dicts and dataclasses."""
+    """Return a nesting of containers with ``function(leaf)`` in the place of each leaf.
+
+    The containers are tuples, lists, deques, dicts, dataclasses, ``UserDict`` and ``UserList``, and
+    subclasses of these. Everything else is a leaf.
+
+    Raises
+    ------
+    ValueError
+        If a container contains itself.
+    """
+    return map_leaves(lambda path, leaf: function(leaf), tree)
+
+
+def map_leaves(function: Callable, tree: Any, path: str = "", above: tuple[int, ...] = ()) -> Any:
+    """Return a nesting of containers with ``function(path, leaf)`` in the place of each leaf.
+
+    The path of a leaf is the Python text that leads to it. In the tree ``{"w": [1.0, 2.0]}``, the
+    path of 2.0 is ``['w'][1]``. `path` is the path of the tree itself, and `above` has the ids of
+    the containers around it.
+    """
+    if id(tree) in above:
+        raise ValueError(
+            f"a {type(tree).__name__} contains itself, so that its numbers cannot be listed; "
+            "expected a nesting of containers that ends"
+        )
+
+    def inside(value: Any, step: str) -> Any:
+        return map_leaves(function, value, path + step, (*above, id(tree)))
+
     if isinstance(tree, dict):
         ordered = isinstance(tree, OrderedDict)
         put = OrderedDict.__setitem__ if ordered else dict.__setitem__
-        other = _with_attributes(tree, type(tree).__new__(type(tree)))
+        other = _copy_attributes(tree, type(tree).__new__(type(tree)))
         if isinstance(tree, defaultdict):
             other.default_factory = tree.default_factory
         for key, value in tree.items():
-            put(other, key, tree_map(function, value))
+            put(other, key, inside(value, f"[{key!r}]"))
         return other
-    if isinstance(tree, list):
-        other = _with_attributes(tree, type(tree).__new__(type(tree)))
-        list.extend(other, [tree_map(function, value) for value in tree])
+    if isinstance(tree, list | deque):
+        values = [inside(value, f"[{i}]") for i, value in enumerate(tree)]
+        other = _copy_attributes(tree, type(tree).__new__(type(tree)))
+        if isinstance(tree, list):
+            list.extend(other, values)
+        else:
+            deque.__init__(other, values, tree.maxlen)
         return other
     if isinstance(tree, tuple):
-        values = [tree_map(function, value) for value in tree]
-        return _with_attributes(tree, tuple.__new__(type(tree), values))
+        fields = getattr(tree, "_fields", None)
+        steps = [f".{name}" for name in fields] if fields else [f"[{i}]" for i in range(len(tree))]
+        values = [inside(value, step) for value, step in zip(tree, steps, strict=True)]
+        return _copy_attributes(tree, tuple.__new__(type(tree), values))
+    if isinstance(tree, UserDict | UserList):  # their values are in the attribute `data`
+        other = _copy_attributes(tree, object.__new__(type(tree)))
+        other.data = inside(tree.data, "")
+        return other
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        other = _with_attributes(tree, object.__new__(type(tree)))
+        other = _copy_attributes(tree, object.__new__(type(tree)))
         for field in dataclasses.fields(tree):
             if hasattr(tree, field.name):
-                value = tree_map(function, getattr(tree, field.name))
-                object.__setattr__(other, field.name, value)  # a frozen one has no other way
+                value = inside(getattr(tree, field.name), f".{field.name}")
+                object.__setattr__(other, field.name, value)  # a frozen dataclass allows this only
         return other
-    return function(tree)
+    return function(path, tree)
 
 
-def _with_attributes(tree: Any, other: Any) -> Any:
-    """Give a new container the attributes of another of its class.
+def _copy_attributes(tree: Any, other: Any) -> Any:
+    """Give a new container the attributes of another one of its class.
 
-    The constructor of a container does not run: a class may have one of its own, with other
-    arguments, or one that computes with the values.
+    We cannot call the constructor of a user's class instead: it may take other arguments, or
+    compute something from the values.
     """
     if hasattr(tree, "__dict__"):
         other.__dict__.update(tree.__dict__)
@@ -471,11 +632,13 @@ def _with_attributes(tree: Any, other: Any) -> Any:
     return other
 
 
-_SLOT = object()  # stands for a leaf in a tree without its leaves
+# A function's result {"y": y, "n": 3} is taken apart into the list [y] and the template
+# {"y": _SLOT, "n": 3}. `_fill` puts other values, such as cotangents, into the slots.
+_SLOT = object()
 
 
-def _leaves(tree: Any) -> tuple[list[Tensor], Any]:
-    """Return the Tensors of a function's result in order, and the tree with slots for them."""
+def _take_apart(tree: Any) -> tuple[list[Tensor], Any]:
+    """Return the floating-point Tensors in a function's result, and the result with slots."""
     found: list[Tensor] = []
 
     def collect(leaf: Any) -> Any:
@@ -491,15 +654,22 @@ def _leaves(tree: Any) -> tuple[list[Tensor], Any]:
 
 
 def _lift(args: tuple, argnums: Any, what: str) -> tuple[list, tuple, list[Tensor]]:
-    """Replace the floating-point leaves of some arguments by Tensors to differentiate by.
+    """Replace the floating-point numbers and arrays in the chosen arguments by new leaves.
 
-    Returns the arguments, the trees of the chosen ones with slots, and the new Tensors in order.
+    Returns
+    -------
+    lifted : list
+        All arguments, the chosen ones with leaves.
+    trees : tuple
+        The chosen arguments with a slot for each leaf, and None for everything else.
+    leaves : list of Tensor
+        The leaves, in order.
     """
     leaves: list[Tensor] = []
 
     def lift(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.requires_grad:
-            leaf = alias(leaf)  # stays connected to what it came from
+            leaf = alias(leaf)  # a new node, whose parent is the Tensor's own node
         elif isinstance(leaf, Tensor | ndarray | float | np.floating) and _is_real(leaf):
             leaf = Tensor(np.array(leaf.numpy() if isinstance(leaf, Tensor) else leaf))
             leaf.requires_grad_()
@@ -509,15 +679,12 @@ def _lift(args: tuple, argnums: Any, what: str) -> tuple[list, tuple, list[Tenso
         return leaf
 
     lifted = list(args)
-    chosen = _places(argnums, len(args))
+    chosen = _resolve_argnums(argnums, len(args))
     for i in chosen:
         before = len(leaves)
         lifted[i] = tree_map(lift, args[i])
         if len(leaves) == before:
-            raise TypeError(
-                f"{what}: argument {i} holds no real floating-point number, but "
-                f"{type(args[i]).__name__} {args[i]!r:.40}; give floats (3.0, not 3)"
-            )
+            raise TypeError(f"{what}: argument {i} {_describe_without_floats(args[i])}")
     mark = {id(leaf) for leaf in leaves}
     trees = tuple(
         tree_map(lambda leaf: _SLOT if id(leaf) in mark else None, lifted[i]) for i in chosen
@@ -525,8 +692,26 @@ def _lift(args: tuple, argnums: Any, what: str) -> tuple[list, tuple, list[Tenso
     return lifted, trees, leaves
 
 
-def _is_number(argnums: Any) -> bool:
-    """Return whether `argnums` names one argument, and not several; raise if it names none."""
+def _describe_without_floats(argument: Any) -> str:
+    """Return the end of an error message about an argument without floating-point numbers."""
+    leaves: list[Any] = []
+    tree_map(leaves.append, argument)
+    known = (str, bytes, ndarray, Tensor)
+    for leaf in leaves:
+        if isinstance(leaf, Iterable) and not isinstance(leaf, known):
+            return (
+                f"is or holds a value of type {type(leaf).__name__}, which is not searched for "
+                "numbers; give arrays, numbers, or tuples, lists, deques, dicts and dataclasses "
+                "of these"
+            )
+    return (
+        f"holds no real floating-point number, but {type(argument).__name__} "
+        f"{argument!r:.40}; give floats (3.0, not 3)"
+    )
+
+
+def _is_one(argnums: Any) -> bool:
+    """Return whether `argnums` is one position, and not several; raise if it holds none."""
     if isinstance(argnums, list | tuple | range):
         for i in argnums:
             _check_number(i)
@@ -546,14 +731,14 @@ def _check_number(argnum: Any) -> None:
 
 
 def _check_single(argnum: Any) -> None:
-    if not _is_number(argnum):
+    if not _is_one(argnum):
         raise TypeError(f"argnum is {argnum!r}; expected one number: call this once for each")
 
 
-def _places(argnums: Any, n: int) -> list[int]:
-    """Return which of n arguments are meant, counted from the front, in their order."""
+def _resolve_argnums(argnums: Any, n: int) -> list[int]:
+    """Return the positions that `argnums` names, counted from the first of n arguments."""
     places = []
-    for i in (argnums,) if _is_number(argnums) else argnums:
+    for i in (argnums,) if _is_one(argnums) else argnums:
         if not -n <= i < n:
             raise TypeError(f"argnums names argument {i}, and the call has {n}")
         places.append(int(i) % n)
@@ -576,8 +761,8 @@ def _fill(trees: tuple, values: Sequence) -> tuple:
     )
 
 
-def _cotangents(tree: Any, like: Sequence[Tensor]) -> list[Any]:
-    """Return the leaves of a user's cotangent or direction, one for each Tensor."""
+def _list_arrays(tree: Any, like: Sequence[Tensor]) -> list[Any]:
+    """Return the arrays in a user's cotangent or direction: one for each of some Tensors."""
     found: list[Any] = []
 
     def collect(leaf: Any) -> Any:
@@ -591,7 +776,8 @@ def _cotangents(tree: Any, like: Sequence[Tensor]) -> list[Any]:
     return found
 
 
-def _scalar(out: Any) -> Tensor:
+def _check_scalar(out: Any) -> Tensor:
+    """Return the value of a function, or raise if it is not a Tensor with one element."""
     if not isinstance(out, Tensor):
         raise TypeError(f"the function returned {type(out).__name__}, no Tensor: gradient lost")
     if out.size != 1:
@@ -611,10 +797,13 @@ def _check_sequences(name: str, primals: Any, tangents: Any) -> None:
             )
 
 
-def _pulled(
+def _pull_back(
     outputs: Sequence[Tensor], leaves: Sequence[Tensor], cotangents: Any = None, **options: bool
 ) -> tuple:
-    """Return the gradients of outputs, of which those that depend on nothing add nothing."""
+    """Return the gradients of outputs with respect to leaves.
+
+    An output that requires no gradient depends on no leaf, and is left out.
+    """
     cotangents = [None] * len(outputs) if cotangents is None else cotangents
     pairs = [(y, g) for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
     if not pairs:
@@ -625,9 +814,20 @@ def _pulled(
 
 @contextmanager
 def _differentiating(args: Any) -> Iterator[tuple[Callable, bool]]:
-    """Record inside the block; give what turns a Tensor into a result, and if it stays on tape."""
-    given: list[Tensor] = []
-    tree_map(lambda leaf: given.append(leaf) if isinstance(leaf, Tensor) else None, tuple(args))
+    """Record the ops inside the block, for a transformation that was called with some arguments.
+
+    Yields
+    ------
+    finish : callable
+        Turns a Tensor into the kind of result that the caller expects: a Tensor on the tape, a
+        detached Tensor, or an array if no argument was a Tensor.
+    create_graph : bool
+        Whether results stay on the tape: inside another transformation, and if an argument is on
+        the tape.
+    """
+    found: list[Any] = []
+    tree_map(found.append, tuple(args))
+    given = [leaf for leaf in found if isinstance(leaf, Tensor)]
     stays = _nested.get() or any(leaf.requires_grad for leaf in given)
     token = _nested.set(True)
 

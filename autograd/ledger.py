@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from autograd.engine import Node, TensorBase
+from autograd.engine import Differentiable, Node, TensorBase
 from autograd.machine import Roof
 from autograd.modes import observing, record_with
 from autograd.op import Op
@@ -251,7 +251,7 @@ PER_ELEMENT = {
 NOT_COUNTED = {"inv", "solve", "det", "slogdet", "cholesky"}
 
 
-def moves(op: Op) -> bool:
+def moves(op: Differentiable) -> bool:
     """Return whether an op computes nothing: it only reorders, selects or copies."""
     module = op.__module__.rpartition(".")[2]
     return module in ("shape", "index") or op.name in ("alias", "astype", "embedding", "flip")

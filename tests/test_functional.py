@@ -2,7 +2,8 @@
 
 import dataclasses
 import weakref
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -441,9 +442,19 @@ class Checked:
         self.w = float(self.w) * scale
 
 
+class Noted(deque):
+    note = "mine"
+
+
+class Settings(UserDict):
+    def __init__(self, **values):
+        super().__init__(values)
+        self.note = "mine"
+
+
 def flat(tree):
     """The values in a container, whatever its class."""
-    if isinstance(tree, dict):
+    if isinstance(tree, dict | UserDict):
         return list(tree.values())
     if dataclasses.is_dataclass(tree):
         return [getattr(tree, field.name) for field in dataclasses.fields(tree)]
@@ -462,6 +473,10 @@ CONTAINERS = [
     Frozen(2.0),
     Built(2),
     Checked(2.0, 3.0),
+    deque([2.0, None, 3.0], maxlen=5),
+    Noted([2.0]),
+    Settings(b=2.0, a=None),
+    UserList([2.0, 3.0]),
     (2.0, None, "text", [3.0, None]),
 ]
 
@@ -482,12 +497,56 @@ def test_containers_keep_their_class(tree):
             assert g is None
     assert getattr(gradient, "note", None) == getattr(tree, "note", None)
     assert getattr(gradient, "default_factory", None) is getattr(tree, "default_factory", None)
-    if isinstance(tree, dict):
+    assert getattr(gradient, "maxlen", None) == getattr(tree, "maxlen", None)
+    if isinstance(tree, dict | UserDict):
         assert list(gradient) == list(tree)
     same, pull_back = vjp(lambda tree: tree, tree)  # as a result, too
     assert type(same) is type(tree)
     assert all(map(np.array_equal, flat(same), flat(tree)))
     assert type(pull_back(gradient)[0]) is type(tree)
+
+
+def loops():
+    """Containers that contain themselves."""
+    for loop in ([1.0], deque([1.0])):
+        loop.append(loop)
+        yield loop
+    for loop in ({"w": 1.0}, UserDict(w=1.0)):
+        loop["loop"] = {"inner": [loop]}
+        yield loop
+    built = Built(2)
+    built.norm = (built,)
+    yield built
+
+
+@pytest.mark.parametrize("loop", list(loops()), ids=lambda loop: type(loop).__name__)
+def test_a_container_that_contains_itself(loop):
+    message = "contains itself, so that its numbers cannot be listed; expected"
+    for action in (lambda: grad(lambda tree: 1.0)(loop), lambda: vjp(lambda x: [x, loop], 1.0)):
+        with pytest.raises(ValueError, match=message):
+            action()
+
+
+def test_a_container_may_occur_twice():
+    w = [2.0]
+    gradient = grad(lambda tree: tree["a"][0] * tree["b"][0] ** 2)({"a": w, "b": w})
+    assert gradient == {"a": [4.0], "b": [8.0]}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (MappingProxyType({"w": 1.0}), "value of type mappingproxy, which is not searched.*deques"),
+        ([{1.0, 2.0}], "is or holds a value of type set"),
+        (iter([1.0]), "value of type list_iterator"),
+        ({"w": 3}, "holds no real floating-point number, but dict {'w': 3}; give floats"),
+        (np.arange(3), "but ndarray array.*; give floats"),
+        ("text", "but str 'text'; give floats"),
+    ],
+)
+def test_arguments_without_numbers(argument, message):
+    with pytest.raises(TypeError, match=f"gradient: argument 0 .*{message}"):
+        grad(lambda x: x)(argument)
 
 
 def three(x, y, z):

@@ -1,9 +1,11 @@
 """The testers, tested: what is wrong must be found, and named."""
 
 import contextlib
+import dataclasses
 import subprocess
 import sys
 import textwrap
+from collections import deque
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -507,6 +509,25 @@ def test_second_derivatives_with_given_cotangents():
     assert gradgradcheck(np.tanh, x, np.array([2.0, 3.0]), eps=1e-3, atol=1e-8)
     assert gradgradcheck(lambda x: 2 * x, x) and gradgradcheck(lambda x: x * 0 + 1, x)
     assert gradgradcheck(lambda x: x.detach() * 1, x)  # a constant, as far as the tape knows
+
+
+def test_every_array_in_a_container_is_checked():
+    """Also those in deques, and in fields that a dataclass computes itself."""
+
+    @dataclasses.dataclass
+    class Layer:
+        w: Any
+        double: Any = dataclasses.field(init=False)
+
+        def __post_init__(self):
+            self.double = 2 * self.w
+
+    layer = Layer(np.array([1.0, 2.0]))
+    f = lambda layer, queue: (layer.w * layer.double * queue[0]).sum()  # noqa: E731
+    assert gradcheck(f, [layer, deque([np.array([3.0, 4.0])])])
+    g = lambda layer: np.sin(layer.double).detach() + layer.w  # noqa: E731
+    with pytest.raises(GradientError, match=r"input 0\.double"):
+        gradcheck(g, [layer])
 
 
 def test_functions_that_differentiate():

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from autograd.functional import tree_map
+from autograd.functional import map_leaves, tree_map
 from autograd.modes import enable_grad
 from autograd.op import Op
 from autograd.tensor import Tensor, grad
@@ -169,35 +168,20 @@ def split(inputs: Any, name: str) -> tuple[tuple, list[str], list[ndarray]]:
     A path is ``[0]``, or ``[0]['w']`` inside a container.
     """
     args = arguments(inputs)
-    paths, arrays = [], []
+    paths: list[str] = []
+    arrays: list[ndarray] = []
+
+    def add(path: str, leaf: Any) -> None:
+        if is_floating(leaf):
+            x = leaf.numpy() if isinstance(leaf, Tensor) else leaf
+            paths.append(path)
+            arrays.append(duplicate(x) if x.dtype == np.float64 else x.astype(np.float64))
+
     for i, arg in enumerate(args):
-        for path, leaf in _leaves(arg, f"[{i}]"):
-            if is_floating(leaf):
-                x = leaf.numpy() if isinstance(leaf, Tensor) else leaf
-                paths.append(path)
-                arrays.append(duplicate(x) if x.dtype == np.float64 else x.astype(np.float64))
+        map_leaves(add, arg, f"[{i}]")
     if not arrays:
         raise ValueError(f"gradient check of {name}: none of the inputs is a floating-point array")
     return args, paths, arrays
-
-
-def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield the leaves that `tree_map` visits, in its order, with the way to each."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _leaves(value, f"{path}[{key!r}]")
-    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        for field, value in zip(tree._fields, tree, strict=True):
-            yield from _leaves(value, f"{path}.{field}")
-    elif isinstance(tree, list | tuple):
-        for i, value in enumerate(tree):
-            yield from _leaves(value, f"{path}[{i}]")
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        for field in dataclasses.fields(tree):
-            if field.init:
-                yield from _leaves(getattr(tree, field.name), f"{path}.{field.name}")
-    else:
-        yield path, tree
 
 
 def filled(args: tuple, values: Sequence) -> tuple:
