@@ -1,4 +1,4 @@
-"""Modules: parameters with names, and the layers of a GPT."""
+"""Modules: the parts of a model, with parameters that have names."""
 
 from __future__ import annotations
 
@@ -81,6 +81,42 @@ def evaluating() -> Iterator[None]:
         _evaluating.reset(token)
 
 
+class Traced:
+    """What stands for hidden states while a model is traced: followed without numbers.
+
+    A module that is called with a traced value runs its method `trace` in the place of `forward`.
+    What `trace` does with the value decides what tracing is for: `npgpt.generation.decode` writes
+    the instructions of a compiled decoding step, `npgpt.diagnostics.info` adds up what layers cost.
+    A module that consists of other modules and of sums says ``trace = forward``. A layer calls one
+    of the methods below, which return what stands for the result.
+    """
+
+    __array_ufunc__ = None  # NumPy's functions refuse a traced value
+
+    def linear(self, weight: ndarray, bias: Parameter | None = None, scale: Any = None) -> Any:
+        """Trace ``x @ weight * scale + bias``, with ``weight (in, out)`` and ``scale (out,)``."""
+        raise TypeError(f"{type(self).__name__} cannot trace a linear layer")
+
+    def layer_norm(self, weight: Parameter, bias: Parameter | None, eps: float) -> Any:
+        """Trace layer norm."""
+        raise TypeError(f"{type(self).__name__} cannot trace layer norm")
+
+    def activation(self, function: Any) -> Any:
+        """Trace a function of each element, which follows a linear layer."""
+        raise TypeError(f"{type(self).__name__} cannot trace {function}")
+
+    def attend(self, layer: int, n_head: int, scale: float, window_size: int | None) -> Any:
+        """Trace causal attention of queries, keys and values, which lie side by side, (..., 3C)."""
+        raise TypeError(f"{type(self).__name__} cannot trace attention")
+
+    def __add__(self, other: Any) -> Any:
+        """Trace a residual connection."""
+        raise TypeError(f"{type(self).__name__} cannot trace a sum")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> ndarray:
+        raise TypeError("a traced value has no numbers")
+
+
 class Module:
     """A part of a model: its attributes may be parameters, modules and lists of modules."""
 
@@ -96,7 +132,9 @@ class Module:
         self._training = bool(mode)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run `forward`."""
+        """Run `forward`; with a `Traced` value in the place of numbers, run `trace`."""
+        if args and isinstance(args[0], Traced):
+            return self._tracer()(*args, **kwargs)
         recording = autograd.stepper.current_recording()
         if recording is None:
             return self.forward(*args, **kwargs)
@@ -126,6 +164,18 @@ class Module:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the module's output."""
         raise TypeError(f"{type(self).__name__} has no forward")
+
+    def _tracer(self) -> Any:
+        """Return `trace`, if it belongs to the `forward` of this module.
+
+        A subclass that changes `forward` alone inherits a `trace` of something else.
+        """
+        for kind in type(self).__mro__:
+            if "trace" in vars(kind) and "forward" not in vars(self):
+                return self.trace  # type: ignore[attr-defined]
+            if "forward" in vars(kind):
+                break
+        raise TypeError(f"{type(self).__name__} has no trace beside its forward")
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield this module and all below it, with dotted names."""

@@ -10,6 +10,8 @@ from autograd.kernels import use_kernels
 from npgpt import GPT, GPTConfig, generate
 from npgpt.generation.decode import Decoder
 from npgpt.generation.quantize import quantize
+from npgpt.models.attention import ALONE
+from npgpt.models.blocks import Block
 from npgpt.models.cache import KVCache
 from npgpt.models.layers import Linear
 
@@ -106,6 +108,56 @@ def test_what_the_kernel_does_not_know_goes_through_the_modules():
     layer.load_state_dict(model.transformer.h[0].attn.c_proj.state_dict())
     model.transformer.h[0].attn.c_proj = layer
     check(model, ids[:1], is_kernel=False)
+
+
+class Parallel(Block):
+    """Attention and MLP read the same norm."""
+
+    def forward(self, x, context=ALONE):
+        normed = self.ln_1(x)
+        return x + self.attn(normed, context) + self.mlp(normed)
+
+
+class TracedParallel(Parallel):
+    forward = Parallel.forward
+    trace = forward
+
+
+class Counting(Block):
+    """A block whose forward does something beside; its trace is that of another forward."""
+
+    n_calls = 0
+
+    def forward(self, x, context=ALONE):
+        self.n_calls += 1
+        return super().forward(x, context)
+
+
+def with_blocks(kind):
+    model = small_model()
+    model.transformer.h = [kind(model.config, layer, np.float32) for layer in range(2)]
+    for parameter in model.parameters():
+        parameter.data[...] = 0.3 * np.random.default_rng(2).standard_normal(parameter.shape)
+    return model.eval()
+
+
+def test_the_kernel_of_another_architecture_is_traced_from_its_forward():
+    ids = np.random.default_rng(1).integers(0, 66, (3, 12))
+    check(with_blocks(TracedParallel), ids)
+    check(quantize(with_blocks(TracedParallel)), ids)
+    check(with_blocks(Parallel), ids, is_kernel=False)  # it has no trace of its own
+
+
+def test_a_forward_without_a_trace_runs_for_each_token():
+    ids = np.random.default_rng(1).integers(0, 66, (1, 8))
+    model = with_blocks(Counting)
+    read(model, ids, prompt=4)
+    assert [block.n_calls for block in model.transformer.h] == [5, 5]
+    model, calls = small_model(), []
+    block = model.transformer.h[1]
+    block.forward = lambda *args: calls.append(1) or Block.forward(block, *args)
+    read(model, ids, prompt=4)
+    assert len(calls) == 5
 
 
 def test_sequences_that_are_repeated_and_reordered():

@@ -236,12 +236,12 @@ def test_no_kernel_reads_beyond_an_array():
     ):
         assert declined is NotImplemented
     f = np.float32
-    step = decode.program(2, widest=4)
+    step = decode.program(2)
     for wrong in (
         lambda: normalization.layer_norm_vjp(x, x, 4, None, None, 1e-5, short, one, all_three),
         lambda: step.norm(x.astype(f), short.astype(f), None, 1e-5, x.astype(f)),
         lambda: step.linear(x.astype(f), np.ones((4, 4), f), short.astype(f), x.astype(f)),
-        lambda: step.linear(x.astype(f), np.ones((4, 5), f), None, np.ones((2, 5), f)),
+        lambda: step.linear(x.astype(f), np.ones((4, 5), f), None, np.ones((2, 4), f)),
     ):
         with pytest.raises(ValueError, match="reshape|expected"):
             wrong()

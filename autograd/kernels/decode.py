@@ -43,6 +43,7 @@ MOST_ROWS = 8
 SLABS = 4  # parts of x @ weight, which are added in order: the result does not depend on threads
 PARTS = 8  # parts of x @ weight.T, where every output is one part's
 AHEAD = 6  # rows of int8 that are asked for before they are needed
+SCRATCH = "scratch"  # in an instruction: the address of the scratch array, once it is made
 PATIENCE = 2000  # looks at a counter, before the thread lets others have its processor
 
 _INTEGERS = (
@@ -250,10 +251,10 @@ class Program:
     They read and write the very arrays that they are given, which the program keeps alive.
     """
 
-    def __init__(self, n, widest):
+    def __init__(self, n):
         self.n, self.n_parts, self.size = n, 0, 0
-        self.scratch = np.empty((SLABS, n, widest), np.float32)
-        self.arrays = [self.scratch]
+        self.widest = 0  # of the rows that pass through the scratch array
+        self.arrays = []
         self.rows = []
         self.table = None
         self.counters = np.zeros(16, np.int64)
@@ -280,20 +281,19 @@ class Program:
         self.size += weight.size
         if scale is None and weight.flags.c_contiguous:
             slabs = min(SLABS, n_in)
-            self._append(PRODUCT, slabs, x=x, weight=weight, out=self.scratch, **sizes)
+            self._append(PRODUCT, slabs, x=x, weight=weight, out=SCRATCH, **sizes)
         else:
             slabs = 1
             plain = bias is None and activation is None and residual is None
             self._append(
                 ROWS if scale is None else ROWS_INT8, min(PARTS, n_out),
-                x=x, weight=weight.T, scale=scale, out=out if plain else self.scratch, **sizes,
+                x=x, weight=weight.T, scale=scale, out=out if plain else SCRATCH, **sizes,
             )  # fmt: skip
             if plain:
                 return
-        if n_out > self.scratch.shape[2]:
-            raise ValueError(f"expected rows of up to {self.scratch.shape[2]}, got {n_out}")
+        self.widest = max(self.widest, n_out)
         self._append(
-            ADD, self.n, x=self.scratch, bias=bias, residual=residual, out=out, slabs=slabs,
+            ADD, self.n, x=SCRATCH, bias=bias, residual=residual, out=out, slabs=slabs,
             activation=ACTIVATIONS.index(activation), **sizes,
         )  # fmt: skip
 
@@ -319,8 +319,22 @@ class Program:
                     raise TypeError(f"{name} is {value.dtype}, or not contiguous")
                 self.arrays.append(value)
                 fields[name] = value.ctypes.data
-        self.rows.append(tuple(fields.get(name) or 0 for name in INSTRUCTION.names))
+        self.rows.append(fields)
         self.n_parts += parts
+
+    def _write_table(self):
+        """Return the instructions as an array, with the address of the scratch array in them.
+
+        Every linear layer uses the same scratch array, which stays in the cache of the processor.
+        It is made here, when the widest layer is known.
+        """
+        scratch = np.empty((SLABS, self.n, self.widest), np.float32)
+        self.arrays.append(scratch)
+        rows = []
+        for fields in self.rows:
+            values = [fields.get(name) or 0 for name in INSTRUCTION.names]
+            rows.append(tuple(scratch.ctypes.data if v is SCRATCH else v for v in values))
+        return np.array(rows, INSTRUCTION)
 
     def __call__(self, length=0, mask=None):
         """Run the program, with `length` positions in the cache.
@@ -328,7 +342,7 @@ class Program:
         ``mask (n, length + 1)`` of bool says which of them, and the new one, are looked at.
         """
         if self.table is None:
-            self.table = np.array(self.rows, INSTRUCTION)
+            self.table = self._write_table()
         mask = np.empty((0, 0), bool) if mask is None else mask
         self.counters[:] = 0
         counters = self.counters.ctypes.data
@@ -346,11 +360,11 @@ def demand(shape, *arrays):
             raise ValueError(f"expected an array of shape {shape}, got {x.shape}")
 
 
-def program(n_rows, widest):
-    """Return an empty program, for rows of up to `widest` numbers."""
+def program(n_rows):
+    """Return an empty program for a number of rows."""
     if settings.DISABLE_JIT or not hasattr(os, "sched_yield") or not 0 < n_rows <= MOST_ROWS:
         return NotImplemented
-    return Program(n_rows, widest)
+    return Program(n_rows)
 
 
 def product_int8(x, values, scale):
@@ -358,7 +372,7 @@ def product_int8(x, values, scale):
     if not takes(x, scale) or x.dtype != np.float32 or x.shape[-1:] != values.shape[1:]:
         return NotImplemented
     rows = as_rows(x, values.shape[1])
-    step = program(len(rows), widest=0)
+    step = program(len(rows))
     if step is NotImplemented:
         return NotImplemented
     out = np.empty((len(rows), len(values)), np.float32)

@@ -1,4 +1,8 @@
-"""Reading tokens one at a time: by a kernel that runs the whole model, where there is one."""
+"""Reading tokens one at a time: by a kernel that runs the whole model, where there is one.
+
+The instructions of the kernel are not written by hand. The model is traced: `write` calls its
+modules with a `Row` in the place of numbers, and each layer adds its instruction to the program.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,11 @@ from numpy import ndarray
 import autograd
 from autograd import nn
 from autograd.kernels import kernel, kernels_enabled
-from npgpt.generation.quantize import Int8Embedding, Int8GPT, Int8Linear, Int8Matrix
-from npgpt.models.attention import Attention
-from npgpt.models.blocks import MLP, Block
 from npgpt.models.cache import KVCache
-from npgpt.models.gpt import GPT, Transformer
-from npgpt.models.heads import Head
-from npgpt.models.layers import ACTIVATIONS, Dropout, Embedding, LayerNorm, Linear
-from npgpt.models.positions import SinusoidalEmbedding
+from npgpt.models.gpt import GPT
+from npgpt.models.layers import ACTIVATIONS
+from npgpt.module import Parameter, Traced
 
-KNOWN = {
-    GPT, Transformer, Block, Attention, MLP, Head, Linear, LayerNorm, Dropout, Embedding,
-    SinusoidalEmbedding, Int8GPT, Int8Linear, Int8Embedding,
-}  # fmt: skip
 ACTIVATION_NAMES = {
     ACTIVATIONS["gelu_new"]: "gelu_tanh",
     nn.gelu: "gelu",
@@ -83,10 +79,9 @@ class Decoder:
             )  # (B, T, C)
             return self.model.lm_head(hidden[:, -1]).numpy()
         self.cache.demand_room(B, 1)
-        transformer = self.model.transformer
         if position_ids is None:
             position_ids = np.array([length])
-        x = transformer.wte(input_ids) + transformer.wpe(position_ids)  # (B, 1, C)
+        x = self.model.transformer.embed(input_ids, position_ids)  # (B, 1, C)
         step.x[:] = x.numpy()[:, 0]
         step.run(length, None if attention_mask is None else np.array(attention_mask, bool))
         self.cache.length += 1
@@ -113,57 +108,104 @@ class Step(NamedTuple):
 
 
 @kernel("decode.program")
-def new_program(n_rows: int, widest: int) -> Any:
+def new_program(n_rows: int) -> Any:
     """Return an empty program of instructions for the kernel; None where there is no kernel."""
     return None
 
 
 def write(model: GPT, cache: KVCache) -> Step | None:
-    """Write a model's step as a program; None if that cannot be."""
-    transformer, B = model.transformer, len(cache.keys[0])
-    C, V = model.config.n_embd, model.config.vocab_size
-    n_inner = model.config.n_inner or 4 * C
-    if (
-        not {type(module) for _, module in model.named_modules()} <= KNOWN
-        or not all(block.mlp.activation in ACTIVATION_NAMES for block in transformer.h)
-        or not all(
-            p.dtype == np.float32 and p.numpy().flags.c_contiguous for p in model.parameters()
-        )
-        or (program := new_program(B, max(3 * C, n_inner))) is None
-    ):
+    """Write a model's step for one token of each sequence as a program.
+
+    Returns None where there is no kernel for so many sequences, or where a module cannot be traced:
+    the modules then compute the step.
+    """
+    B, dtypes = len(cache.keys[0]), {parameter.dtype for parameter in model.parameters()}
+    program = new_program(B) if dtypes == {np.dtype(np.float32)} else None
+    if program is None:
         return None
-    x, normed, heads, attended, hidden, logits = (
-        np.empty((B, width), np.float32) for width in (C, C, 3 * C, C, n_inner, V)
-    )
+    x = Row(program, cache, np.empty((B, model.config.n_embd), np.float32))
+    try:
+        logits = model.lm_head(model.transformer(x))
+        return Step(program, x.array(), logits.array())
+    except (AttributeError, TypeError, ValueError):  # a traced value cannot do what numbers can
+        return None
 
-    def norm(layer: LayerNorm, x: ndarray, out: ndarray) -> None:
-        program.norm(x, layer.weight.numpy(), array(layer.bias), layer.eps, out)
 
-    def linear(layer: Any, x: ndarray, out: ndarray, **rest: Any) -> None:
-        weight = layer.weight
-        if isinstance(weight, Int8Matrix):
-            matrix, rest["scale"] = weight.values.T, weight.scale  # (in, out), (out,)
-        else:
-            matrix = weight.numpy().T if isinstance(layer, Head) else weight.numpy()  # (in, out)
-        program.linear(x, matrix, array(getattr(layer, "bias", None)), out, **rest)
+class Row(Traced):
+    """Hidden states of a decoding step, (B, C): where the program leaves them.
 
-    def array(parameter: Any) -> ndarray | None:
-        return None if parameter is None else parameter.numpy()
+    The kernel has one instruction for a linear layer with the activation or the sum that follows
+    it. So the instruction of a linear layer waits until the trace shows what follows. In
+    ``x + self.mlp(x)`` the last linear layer of the MLP waits, and the sum adds it to the program
+    with x as its residual.
 
-    for block, keys, values in zip(transformer.h, cache.keys, cache.values, strict=True):
-        attn, mlp = block.attn, block.mlp
-        read = x if block.post_norm else normed  # what the branches read
-        if not block.post_norm:
-            norm(block.ln_1, x, normed)
-        linear(attn.c_attn, read, heads)
-        program.attend(heads, keys, values, attended, attn.scale, attn.window_size)
-        linear(attn.c_proj, attended, x, residual=x)
-        norm(block.ln_1 if block.post_norm else block.ln_2, x, read)
-        linear(mlp.c_fc, read, hidden, activation=ACTIVATION_NAMES[mlp.activation])
-        linear(mlp.c_proj, hidden, x, residual=x)
-        if block.post_norm:
-            norm(block.ln_2, x, x)
-    if transformer.ln_f is not None:
-        norm(transformer.ln_f, x, x)
-    linear(model.lm_head, x, logits)
-    return Step(program, x, logits)
+    Parameters
+    ----------
+    program : autograd.kernels.decode.Program
+    cache : KVCache
+    array : ndarray, (B, C), optional
+        Where the numbers are, once the program has run up to here.
+    waiting : dict, optional
+        In the place of an array: the arguments of ``program.linear`` but its result.
+    """
+
+    def __init__(
+        self,
+        program: Any,
+        cache: KVCache,
+        array: ndarray | None = None,
+        waiting: dict[str, Any] | None = None,
+    ) -> None:
+        self.program, self.cache, self._array, self._waiting = program, cache, array, waiting
+
+    def array(self) -> ndarray:
+        """Return where the numbers are; a linear layer that waits is added to the program."""
+        if self._array is None:
+            self._array = self._finish().array()
+        return self._array
+
+    def _finish(self, **follows: Any) -> Row:
+        """Add the linear layer that waits, with what follows it, to the program."""
+        if self._waiting is None:
+            raise TypeError("an instruction has an activation or a sum only after a linear layer")
+        out = self._new(self._waiting["weight"].shape[1])
+        self.program.linear(**self._waiting, out=out, **follows)
+        return Row(self.program, self.cache, out)
+
+    def _new(self, width: int) -> ndarray:
+        return np.empty((self.program.n, width), np.float32)
+
+    def linear(self, weight: ndarray, bias: Parameter | None = None, scale: Any = None) -> Row:
+        """Let a linear layer wait for what follows."""
+        numbers = None if bias is None else bias.numpy()
+        waiting = dict(x=self.array(), weight=weight, bias=numbers, scale=scale)
+        return Row(self.program, self.cache, waiting=waiting)
+
+    def layer_norm(self, weight: Parameter, bias: Parameter | None, eps: float) -> Row:
+        """Add a layer norm."""
+        x = self.array()
+        out = self._new(x.shape[1])
+        self.program.norm(x, weight.numpy(), None if bias is None else bias.numpy(), eps, out)
+        return Row(self.program, self.cache, out)
+
+    def activation(self, function: Any) -> Row:
+        """Add the linear layer that waits, and its activation."""
+        if function not in ACTIVATION_NAMES:
+            raise TypeError(f"the kernel has no activation {function}")
+        return self._finish(activation=ACTIVATION_NAMES[function])
+
+    def attend(self, layer: int, n_head: int, scale: float, window_size: int | None) -> Row:
+        """Add attention to all that is in the cache; the new keys and values are stored there."""
+        x = self.array()
+        out = self._new(x.shape[1] // 3)
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        self.program.attend(x, keys, values, out, scale, window_size)
+        return Row(self.program, self.cache, out)
+
+    def __add__(self, other: Any) -> Row:
+        """Add the linear layer that waits on one side, with the other side as its residual."""
+        if not isinstance(other, Row):
+            return NotImplemented
+        if other._waiting is not None:
+            return other._finish(residual=self.array())
+        return self._finish(residual=other.array())

@@ -13,7 +13,7 @@ from npgpt.errors import UserError
 from npgpt.models.gpt import GPT
 from npgpt.models.heads import Head
 from npgpt.models.layers import Embedding, Linear
-from npgpt.module import Module, Parameter, check_ids
+from npgpt.module import Module, Parameter, Traced, check_ids
 
 UNTRAINABLE = (
     "int8 weights have no gradient; train the model that they were made of, and quantize it again"
@@ -80,6 +80,10 @@ class Int8Linear(Module):
             raise UserError(UNTRAINABLE)
         y = Tensor(product(x.numpy(), self.weight.values, self.weight.scale))
         return y if self.bias is None else y + self.bias
+
+    def trace(self, x: Traced) -> Traced:
+        """Trace the product and the bias."""
+        return x.linear(self.weight.values.T, self.bias, self.weight.scale)
 
 
 class Int8Embedding(Module):

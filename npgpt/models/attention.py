@@ -18,7 +18,7 @@ from npgpt.models.layers import (
     Linear,
     dropout_generator,
 )
-from npgpt.module import Module
+from npgpt.module import Module, Traced
 
 
 @dataclass
@@ -106,6 +106,12 @@ class Attention(Module):
             generator=dropout_generator(),
         )
         y = y.swapaxes(1, 2).reshape(B, T, C)  # (B, H, T, D) -> (B, T, C)
+        return self.resid_dropout(self.c_proj(y))
+
+    def trace(self, x: Traced, context: Context = ALONE) -> Traced:
+        """Trace the pass of one token, after those whose keys and values are in the cache."""
+        qkv = self.c_attn(x)  # (B, 3C)
+        y = qkv.attend(self.layer, self.n_head, self.scale, self.window_size)  # (B, C)
         return self.resid_dropout(self.c_proj(y))
 
     def heads(self, x: Tensor) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from npgpt.models.layers import (
     LayerNorm,
     Linear,
 )
-from npgpt.module import Module
+from npgpt.module import Module, Traced
 
 
 class MLP(Module):
@@ -29,6 +29,10 @@ class MLP(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, T, C) -> (B, T, n_inner) -> (B, T, C)``."""
         return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
+
+    def trace(self, x: Traced) -> Traced:
+        """Trace the same; the activation is a function, and takes numbers only."""
+        return self.dropout(self.c_proj(self.c_fc(x).activation(self.activation)))
 
 
 class Block(Module):
@@ -49,3 +53,5 @@ class Block(Module):
             return self.ln_2(x + self.mlp(x))
         x = x + self.attn(self.ln_1(x), context)  # since GPT-2: normalize what a branch reads
         return x + self.mlp(self.ln_2(x))
+
+    trace = forward  # of its parts

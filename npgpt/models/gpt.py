@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 from autograd import Tensor, nn
 from npgpt.errors import UserError
-from npgpt.models.attention import Activations, Context
+from npgpt.models.attention import ALONE, Activations, Context
 from npgpt.models.blocks import Block
 from npgpt.models.cache import KVCache
 from npgpt.models.config import GPTConfig
@@ -54,7 +54,7 @@ class Transformer(Module):
         input_ids: ndarray,
         attention_mask: ndarray | None = None,
         position_ids: ndarray | None = None,
-        seen: Activations | None = None,
+        capture: Activations | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states; see `GPT.forward`."""
@@ -81,19 +81,30 @@ class Transformer(Module):
             if attention_mask.ndim == 2:
                 attention_mask = attention_mask[:, None]  # (B, S) -> (B, 1, S)
             attention_mask = attention_mask[:, None] != 0  # (B, 1, 1 or T, S)
-        context = Context(attention_mask, seen, cache)
-        x = self.drop(self.wte(input_ids) + self.wpe(position_ids))  # (B, T, C)
-        for block in self.h:
-            if seen is not None:
-                seen.hidden_states.append(x)
-            x = block(x, context)
+        x = self.embed(input_ids, position_ids)
+        x = self.apply_blocks(x, Context(attention_mask, capture, cache))
         if cache is not None:
             cache.length = S
+        return x
+
+    def embed(self, input_ids: ndarray, position_ids: ndarray) -> Tensor:
+        """Map ``(B, T)`` ids to ``(B, T, C)``: the sum of a token's and of a position's vector."""
+        return self.drop(self.wte(input_ids) + self.wpe(position_ids))
+
+    def apply_blocks(self, x: Tensor, context: Context = ALONE) -> Tensor:
+        """Apply the blocks and the last norm, ``(B, T, C) -> (B, T, C)``."""
+        capture = context.capture
+        for block in self.h:
+            if capture is not None:
+                capture.hidden_states.append(x)
+            x = block(x, context)
         if self.ln_f is not None:
             x = self.ln_f(x)
-        if seen is not None:
-            seen.hidden_states.append(x)
+        if capture is not None:
+            capture.hidden_states.append(x)
         return x
+
+    trace = apply_blocks  # what is traced begins with hidden states
 
 
 class GPT(Module):
@@ -227,9 +238,9 @@ class GPT(Module):
         >>> len(inside.hidden_states), inside.attentions[0].shape
         (3, (1, 2, 3, 3))
         """
-        seen = Activations()
-        self.transformer(np.asarray(input_ids), attention_mask, position_ids, seen)
-        return seen
+        capture = Activations()
+        self.transformer(np.asarray(input_ids), attention_mask, position_ids, capture)
+        return capture
 
     def n_parameters(self) -> int:
         """Return the number of parameters, tied ones counted once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autograd import Tensor
-from npgpt.module import Module, Parameter
+from npgpt.module import Module, Parameter, Traced
 
 
 class Head(Module):
@@ -15,3 +15,7 @@ class Head(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., C) -> (..., V)``."""
         return x @ self.weight.T
+
+    def trace(self, x: Traced) -> Traced:
+        """Trace the product."""
+        return x.linear(self.weight.numpy().T)

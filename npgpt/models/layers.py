@@ -12,7 +12,7 @@ from numpy import ndarray
 from numpy.typing import DTypeLike
 
 from autograd import Tensor, nn
-from npgpt.module import Module, Parameter
+from npgpt.module import Module, Parameter, Traced
 
 
 class Linear(Module):
@@ -25,6 +25,10 @@ class Linear(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in) -> (..., out)``."""
         return nn.affine(x, self.weight, self.bias)
+
+    def trace(self, x: Traced) -> Traced:
+        """Trace the product and the bias."""
+        return x.linear(self.weight.numpy(), self.bias)
 
 
 class Embedding(Module):
@@ -52,6 +56,10 @@ class LayerNorm(Module):
         """Normalize ``(..., width)``."""
         return nn.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
+    def trace(self, x: Traced) -> Traced:
+        """Trace the norm."""
+        return x.layer_norm(self.weight, self.bias, self.eps)
+
 
 class Dropout(Module):
     """Set elements to zero with probability p, in training."""
@@ -62,6 +70,10 @@ class Dropout(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Drop elements of x."""
         return nn.dropout(x, self.p, self.training, dropout_generator())
+
+    def trace(self, x: Traced) -> Traced:
+        """Trace nothing: dropout is off where a model is traced."""
+        return x
 
 
 _generator: ContextVar[np.random.Generator | None] = ContextVar("dropout_generator", default=None)
