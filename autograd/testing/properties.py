@@ -315,8 +315,14 @@ def property_tests(op: Op) -> Callable:
 
 
 def hold(op: Op, check: Callable[[Op, Call], None], max_examples: int | None = None) -> None:
-    """Test one property of one op; without a number of examples, by the current profile."""
-    options: dict[str, Any] = {} if max_examples is None else {"max_examples": max_examples}
+    """Test one property of one op.
+
+    Without a number of examples, hypothesis works by its current profile. With a number, the same
+    examples are drawn every time, so that the same rule always gets the same answer.
+    """
+    options: dict[str, Any] = {}
+    if max_examples is not None:
+        options = {"max_examples": max_examples, "derandomize": True}
     options |= dict(database=None, report_multiple_bugs=False, verbosity=Verbosity.quiet)
     _property_test(op, **options)(check)
 
