@@ -120,6 +120,7 @@ class Traced:
 class Module:
     """A part of a model: its attributes may be parameters, modules and lists of modules."""
 
+    part: str | None = None  # as what `npgpt info` counts its parameters, and those below it
     _training = True
 
     @property

@@ -1,15 +1,28 @@
-"""What an architecture is, and what it costs: counted from its configuration, not allocated."""
+"""What an architecture is, and what it costs: counted from its layers, which are not allocated.
+
+No size of a layer stands here. A model without memory is traced (`npgpt.module.Traced`): each layer
+says which products it computes, and `Counted` adds up what these cost.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy import ndarray
+
+from autograd import nn
 from npgpt.errors import UserError
 from npgpt.hub import find_config, find_model
 from npgpt.models.config import PRESETS, GPTConfig, nearest
+from npgpt.models.gpt import GPT
 from npgpt.models.parts import parameters_by_part
+from npgpt.module import Parameter, Traced, unallocated
 
 FLOAT = 4  # bytes
 
@@ -27,6 +40,84 @@ def config_of(source: str) -> GPTConfig:
             else f"; it is no preset either{nearest(source, [*PRESETS])}"
         )
         raise UserError(f"{error}{hint}") from None
+
+
+@dataclass
+class Tally:
+    """What a token costs on its way through some layers.
+
+    Parameters
+    ----------
+    context : int
+        Tokens of the sequence: attention costs what its average token costs.
+    """
+
+    context: int
+    flops: float = 0  # of products with weights
+    attention_flops: float = 0  # of scores and weighted sums
+    keys: float = 0  # that its queries see
+    kept: int = 0  # numbers that the tape keeps for the backward pass
+    cached: int = 0  # numbers in the cache, for all tokens of the context together
+
+    def add(self, other: Tally, times: int = 1) -> None:
+        """Add what other layers cost, several times."""
+        for name in ("flops", "attention_flops", "keys", "kept", "cached"):
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+
+
+class Counted(Traced):
+    """Hidden states of a token, (width,), whose way through layers is added to a tally.
+
+    Each layer adds its operations, a multiplication and an addition for each matrix element, and
+    the numbers that NumPy's ops keep of it. An array that two ops keep counts once: the result of
+    ReLU is kept as the input of the linear layer behind.
+
+    Examples
+    --------
+    >>> from npgpt.models.layers import Linear
+    >>> tally = Tally(context=1)
+    >>> Linear(3, 5)(Counted(3, tally)).width
+    5
+    >>> tally.flops, tally.kept
+    (30, 3)
+    """
+
+    def __init__(self, width: int, tally: Tally) -> None:
+        self.width, self.tally = width, tally
+
+    def linear(self, weight: ndarray, bias: Parameter | None = None, scale: Any = None) -> Counted:
+        """Count a product, which keeps its input."""
+        self.tally.flops += 2 * weight.size
+        self.tally.kept += self.width
+        return Counted(weight.shape[1], self.tally)
+
+    def layer_norm(self, weight: Parameter, bias: Parameter | None, eps: float) -> Counted:
+        """Count a norm, which keeps its input, the mean and the deviation."""
+        self.tally.kept += self.width + 2
+        return self
+
+    def activation(self, function: Any) -> Counted:
+        """Count what an activation keeps beside its result."""
+        self.tally.kept += KEPT.get(function, 2) * self.width
+        return self
+
+    def attend(self, layer: int, n_head: int, scale: float, window_size: int | None) -> Counted:
+        """Count attention: two products; it keeps query, key, value, result, and each maximum."""
+        T, width = self.tally.context, self.width // 3
+        far = min(window_size or T, T)  # keys that the last query sees
+        keys = (far * (far + 1) / 2 + (T - far) * far) / T  # the mean of min(t, far), t = 1 ... T
+        self.tally.keys += keys
+        self.tally.attention_flops += 4 * width * keys
+        self.tally.kept += 4 * width + n_head
+        self.tally.cached += 2 * width * far
+        return Counted(width, self.tally)
+
+    def __add__(self, other: Any) -> Counted:
+        """Return the sum, of which the tape keeps nothing."""
+        return self
+
+
+KEPT = {nn.relu: 0, np.tanh: 0, nn.silu: 1}  # arrays beside the result; GELU keeps two
 
 
 @dataclass(frozen=True)
@@ -51,25 +142,36 @@ class Cost:
         """All parameters, tied ones counted once."""
         return sum(parameters_by_part(self.config).values())
 
+    @cached_property
+    def _model(self) -> GPT:
+        """A model of at most two layers, without memory: even layers are alike, and odd ones."""
+        with unallocated():
+            return GPT(dataclasses.replace(self.config, n_layer=min(self.config.n_layer, 2)))
+
+    def _of_layer(self, layer: int) -> Tally:
+        """Return what a token costs in one layer."""
+        tally = Tally(self.context)
+        self._model.transformer.h[layer % 2](Counted(self.config.n_embd, tally))
+        return tally
+
+    @cached_property
+    def _of_token(self) -> Tally:
+        """What a token costs in all layers and in the head."""
+        tally, odd = Tally(self.context), self.config.n_layer // 2
+        tally.add(self._of_layer(0), self.config.n_layer - odd)
+        if odd:
+            tally.add(self._of_layer(1), odd)
+        self._model.lm_head(Counted(self.config.n_embd, tally))
+        return tally
+
     def visible(self, layer: int) -> float:
         """Return how many keys a query of a layer sees, on average over the context."""
-        T, w = self.context, self._kept(layer)
-        return (w * (w + 1) / 2 + (T - w) * w) / T  # the mean of min(t, w) for t = 1 ... T
-
-    def _kept(self, layer: int) -> int:
-        """Return how far back a layer looks: over all of the context, every other in a window."""
-        window = self.config.window_size if layer % 2 else None
-        return min(window or self.context, self.context)
-
-    def _all_layers(self, of: Callable[[int], float]) -> float:
-        """Return the sum over all layers of what depends on whether they are even or odd."""
-        odd = self.config.n_layer // 2
-        return (self.config.n_layer - odd) * of(0) + odd * of(1)
+        return self._of_layer(layer).keys
 
     @property
     def attention_flops(self) -> float:
         """Of the scores and the weighted sums, for a token's forward pass."""
-        return 4 * self.config.n_embd * self._all_layers(self.visible)  # 2 products, 2 each
+        return self._of_token.attention_flops
 
     @property
     def flops(self) -> float:
@@ -77,10 +179,7 @@ class Cost:
 
         Norms, activations and the softmax are left out: they are of the order of 1 %.
         """
-        config = self.config
-        C, inner = config.n_embd, config.n_inner or 4 * config.n_embd
-        layer = 3 * C * C + C * C + 2 * C * inner  # c_attn, attention's c_proj, the MLP
-        return 2 * (config.n_layer * layer + C * config.vocab_size) + self.attention_flops
+        return self._of_token.flops + self.attention_flops
 
     @property
     def training_flops(self) -> float:
@@ -96,14 +195,10 @@ class Cost:
     def activations(self) -> int:
         """Bytes of what the tape keeps for the backward pass, as NumPy's ops keep it.
 
-        Each layer keeps 9 arrays of the width C (its input, both normalized or summed inputs of the
-        branches, queries, keys and values, attention's result twice) and those of the activation.
+        Beside what the layers keep, these are the hidden states before the last norm, and the
+        logits.
         """
-        config = self.config
-        C, inner = config.n_embd, config.n_inner or 4 * config.n_embd
-        kept = {"relu": 1, "tanh": 1, "silu": 2, "swish": 2}.get(config.activation_function, 3)
-        layer = 9 * C + kept * inner + config.n_head + 4  # the last: softmax and norms
-        per_token = config.n_layer * layer + 2 * C + config.vocab_size
+        per_token = self._of_token.kept + self.config.n_embd + self.config.vocab_size
         return FLOAT * self.batch * self.context * per_token
 
     @property
@@ -114,8 +209,7 @@ class Cost:
     @property
     def cache(self) -> int:
         """Bytes of the keys and values of a full context, a banded layer keeping its window."""
-        positions = self._all_layers(self._kept)
-        return FLOAT * self.batch * 2 * self.config.n_embd * int(positions)
+        return FLOAT * self.batch * self._of_token.cached
 
     @property
     def inference(self) -> int:
@@ -143,7 +237,7 @@ def sections(
             "layers": f"{config.n_layer}",
             "width": f"{config.n_embd:,}",
             "heads": f"{config.n_head} of {config.head_size}",
-            "MLP": f"{config.n_inner or 4 * config.n_embd:,}, {config.activation_function}",
+            "MLP": f"{config.mlp_width:,}, {config.activation_function}",
             "norm": config.norm_position,
             "attention": "dense" if window is None else f"dense, last {window:,} in turn",
             "positions": f"{config.n_positions:,}, {config.position_embedding}",

@@ -56,6 +56,8 @@ ALONE = Context()  # a pass over whole sequences, without anything beside
 class Attention(Module):
     """Causal self-attention with several heads (Vaswani et al. 2017, section 3.2)."""
 
+    part = "attention"
+
     def __init__(self, config: GPTConfig, layer: int, dtype: Any):
         self.layer = layer
         self.n_head = config.n_head

@@ -19,15 +19,16 @@ from npgpt.module import Module, Traced
 class MLP(Module):
     """Two linear layers with an activation between, the same at every position."""
 
+    part = "MLPs"
+
     def __init__(self, config: GPTConfig, dtype: Any):
-        n_inner = config.n_inner or 4 * config.n_embd
-        self.c_fc = Linear(config.n_embd, n_inner, config.bias, dtype)
-        self.c_proj = Linear(n_inner, config.n_embd, config.bias, dtype)
+        self.c_fc = Linear(config.n_embd, config.mlp_width, config.bias, dtype)
+        self.c_proj = Linear(config.mlp_width, config.n_embd, config.bias, dtype)
         self.activation = ACTIVATIONS[config.activation_function]
         self.dropout = Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, T, C) -> (B, T, n_inner) -> (B, T, C)``."""
+        """Map ``(B, T, C) -> (B, T, mlp_width) -> (B, T, C)``."""
         return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
 
     def trace(self, x: Traced) -> Traced:

@@ -155,7 +155,7 @@ class GPTConfig:
         if self.norm_position == "pre":
             return "gpt2"
         as_published = (
-            self.n_inner in (None, 4 * self.n_embd)
+            self.mlp_width == 4 * self.n_embd
             and self.activation_function not in ("gelu", "gelu_python", "tanh")
             and self.scale_attn_weights
             and not self.scale_attn_by_inverse_layer_idx
@@ -171,6 +171,11 @@ class GPTConfig:
     def head_size(self) -> int:
         """Channels of one head."""
         return self.n_embd // self.n_head
+
+    @property
+    def mlp_width(self) -> int:
+        """Channels between the two linear layers of an MLP."""
+        return self.n_inner or 4 * self.n_embd
 
 
 _init = GPTConfig.__init__

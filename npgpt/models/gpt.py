@@ -26,7 +26,7 @@ from npgpt.models.layers import (
     Embedding,
     LayerNorm,
 )
-from npgpt.models.positions import SinusoidalEmbedding
+from npgpt.models.positions import PositionEmbedding, SinusoidalEmbedding
 from npgpt.module import Module, Parameter, check_ids, is_unallocated
 
 
@@ -37,7 +37,7 @@ class Transformer(Module):
         self.vocab_size, self.n_positions = config.vocab_size, config.n_positions
         self.wte = Embedding(config.vocab_size, config.n_embd, dtype)
         self.wpe: Module = (
-            Embedding(config.n_positions, config.n_embd, dtype)
+            PositionEmbedding(config.n_positions, config.n_embd, dtype)
             if config.position_embedding == "learned"
             else SinusoidalEmbedding(config.n_embd, dtype)
         )

@@ -9,6 +9,8 @@ from npgpt.module import Module, Parameter, Traced
 class Head(Module):
     """The map from a hidden state to the logits of the next token."""
 
+    part = "head"
+
     def __init__(self, weight: Parameter):
         self.weight = weight  # (V, C), the token embedding's own where they are tied
 

@@ -32,7 +32,9 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """A table with one row a token, or a position."""
+    """A table with one row for each token of the vocabulary."""
+
+    part = "token embedding"
 
     def __init__(self, n_rows: int, width: int, dtype: DTypeLike = np.float32):
         self.weight = Parameter.full((n_rows, width), 0, dtype)
@@ -44,6 +46,8 @@ class Embedding(Module):
 
 class LayerNorm(Module):
     """Normalize the last axis, then scale (and shift)."""
+
+    part = "norms"
 
     def __init__(
         self, width: int, bias: bool = True, eps: float = 1e-5, dtype: DTypeLike = np.float32

@@ -21,19 +21,15 @@ def parameters_by_part(config: GPTConfig) -> dict[str, int]:
     """
     with unallocated():
         model = GPT(dataclasses.replace(config, n_layer=1))
-    counts: Counter[str] = Counter()
+    modules, counts = dict(model.named_modules()), Counter[str]()
     for name, parameter in model.named_parameters():
-        times = config.n_layer if ".h.0." in name else 1  # layers are alike
-        part = next(part for word, part in _PARTS.items() if word in name)
-        counts[part] += times * parameter.size
-    return {part: counts[part] for part in _PARTS.values() if counts[part]}
+        words = name.split(".")  # transformer, h, 0, attn, c_attn, weight
+        prefixes = [".".join(words[:n]) for n in range(1, len(words))]
+        owners = [modules[prefix] for prefix in prefixes if prefix in modules]
+        part = next((owner.part for owner in owners if owner.part), "others")
+        is_of_layer = any(owner is model.transformer.h[0] for owner in owners)
+        counts[part] += parameter.size * (config.n_layer if is_of_layer else 1)  # layers are alike
+    return {part: counts[part] for part in (*PARTS, *counts) if counts[part]}
 
 
-_PARTS = {
-    ".wte.": "token embedding",
-    ".wpe.": "position embedding",
-    ".attn.": "attention",
-    ".mlp.": "MLPs",
-    ".ln_": "norms",
-    "lm_head.": "head",
-}
+PARTS = ("token embedding", "position embedding", "attention", "MLPs", "norms", "head")  # in order

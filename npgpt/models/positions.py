@@ -6,7 +6,14 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import DTypeLike
 
+from npgpt.models.layers import Embedding
 from npgpt.module import Module
+
+
+class PositionEmbedding(Embedding):
+    """A table with one row for each position of the context, learned like that of the tokens."""
+
+    part = "position embedding"
 
 
 class SinusoidalEmbedding(Module):
