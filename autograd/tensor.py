@@ -1,7 +1,9 @@
-"""The tensor: an array that remembers how it was made, at home in NumPy's own functions.
+"""The tensor: an array that remembers how it was computed, and that NumPy's functions accept.
 
-Operators, methods and NumPy functions find their ops here. What has no rule raises for a tensor
-that requires a gradient, and works on the plain array for any other.
+A :class:`Tensor` has an array and, if it requires a gradient, a node on the tape (see
+`autograd.engine`). Its operators and methods call ops, and NumPy calls ops for it: ``np.exp(x)`` of
+a tensor runs the op ``exp``. A NumPy function without a rule raises an error for a tensor that
+requires a gradient, and runs on the plain array of any other tensor.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ from autograd.ops import elementwise, index, linalg, shape
 
 
 def _binary(op: Op) -> tuple[Callable, Callable]:
-    """Return an operator, and its reflected form."""
-    call = op.__call__  # a bound method is called sooner than the object
+    """Return the methods for ``tensor + other`` and for ``other + tensor``."""
+    call = op.__call__  # calling a bound method takes less time than calling the op
     return lambda self, other: call(self, other), lambda self, other: call(other, self)
 
 
@@ -49,14 +51,18 @@ FUNCTIONS = "NumPy's functions, np.exp for math.exp, "  # what to write instead 
 
 
 def _in_place(ufunc: np.ufunc, operate: Callable) -> Callable:
-    """Return ``x += y``, say: a new tensor x where the sum is on the tape, else a write into x."""
+    """Return the method for an operator in place, such as ``x += y``.
+
+    If the result belongs on the tape, the method returns a new tensor, and Python binds the name on
+    the left to it. Otherwise the method writes to the array of x.
+    """
 
     def change(self: Tensor, other: Any) -> Tensor:
         if self._node is None:
             is_new = is_grad_enabled() and requires_gradient(other)
         else:
             is_new = self._node.op is not None
-        if is_new:  # Python binds the name on the left to it; nothing is written to
+        if is_new:
             return operate(self, other)
         if self._node is not None and is_grad_enabled():
             raise RuntimeError(
@@ -73,7 +79,7 @@ def _in_place(ufunc: np.ufunc, operate: Callable) -> Callable:
 
 
 def _method(function: Any) -> Callable:
-    """Return the method that is one of NumPy's functions, with the tensor first."""
+    """Return a method that calls one of NumPy's functions with the tensor as first argument."""
     name = f"Tensor.{function.__name__}"
 
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -84,7 +90,7 @@ def _method(function: Any) -> Callable:
 
 
 class Tensor(TensorBase):
-    """An array on the tape. Make one with :func:`tensor`; ops on it make the others."""
+    """An array that can require a gradient. :func:`tensor` makes one, and ops make the others."""
 
     __slots__ = ()
     __array_priority__ = 1000
@@ -98,7 +104,10 @@ class Tensor(TensorBase):
 
     @property
     def data(self) -> ndarray:
-        """The array itself: writable for a leaf, read-only for a result."""
+        """The array: writable for a leaf, a read-only view for a result.
+
+        Assigning an array of the same shape and dtype to ``data`` replaces a leaf's array.
+        """
         if self._node is not None:
             if self._node.op is not None:
                 return self._read_only()
@@ -117,13 +126,13 @@ class Tensor(TensorBase):
             )
         if value is self._array:  # after `t.data -= ...`
             log_write(value)
-        elif self._node is not None:  # the giver may keep it; the old one stays as it was
+        elif self._node is not None:  # the caller may keep the new array, and write to it
             self._node.mark(is_shared=True)
         self._array = value
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient accumulated so far, or None; kept while the leaf requires none."""
+        """The gradient accumulated so far, or None; ``requires_grad_(False)`` keeps it."""
         node = self._kept_node()
         return None if node is None else node.grad
 
@@ -145,12 +154,12 @@ class Tensor(TensorBase):
         node.grad = value
 
     def _kept_node(self) -> Node | None:
-        """Return the node, also that of a leaf which requires no gradient for now."""
+        """Return the node of this tensor, also if ``requires_grad_(False)`` set it aside."""
         return self._node or getattr(self, "_paused", None)
 
     @property
     def requires_grad(self) -> bool:
-        """Whether the tape leads to this tensor."""
+        """Whether a gradient is computed for this tensor: it is a leaf that asked, or a result."""
         return self._node is not None
 
     @requires_grad.setter
@@ -193,7 +202,7 @@ class Tensor(TensorBase):
                     "a result always requires a gradient: detach() returns one without"
                 )
         elif not requires_grad and node is not None:
-            node.share(self._array)  # as long as it is off, anybody may write to the array
+            node.share(self._array)  # while it requires no gradient, it may be written to
             node.mark(paused=True)
             self._paused: Node | None = node
             self._node = None
@@ -210,7 +219,7 @@ class Tensor(TensorBase):
 
     @property
     def is_leaf(self) -> bool:
-        """Whether it was made by the user, not by an op."""
+        """Whether no recorded op computed this tensor."""
         return self._node is None or self._node.op is None
 
     shape = property(lambda self: self._array.shape, doc="Length of each axis.")
@@ -244,23 +253,29 @@ class Tensor(TensorBase):
         return Tensor(self.numpy())
 
     def retain_grad(self) -> None:
-        """Keep the gradient of a result in ``.grad``, as for a leaf."""
+        """Let backward passes store the gradient of this result in ``.grad``, as for a leaf."""
         _node_of(self, "retain_grad").mark(retains_grad=True)
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Callable[[], None]:
-        """Call ``hook(gradient)`` when this tensor's gradient is complete; it may return another.
+        """Call ``hook(gradient)`` in each backward pass, when this tensor's gradient is complete.
 
-        Returns a function that removes the hook. The gradient is read-only: others may share it.
+        The hook may return another gradient, which takes the place of the first. The gradient that
+        the hook is given is read-only, since other tensors may have the same one.
+
+        Returns
+        -------
+        callable
+            A function that removes the hook.
         """
         node = _node_of(self, "register_hook")
-        own = partial(hook)  # one of its own: the same function may be registered twice
+        own = partial(hook)  # a new object, since the same function may be registered twice
         node.add_hook(own)
         return partial(node.remove_hook, own)
 
     # ---- copies: a copied leaf is a new leaf; a result cannot be copied without its tape
 
     def _parts(self) -> tuple:
-        """Return what a copy is made of: the class, the array, whether a gradient is required."""
+        """Return the class, the array and ``requires_grad``, from which a copy is made."""
         if self._node is not None and self._node.op is not None:
             raise TypeError(
                 f"a result of {self._node.op.name}, of shape {self.shape}, cannot be copied or "
@@ -270,7 +285,7 @@ class Tensor(TensorBase):
         return type(self), self._array, self.requires_grad
 
     def _attributes(self) -> dict[str, Any]:
-        """Return what a subclass keeps in its instances, in their ``__dict__`` and in slots."""
+        """Return the attributes that a subclass added, in ``__dict__`` or in slots."""
         found = dict(getattr(self, "__dict__", {}))
         for kind in type(self).__mro__[: type(self).__mro__.index(Tensor)]:
             for name, slot in vars(kind).items():
@@ -288,7 +303,7 @@ class Tensor(TensorBase):
         return new
 
     def __deepcopy__(self, memo: dict) -> Tensor:
-        """Return a new leaf with its own array and its own ``.grad``, without the hooks."""
+        """Return a new leaf with a copy of the array and of ``.grad``, without the hooks."""
         kind, array, requires_grad = self._parts()
         if self.grad is not None and self.grad.requires_grad:
             raise TypeError(
@@ -402,7 +417,7 @@ class Tensor(TensorBase):
     def __getitem__(self, key: Any) -> Tensor:
         return index.getitem(self, _plain(key))
 
-    # Comparisons have no derivative: they return plain arrays of booleans.
+    # Comparisons have no derivative, and return plain arrays of booleans.
 
     __eq__ = _comparison(operator.eq)
     __ne__ = _comparison(operator.ne)
@@ -411,7 +426,7 @@ class Tensor(TensorBase):
     __gt__ = _comparison(operator.gt)
     __ge__ = _comparison(operator.ge)
 
-    # Changes in place: of leaves under no_grad, and of tensors without a gradient.
+    # In-place writes are for leaves under no_grad, and for tensors without a gradient.
 
     __iadd__ = _in_place(np.add, operator.add)
     __isub__ = _in_place(np.subtract, operator.sub)
@@ -456,7 +471,7 @@ class Tensor(TensorBase):
     all, any, nonzero = map(_method, (np.all, np.any, np.nonzero))
 
     def clip(self, min: Any = None, max: Any = None, **others: Any) -> Tensor:
-        """Run ``np.clip`` on this; a bound that is None is none."""
+        """Run ``np.clip`` on this; a bound of None does not limit the values."""
         bounds = others.pop("a_min", min), others.pop("a_max", max)
         return call_function(np.clip, (self, *bounds), others, "Tensor.clip")
 
@@ -496,15 +511,22 @@ class Tensor(TensorBase):
 
 
 def tensor(data: Any, requires_grad: bool = False, dtype: DTypeLike | None = None) -> Tensor:
-    """Make a tensor of its own copy of some data.
+    """Make a tensor from a copy of some data.
 
     Parameters
     ----------
     data : array_like
     requires_grad : bool
-        Whether gradients accumulate in its ``.grad``.
+        Whether backward passes compute a gradient for the tensor and add it to ``.grad``.
     dtype : dtype_like, optional
-        NumPy's choice if not given: integers stay integers, and cannot require a gradient.
+        The dtype that ``np.array`` chooses if not given. Integers stay integers, and a tensor of
+        integers cannot require a gradient.
+
+    Raises
+    ------
+    TypeError
+        If the data are complex numbers, strings or objects, or if a tensor that requires a gradient
+        would not be of floating point.
 
     Examples
     --------
@@ -554,7 +576,7 @@ def grad(
     retain_graph: bool = False,
     create_graph: bool = False,
 ) -> Any:
-    """Return the derivatives of outputs with respect to inputs; no ``.grad`` changes.
+    """Return the derivatives of outputs with respect to inputs, and leave every ``.grad`` as it is.
 
     Parameters
     ----------
@@ -567,7 +589,7 @@ def grad(
     Returns
     -------
     Tensor or tuple of Tensor
-        One an input; zeros where the outputs do not depend on it.
+        The derivative for each input: of the input's shape, zeros if no output depends on it.
 
     Examples
     --------
@@ -607,7 +629,7 @@ def grad(
 
 
 def _take_gradient(found: list, x: Tensor) -> Tensor:
-    """Take the last of the cotangents, that of `x`, as a tensor whose array is nobody else's."""
+    """Take the cotangent of `x` from the end of a list, as a tensor with an array of its own."""
     g = found.pop()
     if g is None:
         return Tensor(np.zeros(x.shape, x.dtype))
@@ -647,7 +669,7 @@ def _cotangent(output: Tensor, gradient: Any, create_graph: bool) -> Any:
 
 
 def _plain(x: Any) -> Any:
-    """Return an index or operand with the arrays of the tensors in it."""
+    """Return an index or an operand, with every tensor in it replaced by its array."""
     if isinstance(x, Tensor):
         return x._array
     return type(x)(map(_plain, x)) if type(x) in (tuple, list) else x
