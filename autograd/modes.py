@@ -1,4 +1,10 @@
-"""Whether ops are recorded, and who watches: grad mode, recorders and observers."""
+"""The modes of the engine: whether calls of ops are recorded, and which objects watch.
+
+The *grad mode* says whether an op on a tensor that requires a gradient makes a node on the tape.
+A *recorder* sees each call that is recorded (the forward pass), and an *observer* sees each node
+that a backward pass visits. All three are context variables: a ``with`` block in one thread or
+coroutine does not change another.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +20,8 @@ if TYPE_CHECKING:
     from autograd.engine import Node
     from autograd.op import Op
 
-# Whether ops are recorded: False, True, or the Recorder that wants to know.
+# False: calls are not recorded. True: calls are recorded. A Recorder: calls are recorded, and the
+# recorder sees each. One variable says all three, so that a call of an op reads only one.
 _mode: ContextVar[Any] = ContextVar("grad_mode", default=True)
 current_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 current_observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
@@ -22,12 +29,12 @@ grad_mode = _mode.get
 
 
 def is_grad_enabled() -> bool:
-    """Return whether ops are recorded here."""
+    """Return whether calls of ops are recorded here."""
     return grad_mode() is not False
 
 
 class GradMode:
-    """Whether ops are recorded: a context manager, and a decorator."""
+    """A context manager, and a decorator, that sets whether calls of ops are recorded."""
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
