@@ -20,10 +20,10 @@ from rich.console import Console
 import autograd
 from autograd import nn
 from autograd.formula import FUNCTIONS
-from autograd.stepper import Trace, display, recording_of, stopping_at_backward, trace, tracing
+from autograd.stepper import Trace, formulas, recording_of, stopping_at_backward, trace, tracing
 from autograd.stepper.check import prove
 from autograd.stepper.display import matrix
-from autograd.stepper.session import Session, inside_of
+from autograd.stepper.session import CommandError, Session, inside_of
 from autograd.stepper.terminal import Terminal
 from autograd.testing import properties
 from autograd.testing.strategies import op_calls
@@ -715,8 +715,8 @@ def test_formulas_with_numbers():
 def test_formulas_with_numbers_are_right(name, monkeypatch):
     """What is written out, evaluated as it stands, is the element that it is written for."""
     op = autograd.REGISTRY[name]
-    monkeypatch.setattr(display, "_four", lambda x: f"F({float(x)!r})")  # every digit
-    monkeypatch.setattr(display, "MOST_TERMS", 1000)
+    monkeypatch.setattr(formulas, "_four", lambda x: f"F({float(x)!r})")  # every digit
+    monkeypatch.setattr(formulas, "MOST_TERMS", 1000)
     space = {key: getattr(np, key) for key in FUNCTIONS if hasattr(np, key)}
     space |= {"erf": math.erf, "mod": np.mod, "round": np.rint, "max": max, "min": min, "abs": abs}
     space |= {"F": np.float64, "inf": np.inf, "nan": np.nan, "__builtins__": {}}
@@ -733,7 +733,7 @@ def test_formulas_with_numbers_are_right(name, monkeypatch):
             ]
             loss = sum((y * y).sum() for y in several(op(*args, **call.kwargs)))
             stepper = stepper_of(loss, width=400)
-            stepper.go(len(stepper.session.trace.steps) - 1)
+            stepper.session.go(len(stepper.session.trace.steps) - 1)
             lines = said(stepper, "formula").partition("with numbers\n")[2].splitlines()
             for line in lines:
                 place, _, text = line.strip().partition(" = ")
@@ -745,6 +745,60 @@ def test_formulas_with_numbers_are_right(name, monkeypatch):
                     assert np.isclose(found, expected, rtol=1e-6, atol=1e-9, equal_nan=True), line
 
     check()
+
+
+def test_a_session_answers_every_command_with_data(capsys):
+    """A page needs no terminal: each of its commands has a method, which prints nothing."""
+    x = autograd.tensor([[1.0, 2.0], [0.5, -1.0]], requires_grad=True)
+    with autograd.record():
+        loss = nn.softmax(x).max()
+    session = Session(trace(loss))
+    overview = session.overview()
+    assert (overview.name, overview.n_steps, overview.n_ends) == ("loss", 2, 1)
+    assert overview.ends_are_leaves and overview.value == loss.item()
+    session.watch("d(x)")
+    with pytest.raises(CommandError, match="nothing"):
+        session.watch("nothing")
+    with pytest.raises(CommandError, match="first step"):
+        session.move(-1)
+    assert session.current_view() == session.view() and session.view().op == "max"
+    session.add_break("softmax")
+    assert session.breaks() == ["softmax"] and session.go_on() == "softmax"
+    session.clear_breaks()
+    assert session.breaks() == [] and session.move(-1).view().op == "max"
+    session.go_until("softmax")
+    assert [value.kind for value in session.neighbourhood().results] == ["float64[2, 2]"]
+    equations = session.formula().with_numbers
+    assert equations[0].total == 4 and equations[0].rows[0][0] == "out[0, 0]"
+    assert all(isinstance(text, str) for row in equations[0].rows for text in row)
+    assert session.explanation(session.find("x")).contributions[0].op == "softmax"
+    found = [*session.check_step(), session.check_loss(session.find("x"))]
+    assert [comparison.verdict for comparison in found] == ["right", "right"]
+    session.hidden = True
+    assert session.view().sent is None
+    (judgement,) = session.predict("dinput = out * (g - (g * out).sum(1, keepdims=True))")
+    assert judgement.is_right
+    (watched,) = session.watched_values()
+    assert np.array_equal(watched.value, session.trace.cotangent_of(x._node.number))
+    assert session.step_into() == "softmax" and session.view().inside == "softmax"
+    assert session.watched_values()[0].error.startswith("nothing here is called 'x'")
+    assert session.go(99).current_view() == session.proof()
+    assert all(proof.verdict for proof in session.proof().proofs)
+    session.step_out()
+    session.set("g * 2")
+    (gradient,) = session.move(1).current_view().gradients
+    assert gradient.name == "x" and gradient.note.startswith("its norm was")
+    session.reset()
+    assert session.gradients()[0].note == ""
+    assert capsys.readouterr().out == ""
+
+
+def test_a_session_needs_no_terminal():
+    code = (
+        "import sys, autograd.stepper.session; print({'rich', 'prompt_toolkit'} & {*sys.modules})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout == "set()\n", found.stderr
 
 
 def test_watching():

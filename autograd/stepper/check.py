@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from autograd.stepper.display import difference, largest, norm
+from autograd.stepper.measure import difference, largest, norm
 from autograd.stepper.record import Call
 from autograd.stepper.trace import Step, Trace, as_tuple
 from autograd.tensor import grad, tensor

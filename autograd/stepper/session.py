@@ -17,9 +17,11 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.anomaly import Contribution, Explanation
-from autograd.stepper import check, display
+from autograd.stepper import check
 from autograd.stepper.check import Comparison, Judgement, Proof
 from autograd.stepper.evaluate import evaluate, plain_quotes
+from autograd.stepper.formulas import NumberedEquation, write_with_numbers
+from autograd.stepper.measure import largest, norm
 from autograd.stepper.record import Call, kind, record
 from autograd.stepper.trace import Edge, Step, Trace, as_tuple, trace
 from autograd.tensor import tensor
@@ -110,6 +112,41 @@ class Gradient(NamedTuple):
     """After `Session.set`: whether the gradient is still as recorded."""
 
 
+class EndView(NamedTuple):
+    """The end of a pass: the gradients at which the pass arrived."""
+
+    gradients: list[Gradient]
+
+
+class ProofView(NamedTuple):
+    """An op that was stepped into, compared with the pass through its reference."""
+
+    op: str
+    proofs: list[Proof]
+
+
+class Overview(NamedTuple):
+    """What a pass is, before its first step."""
+
+    name: str
+    """The name of the value that the pass starts at, such as ``loss``."""
+    value: ndarray
+    n_steps: int
+    n_ends: int
+    """The number of values at which the pass arrives."""
+    ends_are_leaves: bool
+    """False if a result is among these values, for example for ``grad(loss, h)``."""
+
+
+class Watched(NamedTuple):
+    """A watched expression at the step where the session stands."""
+
+    expression: str
+    value: Any
+    error: str
+    """The reason if the expression has no value here; otherwise empty."""
+
+
 class Value(NamedTuple):
     """A value in the neighbourhood of a step."""
 
@@ -139,11 +176,29 @@ class FormulaView(NamedTuple):
     """An op's formula: in symbols, and with numbers (None where the arrays are too large)."""
 
     lines: list[str]
-    with_numbers: list[Any] | None
+    with_numbers: list[NumberedEquation] | None
 
 
 class Session:
     """Walks through a trace, and answers questions about the step where it stands.
+
+    Each command of the stepper is a method here, or a few:
+
+    ======================  ========================================================
+    next, back              `move`
+    continue, until         `go_on`, `go_until`
+    break                   `add_break`, `breaks`, `clear_breaks`
+    into, out               `step_into`, `proof`, `step_out`
+    (after every move)      `current_view`: a `StepView`, an `EndView` or a `ProofView`;
+                            `watched_values`
+    where                   `neighbourhood`
+    print, watch            `evaluate`, `watch`
+    formula                 `formula`
+    why                     `explanation`, of the number that `find` returns
+    check                   `check_step`, `check_loss`
+    set                     `set`, `reset`
+    predict                 `predict`, `hidden`
+    ======================  ========================================================
 
     Parameters
     ----------
@@ -155,6 +210,8 @@ class Session:
         The outer pass, and the insides of ops that were stepped into.
     hidden : bool
         Whether `view` leaves out what a step sends, for the learner to predict.
+    watched : list of str
+        The expressions to show after every move.
 
     Examples
     --------
@@ -178,6 +235,7 @@ class Session:
     def __init__(self, trace: Trace) -> None:
         self.levels = [Level(trace)]
         self.hidden = False
+        self.watched: list[str] = []
 
     def branch(self) -> Session:
         """Return a session that stands at the same step, and moves alone."""
@@ -185,6 +243,7 @@ class Session:
         other.levels = [copy.copy(level) for level in self.levels]
         for level in other.levels:
             level.breaks = list(level.breaks)
+        other.watched = list(self.watched)
         return other
 
     # ---- where the session stands
@@ -273,6 +332,28 @@ class Session:
 
     # ---- seeing the step
 
+    def overview(self) -> Overview:
+        """Return what the innermost pass is: where it starts, how long it is, where it ends."""
+        trace = self.trace
+        ends = trace.waiting()
+        return Overview(
+            self.name(trace.start),
+            self.value(trace.start),
+            len(trace.steps),
+            len(ends),
+            ends_are_leaves=trace.recording.maker.keys().isdisjoint(ends),
+        )
+
+    def current_view(self) -> StepView | EndView | ProofView:
+        """Return what to show after a move.
+
+        That is the step where the session stands. At the end of the pass it is the gradients, and
+        at the end inside an op the comparison of the op with its reference.
+        """
+        if not self.at_end:
+            return self.view()
+        return self.proof() if self.level.inside else EndView(self.gradients())
+
     def view(self) -> StepView:
         """Return the step where the session stands."""
         call, step, inside = self.call, self.step, self.level.inside
@@ -327,13 +408,8 @@ class Session:
         """Return an op's formula for a call; no lines if the op states none."""
         return call.op.stated.text(call.arguments).splitlines() if call.op.stated else []
 
-    def formula(self, width: int) -> FormulaView:
+    def formula(self) -> FormulaView:
         """Return what the op and its rule compute, in symbols and with numbers.
-
-        Parameters
-        ----------
-        width : int
-            Characters in a line.
 
         Raises
         ------
@@ -349,10 +425,8 @@ class Session:
             return FormulaView(lines, None)
         sent = {edge.input: edge.contribution for edge in step.edges}
         stated: Any = call.op.stated
-        rows = display.in_numbers(
-            stated, call.arguments, self.out(call), step.cotangent, sent, width
-        )
-        return FormulaView(lines, list(rows))
+        equations = write_with_numbers(stated, call.arguments, self.out(call), step.cotangent, sent)
+        return FormulaView(lines, list(equations))
 
     def gradients(self) -> list[Gradient]:
         """Return the gradients at which the pass arrives."""
@@ -364,7 +438,7 @@ class Session:
             note = ""
             if before is not None:
                 same = np.array_equal(before, gradient)
-                note = "as recorded" if same else f"its norm was {display.norm(before):.4g}"
+                note = "as recorded" if same else f"its norm was {norm(before):.4g}"
             found.append(Gradient(self.name(number), gradient, note))
         return found
 
@@ -422,6 +496,12 @@ class Session:
         self.level.index = max(0, min(index, len(self.trace.steps)))
         return self
 
+    def move(self, n: int) -> Session:
+        """Go n steps on, or back if n is negative; stop at the first step and at the end."""
+        if n < 0 and self.level.index == 0:
+            raise CommandError("this is the first step")
+        return self.go(self.level.index + n)
+
     def go_on(self) -> str:
         """Go on to the next breakpoint, or to the end; return the breakpoint's text, or nothing."""
         for index in range(self.level.index + 1, len(self.trace.steps)):
@@ -448,6 +528,14 @@ class Session:
             raise CommandError(f"no step of this pass has to do with {text}")
         self.level.breaks.append((text, holds))
 
+    def breaks(self) -> list[str]:
+        """Return the breakpoints of this pass, as they were added."""
+        return [text for text, _ in self.level.breaks]
+
+    def clear_breaks(self) -> None:
+        """Remove all breakpoints of this pass."""
+        self.level.breaks.clear()
+
     def condition(self, text: str) -> Callable[[Step], bool]:
         """Return a breakpoint's condition on a step.
 
@@ -457,7 +545,7 @@ class Session:
         word, _, rest = text.partition(" ")
 
         def sent(step: Step) -> float:
-            return max((display.largest(edge.contribution) for edge in step.edges), default=0.0)
+            return max((largest(edge.contribution) for edge in step.edges), default=0.0)
 
         if word == "nonfinite":
             return lambda step: not all(np.isfinite(e.contribution).all() for e in step.edges)
@@ -508,13 +596,13 @@ class Session:
             raise CommandError("this is the outermost pass")
         self.levels.pop()
 
-    def proof(self) -> tuple[str, list[Proof]]:
+    def proof(self) -> ProofView:
         """Compare the op that was stepped into with the pass through its reference."""
         if not self.level.inside:
             raise CommandError("this is the outermost pass")
         call, step = self.level.inside
         out = self.levels[-2].trace.recording.values[call.results[0]]
-        return call.op.name, list(check.prove(self.trace, step, out))
+        return ProofView(call.op.name, list(check.prove(self.trace, step, out)))
 
     # ---- expressions, checks, what if, predictions
 
@@ -534,6 +622,21 @@ class Session:
             raise CommandError(f"SyntaxError: {error.msg}") from None
         except Exception as error:  # whatever the expression raises
             raise CommandError(f"{type(error).__name__}: {error}") from None
+
+    def watch(self, text: str) -> None:
+        """Add an expression to those that `watched_values` evaluates after every move."""
+        self.evaluate(text)
+        self.watched.append(text)
+
+    def watched_values(self) -> list[Watched]:
+        """Return the watched expressions with their values at this step."""
+        found = []
+        for text in self.watched:
+            try:
+                found.append(Watched(text, self.evaluate(text), ""))
+            except CommandError as error:
+                found.append(Watched(text, None, str(error)))
+        return found
 
     def array(self, text: str, like: ndarray, symbols: bool = False) -> ndarray:
         """Return the value of an expression in the shape and dtype of another array."""

@@ -20,11 +20,20 @@ from numpy import ndarray
 from rich.text import Text
 
 from autograd.console import Console
-from autograd.stepper import display
 from autograd.stepper.check import Comparison
-from autograd.stepper.display import matrix, norm
+from autograd.stepper.display import matrix, one
+from autograd.stepper.formulas import NumberedEquation
+from autograd.stepper.measure import norm
 from autograd.stepper.record import kind
-from autograd.stepper.session import WRITABLE, CommandError, Session, Value
+from autograd.stepper.session import (
+    WRITABLE,
+    CommandError,
+    EndView,
+    ProofView,
+    Session,
+    StepView,
+    Value,
+)
 from autograd.stepper.trace import Trace
 
 ALIASES = {
@@ -71,7 +80,6 @@ class Terminal:
     def __init__(self, trace: Trace, console: Console | None = None) -> None:
         self.console = console or Console()
         self.session = Session(trace)
-        self.watched: list[str] = []
         self.done = False
         self.quit = False
 
@@ -79,7 +87,6 @@ class Terminal:
         """Return a terminal on a session that stands at the same step, and moves alone."""
         other = Terminal(self.session.trace, self.console)
         other.session = self.session.branch()
-        other.watched = list(self.watched)
         return other
 
     # ---- running commands
@@ -183,27 +190,31 @@ class Terminal:
 
     def begin(self) -> None:
         """Say what the pass is, and show its first step."""
-        trace = self.session.trace
-        n, ends = len(trace.steps), trace.waiting()
-        results = trace.recording.maker.keys() & ends
-        words = ("value", "values") if results else ("leaf", "leaves")
-        loss = self.session.value(trace.start)
-        what = f" = {display.one(loss)}" if loss.ndim == 0 else f", {kind(loss)}"
+        name, value, n_steps, n_ends, are_leaves = self.session.overview()
+        words = ("leaf", "leaves") if are_leaves else ("value", "values")
+        what = f" = {one(value)}" if value.ndim == 0 else f", {kind(value)}"
         self.print(
-            Text(self.session.name(trace.start), "bold"), what,
-            f": {n} step{'s' * (n != 1)} back to {len(ends)} {words[len(ends) != 1]}",
+            Text(name, "bold"), what,
+            f": {n_steps} step{'s' * (n_steps != 1)} back to {n_ends} {words[n_ends != 1]}",
         )  # fmt: skip
         self.show()
 
     def show(self) -> None:
         """Show the step where the session stands, and the watched expressions."""
-        if self.session.at_end:
-            self.show_end()
+        view = self.session.current_view()
+        self.print()
+        if isinstance(view, StepView):
+            self.show_step(view)
+        elif isinstance(view, EndView):
+            self.show_end(view)
         else:
-            self.show_step()
-        for expression in self.watched:
+            self.show_proof(view)
+        for expression, value, error in self.session.watched_values():
             self.print(Text(f"{expression}:", "dim"))
-            self.run(f"print {expression}")
+            if error:
+                self.print(error, style="red")
+            else:
+                self.show_value(value)
 
     def rule(self, left: str, right: str = "") -> None:
         """Draw a line across, with a title at its left end and a note at its right."""
@@ -213,11 +224,9 @@ class Terminal:
         fill = "─" * (width - len(left) - len(right) - 4)
         self.print(Text("── ", "dim"), Text(left, "bold"), Text(f" {fill}{right}", "dim"))
 
-    def show_step(self) -> None:
-        """Show a step: what comes in, and what goes out to where."""
-        view = self.session.view()
+    def show_step(self, view: StepView) -> None:
+        """Show a step: the cotangent that comes in, and what the step sends to each input."""
         inside = f"{view.inside} ▸ " if view.inside else ""
-        self.print()
         self.rule(f"{inside}{view.number}/{view.total}  {view.op}", view.at)
         if view.scope:
             self.print(Text(f"in {view.scope}", "dim"))
@@ -259,14 +268,10 @@ class Terminal:
         if note:
             self.print(Text(f"      {note}", "dim italic"))
 
-    def show_end(self) -> None:
-        """Show the gradients at which the pass arrives; inside an op, the proof."""
-        self.print()
-        if self.session.level.inside:
-            self.show_proof()
-            return
+    def show_end(self, view: EndView) -> None:
+        """Show the gradients at which the pass arrives."""
         self.rule("the end: gradients")
-        gradients = self.session.gradients()
+        gradients = view.gradients
         width = max((len(gradient.name) for gradient in gradients), default=0)
         for name, value, note in gradients:
             if len(gradients) <= 6:
@@ -277,26 +282,21 @@ class Terminal:
                 self.print(Text(f"  {name:<{width}}  {size} ").append(extent, "dim"),
                            Text(note, "dim italic"))  # fmt: skip
 
-    def show_proof(self) -> None:
-        """Show an op beside the pass through its reference."""
-        op, proofs = self.session.proof()
-        self.rule(f"{op}: the op against its reference")
-        for title, verdict in proofs:
+    def show_proof(self, view: ProofView) -> None:
+        """Show whether an op and the pass through its reference computed the same."""
+        self.rule(f"{view.op}: the op against its reference")
+        for title, verdict in view.proofs:
             style = "green" if verdict else "bold red"
             shown = verdict or "DIFFERENT"
             self.print(f"  {title:<14} ", Text(f"{'✓' if verdict else '✗'} {shown}", style))
 
     # ---- moving
 
-    def go(self, index: int) -> None:
-        """Stand at another step, and show the step."""
-        self.session.go(index)
-        self.show()
-
     def do_next(self, text: str) -> None:
         """Go one step on, or N; from the end, leave the pass.  next [N]."""
         if not self.left():
-            self.go(self.session.level.index + _count(text))
+            self.session.move(_count(text))
+            self.show()
 
     def left(self) -> bool:
         """At the end of a pass, leave it: for the op that it is inside of, or the program."""
@@ -310,9 +310,8 @@ class Terminal:
 
     def do_back(self, text: str) -> None:
         """Go one step back, or N.  back [N]."""
-        if self.session.level.index == 0:
-            raise CommandError("this is the first step")
-        self.go(self.session.level.index - _count(text))
+        self.session.move(-_count(text))
+        self.show()
 
     def do_continue(self, text: str) -> None:
         """Go on to the next breakpoint, or to the end; from there, leave the pass.  continue."""
@@ -339,14 +338,13 @@ class Terminal:
         break exploding [1e3]   an element sent is larger
         break clear             forget all
         """
-        breaks = self.session.level.breaks
         if text == "clear":
-            breaks.clear()
+            self.session.clear_breaks()
         elif text:
             self.session.add_break(text)
-        for what, _ in breaks:
+        for what in self.session.breaks():
             self.print(f"break {what}")
-        if not breaks:
+        if not self.session.breaks():
             self.print("no breakpoints")
 
     # ---- into an op
@@ -359,10 +357,9 @@ class Terminal:
 
     def do_out(self, text: str) -> None:
         """Leave an op that was stepped into, with the proof that it is the same.  out."""
-        if not self.session.level.inside:
-            raise CommandError("this is the outermost pass")
+        proof = self.session.proof()
         if not self.session.at_end:
-            self.show_proof()
+            self.show_proof(proof)
         self.session.step_out()
         self.show()
 
@@ -401,7 +398,10 @@ class Terminal:
         """
         if not text:
             raise CommandError("print what?")
-        value = self.session.evaluate(text)
+        self.show_value(self.session.evaluate(text))
+
+    def show_value(self, value: Any) -> None:
+        """Show the value of an expression."""
         value = value.item() if isinstance(value, np.bool_) else value
         x = np.asarray(value) if isinstance(value, ndarray | np.generic | float) else None
         if x is None or x.dtype.kind not in "fiub":
@@ -415,15 +415,27 @@ class Terminal:
 
     def do_formula(self, text: str) -> None:
         """Show what the op and its rule compute, and the same with numbers.  formula."""
-        lines, rows = self.session.formula(self.console.width)
+        lines, equations = self.session.formula()
         for line in lines:
             self.print("  ", line)
-        if rows is None:
+        if equations is None:
             self.print(Text(f"numbers are put in for arrays of up to {WRITABLE} elements", "dim"))
-        elif rows:
+        elif equations:
             self.print(Text("with numbers", "dim"))
-            for row in rows:
-                self.print(row)
+            for equation in equations:
+                self.show_equation(equation)
+
+    def show_equation(self, equation: NumberedEquation) -> None:
+        """Show an equation with numbers; its rows in columns, if the columns fit the width."""
+        widths = [max(map(len, column)) for column in zip(*equation.rows, strict=True)]
+        aligned = sum(widths) + 8 <= self.console.width
+        for place, text, value in equation.rows:
+            if aligned:
+                place, text = place.ljust(widths[0]), text.ljust(widths[1])
+                value = value.rjust(widths[2]) if value else ""
+            self.print("  " + " = ".join(filter(None, [place, text, value])).rstrip())
+        if len(equation.rows) < equation.total:
+            self.print(Text(f"  the first of {equation.total} elements", "dim"))
 
     def do_why(self, text: str) -> None:
         """Show what a gradient is the sum of, largest first.  why NAME."""
@@ -506,12 +518,11 @@ class Terminal:
     def do_watch(self, text: str) -> None:
         """Show an expression after every move; alone, stop watching.  watch EXPRESSION."""
         if not text:
-            self.watched.clear()
+            self.session.watched.clear()
             self.print("nothing is watched")
             return
-        self.session.evaluate(text)
-        self.watched.append(text)
-        self.run(f"print {text}")
+        self.session.watch(text)
+        self.show_value(self.session.evaluate(text))
 
     # ---- help
 
