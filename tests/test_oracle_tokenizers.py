@@ -249,7 +249,9 @@ def test_merges_that_ranks_do_not_say_are_refused(vocab, merges, ignore_merges, 
     made = byte_level()
     made.model = models.BPE(vocab, merges, ignore_merges=ignore_merges)
     made.save(str(folder / "tokenizer.json"))
-    with pytest.raises(UserError, match="tiktoken, which runs it, needs them in the order"):
+    with pytest.raises(
+        UserError, match="tiktoken, which runs the encoding, needs merges in the order"
+    ):
         load_tokenizer(folder)
 
 

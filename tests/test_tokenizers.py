@@ -30,9 +30,9 @@ from npgpt.tokenizers import (
     train_bpe,
     write_tiktoken,
 )
-from npgpt.tokenizers.bpe import PATTERN, cut_by, format_ranks, merge_steps, merged
+from npgpt.tokenizers.bpe import PATTERN, cut_by, format_ranks, merge, merge_steps
 from npgpt.tokenizers.gpt1 import words
-from npgpt.tokenizers.huggingface import byte_letters, their_json
+from npgpt.tokenizers.huggingface import byte_letters, to_hugging_face
 from npgpt.tokenizers.training import count_pieces, learn_merges
 
 TEXT = (
@@ -274,7 +274,7 @@ def test_merging_is_its_definition(text, order):
     while found := [(rank[p], i) for i, p in enumerate(itertools.pairwise(parts)) if p in rank]:
         i = min(found)[1]
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    assert merged([*text], lambda *pair: rank.get(pair)) == parts
+    assert merge([*text], lambda *pair: rank.get(pair)) == parts
     assert [[*text], *merge_steps([*text], lambda *pair: rank.get(pair))][-1] == parts
 
 
@@ -599,7 +599,7 @@ def test_changed_files_end_in_one_message(theirs, data, tmp_path_factory):
     if theirs:
         several = BPETokenizer(WHOLE.ranks, WHOLE.pattern, {"<s>": 258}, before=[258],
                                normalizer=WHOLE.normalizer)  # fmt: skip
-        values = their_json(several)
+        values = to_hugging_face(several)
     values = json.loads(json.dumps(values))
     *path, key = data.draw(st.sampled_from([*places(values)][1:]))
     inner = values
@@ -620,7 +620,7 @@ def test_merges_out_of_order(tmp_path):
     vocab = {letter: byte for byte, letter in letters.items()} | {"ab": 257, "bc": 256}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\nb c\n")
-    with pytest.raises(UserError, match="in the order of their ids"):
+    with pytest.raises(UserError, match="in the order of their tokens. ids"):
         make_tokenizer(str(tmp_path))
 
 

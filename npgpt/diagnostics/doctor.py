@@ -19,7 +19,7 @@ from autograd import Roof
 from autograd.kernels import kernels_enabled
 from npgpt.errors import UserError
 from npgpt.files import hash_file
-from npgpt.tokenizers.store import KNOWN, PUBLISHED, encoding, folder, gpt1_files
+from npgpt.tokenizers.store import KNOWN, PUBLISHED, folder, gpt1_files, read_encoding
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def tokenizers() -> Iterator[Finding]:
     here, cached, missing = list[str](), list[str](), list[str]()
     for name, files in KNOWN.items():
         try:
-            gpt1_files() if name == "gpt1" else encoding(name)
+            gpt1_files() if name == "gpt1" else read_encoding(name)
         except UserError:
             missing.append(name)
         else:

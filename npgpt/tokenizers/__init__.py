@@ -1,7 +1,17 @@
 """Tokenizers: text to token ids and back.
 
-Characters, bytes, GPT-1's and GPT-2's byte-pair encodings, any other of tiktoken's, those in
-``vocab.json`` and ``merges.txt``, and our own, which `train_bpe` trains. None is ever downloaded.
+There are tokenizers of characters and of bytes, GPT-1's and GPT-2's byte-pair encodings, the other
+encodings of tiktoken, tokenizers from Hugging Face's files (``tokenizer.json``, or ``vocab.json``
+with ``merges.txt``), and the byte-pair encodings that `train_bpe` trains. No file is ever
+downloaded.
+
+An example of the way from a text to ids, for a byte-pair encoding:
+
+    "the<|endoftext|>"  ->  "the", 50256          special tokens are found (base.py)
+    "the"               ->  "the"                 the text is normalized (normalizers.py)
+    "the"               ->  b"t" b"h" b"e"        the text is cut into pieces, pieces into bytes
+                        ->  b"t" b"he" -> b"the"  neighbours merge (bpe.py)
+                        ->  1169                  each token has an id
 """
 
 from __future__ import annotations
@@ -24,9 +34,9 @@ from npgpt.tokenizers.gpt1 import GPT1Tokenizer
 from npgpt.tokenizers.store import (
     KNOWN,
     add,
-    encoding,
     folder,
-    known,
+    make_known,
+    read_encoding,
     read_tokenizer,
     tokenizer_of,
     write_tiktoken,
@@ -56,35 +66,36 @@ __all__ = [
 class GPT2Tokenizer(BPETokenizer):
     """GPT-2's byte-pair encoding of 50,257 tokens.
 
-    Its files come from ``npgpt tokenizer add encoder.json vocab.bpe``, or from tiktoken's cache.
+    Its vocabulary is read from the files that ``npgpt tokenizer add encoder.json vocab.bpe`` has
+    copied, or from tiktoken's cache.
 
     Raises
     ------
     UserError
-        If they are in neither.
+        If the vocabulary is in neither place.
     """
 
     def __init__(self) -> None:
-        super().__init__(**encoding("gpt2"), kind="gpt2")
+        super().__init__(**read_encoding("gpt2"), kind="gpt2")
 
 
 def make_tokenizer(name: str, text: str = "", special_tokens: Sequence[str] = ()) -> Tokenizer:
-    """Make a tokenizer: by its name, or of a file.
+    """Return the tokenizer of a name, or of a file.
 
     Parameters
     ----------
     name : str
-        ``char``, ``byte``, ``gpt1``, ``gpt2``, another of tiktoken's encodings, the name of one
-        that was added, or a path (see `read_tokenizer`).
+        ``char``, ``byte``, ``gpt1``, ``gpt2``, the name of another encoding of tiktoken, the name
+        of a tokenizer that ``npgpt tokenizer add`` has copied, or a path (see `read_tokenizer`).
     text : str, optional
-        What the vocabulary of ``char`` is made of.
+        The text whose characters are the vocabulary of ``char``.
     special_tokens : sequence of str, optional
-        Those of ``char`` and ``byte``; every other tokenizer has its own.
+        The special tokens of ``char`` and ``byte``. Every other tokenizer has its own.
 
     Raises
     ------
     UserError
-        If there is none, or its files are missing or damaged.
+        If no tokenizer has this name, or its files are missing or damaged.
 
     Examples
     --------
@@ -98,7 +109,7 @@ def make_tokenizer(name: str, text: str = "", special_tokens: Sequence[str] = ()
     if name == "byte":
         return ByteTokenizer(special_tokens)
     if name in KNOWN:
-        return known(name)
+        return make_known(name)
     own = folder() / f"{name}.json"
     if Path(name).name == name and own.is_file():
         return tokenizer_of(read_json(own), own)
@@ -110,7 +121,30 @@ def make_tokenizer(name: str, text: str = "", special_tokens: Sequence[str] = ()
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
-    """Write ``tokenizer.json`` to a folder: a known tokenizer's name, or all of another."""
+    """Write a tokenizer to ``tokenizer.json`` in a folder, from which `load_tokenizer` reads it.
+
+    The file of a published tokenizer, such as GPT-2's, holds only the name. The file of any other
+    tokenizer holds the whole vocabulary.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    folder : str or Path
+        A folder that exists.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tokenizer(CharTokenizer.from_text("hello"), folder)
+    ...     load_tokenizer(folder).decode([1, 3, 2, 0])
+    'hole'
+    """
     write_json(Path(folder) / "tokenizer.json", tokenizer.to_dict())
 
 
@@ -119,15 +153,16 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
     Parameters
     ----------
-    path : path or str
-        A folder with our ``tokenizer.json``, with ``vocab.json`` and ``merges.txt`` or with Hugging
-        Face's ``tokenizer.json``, a file that `read_tokenizer` knows, a ``.safetensors`` file in
-        such a folder, or a name on the hub, as `GPT.from_pretrained` takes them.
+    path : str or Path
+        A folder, a file, or a name on the hub. A folder holds ``tokenizer.json`` (ours or Hugging
+        Face's), or ``vocab.json`` and ``merges.txt``. A file is one that `read_tokenizer` reads, or
+        a ``.safetensors`` file in such a folder. Names on the hub are those of
+        `GPT.from_pretrained`.
 
     Raises
     ------
     UserError
-        If there is none, or it is damaged.
+        If the path holds no tokenizer, or its files are damaged.
     """
     path = Path(path)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What every tokenizer does, and the two that need no vocabulary file: characters and bytes."""
+"""The base class of all tokenizers, and two that need no vocabulary file: characters and bytes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from npgpt.errors import UserError
 WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
-"""Unicode's white space. Python counts U+001C to U+001F to it, too, Hugging Face's library not."""
+"""Unicode's white space. ``str.isspace`` also accepts U+001C to U+001F, and Hugging Face's library
+does not, so we use this list."""
 
 
-MOST_IDS = 2**24  # so that a table by id stays small
+MOST_IDS = 2**24  # a bound for ids, so that an array with an element for each id stays small
 TokenId = Annotated[int, Range(0, MOST_IDS - 1)]
 
 
@@ -33,17 +34,28 @@ class AddedToken:
     Parameters
     ----------
     content : str
-        What the text spells.
+        The string that stands for the token in a text, such as ``<|endoftext|>``.
     id : int
+        The token's id, in [0, 2**24).
     special : bool
-        The text must be allowed to spell the token (see `Tokenizer.encode`), and decoding can leave
-        the token out. A token that is not special is always searched for, as a word of its own.
+        If True, the string becomes this token only where the caller allows it (see
+        `Tokenizer.encode`), and decoding can leave the token out. If False, the string always
+        becomes this token.
     single_word : bool
-        The token does not match inside of a longer word.
+        If True, the string does not match inside of a longer word.
     lstrip, rstrip : bool
-        White space before (after) the token belongs to the token.
+        If True, white space before (after) the string belongs to the token.
     normalized : bool
-        The token is searched for after the text was normalized, and is itself normalized for that.
+        If True, the string is normalized, and is searched for in the normalized text. If False,
+        the string is searched for in the text as it was given.
+
+    Examples
+    --------
+    >>> from npgpt.tokenizers import AddedToken, BPETokenizer
+    >>> mask = AddedToken("<mask>", 256, special=False, lstrip=True)
+    >>> ranks = {bytes([byte]): byte for byte in range(256)}
+    >>> BPETokenizer(ranks, added_tokens=[mask]).encode("a  <mask>b").tolist()
+    [97, 256, 98]
     """
 
     content: str
@@ -56,25 +68,33 @@ class AddedToken:
 
 
 class Tokenizer(ABC):
-    """Text to token ids, and back: decoding what was encoded gives the same text.
+    """The base class of tokenizers, which turn a text into token ids and token ids into a text.
+
+    A tokenizer without a normalizer loses nothing: decoding the ids of a text gives the same text.
 
     Parameters
     ----------
     tokens : mapping of int to bytes
-        What each id stands for, special tokens included.
+        The bytes that each id stands for, special tokens included.
     added_tokens : iterable of AddedToken, optional
         Tokens that are searched for in a text before anything else, such as the end of a document.
     before, after : sequence of int, optional
-        Ids that stand before and after every text.
+        Ids that are put before and after the ids of each text.
 
     Attributes
     ----------
     kind : str
-        What `load_tokenizer` knows it by.
+        The name by which `load_tokenizer` recognizes the class in a file.
     n_vocab : int
         One more than the largest id.
     special_tokens : dict of str to int
         The ids of the added tokens that are special.
+
+    Raises
+    ------
+    UserError
+        If an id is not in [0, 2**24), or the normalizer leaves nothing of an added token, or makes
+        two added tokens equal.
 
     Examples
     --------
@@ -104,14 +124,17 @@ class Tokenizer(ABC):
             raise UserError(f"the id of a token is {wrong[0]}; it must be in [0, {MOST_IDS:,})")
         searched = dict[tuple[str, bool], str]()
         for token in self.added_tokens:
-            content = self._shown(token)
+            content = self._spelling(token)
             if not content:
-                raise UserError(f"nothing is left of the added token {token.content!r}")
+                raise UserError(
+                    f"the added token {token.content!r} is empty, or the normalizer leaves nothing "
+                    "of it; an added token must have at least one character"
+                )
             same = searched.setdefault((content, token.normalized), token.content)
             if same != token.content:
                 raise UserError(
                     f"the added tokens {same!r} and {token.content!r} become the same text, "
-                    f"{content!r}, so which of them it spells is not known"
+                    f"{content!r}, so this text could stand for either; leave out one of the tokens"
                 )
 
     # ---- encoding
@@ -126,28 +149,41 @@ class Tokenizer(ABC):
     ) -> ndarray:
         """Return the token ids of a text.
 
+        A special token can stand for the end of a document. A text from a stranger that spells
+        ``<|endoftext|>`` must not end a document, so a special token is refused by default.
+
         Parameters
         ----------
         text : str
         allowed_special : collection of str, or "all"
             Special tokens that become their id where the text spells them.
         disallowed_special : collection of str, or "all"
-            Special tokens that the text must not spell; "all" are those that are not allowed. Those
-            that are neither allowed nor disallowed are text like any other: ``()`` is for texts
-            from files, which may well spell some.
+            Special tokens that the text must not spell. "all" stands for all special tokens that
+            are not allowed. A special token that is neither allowed nor disallowed is encoded like
+            any other text; so ``disallowed_special=()`` is right for texts from files.
         add_special_tokens : bool
-            Put the tokens before and after the text that the tokenizer's template asks for. Only
-            some tokenizers from Hugging Face's files have a template.
+            Whether to add the tokens before and after the text that the tokenizer's template asks
+            for. Only some tokenizers from Hugging Face's files have a template.
 
         Returns
         -------
-        ndarray
-            The ids, int64 (T,).
+        ndarray of int64, (T,)
+            The ids.
 
         Raises
         ------
         UserError
-            If the text spells a disallowed token, or holds half of a surrogate pair.
+            If the text spells a disallowed token, or holds half of a surrogate pair, or the
+            vocabulary of a `CharTokenizer` lacks a character of the text.
+
+        Examples
+        --------
+        >>> from npgpt.tokenizers import ByteTokenizer
+        >>> tokenizer = ByteTokenizer(["<|endoftext|>"])
+        >>> tokenizer.encode("a<|endoftext|>", allowed_special="all").tolist()
+        [97, 256]
+        >>> len(tokenizer.encode("a<|endoftext|>", disallowed_special=()))
+        14
         """
         special = set(self.special_tokens)
         allowed = special if allowed_special == "all" else special & set(allowed_special)
@@ -155,8 +191,8 @@ class Tokenizer(ABC):
         for token in sorted(refused):
             if token in text:
                 raise UserError(
-                    f"the text spells the special token {token!r}; allow it with allowed_special, "
-                    "or let it be text like any other with disallowed_special=()"
+                    f"the text spells the special token {token!r}; allow the token with "
+                    "allowed_special, or encode it like any other text with disallowed_special=()"
                 )
         check_utf8(text)
         wanted = [t for t in self.added_tokens if not t.special or t.content in allowed]
@@ -168,12 +204,13 @@ class Tokenizer(ABC):
         return np.concatenate([np.array(before, np.int64), *parts, np.array(after, np.int64)])
 
     def _split(self, text: str, wanted: Sequence[AddedToken]) -> Iterator[str | int]:
-        """Yield what lies between the added tokens, normalized, and the ids of these tokens.
+        """Yield the ids of the added tokens in a text, and the normalized text between them.
 
-        Tokens that are normalized are searched for in what the others have left.
+        There are two searches: for tokens with `normalized` False in the text as it was given, and
+        then for the other tokens in each part that is left, after that part was normalized.
         """
         exact = {token.content: token for token in wanted if not token.normalized}
-        normal = {self._shown(token): token for token in wanted if token.normalized}
+        normal = {self._spelling(token): token for token in wanted if token.normalized}
         for part in split_at(text, exact):
             if isinstance(part, int):
                 yield part
@@ -181,11 +218,11 @@ class Tokenizer(ABC):
                 yield from split_at(self.normalize(part), normal)
 
     def normalize(self, text: str) -> str:
-        """Return what is encoded in place of a text: the text itself, or a simpler form."""
+        """Return the text that is encoded in place of a text: the same text, or a simpler form."""
         return text
 
-    def _shown(self, token: AddedToken) -> str:
-        """Return what an added token is searched for as, and decoded to."""
+    def _spelling(self, token: AddedToken) -> str:
+        """Return the string that an added token is found by in a text, and is decoded to."""
         return self.normalize(token.content) if token.normalized else token.content
 
     @abstractmethod
@@ -195,12 +232,30 @@ class Tokenizer(ABC):
     # ---- decoding
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
-        """Return the text of token ids; bytes that are no UTF-8 become U+FFFD.
+        """Return the text of token ids.
+
+        Parameters
+        ----------
+        ids : iterable of int
+            The ids of one text, such as an array (T,).
+        skip_special_tokens : bool
+            Whether to leave the special tokens out.
+
+        Returns
+        -------
+        str
+            The text. Bytes that are not valid UTF-8 become U+FFFD.
 
         Raises
         ------
         UserError
-            If an id stands for nothing, or is no whole number.
+            If an id is not in the vocabulary, or is not a whole number.
+
+        Examples
+        --------
+        >>> from npgpt.tokenizers import ByteTokenizer
+        >>> ByteTokenizer(["<|endoftext|>"]).decode([104, 105, 256], skip_special_tokens=True)
+        'hi'
         """
         decoder = StreamDecoder(self, skip_special_tokens)
         return decoder.put(ids) + decoder.end()
@@ -208,9 +263,21 @@ class Tokenizer(ABC):
     def decode_stream(
         self, ids: Iterable[int], *, skip_special_tokens: bool = False
     ) -> Iterator[str]:
-        """Yield the text of token ids as they come, never a part of a character.
+        """Yield the text of token ids piece by piece, as the ids come.
 
-        Together the pieces are what `decode` returns.
+        A character whose bytes are spread over several tokens is yielded when its last byte has
+        come. The pieces joined together are the text that `decode` returns.
+
+        Parameters
+        ----------
+        ids : iterable of int
+        skip_special_tokens : bool
+            Whether to leave the special tokens out.
+
+        Raises
+        ------
+        UserError
+            If an id is not in the vocabulary, or is not a whole number.
         """
         decoder = StreamDecoder(self, skip_special_tokens)
         for i in ids:
@@ -220,24 +287,24 @@ class Tokenizer(ABC):
             yield text
 
     def _content(self, i: int) -> tuple[bytes, bytes]:
-        """Return what an id stands for, and what separates it from a token that follows."""
+        """Return the bytes of an id, and the bytes that separate the id from an id after it."""
         return self.tokens[i], b""
 
     # ---- saving
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return what `load_tokenizer` needs, as JSON."""
+        """Return a description in JSON's types, from which `load_tokenizer` makes the tokenizer."""
 
 
 class StreamDecoder:
-    """Text of token ids that come a few at a time; each id is decoded once.
+    """Decodes token ids that come a few at a time; each id is decoded once.
 
     Parameters
     ----------
     tokenizer : Tokenizer
     skip_special_tokens : bool
-        Leave the special tokens out.
+        Whether to leave the special tokens out.
 
     Examples
     --------
@@ -254,12 +321,15 @@ class StreamDecoder:
         self._separator = b""
 
     def put(self, ids: Iterable[int]) -> str:
-        """Return the text that these ids add; the bytes of an unfinished character are kept back.
+        """Return the text that these ids add to the text so far.
+
+        The bytes of an unfinished character are kept, and are returned with the character's last
+        byte.
 
         Raises
         ------
         UserError
-            If an id stands for nothing, or is no whole number.
+            If an id is not in the vocabulary, or is not a whole number.
         """
         tokenizer, content = self._tokenizer, []
         for value in ids:
@@ -267,14 +337,15 @@ class StreamDecoder:
                 i = operator.index(value)
             except TypeError:
                 raise UserError(
-                    f"token ids must be whole numbers, and one is {value!r:.40}; decode takes the "
-                    "ids of one text, (T,)"
+                    f"token ids must be whole numbers, and one of them is {value!r:.40}; decode "
+                    "takes the ids of one text, an array of shape (T,)"
                 ) from None
             if i in self._skipped:
                 continue
             if i not in tokenizer.tokens:
                 raise UserError(
                     f"token id {i} stands for nothing in this vocabulary of {tokenizer.n_vocab:,}"
+                    " tokens"
                 )
             token, separator = tokenizer._content(i)
             content += [self._separator, token]
@@ -282,15 +353,15 @@ class StreamDecoder:
         return self._characters.decode(b"".join(content))
 
     def end(self) -> str:
-        """Return what an unfinished character leaves: U+FFFD."""
+        """Return U+FFFD if the ids ended in the middle of a character, or an empty string."""
         return self._characters.decode(b"", final=True)
 
 
 def split_at(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[str | int]:
-    """Yield the parts of a text between tokens, where there is anything, and the tokens' ids.
+    """Yield the ids of the tokens that a text spells, and the parts of the text between them.
 
-    Of tokens that begin at the same place, the longest matches. White space that a token takes
-    (`AddedToken.lstrip`) is never taken from the token before.
+    Of tokens that begin at the same place, the longest matches. White space between two tokens
+    belongs to the first token if that token has `rstrip`, even if the second token has `lstrip`.
 
     Examples
     --------
@@ -298,7 +369,7 @@ def split_at(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[str | int]
     >>> list(split_at("x<a><b>  y", tokens))
     ['x', 7, 8, 'y']
     """
-    done = 0  # all before was yielded
+    done = 0  # the text before this index has been yielded
     longest_first = sorted(filter(None, tokens), key=len, reverse=True)
     matches = re.finditer("|".join(map(re.escape, longest_first)), text) if longest_first else ()
     for match in matches:
@@ -314,7 +385,7 @@ def split_at(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[str | int]
             stop += 1
         if done < start:
             yield text[done:start]
-        if start < stop:  # else the token before took all of it
+        if start < stop:  # otherwise the white space of the token before included this token
             yield token.id
         done = stop
     if done < len(text):
@@ -330,22 +401,23 @@ def _is_word(character: str) -> bool:
 
 
 class CharTokenizer(Tokenizer):
-    """One token a character; the vocabulary is the sorted characters of a text.
+    """A tokenizer with one token for each character that occurs in its training text.
 
-    A character outside of the vocabulary is refused: a model has never seen it, and any
-    replacement would answer another prompt than the one that was asked.
+    `encode` refuses a character outside of the vocabulary, because the model has never seen that
+    character, and a replacement would change the prompt.
 
     Parameters
     ----------
     characters : str
-        The vocabulary, sorted; their ids are 0, 1, 2, ...
+        The characters of the vocabulary, sorted. Their ids are 0, 1, 2, ...
     special_tokens : sequence of str, optional
-        Tokens such as ``<|endoftext|>``, whose ids follow those of the characters.
+        Tokens such as ``<|endoftext|>``. Their ids follow the ids of the characters.
 
     Raises
     ------
     UserError
-        If the characters are not sorted, or a token is there twice.
+        If the characters are not sorted, or a character or a special token occurs twice, or a
+        special token is empty.
 
     Examples
     --------
@@ -362,12 +434,18 @@ class CharTokenizer(Tokenizer):
         self.characters = characters
         self._codes = np.array([ord(c) for c in characters], np.uint32)
         if np.any(np.diff(self._codes.astype(np.int64)) <= 0):
-            raise UserError("the characters of a tokenizer must be sorted, each once")
+            raise UserError("the characters of a tokenizer must be sorted, and each occurs once")
         super().__init__(*_vocabulary([c.encode() for c in characters], special_tokens))
 
     @classmethod
     def from_text(cls, text: str, special_tokens: Sequence[str] = ()) -> CharTokenizer:
-        """Make the vocabulary of a text."""
+        """Return the tokenizer whose vocabulary is the characters of a text.
+
+        Raises
+        ------
+        UserError
+            If the text holds half of a surrogate pair, or a special token is empty or occurs twice.
+        """
         check_utf8(text)
         return cls("".join(map(chr, np.unique(_code_points(text)))), special_tokens)
 
@@ -380,24 +458,36 @@ class CharTokenizer(Tokenizer):
             unknown = "".join(sorted({chr(code) for code in codes[~known]}))
             shown = ", ".join(map(repr, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
             raise UserError(
-                f"the tokenizer does not know {shown}: it has the {len(self._codes)} characters of "
-                "its training text; leave these out, or train with --tokenizer byte"
+                f"the tokenizer does not know {shown}: its vocabulary is the {len(self._codes)} "
+                "characters of its training text; leave out the unknown characters, or train with "
+                "--tokenizer byte"
             )
         return ids
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `load_tokenizer` needs."""
+        """Return a description in JSON's types, from which `load_tokenizer` makes the tokenizer."""
         special = {"special_tokens": list(self.special_tokens)} if self.special_tokens else {}
         return {"kind": self.kind, "characters": self.characters, **special}
 
 
 class ByteTokenizer(Tokenizer):
-    """One token a byte of UTF-8: any text, 256 tokens.
+    """A tokenizer with one token for each byte of UTF-8; its 256 tokens can encode any text.
 
     Parameters
     ----------
     special_tokens : sequence of str, optional
-        Tokens such as ``<|endoftext|>``, whose ids begin at 256.
+        Tokens such as ``<|endoftext|>``. Their ids begin at 256.
+
+    Raises
+    ------
+    UserError
+        If a special token is empty, or occurs twice.
+
+    Examples
+    --------
+    >>> from npgpt.tokenizers import ByteTokenizer
+    >>> ByteTokenizer().encode("né").tolist()
+    [110, 195, 169]
     """
 
     kind = "byte"
@@ -409,7 +499,7 @@ class ByteTokenizer(Tokenizer):
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `load_tokenizer` needs."""
+        """Return a description in JSON's types, from which `load_tokenizer` makes the tokenizer."""
         special = {"special_tokens": list(self.special_tokens)} if self.special_tokens else {}
         return {"kind": self.kind, **special}
 
@@ -417,21 +507,24 @@ class ByteTokenizer(Tokenizer):
 def _vocabulary(
     tokens: list[bytes], special_tokens: Sequence[str]
 ) -> tuple[dict[int, bytes], list[AddedToken]]:
-    """Return what each id stands for, the special tokens last, and the special tokens."""
+    """Return the bytes of each id, and the special tokens, whose ids follow all others."""
     if len(set(special_tokens)) < len(special_tokens) or not all(special_tokens):
-        raise UserError(f"special_tokens has a token twice, or an empty one: {special_tokens!r}")
+        raise UserError(
+            "special_tokens must be different from each other, and not empty; they are "
+            f"{special_tokens!r}"
+        )
     added = [AddedToken(token, len(tokens) + i) for i, token in enumerate(special_tokens)]
     return dict(enumerate([*tokens, *(token.content.encode() for token in added)])), added
 
 
 def check_utf8(text: str) -> None:
-    """Refuse a text that no UTF-8 can hold."""
+    """Raise a UserError if a text holds half of a surrogate pair, which UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"character {error.start} of the text, {text[error.start]!r}, is half of a surrogate "
-            "pair, which no UTF-8 can hold"
+            "pair, which UTF-8 cannot encode; read the text with errors='replace', or remove it"
         ) from None
 
 

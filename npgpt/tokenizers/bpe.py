@@ -1,4 +1,9 @@
-"""Byte-pair encodings of bytes, such as GPT-2's: ranks and a pattern, which tiktoken runs."""
+"""Byte-pair encodings over bytes, such as GPT-2's.
+
+Ranks (the id of each token) and a regular expression (where to cut a text) define an encoding.
+tiktoken, a library in Rust, encodes texts, because it is fast. `merge_steps` does the same in
+Python, and shows each merge.
+"""
 
 from __future__ import annotations
 
@@ -18,48 +23,54 @@ from npgpt.errors import UserError
 from npgpt.tokenizers.base import MOST_IDS, AddedToken, Tokenizer
 from npgpt.tokenizers.normalizers import make_normalizer, split_by
 
-# GPT-2's: where it cuts a text before any merge. Possessive quantifiers (++) cut at the same places
-# as plain ones here, without backtracking.
+# GPT-2's pattern. It cuts a text into words, numbers, punctuation and white space before any merge.
+# GPT-2 wrote + for ++. Both match the same text here, and ++ (possessive) never backtracks.
 PATTERN = r"'(?:[sdmt]|ll|re|ve)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s+"
 
 Part = TypeVar("Part", str, bytes)
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-pair encoding over bytes: any text, and the text comes back exactly.
+    """A byte-pair encoding over bytes, which can encode any text.
 
-    The text is cut into pieces: what the pattern matches, and what lies between two matches. In
-    each piece, of all neighbours that are a token together, those of the lowest rank merge, until
-    none is left.
+    Encoding has two steps. The pattern cuts the text into pieces: each match is a piece, and the
+    text between two matches is a piece, too. Then the neighbours in each piece merge: of all pairs
+    of neighbours whose bytes together are a token, the pair whose token has the lowest rank becomes
+    this token, and so on until no pair is left that is a token together. For example, with the
+    ranks of the example below, the piece ``the`` goes ``t h e`` -> ``th e`` -> ``the``.
 
     Parameters
     ----------
     ranks : mapping of bytes to int
-        The id of each token. Lower ones merge first; the 256 bytes must be among them.
+        The id of each token. A token with a lower id merges first. The 256 single bytes must be
+        tokens.
     pattern : str or sequence of str, optional
-        The regular expression of a piece; GPT-2's if not given. Of several, each cuts the pieces
-        of the one before.
+        The regular expression whose matches are pieces; GPT-2's if not given. If there are several
+        patterns, the second cuts the pieces that the first has made, and so on.
     special_tokens : mapping of str to int, optional
+        The ids of tokens such as ``<|endoftext|>``.
     name : str, optional
-        What to call it in messages.
+        The name of the encoding in messages.
     kind : str, optional
-        Only for those that `npgpt.tokenizers` makes by their name.
+        The name of a published encoding, such as ``gpt2``. Only `npgpt.tokenizers` passes it: then
+        a file that is written holds the name in place of the ranks.
     added_tokens : iterable of AddedToken, optional
         More tokens that are searched for before the text is cut, with their flags.
     before, after : sequence of int, optional
-        Ids that stand before and after every text.
+        Ids that are put before and after the ids of each text.
     normalizer : mapping, optional
-        What is done to a text first, as in Hugging Face's files (`npgpt.tokenizers.normalizers`).
-        The text that comes back is then the normalized one.
+        The description of a function that changes the text first, as in Hugging Face's files
+        (`npgpt.tokenizers.normalizers`). Decoding then returns the normalized text.
     add_prefix_space : bool
-        Encode a text as if a space stood before it, unless one does.
+        Whether to encode a text as if a space stood before it, if it does not begin with a space.
     unreached : mapping of bytes to int, optional
-        Tokens that only decoding knows: no merge makes them.
+        The ids of tokens that no merge makes. Decoding knows them; encoding never returns them.
 
     Raises
     ------
     UserError
-        If a byte is missing, an id stands for two tokens, or the pattern is no regular expression.
+        If a single byte is not a token, an id stands for two tokens, or a pattern is not a regular
+        expression.
 
     References
     ----------
@@ -97,13 +108,16 @@ class BPETokenizer(Tokenizer):
         n_tokens = len(ranks) + len(unreached) + len(new)
         tokens = {rank: token for token, rank in [*ranks.items(), *unreached.items()]}
         self._normalize = make_normalizer(normalizer)
-        tokens |= {token.id: self._shown(token).encode() for token in added}
+        tokens |= {token.id: self._spelling(token).encode() for token in added}
         if len(tokens) < n_tokens or len({token.content for token in added}) < len(added):
-            raise UserError(f"{name}: an id stands for two tokens")
+            raise UserError(
+                f"{name}: an id stands for two tokens, or a token is added twice; each token must "
+                "have an id of its own"
+            )
         if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
             raise UserError(
-                f"{name}: {len(missing)} of the 256 single bytes are no tokens, "
-                f"the first is {missing[0]}; without them it cannot encode every text"
+                f"{name}: {len(missing)} of the 256 single bytes are no tokens, the first of them "
+                f"is {missing[0]}; an encoding without these bytes cannot encode every text"
             )
         super().__init__(tokens, added, before, after)
         import tiktoken
@@ -111,7 +125,7 @@ class BPETokenizer(Tokenizer):
         patterns = (pattern,) if isinstance(pattern, str) else tuple(pattern)
         ids = {token.content: token.id for token in added}
         try:
-            [*cut_by(patterns[:-1], [" "])]  # which compiles them
+            [*cut_by(patterns[:-1], [" "])]  # compiles the patterns, to find errors now
             self._encoding = tiktoken.Encoding(
                 name, pat_str=patterns[-1], mergeable_ranks=dict(ranks), special_tokens=ids
             )
@@ -135,12 +149,12 @@ class BPETokenizer(Tokenizer):
             ids = [i for piece in whole for i in self._encoding.encode_ordinary(piece)]
             covered = self._lengths[ids].sum() == len(text.encode())
         except BaseException as error:
-            # hundreds of thousands of white spaces in a row are too many for tiktoken's pattern,
-            # and it cannot take one that matches where nothing is
+            # tiktoken panics on hundreds of thousands of white spaces in a row, and on a pattern
+            # that matches the empty string
             if type(error).__name__ != "PanicException":
                 raise
             covered = False
-        if not covered:  # tiktoken leaves out what the pattern does not match
+        if not covered:  # tiktoken drops the text between two matches, so we cut the text here
             pieces = cut_by(self._patterns, [text])
             ids = [i for piece in pieces for i in self._encoding._encode_single_piece(piece)]
         return np.array(ids, np.int64)
@@ -150,7 +164,7 @@ class BPETokenizer(Tokenizer):
 
     @functools.cached_property
     def _lengths(self) -> ndarray:
-        """The bytes of each token, by its id."""
+        """The number of bytes of each token, at the index of the token's id."""
         lengths = np.zeros(self.n_vocab, np.int64)
         for token, i in self.ranks.items():
             lengths[i] = len(token)
@@ -159,32 +173,58 @@ class BPETokenizer(Tokenizer):
     # ---- explaining itself
 
     def pieces(self, text: str) -> list[list[bytes]]:
-        """Return the bytes of each piece that a text is cut into, after the normalizer."""
+        """Return the single bytes of each piece that the patterns cut a normalized text into.
+
+        Examples
+        --------
+        >>> ranks = {bytes([byte]): byte for byte in range(256)}
+        >>> BPETokenizer(ranks).pieces("a b")
+        [[b'a'], [b' ', b'b']]
+        """
         pieces = cut_by(self._patterns, [self._with_space(self.normalize(text))])
         return [[bytes([byte]) for byte in piece.encode()] for piece in pieces]
 
     def merge_steps(self, piece: Sequence[bytes]) -> Iterator[list[bytes]]:
-        """Yield the parts of a piece after each merge; the last ones are its tokens."""
+        """Yield the parts of a piece after each merge; the last list is the piece's tokens.
+
+        Parameters
+        ----------
+        piece : sequence of bytes
+            The single bytes of a piece, as `pieces` returns them.
+
+        Examples
+        --------
+        >>> ranks = {bytes([byte]): byte for byte in range(256)} | {b"th": 256, b"the": 257}
+        >>> list(BPETokenizer(ranks).merge_steps([b"t", b"h", b"e"]))
+        [[b'th', b'e'], [b'the']]
+        """
         return merge_steps(piece, lambda left, right: self.ranks.get(left + right))
 
     @functools.cached_property
     def merges(self) -> list[tuple[bytes, bytes]]:
-        """The pairs that became a token, in the order of their ranks.
+        """The pair of tokens that merges into each longer token, in the order of the ranks.
 
-        A token that no two others make, which only a piece of its own becomes, has none.
+        Some encodings have tokens that no pair of other tokens makes. Such a token stands only for
+        a piece that is equal to the token, and is not in this list.
         """
-        return merges_of(self.ranks)
+        return find_merges(self.ranks)
 
     # ---- saving
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `load_tokenizer` needs: the name of a known encoding, or all of another."""
+        """Return a description in JSON's types, from which `load_tokenizer` makes the tokenizer.
+
+        The description of a published encoding is its name; of any other encoding, it is complete.
+        """
         if self.kind != "bpe":
             return {"kind": self.kind}
-        return {"kind": self.kind} | self.described() | {"ranks": format_ranks(self.ranks)}
+        return {"kind": self.kind} | self.describe() | {"ranks": format_ranks(self.ranks)}
 
-    def described(self) -> dict[str, Any]:
-        """Return all but the ranks, as the JSON file beside a ``.tiktoken`` file has it."""
+    def describe(self) -> dict[str, Any]:
+        """Return everything but the ranks: the JSON file that stands beside a ``.tiktoken`` file.
+
+        A key whose value is empty or None is left out.
+        """
         plain = [t for t in self.added_tokens if t == AddedToken(t.content, t.id)]
         rare = {
             "added_tokens": [asdict(t) for t in self.added_tokens if t not in plain],
@@ -203,15 +243,22 @@ class BPETokenizer(Tokenizer):
 
 
 def cut_by(patterns: Sequence[str], pieces: Iterable[str]) -> Iterator[str]:
-    """Cut pieces of text where a pattern's matches begin and end, by one pattern after the other.
+    """Cut pieces of text where the matches of a pattern begin and end, one pattern after the other.
 
-    Nothing is lost: what lies between two matches is a piece, too, as with Hugging Face's ``Split``
-    of behavior ``Isolated``.
+    No text is lost: the text between two matches is a piece, too. Hugging Face's ``Split`` does the
+    same with the behavior ``Isolated``.
+
+    Parameters
+    ----------
+    patterns : sequence of str
+        The second pattern cuts the pieces that the first has made, and so on.
+    pieces : iterable of str
+        The text, or its pieces.
 
     Raises
     ------
     UserError
-        If a pattern is no regular expression, or matches where nothing is: such a match cuts
+        If a pattern is not a regular expression, or matches the empty string: such a match cuts
         nothing off.
 
     Examples
@@ -237,12 +284,33 @@ def _cut(pattern: str, pieces: Iterable[str]) -> Iterator[str]:
 
 
 # ---- merging
+#
+# `_merge` is the algorithm of byte-pair encoding; `merge_steps` and `merge` run it. The loop takes
+# the pair of neighbours with the lowest rank, puts the token in place of the two parts, and looks
+# for the two new pairs that the token makes with its neighbours. For the ranks ab: 0, abc: 1,
+# cab: 2 and the parts of "cabc":
+#
+#     parts       pairs that have a rank         merge
+#     c a b c     (a, b): 0                      a b -> ab
+#     c ab c      (c, ab): 2, (ab, c): 1         ab c -> abc
+#     c abc       none                           the end
 
 
 def merge_steps(
     parts: Sequence[Part], rank: Callable[[Part, Part], int | None]
 ) -> Iterator[list[Part]]:
-    """Yield the parts after each merge: of the pair with the lowest rank, wherever it stands.
+    """Yield the parts after each merge.
+
+    Each merge joins the pair of neighbours with the lowest rank. Where this pair occurs several
+    times, all occurrences merge in the same step, from left to right.
+
+    Parameters
+    ----------
+    parts : sequence of bytes or str
+        The smallest parts, such as the single bytes of a piece.
+    rank : callable
+        A function of a left part and a right part that returns the rank of the token that they
+        make together, or None if together they are not a token.
 
     Examples
     --------
@@ -255,8 +323,8 @@ def merge_steps(
         yield [part for part in merging if part is not None]
 
 
-def merged(parts: Sequence[Part], rank: Callable[[Part, Part], int | None]) -> list[Part]:
-    """Return the parts after the last merge."""
+def merge(parts: Sequence[Part], rank: Callable[[Part, Part], int | None]) -> list[Part]:
+    """Return the parts after the last merge; the parameters are those of `merge_steps`."""
     merging: list[Any] = [*parts]
     for _ in _merge(merging, rank):
         pass
@@ -264,16 +332,20 @@ def merged(parts: Sequence[Part], rank: Callable[[Part, Part], int | None]) -> l
 
 
 def _merge(parts: list[Any], rank: Callable[[Any, Any], int | None]) -> Iterator[None]:
-    """Merge parts in place, the right one of a pair becoming None; yield when another pair is next.
+    """Merge parts in place, and yield each time when all occurrences of a pair have merged.
 
-    A heap has the pairs by rank and position; each merge changes two of them, so N parts take time
-    in proportion to N log N. A pair in the heap may be gone, which its parts show.
+    A merge stores the token at the index of the left part, and None at the index of the right part.
+    ``following[i]`` and ``previous[i]`` are the indices of the parts beside part i, so that a merge
+    moves nothing. A heap sorts the pairs by rank and then by index. A merge adds at most two pairs
+    to the heap, so N parts take time in proportion to N log N. A merge also ends up to two older
+    pairs: these stay in the heap, and are skipped when they come out, because one of their parts
+    has changed.
     """
     n = len(parts)
     following, previous = [*range(1, n + 1)], [*range(-1, n - 1)]
     heap: list[tuple[int, int, Any, Any]] = []
 
-    def look(i: int) -> None:
+    def push(i: int) -> None:  # the pair of part i and the part after it, if the pair has a rank
         if i >= 0 and following[i] < n:
             left, right = parts[i], parts[following[i]]
             if (r := rank(left, right)) is not None:
@@ -283,7 +355,7 @@ def _merge(parts: list[Any], rank: Callable[[Any, Any], int | None]) -> Iterator
         return parts[i] != left or following[i] == n or parts[following[i]] != right
 
     for i in range(n):
-        look(i)
+        push(i)
     while heap:
         lowest, i, left, right = heapq.heappop(heap)
         if is_gone(i, left, right):
@@ -293,16 +365,26 @@ def _merge(parts: list[Any], rank: Callable[[Any, Any], int | None]) -> Iterator
         following[i] = following[j]
         if following[i] < n:
             previous[following[i]] = i
-        look(previous[i])
-        look(i)
+        push(previous[i])
+        push(i)
         while heap and is_gone(*heap[0][1:]):
             heapq.heappop(heap)
         if not heap or heap[0][0] != lowest:
             yield
 
 
-def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Return the pair that merges into each token, in the order of ranks, where there is one."""
+def find_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """Return the pair of tokens that merges into each longer token, in the order of the ranks.
+
+    A token that no pair of other tokens makes is left out. Ranks do not store the pairs, so each
+    pair is found by merging the bytes of the token with all tokens of a lower rank: two parts are
+    left, and they are the pair.
+
+    Examples
+    --------
+    >>> find_merges({b"a": 0, b"b": 1, b"c": 2, b"bc": 3, b"abc": 4})
+    [(b'b', b'c'), (b'a', b'bc')]
+    """
     pairs = []
     for token in sorted(ranks, key=ranks.__getitem__):
         if len(token) > 1 and (pair := _last_pair(token, ranks)):
@@ -311,11 +393,15 @@ def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 
 def _last_pair(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
-    """Return the two parts that merging the bytes of a token leaves before the last merge."""
+    """Return the two parts of a token's bytes before the last merge, or None if there are more.
+
+    The loop merges the pair with the lowest rank until two parts are left. ``pairs[i]`` is the rank
+    of parts i and i + 1. A list is quicker than the heap of `_merge` for a token of few bytes.
+    """
     parts = [token[i : i + 1] for i in range(len(token))]
-    if len(parts) > 64:  # where a heap is quicker
+    if len(parts) > 64:  # a long token, for which the heap is quicker
         whole = ranks[token]
-        parts = merged(parts, lambda a, b: r if (r := ranks.get(a + b)) != whole else None)
+        parts = merge(parts, lambda a, b: r if (r := ranks.get(a + b)) != whole else None)
         return (parts[0], parts[1]) if len(parts) == 2 else None
     pairs = [ranks.get(a + b, math.inf) for a, b in pairwise(parts)]
     while len(parts) > 2:
@@ -332,7 +418,13 @@ def _last_pair(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] 
 
 
 def format_ranks(ranks: Mapping[bytes, int]) -> str:
-    """Return the text of a ``.tiktoken`` file: a token in base64 and its rank in each line."""
+    r"""Return the text of a ``.tiktoken`` file: each line has a token in base64 and its rank.
+
+    Examples
+    --------
+    >>> format_ranks({b"the": 262})
+    'dGhl 262\n'
+    """
     return "".join(
         f"{base64.b64encode(token).decode()} {rank}\n"
         for token, rank in sorted(ranks.items(), key=lambda item: item[1])
@@ -340,7 +432,14 @@ def format_ranks(ranks: Mapping[bytes, int]) -> str:
 
 
 def parse_ranks(text: str, source: object) -> dict[bytes, int]:
-    """Read the text of a ``.tiktoken`` file."""
+    """Return the ranks in the text of a ``.tiktoken`` file; `source` is its name in messages.
+
+    Raises
+    ------
+    UserError
+        If a line is not a token in base64 and its rank, or a token is empty or occurs twice, or a
+        rank is not in [0, 2**24).
+    """
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():

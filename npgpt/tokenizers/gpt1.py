@@ -1,4 +1,8 @@
-"""GPT-1's tokenizer: lower-cased words, merged from characters, each with its end marked."""
+"""GPT-1's tokenizer: a byte-pair encoding of the characters of lower-cased words.
+
+The last character of each word carries the mark ``</w>``, so that the token ``low</w>`` is the word
+"low", and the token ``low`` is the beginning of a longer word such as "lower".
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ from numpy import ndarray
 
 from npgpt.errors import UserError
 from npgpt.tokenizers.base import AddedToken, Tokenizer
-from npgpt.tokenizers.bpe import merge_steps, merged
+from npgpt.tokenizers.bpe import merge, merge_steps
 
-END = "</w>"  # of a word: "low</w>" is the word, "low" the beginning of a longer one
-CHINESE = (  # each character is a word; the blocks that BERT's tokenizer lists
+END = "</w>"  # the mark of the end of a word
+CHINESE = (  # the blocks that BERT's tokenizer lists; each character in them is a word of its own
     (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
     (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
@@ -25,30 +29,34 @@ CHINESE = (  # each character is a word; the blocks that BERT's tokenizer lists
 class GPT1Tokenizer(Tokenizer):
     r"""GPT-1's byte-pair encoding of 40,478 tokens, as ``OpenAIGPTTokenizer`` of transformers.
 
-    Text is cleaned of control characters, stripped of accents and lower-cased; punctuation marks
-    and Chinese characters are words of their own. So decoding gives the words back, and not the
-    text: ``Héllo,  you`` becomes ``hello , you``. What is not in the vocabulary becomes ``<unk>``.
+    A text is normalized: control characters and accents are removed, and letters are lower-cased.
+    Punctuation marks and Chinese characters are words of their own. Therefore decoding returns the
+    words, and not the text: ``Héllo,  you`` becomes ``hello , you``. A part of a word that is not
+    in the vocabulary becomes ``<unk>``.
 
-    OpenAI's release of 2018 differs: it mended the text with ftfy, took spaCy's words (``don't``
-    is ``do n't``), kept accents, wrote some marks as others (a long dash as ``-``), and a line
-    break was a token, ``\n</w>``. Here a line break is white space.
+    OpenAI's release of 2018 differs from transformers, and so from this class: it repaired the text
+    with ftfy, used the words of spaCy (``don't`` was ``do n't``), kept accents, replaced some marks
+    by others (a long dash by ``-``), and encoded a line break as the token ``\n</w>``. Here a line
+    break is white space.
 
     Parameters
     ----------
     vocab : mapping of str to int, optional
-        OpenAI's, from the files that ``npgpt tokenizer add`` keeps, if not given.
+        The ids of the tokens. If not given, OpenAI's vocabulary and merges are read from the files
+        that ``npgpt tokenizer add`` has copied.
     merges : sequence of pairs of str, optional
-        Of that vocabulary, the first merge first.
+        The pairs of tokens that merge; the first pair merges first.
     added_tokens : iterable of AddedToken, optional
-        Tokens that are searched for before the text is cleaned, with their flags; ``<unk>`` if not
-        given.
+        Tokens that are searched for before the text is normalized, with their flags; ``<unk>`` if
+        not given.
     before, after : sequence of int, optional
-        Ids that stand before and after every text.
+        Ids that are put before and after the ids of each text.
 
     Raises
     ------
     UserError
-        If there are no files, or the vocabulary lacks ``<unk>`` or what a merge makes.
+        If `vocab` is not given and the files are missing, or the vocabulary lacks ``<unk>`` or the
+        token that a merge makes.
 
     Examples
     --------
@@ -77,14 +85,19 @@ class GPT1Tokenizer(Tokenizer):
             vocab, merges = gpt1_files()
         merges = merges or ()
         if "<unk>" not in vocab:
-            raise UserError("GPT-1's vocabulary lacks <unk>, for what it does not know")
+            raise UserError(
+                "GPT-1's vocabulary lacks <unk>, the token for characters that it does not know"
+            )
         if unknown := [pair for pair in merges if "".join(pair) not in vocab]:
-            raise UserError(f"the vocabulary lacks {''.join(unknown[0])!r}, which a merge makes")
+            raise UserError(
+                f"the vocabulary lacks {''.join(unknown[0])!r}, the token that the merge of "
+                f"{unknown[0][0]!r} and {unknown[0][1]!r} makes"
+            )
         self.vocab, self.merges = vocab, merges
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._ids_of_word = functools.lru_cache(2**17)(self._merge)
         added = [AddedToken("<unk>", vocab["<unk>"])] if added_tokens is None else [*added_tokens]
-        names = {i: token for token, i in vocab.items()} | {t.id: self._shown(t) for t in added}
+        names = {i: token for token, i in vocab.items()} | {t.id: self._spelling(t) for t in added}
         self._ends = {i for i, token in names.items() if token.endswith(END)}
         tokens = {
             i: token.removesuffix(END).replace(END, " ").encode() + b" " * (i in self._ends)
@@ -93,7 +106,7 @@ class GPT1Tokenizer(Tokenizer):
         super().__init__(tokens, added, before, after)
 
     def normalize(self, text: str) -> str:
-        """Return a text without control characters, accents and capitals."""
+        """Return a text without control characters and accents, in lower case."""
         return _normalize(text)
 
     def _encode(self, text: str) -> ndarray:
@@ -101,7 +114,7 @@ class GPT1Tokenizer(Tokenizer):
         return np.array(ids, np.int64)
 
     def _merge(self, word: str) -> list[int]:
-        parts = merged(_characters(word), self._rank)
+        parts = merge(_characters(word), self._rank)
         return [self.vocab.get(part, self.vocab["<unk>"]) for part in parts]
 
     def _rank(self, left: str, right: str) -> int | None:
@@ -112,15 +125,24 @@ class GPT1Tokenizer(Tokenizer):
         return (content[:-1], b" ") if i in self._ends else (content, b"")
 
     def pieces(self, text: str) -> list[list[str]]:
-        """Return the characters of each word of a text, the last with the mark of the end."""
+        """Return the characters of each word of a text; each last character has the mark ``</w>``.
+
+        Examples
+        --------
+        >>> GPT1Tokenizer({"<unk>": 0}).pieces("Hi!")
+        [['h', 'i</w>'], ['!</w>']]
+        """
         return [_characters(word) for word in words(text)]
 
     def merge_steps(self, piece: Sequence[str]) -> Iterator[list[str]]:
-        """Yield the parts of a word after each merge; the last ones are its tokens."""
+        """Yield the parts of a word after each merge; the last list is the word's tokens."""
         return merge_steps(piece, self._rank)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `load_tokenizer` needs: the name for OpenAI's, or all of another."""
+        """Return a description in JSON's types, from which `load_tokenizer` makes the tokenizer.
+
+        The description of OpenAI's vocabulary is its name; of any other, it is complete.
+        """
         if self._by_name:
             return {"kind": self.kind}
         merges = [" ".join(pair) for pair in self.merges]
@@ -149,7 +171,7 @@ def words(text: str) -> list[str]:
 def _normalize(text: str) -> str:
     kept = "".join(map(_clean, text))
     plain = (c for c in unicodedata.normalize("NFD", kept) if unicodedata.category(c) != "Mn")
-    # one character at a time: a sigma at the end of a word is lower-cased as any other
+    # each character alone: str.lower of a whole word has a rule of its own for a last sigma
     return "".join(map(str.lower, plain))
 
 
@@ -159,7 +181,11 @@ def _words(text: str) -> list[str]:
 
 @functools.cache
 def _clean(c: str) -> str:
-    """Return what stands for a character: nothing, a space, itself, or itself as a word."""
+    """Return the replacement of a character.
+
+    White space becomes a space, a control character nothing, a Chinese character a word of its own
+    between two spaces. Any other character stays.
+    """
     category = unicodedata.category(c)
     if c in "\t\n\r" or category.startswith("Z"):
         return " "

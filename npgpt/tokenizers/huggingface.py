@@ -1,10 +1,19 @@
 """Hugging Face's tokenizer files: reading those of the GPT family, and writing any tokenizer.
 
-``tokenizer.json`` describes a tokenizer in five steps: added tokens, normalizer, pre-tokenizer,
-model and post-processor; then a decoder for the way back. Files of older versions have the model in
-``vocab.json`` and ``merges.txt``, and the added tokens in ``tokenizer_config.json``,
-``added_tokens.json`` and ``special_tokens_map.json``. What is not known here is refused by its
-name, because without it the ids would be wrong.
+``tokenizer.json`` describes the five steps from a text to ids, and the way back:
+
+    added_tokens     strings that become one id, such as <|endoftext|>
+    normalizer       changes the text, for example to lower case
+    pre_tokenizer    cuts the text into pieces ("cuts" in this file)
+    model            turns each piece into ids: the vocabulary and the merges
+    post_processor   adds ids before and after the text ("template" in this file)
+    decoder          turns ids into text
+
+Older versions of transformers write the model to ``vocab.json`` and ``merges.txt``, and the added
+tokens to ``tokenizer_config.json``, ``added_tokens.json`` and ``special_tokens_map.json``.
+
+A step that this file does not know is refused, and the error names the step, because the ids would
+be wrong without it.
 """
 
 from __future__ import annotations
@@ -26,16 +35,16 @@ from npgpt.tokenizers.base import (
     TokenId,
     Tokenizer,
 )
-from npgpt.tokenizers.bpe import PATTERN, BPETokenizer, merges_of
+from npgpt.tokenizers.bpe import PATTERN, BPETokenizer, find_merges
 from npgpt.tokenizers.gpt1 import END, GPT1Tokenizer
-from npgpt.tokenizers.normalizers import pattern_of, their_pattern
+from npgpt.tokenizers.normalizers import from_their_pattern, to_their_pattern
 
 Merges = Sequence[tuple[str, str]]
 
-EVERYTHING = r"[\s\S]++"  # no cut at all
+EVERYTHING = r"[\s\S]++"  # matches the whole text, so the text is not cut
 CHARACTER = r"[\s\S]"
 PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
-GPT2_PATTERNS = (  # ours, and tiktoken's and OpenAI's spelling of the same
+GPT2_PATTERNS = (  # three spellings of GPT-2's pattern: ours, tiktoken's, and OpenAI's of 2019
     PATTERN,
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -76,18 +85,25 @@ class HuggingFace(TypedDict):
     decoder: NotRequired[dict[str, Any] | None]
 
 
-def of_hugging_face(values: dict[str, Any], path: Path) -> Tokenizer:
-    """Make the tokenizer that a ``tokenizer.json`` of the tokenizers library describes.
+def read_hugging_face(values: dict[str, Any], path: Path) -> Tokenizer:
+    """Return the tokenizer that a ``tokenizer.json`` of the tokenizers library describes.
 
-    The tokens that other files of its folder declare are added, as transformers does.
+    Tokens that other files in the same folder declare are added, as transformers does.
+
+    Parameters
+    ----------
+    values : dict
+        The content of the file.
+    path : Path
+        Where the file is.
 
     Raises
     ------
     UserError
-        If the file is damaged, or has a part that is not known here, by its name.
+        If the file is damaged, or has a step that is not known here; the message names the step.
     """
     try:
-        return _of_steps(values, path)
+        return _read_steps(values, path)
     except UserError as error:
         message = shown(f"{error!s:.600}")
         raise UserError(message if str(path) in message else f"{path}: {message}") from None
@@ -95,18 +111,18 @@ def of_hugging_face(values: dict[str, Any], path: Path) -> Tokenizer:
         raise UserError(f"{path} is damaged: {error!r:.200}") from None
 
 
-def _of_steps(values: dict[str, Any], path: Path) -> Tokenizer:
+def _read_steps(values: dict[str, Any], path: Path) -> Tokenizer:
     values = fit_file(values, HuggingFace, path)
     model = values["model"]
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     cuts = _flat(values.get("pre_tokenizer"), "pretokenizers")
     names = ", ".join(str(cut["type"]) for cut in cuts) or "nothing"
     if kind == "WordLevel" and names == "Split":
-        return _of_characters(values, model["vocab"], cuts[0])
+        return _make_characters(values, model["vocab"], cuts[0])
     if kind != "BPE" or not (names == "BertPreTokenizer" or names.endswith("ByteLevel")):
         raise UserError(
-            f"{path} is a {kind} tokenizer that cuts by {names}, and GPT-2's (BPE, ByteLevel) and "
-            "GPT-1's (BPE, BertPreTokenizer) are known here"
+            f"{path} is a {kind} tokenizer that cuts by {names}; known here are GPT-2's kind (BPE "
+            "that cuts by ByteLevel) and GPT-1's kind (BPE that cuts by BertPreTokenizer)"
         )
     model = fit_file(model, HuggingFaceModel, path)
     vocab = dict(model["vocab"])
@@ -120,58 +136,65 @@ def _of_steps(values: dict[str, Any], path: Path) -> Tokenizer:
     before, after = _template(values.get("post_processor"))
     decoders = [step for step in _flat(values.get("decoder"), "decoders") if step["type"] != "Fuse"]
     is_gpt1 = names == "BertPreTokenizer"
-    demand(not model.get("dropout"), f"dropout {model.get('dropout')} draws merges at random")
-    demand(not model.get("continuing_subword_prefix"), "continuing_subword_prefix is not known")
+    check(
+        not model.get("dropout"),
+        f"dropout {model.get('dropout')} leaves out merges at random, which is not known here",
+    )
+    check(not model.get("continuing_subword_prefix"), "continuing_subword_prefix is not known")
     suffix = model.get("end_of_word_suffix") or ""
-    demand(suffix == (END if is_gpt1 else ""), f"end_of_word_suffix {suffix!r:.20} is not known")
+    check(suffix == (END if is_gpt1 else ""), f"end_of_word_suffix {suffix!r:.20} is not known")
     expected = ["BPEDecoder"] if is_gpt1 else ["ByteLevel"]
     found = [step["type"] for step in decoders]
-    demand(found == expected, f"the decoder is {found or None}, and {expected[0]} is known here")
+    check(found == expected, f"the decoder is {found or None}, and {expected[0]} is known here")
     if is_gpt1:
         normalizer = BERT | (values.get("normalizer") or {"type": None})
-        if normalizer["strip_accents"]:  # null stands for what lowercase says
+        if normalizer["strip_accents"]:  # null means the value of lowercase, which is true here
             normalizer["strip_accents"] = None
-        demand(normalizer == BERT, f"the normalizer {normalizer['type']} is not GPT-1's")
+        check(normalizer == BERT, f"the normalizer {normalizer['type']} is not GPT-1's")
         for flag in ("fuse_unk", "byte_fallback", "ignore_merges"):
-            demand(not model.get(flag), f"{flag} is not known")
+            check(not model.get(flag), f"{flag} is not known")
         unk = model.get("unk_token")
-        demand(unk == "<unk>", f"unk_token is {unk!r:.20}, and <unk> is known here")
+        check(unk == "<unk>", f"unk_token is {unk!r:.20}, and <unk> is known here")
         end = decoders[0].get("suffix", END)
-        demand(end == END, f"the decoder's suffix is {end!r:.20}, and {END} is known here")
+        check(end == END, f"the decoder's suffix is {end!r:.20}, and {END} is known here")
         return GPT1Tokenizer(vocab, merges, added_tokens=added, before=before, after=after)
     patterns = [_pattern(cut) for cut in cuts[:-1]]
     prefix = bool(cuts[-1].get("add_prefix_space", True))
-    demand(not (prefix and patterns), "add_prefix_space after another cut is not known")
+    check(not (prefix and patterns), "add_prefix_space after another cut is not known")
     if cuts[-1].get("use_regex", True):
         patterns.append(PATTERN)
-    tokenizer = of_byte_level(
+    tokenizer = make_byte_level(
         vocab, merges, added, path, path, bool(model.get("ignore_merges")),
         pattern=patterns or [EVERYTHING], before=before, after=after,
         normalizer=values.get("normalizer"), add_prefix_space=prefix,
     )  # fmt: skip
-    is_bytes = tokenizer.to_dict() == byte_level_of_bytes(tokenizer.name).to_dict()
+    is_bytes = tokenizer.to_dict() == make_byte_level_of_bytes(tokenizer.name).to_dict()
     return ByteTokenizer() if is_bytes else tokenizer
 
 
-def _of_characters(
+def _make_characters(
     values: dict[str, Any], vocab: dict[str, int], cut: Mapping[str, Any]
 ) -> CharTokenizer:
-    """Make the tokenizer of characters that `their_json` writes."""
-    demand(_pattern(cut) == CHARACTER, "a WordLevel tokenizer of words is not known")
+    """Return the tokenizer of characters that `to_hugging_face` has written."""
+    check(_pattern(cut) == CHARACTER, "a WordLevel tokenizer of words is not known")
     for part in ("normalizer", "post_processor", "added_tokens"):
-        demand(not values.get(part), f"a tokenizer of characters has no {part} here")
-    demand([*vocab.values()] == [*range(len(vocab))], "the ids of characters must count from 0")
+        check(not values.get(part), f"a tokenizer of characters has no {part} here")
+    check([*vocab.values()] == [*range(len(vocab))], "the ids of characters must count from 0")
     return CharTokenizer("".join(vocab))
 
 
-def demand(condition: bool, message: str) -> None:
-    """Refuse a file for what it has, by its name."""
+def check(condition: bool, message: str) -> None:
+    """Raise a UserError with this message unless a file meets a condition."""
     if not condition:
         raise UserError(message)
 
 
 def _flat(step: Mapping[str, Any] | None, parts: str) -> list[Mapping[str, Any]]:
-    """Return the steps of a sequence, and of sequences in it."""
+    """Return the steps of a sequence and of the sequences in it, as one list.
+
+    `parts` is the key of a sequence's steps, such as ``"normalizers"``. A step that is not a
+    sequence is a list of one step; None is an empty list.
+    """
     if step is None:
         return []
     if step["type"] != "Sequence":
@@ -180,41 +203,52 @@ def _flat(step: Mapping[str, Any] | None, parts: str) -> list[Mapping[str, Any]]
 
 
 def _pattern(cut: Mapping[str, Any]) -> str:
-    """Return the regular expression of a step that cuts a text, and loses nothing of it."""
+    """Return the regular expression whose matches are the pieces of a step that cuts a text.
+
+    Only steps that keep all of the text are known: ``Split``, ``Digits`` and ``Punctuation``, with
+    the behavior ``Isolated``.
+    """
     kind = cut["type"]
     behavior = cut.get("behavior", "Isolated")
-    demand(behavior == "Isolated", f"{kind} of behavior {behavior} is not known, Isolated is")
+    check(
+        behavior == "Isolated",
+        f"the pre-tokenizer {kind} has behavior {behavior}; only Isolated is known here",
+    )
     if kind == "Split":
-        return pattern_of(cut["pattern"])
+        return from_their_pattern(cut["pattern"])
     if kind == "Digits":
         return r"\p{N}" if cut["individual_digits"] else r"\p{N}+"
-    demand(kind == "Punctuation", f"the pre-tokenizer {kind} is not known before ByteLevel")
+    check(kind == "Punctuation", f"the pre-tokenizer {kind} is not known before ByteLevel")
     return PUNCTUATION
 
 
 def _template(step: Mapping[str, Any] | None) -> tuple[list[int], list[int]]:
-    """Return the ids that post-processors put before and after a text."""
+    """Return the ids that a post-processor adds before and after a text.
+
+    For the template ``<s> $A </s>``, where the ids of the two tokens are 320 and 321, the result is
+    ``([320], [321])``.
+    """
     before, after = list[int](), list[int]()
     for processor in _flat(step, "processors"):
         kind = processor["type"]
         if kind == "TemplateProcessing":
             ids = {name: token["ids"] for name, token in processor["special_tokens"].items()}
-            pieces = [  # None is the text
+            pieces = [  # the ids of each piece of the template; None stands for the text
                 None if "Sequence" in piece else ids[piece["SpecialToken"]["id"]]
                 for piece in processor["single"]
             ]
-            demand(pieces.count(None) == 1, "a template must have the text once")
+            check(pieces.count(None) == 1, "a template must have the text once")
             place = pieces.index(None)
             first = [i for piece in pieces[:place] for i in piece or ()]
             last = [i for piece in pieces[place + 1 :] for i in piece or ()]
         elif kind in ("RobertaProcessing", "BertProcessing"):
             first, last = [processor["cls"][1]], [processor["sep"][1]]
         else:
-            demand(kind == "ByteLevel", f"the post-processor {kind} is not known")
+            check(kind == "ByteLevel", f"the post-processor {kind} is not known")
             continue
-        demand(not (before or after), "a Sequence of several templates is not known")
+        check(not (before or after), "a Sequence of several templates is not known")
         before, after = first, last
-    demand(all(type(i) is int for i in before + after), "a template's ids must be whole numbers")
+    check(all(type(i) is int for i in before + after), "a template's ids must be whole numbers")
     return before, after
 
 
@@ -226,14 +260,26 @@ def _added(flags: Mapping[str, Any], content: str, i: int) -> AddedToken:
     values = {flag: bool(flags.get(flag, False)) for flag in FLAGS}
     values["normalized"] = bool(flags.get("normalized", not special))
     if not isinstance(content, str) or type(i) is not int:
-        raise UserError(f"an added token must have a content and an id, and has {content!r:.40}")
+        raise UserError(
+            "an added token must have a content (a string) and an id (a whole number); one has the "
+            f"content {content!r:.40} and the id {i!r:.40}"
+        )
     return AddedToken(content, i, **values)
 
 
 def _declared_beside(folder: Path, defaults: Mapping[str, str] | None = None) -> list[AddedToken]:
-    """Return the added tokens that the files beside a vocabulary declare, as transformers does.
+    """Return the added tokens that the files beside a vocabulary declare.
 
-    Those without an id there have the id -1.
+    The rules are those of transformers: ``tokenizer_config.json`` names special tokens
+    (``bos_token`` and others) and may list all added tokens with their ids and flags. If that list
+    is missing, ``special_tokens_map.json`` names special tokens, too, and ``added_tokens.json`` has
+    the ids. A token without an id in these files has the id -1.
+
+    Parameters
+    ----------
+    folder : Path
+    defaults : mapping of str to str, optional
+        Special tokens that a class of transformers has if no file names another.
     """
 
     def read(name: str) -> dict[str, Any]:
@@ -273,7 +319,10 @@ def _declared_beside(folder: Path, defaults: Mapping[str, str] | None = None) ->
 
 
 def _updated(tokens: Iterable[AddedToken], more: Iterable[AddedToken]) -> list[AddedToken]:
-    """Return tokens after more were added: a later one with an id replaces one of its content."""
+    """Return the tokens and `more` tokens, each content once.
+
+    Of two tokens with the same content, the later token counts if it has an id.
+    """
     found = {token.content: token for token in tokens}
     for token in more:
         if token.id >= 0 or token.content not in found:
@@ -282,22 +331,26 @@ def _updated(tokens: Iterable[AddedToken], more: Iterable[AddedToken]) -> list[A
 
 
 def _placed(tokens: Iterable[AddedToken], vocab: Mapping[str, int]) -> list[AddedToken]:
-    """Return added tokens with the ids that the tokenizers library gives them.
+    """Return the added tokens with the ids that the tokenizers library gives them.
+
+    A token that is in the vocabulary keeps its id there. Any other token gets the next id after the
+    vocabulary and after all added tokens before it.
 
     Raises
     ------
     UserError
-        If a file says another id: transformers would read it otherwise than it was written.
+        If a file gives a token another id. The tokenizers library ignores this id, so the file does
+        not mean what its writer wanted.
     """
     placed, top = [], -1
     for token in tokens:
         if not token.content:
             continue
         i = vocab.get(token.content, max(top + 1, len(vocab)))
-        demand(
+        check(
             token.id in (-1, i),
             f"the added token {token.content!r:.40} has the id {token.id}, and the tokenizers "
-            f"library would give it {i}",
+            f"library would give it {i}; correct the id in the file",
         )
         placed.append(dataclasses.replace(token, id=i))
         top = max(top, i)
@@ -307,10 +360,18 @@ def _placed(tokens: Iterable[AddedToken], vocab: Mapping[str, int]) -> list[Adde
 # ---- the model
 
 
-def of_pair(
+def make_from_pair(
     vocab: dict[str, int], merges: Merges, vocab_file: Path, merges_file: Path
 ) -> Tokenizer:
-    """Make the tokenizer of a vocabulary and its merges: GPT-1's kind, or GPT-2's."""
+    """Return the tokenizer of ``vocab.json`` and ``merges.txt``: GPT-1's kind, or GPT-2's.
+
+    The vocabulary is of GPT-1's kind if the mark of the end of a word occurs in it.
+
+    Raises
+    ------
+    UserError
+        If the vocabulary is empty, or the files beside it name a class that cuts texts otherwise.
+    """
     if not vocab:
         raise UserError(f"{vocab_file} has no tokens")
     is_gpt1 = any(token.endswith(END) for token in vocab)
@@ -327,7 +388,7 @@ def of_pair(
         if name.removesuffix("Fast").removesuffix("Tokenizer") != expected:
             raise UserError(
                 f"{path} is of a {name:.40}, which cuts a text otherwise than {expected}Tokenizer; "
-                "save it with transformers 5, which writes tokenizer.json"
+                "open the folder with transformers 5 and save it, which writes tokenizer.json"
             )
         names = ["unk_token"] if is_gpt1 else ["bos_token", "eos_token", "unk_token"]
         defaults = dict.fromkeys(names, "<unk>" if is_gpt1 else "<|endoftext|>")
@@ -338,7 +399,7 @@ def of_pair(
         [i for i in [_id_of(config, name, added)] if config.get(f"add_{name}")]
         for name in ("bos_token", "eos_token")
     )
-    return of_byte_level(
+    return make_byte_level(
         vocab, merges, added, vocab_file, merges_file, before=before, after=after,
         add_prefix_space=bool(config.get("add_prefix_space")),
     )  # fmt: skip
@@ -350,7 +411,7 @@ def _id_of(config: Mapping[str, Any], name: str, added: Sequence[AddedToken] | N
     return next((token.id for token in added or () if token.content == content), -1)
 
 
-def of_byte_level(
+def make_byte_level(
     vocab: Mapping[str, int],
     merges: Merges,
     added: Sequence[AddedToken] | None,
@@ -359,10 +420,33 @@ def of_byte_level(
     ignore_merges: bool = False,
     **options: Any,
 ) -> BPETokenizer:
-    """Make a byte-pair encoding of a vocabulary that spells bytes as letters.
+    """Return the byte-pair encoding of a vocabulary that spells bytes as letters.
 
-    tiktoken, which runs it, merges by ids; so the merges must be what these say. Without a list of
-    the added tokens, all that no merge makes is special.
+    In ``vocab.json`` the token of a space and "the" is ``Ġthe``: each byte is a visible letter
+    (`byte_letters`). The file also has a list of merges. tiktoken has no such list: it merges the
+    pair whose token has the lowest id. So the list of merges must be the list that follows from the
+    ids, and any other list is refused.
+
+    Parameters
+    ----------
+    vocab : mapping of str to int
+    merges : sequence of pairs of str
+        The pairs of tokens that merge; the first pair merges first.
+    added : sequence of AddedToken, or None
+        The added tokens. None means that no file lists them: then each token that no merge makes
+        is an added token.
+    vocab_file, merges_file : Path
+        The files, for messages.
+    ignore_merges : bool
+        Whether a piece that is a token becomes this token even if no merges make the token.
+    **options
+        Options of `BPETokenizer`.
+
+    Raises
+    ------
+    UserError
+        If a merge needs a token that is not in the vocabulary, or is not made of bytes, or the
+        merges are not those that follow from the ids.
     """
     letters = {letter: byte for byte, letter in byte_letters().items()}
 
@@ -372,7 +456,10 @@ def of_byte_level(
     made = list(map("".join, merges))
     for token in [*letters, *made, *(part for pair in merges for part in pair)]:
         if token not in vocab:
-            raise UserError(f"{vocab_file} lacks {brief(token)}, which {merges_file.name} needs")
+            raise UserError(
+                f"{vocab_file} lacks the token {brief(token)}, which a merge in {merges_file.name} "
+                "needs, or which is one of the 256 bytes"
+            )
     added_contents = {token.content for token in added or ()}
     whole = [t for t in vocab if {*t} <= letters.keys() and t not in added_contents and t]
     ranks, last = {}, -1
@@ -384,10 +471,11 @@ def of_byte_level(
     for token in made:
         in_order = in_order if vocab[token] > last else []
         last = vocab[token]
-    if made and merges_of(ranks) != in_order:
+    if made and find_merges(ranks) != in_order:
         raise UserError(
-            f"the merges in {merges_file} are not those that follow from {vocab_file.name}: "
-            "tiktoken, which runs it, needs them in the order of their ids, each after its parts"
+            f"the merges in {merges_file} are not those that follow from the ids in "
+            f"{vocab_file.name}: tiktoken, which runs the encoding, needs merges in the order of "
+            "their tokens' ids, and each merge after the merges that make its two parts"
         )
     ids = set(ranks.values())
     rest = {token: i for token, i in vocab.items() if i not in ids}
@@ -402,15 +490,22 @@ def of_byte_level(
     return BPETokenizer(ranks, name=name, added_tokens=added, unreached=unreached, **options)
 
 
-def byte_level_of_bytes(name: str) -> BPETokenizer:
-    """Return the byte-pair encoding without merges whose ids are the bytes."""
+def make_byte_level_of_bytes(name: str) -> BPETokenizer:
+    """Return the byte-pair encoding that has no merges, and whose ids are the bytes."""
     return BPETokenizer({bytes([byte]): byte for byte in range(256)}, [EVERYTHING], name=name)
 
 
 def byte_letters() -> dict[int, str]:
-    """Return the letter that stands for each byte in GPT-2's files: a visible one.
+    """Return the letter that stands for each byte in GPT-2's files, where each letter is visible.
 
-    Bytes that are a visible Latin-1 character are that; the others follow from U+0100 on.
+    A byte that is a visible character in Latin-1 stands for itself. The other bytes have the
+    letters from U+0100 on, in their order.
+
+    Examples
+    --------
+    >>> letters = byte_letters()
+    >>> letters[ord("t")], letters[ord(" ")]
+    ('t', 'Ġ')
     """
     visible = {byte: chr(byte) for byte in range(256) if chr(byte).isprintable() and byte != 32}
     others = [byte for byte in range(256) if byte not in visible]
@@ -418,7 +513,18 @@ def byte_letters() -> dict[int, str]:
 
 
 def parse_merges(text: str, source: object) -> list[tuple[str, str]]:
-    """Read the text of ``merges.txt``: two tokens in each line."""
+    r"""Return the pairs of tokens in the text of ``merges.txt``; `source` is its name in messages.
+
+    Raises
+    ------
+    UserError
+        If a line does not have two tokens with a space between them.
+
+    Examples
+    --------
+    >>> parse_merges("#version: 0.2\nh e\nt he\n", "merges.txt")
+    [('h', 'e'), ('t', 'he')]
+    """
     merges = []
     for number, line in enumerate(text.split("\n"), 1):
         parts = line.rstrip("\r").split(" ")
@@ -436,12 +542,20 @@ def parse_merges(text: str, source: object) -> list[tuple[str, str]]:
 def write_hugging_face(tokenizer: Tokenizer, folder: Path, n_positions: int | None = None) -> None:
     """Write ``tokenizer.json`` and ``tokenizer_config.json``, which transformers reads.
 
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    folder : Path
+        An existing or a new folder.
+    n_positions : int, optional
+        The number of tokens that the model can read, for ``model_max_length``.
+
     Raises
     ------
     UserError
-        If the tokenizer has no equal there.
+        If transformers has no tokenizer that gives the same ids.
     """
-    values = their_json(tokenizer)
+    values = to_hugging_face(tokenizer)
     end = "<|endoftext|>" if "<|endoftext|>" in tokenizer.special_tokens else None
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -457,8 +571,14 @@ def write_hugging_face(tokenizer: Tokenizer, folder: Path, n_positions: int | No
         write_json(folder / "tokenizer_config.json", config, indent=2)
 
 
-def their_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return a tokenizer as ``tokenizer.json`` of the tokenizers library has it."""
+def to_hugging_face(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the content of the ``tokenizer.json`` that describes a tokenizer.
+
+    Raises
+    ------
+    UserError
+        If transformers has no tokenizer that gives the same ids.
+    """
     normalizer: Any = None
     if isinstance(tokenizer, CharTokenizer):
         cuts: list[dict[str, Any]] = [_split({"Regex": CHARACTER})]
@@ -471,15 +591,21 @@ def their_json(tokenizer: Tokenizer) -> dict[str, Any]:
         decoder = {"type": "BPEDecoder", "suffix": END}
     elif isinstance(tokenizer, BPETokenizer | ByteTokenizer):
         if isinstance(tokenizer, ByteTokenizer):
-            tokenizer = byte_level_of_bytes("byte")
+            tokenizer = make_byte_level_of_bytes("byte")
         normalizer, cuts = tokenizer.normalizer, _cuts(tokenizer)
         model = _byte_level(tokenizer)
         decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
     else:
-        raise UserError(f"a tokenizer of kind {tokenizer.kind!r} has no equal in transformers")
-    for token in tokenizer.added_tokens:  # there, so that they keep their ids
+        raise UserError(
+            f"a tokenizer of kind {tokenizer.kind!r} cannot be exported: transformers has no "
+            "tokenizer that gives the same ids"
+        )
+    for token in tokenizer.added_tokens:  # a token in the vocabulary keeps its id there
         if model["vocab"].setdefault(token.content, token.id) != token.id:
-            raise UserError(f"the added token {token.content!r} spells another token's bytes")
+            raise UserError(
+                f"the added token {token.content!r} is spelled like another token of the "
+                "vocabulary, and a tokenizer.json cannot hold both"
+            )
     return {
         "version": "1.0",
         "truncation": None,
@@ -521,8 +647,11 @@ def _cuts(tokenizer: BPETokenizer) -> list[dict[str, Any]]:
         "use_regex": by_words,
     }
     if patterns and tokenizer.add_prefix_space:
-        raise UserError("add_prefix_space with such a pattern has no equal in transformers")
-    return [*(_split(their_pattern(pattern)) for pattern in patterns), byte_level]
+        raise UserError(
+            "a tokenizer with add_prefix_space and a pattern other than GPT-2's cannot be "
+            "exported: transformers has no tokenizer that gives the same ids"
+        )
+    return [*(_split(to_their_pattern(pattern)) for pattern in patterns), byte_level]
 
 
 def _byte_level(tokenizer: BPETokenizer) -> dict[str, Any]:

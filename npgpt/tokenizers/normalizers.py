@@ -2,9 +2,9 @@ r"""Normalizers: the functions that change a text before the text is encoded.
 
 A ``tokenizer.json`` of Hugging Face's tokenizers library describes them. That library runs regular
 expressions with Oniguruma. We run them with Python's ``regex`` module and, in tiktoken, with
-Rust's. The three dialects agree on most patterns. `pattern_of` and `their_pattern` translate
-``\w``, the common case in which the dialects differ. They refuse a pattern that holds any other
-difference, because the pattern would cut some text at another place.
+Rust's. The three dialects agree on most patterns. `from_their_pattern` and `to_their_pattern`
+translate ``\w``, the common case in which the dialects differ. They refuse a pattern that holds any
+other difference, because the pattern would cut some text at another place.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def make_normalizer(values: Any) -> Normalizer:
     ------
     UserError
         If a normalizer has a type that is not known here (the message names the type), or a pattern
-        that `pattern_of` refuses.
+        that `from_their_pattern` refuses.
 
     Examples
     --------
@@ -136,7 +136,10 @@ def make_normalizer(values: Any) -> Normalizer:
     if kind == "Replace":
         import regex  # type: ignore[import-untyped]
 
-        pattern, content = regex.compile(pattern_of(values["pattern"])), _text(values["content"])
+        pattern, content = (
+            regex.compile(from_their_pattern(values["pattern"])),
+            _text(values["content"]),
+        )
 
         def replace(text: str) -> str:
             return "".join(
@@ -181,7 +184,7 @@ def split_by(pattern: Any, text: str) -> Iterator[Any]:
         yield text[end:]
 
 
-def pattern_of(values: Mapping[str, str]) -> str:
+def from_their_pattern(values: Mapping[str, str]) -> str:
     r"""Return a regular expression of ours that matches the same as a ``pattern`` of their files.
 
     Parameters
@@ -197,7 +200,7 @@ def pattern_of(values: Mapping[str, str]) -> str:
 
     Examples
     --------
-    >>> pattern_of({"String": "1+1"})
+    >>> from_their_pattern({"String": "1+1"})
     '1\\+1'
     """
     import regex
@@ -214,7 +217,7 @@ def pattern_of(values: Mapping[str, str]) -> str:
     return pattern
 
 
-def their_pattern(pattern: str) -> dict[str, str]:
+def to_their_pattern(pattern: str) -> dict[str, str]:
     r"""Return the ``pattern`` that matches the same in Hugging Face's dialect as ours does here.
 
     Possessive repetitions such as ``{1,3}+`` lose the plus sign where a pattern ends, because they
@@ -227,7 +230,7 @@ def their_pattern(pattern: str) -> dict[str, str]:
 
     Examples
     --------
-    >>> their_pattern(r"\p{N}{1,3}+|\s+$")
+    >>> to_their_pattern(r"\p{N}{1,3}+|\s+$")
     {'Regex': '\\p{N}{1,3}|\\s+\\z'}
     """
     pattern = re.sub(r"(\{\d*,?\d*\})\+(?=\||$)", r"\1", pattern)  # possessive, at an end

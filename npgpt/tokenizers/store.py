@@ -1,7 +1,9 @@
-"""Vocabulary files: reading them, and our own folder of them, so that nothing is ever downloaded.
+"""Reading and writing vocabulary files, and the folder in which npgpt keeps its own copies.
 
-The folder is ``tokenizers`` in `npgpt.files.home`. Its ``published`` holds the files of known
-tokenizers, checked by their hashes; any other tokenizer is a JSON file of its name.
+No file is ever downloaded: ``npgpt tokenizer add`` copies the files that the user has. The copies
+are in the folder ``tokenizers`` in `npgpt.files.home`. Its folder ``published`` holds the files of
+published tokenizers such as GPT-2's, which are checked by their hashes. Any other tokenizer is a
+JSON file with its name, beside ``published``.
 """
 
 from __future__ import annotations
@@ -39,9 +41,10 @@ from npgpt.files import (
 from npgpt.tokenizers.base import AddedToken, ByteTokenizer, CharTokenizer, TokenId, Tokenizer
 from npgpt.tokenizers.bpe import BPETokenizer, format_ranks, parse_ranks
 from npgpt.tokenizers.gpt1 import GPT1Tokenizer
-from npgpt.tokenizers.huggingface import of_hugging_face, of_pair, parse_merges
+from npgpt.tokenizers.huggingface import make_from_pair, parse_merges, read_hugging_face
 
-# The files of known tokenizers, and their SHA-256. The hashes for tiktoken's are those it demands.
+# The files of published tokenizers, and their SHA-256. For its own files, tiktoken checks the same
+# hashes.
 GPT1_FILES = {
     "encoder_bpe_40000.json": "fdf49b19e7de236852091da09b84a7a3cd5e7b0e79916376cf45f6b8127b8078",
     "vocab_40000.bpe": "0ea9b51ae695073cd871e0358f7016311d671a7ff3963e367d5236522f294725",
@@ -66,7 +69,7 @@ KNOWN = {
     "o200k_harmony": O200K,
 }
 PUBLISHED = {sha256: file for files in KNOWN.values() for file, sha256 in files.items()}
-PAIRS = {  # a vocabulary, and its merges
+PAIRS = {  # the name of a file with a vocabulary: the name of the file with its merges
     "vocab.json": "merges.txt",
     "encoder.json": "vocab.bpe",
     "encoder_bpe_40000.json": "vocab_40000.bpe",
@@ -76,7 +79,7 @@ _tiktoken_lock = threading.Lock()
 
 
 def folder() -> Path:
-    """Return our own folder of tokenizers."""
+    """Return the folder in which npgpt keeps its tokenizers."""
     return home() / "tokenizers"
 
 
@@ -84,30 +87,45 @@ def _published(file: str) -> Path:
     return folder() / "published" / file
 
 
-# ---- known tokenizers
+# ---- published tokenizers
 
 
-def known(name: str) -> Tokenizer:
-    """Return a known tokenizer by its name, from files that are here.
+def make_known(name: str) -> Tokenizer:
+    """Return the published tokenizer of a name in `KNOWN`, read from local files.
 
     Raises
     ------
     UserError
-        If a file is missing, or is not the one that was published.
+        If a file is missing, or differs from the published file.
     """
-    return GPT1Tokenizer() if name == "gpt1" else BPETokenizer(**encoding(name), kind=name)
+    return GPT1Tokenizer() if name == "gpt1" else BPETokenizer(**read_encoding(name), kind=name)
 
 
-def encoding(name: str, given: Path | None = None) -> dict[str, Any]:
-    """Return the ranks, the pattern and the special tokens of one of tiktoken's encodings.
+def read_encoding(name: str, given: Path | None = None) -> dict[str, Any]:
+    """Return the name, ranks, pattern and special tokens of one of tiktoken's encodings.
 
-    tiktoken knows the last two, and would download the ranks. So for that long its reader is ours,
-    which takes the file that is given, or looks into our own folder and into tiktoken's cache.
-    GPT-2's is r50k_base by another name, whose one file is read faster than the two of GPT-2.
+    tiktoken's package has the pattern and the special tokens, and would download the ranks. To
+    prevent the download, we replace tiktoken's function that reads a file while tiktoken makes the
+    encoding. Our function reads `given`, or looks in our own folder and in tiktoken's cache.
+
+    The encodings gpt2 and r50k_base are equal. r50k_base has one file, which is read faster than
+    the two files of gpt2, so it is read for both if it is there.
+
+    Parameters
+    ----------
+    name : str
+        A name in `KNOWN`, but not ``gpt1``.
+    given : Path, optional
+        The file with the ranks.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, or differs from the published file.
     """
     twin = _published("r50k_base.tiktoken")
     if name == "gpt2" and twin.is_file() and PUBLISHED.get(_sha256(twin)) == twin.name:
-        return encoding("r50k_base", twin) | {"name": name}
+        return read_encoding("r50k_base", twin) | {"name": name}
     import tiktoken.load
     from tiktoken_ext.openai_public import (  # type: ignore[import-untyped]
         ENCODING_CONSTRUCTORS,
@@ -131,13 +149,22 @@ def encoding(name: str, given: Path | None = None) -> dict[str, Any]:
 
 
 def gpt1_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return GPT-1's vocabulary and merges."""
+    """Return GPT-1's vocabulary and merges, read from local files.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, or differs from the published file.
+    """
     vocab, merges = (_content("gpt1", file) for file in GPT1_FILES)
     return json.loads(vocab), parse_merges(merges.decode(), "vocab_40000.bpe")
 
 
 def _content(name: str, url: str) -> bytes:
-    """Return what a file of a known tokenizer holds; tiktoken's cache knows it by its address."""
+    """Return the content of a published tokenizer's file, from our folder or tiktoken's cache.
+
+    The name of a file in tiktoken's cache is the SHA-1 of the file's address, `url`.
+    """
     files = KNOWN[name]
     file = url.rsplit("/", 1)[-1]
     for path in (_published(file), _tiktoken_cache() / hashlib.sha1(url.encode()).hexdigest()):
@@ -147,8 +174,8 @@ def _content(name: str, url: str) -> bytes:
                 return content
             if path.name == file:
                 raise UserError(
-                    f"{path} is not the file that was published (another hash); replace it with "
-                    f"npgpt tokenizer add {file}"
+                    f"{path} differs from the file that was published (its hash is another); "
+                    f"replace it with npgpt tokenizer add {file}"
                 )
     ours = url == file
     source = "github.com/openai/finetune-transformer-lm" if ours else url.removesuffix(file)
@@ -170,18 +197,22 @@ def _tiktoken_cache() -> Path:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer from its file, from one of its two files, or from their folder.
+    """Read a tokenizer from a file, or from a folder that holds the file.
 
     Parameters
     ----------
     path : Path
-        A ``.tiktoken`` file with its JSON sidecar, ``vocab.json`` and ``merges.txt`` by either
-        name, ``tokenizer.json`` (ours or Hugging Face's), or a folder that holds one of these.
+        One of these, or a folder that holds one of these:
+
+        - a ``.tiktoken`` file, beside which a JSON file has the pattern and the special tokens
+          (a published ``.tiktoken`` file needs no JSON file),
+        - ``vocab.json`` or ``merges.txt``, of which the other is in the same folder,
+        - ``tokenizer.json``, ours or Hugging Face's.
 
     Raises
     ------
     UserError
-        If there is none, or it is damaged.
+        If there is no tokenizer, or a file is missing or damaged.
     """
     folder = path if path.is_dir() else path.parent
     return read_together(folder, _is_of_tokenizer, lambda: _read(path))
@@ -193,7 +224,7 @@ def _is_of_tokenizer(name: str) -> bool:
 
 def _read(path: Path) -> Tokenizer:
     if path.is_dir():
-        # tokenizer.json first, of either format: vocab.json has less, where both are there
+        # Where both are there, tokenizer.json says more than vocab.json, so it comes first.
         names = ["tokenizer.json", *PAIRS, *sorted(p.name for p in path.glob("*.tiktoken"))]
         found = next((path / name for name in names if (path / name).is_file()), None)
         if found is None:
@@ -222,13 +253,14 @@ def _read(path: Path) -> Tokenizer:
 def _read_tiktoken(path: Path) -> BPETokenizer:
     published = Path(PUBLISHED.get(_sha256(path), ""))
     if published.suffix == ".tiktoken":
-        return BPETokenizer(**encoding(published.stem, path))
+        return BPETokenizer(**read_encoding(published.stem, path))
     ranks = parse_ranks(read_text(path, LARGE), path)
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
         raise UserError(
-            f"{path} needs {sidecar.name} beside it, which says where to cut a text and what is "
-            f'special: {{"pattern": "...", "special_tokens": {{"<|endoftext|>": {len(ranks)}}}}}'
+            f"{path} needs {sidecar.name} beside it, with the pattern that cuts a text and the "
+            f'special tokens: {{"pattern": "...", "special_tokens": {{"<|endoftext|>": '
+            f"{len(ranks)}}}}}"
         )
     return _bpe(ranks, {"name": path.stem} | read_json(sidecar), sidecar)
 
@@ -238,11 +270,11 @@ def _read_pair(vocab_file: Path, merges_file: Path) -> Tokenizer:
     if not merges_file.is_file():
         raise UserError(f"{vocab_file} needs {merges_file.name} beside it")
     merges = parse_merges(read_text(merges_file, LARGE), merges_file)
-    return of_pair(vocab, merges, vocab_file, merges_file)
+    return make_from_pair(vocab, merges, vocab_file, merges_file)
 
 
 class OurFile(TypedDict):
-    """What only tokenizers from Hugging Face's files have, in our own ``tokenizer.json``."""
+    """The keys of our ``tokenizer.json`` that only a tokenizer from Hugging Face's files has."""
 
     added_tokens: NotRequired[list[AddedToken]]
     before: NotRequired[list[TokenId]]
@@ -257,7 +289,7 @@ class OurGPT1(OurFile):
 
 
 class OurBPE(OurFile):
-    """What describes ranks of bytes: the file beside a ``.tiktoken`` file, and our own."""
+    """The keys of the JSON file beside a ``.tiktoken`` file, and of our own ``tokenizer.json``."""
 
     pattern: str | list[str]
     special_tokens: Vocabulary
@@ -268,14 +300,27 @@ class OurBPE(OurFile):
 
 
 def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
-    """Make the tokenizer that a file describes, as `Tokenizer.to_dict` does."""
+    """Return the tokenizer that a JSON file of ours or of Hugging Face's describes.
+
+    Parameters
+    ----------
+    values : dict
+        The content of the file.
+    path : Path
+        Where the file is.
+
+    Raises
+    ------
+    UserError
+        If the content describes no tokenizer that is known here, or is damaged.
+    """
     kind, special = values.get("kind"), values.get("special_tokens", [])
     if kind is None and "model" in values:
-        return of_hugging_face(values, path)
+        return read_hugging_face(values, path)
     if kind in ("char", "byte") and not (
         isinstance(special, list) and all(isinstance(token, str) for token in special)
     ):
-        raise UserError(f"{path} is damaged: its special_tokens are no list of strings")
+        raise UserError(f"{path} is damaged: its special_tokens are not a list of strings")
     if kind == "char" and isinstance(values.get("characters"), str):
         return CharTokenizer(values["characters"], special)
     if kind == "byte":
@@ -287,7 +332,7 @@ def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
         merges = parse_merges("\n".join(values["merges"]), path)
         return GPT1Tokenizer(values["vocab"], merges, **_rare(values))
     if isinstance(kind, str) and kind in KNOWN:
-        return known(kind)
+        return make_known(kind)
     raise UserError(f"{path} describes no tokenizer that is known here (kind {brief(kind)})")
 
 
@@ -303,7 +348,7 @@ def _bpe(ranks: dict[bytes, int], values: dict[str, Any], path: Path) -> BPEToke
 
 
 def _rare(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of `OurFile`."""
+    """Return the values of the keys of `OurFile`, where there are any."""
     return {key: values[key] for key in ("before", "after", "added_tokens") if key in values}
 
 
@@ -311,9 +356,30 @@ def _rare(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_tiktoken(tokenizer: BPETokenizer, path: Path) -> None:
-    """Write a ``.tiktoken`` file, and beside it a JSON file with the pattern and special tokens."""
+    """Write a ``.tiktoken`` file, and beside it a JSON file with the pattern and special tokens.
+
+    Parameters
+    ----------
+    tokenizer : BPETokenizer
+    path : Path
+        The ``.tiktoken`` file. The JSON file has the same name with the ending ``.json``.
+
+    Raises
+    ------
+    UserError
+        If a file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> tokenizer = BPETokenizer({bytes([byte]): byte for byte in range(256)})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_tiktoken(tokenizer, Path(folder) / "bytes.tiktoken")
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['bytes.json', 'bytes.tiktoken']
+    """
     with together(path.parent):
-        values = {"n_vocab": tokenizer.n_vocab} | tokenizer.described()
+        values = {"n_vocab": tokenizer.n_vocab} | tokenizer.describe()
         write_json(path.with_suffix(".json"), values, indent=1)
         write_text(path, format_ranks(tokenizer.ranks))
 
@@ -321,14 +387,26 @@ def write_tiktoken(tokenizer: BPETokenizer, path: Path) -> None:
 def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
     """Copy tokenizers into our own folder, and return them by their names.
 
-    Known files are checked by their hashes. Any other tokenizer is kept under `name`, or else under
-    the name of its file or, for ``vocab.json`` and ``merges.txt``, of its folder.
+    The files of published tokenizers are recognized by their hashes, and keep their names.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files that `read_tokenizer` reads, or folders with such files.
+    name : str, optional
+        The name for a tokenizer that is not published. If not given, the name is the name of the
+        file, or of the folder if the file is called ``vocab.json``, ``merges.txt`` or
+        ``tokenizer.json``.
+
+    Returns
+    -------
+    dict of str to Tokenizer
 
     Raises
     ------
     UserError
-        If a path holds no tokenizer, a known file is not as it was published, one of two files is
-        missing, or a name is taken.
+        If a path holds no tokenizer, a file has the name of a published file and differs from it,
+        one of two files is missing, or the name is that of a published tokenizer.
     """
     published: dict[str, Path] = {}
     others: list[Path] = []
@@ -348,18 +426,23 @@ def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
     added: dict[str, Tokenizer] = {}
     for path in others:
         if path.with_suffix(".tiktoken") in others and path.suffix == ".json":
-            continue  # a sidecar
+            continue  # the JSON file beside a .tiktoken file, which is read with it
         tokenizer = read_tokenizer(path)
         if path.name in (*PAIRS, *PAIRS.values(), "tokenizer.json"):
             path = path.resolve().parent
         key = name or path.stem
         if key in ("char", "byte", *KNOWN) or Path(key).name != key:
-            raise UserError(f"{key!r} cannot be the name of a tokenizer; give one with --name")
+            raise UserError(
+                f"{key!r} cannot be the name of a tokenizer: it is the name of a published "
+                "tokenizer, or holds a folder; give another name with --name"
+            )
         added[key] = tokenizer
     try:
         make_folders(_published(""))
     except OSError as error:
-        raise UserError(f"the folder {folder()} cannot be made: {error.strerror}") from None
+        raise UserError(
+            f"the folder {folder()} for tokenizers cannot be created: {error.strerror}"
+        ) from None
     for key, tokenizer in added.items():
         write_json(folder() / f"{key}.json", tokenizer.to_dict())
     with together(_published("")):
@@ -368,12 +451,12 @@ def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
                 file.write(read_bytes(path))
     for key, files in KNOWN.items():
         if published.keys() & files.keys():
-            added[key] = known(key)
+            added[key] = make_known(key)
     if "gpt2" in added:
-        write_text(_published("r50k_base.tiktoken"), format_ranks(encoding("gpt2")["ranks"]))
+        write_text(_published("r50k_base.tiktoken"), format_ranks(read_encoding("gpt2")["ranks"]))
     return added
 
 
 def _sha256(path: Path) -> str:
-    """Return a file's SHA-256; of a file that is larger than any published one, none."""
+    """Return a file's SHA-256, or an empty string if it is larger than all published files."""
     return hash_file(path) if path.stat().st_size <= SMALL else ""

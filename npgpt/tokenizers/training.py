@@ -1,7 +1,7 @@
-"""Training a byte-pair encoding: the most frequent pair becomes a token, again and again.
+"""Training a byte-pair encoding: the most frequent pair of neighbours becomes a token, repeatedly.
 
-Equal counts are decided by the pair that is greater as a pair of byte strings, so that the same
-text always gives the same vocabulary.
+Of pairs that are equally frequent, the pair that is greater as a pair of byte strings becomes a
+token first. Therefore the same text always gives the same vocabulary.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from npgpt.tokenizers.base import check_utf8
 from npgpt.tokenizers.bpe import PATTERN, BPETokenizer, cut_by
 
 END_OF_TEXT = "<|endoftext|>"
-LONGEST = 4096  # the bytes of a piece: a merge in it takes time in proportion
+LONGEST = 4096  # bytes of a piece; longer pieces are cut, because a merge reads the whole piece
 
 
 def train_bpe(
@@ -30,24 +30,28 @@ def train_bpe(
 ) -> BPETokenizer:
     """Train a byte-pair encoding on a text.
 
-    Ids are, in this order, the 256 bytes, the merges, and the special tokens.
+    The first 256 ids are the bytes; then come the tokens that merges make, in the order of the
+    merges, and last the special tokens.
 
     Parameters
     ----------
     text : str
-        A special token in it ends a piece, and is no part of any.
+        The text to train on. Special tokens in the text are not trained on; a piece ends before a
+        special token.
     vocab_size : int
-        Tokens in all: at least 256 and the special ones. Fewer come out of a text in which no pair
-        is left that occurs often enough.
+        The number of tokens, at least 256 plus the number of special tokens. The vocabulary is
+        smaller if no pair is left that occurs `min_frequency` times.
     pattern : str, optional
-        The regular expression of a piece, which no token reaches beyond; GPT-2's if not given.
-        What lies between two matches is a piece, too.
+        The regular expression that cuts the text into pieces (see `BPETokenizer`); GPT-2's if not
+        given. A token is always a part of one piece.
     special_tokens : sequence of str, optional
+        Tokens that do not come from the text, such as the end of a document.
     min_frequency : int, optional
-        How often a pair must occur to become a token.
+        How often a pair must occur to become a token; at least 1.
     name : str, optional
+        The name of the encoding in messages.
     progress : callable, optional
-        Called with the number of tokens after each merge.
+        A function that is called with the number of tokens after each merge.
 
     Returns
     -------
@@ -56,8 +60,9 @@ def train_bpe(
     Raises
     ------
     UserError
-        If the vocabulary is too small, a special token is empty or there twice, or the pattern is
-        no regular expression, or matches where nothing is.
+        If `vocab_size` or `min_frequency` is too small, a special token is empty or occurs twice,
+        the text holds half of a surrogate pair, or the pattern is not a regular expression or
+        matches the empty string.
 
     References
     ----------
@@ -95,9 +100,14 @@ def train_bpe(
 def count_pieces(
     text: str, pattern: str = PATTERN, special_tokens: Sequence[str] = ()
 ) -> dict[bytes, int]:
-    """Return how often each piece occurs that the pattern cuts a text into (see `cut_by`).
+    """Return how often each piece of a text occurs (see `npgpt.tokenizers.bpe.cut_by`).
 
-    One of more than `LONGEST` bytes, such as a megabyte without a space, counts as several.
+    A piece of more than `LONGEST` bytes, such as a megabyte without a space, is cut into several.
+
+    Examples
+    --------
+    >>> count_pieces("low low lower")
+    {b'low': 1, b' low': 1, b' lower': 1}
     """
     import regex  # type: ignore[import-untyped]
 
@@ -116,20 +126,42 @@ def count_pieces(
 def learn_merges(
     pieces: Mapping[bytes, int], min_frequency: int = 2
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the pairs to merge, best first, until none occurs `min_frequency` times.
+    """Yield the pairs to merge, the first merge first, until no pair occurs `min_frequency` times.
 
-    Pairs are counted once. A merge then visits only the pieces that its pair occurs in, and
-    corrects the counts of its neighbours. A heap finds the next pair: counts of old pairs only
-    fall, so an entry is at worst too high, which shows when it comes to the top.
+    The obvious loop counts all pairs, merges the most frequent pair everywhere, and counts again.
+    This function yields the same pairs, and counts all pairs only once. A merge of a and b then
+    visits the pieces that hold the pair, and corrects the counts of the pairs beside it. In the
+    piece ``x a b y``, which occurs n times, the new token ``ab`` makes ``x ab y``:
+
+        counts[x, a]  falls by n        counts[x, ab]  grows by n
+        counts[b, y]  falls by n        counts[ab, y]  grows by n
+
+    A heap finds the most frequent pair. The count of an old pair only falls, and its entry in the
+    heap keeps the older, higher count. So an entry that comes to the top is compared with the
+    count, and pushed again with the right count if the two differ.
+
+    Parameters
+    ----------
+    pieces : mapping of bytes to int
+        How often each piece occurs, from `count_pieces`.
+    min_frequency : int
+        How often a pair must occur to be merged.
+
+    Examples
+    --------
+    >>> list(learn_merges({b"low": 2, b"lower": 1}, min_frequency=3))
+    [(b'o', b'w'), (b'l', b'ow')]
     """
     tokens = [bytes([byte]) for byte in range(256)]
-    # A heap pops the least, so ties need strings that sort the other way round: each byte is
-    # mirrored, and an end above all of them puts "a" behind "ab".
+    # heapq pops the smallest entry, and we want the greatest pair of equally frequent pairs. So the
+    # heap compares mirrored strings, which sort the other way round: each byte becomes 255 - byte,
+    # and a last character above all others sorts "a" after "ab", where Python sorts it before.
     mirrored = [chr(255 - byte) + "\u0100" for byte in range(256)]
-    words = [list(piece) for piece in pieces]  # each byte, then each token, by its id
+    words = [list(piece) for piece in pieces]  # the pieces as lists of ids, at first of bytes
     frequencies = list(pieces.values())
     counts: defaultdict[tuple[int, int], int] = defaultdict(int)
-    where: defaultdict[tuple[int, int], list[int]] = defaultdict(list)  # words that a pair is in
+    # the indices of the words that hold a pair, or held the pair before another merge
+    where: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for i, (word, n) in enumerate(zip(words, frequencies, strict=True)):
         for pair in zip(word, word[1:], strict=False):
             counts[pair] += n
@@ -153,13 +185,14 @@ def learn_merges(
         tokens.append(tokens[a] + tokens[b])
         mirrored.append(mirrored[a][:-1] + mirrored[b])
 
-        # by the neighbour on the left and on the right: how often, and in which words
+        # For each neighbour x on the left and y on the right of a merge: how often it occurs there,
+        # and the indices of the words in which it occurs.
         before: defaultdict[int, int] = defaultdict(int)
         after: defaultdict[int, int] = defaultdict(int)
         where_before: defaultdict[int, list[int]] = defaultdict(list)
         where_after: defaultdict[int, list[int]] = defaultdict(list)
         visited = -1
-        for i in where.pop(pair):  # a word twice in a row if the pair is in it twice
+        for i in where.pop(pair):  # a word that holds the pair twice is listed twice in a row
             if i == visited:
                 continue
             visited, word, n = i, words[i], frequencies[i]

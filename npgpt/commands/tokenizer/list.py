@@ -8,7 +8,7 @@ from npgpt.errors import UserError
 from npgpt.options import parse
 from npgpt.say import say
 from npgpt.tokenizers import make_tokenizer
-from npgpt.tokenizers.store import KNOWN, encoding, folder, gpt1_files
+from npgpt.tokenizers.store import KNOWN, folder, gpt1_files, read_encoding
 
 
 @dataclass
@@ -23,7 +23,7 @@ def run(args: list[str]) -> int:
     print("byte           256 tokens")
     for name, files in KNOWN.items():
         try:
-            n = len(gpt1_files()[0]) if name == "gpt1" else _size(encoding(name))
+            n = len(gpt1_files()[0]) if name == "gpt1" else _size(read_encoding(name))
             print(f"{name:13}  {n:,} tokens")
         except UserError:
             print(f"{name:13}  not here; npgpt tokenizer add {' '.join(files)}")
