@@ -28,7 +28,7 @@ from npgpt import GPT, GPTConfig
 from npgpt.models.layers import dropout_from
 from npgpt.training.memory import keep_freed_memory
 from npgpt.training.optim import AdamW, clip_grad_norm
-from npgpt.training.run import accumulate_gradients
+from npgpt.training.task import accumulate_gradients
 
 try:
     import torch

@@ -25,7 +25,7 @@ RENAMED = {
     "npgpt.nn": ("npgpt.module", "npgpt.models.layers"),
     "npgpt.optim": ("npgpt.training.optim",),
     "npgpt.quantize": ("npgpt.generation.quantize",),
-    "npgpt.train": ("npgpt.training.run",),
+    "npgpt.train": ("npgpt.training.run", "npgpt.training.loop", "npgpt.training.folder"),
 }
 
 

@@ -140,9 +140,11 @@ def test_runs_on_documents_resume_bit_for_bit(step, documents, tmp_path, capsys)
     with pytest.raises(Interrupted):
         train(run, Quiet(run, interrupt_at=step))
     again = resume(run.folder, {})
-    assert np.array_equal(again.validation_tokens, encode_text(["abc" * 40], again.tokenizer))
+    assert np.array_equal(again.task.splits[1], encode_text(["abc" * 40], again.tokenizer))
     assert (
-        len(again.tokens) == len(again.train_tokens) == sum(2 * (i % 7 + 1) + 1 for i in range(60))
+        len(again.task.text)
+        == len(again.task.splits[0])
+        == sum(2 * (i % 7 + 1) + 1 for i in range(60))
     )
     train(again, Quiet(again))
     same_runs(run.folder, whole.folder)
@@ -162,7 +164,7 @@ def test_runs_on_documents_resume_bit_for_bit(step, documents, tmp_path, capsys)
 def test_generation_stops_at_the_end_of_a_document(documents, tmp_path):
     run = start(config("", tmp_path / "run", **documents))
     train(run, Quiet(run))
-    model, end = load_pretrained(run.folder), run.end
+    model, end = load_pretrained(run.folder), run.task.end
     assert model.generation_config == {"eos_token_id": end}
     ids = run.tokenizer.encode("ab")
     found = generate(model, ids, max_new_tokens=200, do_sample=True, seed=1)[0]
@@ -195,8 +197,10 @@ def test_a_token_file_knows_its_documents(documents, tmp_path):
     run = start(config("", tmp_path / "run", **documents))
     changes = dict(val_data=(str(run.folder / "val_tokens.bin"),))
     other = start(config(str(run.folder / "tokens.bin"), tmp_path / "second", **changes))
-    assert other.config.documents and other.model.generation_config == {"eos_token_id": run.end}
-    assert np.array_equal(other.validation_tokens, run.validation_tokens)
+    assert other.config.documents and other.model.generation_config == {
+        "eos_token_id": run.task.end
+    }
+    assert np.array_equal(other.task.splits[1], run.task.splits[1])
     plain = start(config(str(tmp_path / "other.txt"), tmp_path / "plain"))
     with pytest.raises(UserError, match="no special token"):
         start(config(str(plain.folder / "tokens.bin"), tmp_path / "third", documents=True))
@@ -210,7 +214,7 @@ def test_token_files_of_nanogpt(tmp_path):
     with pytest.raises(UserError, match="train.json does not exist.*--tokenizer gpt2"):
         start(config(train_bin, tmp_path / "run"))
     run = start(config(train_bin, tmp_path / "run", val_data=val_bin, tokenizer="byte"))
-    assert np.array_equal(run.tokens, ids) and run.config.tokenizer == "byte"
+    assert np.array_equal(run.task.text, ids) and run.config.tokenizer == "byte"
     train(run, Quiet(run))
     assert not list(run.folder.glob("*.bin"))
     resume(run.folder, {})
@@ -256,7 +260,7 @@ def test_evaluation_only(documents, tmp_path, capsys):
     assert out.startswith(
         f"step     12  train {last['train_loss']:.4f}  val {last['val_loss']:.4f}\nloss "
     )
-    whole = whole_loss(run.model, run.validation_tokens, end=run.end)
+    whole = whole_loss(run.model, run.task.splits[1], end=run.task.end)
     assert f"loss {whole:.4f} over the whole validation split" in out
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(config("", "", **documents, eval_only=True).to_toml())

@@ -36,10 +36,11 @@ from autograd.stepper.to_source import to_source
 from autograd.stepper.trace import Trace, trace
 from npgpt import GPT, GPTConfig
 from npgpt.errors import UserError
-from npgpt.files import append, release
+from npgpt.files import append
 from npgpt.tokenizers import BPETokenizer, ByteTokenizer, read_tokenizer, write_tiktoken
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import open_tokens, write_tokens
+from npgpt.training.folder import RunFolder
 from npgpt.training.run import open_run, start
 from npgpt.weights.load import load_pretrained
 
@@ -228,7 +229,7 @@ def test_overwrite_keeps_a_run_until_the_new_one_is_written(tmp_path, fast):
 
     def make(n_embd, **options):
         start(TrainConfig(n_embd=n_embd, out_dir=f"{tmp_path}/run", **shape), **options)
-        release(tmp_path / "run")
+        RunFolder(tmp_path / "run").unlock()
 
     make(4)
     (tmp_path / "run" / "metrics.jsonl").write_text("of the old run")

@@ -38,6 +38,8 @@ from npgpt.training import run as training
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import open_tokens, tokenizer_of_tokens
 from npgpt.training.data import read_text as read_corpus
+from npgpt.training.folder import RunFolder
+from npgpt.training.metrics import Metrics
 from npgpt.training.replay import Replay
 from npgpt.weights.load import load_pretrained
 
@@ -124,8 +126,8 @@ class _Silent:
 def read_run(folder):
     """Resume, replay and metrics: all that reads a run."""
     run = training.resume(folder, {})
-    training.release(folder)
-    training.Metrics(folder / "metrics.jsonl", run.progress.step)
+    RunFolder(folder).unlock()
+    Metrics(folder / "metrics.jsonl", run.progress.step)
     replay = Replay(folder, 0, 0, force=True)
     replay.seek(0)
 

@@ -547,7 +547,7 @@ def test_training_follows_the_same_curve(dtype, rtol):
     from npgpt import GPT, GPTConfig
     from npgpt.models.layers import dropout_from
     from npgpt.training.optim import AdamW, clip_grad_norm
-    from npgpt.training.run import accumulate_gradients
+    from npgpt.training.task import accumulate_gradients
 
     def curve():
         random = np.random.default_rng(0)

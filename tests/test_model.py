@@ -22,7 +22,7 @@ from npgpt.models.parts import parameters_by_part
 from npgpt.models.positions import SinusoidalEmbedding
 from npgpt.module import unallocated
 from npgpt.training.data import random_batch
-from npgpt.training.run import accumulate_gradients
+from npgpt.training.task import accumulate_gradients
 
 TINY = GPTConfig(
     vocab_size=11, n_positions=8, n_embd=12, n_layer=2, n_head=3,

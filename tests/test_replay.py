@@ -23,7 +23,7 @@ from npgpt.commands.step import walk
 from npgpt.commands.why import MOST_ROWS, why
 from npgpt.commands.why import Options as WhyOptions
 from npgpt.files import read_tensors, write_tensors
-from npgpt.training import run as training
+from npgpt.training import loop
 from npgpt.training.config import TrainConfig
 from npgpt.training.display import Display
 from npgpt.training.interrupt import Interrupted
@@ -200,7 +200,7 @@ def test_checkpoints_of_a_course_that_was_given_up(tmp_path):
 )
 def test_another_environment_is_refused_by_name(key, value, message, resumed, monkeypatch):
     folder, _ = resumed
-    here = training.environment() | {key: value}
+    here = loop.environment() | {key: value}
     monkeypatch.setattr("npgpt.training.replay.environment", lambda: here)
     with pytest.raises(UserError, match=message):
         Replay(folder, 5)
@@ -223,11 +223,11 @@ def test_other_data_are_refused(copy):
 
 
 def test_only_the_environments_that_matter_count(tmp_path, monkeypatch):
-    here = training.environment()
+    here = loop.environment()
     run = start(config(tmp_path))
     run.update()
     run.save_state()
-    monkeypatch.setattr(training, "environment", lambda: here | {"NumPy": "9.9"})
+    monkeypatch.setattr(loop, "environment", lambda: here | {"NumPy": "9.9"})
     run = resume(run.folder, {})
     assert [setting["step"] for setting in run.history] == [0, 1]
     assert not resume(run.folder, {}).remember()  # nothing new
@@ -423,7 +423,7 @@ def test_a_runs_step_as_a_script(primitives, resumed, tmp_path, capsys):
     replay = Replay(folder, 9, 9)
     replay.seek(9)
     with autograd.use_kernels(False), replay.run.dropout():
-        inputs, targets, *_ = replay.run.batches()[0]
+        inputs, targets, *_ = replay.run.task.batches(replay.run.progress.step)[0]
         loss = replay.run.model(inputs, targets)[1].item()
     assert "np.full((), 0.5, np.float32)" in path.read_text()  # two batches, half of each
     found = float(prints(path))

@@ -22,11 +22,12 @@ from autograd.console import Console
 from npgpt import GPT, UserError
 from npgpt.cli import main
 from npgpt.evaluation.loss import whole_loss
-from npgpt.files import read_tensors, release, replacing, write_tensors, write_text
+from npgpt.files import read_tensors, replacing, write_tensors, write_text
 from npgpt.tokenizers import ByteTokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import write_tokens
 from npgpt.training.display import Display, OutputLost
+from npgpt.training.folder import RunFolder
 from npgpt.training.interrupt import Interrupted, interruptible
 from npgpt.training.replay import Replay
 from npgpt.training.run import latest_run, resume, start, train
@@ -107,7 +108,7 @@ def test_a_run_folder(text, tmp_path):
     assert step.keys() == {"step", "train_loss", "lr", "grad_norm", "tokens_per_second",
                            "elapsed_seconds"}  # fmt: skip
     best = load_pretrained(run.folder)
-    assert found[-1]["val_loss"] == pytest.approx(whole_loss(best, run.validation_tokens), rel=1e-6)
+    assert found[-1]["val_loss"] == pytest.approx(whole_loss(best, run.task.splits[1]), rel=1e-6)
     assert found[-1]["val_loss"] < found[0]["val_loss"]
     assert TrainConfig.from_toml(run.folder / "train.toml") == run.config
 
@@ -302,7 +303,7 @@ def test_signals_while_a_checkpoint_is_written(
                 time.sleep(0.01)
         write_tensors(path, *args)
 
-    monkeypatch.setattr("npgpt.training.run.write_tensors", interrupted)
+    monkeypatch.setattr("npgpt.training.state.write_tensors", interrupted)
     with pytest.raises(Interrupted if n_signals == 1 else KeyboardInterrupt):
         train(run, Quiet(run))
     monkeypatch.undo()
@@ -349,7 +350,7 @@ def test_kill_9_at_random_moments(attempt, text, tmp_path):
     whole = start(config(text, tmp_path / "whole", **often))
     train(whole, Quiet(whole))
     state = start(config(text, tmp_path / "run", **often)).folder / "state.safetensors"
-    release(tmp_path / "run")
+    RunFolder(tmp_path / "run").unlock()
     command = [sys.executable, "-m", "npgpt.cli", "train", "--resume", str(tmp_path / "run")]
     chance = random.Random(attempt)
     for _ in range(5):
@@ -645,8 +646,8 @@ def test_two_processes_in_one_folder(text, tmp_path):
     run = run_to_the_end(text, tmp_path / "run", max_iters=4)
     before = (run.folder / "state.safetensors").read_bytes()
     script = (
-        "import pathlib, sys, npgpt.files\n"
-        "npgpt.files.hold(pathlib.Path(sys.argv[1]))\n"
+        "import sys; from npgpt.training.folder import RunFolder\n"
+        "RunFolder(sys.argv[1]).lock()\n"
         "print('held', flush=True)\n"
         "sys.stdin.read()"
     )

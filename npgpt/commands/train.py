@@ -20,6 +20,7 @@ from npgpt.training import run as training
 from npgpt.training.config import TrainConfig
 from npgpt.training.curve import loss_curve
 from npgpt.training.display import Display, OutputLost, showing
+from npgpt.training.task import SAMPLING
 from npgpt.weights.load import load_pretrained
 
 
@@ -148,7 +149,7 @@ def describe(run: training.Run, is_resumed: bool) -> str:
     where = "Python's own library" if not run.config.data else " ".join(run.config.data)
     return (
         f"{run.folder} {verb}: {run.model.n_parameters():,} parameters, "
-        f"{len(run.tokens):,} tokens of {where}, vocabulary {run.tokenizer.n_vocab:,}"
+        f"{run.task.n_tokens:,} tokens of {where}, vocabulary {run.tokenizer.n_vocab:,}"
     )
 
 
@@ -163,11 +164,11 @@ def tell(text: str, file: Any = None) -> None:
 def show_sample(run: training.Run) -> None:
     """Print what the trained model writes, and the command that writes more."""
     model = load_pretrained(run.folder)
-    prompt = run.prompt()
+    prompt = run.task.prompt()
     ids = run.tokenizer.encode(prompt, allowed_special="all")
     length = 120 if run.tokenizer.n_vocab > 256 and run.tokenizer.kind != "char" else 400
-    choices = dict(do_sample=True, temperature=0.8, top_k=0, seed=run.config.seed)
-    out = generate(model, ids, max_new_tokens=length, **choices)
+    seed, tokenizer = run.config.seed, run.tokenizer
+    out = generate(model, ids, max_new_tokens=length, seed=seed, tokenizer=tokenizer, **SAMPLING)
     print("\n" + "─" * 72)
     say_text(run.tokenizer.decode(out[0], skip_special_tokens=True))
     print("─" * 72 + "\n")

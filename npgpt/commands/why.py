@@ -14,7 +14,6 @@ from autograd.schema import FileName
 from npgpt.errors import UserError
 from npgpt.models.config import Steps
 from npgpt.options import parse, quoted
-from npgpt.training.data import IGNORED
 from npgpt.training.replay import History, Replay, by_sequence, find_weight, follow
 from npgpt.training.run import Run
 
@@ -119,11 +118,8 @@ def _table(history: History) -> Table:
 def _sequences(run: Run, name: str, index: tuple[int, ...]) -> Table:
     """Return, as a table, the sequences of this step that its gradient mostly came from."""
     parts = np.array(by_sequence(run, name, index))
-    texts = [
-        run.tokenizer.decode(np.append(row, last[last != IGNORED]))  # (T + 1,), or T
-        for inputs, targets, *_ in run.batches()
-        for row, last in zip(inputs, targets[:, -1:], strict=True)
-    ]
+    batches = run.task.batches(run.progress.step)
+    texts = [text for batch in batches for text in run.task.texts(batch)]
     largest = np.argsort(-np.abs(parts), kind="stable")[:MOST_SEQUENCES]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(justify="right", no_wrap=True, min_width=len("+1.00e-01"))

@@ -18,7 +18,8 @@ from npgpt.training.config import TrainConfig, keys_of
 from npgpt.training.data import random_batch, separated
 from npgpt.training.memory import demand_memory
 from npgpt.training.optim import AdamW, clip_grad_norm
-from npgpt.training.run import accumulate_gradients, source_of, tokenizer_for
+from npgpt.training.prepare import read_sources, tokenizer_for
+from npgpt.training.task import accumulate_gradients
 
 WARM_UP = 3  # steps: kernels are loaded, memory and caches are in use
 
@@ -46,7 +47,7 @@ class Step:
         )
 
     def take(self) -> Ledger:
-        """Take one step, as `npgpt.training.run` does; return its ledger."""
+        """Take one step, as `npgpt.training.loop` does; return its ledger."""
         config, n = self.config, self.model.n_parameters()
         with Ledger() as ledger:
             with ledger.part("batch"):
@@ -83,10 +84,7 @@ def architecture_of(config: TrainConfig, vocab_size: int | None) -> GPTConfig:
         return dataclasses.replace(config, **keys_of(base)).model(base.vocab_size, base)
     if vocab_size is not None:
         return config.model(vocab_size)
-    sources = [source_of(config.data, config, True)]
-    if config.val_data:
-        sources.append(source_of(config.val_data, config, False))
-    return config.model(tokenizer_for(config, sources, None, None).n_vocab)
+    return config.model(tokenizer_for(config, read_sources(config), None, None).n_vocab)
 
 
 def summary(config: TrainConfig, rows: list[autograd.ledger.Row], roof: Roof) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from npgpt.models.config import Activation, GPTConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import dropout_from
 from npgpt.training.optim import AdamW, clip_grad_norm
-from npgpt.training.run import accumulate_gradients
+from npgpt.training.task import accumulate_gradients
 
 
 def use_kernels_once() -> None:

@@ -1,8 +1,8 @@
-"""The loss of a model over a text."""
+"""The loss of a model over a text, or over any batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy import ndarray
@@ -10,27 +10,25 @@ from numpy import ndarray
 from autograd import no_grad
 from npgpt.models.gpt import GPT
 from npgpt.module import evaluating
-from npgpt.training.data import n_predicted, random_batch, separated, windows_at
+from npgpt.training.data import Batch, n_predicted, separated, windows_at
 
 Check = Callable[[], None]
 
 
-def estimate_loss(
-    model: GPT,
-    tokens: ndarray,
-    batch_size: int,
-    n_batches: int,
-    generator: np.random.Generator,
-    check: Check = lambda: None,
-    end: int | None = None,
-) -> float:
-    """Return the mean loss over random batches. `check` is called between them.
+def mean_loss(model: GPT, batches: Iterable[Batch], check: Check = lambda: None) -> float:
+    """Return the mean loss over all targets of some batches; 0 if they have no target.
 
-    With an end token, documents are kept apart (`npgpt.training.data.separated`).
+    The mean of the batches' losses is weighted by their numbers of targets. `check` is called
+    before each batch: it may raise to end the evaluation.
     """
-    T = model.config.n_positions
-    batches = (random_batch(tokens, batch_size, T, generator) for _ in range(n_batches))
-    return _mean_loss(model, batches, check, end)
+    losses, sizes = [], []
+    with no_grad(), evaluating():
+        for batch in batches:
+            check()
+            if size := n_predicted(batch.targets):
+                losses.append(model(*batch)[1].item())
+                sizes.append(size)
+    return float(np.average(losses, weights=sizes)) if sizes else 0.0
 
 
 def whole_loss(
@@ -42,35 +40,46 @@ def whole_loss(
 ) -> float:
     """Return the mean loss over every token of a text but the first.
 
-    The text is cut into windows of the context length, one after the other: each token is predicted
-    once, from those before it in its window. Without a batch size, one is chosen for which the
-    logits stay small. With an end token, documents are kept apart
-    (`npgpt.training.data.separated`), and the first token of each is not predicted.
+    The text is cut into windows of the context length, one after the other. Each token is predicted
+    once, from the tokens before it in its window.
+
+    Parameters
+    ----------
+    model : GPT
+    tokens : ndarray of int, (N,)
+    batch_size : int, optional
+        Windows in a batch. By default it is chosen so that the logits stay small.
+    check : callable
+        Called before each batch; see `mean_loss`.
+    end : int, optional
+        The end token. If it is given, documents are kept apart (`npgpt.training.data.separated`),
+        and the first token of each document is not predicted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=5, n_positions=4, n_embd=8, n_layer=1, n_head=1))
+    >>> round(whole_loss(model, np.arange(23) % 5), 1)  # an untrained model: log(5) or so
+    1.6
     """
     T = model.config.n_positions
     if batch_size is None:
         batch_size = max(1, min(64, 2**22 // (T * model.config.vocab_size)))
-    n_windows, rest = divmod(len(tokens) - 1, T)
-    starts = list(range(0, n_windows * T, T))
-    groups = [(starts[i : i + batch_size], T) for i in range(0, len(starts), batch_size)]
+    return mean_loss(model, every_window(tokens, T, batch_size, end), check)
+
+
+def every_window(tokens: ndarray, length: int, batch_size: int, end: int | None) -> Iterator[Batch]:
+    """Yield the windows of a text in their order; the last batch is one, shorter, window.
+
+    Ten tokens, with a length of 4 and a batch size of 2, are a batch of tokens 0-3 and 4-7 (with
+    targets 1-4 and 5-8), and a batch of token 8 alone (with target 9).
+    """
+    n_windows, rest = divmod(len(tokens) - 1, length)
+    starts = range(0, n_windows * length, length)
+    groups = [(starts[i : i + batch_size], length) for i in range(0, n_windows, batch_size)]
     if rest:
-        groups.append(([n_windows * T], rest))
-
-    def windows(starts: list[int], length: int) -> tuple[ndarray, ndarray]:
-        cut = windows_at(tokens, starts, length)  # (B, length + 1)
-        return cut[:, :-1], cut[:, 1:]
-
-    return _mean_loss(model, (windows(*group) for group in groups), check, end)
-
-
-def _mean_loss(model: GPT, batches: Iterable, check: Check, end: int | None) -> float:
-    """Return the mean loss over all tokens that batches predict; 0 if they predict none."""
-    losses, sizes = [], []
-    with no_grad(), evaluating():
-        for inputs, targets in batches:
-            check()
-            batch = separated(inputs, targets, end)
-            if size := n_predicted(batch.targets):
-                losses.append(model(*batch)[1].item())
-                sizes.append(size)
-    return float(np.average(losses, weights=sizes)) if sizes else 0.0
+        groups.append((range(n_windows * length, n_windows * length + 1), rest))
+    for group, n in groups:
+        cut = windows_at(tokens, group, n)  # (B, n + 1)
+        yield separated(cut[:, :-1], cut[:, 1:], end)

@@ -225,6 +225,17 @@ def encode_text(text: str | list[str], tokenizer: Tokenizer) -> ndarray:
 
 # ---- the token file
 
+TOKEN_FILES = ("tokens", "val_tokens")  # of the data and of the validation data, in a run folder
+
+
+@dataclass
+class Tokens:
+    """Tokens, and the file that holds them."""
+
+    array: ndarray  # (N,)
+    path: Path
+    sha256: str
+
 
 @dataclass
 class TokenFile:

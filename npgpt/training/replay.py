@@ -19,15 +19,17 @@ import numpy as np
 from rich.progress import track
 
 import autograd
-from autograd import nn
 from autograd.console import Console
 from autograd.schema import fit
 from npgpt.errors import UserError
 from npgpt.hub import find_model
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import n_predicted
+from npgpt.training.loop import Run
 from npgpt.training.memory import keep_freed_memory
-from npgpt.training.run import Progress, Run, environment, hash_parameters, initial_model, open_run
+from npgpt.training.prepare import initial_model
+from npgpt.training.run import open_run
+from npgpt.training.state import Progress, Setting, environment, hash_parameters
 from npgpt.weights.load import load_pretrained
 
 
@@ -111,11 +113,7 @@ class Replay:
     def _rewind(self, step: int) -> str:
         """Put the run at the latest step up to one that is known; return where that is kept."""
         run, history = self.run, self.run.history
-        known = {run.progress.step: run.folder / "state.safetensors"}
-        for path in (run.folder / "checkpoints").glob("step-*.safetensors"):
-            number = path.stem.removeprefix("step-")
-            if number.isdecimal():
-                known.setdefault(int(number), path)
+        known = run.files.numbered_states() | {run.progress.step: run.files.state}
         for n in sorted((n for n in known if n <= step), reverse=True):
             run.load_state(known[n])
             if run.progress.step == n and _until(n, run.history) == _until(n, history):
@@ -175,7 +173,7 @@ def tracked(steps: range) -> Iterable[int]:
     return track(steps, "replaying", console=console, transient=True, disable=hidden)
 
 
-def _settings(run: Run) -> list[dict[str, Any]]:
+def _settings(run: Run) -> list[Setting]:
     """Return a run's history from step 0 on; of older runs, what came before it was noted."""
     history = run.history
     if history and history[0]["step"] == 0:
@@ -184,7 +182,7 @@ def _settings(run: Run) -> list[dict[str, Any]]:
     return [{"step": 0, "parameters": None, "config": config, "environment": None}, *history]
 
 
-def _until(step: int, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _until(step: int, history: list[Setting]) -> list[Setting]:
     """Return the part of a history that had begun before a step."""
     return [setting for setting in history if setting["step"] < step]
 
@@ -273,18 +271,16 @@ def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) ->
 def by_sequence(run: Run, name: str, index: tuple[int, ...]) -> list[float]:
     """Return what each sequence of this step's batches adds to the gradient of a weight."""
     parameter = run.optimizer.parameters[name]
-    batches = run.batches()
+    batches = run.task.batches(run.progress.step)
+    counts = [n_predicted(batch.targets) for batch in batches]
     parts = []
     with run.dropout():
-        counts = [n_predicted(batch.targets) for batch in batches]
-        for inputs, targets, mask, positions in batches:
-            logits, _ = run.model(inputs, None, mask, positions)
-            rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V)
-            losses = nn.cross_entropy(rows, targets.reshape(-1), reduction="none")  # (B T,)
-            for b in range(len(inputs)):
-                share = np.zeros(targets.shape, losses.dtype)
+        for batch in batches:
+            losses = run.task.losses(run.model, batch)  # (B, T)
+            for b in range(len(batch.inputs)):
+                share = np.zeros(losses.shape, losses.dtype)
                 share[b] = 1 / sum(counts)
-                gradient = autograd.grad(losses, parameter, share.reshape(-1), retain_graph=True)
+                gradient = autograd.grad(losses, parameter, share, retain_graph=True)
                 parts.append(float(gradient.data[index]))
     return parts
 

@@ -83,11 +83,7 @@ def load_pretrained(
     folder = path if path.is_dir() else path.parent
 
     def opened() -> tuple[GPTConfig, dict[str, Stored], str, dict[str, Any]]:
-        found: dict[str, Any] = {}
-        if (defaults := folder / "generation_config.json").is_file():
-            found = read_json(defaults, limit=SMALL)
-        elif config is None and (old := folder / "config.json").is_file():
-            found = options_in_config(read_json(old, limit=SMALL))
+        found = read_generation_config(folder, is_own=config is None)
         return config or find_config(path), *open_weights(path), found
 
     config, tensors, what, defaults = read_together(folder, _is_of_model, opened)
@@ -107,6 +103,19 @@ def load_pretrained(
     model.eval()
     model.generation_config = defaults
     return model
+
+
+def read_generation_config(folder: Path, is_own: bool = True) -> dict[str, Any]:
+    """Read ``generation_config.json``, the defaults of generation; empty if there is no such file.
+
+    Older models have these options in ``config.json``. It counts unless the model is loaded with
+    another configuration than its own.
+    """
+    if (path := folder / "generation_config.json").is_file():
+        return read_json(path, limit=SMALL)
+    if is_own and (path := folder / "config.json").is_file():
+        return options_in_config(read_json(path, limit=SMALL))
+    return {}
 
 
 def _is_of_model(name: str) -> bool:

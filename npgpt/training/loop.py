@@ -1,0 +1,301 @@
+"""The training loop: `Run` is what is trained and how far it is, `train` takes it to its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.errors import UserError
+from npgpt.evaluation.loss import Check
+from npgpt.files import hash_file, written
+from npgpt.models.gpt import GPT
+from npgpt.models.layers import dropout_from
+from npgpt.tokenizers import Tokenizer
+from npgpt.training.config import TrainConfig
+from npgpt.training.curve import write_loss_png
+from npgpt.training.display import Display, OutputLost
+from npgpt.training.folder import RunFolder
+from npgpt.training.interrupt import Interrupted, interruptible
+from npgpt.training.memory import keep_freed_memory
+from npgpt.training.metrics import Metrics
+from npgpt.training.optim import AdamW, clip_grad_norm, learning_rate_at
+from npgpt.training.state import Progress, Setting, State, environment, hash_parameters
+from npgpt.training.task import Task, accumulate_gradients
+from npgpt.weights.load import load_pretrained, save_weights
+
+
+def train(run: Run, display: Display) -> None:
+    """Train to the end, from wherever the run stands.
+
+    The loop takes one update after the other. Every `eval_interval` updates, and at the end, it
+    estimates the losses, writes the model if it is the best so far, and saves the state. A signal
+    is looked for between updates: the state is then saved, and the loop ends.
+
+    Raises
+    ------
+    Interrupted
+        After Ctrl-C, SIGTERM or SIGHUP, with the state saved.
+    OutputLost
+        If nothing can be shown any more, with the state saved.
+    UserError
+        If the loss is no longer finite.
+    """
+    keep_freed_memory()
+    config, progress = run.config, run.progress
+    run.model.train()
+    metrics = Metrics(run.files.metrics, progress.step)
+    started = time.monotonic() - progress.elapsed_seconds
+
+    def elapsed() -> float:
+        progress.elapsed_seconds = time.monotonic() - started
+        return progress.elapsed_seconds
+
+    with interruptible() as interrupt, metrics, display:
+        try:
+            since, n_tokens = time.monotonic(), 0  # of the updates that the next line sums up
+            while True:
+                interrupt.check()
+                if run.must_evaluate:
+                    paused = time.monotonic()
+                    train_loss, val_loss = run.evaluate(interrupt.check)
+                    run.save_if_best(val_loss)
+                    values = {"train_loss": train_loss, "val_loss": val_loss}
+                    metrics.write(progress.step, **values, elapsed_seconds=elapsed())
+                    run.save_state()
+                    display.evaluated(progress.step, train_loss, val_loss)
+                    if config.sample_tokens:
+                        display.sampled(run.task.sample(run.model))
+                    since += time.monotonic() - paused
+                if run.is_complete:
+                    break
+                loss, norm, lr = run.update()
+                n_tokens += run.tokens_per_update
+                if progress.step % config.log_interval == 0:
+                    rate = n_tokens / (time.monotonic() - since)
+                    since, n_tokens = time.monotonic(), 0
+                    metrics.write(
+                        progress.step, train_loss=loss, lr=lr, grad_norm=norm,
+                        tokens_per_second=rate, elapsed_seconds=elapsed(),
+                    )  # fmt: skip
+                    display.step(progress.step, loss, rate)
+                if config.checkpoint_interval and progress.step % config.checkpoint_interval == 0:
+                    run.save_state(run.files.checkpoint(progress.step))
+            if not progress.finished:
+                best = load_pretrained(run.folder)
+                loss = run.task.whole_loss(best, interrupt.check)
+                progress.finished = True
+                metrics.write(progress.step, val_loss=loss, elapsed_seconds=elapsed())
+                run.save_state()
+                write_loss_png(run.folder)
+                if progress.step < config.max_iters:
+                    display.stopped_early(progress.n_worse)
+                display.finished(loss, progress.best_step, elapsed())
+        except (Interrupted, OutputLost):
+            elapsed()
+            run.save_state()
+            interrupt.check()  # a terminal that is closed sends a signal as well
+            raise
+        finally:
+            run.files.unlock()
+
+
+@dataclass
+class Run:
+    """What is trained, on what, and how far it is.
+
+    Attributes
+    ----------
+    files : RunFolder
+    config : TrainConfig
+    model : GPT
+    task : Task
+        Draws the batches, and judges the model.
+    progress : Progress
+    history : list of Setting
+        The configurations and environments of the run so far, each from the step at which it began
+        to hold, with the hash of the parameters at that step.
+    optimizer : AdamW
+    is_hashed : bool
+        Whether the run's files hold hashes of themselves; version 0.1.0 wrote none.
+    """
+
+    files: RunFolder
+    config: TrainConfig
+    model: GPT
+    task: Task
+    progress: Progress = field(default_factory=Progress)
+    history: list[Setting] = field(default_factory=list)
+    is_hashed: bool = True
+
+    def __post_init__(self) -> None:
+        self.tokenizer_sha256 = hash_file(written(self.files.tokenizer))
+        self.optimizer = AdamW(self.model.named_parameters())
+        self.configure(self.config)
+
+    def configure(self, config: TrainConfig) -> None:
+        """Go on by another configuration, of the same model and data."""
+        self.config = self.task.config = config
+        self.optimizer.betas = config.beta1, config.beta2
+        self.optimizer.weight_decay = config.weight_decay
+
+    @property
+    def folder(self) -> Path:
+        """The path of the run folder."""
+        return self.files.path
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the task."""
+        return self.task.tokenizer
+
+    # ---- one update
+
+    def update(self) -> tuple[float, float, float]:
+        """Do one update; return loss, norm of the gradient before clipping, and learning rate."""
+        loss = self.backward()
+        return loss, *self.descend()
+
+    def backward(self) -> float:
+        """Add the gradient of this step's batches to ``.grad``; return their mean loss."""
+        with self.dropout():
+            loss = accumulate_gradients(self.model, self.task.batches(self.progress.step))
+        self.demand_finite("loss", loss)
+        return loss
+
+    def dropout(self) -> AbstractContextManager[None]:
+        """Let the code in the block drop what this step drops."""
+        return dropout_from(np.random.default_rng([self.config.seed, 4, self.progress.step]))
+
+    def descend(self) -> tuple[float, float]:
+        """Clip the gradient and let the optimizer take a step; count the update.
+
+        Returns the norm of the gradient before clipping, and the learning rate.
+        """
+        lr = self.learning_rate()
+        norm = clip_grad_norm(self.model.parameters(), self.config.grad_clip)
+        self.demand_finite("norm of the gradient", norm)
+        self.optimizer.step(lr)
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        return norm, lr
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of this step."""
+        config = self.config
+        if not config.decay_lr:
+            return config.learning_rate
+        until = config.max_iters if config.lr_decay_iters is None else config.lr_decay_iters
+        return learning_rate_at(
+            self.progress.step, config.learning_rate, config.min_lr, config.warmup_iters, until
+        )
+
+    @property
+    def tokens_per_update(self) -> int:
+        """How many tokens the batches of an update hold."""
+        config = self.config
+        return config.batch_size * config.block_size * config.gradient_accumulation_steps
+
+    def demand_finite(self, what: str, value: float) -> None:
+        """Stop the run, before anything is saved, if a number shows that training diverged."""
+        if not math.isfinite(value):
+            advice = "Lower --learning_rate, or warm up for longer (--warmup_iters)"
+            if not 0 < self.config.grad_clip <= 1:
+                advice += ", or clip the gradient (--grad_clip 1)"
+            raise UserError(
+                f"after step {self.progress.step} the {what} is {value}. The last good checkpoint "
+                f"is kept ({self.files.state}). {advice}"
+            )
+
+    # ---- evaluation, and the end
+
+    @property
+    def must_evaluate(self) -> bool:
+        """Whether this step is to be evaluated, and was not yet."""
+        step, config = self.progress.step, self.config
+        is_due = step % config.eval_interval == 0 or step >= config.max_iters
+        return is_due and self.progress.evaluated != step
+
+    def evaluate(self, check: Check = lambda: None) -> tuple[float, float]:
+        """Estimate the losses on the training and the validation data."""
+        losses = self.task.estimate_losses(self.model, self.progress.step, check)
+        for loss in losses:
+            self.demand_finite("loss", loss)
+        return losses
+
+    def save_if_best(self, val_loss: float) -> None:
+        """Count this step as evaluated; write the model if its loss is the best so far."""
+        progress = self.progress
+        if val_loss < progress.best_loss or progress.evaluated < 0:
+            progress.best_loss, progress.best_step = val_loss, progress.step
+            progress.n_worse = 0
+            self.save_best()
+        else:
+            progress.n_worse += 1
+        progress.evaluated = progress.step
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether too many evaluations have brought no better loss."""
+        return 0 < self.config.patience <= self.progress.n_worse
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all updates are done, or the run is out of patience."""
+        return self.progress.step >= self.config.max_iters or self.is_out_of_patience
+
+    # ---- state
+
+    def save_state(self, path: Path | None = None) -> None:
+        """Write all that a resumed run needs: to the folder's state, or to another file."""
+        for name, array in self.model.state_dict().items():
+            self.demand_finite(f"sum of {name}", float(array.sum()))
+        State(
+            self.model.state_dict() | self.optimizer.state_dict(),
+            self.progress,
+            {name: (str(tokens.path), tokens.sha256) for name, tokens in self.task.data.items()},
+            self.history,
+            dataclasses.asdict(self.model.config),
+            self.tokenizer_sha256,
+        ).write(path or self.files.state)
+
+    def load_state(self, path: Path) -> None:
+        """Take up the state in a file of this run's folder."""
+        self.take_up(State.read(path), path)
+
+    def take_up(self, state: State, path: Path) -> None:
+        """Go on from a state; `path` is where the state was read."""
+        try:
+            self.model.load_state_dict(state.parameters)
+            self.optimizer.load_state_dict(state.means, state.progress.step)
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path} does not belong to this run, or is damaged: {error}") from None
+        self.progress, self.history = state.progress, state.history
+        self.is_hashed = bool(state.architecture)
+
+    def save_best(self) -> None:
+        """Write the model as the best of the run."""
+        save_weights(self.model, self.files.model)
+
+    def remember(self) -> bool:
+        """Add to the history what holds from here on; return whether it is anything new."""
+        config = json.loads(json.dumps(dataclasses.asdict(self.config)))  # tuples are lists there
+        here = environment()
+        last = self.history[-1] if self.history else None
+        if last and (last["config"], last["environment"]) == (config, here):
+            return False
+        self.history.append(
+            {
+                "step": self.progress.step,
+                "parameters": hash_parameters(self.model),
+                "config": config,
+                "environment": here,
+            }
+        )
+        return True

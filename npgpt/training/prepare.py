@@ -1,0 +1,219 @@
+"""All that a new run begins with, read and checked before anything is written: `plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.errors import UserError
+from npgpt.generation import settle
+from npgpt.hub import find_model
+from npgpt.models.config import GPTConfig
+from npgpt.models.gpt import GPT
+from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
+from npgpt.training.config import TrainConfig, keys_of
+from npgpt.training.data import (
+    END,
+    TOKEN_FILES,
+    Tokens,
+    encode_text,
+    open_tokens,
+    read_documents,
+    read_text,
+    tokenizer_of_tokens,
+)
+from npgpt.training.memory import demand_memory
+from npgpt.training.task import SAMPLING, LanguageModelling
+from npgpt.weights.load import load_pretrained
+
+
+@dataclass
+class Plan:
+    """All that a new run begins with, before anything is written."""
+
+    config: TrainConfig
+    model: GPT
+    task: LanguageModelling
+    sources: list[Source]  # of the data, and of the validation data if there is any
+
+
+def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
+    """Read and check all that a new run needs.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        A model to start from (`init_from`) and a token file determine some of its keys: those may
+        be left at their defaults.
+    given : collection of str
+        The keys that were given by the user, should they have their default value.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or damaged, if the text is too short, or if the configuration
+        contradicts the model or the token file.
+    MemoryError
+        If the model cannot be trained in the memory of this machine.
+    """
+    origin = None if config.init_from == "scratch" else find_model(config.init_from)
+    base = None if origin is None else load_pretrained(origin)
+    sources = read_sources(config)
+    tokenizer = None if origin is None else load_tokenizer(origin)
+    tokenizer = tokenizer_for(config, sources, tokenizer, origin)
+    data = {}
+    for name, source in zip(TOKEN_FILES, sources, strict=False):
+        if source.file is None:
+            data[name] = Tokens(encode_text(source.text, tokenizer), Path(), "")
+        else:
+            array, info = open_tokens(source.file, tokenizer)
+            data[name] = Tokens(array, source.file, info.sha256)
+            config = dataclasses.replace(config, documents=config.documents or info.documents)
+    files = [source.file for source in sources if source.file]
+    if base is not None or files:
+        what = f"the token file {files[0]}" if base is None else f"the model {config.init_from}"
+        config = resolve_options(config, base, tokenizer, given, what)
+    task = LanguageModelling(config, tokenizer, data)
+    architecture = config.model(tokenizer.n_vocab, None if base is None else base.config)
+    demand_memory(architecture, config.batch_size * config.block_size)
+    model = initial_model(architecture, config.seed, base)
+    if config.documents:
+        for source, tokens in zip(sources, data.values(), strict=True):
+            if not np.any(tokens.array == task.end):
+                raise UserError(
+                    f"{source.file} holds no end token ({task.end}): leave out --documents"
+                )
+        model.generation_config = {**model.generation_config, "eos_token_id": task.end}
+    demand_generation(model, tokenizer)
+    return Plan(config, model, task, sources)
+
+
+def demand_generation(model: GPT, tokenizer: Tokenizer) -> None:
+    """Refuse a model whose ``generation_config.json`` is wrong: samples could not be drawn.
+
+    Without this check, the error would come after the training, with the last sample.
+    """
+    settle(model, SAMPLING, tokenizer)
+
+
+# ---- data
+
+
+@dataclass
+class Source:
+    """Where tokens come from: a token file that is there, or text that becomes one."""
+
+    file: Path | None = None
+    text: str | list[str] = ""  # or documents
+    names: list[str] = field(default_factory=list)
+
+
+def read_sources(config: TrainConfig) -> list[Source]:
+    """Return the source of the data, and that of the validation data if there is any."""
+    sources = [read_source(config.data, config, True)]
+    if config.val_data:
+        sources.append(read_source(config.val_data, config, False))
+    return sources
+
+
+def read_source(names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
+    """Read what `names` says: the value of ``--data``, or (not `is_main`) of ``--val_data``."""
+    if len(names) == 1 and names[0].endswith(".bin"):
+        return Source(Path(names[0]).expanduser().resolve(), names=list(names))
+    if config.documents:
+        return Source(None, *read_documents(names, config.separator, is_main))
+    return Source(None, *read_text(names))
+
+
+def tokenizer_for(
+    config: TrainConfig, sources: list[Source], tokenizer: Tokenizer | None, origin: object
+) -> Tokenizer:
+    """Return the tokenizer of a model or a token file (`origin`), or else make a new one."""
+    special = [END] if config.documents else []
+    for source in sources:
+        if source.file is None:
+            continue
+        if source.file.with_suffix(".json").is_file():
+            own = tokenizer_of_tokens(source.file, open_tokens(source.file)[1])
+            if tokenizer is not None and tokenizer.to_dict() != own.to_dict():
+                raise UserError(
+                    f"{source.file} was made with another tokenizer than that of {origin}"
+                )
+            tokenizer, origin = own, source.file
+        elif tokenizer is None and config.tokenizer != "char":
+            tokenizer = make_tokenizer(config.tokenizer, special_tokens=special)
+            origin = f"--tokenizer {config.tokenizer}"
+        else:
+            open_tokens(source.file, tokenizer)  # which says what is missing
+    if tokenizer is None:
+        texts = ["".join(source.text) for source in sources]
+        tokenizer = make_tokenizer(config.tokenizer, "".join(texts), special)
+        if tokenizer.n_vocab - len(special) < 2:
+            raise UserError(
+                f"the text consists of one character, {texts[0][:1]!r}: there is nothing to learn"
+            )
+    return tokenizer
+
+
+# ---- the model
+
+
+def initial_model(architecture: GPTConfig, seed: int, base: GPT | None) -> GPT:
+    """Make the model that a run begins with: a new one, or one like `base`."""
+    model = GPT(architecture, seed=seed)
+    if base is not None:
+        state = base.state_dict()
+        table = "transformer.wpe.weight"
+        if table in state:  # a shorter context has the first of its positions
+            state[table] = state[table][: architecture.n_positions]
+        model.load_state_dict(state)
+        model.generation_config = base.generation_config
+    return model
+
+
+# ---- options that a model or a token file determines
+
+
+def resolve_options(
+    config: TrainConfig,
+    base: GPT | None,
+    tokenizer: Tokenizer,
+    given: Collection[str],
+    origin: str,
+) -> TrainConfig:
+    """Return the configuration with the options that a model and a tokenizer determine.
+
+    A model that the run starts from determines, for example, `n_layer`. A user who gives another
+    `n_layer` gets an error; the context alone may be shorter than the model's.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    base : GPT or None
+        The model to start from.
+    tokenizer : Tokenizer
+    given : collection of str
+        Keys that the user gave, should they have their default value.
+    origin : str
+        Where model and tokenizer come from, for the error.
+    """
+    said = {*given, *(f.name for f in fields(config) if getattr(config, f.name) != f.default)}
+    values = {} if base is None else keys_of(base.config)
+    if "block_size" in said and base is not None:
+        values["block_size"] = min(config.block_size, values["block_size"])
+    name = config.tokenizer
+    is_named = name == tokenizer.kind or (
+        "tokenizer" in said and make_tokenizer(name).tokens == tokenizer.tokens
+    )
+    values["tokenizer"] = name if is_named else tokenizer.kind
+    for key, value in values.items():
+        if key in said and value != getattr(config, key):
+            raise UserError(
+                f"{key} is {getattr(config, key)}, and {origin} has {value}, which it keeps: "
+                f"leave {key} out"
+            )
+    return dataclasses.replace(config, **values)

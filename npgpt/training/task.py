@@ -1,0 +1,241 @@
+"""What a model is trained to do: the batches that it reads, and how its results are judged.
+
+The training loop (`npgpt.training.loop`) knows no text. It asks a `Task` for the batches of an
+update, for losses to show, and for a sample. `LanguageModelling` predicts each token from the
+tokens before it. Another kind of training is another subclass of `Task`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from autograd import Tensor, nn
+from npgpt.evaluation.loss import Check, mean_loss, whole_loss
+from npgpt.generation import generate
+from npgpt.models.gpt import GPT
+from npgpt.tokenizers import Tokenizer
+from npgpt.training.config import TrainConfig
+from npgpt.training.data import (
+    IGNORED,
+    Batch,
+    Tokens,
+    demand_context,
+    end_token,
+    n_predicted,
+    random_batch,
+    separated,
+    split_tokens,
+)
+
+TRAIN, VALIDATION = 0, 1  # the two splits of the data
+
+SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 0}
+"""The options of `npgpt.generate` for the samples that training shows."""
+
+
+def accumulate_gradients(model: GPT, batches: Sequence[Batch | tuple[ndarray, ndarray]]) -> float:
+    """Add the gradient of the mean loss over some batches to ``.grad``; return the mean loss.
+
+    Nothing else changes: an optimizer takes the step. The mean is over all targets of all batches.
+    So two batches of 4 sequences give the gradient of one batch of 8, also where the batches have
+    different numbers of targets.
+
+    Parameters
+    ----------
+    model : GPT
+    batches : sequence of Batch, or of (inputs, targets)
+        Each is what the model reads: the arguments of ``model(...)``, in their order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npgpt import GPT, GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=5, n_positions=4, n_embd=8, n_layer=1, n_head=1))
+    >>> loss = accumulate_gradients(model, [(np.array([[1, 2, 3]]), np.array([[2, 3, 4]]))])
+    >>> all(parameter.grad is not None for parameter in model.parameters())
+    True
+    """
+    counts = [n_predicted(batch[1]) for batch in batches]
+    total = 0.0
+    for batch, count in zip(batches, counts, strict=True):
+        if count:
+            share = count / sum(counts)
+            _, loss = model(*batch)
+            total += loss.item() * share
+            loss.backward(np.full((), share, loss.dtype))
+    return total
+
+
+class Task(ABC):
+    """What a model is trained to do.
+
+    A subclass holds the data. It draws random batches, judges a model by all of the validation
+    data, and shows what the model does. Each batch is what the model reads: ``model(*batch)``
+    returns the output and the mean loss over the targets of the batch.
+
+    All random numbers are a function of the seed, of what they are for, and of the step. So a run
+    that is resumed, or replayed, has the same batches as the run without a break.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        A resumed run may replace it by one with, for example, another batch size.
+    tokenizer : Tokenizer
+    data : dict of str to Tokens
+        The token files, by their names in a run folder (`npgpt.training.data.TOKEN_FILES`).
+    """
+
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.data = data
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the first token file holds."""
+        return len(next(iter(self.data.values())).array)
+
+    # ---- what a subclass defines
+
+    @abstractmethod
+    def random_batch(self, split: int, generator: np.random.Generator) -> Batch:
+        """Draw one batch of a split, `TRAIN` or `VALIDATION`."""
+
+    @abstractmethod
+    def whole_loss(self, model: GPT, check: Check = lambda: None) -> float:
+        """Return the mean loss over all validation data; call `check` between batches."""
+
+    @abstractmethod
+    def losses(self, model: GPT, batch: Batch) -> Tensor:
+        """Return the loss of each target of a batch, in the shape of the targets."""
+
+    @abstractmethod
+    def texts(self, batch: Batch) -> list[str]:
+        """Return the text of each sequence in a batch, for a person to read."""
+
+    @abstractmethod
+    def prompt(self) -> str:
+        """Return a text for a sample to begin with."""
+
+    @abstractmethod
+    def sample(self, model: GPT) -> str:
+        """Return what the model makes of the prompt."""
+
+    # ---- what all tasks do in the same way
+
+    def batches(self, step: int) -> list[Batch]:
+        """Draw the batches of the update that leads from a step to the next."""
+        generator = np.random.default_rng([self.config.seed, 1, step])
+        n = self.config.gradient_accumulation_steps
+        return [self.random_batch(TRAIN, generator) for _ in range(n)]
+
+    def estimate_losses(
+        self, model: GPT, step: int, check: Check = lambda: None
+    ) -> tuple[float, float]:
+        """Estimate the loss on both splits, each from `eval_iters` random batches."""
+
+        def estimate(split: int) -> float:
+            generator = np.random.default_rng([self.config.seed, 2 + split, step])
+            n = self.config.eval_iters
+            batches = (self.random_batch(split, generator) for _ in range(n))
+            return mean_loss(model, batches, check)
+
+        return estimate(TRAIN), estimate(VALIDATION)
+
+
+class LanguageModelling(Task):
+    """Predict each token of a text from the tokens before it.
+
+    The validation split is the second token file, or if there is none the last 10 % of the first.
+
+    Attributes
+    ----------
+    text : ndarray
+        The tokens of the first token file, (N,).
+    splits : (ndarray, ndarray)
+        The tokens that train, and the tokens that validate, (N,) each.
+    end : int or None
+        The token that ends a document, if the text consists of documents.
+    boundary : int or None
+        The same token if the documents in a window are kept apart (`separated`).
+
+    Raises
+    ------
+    UserError
+        If a split does not hold a context and the token after it, or if there are documents and the
+        tokenizer has no end token.
+    """
+
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
+        super().__init__(config, tokenizer, data)
+        self.text, *others = (tokens.array for tokens in data.values())
+        if others:
+            demand_context(self.text, config.block_size, "--data")
+            demand_context(others[0], config.block_size, "--val_data")
+            self.splits = self.text, others[0]
+        else:
+            self.splits = split_tokens(self.text, config.block_size)
+        self.end = end_token(tokenizer) if config.documents else None
+        self.boundary = self.end if config.separate else None
+
+    def random_batch(self, split: int, generator: np.random.Generator) -> Batch:
+        """Draw windows of a split at random, (B, T)."""
+        batch_size, block_size = self.config.batch_size, self.config.block_size
+        windows = random_batch(self.splits[split], batch_size, block_size, generator)
+        return separated(*windows, self.boundary)
+
+    def whole_loss(self, model: GPT, check: Check = lambda: None) -> float:
+        """Return the mean loss over all tokens of the validation split but the first."""
+        return whole_loss(model, self.splits[VALIDATION], check=check, end=self.boundary)
+
+    def losses(self, model: GPT, batch: Batch) -> Tensor:
+        """Return the loss of each token that is predicted, (B, T)."""
+        inputs, targets, mask, positions = batch
+        logits, _ = model(inputs, None, mask, positions)  # (B, T, V)
+        rows = logits.reshape(-1, logits.shape[-1])  # (B T, V)
+        return nn.cross_entropy(rows, targets.reshape(-1), reduction="none").reshape(targets.shape)
+
+    def texts(self, batch: Batch) -> list[str]:
+        """Return the text of each window: its inputs, and the token after them."""
+        return [
+            self.tokenizer.decode(np.append(row, last[last != IGNORED]))  # (T + 1,), or T
+            for row, last in zip(batch.inputs, batch.targets[:, -1:], strict=True)
+        ]
+
+    def prompt(self) -> str:
+        """Return the beginning of the text."""
+        if not self.config.data:
+            return "def "
+        ids = self.text[:200]
+        if self.end is not None:  # the first document that is not empty
+            ids = ids[np.argmax(ids != self.end) :]
+            ids = ids[: (*np.flatnonzero(ids == self.end), len(ids))[0]]
+        return first_words(self.tokenizer.decode(ids))
+
+    def sample(self, model: GPT) -> str:
+        """Return what the model writes after the prompt, as far as its context reaches.
+
+        The random numbers of the sample are none of those that training draws.
+        """
+        n_positions = self.config.block_size
+        ids = self.tokenizer.encode(self.prompt(), allowed_special="all")
+        if len(ids):
+            ids = ids[: max(1, n_positions // 2)]
+        else:
+            ids = self.text[:1].astype(np.int64)
+        n = min(self.config.sample_tokens, n_positions - len(ids))
+        seed, end = self.config.seed, self.end
+        found = generate(model, ids, max_new_tokens=n, seed=seed, eos_token_id=end, **SAMPLING)[0]
+        known = [i for i in found.tolist() if i in self.tokenizer.tokens]
+        return self.tokenizer.decode(known, skip_special_tokens=True)
+
+
+def first_words(text: str) -> str:
+    """Return the beginning of a text's first line: something to continue."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), text)
+    return line if len(line) <= 20 else line[:20].rsplit(" ", 1)[0]
