@@ -8,6 +8,7 @@ from pathlib import Path
 from autograd.reading import SMALL, read_json
 from npgpt.errors import UserError
 from npgpt.models.config import GPTConfig
+from npgpt.models.registry import ARCHITECTURES
 from npgpt.weights.release import is_release, release_config
 
 
@@ -54,9 +55,10 @@ def load_config(folder: Path) -> GPTConfig:
     path = folder / "config.json"
     values = read_json(path, limit=SMALL)
     model_type = values.get("model_type", "gpt2")
-    if model_type not in ("gpt2", "openai-gpt", "npgpt"):
-        raise UserError(f"{path} is of a {model_type!r:.40} model; expected 'gpt2' or 'openai-gpt'")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        known = " or ".join(repr(each) for each in ARCHITECTURES if each != "npgpt")
+        raise UserError(f"{path} is of a {model_type!r:.40} model; expected {known}")
     try:
-        return GPTConfig.from_dict(values)
+        return ARCHITECTURES[model_type].config.from_dict(values)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {error!s:.400}") from None

@@ -22,6 +22,7 @@ from npgpt.hub import find_config, find_model
 from npgpt.models.config import PRESETS, GPTConfig, nearest
 from npgpt.models.gpt import GPT
 from npgpt.models.parts import parameters_by_part
+from npgpt.models.registry import architecture_of
 from npgpt.module import Parameter, Traced, unallocated
 
 FLOAT = 4  # bytes
@@ -146,7 +147,8 @@ class Cost:
     def _model(self) -> GPT:
         """A model of at most two layers, without memory: even layers are alike, and odd ones."""
         with unallocated():
-            return GPT(dataclasses.replace(self.config, n_layer=min(self.config.n_layer, 2)))
+            config = dataclasses.replace(self.config, n_layer=min(self.config.n_layer, 2))
+            return architecture_of(config).model(config)
 
     def _of_layer(self, layer: int) -> Tally:
         """Return what a token costs in one layer."""

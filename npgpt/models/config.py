@@ -7,7 +7,7 @@ import functools
 import os
 import urllib.parse
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from autograd.schema import Range, fit_fields, nearest
 from npgpt.errors import UserError
@@ -34,7 +34,6 @@ ALIASES = {  # names that transformers accepts as well
     "num_hidden_layers": "n_layer",
 }
 GPT2_END = 50256  # transformers takes this id for the end of a text where no file says another
-ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "openai-gpt": "OpenAIGPTLMHeadModel"}
 
 
 @dataclass
@@ -84,6 +83,11 @@ class GPTConfig:
     >>> GPTConfig.preset("gpt1").norm_position
     'post'
     """
+
+    hugging_face: ClassVar[dict[str, str]] = {  # the classes of transformers, by `model_type`
+        "gpt2": "GPT2LMHeadModel",
+        "openai-gpt": "OpenAIGPTLMHeadModel",
+    }
 
     vocab_size: Size = 50257
     n_positions: Size = 1024
@@ -138,8 +142,8 @@ class GPTConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
         fields = {"model_type": self.model_type, **dataclasses.asdict(self)}
-        if self.model_type in ARCHITECTURES:
-            fields["architectures"] = [ARCHITECTURES[self.model_type]]
+        if self.model_type in self.hugging_face:
+            fields["architectures"] = [self.hugging_face[self.model_type]]
         if self.model_type == "gpt2" and self.vocab_size <= GPT2_END:
             fields |= {"bos_token_id": None, "eos_token_id": None}
         if self.model_type == "openai-gpt":

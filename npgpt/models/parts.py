@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 
 from npgpt.models.config import GPTConfig
-from npgpt.models.gpt import GPT
+from npgpt.models.registry import architecture_of
 from npgpt.module import unallocated
 
 
@@ -20,7 +20,7 @@ def parameters_by_part(config: GPTConfig) -> dict[str, int]:
     174604259328
     """
     with unallocated():
-        model = GPT(dataclasses.replace(config, n_layer=1))
+        model = architecture_of(config).model(dataclasses.replace(config, n_layer=1))
     modules, counts = dict(model.named_modules()), Counter[str]()
     for name, parameter in model.named_parameters():
         words = name.split(".")  # transformer, h, 0, attn, c_attn, weight

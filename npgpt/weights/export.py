@@ -50,7 +50,7 @@ def export(source: str | Path, folder: str | Path) -> None:
         raise UserError(f"{folder} exists; export to a folder that is empty, or not there")
     model, tokenizer = load_pretrained(path), load_tokenizer(path)
     config = model.config
-    if config.model_type == "npgpt":
+    if config.model_type not in config.hugging_face:
         raise UserError(
             f"{source} cannot be exported: transformers has no model with this window_size, "
             "norm_position and activation_function together"

@@ -27,12 +27,11 @@ from npgpt.generation.options import options_in_config
 from npgpt.hub import find_config, find_model
 from npgpt.models.config import GPTConfig
 from npgpt.models.gpt import GPT
+from npgpt.models.registry import architecture_of
 from npgpt.module import unallocated
-from npgpt.weights.names import _gpt1_name, fitted, implied
+from npgpt.weights.names import fitted, implied, renamed
 from npgpt.weights.release import is_release, open_release
 from npgpt.weights.safetensors import Index, Stored, open_safetensors
-
-"""The mapping for checkpoints whose linear layers are PyTorch's, (out, in)."""
 
 
 def load_pretrained(
@@ -94,7 +93,7 @@ def load_pretrained(
         )
     try:
         with unallocated():
-            model = GPT(config, dtype=dtype)
+            model = architecture_of(config).model(config, dtype=dtype)
         tensors = fitted(model, tensors, mapping or {})
         model.check_shapes({name: tensor.shape for name, tensor in tensors.items()})
         model.adopt_state_dict({name: tensor.read(dtype) for name, tensor in tensors.items()})
@@ -133,10 +132,9 @@ def save_pretrained(model: GPT, folder: str | Path) -> None:
     """
     folder = Path(folder)
     tensors = model.state_dict()
-    if model.config.model_type != "npgpt":
+    if model.config.model_type in model.config.hugging_face:
         tensors |= {name: make() for name, (_, make) in implied(model).items()}
-    if model.config.model_type == "openai-gpt":
-        tensors = {_gpt1_name(name): array for name, array in tensors.items()}
+    tensors = renamed(tensors, architecture_of(model.config).names)
     with together(folder):
         save_config(model.config, folder)
         save_generation_config(model, folder)
@@ -160,15 +158,6 @@ def save_generation_config(model: GPT, folder: Path) -> None:
         write_json(path, model.generation_config, indent=2)
     else:
         remove(path)
-
-
-# ---- finding a model
-
-
-# ---- from a file's names to the model's
-
-
-# ---- tensors in files
 
 
 def open_weights(path: Path) -> tuple[dict[str, Stored], str]:
@@ -198,6 +187,3 @@ def open_weights(path: Path) -> tuple[dict[str, Stored], str]:
         if name not in tensors:
             raise UserError(f"{path / where[name]} does not hold {name}, as {index.name} says")
     return tensors, str(index)
-
-
-# ---- OpenAI's release of GPT-1: shards that are one long row of numbers, cut up by the shapes

@@ -12,32 +12,40 @@ from numpy import ndarray
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import LayerNorm, Linear
 from npgpt.models.positions import SinusoidalEmbedding
+from npgpt.models.registry import ARCHITECTURES
+from npgpt.module import Parameter
 from npgpt.weights.safetensors import Stored, Transposed
 
 MINGPT = {"*.c_*.weight": "*.c_*.weight.T"}
+"""The mapping for checkpoints whose linear layers are PyTorch's, (out, in)."""
 
 
 def fitted(model: GPT, tensors: dict[str, Stored], mapping: Mapping[str, str]) -> dict[str, Stored]:
-    """Return stored tensors under the model's names, without what only some formats have."""
+    """Return stored tensors under the model's names, without what only some formats have.
+
+    A tensor is looked up under the name that `mapping` gives, which must then be there; otherwise
+    under the names of `names_in_files`.
+    """
     rest, result = dict(tensors), dict[str, Stored]()
-    for name, _ in model.named_parameters():
-        if (theirs := _name_there(name, mapping)) is not None:
-            transposed = theirs.endswith(".T") and theirs not in tensors
-            stored = rest.pop(theirs.removesuffix(".T") if transposed else theirs, None)
-            if stored is None:
+    parameters, tied = dict(model.named_parameters()), tied_names(model)
+    for name in parameters:
+        if (theirs := name_there(name, mapping)) is not None:
+            if (stored := _take(rest, theirs)) is None:
                 raise ValueError(f"{theirs}, the mapping's name for {name}, is missing")
-            result[name] = Transposed(stored) if transposed else stored
-    for theirs, stored in rest.items():
-        if _BUFFER.search(theirs):
-            continue
-        name = _our_name(theirs)
-        if name in result:
-            raise ValueError(f"{theirs} is there twice, under two names")
-        result[name] = stored
-    if model.config.tie_word_embeddings and (head := result.pop("lm_head.weight", None)):
-        table = result.setdefault("transformer.wte.weight", head)
-        if not _equal(head, table):
-            raise ValueError("lm_head.weight is not the token embedding, to which it must be tied")
+            result[name] = stored
+    for name in (*parameters, *tied, *implied(model)):
+        for theirs in names_in_files(name, model):
+            if (stored := _take(rest, theirs)) is not None:
+                if name in result:
+                    raise ValueError(f"{theirs} is there twice, under two names")
+                result[name] = stored
+    result |= {name: stored for name, stored in rest.items() if not _BUFFER.search(name)}
+    for name, first in tied.items():
+        if (stored := result.pop(name, None)) is not None:
+            if not _equal(stored, result.setdefault(first, stored)):
+                raise ValueError(
+                    f"{name} is not the token embedding {first}, to which it must be tied"
+                )
     for name, (shape, make) in implied(model).items():
         if (stored := result.pop(name, None)) is not None:
             close = 0 if name.endswith("bias") else 4e-3  # bfloat16 rounds sines by 0.002
@@ -68,23 +76,64 @@ def implied(model: GPT) -> dict[str, tuple[tuple[int, ...], Callable[[], ndarray
 _BUFFER = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|position_ids)$")
 
 
-_GPT1_NAMES = {"wte": "tokens_embed", "wpe": "positions_embed"}
+def names_in_files(name: str, model: GPT) -> list[str]:
+    """Return the names that a parameter may have in a file.
+
+    These are the names in the tables of the model's architectures (a GPT may be stored as a GPT-1
+    or as a GPT-2), and the parameter's own name; each also without the first word, which files of a
+    model without its head lack.
+
+    Examples
+    --------
+    >>> from npgpt import GPT, GPTConfig
+    >>> names_in_files("transformer.h.0.ln_1.weight", GPT(GPTConfig(5, 4, 8, 1, 1)))
+    ['transformer.h.0.ln_1.weight', 'h.0.ln_1.weight']
+    """
+    kinds = [each for each in ARCHITECTURES.values() if each.model is type(model)]
+    whole = [name, *filter(None, (name_there(name, each.names) for each in kinds))]
+    bare = [each.partition(".")[2] for each in whole if each.removesuffix(".T").count(".") > 1]
+    return list(dict.fromkeys(whole + bare))
 
 
-_OUR_NAMES = {theirs: ours for ours, theirs in _GPT1_NAMES.items()}
+def renamed(tensors: dict[str, ndarray], names: Mapping[str, str]) -> dict[str, ndarray]:
+    """Return tensors under the names that a table gives them in a file, transposed where it says.
+
+    Examples
+    --------
+    >>> list(renamed({"h.0.weight": np.ones((2, 3))}, {"h.*.weight": "layer_*.w.T"}))
+    ['layer_0.w']
+    """
+    result = {}
+    for name, array in tensors.items():
+        theirs = name_there(name, names) or name
+        is_transposed = theirs != name and theirs.endswith(".T")
+        array = np.ascontiguousarray(array.T) if is_transposed else array
+        result[theirs.removesuffix(".T") if is_transposed else theirs] = array
+    return result
 
 
-def _gpt1_name(name: str) -> str:
-    return re.sub(r"\b(wte|wpe)\b", lambda found: _GPT1_NAMES[found[0]], name)
+def tied_names(model: GPT) -> dict[str, str]:
+    """Return the second names of parameters that have two, and the first name of each."""
+    first: dict[int, str] = {}
+    second = {}
+    for prefix, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Parameter):
+                name = f"{prefix}.{key}" if prefix else key
+                if first.setdefault(id(value), name) != name:
+                    second[name] = first[id(value)]
+    return second
 
 
-def _our_name(name: str) -> str:
-    """Return our name of one in a checkpoint: GPT-1's tables, and the prefix that may lack."""
-    name = re.sub(r"\b(tokens_embed|positions_embed)\b", lambda found: _OUR_NAMES[found[0]], name)
-    return f"transformer.{name}" if re.match(r"(wte|wpe|ln_f|h\.\d+)\.", name) else name
+def _take(tensors: dict[str, Stored], name: str) -> Stored | None:
+    """Take a tensor out; one whose name ends with .T is taken by the rest of it, transposed."""
+    if name in tensors or not name.endswith(".T"):
+        return tensors.pop(name, None)
+    stored = tensors.pop(name.removesuffix(".T"), None)
+    return None if stored is None else Transposed(stored)
 
 
-def _name_there(name: str, mapping: Mapping[str, str]) -> str | None:
+def name_there(name: str, mapping: Mapping[str, str]) -> str | None:
     """Return what a mapping makes of a name, if anything."""
     for ours, theirs in mapping.items():
         pattern = "(.*?)".join(map(re.escape, ours.split("*")))
