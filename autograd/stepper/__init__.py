@@ -3,7 +3,8 @@
 from autograd.modes import current_recording
 from autograd.stepper.notebook import table
 from autograd.stepper.record import Call, Recording, record, recording_of
-from autograd.stepper.trace import Edge, Step, Trace, trace, tracing
+from autograd.stepper.steps import Edge, Step
+from autograd.stepper.trace import Trace, trace, tracing
 from autograd.stepper.walk import step, stopping_at_backward, walk
 
 __all__ = [

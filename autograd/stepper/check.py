@@ -10,7 +10,8 @@ from numpy import ndarray
 
 from autograd.stepper.measure import difference, largest, norm
 from autograd.stepper.record import Call
-from autograd.stepper.trace import Step, Trace, as_tuple
+from autograd.stepper.steps import Step, as_tuple
+from autograd.stepper.trace import Trace
 from autograd.tensor import grad, tensor
 from autograd.testing.diagnosis import error_curve
 from autograd.testing.differences import STEP, central_difference

@@ -23,7 +23,8 @@ from autograd.stepper.evaluate import evaluate, plain_quotes
 from autograd.stepper.formulas import NumberedEquation, write_with_numbers
 from autograd.stepper.measure import largest, norm
 from autograd.stepper.record import Call, kind, record
-from autograd.stepper.trace import Edge, Step, Trace, as_tuple, trace
+from autograd.stepper.steps import Edge, Step, as_tuple
+from autograd.stepper.trace import Trace, trace
 from autograd.tensor import tensor
 
 WRITABLE = 1024  # elements: formulas of larger arrays are shown without numbers

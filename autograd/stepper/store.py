@@ -1,11 +1,16 @@
-"""Traces on disk: ``trace.json``, and the arrays that it names in ``trace.safetensors``."""
+"""Traces on disk: ``trace.json``, and in ``trace.safetensors`` the arrays that it refers to.
+
+In the JSON file, an array is written as ``{"array": "12"}``: the array named 12 in the other file.
+Values that JSON does not have, such as slices and dtypes, are objects with one key, too:
+``{"slice": [null, 3, null]}``.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy import ndarray
@@ -16,11 +21,20 @@ from autograd.reading import fit_file, read_json, read_tensors
 from autograd.schema import Count, FileName, UserError, brief, fit
 from autograd.stepper.literals import memory_order
 from autograd.stepper.record import Call, Recording
-from autograd.stepper.trace import Edge, Step, Trace, as_tuple
+from autograd.stepper.steps import Edge, Step, as_tuple
 
 
-def save(trace: Trace, folder: str | Path) -> None:
-    """Write a trace to a folder, which is made if need be: see `load`.
+class Stored(NamedTuple):
+    """What is stored of a trace: the attributes of `autograd.stepper.Trace`."""
+
+    recording: Recording
+    start: int
+    cotangent: ndarray
+    steps: list[Step]
+
+
+def save(trace: Stored, folder: str | Path) -> None:
+    """Write a trace to a folder. The folder is created if it does not exist.
 
     Raises
     ------
@@ -66,8 +80,8 @@ def save(trace: Trace, folder: str | Path) -> None:
         write_json(folder / "trace.json", contents, indent=1)
 
 
-class _Call(TypedDict):
-    """An entry of ``calls``."""
+class _CallEntry(TypedDict):
+    """An entry of ``calls`` in the file."""
 
     number: Count
     op: str
@@ -78,45 +92,49 @@ class _Call(TypedDict):
     scope: str
 
 
-class _Step(TypedDict):
-    """An entry of ``steps``; an edge is the input's name, the parent and the contribution."""
+class _StepEntry(TypedDict):
+    """An entry of ``steps`` in the file.
+
+    An edge is a list of the input's name, the number of the parent, and the contribution.
+    """
 
     number: Count
     cotangent: Any
     edges: list[tuple[str, Count, Any]]
 
 
-class _Contents(TypedDict):
-    """``trace.json``."""
+class _TraceFile(TypedDict):
+    """The contents of ``trace.json``."""
 
     start: Count
     cotangent: Any
-    calls: list[_Call]
+    calls: list[_CallEntry]
     values: list[tuple[Count, Any]]
     names: list[tuple[Count, str]]
-    steps: list[_Step]
+    steps: list[_StepEntry]
 
 
-def load(folder: str | Path) -> Trace:
+def load(folder: str | Path) -> Stored:
     """Read a trace from a folder.
 
-    Ops are looked up by name among those registered here. Everything that the stepper relies on is
-    checked: calls are in order of execution, a parent is a value from before its call, and a
-    cotangent has the shape of its value.
+    The file names ops, and `load` looks them up in the registry of this process. A file may have
+    been changed by hand, so `load` checks what the stepper relies on: calls stand in the order of
+    execution, the parents of a call were made before the call, and a cotangent has the shape of its
+    value.
 
     Raises
     ------
     FileNotFoundError
         If the folder has no ``trace.json``.
     ValueError
-        If it is no trace, or has a call of an op that is not registered.
+        If the files hold no trace, or if an op of the trace is not registered.
     """
     folder = Path(folder)
     path = folder / "trace.json"
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
-    def opened() -> tuple[Any, dict[str, ndarray]]:
+    def read() -> tuple[Any, dict[str, ndarray]]:
         contents = read_json(path)
         if contents.get("version") != 1:
             version = brief(contents.get("version"))
@@ -124,20 +142,20 @@ def load(folder: str | Path) -> Trace:
         return contents, read_tensors(folder / "trace.safetensors")[0]
 
     try:
-        contents, tensors = read_together(folder, _is_of_trace, opened)
-        trace = _decoded(fit_file(contents, _Contents, path), _Arrays(tensors))
+        contents, tensors = read_together(folder, _is_of_trace, read)
+        trace = _decode(fit_file(contents, _TraceFile, path), _Arrays(tensors))
         _check(trace)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{folder} holds no trace that can be read: {error!s:.400}") from error
     return trace
 
 
-def _decoded(contents: _Contents, arrays: _Arrays) -> Trace:
+def _decode(contents: _TraceFile, arrays: _Arrays) -> Stored:
     calls = {}
     for call in contents["calls"]:
         number = call["number"]
         if number in calls:
-            raise ValueError(f"call {number} is there twice")
+            raise ValueError(f"call {number} occurs twice")
         calls[number] = Call(
             number,
             _op(call["op"]),
@@ -150,7 +168,7 @@ def _decoded(contents: _Contents, arrays: _Arrays) -> Trace:
     values = {number: arrays.decode(x) for number, x in contents["values"]}
     names = dict(contents["names"])
     if len(values) < len(contents["values"]) or len(names) < len(contents["names"]):
-        raise ValueError("a value is there twice")
+        raise ValueError("a value or a name occurs twice")
     steps = [
         Step(
             step["number"],
@@ -160,10 +178,10 @@ def _decoded(contents: _Contents, arrays: _Arrays) -> Trace:
         for step in contents["steps"]
     ]
     cotangent = arrays.decode(contents["cotangent"])
-    return Trace(Recording(calls, values, names), contents["start"], cotangent, steps)
+    return Stored(Recording(calls, values, names), contents["start"], cotangent, steps)
 
 
-def _check(trace: Trace) -> None:
+def _check(trace: Stored) -> None:
     """Refuse a trace whose parts contradict each other."""
     recording = trace.recording
     values, calls = recording.values, recording.calls
@@ -178,12 +196,14 @@ def _check(trace: Trace) -> None:
         last = call.number
         _check_arguments(call, what)
         if not call.results or not made.isdisjoint(call.results):
-            raise ValueError(f"{what} has no results of its own")
+            raise ValueError(f"{what} has no results, or a result of an earlier call")
         if missing := [number for number in call.results if number not in values]:
             raise ValueError(f"{what} has the result {missing[0]}, which has no value")
         for name, parent in call.parents.items():
             if name not in call.arguments:
-                raise ValueError(f"{what} has a parent for the argument {brief(name)}, not there")
+                raise ValueError(
+                    f"{what} has a parent for the argument {brief(name)}, which it does not have"
+                )
             if parent not in values:
                 raise ValueError(f"{what} has the parent {parent}, which has no value")
             maker = recording.maker.get(parent)
@@ -200,7 +220,7 @@ def _check(trace: Trace) -> None:
 
 
 def _check_arguments(call: Call, what: str) -> None:
-    """Refuse arguments that the op does not have: `Op.named` says which those are."""
+    """Refuse a call whose arguments are not those of its op; see `Op.named`."""
     op = call.op
     if op.variadic:
         several = [name for name in call.arguments if name not in op.names[1:]]
@@ -212,17 +232,22 @@ def _check_arguments(call: Call, what: str) -> None:
         raise ValueError(f"{what} has the arguments {given}, and the op {', '.join(expected)}")
 
 
-def _check_steps(trace: Trace) -> None:
+def _check_steps(trace: Stored) -> None:
     recording = trace.recording
-    gone: set[int] = set()
+    seen: set[int] = set()
     for step in trace.steps:
         call = recording.calls.get(step.number)
-        if call is None or step.number in gone:
-            raise ValueError(f"step {step.number} goes back through no call, or a second time")
-        gone.add(step.number)
+        if call is None or step.number in seen:
+            raise ValueError(
+                f"step {step.number} belongs to no call, or to one with a step already"
+            )
+        seen.add(step.number)
         cotangents = as_tuple(step.cotangent)
         if len(cotangents) != len(call.results):
-            raise ValueError(f"step {step.number} has not one cotangent for each result")
+            raise ValueError(
+                f"step {step.number} has {len(cotangents)} cotangents, and its call has "
+                f"{len(call.results)} results"
+            )
         for number, cotangent in zip(call.results, cotangents, strict=True):
             _demand_like(cotangent, recording.values[number], f"step {step.number}: the cotangent")
         for edge in step.edges:
@@ -259,11 +284,12 @@ def _op(name: str) -> Op:
 
 
 class _Arrays:
-    """Values as JSON; arrays go beside it, each once."""
+    """Turns values into JSON and back. Arrays are kept beside the JSON, each one once."""
 
     def __init__(self, kept: dict[str, ndarray] | None = None) -> None:
         self.kept = kept or {}
-        self._keys: dict[int, str] = {}  # by the array's id: the trace keeps it alive
+        # The names of arrays by their ids. No id is used again, because the trace keeps the arrays.
+        self._keys: dict[int, str] = {}
 
     def encode(self, x: Any) -> Any:
         if x is None or isinstance(x, bool | int | str):
@@ -273,7 +299,8 @@ class _Arrays:
                 self._keys[id(x)] = key = str(len(self.kept))
                 whole = x.transpose(memory_order(x))
                 self.kept[key] = np.ascontiguousarray(whole).reshape(whole.shape)
-            key, axes = self._keys[id(x)], memory_order(x)  # the order may decide how sums round
+            # The order of the axes in memory is kept, because it may decide how a sum is rounded.
+            key, axes = self._keys[id(x)], memory_order(x)
             return {"array": key} if axes == sorted(axes) else {"transposed": [key, axes]}
         if isinstance(x, np.generic):
             return {"scalar": self.encode(np.asarray(x))}

@@ -11,55 +11,12 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from autograd.engine import Node, TensorBase, differentiate
+from autograd.engine import Node, differentiate
 from autograd.modes import observing
 from autograd.stepper.notebook import table
 from autograd.stepper.record import Call, Recording, kind, recording_of
+from autograd.stepper.steps import Edge, Step, as_tuple, plain
 from autograd.tensor import Tensor, _cotangent
-
-
-@dataclass(eq=False)
-class Edge:
-    """What a call sends to one of its inputs.
-
-    Attributes
-    ----------
-    input : str
-        The argument's name.
-    parent : int
-        The number of the node that it goes to.
-    contribution : ndarray
-        What is added to that node's cotangent.
-    """
-
-    input: str
-    parent: int
-    contribution: ndarray
-
-
-@dataclass(eq=False)
-class Step:
-    """One call, run backwards.
-
-    Attributes
-    ----------
-    number : int
-        The call's.
-    cotangent : ndarray, or tuple of ndarray
-        Of its result, complete; of an op with several outputs, one for each.
-    edges : list of Edge
-    """
-
-    number: int
-    cotangent: Any
-    edges: list[Edge] = field(default_factory=list)
-
-    @property
-    def symbols(self) -> dict[str, ndarray]:
-        """The cotangent by what formulas call it: g, or g0, g1, ... of several outputs."""
-        if isinstance(self.cotangent, tuple):
-            return {f"g{i}": g for i, g in enumerate(self.cotangent)}
-        return {"g": self.cotangent}
 
 
 @dataclass(eq=False)
@@ -167,16 +124,16 @@ class Trace:
 
     def save(self, folder: str | Path) -> None:
         """Write ``trace.json`` and ``trace.safetensors`` to a folder."""
-        from autograd.stepper.store import save
+        from autograd.stepper.store import Stored, save
 
-        save(self, folder)
+        save(Stored(self.recording, self.start, self.cotangent, self.steps), folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Trace:
         """Read what `save` wrote; ops are looked up by name among those registered."""
         from autograd.stepper.store import load
 
-        return load(folder)
+        return cls(*load(folder))
 
     # ---- what if
 
@@ -255,18 +212,3 @@ def trace(x: Tensor, gradient: Any = None) -> Trace:
         start: Any = x._node
         differentiate([start], [found.cotangent], ends, retain_graph=True)
     return found
-
-
-def plain(x: Any) -> Any:
-    """Return a cotangent off the tape: of a pass that is recorded itself it is a Tensor.
-
-    Scalars of NumPy stay what they are: arrays of no axes may round otherwise.
-    """
-    if isinstance(x, tuple | list):
-        return tuple(map(plain, x))
-    return x._array if isinstance(x, TensorBase) else x
-
-
-def as_tuple(x: Any) -> tuple:
-    """Return a cotangent, or a result, as a tuple: of one, if the op has one output."""
-    return x if isinstance(x, tuple) else (x,)

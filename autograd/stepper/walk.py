@@ -17,7 +17,8 @@ from autograd.engine import Node
 from autograd.modes import observe
 from autograd.reading import read_text
 from autograd.stepper.record import Recording, record, recording_of
-from autograd.stepper.trace import Trace, plain, trace
+from autograd.stepper.steps import plain
+from autograd.stepper.trace import Trace, trace
 from autograd.tensor import Tensor, tensor
 
 
