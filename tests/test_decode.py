@@ -10,9 +10,9 @@ from autograd.kernels import use_kernels
 from npgpt import GPT, GPTConfig, generate
 from npgpt.generation.decode import Decoder
 from npgpt.generation.quantize import quantize
-from npgpt.models.attention import ALONE
 from npgpt.models.blocks import Block
 from npgpt.models.cache import KVCache
+from npgpt.models.context import ALONE
 from npgpt.models.layers import Linear
 
 MODELS = {

@@ -10,7 +10,7 @@ import autograd
 from autograd import Roof
 from autograd.kernels import kernels_enabled
 from autograd.schema import FileName
-from npgpt.diagnostics.profile import WARM_UP, Step, architecture_of, summary
+from npgpt.diagnostics.profile import WARM_UP, Step, resolve_model, summary
 from npgpt.files import write_json
 from npgpt.models.config import Size
 from npgpt.options import Argument, NewFile, read
@@ -41,7 +41,7 @@ def run(args: list[str]) -> int:
     path = given.get("config")
     options = dataclasses.replace(Options.from_toml(path) if path else Options(), **given)
     keep_freed_memory()
-    step = Step(options, architecture_of(options, options.vocab_size))
+    step = Step(options, resolve_model(options, options.vocab_size))
     for _ in range(WARM_UP):
         step.take()
     rows = autograd.ledger.medians([step.take() for _ in range(options.steps)])

@@ -12,8 +12,8 @@ from autograd import Ledger, Roof
 from autograd.kernels import kernels_enabled
 from npgpt.diagnostics.info import config_of
 from npgpt.models.config import GPTConfig
-from npgpt.models.gpt import GPT
 from npgpt.models.layers import dropout_from
+from npgpt.models.registry import architecture_of
 from npgpt.training.config import TrainConfig, keys_of
 from npgpt.training.data import random_batch, separated
 from npgpt.training.memory import demand_memory
@@ -39,7 +39,7 @@ class Step:
         self.random = np.random.default_rng(config.seed)
         self.tokens = self.random.integers(architecture.vocab_size, size=100_000 + self.context)
         demand_memory(architecture, config.batch_size * config.block_size)
-        self.model = GPT(architecture, seed=config.seed)
+        self.model = architecture_of(architecture).model(architecture, seed=config.seed)
         self.optimizer = AdamW(
             self.model.named_parameters(),
             (config.beta1, config.beta2),
@@ -74,7 +74,7 @@ class Step:
         return ledger
 
 
-def architecture_of(config: TrainConfig, vocab_size: int | None) -> GPTConfig:
+def resolve_model(config: TrainConfig, vocab_size: int | None) -> GPTConfig:
     """Return the architecture that a training run with this configuration would have.
 
     If no size of the vocabulary is given, the size is that of the run's tokenizer.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,52 +10,17 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import Tensor, nn
-from npgpt.models.cache import KVCache
 from npgpt.models.config import GPTConfig
-from npgpt.models.layers import (
-    Dropout,
-    Linear,
-    dropout_generator,
-)
+from npgpt.models.context import ALONE, Context
+from npgpt.models.layers import Dropout, Linear, dropout_generator
 from npgpt.module import Module, Traced
 
 
-@dataclass
-class Activations:
-    """What a model computed on the way to its logits; `GPT.activations` returns it."""
-
-    hidden_states: list[Tensor] = field(default_factory=list)
-    """The embeddings and the result of each block, (B, T, C); the last is what the head reads."""
-    attentions: list[Tensor] = field(default_factory=list)
-    """The weights of each layer's heads, (B, H, T, T): row t is where position t looks."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every block of one pass is given beside the hidden states.
-
-    Attributes
-    ----------
-    mask : ndarray of bool, (B, 1, 1, S or more) or (B, 1, T, S), optional
-        Which positions may be looked at.
-    capture : Activations, optional
-        Takes up the attention weights of each layer.
-    cache : KVCache, optional
-        The keys and values of the tokens that were read earlier.
-    """
-
-    mask: ndarray | None = None
-    capture: Activations | None = None
-    cache: KVCache | None = None
-
-
-ALONE = Context()  # a pass over whole sequences, without anything beside
-
-
 class Attention(Module):
-    """Causal self-attention with several heads (Vaswani et al. 2017, section 3.2)."""
+    """Self-attention with several heads (Vaswani et al. 2017, section 3.2)."""
 
     part = "attention"
+    is_causal = True  # no position looks at those after it
 
     def __init__(self, config: GPTConfig, layer: int, dtype: Any):
         self.layer = layer
@@ -73,10 +37,10 @@ class Attention(Module):
         self.window_size = config.window_size if layer % 2 else None  # GPT-3: every other layer
 
     def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
-        """Let every position look at itself and those before it: ``(B, T, C) -> (B, T, C)``.
+        """Let every position look at itself and at those before it: ``(B, T, C) -> (B, T, C)``.
 
-        With a cache, the positions before it include the tokens that were read earlier: S keys in
-        all.
+        With a cache, the positions before it include the tokens that were read earlier. There are
+        S keys in all.
         """
         B, T, C = x.shape
         mask, cache = context.mask, context.cache
@@ -86,23 +50,24 @@ class Attention(Module):
         S = key.shape[2]
         if mask is not None:
             mask = mask[..., -S:]
-        if 1 < T < S:
-            near = visible(T, S, self.window_size)
-            mask = near if mask is None else near & mask
-        look = partial(
+        is_causal = self.is_causal and T == S  # nn's option counts queries from the first key
+        if self.is_causal and 1 < T < S:  # a single new token sees all keys
+            seen = visible(T, S, self.window_size)
+            mask = seen if mask is None else seen & mask
+        attend = partial(
             nn.scaled_dot_product_attention,
             query,
             key,
             attn_mask=mask,
-            is_causal=T == S,  # which counts queries and keys from the same position
+            is_causal=is_causal,
             scale=self.scale,
-            window_size=self.window_size if T == S else None,
+            window_size=self.window_size if is_causal else None,
         )
         if context.capture is not None:  # with the identity as values, the result is the weights
             context.capture.attentions.append(
-                look(value=np.broadcast_to(np.eye(S, dtype=x.dtype), (*query.shape[:-2], S, S)))
+                attend(value=np.broadcast_to(np.eye(S, dtype=x.dtype), (*query.shape[:-2], S, S)))
             )
-        y = look(
+        y = attend(
             value=value,
             dropout_p=self.attn_pdrop if self.training else 0.0,
             generator=dropout_generator(),
@@ -127,7 +92,14 @@ class Attention(Module):
 
 
 def visible(T: int, S: int, window_size: int | None) -> ndarray:
-    """Return which of S positions each of the last T sees, (T, S)."""
+    """Return which of S positions each of the last T sees, (T, S) of bool.
+
+    Examples
+    --------
+    >>> visible(2, 4, window_size=3).astype(int)
+    array([[1, 1, 1, 0],
+           [0, 1, 1, 1]])
+    """
     seen = np.tri(T, S, S - T, dtype=bool)
     if window_size is not None:
         seen &= ~np.tri(T, S, S - T - window_size, dtype=bool)

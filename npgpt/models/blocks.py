@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from autograd import Tensor
-from npgpt.models.attention import ALONE, Attention, Context
+from npgpt.models.attention import Attention
 from npgpt.models.config import GPTConfig
-from npgpt.models.layers import (
-    ACTIVATIONS,
-    Dropout,
-    LayerNorm,
-    Linear,
-)
+from npgpt.models.context import ALONE, Context
+from npgpt.models.layers import ACTIVATIONS, Dropout, LayerNorm, Linear
 from npgpt.module import Module, Traced
 
 
 class MLP(Module):
-    """Two linear layers with an activation between, the same at every position."""
+    """Two linear layers with an activation between them, the same at every position."""
 
     part = "MLPs"
 
@@ -37,7 +33,7 @@ class MLP(Module):
 
 
 class Block(Module):
-    """Attention and MLP, each with a norm and beside a residual connection."""
+    """Attention, then an MLP: each has a norm, and its result is added to what it read."""
 
     def __init__(self, config: GPTConfig, layer: int, dtype: Any):
         eps = config.layer_norm_epsilon
@@ -49,10 +45,10 @@ class Block(Module):
 
     def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
         """Map ``(B, T, C) -> (B, T, C)``."""
-        if self.post_norm:  # GPT-1: normalize the sum
+        if self.post_norm:  # GPT-1 normalizes each sum
             x = self.ln_1(x + self.attn(x, context))
             return self.ln_2(x + self.mlp(x))
-        x = x + self.attn(self.ln_1(x), context)  # since GPT-2: normalize what a branch reads
+        x = x + self.attn(self.ln_1(x), context)  # GPT-2 normalizes what is read
         return x + self.mlp(self.ln_2(x))
 
-    trace = forward  # of its parts
+    trace = forward  # which calls modules, and adds: nothing else is to be traced

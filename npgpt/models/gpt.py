@@ -14,18 +14,14 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import DTypeLike
 
-from autograd import Tensor, nn
+from autograd import Tensor
 from npgpt.errors import UserError
-from npgpt.models.attention import ALONE, Activations, Context
 from npgpt.models.blocks import Block
 from npgpt.models.cache import KVCache
 from npgpt.models.config import GPTConfig
-from npgpt.models.heads import Head
-from npgpt.models.layers import (
-    Dropout,
-    Embedding,
-    LayerNorm,
-)
+from npgpt.models.context import ALONE, Activations, Context
+from npgpt.models.heads import Head, next_token_loss
+from npgpt.models.layers import Dropout, Embedding, LayerNorm
 from npgpt.models.positions import PositionEmbedding, SinusoidalEmbedding
 from npgpt.module import Module, Parameter, check_ids, is_unallocated
 
@@ -33,7 +29,7 @@ from npgpt.module import Module, Parameter, check_ids, is_unallocated
 class Transformer(Module):
     """Embeddings, blocks and the final norm: everything but the head."""
 
-    def __init__(self, config: GPTConfig, dtype: Any):
+    def __init__(self, config: GPTConfig, dtype: DTypeLike, block: Callable[..., Module] = Block):
         self.vocab_size, self.n_positions = config.vocab_size, config.n_positions
         self.wte = Embedding(config.vocab_size, config.n_embd, dtype)
         self.wpe: Module = (
@@ -42,7 +38,7 @@ class Transformer(Module):
             else SinusoidalEmbedding(config.n_embd, dtype)
         )
         self.drop = Dropout(config.embd_pdrop)
-        self.h = [Block(config, layer, dtype) for layer in range(config.n_layer)]
+        self.h = [block(config, layer, dtype) for layer in range(config.n_layer)]
         self.ln_f = (  # the last block of a post-norm model ends with a norm as it is
             LayerNorm(config.n_embd, config.bias, config.layer_norm_epsilon, dtype)
             if config.norm_position == "pre"
@@ -70,19 +66,9 @@ class Transformer(Module):
             cache.demand_room(B, T)
         position_ids = np.arange(past, S) if position_ids is None else np.asarray(position_ids)
         check_ids("position_ids", position_ids, self.n_positions, "the context has {} positions")
-        if attention_mask is not None:
-            attention_mask = np.asarray(attention_mask)
-            if attention_mask.shape not in ((B, S), (B, T, S)):
-                after = f", after {past} tokens in the cache" if past else ""
-                raise ValueError(
-                    f"attention_mask has shape {attention_mask.shape}, and input_ids "
-                    f"{input_ids.shape}{after}"
-                )
-            if attention_mask.ndim == 2:
-                attention_mask = attention_mask[:, None]  # (B, S) -> (B, 1, S)
-            attention_mask = attention_mask[:, None] != 0  # (B, 1, 1 or T, S)
+        mask = None if attention_mask is None else mask_of(attention_mask, B, T, past)
         x = self.embed(input_ids, position_ids)
-        x = self.apply_blocks(x, Context(attention_mask, capture, cache))
+        x = self.apply_blocks(x, Context(mask, capture, cache))
         if cache is not None:
             cache.length = S
         return x
@@ -105,6 +91,17 @@ class Transformer(Module):
         return x
 
     trace = apply_blocks  # what is traced begins with hidden states
+
+
+def mask_of(attention_mask: ndarray, B: int, T: int, past: int) -> ndarray:
+    """Return the mask of all heads, (B, 1, 1 or T, S) of bool, with S = past + T."""
+    mask = np.asarray(attention_mask)
+    if mask.shape not in ((B, past + T), (B, T, past + T)):
+        after = f", after {past} tokens in the cache" if past else ""
+        raise ValueError(f"attention_mask has shape {mask.shape}, and input_ids {(B, T)}{after}")
+    if mask.ndim == 2:
+        mask = mask[:, None]  # (B, S) -> (B, 1, S): the same for all queries
+    return mask[:, None] != 0
 
 
 class GPT(Module):
@@ -137,6 +134,8 @@ class GPT(Module):
     (65, 16)
     """
 
+    block: ClassVar[Callable[..., Module]] = Block  # made as block(config, layer, dtype)
+
     # What generates, loads and saves is built on top of the model, and so is not imported here:
     # npgpt/__init__.py makes `npgpt.generate`, `load_pretrained` and `save_pretrained` methods.
     generate: ClassVar[Callable[..., Any]]
@@ -146,7 +145,7 @@ class GPT(Module):
     def __init__(self, config: GPTConfig, seed: int = 0, dtype: DTypeLike = np.float32):
         self.config = config
         self.generation_config: dict[str, Any] = {}  # defaults of `generate`
-        self.transformer = Transformer(config, dtype)
+        self.transformer = Transformer(config, dtype, self.block)
         self.lm_head = Head(
             self.transformer.wte.weight
             if config.tie_word_embeddings
@@ -216,10 +215,7 @@ class GPT(Module):
             np.asarray(input_ids), attention_mask, position_ids, cache=cache
         )  # (B, T, C)
         logits = self.lm_head(x)
-        if targets is None:
-            return logits, None
-        rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V), a view
-        return logits, nn.cross_entropy(rows, targets.reshape(-1))
+        return logits, None if targets is None else next_token_loss(logits, targets)
 
     def activations(
         self,

@@ -1,8 +1,10 @@
-"""What stands on top of a transformer."""
+"""Heads: what turns the last hidden states into results, and the loss of these."""
 
 from __future__ import annotations
 
-from autograd import Tensor
+from numpy import ndarray
+
+from autograd import Tensor, nn
 from npgpt.module import Module, Parameter, Traced
 
 
@@ -21,3 +23,12 @@ class Head(Module):
     def trace(self, x: Traced) -> Traced:
         """Trace the product."""
         return x.linear(self.weight.numpy().T)
+
+
+def next_token_loss(logits: Tensor, targets: ndarray) -> Tensor:
+    """Return the mean cross-entropy of ``logits (B, T, V)`` at ``targets (B, T)``.
+
+    A target of -100 does not count.
+    """
+    rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V), a view
+    return nn.cross_entropy(rows, targets.reshape(-1))

@@ -14,6 +14,7 @@ from npgpt.generation import settle
 from npgpt.hub import find_model
 from npgpt.models.config import GPTConfig
 from npgpt.models.gpt import GPT
+from npgpt.models.registry import architecture_of
 from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from npgpt.training.config import TrainConfig, keys_of
 from npgpt.training.data import (
@@ -164,7 +165,7 @@ def tokenizer_for(
 
 def initial_model(architecture: GPTConfig, seed: int, base: GPT | None) -> GPT:
     """Make the model that a run begins with: a new one, or one like `base`."""
-    model = GPT(architecture, seed=seed)
+    model = architecture_of(architecture).model(architecture, seed=seed)
     if base is not None:
         state = base.state_dict()
         table = "transformer.wpe.weight"

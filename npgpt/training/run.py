@@ -14,7 +14,7 @@ from typing import Any
 from npgpt.errors import UserError
 from npgpt.files import together, write_text
 from npgpt.hub import find_model
-from npgpt.models.gpt import GPT
+from npgpt.models.registry import architecture_of
 from npgpt.options import quoted
 from npgpt.say import say
 from npgpt.tokenizers import save_tokenizer
@@ -162,7 +162,7 @@ def open_run(folder: Path) -> Run:
     tokenizer = files.read_tokenizer(state)
     data = files.read_data(state, tokenizer)
     demand_memory(architecture, config.batch_size * config.block_size)
-    model = GPT(architecture, seed=config.seed)
+    model = architecture_of(architecture).model(architecture, seed=config.seed)
     run = Run(files, config, model, LanguageModelling(config, tokenizer, data))
     run.take_up(state, files.state)
     return run

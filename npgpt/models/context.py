@@ -1,0 +1,42 @@
+"""The context of a pass: everything that blocks are given beside the hidden states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from numpy import ndarray
+
+from autograd import Tensor
+from npgpt.models.cache import KVCache
+
+
+@dataclass
+class Activations:
+    """The values that a model computed on the way to its logits; see `GPT.activations`."""
+
+    hidden_states: list[Tensor] = field(default_factory=list)
+    """The embeddings and the result of each block, (B, T, C); the last is what the head reads."""
+    attentions: list[Tensor] = field(default_factory=list)
+    """The weights of each layer's heads, (B, H, T, T): row t says where position t looks."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a block is given beside the hidden states, the same for all blocks of a pass.
+
+    Attributes
+    ----------
+    mask : ndarray of bool, (B, 1, 1, S or more) or (B, 1, T, S), optional
+        True for the positions that may be looked at.
+    capture : Activations, optional
+        Where hidden states and attention weights are stored.
+    cache : KVCache, optional
+        The keys and values of the tokens that were read earlier.
+    """
+
+    mask: ndarray | None = None
+    capture: Activations | None = None
+    cache: KVCache | None = None
+
+
+ALONE = Context()  # of a pass over whole sequences: no mask, no cache
