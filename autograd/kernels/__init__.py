@@ -1,8 +1,14 @@
 """Compiled kernels: the hot loops of ops in Numba, each beside the NumPy function that explains it.
 
-A function that has a kernel says so with one line, ``@kernel("normalization.softmax")``. The kernel
-then stands in for it wherever it can. What a kernel does not take (Tensors, float16, shapes that do
-not fit) it answers with ``NotImplemented``, and the NumPy function computes or raises as always.
+A function that has a kernel says so with one line, ``@kernel("normalization.softmax")``. A call has
+three steps:
+
+1. ``check``, if one is given, raises for wrong arguments: a shape, a dtype, a number out of range.
+   Neither the kernel nor the function looks at them again. A rule has no check: its arguments are
+   those of the forward call, and the tape has fitted the cotangent to the output.
+2. The kernel computes, or returns ``NotImplemented``. It does so for one reason alone: it is not
+   compiled for these arrays (Tensors, float16, two dtypes in one call, arrays without elements).
+3. If it did, the NumPy function computes.
 
 Kernels are off with ``AUTOGRAD_KERNELS=0`` in the environment, inside ``use_kernels(False)``, and
 where Numba is missing. Nothing here imports Numba before a kernel is first called.
@@ -70,13 +76,20 @@ class kernel:
     """Let the kernel of a name, ``"file.function"``, stand in for a function where it can.
 
     In all but calls the result is the NumPy function: its name, source, signature and globals.
-    ``pays(*args)`` says whether the kernel is worth a look: before it is, nothing is imported.
+    ``check(*args)`` raises for wrong arguments, before the kernel or the function runs.
+    ``pays(*args)`` says whether the call is large enough for the kernel: before one is, nothing is
+    imported.
     """
 
-    def __init__(self, name: str, pays: Callable[..., bool] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        check: Callable[..., None] | None = None,
+        pays: Callable[..., bool] | None = None,
+    ) -> None:
         self._module, self._name = name.split(".")
         self._kernel: Callable | None = None
-        self.pays = pays
+        self.check, self.pays = check, pays
 
     def __call__(self, function: Callable) -> Any:
         """Decorate the NumPy function."""
@@ -106,7 +119,9 @@ class _Accelerated:
         self._function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        pays = self._kernel.pays
+        check, pays = self._kernel.check, self._kernel.pays
+        if check is not None:
+            check(*args, **kwargs)
         if kernels_enabled() and (pays is None or pays(*args)):
             run = self._kernel._kernel or self._kernel.load()
             result = run(*args, **kwargs)

@@ -1,8 +1,14 @@
-"""Attention, head by head and in blocks of queries: no (T, S) matrix is ever stored.
+"""Kernels of attention, called by ``attention`` and its rule in `autograd.ops.attention`.
 
-For each block the products go to BLAS, and one pass over the scores does all the rest: the mask,
-softmax, dropout. A block multiplies only the keys from the first to the last that its queries see:
-causality halves the work, and a window makes it proportional to the window.
+They go head by head and in blocks of 64 queries: no (T, S) matrix is ever stored. For each block,
+BLAS multiplies the queries and the keys, and one pass over the scores does the rest: the mask,
+softmax, dropout. A block multiplies only the keys from the first to the last that one of its
+queries sees. If attention is causal, that halves the work; with a window, the work is proportional
+to the window. BLAS stays on one thread, and our threads share the heads.
+
+The results differ from NumPy's in the last digits, since products of blocks are summed in another
+order and the sums of a row are in float64. They have the same bits with any number of threads. The
+gradient of a mask is left to NumPy.
 """
 
 import math
@@ -24,9 +30,11 @@ BLOCK = 64  # queries at a time
 
 @inline(EXACT)
 def seen_by(start, stop, n_keys, window):
-    """Return the first key that queries ``start`` to ``stop - 1`` see, and the end of them.
+    """Return the first key that one of the queries ``start`` to ``stop - 1`` sees, and the end.
 
-    With a window, a query sees so many keys, of which its own position is the last; 0 is none.
+    A window of 3 means that query t sees the keys t - 2, t - 1 and t; of 100 keys, the queries 64
+    to 127 then see keys from 62 up to the end, (62, 100). A window of 0 means that there is none,
+    and every query sees all keys.
     """
     if window == 0:
         return 0, n_keys
@@ -35,20 +43,25 @@ def seen_by(start, stop, n_keys, window):
 
 @inline(EXACT)
 def score_buffer(n_queries, n_keys, window, like):
-    """Return room for the scores of a block, (queries, keys)."""
+    """Return an array that is large enough for the scores of any block, (queries, keys)."""
     rows = min(BLOCK, n_queries)
     return np.empty((rows, min(n_keys, rows + window) if window else n_keys), like.dtype)
 
 
 @inline(EXACT)
 def mask_row(row, mask):
-    """Apply one query's row of a mask to its scores."""
+    """Apply the part of a mask that belongs to one query to the query's scores."""
     for j in range(row.size):
         row[j] = masked(row[j], mask[j])
 
 
 def masked(score, mask):
-    """Return -inf where a boolean mask says False; the sum with a mask of numbers."""
+    """Return the score under one element of a mask.
+
+    A boolean mask leaves the score where it is True and makes it -inf where it is False, so that
+    the weight becomes exp(-inf) = 0. A mask of numbers is added. The type of the mask decides when
+    the kernel is compiled; no branch is left in the loop.
+    """
     raise NotImplementedError("attention's kernels call BLAS, and run compiled only")
 
 
@@ -63,11 +76,12 @@ def _(score, mask):
 def _attention(
     start_head, stop_head, q, k, v, mask, masks, sizes, window, scale, drops, out, largests
 ):  # fmt: skip
-    """Attend for some heads.
+    """Attend for the heads from ``start_head`` to ``stop_head - 1``.
 
-    ``q``, ``k``, ``v (heads,)``: the address of each head's matrix. ``mask (n, T or 1, S)``, of
-    which head h takes ``masks[h]``; empty if there is none. ``out (heads, T, V)``,
-    ``largests (heads, T)``.
+    ``q``, ``k``, ``v (heads,)`` hold the address of each head's matrix, and ``sizes`` the length of
+    their rows: BLAS reads them where they are. Head h takes the mask ``mask[masks[h]]`` of ``mask
+    (n, T or 1, S)``, which is empty if there is none. ``out (heads, T, V)``, ``largests (heads,
+    T)``.
     """
     real = out.dtype.type
     n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
@@ -78,11 +92,16 @@ def _attention(
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
+            # The scores of the block, scale Q K^T. For queries 64 to 127 and causal attention,
+            # these are queries (64, depth) times keys 0 to 127: (64, 128).
             gemm(
                 ROW_MAJOR, PLAIN, TRANSPOSED, rows, end - first, depth, scale,
                 q[h] + start * q_row * out.itemsize, q_row,
                 k[h] + first * k_row * out.itemsize, k_row, real(0), s, s_row,
             )  # (rows, depth) (depth, keys)  # fmt: skip
+            # Row by row, softmax over the keys that query t itself sees. The block's other keys,
+            # before `low` and from `high` on, get a weight of 0: query 70 sees keys 0 to 70, and
+            # the last 57 of the 128 columns become 0.
             for i in range(rows):
                 t = start + i
                 low, high = seen_by(t, t + 1, n_keys, window)
@@ -94,6 +113,7 @@ def _attention(
                     drop(row, row_key(h * n_queries + t, seed), low, threshold, factor)
                 scores[i, : low - first] = 0
                 scores[i, high - first : end - first] = 0
+            # The weighted sums of the values.
             gemm(
                 ROW_MAJOR, PLAIN, PLAIN, rows, width, end - first, real(1), s, s_row,
                 v[h] + first * v_row * out.itemsize, v_row,
@@ -103,9 +123,10 @@ def _attention(
 
 @inline(EXACT)
 def normalize(row):
-    """Make a row of scores its softmax; return their maximum.
+    """Replace a row of scores by its softmax; return the largest score.
 
-    A query that sees no key gets zeros.
+    A query that sees no key has scores of -inf alone, or none: all its weights become 0, and 0 is
+    returned in the place of -inf, since -inf - (-inf) would be NaN.
     """
     real = row.dtype.type
     top = largest(row)
@@ -121,7 +142,7 @@ def normalize(row):
 
 @inline(EXACT)
 def drop(row, key, first, threshold, factor):
-    """Multiply a row of weights, of keys from ``first`` on, by its part of the dropout mask."""
+    """Multiply a row by its part of the dropout mask; the row begins with key number `first`."""
     for j in range(row.size):
         kept = bits_at(key[0], key[1], first + j) >= threshold
         row[j] *= factor if kept else row.dtype.type(0)
@@ -132,7 +153,11 @@ def _attention_vjp(
     start_head, stop_head, g, q, k, v, mask, masks, sizes, window, scale, drops, largests,
     g_q, g_k, g_v,
 ):  # fmt: skip
-    """Pull ``g (heads, T, V)`` back; the results are (heads, T or S, D or V), and begin as 0."""
+    """Compute the gradients of query, key and value from ``g (heads, T, V)``.
+
+    ``g_q (heads, T, D)``, ``g_k (heads, S, D)`` and ``g_v (heads, S, V)`` are written; g_k and g_v
+    begin as zeros, since each block of queries adds to them.
+    """
     real = g.dtype.type
     n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
     seed, threshold, factor = drops
@@ -146,6 +171,8 @@ def _attention_vjp(
             q_rows, g_rows = q[h] + start * q_row * g.itemsize, g[h, start:].ctypes.data
             k_rows = k[h] + first * k_row * g.itemsize
             v_rows = v[h] + first * v_row * g.itemsize
+            # Two products: the scores again, as in the forward pass, and dp = g V^T, the cotangent
+            # of the weights, which is written to where the cotangent of the scores will stand.
             gemm(
                 ROW_MAJOR, PLAIN, TRANSPOSED, rows, end - first, depth, scale,
                 q_rows, q_row, k_rows, k_row, real(0), p, s_row,
@@ -154,6 +181,10 @@ def _attention_vjp(
                 ROW_MAJOR, PLAIN, TRANSPOSED, rows, end - first, width, real(1),
                 g_rows, width, v_rows, v_row, real(0), ds, s_row,
             )  # (rows, width) (width, keys)  # fmt: skip
+            # Row by row: the weights p from the scores and the saved maximum, and the cotangent of
+            # the scores, ds = p (dp - sum(p dp)) scale. The loop over j first leaves exp(score) in
+            # `row`; `part` = 1 / total makes weights of these, and `mean` is sum(p dp). With
+            # dropout dp passes through the mask before, and the weights that multiply g after.
             for i in range(rows):
                 t = start + i
                 low, high = seen_by(t, t + 1, n_keys, window)
@@ -167,7 +198,7 @@ def _attention_vjp(
                 if threshold:
                     drop(slope, key, low, threshold, factor)
                 total = sum_of(row)
-                total = total if total else 1.0  # of a query that sees no key
+                total = total if total else 1.0  # 0 for a query that sees no key
                 mean, part = real(dot(row, slope) / total), real(1 / total)
                 for j in range(row.size):
                     row[j] *= part
@@ -177,6 +208,8 @@ def _attention_vjp(
                 for array in (weights, slopes):
                     array[i, : low - first] = 0
                     array[i, high - first : end - first] = 0
+            # Three products: P^T g is added to the gradient of the values, dS K is that of the
+            # queries, and dS^T Q is added to that of the keys.
             gemm(
                 ROW_MAJOR, TRANSPOSED, PLAIN, end - first, width, rows, real(1),
                 p, s_row, g_rows, width, real(1), g_v[h, first:].ctypes.data, width,
@@ -193,10 +226,10 @@ def _attention_vjp(
 
 def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
     """Return the attended values, and each query's largest score."""
-    call = settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
+    call = prepare(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
     if call is None:
         return NotImplemented
-    _held, static, n = call
+    _alive, static, n = call
     *lead, n_queries, _ = query.shape
     out = np.empty((*lead, n_queries, value.shape[-1]), query.dtype)
     largest = np.empty((*lead, n_queries, 1), query.dtype)
@@ -214,12 +247,10 @@ def attention_vjp(
     g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size, largest, needs
 ):  # fmt: skip
     """Return the gradients of query, key and value."""
-    call = settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
+    call = prepare(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
     if call is None or needs[3] or not takes(g, query):
         return NotImplemented
-    if g.shape != (*query.shape[:-1], value.shape[-1]):
-        return NotImplemented
-    _held, static, n = call
+    _alive, static, n = call
     g = np.ascontiguousarray(g)
     g_query = np.empty(query.shape, query.dtype)
     g_key, g_value = np.zeros(key.shape, key.dtype), np.zeros(value.shape, value.dtype)
@@ -235,31 +266,31 @@ def attention_vjp(
 
 
 def work(query, key):
-    """Return a call's size in elements: its scores, and what reading the keys is worth."""
+    """Return how much a call computes, in the unit of `split`, elements of a simple loop.
+
+    The scores count one each. Reading a key costs as much as depth / 16 scores, which matters for a
+    single query.
+    """
     return key.size // key.shape[-1] * (query.shape[-2] + key.shape[-1] // 16)
 
 
-def settled(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
-    """Return what must stay in memory, a call's arguments, and the number of heads.
+def prepare(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
+    """Return the arrays that a call reads, its arguments for the loops, and the number of heads.
 
-    Or None, if it is for NumPy to handle.
+    Or None, if the kernels are not compiled for these arrays, or cannot call a BLAS here. The loops
+    get addresses, which do not keep an array in memory: so the caller keeps the arrays until they
+    are done.
     """
-    if not takes(query, key, value) or not blas.usable() or min(query.ndim, key.ndim) < 2:
+    if not takes(query, key, value) or not blas.usable():
         return None
-    if query.shape[:-2] != key.shape[:-2] or key.shape[:-1] != value.shape[:-1]:
-        return None
-    if query.shape[-1] != key.shape[-1] or not (query.size and key.size and value.size):
+    if not (query.size and key.size and value.size):
         return None
     (n_queries, depth), (n_keys, width) = query.shape[-2:], value.shape[-2:]
     mask, masks = NO_MASK
     if attn_mask is not None:
-        if type(attn_mask) is not np.ndarray or attn_mask.dtype.kind not in "bf":
-            return None
-        if attn_mask.ndim > 1 and attn_mask.shape[-2] not in (1, n_queries):
-            return None
         mask, masks = masks_of_heads(attn_mask, query.shape[:-2], n_keys, query.dtype)
     window = min(window_size or n_queries, n_queries) if is_causal else 0
-    drops = mask_constants(dropout_p, seed, query.dtype)  # with the least bits 0, of no use
+    drops = mask_constants(dropout_p, seed, query.dtype)  # a threshold of 0 means no dropout
     matrices, addresses, row_lengths = zip(*map(by_address, (query, key, value)), strict=True)
     sizes = n_queries, n_keys, depth, width, *row_lengths
     static = *addresses, mask, masks, sizes, window, query.dtype.type(scale), drops
@@ -270,29 +301,38 @@ NO_MASK = np.empty((1, 0, 0), bool), np.empty(0, np.intp)
 
 
 def masks_of_heads(mask, lead, n_keys, dtype):
-    """Return a mask as (n, T or 1, S), and for each head which of the n is its own."""
+    """Return a mask as (n, T or 1, S), and for each head the number of its mask.
+
+    For 2 sequences of 3 heads, ``lead`` is (2, 3). A mask (2, 1, 1, S), one for each sequence,
+    becomes (2, 1, S), and the heads take the masks [0, 0, 0, 1, 1, 1]. Nothing is repeated.
+    """
     rows = mask.shape[-2] if mask.ndim > 1 else 1
     if mask.ndim < 2 or mask.shape[-1] != n_keys:
         mask = np.broadcast_to(mask, (*mask.shape[:-2], rows, n_keys))
     masks = mask_numbers(mask.shape[:-2], lead)
-    mask = np.require(mask, bool if mask.dtype == bool else dtype, "CW")  # read-only is a type
+    # Numba compiles a second version of a kernel for read-only arrays, so we ask for a writable
+    # array, which is copied if the mask was not.
+    mask = np.require(mask, bool if mask.dtype == bool else dtype, "CW")
     return mask.reshape(-1, rows, n_keys), masks
 
 
 @lru_cache(maxsize=64)
 def mask_numbers(masks_lead, lead):
-    """Return for each head the number of its mask, where their leading axes broadcast."""
+    """Return for each head the number of its mask; the leading axes of the masks broadcast."""
     numbers = np.arange(math.prod(masks_lead)).reshape(masks_lead)
     return np.array(np.broadcast_to(numbers, lead)).reshape(-1)
 
 
 def by_address(x):
-    """Return an array, the address of each of its matrices, and the length of their rows.
+    """Return an array, the address of each of its matrices, and how far apart their rows begin.
 
-    Heads that were cut out of wider rows are read where they are; anything else is copied.
+    BLAS needs the elements of a row side by side; the rows may be any distance apart. A model cuts
+    its heads out of one projection (T, 3 * 12 * 64): each has rows of 64 elements that begin 2304
+    elements apart, and is read where it is. Anything else is copied first.
     """
     *_, rows, columns = x.shape
-    step = x.strides[-2] if rows > 1 else columns * x.itemsize  # of a single row, strides lie
+    # NumPy may give any stride to an axis of one element: it says nothing about the distance
+    step = x.strides[-2] if rows > 1 else columns * x.itemsize
     if x.strides[-1] != x.itemsize or step < columns * x.itemsize or step % x.itemsize:
         x, step = np.ascontiguousarray(x), columns * x.itemsize
     return x, x.ctypes.data + offsets(x.shape[:-2], x.strides[:-2]), step // x.itemsize
@@ -300,7 +340,10 @@ def by_address(x):
 
 @lru_cache(maxsize=64)
 def offsets(shape, strides):
-    """Return how many bytes after the first each element of an array is."""
+    """Return the distance of each element from the first, in bytes, in C order.
+
+    For shape (2, 3) and strides (24, 8) that is [0, 8, 16, 24, 32, 40].
+    """
     out = np.zeros(1, np.intp)
     for size, stride in zip(shape, strides, strict=True):
         out = np.add.outer(out, stride * np.arange(size)).reshape(-1)

@@ -1,4 +1,9 @@
-"""Kernels of dropout."""
+"""The kernel of dropout, called by `autograd.ops.dropout` forward and backward.
+
+The mask is a function of the seed, the row and the column, and is never stored. The bits are those
+of `autograd.ops.special.random_bits`, which explains them, so that kernels and NumPy drop the same
+elements. The threads share the rows. Attention's kernels use the same bits for their weights.
+"""
 
 import numpy as np
 
@@ -9,7 +14,7 @@ U4, U8 = np.uint32, np.uint64
 
 @inline(EXACT)
 def row_key(row, seed):
-    """Return two halves of a row's key; as `autograd.ops.special.random_bits` makes it."""
+    """Return the lower and the upper half of a row's 64-bit key."""
     key = U8(U8(row + 1) * U8(0x9E3779B97F4A7C15) + seed)
     key = U8((key ^ (key >> U8(30))) * U8(0xBF58476D1CE4E5B9))
     key = U8((key ^ (key >> U8(27))) * U8(0x94D049BB133111EB))
@@ -28,7 +33,11 @@ def bits_at(low, high, column):
 
 @jit(EXACT)
 def _dropout(x, out, first, seed, threshold, scale):
-    """Multiply rows, the first of which has number `first`, by a mask that is never stored."""
+    """Multiply rows by their mask; `first` is the number of the first row in the whole array.
+
+    A thread that gets rows 512 to 1023 of an array makes the keys of these rows, and so the same
+    mask as one thread that does all rows.
+    """
     zero = x.dtype.type(0)
     for r in range(x.shape[0]):
         row, kept = x[r], out[r]  # (n,), (n,)
@@ -50,11 +59,15 @@ def dropout(input, p, seed):
 
 
 def mask_constants(p, seed, dtype):
-    """Return what a mask is made of: its seed, the least bits that are kept, and their factor."""
+    """Return the seed, the threshold and the factor of a mask, in the types of the kernels.
+
+    An element whose random bits are below the threshold becomes 0, any other is multiplied by the
+    factor. For p = 0.25 they are 2^30 and 4/3.
+    """
     threshold = np.uint32(min(round(p * 2**32), 2**32 - 1))
     return np.uint64(seed), threshold, dtype.type(1 / (1 - p))
 
 
 def dropout_vjp(g, input_shape, p, seed):
-    """Return the cotangent through the same mask."""
+    """Return the cotangent multiplied by the same mask."""
     return dropout(g, p, seed)

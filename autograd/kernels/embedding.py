@@ -1,44 +1,59 @@
-"""Kernels that read rows by index, and add into them."""
+"""Kernels that read rows of a table by index, and that add rows into a table.
+
+They are called by ``embedding`` and ``scatter_rows`` in `autograd.ops.embedding`, which have
+checked that every index names a row. Copied rows are the table's, bit for bit. Rows are summed in
+float64 and rounded once, where NumPy sums them in their own dtype.
+"""
 
 import numpy as np
 
 from autograd.kernels.intrinsics import prefetch
 from autograd.kernels.jit import EXACT, as_rows, flat, jit, split, takes
 
+# The rows lie anywhere in a table of many megabytes, and no processor guesses where the next row
+# begins. So while a row is copied, the loop asks for the next row: for index [7, 2], row 2 travels
+# to the cache while row 7 is copied. It asks for four cache lines of 64 bytes; from there on, the
+# processor recognizes a sequence and fetches the rest by itself.
+
 
 @jit(EXACT)
 def _embedding(index, table, out):
-    """Copy rows; return whether all of them exist."""
     start, step = table.ctypes.data, table.shape[1] * table.itemsize
     for r in range(index.size):
-        k = index[r]
-        if not 0 <= k < table.shape[0]:
-            return False
-        row, y = table[k], out[r]  # (n,), (n,)
-        if r + 1 < index.size:  # no processor guesses where the next row begins
+        row, y = table[index[r]], out[r]  # (n,), (n,)
+        if r + 1 < index.size:
             for line in range(4):
                 prefetch(start + index[r + 1] * step + 64 * line)
         for i in range(row.size):
             y[i] = row[i]
-    return True
 
 
 def embedding(input, weight, padding_idx=None):
     """Return the rows of a table that an array of integers names."""
-    if not takes(weight) or weight.ndim != 2 or not is_index(input) or not input.size:
+    index = np.asarray(input, np.int64)
+    if not takes(weight) or not index.size or not weight.size:
         return NotImplemented
-    n_rows, n = weight.shape
-    out = np.empty((*input.shape, n), weight.dtype)
-    index = flat(input).astype(np.int64, copy=False)
-    table, rows = as_rows(weight, n), as_rows(out, n)
-    found = []
-    split(lambda p: found.append(_embedding(index[p], table, rows[p])), len(rows), out.size)
-    return out if all(found) else NotImplemented  # NumPy's function says what is wrong
+    out = np.empty((*index.shape, weight.shape[1]), weight.dtype)
+    table, rows = (as_rows(x, weight.shape[1]) for x in (weight, out))
+    index = flat(index)
+    split(lambda p: _embedding(index[p], table, rows[p]), len(rows), out.size)
+    return out
+
+
+# Adding rows into a table. If the threads shared the rows that are added, two of them could add to
+# one row of the table at the same time. So these rows are first sorted by the row of the table that
+# they belong to, and the threads share the table: only one thread writes to each of its rows, and
+# the order of the additions does not depend on the number of threads.
 
 
 @jit(EXACT)
 def _by_row(index, order, starts):
-    """Sort by counting: those of row k are ``order[starts[k] : starts[k + 1]]``, in their order."""
+    """Sort by counting: ``order[starts[k] : starts[k + 1]]`` are the i with ``index[i] == k``.
+
+    For index [2, 0, 2] and a table of 3 rows, the counts [1, 0, 2] are written to ``starts[1:]``
+    and summed up, starts = [0, 1, 1, 3]. Then each i is put at the next free place of its row:
+    order = [1, 0, 2]. Row 0 gets values[1], row 1 nothing, row 2 values[0] and values[2].
+    """
     for i in index:
         starts[i + 1] += 1
     for k in range(starts.size - 1):
@@ -51,9 +66,10 @@ def _by_row(index, order, starts):
 
 @jit(EXACT)
 def _scatter_rows(values, order, starts, out):
-    """Sum each row's values, in float64 where there are several.
+    """Sum the values that belong to each row of ``out (rows, n)``; ``starts (rows + 1,)``.
 
-    ``out (rows, n)`` is of the rows that ``starts (rows + 1,)`` is of.
+    A row without values is 0, and a row with one value is a copy of it. Only where there are
+    several values does the loop need the total in float64.
     """
     total = np.empty(values.shape[1])
     for k in range(out.shape[0]):
@@ -72,18 +88,8 @@ def _scatter_rows(values, order, starts, out):
 
 
 def scatter_rows(values, index, shape):
-    """Return a table of zeros with each row of values added to the row that the index names.
-
-    Sorted by row, so that every row of the table is one thread's: no two write to one place, and
-    the order of additions does not depend on the number of threads.
-    """
-    if not takes(values) or len(shape) != 2 or not is_index(index):
-        return NotImplemented
-    if values.shape != (*index.shape, shape[1]):
-        return NotImplemented
-    if not values.size:
-        return np.zeros(shape, values.dtype)
-    if not shape[0]:
+    """Return a table of zeros with each row of values added to the row that the index names."""
+    if not takes(values) or not values.size:
         return NotImplemented
     out = np.empty(shape, values.dtype)
     index = index.reshape(-1).astype(np.int64) % shape[0]  # (N,); -1 is the last
@@ -96,8 +102,3 @@ def scatter_rows(values, index, shape):
 
     split(run, shape[0], values.size + out.size)
     return out
-
-
-def is_index(x):
-    """Return whether this is an array of integers, all of which int64 can hold."""
-    return type(x) is np.ndarray and x.dtype.kind in "iu" and np.can_cast(x.dtype, np.int64)

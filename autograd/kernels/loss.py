@@ -1,19 +1,30 @@
-"""The kernel of cross-entropy."""
+"""The kernels of cross-entropy, called by `autograd.ops.loss`.
+
+Logits (rows, C) of a language model are the largest array of a training step: 8 sequences of 1024
+tokens and 50,257 classes make 1.6 GB in float32. The kernels read a row once from memory, and the
+rule writes its one result; no array of probabilities is kept. The threads share the rows.
+
+The loss of a row and the sums in it are in float64, and exponentials are ours, so the results
+differ from NumPy's in the last digits. They have the same bits with any number of threads.
+"""
 
 import math
 
 import numpy as np
 
-from autograd.kernels.jit import (
-    EXACT,
-    as_rows,
-    jit,
-    split,
-    takes,
-)
+from autograd.kernels.jit import EXACT, as_rows, jit, split, takes
 from autograd.kernels.normalization import or_else
 from autograd.kernels.rows import excess, largest, sum_exp, sum_of
 from autograd.kernels.vector import exp
+
+# The loss of a row x with the class c is log(sum(exp(x))) - x[c]. With `top`, the largest logit,
+# and `log_total` = log(sum(exp(x - top))), it is log_total - (x[c] - top). For the row [2, 0] and c
+# = 0: top = 2, log_total = log(1 + exp(-2)) = 0.127, and the loss is 0.127 - 0.
+#
+# Label smoothing takes the share `smoothing` from the class c, and gives it to all n classes in
+# equal parts. Class k's own loss is log_total - (x[k] - top), so that all of them, times their
+# weights, sum to total_weight log_total - sum(weight (x - top)), the second term of which is
+# `excess`.
 
 
 @jit(EXACT)
@@ -35,6 +46,12 @@ def _cross_entropy(logits, target, weight, ignore_index, smoothing, losses, larg
         losses[r] = loss
 
 
+# The gradient of x[i] is p[i] times the sum of all classes' shares, minus the share of class i,
+# where p = exp(x - top - log_total) is softmax. The target's share is `aim`, each class's share by
+# label smoothing is `spread` times its weight, and `both` is the sum of all. For the row [2, 0]
+# with the class 0, without smoothing: p = [0.88, 0.12], and the gradient is [0.88 - 1, 0.12].
+
+
 @jit(EXACT)
 def _cross_entropy_vjp(g, logits, target, weight, largests, log_totals, smoothing, out):
     real = logits.dtype.type
@@ -51,8 +68,8 @@ def _cross_entropy_vjp(g, logits, target, weight, largests, log_totals, smoothin
 
 
 def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing):
-    """Return the loss; each row's maximum, and log(sum(exp(x - maximum))), (rows,) each."""
-    call = classes_of(input, target, weight, ignore_index)
+    """Return the loss, each row's largest logit, and log(sum(exp(x - largest))), (rows,) each."""
+    call = prepare(input, target, weight, ignore_index)
     if call is None:
         return NotImplemented
     logits, classes, weight, counted = call
@@ -76,7 +93,7 @@ def cross_entropy_vjp(
     g, input, target, weight, ignore_index, reduction, label_smoothing, largest, log_total
 ):  # fmt: skip
     """Return the gradient of the logits."""
-    call = classes_of(input, target, weight, ignore_index)
+    call = prepare(input, target, weight, ignore_index)
     if call is None or not takes(input, largest, log_total):
         return NotImplemented
     logits, classes, weight, counted = call
@@ -97,22 +114,13 @@ def cross_entropy_vjp(
     return out
 
 
-def classes_of(input, target, weight, ignore_index):
+def prepare(input, target, weight, ignore_index):
     """Return logits (rows, n), the class of each row, the weight of each class, and which count.
 
-    Or None, if it is for NumPy to handle.
+    Or None, if the kernels are not compiled for this input.
     """
-    if not takes(input) or input.ndim == 0 or not input.size:
-        return None
-    if target.shape != input.shape[:-1] or target.dtype.kind not in "iu":
+    if not takes(input) or not input.size:
         return None
     logits, classes = as_rows(input, input.shape[-1]), target.reshape(-1).astype(np.int64)
-    if weight is not None:
-        if weight.shape != logits.shape[1:]:
-            return None
-        weight = weight.astype(input.dtype)
-    counted = classes != ignore_index
-    chosen = classes[counted]
-    if chosen.size and not 0 <= chosen.min() <= chosen.max() < logits.shape[1]:
-        return None  # NumPy's function says what is wrong
-    return logits, classes, or_else(weight, 1, logits), counted
+    weight = None if weight is None else weight.astype(input.dtype)
+    return logits, classes, or_else(weight, 1, logits), classes != ignore_index

@@ -1,4 +1,9 @@
-"""Activations: functions of one element that networks put between their layers."""
+"""Activations: functions of one element that networks put between their layers.
+
+Their forms avoid two dangers of the textbook's: an exponential that overflows, and a difference of
+two numbers that are nearly equal. sigmoid(-1000) as 1 / (1 + exp(1000)) would divide by infinity,
+and 1 - sigmoid(40) would be 0 in the place of 4e-18.
+"""
 
 import math
 
@@ -7,11 +12,7 @@ import numpy as np
 from autograd.kernels import kernel
 from autograd.op import op
 from autograd.ops import special
-from autograd.ops.attention import blocks
-from autograd.ops.checks import (
-    check_floats,
-    check_number,
-)
+from autograd.ops.checks import check_floats, check_number
 from autograd.precision import in_float, in_single
 
 
@@ -62,8 +63,15 @@ elu.formula(
 
 
 @elu.vjp("input")
-def _(g, input, alpha):  # not out + alpha, which loses what is small beside alpha
+def _(g, input, alpha):
+    # The derivative for x < 0, alpha e^x, is also out + alpha, but that sum loses digits: for
+    # x = -20, out is -0.999999998 alpha, and 2e-9 alpha would be left with half of its digits.
     return np.where(input > 0, g, g * (alpha * np.exp(np.minimum(input, 0))))
+
+
+# With e = exp(-|x|), which is at most 1, sigmoid(x) is 1 / (1 + e) for x >= 0 and e / (1 + e) for
+# x < 0. The derivative is sigmoid(x) sigmoid(-x); its other form, s (1 - s), loses the digits of
+# 1 - s where s is close to 1.
 
 
 @op
@@ -82,14 +90,13 @@ sigmoid.formula("out = 1 / (1 + exp(-input)); dinput = g · exp(-input) / (1 + e
 @sigmoid.vjp("input")
 @kernel("activation.sigmoid_vjp")
 def _(g, input, out):
-    return g * (out * sigmoid(-input))  # which 1 - out is, without its rounding
+    return g * (out * sigmoid(-input))
 
 
 @op
-@kernel("activation.silu")
+@kernel("activation.silu", check=lambda input: check_floats("silu", input=input))
 def silu(input):
     """Swish, x sigmoid(x)."""
-    check_floats("silu", input=input)
     x = in_single(input)
     return (x * sigmoid(x)).astype(input.dtype, copy=False)
 
@@ -125,25 +132,38 @@ def logsigmoid(input):
     return -softplus(-input)
 
 
-GELUS = ("none", "tanh")
+def check_gelu(input, approximate="none"):
+    """Raise unless input holds floating-point numbers, and the approximation has a known name."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate is {approximate!r}; expected 'none' or 'tanh'")
+    check_floats("gelu", input=input)
+
+
+def blocks(*arrays, size=16384):
+    """Yield matching blocks of arrays of one size, flat, small enough to stay in the cache.
+
+    A function that takes ten passes over an array of 100 MB would read 1 GB from memory. Block by
+    block, all passes but the first find the block in the cache. The last array is written to, and
+    so must be contiguous: of any other array, ``reshape(-1)`` may be a copy.
+    """
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, flat[-1].size, size):
+        yield [array[start : start + size] for array in flat]
 
 
 @op(saves=("phi",))
-@kernel("activation.gelu", pays=lambda input, approximate="none": approximate in GELUS)
+@kernel("activation.gelu", check=check_gelu)
 def gelu(input, approximate="none"):
     """Gaussian error linear unit, x Phi(x), with Phi the normal distribution function.
 
     ``approximate="tanh"`` takes 1/2 (1 + tanh(u)) for Phi, with u = sqrt(2/pi) (x + 0.044715 x^3):
     GPT-2's choice. Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
     """
-    if approximate not in GELUS:
-        raise ValueError(f"gelu: approximate is {approximate!r}; expected 'none' or 'tanh'")
-    check_floats("gelu", input=input)
     input, dtype = in_single(input), input.dtype
     phi = np.empty_like(input, order="C")
     for x, out in blocks(input, phi):
         if approximate == "tanh":  # 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u)), at half the cost
-            with np.errstate(over="ignore"):  # 1 / infinity is the 0 that Phi is
+            with np.errstate(over="ignore"):  # exp may overflow: 1 / infinity is 0, as Phi is there
                 np.multiply(x, x, out=out)
                 out *= -2 * 0.044715 * _SQRT_2_PI
                 out -= 2 * _SQRT_2_PI
@@ -185,7 +205,7 @@ def _(g, input, approximate, phi):
         with np.errstate(over="ignore"):
             square = x * x
         if approximate == "tanh":  # dPhi/dx = 2 Phi (1 - Phi) du/dx
-            np.minimum(square, 1600, out=square)  # beyond, Phi (1 - Phi) is 0
+            np.minimum(square, 1600, out=square)  # for |x| > 40, Phi (1 - Phi) is 0 anyhow
             np.multiply(square, 6 * 0.044715 * _SQRT_2_PI, out=out)
             out += 2 * _SQRT_2_PI
             out *= p
@@ -203,7 +223,7 @@ def _(g, input, approximate, phi):
 @gelu.reference
 def _(input, approximate):
     if approximate == "tanh":
-        x = np.clip(input, -40, 40)  # a cube may be out of range; beyond, tanh is -1 or 1
+        x = np.clip(input, -40, 40)  # x^3 may be out of range; for |x| > 40, tanh is -1 or 1
         return input * 0.5 * (1 + np.tanh(_SQRT_2_PI * (x + 0.044715 * x**3)))
     return input * 0.5 * (1 + erf(input * math.sqrt(0.5)))
 

@@ -1,4 +1,8 @@
-"""Scaled dot-product attention."""
+"""Scaled dot-product attention: the function with PyTorch's options, and the op behind it.
+
+The function fills in defaults and draws the seed of dropout. The op computes, block by block of
+queries, so that no (T, S) matrix of scores is ever stored.
+"""
 
 import math
 
@@ -6,22 +10,16 @@ import numpy as np
 
 from autograd.kernels import kernel
 from autograd.op import op
-from autograd.ops.checks import (
-    check_count,
-    check_floats,
-    check_number,
-    check_probability,
-)
+from autograd.ops.checks import check_count, check_floats, check_number, check_probability
 from autograd.ops.dropout import dropout_like, dropout_mask, new_seed
 from autograd.ops.index import as_array
 from autograd.ops.normalization import softmax
 from autograd.precision import in_single
 from autograd.pullback import sum_to_shape
 
-# ---- attention
-
-
-# Queries at a time: no (T, S) matrix is kept, and causality skips half of the work.
+# How many queries are treated together. With T = S = 1024, the scores of a block are (64, 1024) in
+# the place of (1024, 1024). If attention is causal, the first block multiplies 64 keys only, the
+# second 128, and so on: about half of the work is left out.
 QUERY_BLOCK = 64
 
 
@@ -49,7 +47,8 @@ def scaled_dot_product_attention(
     attn_mask : Tensor or ndarray, broadcasting to (..., T, S), optional
         Booleans (True takes part), or numbers to add, which may require a gradient.
     dropout_p : float
-        Of the weights; one seed a call is drawn from `generator`, a ``numpy.random.Generator``.
+        The probability that a weight, an element of the softmax, becomes 0. Each call draws one
+        seed from `generator`, a ``numpy.random.Generator``.
     is_causal : bool
         Hide keys after the query's own position.
     scale : float, optional
@@ -65,7 +64,7 @@ def scaled_dot_product_attention(
     Raises
     ------
     TypeError
-        If the mask holds integers, of which nobody knows whether they choose or add.
+        If the mask holds integers: 0 and 1 could be meant as booleans, or be added.
     ValueError
         If the shapes do not fit, or the window is smaller than 1 or without `is_causal`.
 
@@ -93,21 +92,16 @@ def scaled_dot_product_attention(
             f"{is_causal}; expected a window of 1 or more, with is_causal=True"
         )
     query, attn_mask = as_array(query), as_array(attn_mask)
-    if attn_mask is not None and attn_mask.dtype.kind in "iu":
-        raise TypeError(
-            f"scaled_dot_product_attention: attn_mask has dtype {attn_mask.dtype}; expected "
-            "booleans (True takes part), attn_mask.astype(bool), or floating-point numbers to add"
-        )
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1] if query.ndim else 0, 1))
     seed = new_seed(generator) if dropout_p else 0
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
 
 
-@op(saves=("largest",))
-@kernel("attention.attention")
-def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None):
-    """Attention with every argument settled; see `scaled_dot_product_attention`."""
+def check_attention(
+    query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None
+):  # fmt: skip
+    """Raise unless query, key, value and mask fit each other, and hold numbers to compute with."""
     if (
         min(query.ndim, key.ndim, value.ndim) < 2
         or query.shape[:-2] != key.shape[:-2]
@@ -119,6 +113,31 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, w
             "expected (..., T, D), (..., S, D) and (..., S, V) with the same leading axes"
         )
     check_floats("attention", query=query, key=key, value=value)
+    if attn_mask is None:
+        return
+    if attn_mask.dtype.kind not in "bf":
+        raise TypeError(
+            f"scaled_dot_product_attention: attn_mask has dtype {attn_mask.dtype}; expected "
+            "booleans (True takes part), attn_mask.astype(bool), or floating-point numbers to add"
+        )
+    shape = (*query.shape[:-1], key.shape[-2])
+    added = len(shape) - attn_mask.ndim
+    if added < 0 or any(n not in (1, shape[added + i]) for i, n in enumerate(attn_mask.shape)):
+        raise ValueError(
+            f"scaled_dot_product_attention: attn_mask has shape {attn_mask.shape}, which does not "
+            f"broadcast to (..., T, S) = {shape}"
+        )
+
+
+@op(saves=("largest",))
+@kernel("attention.attention", check=check_attention)
+def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None):
+    """Attention with every argument given; see `scaled_dot_product_attention`.
+
+    Shapes: ``query (..., T, D)``, ``key (..., S, D)``, ``value (..., S, V)`` -> ``(..., T, V)``.
+    Each query's largest score, ``(..., T, 1)``, is saved, so that the rule can compute the softmax
+    again.
+    """
     dtype = query.dtype
     query, key, value = map(in_single, (query, key, value))
     out = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
@@ -179,6 +198,9 @@ def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None):
 def _(
     g, query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size, largest, needs
 ):  # fmt: skip
+    # For each block, p is computed again from the scores. Then, with dp the cotangent of p, that of
+    # the scores is p (dp - sum(p dp)), as in softmax's rule. A block's queries see many keys, so
+    # the gradients of key, value and mask are sums over blocks; that of query is not.
     g_query, g_key, g_value = np.empty_like(query), np.zeros_like(key), np.zeros_like(value)
     g_mask = np.zeros(attn_mask.shape, attn_mask.dtype) if needs[3] else None
     for block in QueryBlocks(query, key, attn_mask, dropout_p, is_causal, seed, window_size):
@@ -203,7 +225,13 @@ def _(
 
 
 class QueryBlocks:
-    """Blocks of queries and the keys that each may see: iterating yields itself, block by block."""
+    """The blocks of queries of one call; iterating yields this object, set to one block at a time.
+
+    For 150 queries, ``rows`` is slice(0, 64), slice(64, 128), slice(128, 150) in turn. ``keys``
+    reaches from the first key to the last that a query of the block may see: if attention is
+    causal, slice(0, 64), slice(0, 128), slice(0, 150); with a window of 10 keys in addition,
+    slice(0, 64), slice(55, 128), slice(119, 150).
+    """
 
     def __init__(self, query, key, attn_mask, dropout_p, is_causal, seed, window_size):
         self.query, self.key, self.mask = query, key, attn_mask
@@ -221,7 +249,7 @@ class QueryBlocks:
             yield self
 
     def scores(self, scale):
-        """Return the masked scores of the block, (..., block, keys)."""
+        """Return the scores of the block, (..., block, keys); -inf where a query may not look."""
         keys = np.swapaxes(self.key[..., self.keys, :], -1, -2)
         s = (self.query[..., self.rows, :] * scale) @ keys
         if self.is_causal:
@@ -240,7 +268,11 @@ class QueryBlocks:
         return s
 
     def add_to_mask(self, mask, scores):
-        """Add scores of the block, (..., block, keys), to the places of a mask that they had."""
+        """Add cotangents of the block's scores, (..., block, keys), to the gradient of the mask.
+
+        The mask may have one row for all queries, or one column for all keys; then the cotangents
+        are summed over the axes on which it was broadcast.
+        """
         mask = mask.reshape((1,) * (2 - mask.ndim) + mask.shape)
         part = mask[
             ...,
@@ -250,7 +282,11 @@ class QueryBlocks:
         part += sum_to_shape(scores, part.shape)
 
     def dropout(self):
-        """Return the block's part of the mask over (..., T, S)."""
+        """Return the block's part of the dropout mask, which spans (..., T, S).
+
+        Row t of head h has the number ``h * T + t``. With 2 heads of 150 queries, the second block
+        has the rows 64 to 127 and 214 to 277.
+        """
         *lead, n_queries, _ = self.query.shape
         heads, i = np.arange(math.prod(lead)), np.arange(self.rows.start, self.rows.stop)
         numbers = np.add.outer(heads * n_queries, i).reshape(-1)
@@ -298,16 +334,3 @@ def _(draw):
     window_size = draw.choice([None, 1, 2]) if is_causal and n_queries <= n_keys else None
     dropout_p, seed = draw.choice([0.0, 0.4]), draw.integer(0, 99)
     return draw.call(query, key, value, mask, dropout_p, is_causal, 0.7, seed, window_size)
-
-
-# ---- loops
-
-
-def blocks(*arrays, size=16384):
-    """Yield matching blocks of arrays of one size, flat, small enough to stay in the cache.
-
-    The last array is written to, and so must be contiguous.
-    """
-    flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, flat[-1].size, size):
-        yield [array[start : start + size] for array in flat]

@@ -1,4 +1,9 @@
-"""Dropout."""
+"""Dropout, whose mask is a function of a seed, and the seeds that a block of code draws.
+
+The mask is never stored: the rule makes it again from the seed. `autograd.checkpoint`, which runs a
+function a second time during backward, must get the same masks; so it asks for the seeds that the
+first run drew, and has them drawn again.
+"""
 
 import math
 from contextlib import contextmanager
@@ -9,17 +14,17 @@ import numpy as np
 from autograd.kernels import kernel
 from autograd.op import op
 from autograd.ops import special
-from autograd.ops.checks import (
-    check_floats,
-    check_probability,
-)
+from autograd.ops.checks import check_floats, check_probability
 
 
 def new_seed(generator=None):
-    """Draw the seed of one dropout mask; without a generator, from NumPy's entropy."""
+    """Draw the seed of one dropout mask from a generator, or without one from the system.
+
+    Inside `seeds_replayed`, the seed is the next of those given. Inside `seeds_drawn`, it is noted.
+    """
     replayed, drawn = _replayed.get(), _drawn.get()
     if replayed is not None:
-        seed = next(replayed, 0)  # 0 for a call too many, which `checkpoint` then notices
+        seed = next(replayed, 0)  # 0 if none is left: `checkpoint` notices that another was drawn
     else:
         seed = int((generator or np.random.default_rng()).integers(2**63))
     if drawn is not None:
@@ -33,7 +38,10 @@ _replayed = ContextVar("replayed", default=None)
 
 @contextmanager
 def seeds_drawn():
-    """Give the list of the seeds that are drawn inside the block."""
+    """Collect the seeds that are drawn inside the block, in the list that it is given.
+
+    Blocks may be nested: seeds of an inner block are added to the outer block's list at its end.
+    """
     outer, seeds = _drawn.get(), []
     token = _drawn.set(seeds)
     try:
@@ -46,7 +54,7 @@ def seeds_drawn():
 
 @contextmanager
 def seeds_replayed(seeds):
-    """Draw these seeds again, in their order."""
+    """Let `new_seed` return these seeds inside the block, in their order."""
     token = _replayed.set(iter(seeds))
     try:
         yield
@@ -65,7 +73,10 @@ def dropout(input, p=0.5, training=True, generator=None):
 
 
 def dropout_mask(rows, columns, p, seed, dtype):
-    """Return 0 (with probability p) and 1 / (1 - p) for some rows and columns of a mask."""
+    """Return a part of a mask, (len(rows), len(columns)): 0 with probability p, else 1 / (1 - p).
+
+    An element is 0 if its 32 random bits, as an integer, are below p 2^32.
+    """
     threshold = np.uint32(min(round(p * 2**32), 2**32 - 1))
     mask = (special.random_bits(rows, columns, seed) >= threshold).astype(dtype)
     mask *= 1 / (1 - p)
@@ -79,11 +90,15 @@ def dropout_like(x_shape, p, seed, dtype):
     return mask.reshape(x_shape)
 
 
+def check_dropout(input, p, seed):
+    """Raise unless input holds floating-point numbers."""
+    check_floats("dropout", input=input)
+
+
 @op
-@kernel("dropout.dropout")
+@kernel("dropout.dropout", check=check_dropout)
 def dropout_seeded(input, p, seed):
     """Dropout with the mask that belongs to a seed."""
-    check_floats("dropout", input=input)
     return input * dropout_like(input.shape, p, seed, input.dtype)
 
 

@@ -1,4 +1,8 @@
-"""Losses."""
+"""Losses: how far predictions are from their targets.
+
+``cross_entropy`` of integer targets is an op with a kernel, since a language model spends a large
+part of its memory and time there. The other losses are written in other ops.
+"""
 
 import numpy as np
 
@@ -6,10 +10,7 @@ from autograd.dispatch import plain
 from autograd.kernels import kernel
 from autograd.op import op
 from autograd.ops.activation import softplus
-from autograd.ops.checks import (
-    check_floats,
-    check_number,
-)
+from autograd.ops.checks import check_floats, check_number
 from autograd.ops.embedding import as_ids, misfit
 from autograd.ops.index import take_along_axis
 from autograd.ops.linalg import rows
@@ -100,15 +101,14 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}, not in [0, 1]")
     weight = None if weight is None else np.asarray(weight)
     if np.asarray(plain(target)).dtype.kind != "f":
-        input, target = classes_last(input), as_ids(target)
-        check_weight("cross_entropy", weight, input.shape[-1])
+        input, target = classes_last("cross_entropy", input), as_ids(target)
         return cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothing)
     if np.shape(target) != np.shape(input):
         raise ValueError(
             f"cross_entropy: input has shape {np.shape(input)} and target {np.shape(target)}; "
             "expected integers, or probabilities of the same shape"
         )
-    input, target = classes_last(input), classes_last(target)  # (N, ..., C)
+    input, target = (classes_last("cross_entropy", x) for x in (input, target))  # (N, ..., C)
     check_weight("cross_entropy", weight, input.shape[-1])
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / max(input.shape[-1], 1)
@@ -122,7 +122,7 @@ def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
     """Negative log-probability of the target classes, of log-probabilities: see `cross_entropy`."""
     check_reduction(reduction)
     check_ignored("nll_loss", ignore_index)
-    input, target = classes_last(input), as_ids(target)
+    input, target = classes_last("nll_loss", input), as_ids(target)
     weight = None if weight is None else np.asarray(weight)
     check_weight("nll_loss", weight, input.shape[-1])
     check_classes("nll_loss", input, target, ignore_index)
@@ -134,8 +134,10 @@ def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
     return np.sum(losses) / (np.sum(share) or np.nan)
 
 
-def classes_last(x):
+def classes_last(name, x):
     """Move the axis of classes to the end: (N, C, d1, ...) -> (N, d1, ..., C)."""
+    if np.ndim(x) == 0:
+        raise ValueError(f"{name}: input has no axes; expected (C,), (N, C) or (N, C, d1, ...)")
     return np.moveaxis(x, 1, -1) if np.ndim(x) > 2 else x
 
 
@@ -176,12 +178,23 @@ def check_classes(name, input, target, ignore_index):
         raise ValueError(f"{name}: target {fault}")
 
 
-@op(saves=("largest", "log_total"))  # apart: beside a large maximum, a logarithm loses its digits
-@kernel("loss.cross_entropy")
-def cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothing):
-    """Cross-entropy of classes, with those of ``input (..., C)`` last; see `cross_entropy`."""
+def check_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing):
+    """Raise unless there is a class for each position of input, and no weight, or C of them."""
+    check_weight("cross_entropy", weight, input.shape[-1])
     check_classes("cross_entropy", input, target, ignore_index)
     check_floats("cross_entropy", input=input)
+
+
+# The loss of a row of logits x is log(sum(exp(x))) - x[target]. With m, the largest logit, the
+# first term is m + log(sum(exp(x - m))), in which no exponential overflows. The rule reads m and
+# the logarithm, which are saved as two numbers: for m = 1e6 and a logarithm of 0.53, their sum in
+# float32 would be 1000000.5, and the logarithm would have one digit left.
+
+
+@op(saves=("largest", "log_total"))
+@kernel("loss.cross_entropy", check=check_cross_entropy)
+def cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothing):
+    """Cross-entropy of ``input (..., C)`` and classes ``target (...)``; see `cross_entropy`."""
     logits = rows(in_single(input))
     classes, share = shares(target.reshape(-1), weight, ignore_index, logits.dtype)
     largest = np.max(logits, axis=-1, keepdims=True, initial=-np.inf)

@@ -1,6 +1,11 @@
-"""Softmax, layer norm and RMS norm: functions of a row."""
+"""Softmax, its logarithm, layer norm and RMS norm.
+
+Each of these functions treats the rows of an array apart: no row's result depends on another row.
+A row is what lies along one axis (softmax), or on the last few axes (the norms).
+"""
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -13,13 +18,24 @@ from autograd.ops.checks import (
 )
 from autograd.precision import in_single
 
+# ---- softmax and its logarithm
+
+
+def check_along(name, input, dim=-1):
+    """Raise unless `dim` is an axis of an array of floating-point numbers."""
+    check_axis(name, dim, input.ndim)
+    check_floats(name, input=input)
+
+
+# Before an exponential is taken, the row's largest element is subtracted. That changes nothing,
+# exp(x - m) / sum(exp(x - m)) = exp(x) / sum(exp(x)), and keeps exp in range: for the row
+# [1000, 999], exp(1000) is infinite, while exp(0) = 1 and exp(-1) = 0.37 are not.
+
 
 @op
-@kernel("normalization.softmax", pays=lambda input, dim=-1: type(dim) is int)
+@kernel("normalization.softmax", check=partial(check_along, "softmax"))
 def softmax(input, dim=-1):
     """exp(x) / sum(exp(x)) along an axis."""
-    check_axis("softmax", dim, input.ndim)
-    check_floats("softmax", input=input)
     x = in_single(input)
     out = np.exp(x - np.max(x, axis=dim, keepdims=True, initial=-np.inf))
     out /= np.sum(out, axis=dim, keepdims=True)
@@ -51,14 +67,12 @@ def _(draw):
 
 
 @op
-@kernel("normalization.log_softmax", pays=lambda input, dim=-1: type(dim) is int)
+@kernel("normalization.log_softmax", check=partial(check_along, "log_softmax"))
 def log_softmax(input, dim=-1):
     """Logarithm of softmax: x - log(sum(exp(x))) along an axis."""
-    check_axis("log_softmax", dim, input.ndim)
-    check_floats("log_softmax", input=input)
     x = in_single(input)
     shifted = x - np.max(x, axis=dim, keepdims=True, initial=-np.inf)
-    with np.errstate(divide="ignore"):  # of no elements
+    with np.errstate(divide="ignore"):  # the sum of no elements is 0
         out = shifted - np.log(np.sum(np.exp(shifted), axis=dim, keepdims=True))
     return out.astype(input.dtype, copy=False)
 
@@ -86,8 +100,17 @@ def _(input, dim):
 log_softmax.sample(softmax.sampler)
 
 
+# ---- layer norm and RMS norm
+#
+# RMS norm divides a row by the root of its mean square, and multiplies by a weight. Layer norm does
+# the same to the row minus its mean, and adds a bias. For the row [1, 3], without weight and bias
+# and with eps = 0, the root of the mean square is sqrt(5), and RMS norm gives [0.45, 1.34]; the
+# mean is 2, the row minus its mean is [-1, 1] with a mean square of 1, and layer norm gives [-1,
+# 1].
+
+
 def as_shape(shape):
-    """Return a shape that may be given as a list, or as the length of the only axis."""
+    """Return `normalized_shape` as a tuple; it may be a list, or the length of the last axis."""
     try:
         return tuple(
             n.__index__() for n in (shape if isinstance(shape, tuple | list) else (shape,))
@@ -104,8 +127,11 @@ def as_rows(x, normalized_shape):
     return x.reshape(math.prod(x.shape[: x.ndim - len(shape)]), math.prod(shape))
 
 
-def check_normalized(name, input, normalized_shape, **parameters):
-    """Raise ``ValueError`` if the last axes of input, or a parameter, are not normalized_shape."""
+def check_norm(name, input, normalized_shape, eps, **parameters):
+    """Raise unless input ends in `normalized_shape`, which is the shape of each parameter."""
+    if eps is not None:
+        check_eps(name, eps)
+    check_floats(name, input=input)
     shape = as_shape(normalized_shape)
     if not shape or input.shape[input.ndim - len(shape) :] != shape:
         raise ValueError(
@@ -117,13 +143,19 @@ def check_normalized(name, input, normalized_shape, **parameters):
             raise ValueError(f"{name}: {key} has shape {x.shape}, and normalized_shape is {shape}")
 
 
-def eps_fits(eps):
-    """Return whether a kernel takes an epsilon."""
-    return type(eps) is float and eps >= 0
+def check_layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """Raise for arguments that layer norm does not take."""
+    check_eps("layer_norm", eps)  # which may not be None
+    check_norm("layer_norm", input, normalized_shape, eps, weight=weight, bias=bias)
+
+
+def check_rms_norm(input, normalized_shape, weight=None, eps=None):
+    """Raise for arguments that RMS norm does not take."""
+    check_norm("rms_norm", input, normalized_shape, eps, weight=weight)
 
 
 @op(saves=("mean", "rstd"))
-@kernel("normalization.layer_norm", pays=lambda x, shape, w=None, b=None, eps=0.0: eps_fits(eps))
+@kernel("normalization.layer_norm", check=check_layer_norm)
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, or the last few.
 
@@ -131,21 +163,25 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     None; an integer is the length of the last axis. Ba, Kiros and Hinton 2016, arXiv:1607.06450,
     equations 3 and 4.
     """
-    check_eps("layer_norm", eps)
-    check_floats("layer_norm", input=input)
-    check_normalized("layer_norm", input, normalized_shape, weight=weight, bias=bias)
-    x = as_rows(in_single(input), normalized_shape)
-    n = x.shape[1]
-    ones = np.ones(n, x.dtype)  # the sum of a row as a product: BLAS is three times faster
-    mean = (x @ ones / max(n, 1))[:, None]
+    x = as_rows(in_single(input), normalized_shape)  # (rows, n)
+    mean = row_means(x)  # (rows, 1)
     out = x - mean
-    rstd = inverse_root_mean_square(out, eps)
+    rstd = inverse_root_mean_square(out, eps)  # (rows, 1)
     out *= rstd
     if weight is not None:
-        out *= weight.reshape(n)
+        out *= weight.reshape(-1)
     if bias is not None:
-        out += bias.reshape(n)
+        out += bias.reshape(-1)
     return out.reshape(input.shape).astype(input.dtype, copy=False), mean, rstd
+
+
+def row_means(x):
+    """Return the means of rows, (rows, n) -> (rows, 1).
+
+    The sum of a row is its product with ones, for which BLAS needs a third of ``np.sum``'s time.
+    """
+    n = x.shape[1]
+    return (x @ np.ones(n, x.dtype) / max(n, 1))[:, None]
 
 
 def inverse_root_mean_square(x, eps):
@@ -155,7 +191,8 @@ def inverse_root_mean_square(x, eps):
     low, high = np.finfo(x.dtype).tiny / np.finfo(x.dtype).eps, np.finfo(x.dtype).max
     if not np.any((square < low) | (square > high)):
         return (1 / np.sqrt(square)).astype(x.dtype, copy=False)
-    # squares left the range of the dtype, as the roots do not: divide the row by its largest first
+    # Some mean square is out of the dtype's range, where its root is not: in float32, the square of
+    # 1e30 is infinite. So each row is divided by its largest |x| first, and the root multiplied.
     largest = np.max(np.absolute(x), axis=-1, keepdims=True, initial=0)
     largest[(largest == 0) | (largest == np.inf)] = 1
     z = x / largest
@@ -184,8 +221,7 @@ def _(weight="weight", bias="bias"):
 @layer_norm.vjp("input", "weight", "bias")
 @kernel("normalization.layer_norm_vjp")
 def _(g, input, normalized_shape, weight, bias, eps, mean, rstd, needs):
-    x, g = as_rows(input, normalized_shape), as_rows(g, normalized_shape)
-    n = x.shape[1]
+    x, g = as_rows(input, normalized_shape), as_rows(g, normalized_shape)  # (rows, n) each
     normal = x - mean
     normal *= rstd
     g_input = g_weight = g_bias = None
@@ -194,9 +230,9 @@ def _(g, input, normalized_shape, weight, bias, eps, mean, rstd, needs):
     if needs[1]:
         g_weight = np.add.reduce(g * normal, axis=0).reshape(weight.shape)
     if needs[0]:  # rstd (g' - mean(g') - normal mean(g' normal)), with g' = g weight
-        g_normal = g if weight is None else g * weight.reshape(n)
-        normal *= (np.vecdot(g_normal, normal) / max(n, 1))[:, None]
-        g_input = g_normal - (g_normal @ np.ones(n, g.dtype) / max(n, 1))[:, None]
+        g_normal = g if weight is None else g * weight.reshape(-1)
+        normal *= (np.vecdot(g_normal, normal) / max(g.shape[1], 1))[:, None]
+        g_input = g_normal - row_means(g_normal)
         g_input -= normal
         g_input *= rstd
         g_input = g_input.reshape(input.shape)
@@ -226,26 +262,19 @@ def _(draw):
 
 
 @op(saves=("rstd",))
-@kernel(
-    "normalization.rms_norm",
-    pays=lambda x, shape, w=None, eps=None: eps is None or eps_fits(eps),
-)
+@kernel("normalization.rms_norm", check=check_rms_norm)
 def rms_norm(input, normalized_shape, weight=None, eps=None):
     """Scale x / sqrt(mean(x^2) + eps) * weight over the last axis, or the last few.
 
-    Without `eps`, the spacing of the dtype at 1. Zhang and Sennrich 2019, arXiv:1910.07467.
+    Shapes: ``input (..., *normalized_shape)``, ``weight`` ``normalized_shape`` or None. Without
+    `eps`, the spacing of the dtype at 1. Zhang and Sennrich 2019, arXiv:1910.07467.
     """
-    if eps is not None:
-        check_eps("rms_norm", eps)
-    check_floats("rms_norm", input=input)
-    check_normalized("rms_norm", input, normalized_shape, weight=weight)
-    x = as_rows(in_single(input), normalized_shape)
-    n = x.shape[1]
     eps = np.finfo(input.dtype).eps if eps is None else eps
-    rstd = inverse_root_mean_square(x, float(eps))
+    x = as_rows(in_single(input), normalized_shape)  # (rows, n)
+    rstd = inverse_root_mean_square(x, float(eps))  # (rows, 1)
     out = x * rstd
     if weight is not None:
-        out *= weight.reshape(n)
+        out *= weight.reshape(-1)
     return out.reshape(input.shape).astype(input.dtype, copy=False), rstd
 
 
@@ -265,14 +294,14 @@ def _(weight="weight", eps="eps"):
 @rms_norm.vjp("input", "weight")
 @kernel("normalization.rms_norm_vjp")
 def _(g, input, normalized_shape, weight, eps, rstd, needs):
-    normal, g = as_rows(input, normalized_shape) * rstd, as_rows(g, normalized_shape)
-    n = g.shape[1]
+    x, g = as_rows(input, normalized_shape), as_rows(g, normalized_shape)  # (rows, n) each
+    normal = x * rstd
     g_input = g_weight = None
     if needs[1]:
         g_weight = np.add.reduce(g * normal, axis=0).reshape(weight.shape)
     if needs[0]:  # rstd (g' - normal mean(g' normal)), with g' = g weight
-        g_normal = g if weight is None else g * weight.reshape(n)
-        normal *= (np.vecdot(g_normal, normal) / max(n, 1))[:, None]
+        g_normal = g if weight is None else g * weight.reshape(-1)
+        normal *= (np.vecdot(g_normal, normal) / max(g.shape[1], 1))[:, None]
         g_input = ((g_normal - normal) * rstd).reshape(input.shape)
     return g_input, g_weight
 
