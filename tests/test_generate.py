@@ -357,7 +357,7 @@ def test_stop_strings():
         found = min(text.find(s, max(0, 3 - len(s))) + len(s) for s in stops if s in text)
         assert out == text[:found] and result.finish_reasons == ["stop_string"]
     assert model.generate(prompt, stop_strings="ab", **options).shape == free.shape
-    with pytest.raises(UserError, match="takes tokenizer="):
+    with pytest.raises(UserError, match="give tokenizer="):
         model.generate(prompt, stop_strings="x")
 
 
@@ -539,7 +539,10 @@ def test_defaults_of_a_folder(tmp_path):
         ({"suppress_tokens": [[1]]}, r"suppress_tokens has \[1\]"),
         ({"logits_processor": "x"}, "logits_processor is 'x'"),
         ({"temperature": "hot"}, "temperature must be a number, and is 'hot'"),
-        ({"num_return_sequences": 3}, "greedy decoding has one answer"),
+        (
+            {"num_return_sequences": 3},
+            "num_return_sequences is ., and greedy decoding finds only one text",
+        ),
     ],
 )
 def test_wrong_defaults_of_a_model(own, message):
@@ -563,9 +566,9 @@ def test_defaults_without_effect_are_noted_once(capsys):
     for _ in range(2):
         assert np.array_equal(model.generate([1, 2], max_new_tokens=4), free)
     assert capsys.readouterr().err == (
-        "note: parts of the model's generation_config.json have no effect: npgpt has no "
+        "note: parts of the model's generation_config.json have no effect: npgpt has no option "
         "'sequence_bias', 'sweet\\x1b[31m'; eos_token_id 50256, pad_token_id 50256, "
-        "suppress_tokens 11, bad_words_ids 99: outside of the vocabulary of 11\n"
+        "suppress_tokens 11, bad_words_ids 99: outside of the vocabulary of 11 tokens\n"
     )
 
 
@@ -652,19 +655,25 @@ def test_of_two_default_lengths_one_counts():
         ({"max_new_tokens": -1}, "max_new_tokens is -1"),
         ({"max_new_tokens": True}, "max_new_tokens must be a whole number or absent, and is True"),
         ({"max_length": 1}, "max_length is 1, and a prompt alone has 1"),
-        ({"max_length": 5, "max_new_tokens": 5}, "give one of them"),
-        ({"min_new_tokens": 5, "max_new_tokens": 4}, "more than the 4"),
+        ({"max_length": 5, "max_new_tokens": 5}, "give only one of them"),
+        (
+            {"min_new_tokens": 5, "max_new_tokens": 4},
+            "min_new_tokens is 5, and max_new_tokens is 4",
+        ),
         ({"seed": -1}, "seed is -1"),
         ({"num_return_sequences": 0}, "num_return_sequences is 0"),
-        ({"num_return_sequences": 5}, "greedy decoding has one answer"),
+        (
+            {"num_return_sequences": 5},
+            "num_return_sequences is ., and greedy decoding finds only one text",
+        ),
         ({"num_beams": 2, "num_return_sequences": 3}, "must not be more than num_beams"),
         ({"num_beams": 2, "early_stopping": "always"}, "early_stopping is 'always'"),
         ({"do_sample": 1}, "do_sample must be true or false, and is 1"),
         ({"eos_token_id": 11}, r"eos_token_id has 11; a token id must be in \[0, 11\)"),
-        ({"bad_words_ids": [[1], []]}, "must be lists of tokens"),
-        ({"bad_words_ids": [3]}, "must be lists of tokens"),
-        ({"bad_words_ids": 3}, "must be lists of tokens"),
-        ({"stop_strings": 3, "tokenizer": ByteTokenizer()}, "it must be strings"),
+        ({"bad_words_ids": [[1], []]}, "must be a list of words"),
+        ({"bad_words_ids": [3]}, "must be a list of words"),
+        ({"bad_words_ids": 3}, "must be a list of words"),
+        ({"stop_strings": 3, "tokenizer": ByteTokenizer()}, "it must be a string or several"),
         ({"eos_token_id": "x"}, "eos_token_id has 'x'"),
         ({"input_ids": "hello"}, "expected integers"),
         ({"bad_words_ids": [[99]]}, "bad_words_ids has 99"),
@@ -672,12 +681,12 @@ def test_of_two_default_lengths_one_counts():
         ({"begin_suppress_tokens": [1.0]}, "begin_suppress_tokens has 1.0"),
         ({"forced_bos_token_id": True}, "forced_bos_token_id has True"),
         ({"forced_eos_token_id": [1, 11]}, "forced_eos_token_id has 11"),
-        ({"min_length": 9, "max_length": 8}, "min_length is 9, more than the 8 of max_length"),
+        ({"min_length": 9, "max_length": 8}, "min_length is 9, and max_length is 8"),
         ({"epsilon_cutoff": 1.5}, "epsilon_cutoff is 1.5"),
         ({"max_time": -1}, "max_time is -1"),
         ({"logits_processor": 3}, "logits_processor is 3; it must be a function"),
         ({"suppress_tokens": range(11)}, "no token may follow"),
-        ({"num_beam_groups": 2}, "generate has no num_beam_groups, which is an option of transf"),
+        ({"num_beam_groups": 2}, "generate has no option 'num_beam_groups': it is an option"),
         ({"stop_strings": ["a", ""], "tokenizer": ByteTokenizer()}, "none of them empty"),
         ({"temprature": 1}, "did you mean 'temperature'"),
         ({"input_ids": [[1], [2]], "streamer": TextStreamer(ByteTokenizer())}, "one sequence"),

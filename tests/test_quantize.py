@@ -132,7 +132,7 @@ def test_the_model_that_it_was_made_of_does_not_change():
 
 def test_an_int8_model_is_not_trained(tmp_path):
     int8 = quantize(small_model())
-    with pytest.raises(UserError, match="have no gradient; train the model that"):
+    with pytest.raises(UserError, match="have no gradient; train the float32 model"):
         int8.train()
     assert not int8.training
     ids = np.arange(6)[None]
@@ -142,7 +142,7 @@ def test_an_int8_model_is_not_trained(tmp_path):
     with pytest.raises(UserError, match="have no gradient"):  # nor what stands before it
         int8.transformer.wpe.weight.requires_grad_()
         int8(ids, ids)
-    with pytest.raises(UserError, match="not saved themselves"):
+    with pytest.raises(UserError, match="int8 weights cannot be saved"):
         int8.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -161,5 +161,5 @@ def test_the_command_writes_with_int8(tmp_path, capsys):
 def test_weights_that_are_no_numbers_are_refused(value):
     model = small_model()
     model.transformer.h[1].mlp.c_fc.weight.data[3, 4] = value
-    with pytest.raises(UserError, match="not a finite number"):
+    with pytest.raises(UserError, match="is NaN or infinite"):
         quantize(model)

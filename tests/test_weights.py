@@ -648,10 +648,13 @@ def test_export_refuses_before_it_writes(tmp_path, capsys):
     GPT(GPTConfig(**sizes)).save_pretrained(run)
     save_tokenizer(CharTokenizer("".join(map(chr, range(300)))), run)
     assert main(["export", str(run), str(out)]) == 2
-    assert "a tokenizer of 300 tokens, and its model knows 256" in capsys.readouterr().err
+    assert (
+        "a tokenizer of 300 tokens, and its model has a vocabulary of only 256"
+        in capsys.readouterr().err
+    )
     save_tokenizer(ByteTokenizer(), run)
     assert main(["export", str(run), str(run)]) == 2
-    assert "export to a folder that is empty" in capsys.readouterr().err
+    assert "export to an empty or a new folder" in capsys.readouterr().err
     assert main(["export", str(run)]) == 2 and "two folders" in capsys.readouterr().err
     assert not out.exists()
     assert main(["export", str(run), str(out)]) == 0

@@ -18,7 +18,7 @@ from autograd.reading import read_text
 from autograd.schema import FileName
 from npgpt.errors import UserError
 from npgpt.files import write_text
-from npgpt.generation import TextStreamer, settle, start
+from npgpt.generation import TextStreamer, resolve_options, start_search
 from npgpt.generation.options import Options as GenerationOptions
 from npgpt.generation.quantize import quantize
 from npgpt.hub import find_model
@@ -131,7 +131,7 @@ def run(args: list[str]) -> int:
     beams = options.num_beams or model.generation_config.get("num_beams") or 1
     seed = int(np.random.SeedSequence().generate_state(1)[0])
     fallback = DEFAULTS | {"do_sample": beams == 1, "seed": seed}
-    settled = settle(model, choices_of(options, model, tokenizer), tokenizer, fallback)
+    resolved = resolve_options(model, choices_of(options, model, tokenizer), tokenizer, fallback)
     records: list[dict[str, Any]] = []
     interrupted = False
     began = time.monotonic()
@@ -139,7 +139,7 @@ def run(args: list[str]) -> int:
         for prompt in prompts_of(options):
             if records:
                 print(LINE)
-            write(model, tokenizer, prompt, settled, records, bool(options.json))
+            write(model, tokenizer, prompt, resolved, records, bool(options.json))
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -228,7 +228,7 @@ def write(
     One text is printed while it is written; of several, all are when they are there.
     """
     ids = tokenizer.encode(prompt, allowed_special="all")
-    search = start(model, ids, options, tokenizer=tokenizer, wants_logprobs=wants_logprobs)
+    search = start_search(model, ids, options, tokenizer=tokenizer, wants_logprobs=wants_logprobs)
     streamer = TextStreamer(tokenizer, skip_special_tokens=True)
     is_one = options.num_beams == options.num_return_sequences == 1
     stop: BaseException | None = None

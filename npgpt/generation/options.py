@@ -1,4 +1,8 @@
-"""The options of generation: names and defaults of Hugging Face's ``generate``, checked."""
+"""The options of generation, with the names and defaults of Hugging Face's ``generate``.
+
+Options come from three places: the caller, the model's ``generation_config.json``, and the defaults
+of a command. `Options.of` puts them together, and checks them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from npgpt.errors import UserError
 AtLeastOne = Annotated[int, Range(1)]
 Rows = Annotated[int, Range(1, 2**16)]
 NotNegative = Annotated[int, Range(0)]
-CHECKED = (  # by their annotations; the others take what several types spell
+CHECKED = (  # the options that their annotations check; the others accept values of several types
     "max_length max_new_tokens min_length min_new_tokens do_sample temperature top_k top_p min_p "
     "typical_p epsilon_cutoff eta_cutoff repetition_penalty no_repeat_ngram_size max_time "
     "num_beams num_return_sequences length_penalty use_cache seed"
@@ -26,7 +30,7 @@ CHECKED = (  # by their annotations; the others take what several types spell
 
 @dataclass
 class Options:
-    """How to continue a prompt; `npgpt.generate` says what each option means.
+    """How to continue a prompt. The documentation of `npgpt.generate` explains each option.
 
     Parameters
     ----------
@@ -51,7 +55,12 @@ class Options:
     Raises
     ------
     UserError
-        If a value cannot be, or two contradict each other.
+        If a value has the wrong type or is out of range, or two options contradict each other.
+
+    Examples
+    --------
+    >>> Options(do_sample=True, eos_token_id=[3, 4]).eos
+    (3, 4)
     """
 
     max_length: AtLeastOne | None = None
@@ -87,7 +96,8 @@ class Options:
     seed: NotNegative | None = None
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):  # None switches off, which is the default but for top_k
+        # None switches an option off. The default values do, too, except that top_k is 50.
+        for f in dataclasses.fields(self):
             if getattr(self, f.name) is None:
                 setattr(self, f.name, 0 if f.name == "top_k" else f.default)
         fit_fields(self, CHECKED)
@@ -100,20 +110,21 @@ class Options:
         stops, words = self.stop_strings, self.bad_words_ids
         if not isinstance(stops, Collection) or not all(isinstance(s, str) and s for s in stops):
             raise UserError(
-                f"stop_strings is {stops!r}; it must be strings, and none of them empty"
+                f"stop_strings is {stops!r}; it must be a string or several, none of them empty"
             )
         if not isinstance(words, Collection) or not all(np.ndim(w) == 1 and len(w) for w in words):
             raise UserError(
-                f"bad_words_ids is {words!r}; it must be lists of tokens, as in [[3], [4, 5]]"
+                f"bad_words_ids is {words!r}; it must be a list of words, each a list of one or "
+                "more token ids, as in [[3], [4, 5]]"
             )
         for name in ("logits_processor", "stopping_criteria"):
             given = getattr(self, name)
-            if not all(map(callable, functions_of(given))):
+            if not all(map(callable, list_functions(given))):
                 raise UserError(
                     f"{name} is {given!r:.60}; it must be a function of input_ids and scores, or "
                     "a list of such functions"
                 )
-        if self.temperature == 0:  # the limit of sampling: the most probable token
+        if self.temperature == 0:  # at this limit, sampling always draws the most probable token
             self.do_sample = False
         self._check_together()
 
@@ -121,13 +132,14 @@ class Options:
         n = self.num_return_sequences
         if self.max_length is not None and self.max_new_tokens is not None:
             raise UserError(
-                f"max_length is {self.max_length} and max_new_tokens {self.max_new_tokens}: one "
-                "counts the prompt and one does not; give one of them"
+                f"max_length is {self.max_length} and max_new_tokens is {self.max_new_tokens}: "
+                "max_length counts the tokens of the prompt and max_new_tokens does not; give only "
+                "one of them"
             )
         for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
             low, high = getattr(self, least), getattr(self, most)
             if low is not None and high is not None and low > high:
-                raise UserError(f"{least} is {low}, more than the {high} of {most}")
+                raise UserError(f"{least} is {low}, and {most} is {high}; it must not be less")
         if self.num_beams > 1:
             if n > self.num_beams:
                 raise UserError(
@@ -136,22 +148,43 @@ class Options:
                 )
         elif n > 1 and not self.do_sample:
             raise UserError(
-                f"greedy decoding has one answer, and num_return_sequences is {n}; sample to get "
-                "several (do_sample=True with a temperature above 0), or search with num_beams"
+                f"num_return_sequences is {n}, and greedy decoding finds only one text; to get "
+                "several, sample (do_sample=True with a temperature above 0), or search with "
+                "num_beams"
             )
 
     @classmethod
     def of(cls, given: Mapping[str, Any], *defaults: Mapping[str, Any]) -> Options:
-        """Make options of those that are given; None switches an option off.
+        """Return the options that the caller gave, and defaults for all others.
 
-        Defaults are a model's own, of its ``generation_config.json``, and may have other keys; None
-        is no value there. Of several defaults, the first that has a value counts. Where two lengths
-        are defaults of one place, ``max_new_tokens`` counts.
+        Parameters
+        ----------
+        given : mapping
+            The caller's options. None switches an option off.
+        *defaults : mapping
+            Options that count where `given` has none, such as those of a model's
+            ``generation_config.json``. The first mapping that has a value counts. A key that is not
+            an option is ignored, and None is no value. If a mapping has both ``max_length`` and
+            ``max_new_tokens``, the second counts; and if the caller gave one of them, neither does.
+
+        Raises
+        ------
+        UserError
+            If the caller gave an unknown option, or the options are wrong (see `Options`).
+
+        Examples
+        --------
+        >>> options = Options.of({"top_p": 0.9}, {"top_p": 0.5, "seed": 1, "unknown": 3})
+        >>> options.top_p, options.seed
+        (0.9, 1)
         """
         names = [f.name for f in dataclasses.fields(cls)]
         for name in given:
             if name in MISSING:
-                raise UserError(f"generate has no {name}, which is an option of transformers")
+                raise UserError(
+                    f"generate has no option {name!r}: it is an option of transformers that npgpt "
+                    "does not have; leave it out"
+                )
             if name not in names:
                 raise UserError(f"generate has no option {name!r}{nearest(name, names)}")
         values = dict(given)
@@ -167,46 +200,64 @@ class Options:
     @cached_property
     def eos(self) -> tuple[int, ...]:
         """The tokens that end a text."""
-        return ids_of(self.eos_token_id)
+        return list_ids(self.eos_token_id)
 
     @cached_property
     def forced_eos(self) -> tuple[int, ...]:
-        """The tokens of which the last of a text must be one."""
-        return ids_of(self.forced_eos_token_id)
+        """The tokens of which one must be the last token of a text of the greatest length."""
+        return list_ids(self.forced_eos_token_id)
 
     @cached_property
     def forced_bos(self) -> tuple[int, ...]:
-        """The tokens of which the second of a text must be one."""
-        return ids_of(self.forced_bos_token_id)
+        """The tokens of which one must follow a prompt of one token."""
+        return list_ids(self.forced_bos_token_id)
 
     @cached_property
     def processors(self) -> tuple[Callable, ...]:
         """The user's functions that change logits."""
-        return functions_of(self.logits_processor)
+        return list_functions(self.logits_processor)
 
     @cached_property
     def criteria(self) -> tuple[Callable, ...]:
         """The user's functions that end texts."""
-        return functions_of(self.stopping_criteria)
+        return list_functions(self.stopping_criteria)
 
     @cached_property
     def pad(self) -> int:
-        """What fills up a row of the result."""
+        """The token that fills up the shorter rows of a result."""
         if self.pad_token_id is not None:
             return self.pad_token_id
         return self.eos[0] if self.eos else 0
 
     def check_tokens(self, vocab_size: int) -> None:
-        """Refuse tokens that are not in the vocabulary."""
+        """Raise a UserError if an option has a token that is not in the vocabulary."""
         for name in TOKENS:
-            for i in tokens_of(name, getattr(self, name)):
+            for i in list_tokens(name, getattr(self, name)):
                 if not is_token(i, vocab_size):
                     raise UserError(f"{name} has {i!r}; a token id must be in [0, {vocab_size})")
 
     def limit(self, prompt_length: int, n_positions: int | None = None) -> int:
-        """Return how many tokens may follow a prompt, whose padding counts.
+        """Return how many tokens may follow a prompt.
 
-        The default is to end with the context, if the prompt leaves room in it.
+        If neither ``max_new_tokens`` nor ``max_length`` is given, 20 tokens may follow; fewer if
+        the model's context ends before, unless the prompt alone fills the context.
+
+        Parameters
+        ----------
+        prompt_length : int
+            The number of tokens of the prompt, padding included.
+        n_positions : int, optional
+            The model's context length.
+
+        Raises
+        ------
+        UserError
+            If ``max_length`` is not greater than the length of the prompt.
+
+        Examples
+        --------
+        >>> Options(max_length=10).limit(4), Options().limit(1000, n_positions=1024)
+        (6, 20)
         """
         if self.max_new_tokens is not None:
             return self.max_new_tokens
@@ -216,27 +267,27 @@ class Options:
         if self.max_length <= prompt_length:
             raise UserError(
                 f"max_length is {self.max_length}, and a prompt alone has {prompt_length} tokens; "
-                "raise it, or say with max_new_tokens how many are to follow"
+                "raise max_length, or give max_new_tokens, which does not count the prompt"
             )
         return self.max_length - prompt_length
 
 
-def functions_of(given: Callable | Sequence[Callable]) -> tuple[Callable, ...]:
-    """Return the functions of an option that takes one or several."""
+def list_functions(given: Callable | Sequence[Callable]) -> tuple[Callable, ...]:
+    """Return the functions of an option whose value is a function, or a sequence of functions."""
     return tuple(given) if isinstance(given, Sequence) else (given,)
 
 
 # ---- tokens
 
 
-TOKENS = (  # options that name tokens
+TOKENS = (  # options whose values are tokens
     "eos_token_id", "pad_token_id", "forced_bos_token_id", "forced_eos_token_id",
     "suppress_tokens", "begin_suppress_tokens", "bad_words_ids",
 )  # fmt: skip
 
 
-def ids_of(given: Any) -> tuple[Any, ...]:
-    """Return the tokens of an option that takes one or several, or nothing."""
+def list_ids(given: Any) -> tuple[Any, ...]:
+    """Return the tokens of an option whose value is None, a token, or a collection of tokens."""
     if given is None:
         return ()
     if isinstance(given, np.ndarray):
@@ -245,14 +296,14 @@ def ids_of(given: Any) -> tuple[Any, ...]:
     return tuple(given) if several else (given,)
 
 
-def tokens_of(name: str, given: Any) -> tuple[Any, ...]:
-    """Return the tokens of any option of `TOKENS`."""
-    ids = ids_of(given)
-    return tuple(i for word in ids for i in ids_of(word)) if name == "bad_words_ids" else ids
+def list_tokens(name: str, given: Any) -> tuple[Any, ...]:
+    """Return the tokens in the value of an option in `TOKENS`."""
+    ids = list_ids(given)
+    return tuple(i for word in ids for i in list_ids(word)) if name == "bad_words_ids" else ids
 
 
 def is_token(i: Any, vocab_size: int) -> bool:
-    """Return whether this is a token of a vocabulary."""
+    """Return whether `i` is a whole number in [0, vocab_size)."""
     return isinstance(i, Integral) and not isinstance(i, bool) and 0 <= int(i) < vocab_size
 
 
@@ -269,7 +320,7 @@ IGNORED = frozenset(
     "prompt_lookup_num_tokens return_dict_in_generate return_legacy_cache speculation_type "
     "target_lookbehind transformers_version use_mtp".split()
 )
-"""Options of transformers that change no token of a GPT."""
+"""Options of transformers that have no influence on the tokens that a GPT generates."""
 
 MISSING: dict[str, Any] = {
     "constraints": None, "diversity_penalty": 0, "dola_layers": None,
@@ -278,21 +329,33 @@ MISSING: dict[str, Any] = {
     "renormalize_logits": False, "sequence_bias": None, "token_healing": False, "top_h": None,
     "watermarking_config": None,
 }  # fmt: skip
-"""Options of transformers that are not here, each with the value that switches it off."""
+"""Options of transformers that npgpt does not have, each with the value that switches it off."""
 
 
 def options_in_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of generation in a ``config.json``, where transformers once kept them."""
+    """Return the options of generation in a ``config.json``, to which old versions wrote them."""
     names = {f.name for f in dataclasses.fields(Options)} | {*MISSING}
-    names -= {"seed", "logits_processor", "stopping_criteria"}  # which are no options there
+    names -= {"seed", "logits_processor", "stopping_criteria"}  # these are not in such files
     return {name: values[name] for name in values if name in names and values[name] is not None}
 
 
-def fitted(own: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, Any], str]:
-    """Return those of a model's own options that can be met, and what to say about the others.
+def fit_own_options(own: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, Any], str]:
+    """Return the options of a model that have an effect here, and a remark about the others.
 
-    A token that is not in the vocabulary never comes: it ends no text, and need not be forbidden.
-    transformers writes such an ``eos_token_id`` for every GPT-2 with a vocabulary of its own.
+    A token that is not in the vocabulary never comes, so an option that names it has no effect.
+    transformers writes the ``eos_token_id`` 50256 for every GPT-2, even if the model has a smaller
+    vocabulary of its own.
+
+    Parameters
+    ----------
+    own : mapping
+        The options of the model's ``generation_config.json``.
+    vocab_size : int
+
+    Returns
+    -------
+    tuple of dict and str
+        The options, and the remark, which is empty if all options have an effect.
     """
     known = {f.name for f in dataclasses.fields(Options)}
     unknown = [
@@ -307,19 +370,19 @@ def fitted(own: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, Any], str
     for name in TOKENS:
         wrong = [
             i
-            for i in tokens_of(name, options.get(name))
+            for i in list_tokens(name, options.get(name))
             if isinstance(i, Integral) and not is_token(i, vocab_size)
         ]
         if wrong:
             outside.append(f"{name} {wrong[0]}")
             value = options.pop(name)
             if isinstance(value, Collection):
-                options[name] = [i for i in value if not any(j in wrong for j in ids_of(i))]
+                options[name] = [i for i in value if not any(j in wrong for j in list_ids(i))]
     remarks = []
     if unknown:
-        names = [f"{name!r:.40}" for name in sorted(unknown)]  # from a file: shown, never sent
+        names = [f"{name!r:.40}" for name in sorted(unknown)]
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        remarks.append(f"npgpt has no {', '.join(names[:10])}{more}")
+        remarks.append(f"npgpt has no option {', '.join(names[:10])}{more}")
     if outside:
-        remarks.append(f"{', '.join(outside)}: outside of the vocabulary of {vocab_size}")
+        remarks.append(f"{', '.join(outside)}: outside of the vocabulary of {vocab_size} tokens")
     return options, "; ".join(remarks)

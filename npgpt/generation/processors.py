@@ -1,8 +1,9 @@
-"""Logits processors: what the options of generation do to the logits of the next token.
+"""Logits processors: functions that change the logits of the next token as the options ask.
 
-Each is a function of the tokens so far and of the logits, and returns new logits, -inf for what is
-forbidden. ``ids`` holds the tokens of each row, an array (T,) that may have its own length;
-``logits`` are (B, V). Names, meanings and their order are those of transformers.
+Each function takes logits (B, V), and returns new logits of the same shape; a forbidden token has
+the logit -inf. Functions that depend on the text so far also take ``ids``, the tokens of each row:
+B arrays of shape (T,), where T may differ from row to row. Names, meanings and order are those of
+transformers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy import ndarray
 
 from npgpt.errors import UserError
-from npgpt.generation.options import Options, ids_of
+from npgpt.generation.options import Options, list_ids
 
 Rows = Sequence[ndarray] | ndarray
 
@@ -27,7 +28,11 @@ def process(
     limits: ndarray | None = None,
     input_ids: ndarray | None = None,
 ) -> ndarray:
-    """Apply what the options ask for.
+    """Apply all processors that the options ask for, one after the other.
+
+    The order is that of transformers: penalties and forbidden tokens, forced tokens, the user's
+    functions, temperature, and last the processors that leave fewer tokens to draw from. The order
+    matters: ``top_p`` counts probabilities after ``top_k`` has removed tokens.
 
     Parameters
     ----------
@@ -36,11 +41,28 @@ def process(
         The tokens of each row, without padding.
     logits : ndarray of float64, (B, V)
     n_new : int
-        How many tokens of each row are not of its prompt.
-    widths, limits : ndarray of int, (B,), optional
-        How long each prompt is with its padding, and how many tokens may follow it.
+        The number of tokens that each row has after its prompt.
+    widths : ndarray of int, (B,), optional
+        The length of each prompt, padding included. If not given, the prompts have no padding.
+    limits : ndarray of int, (B,), optional
+        How many tokens may follow each prompt. If not given, `Options.limit` says so.
     input_ids : ndarray of int64, (B, T), optional
-        For ``logits_processor``: the rows with their padding.
+        The rows with their padding, for the functions in ``logits_processor``.
+
+    Returns
+    -------
+    ndarray of float64, (B, V)
+
+    Raises
+    ------
+    UserError
+        If a function in ``logits_processor`` returns an array of another shape.
+
+    Examples
+    --------
+    >>> options = Options(do_sample=True, temperature=0.5, top_k=2)
+    >>> process(options, [np.array([0])], np.array([[1.0, 3.0, 2.0]]), n_new=0)
+    array([[-inf,   6.,   4.]])
     """
     if widths is None:
         widths = np.array([len(row) - n_new for row in ids])
@@ -64,16 +86,17 @@ def process(
         logits = force(logits, options.forced_bos, widths + n_new == 1)
     if options.forced_eos:
         logits = force(logits, options.forced_eos, limits - n_new == 1)
-    logits = suppress(logits, ids_of(options.suppress_tokens), np.ones(len(widths), bool))
+    logits = suppress(logits, list_ids(options.suppress_tokens), np.ones(len(widths), bool))
     forced = (widths == 1) & bool(options.forced_bos)
-    logits = suppress(logits, ids_of(options.begin_suppress_tokens), forced == n_new)
+    logits = suppress(logits, list_ids(options.begin_suppress_tokens), forced == n_new)
     for function in options.processors:
         logits = call(function, np.stack([*ids]) if input_ids is None else input_ids, logits)
     if not options.do_sample:
         return logits
     if options.temperature != 1:
         logits = logits / options.temperature
-    keep = 1 if options.num_beams == 1 else max(2, 1 + len(options.eos))  # so that beams can go on
+    # Where one token of a beam ends the text, the beam needs another to go on: so keep two or more.
+    keep = 1 if options.num_beams == 1 else max(2, 1 + len(options.eos))
     if options.top_k:
         logits = top_k(logits, options.top_k, keep)
     if options.top_p < 1:
@@ -93,7 +116,9 @@ def process(
 
 
 def repetition_penalty(ids: Rows, logits: ndarray, penalty: float) -> ndarray:
-    """Make tokens that a row has less probable (Keskar et al. 2019, section 4.1).
+    """Make the tokens that occur in a row less probable (Keskar et al. 2019, section 4.1).
+
+    A positive logit is divided by the penalty, and a negative logit is multiplied by it.
 
     Examples
     --------
@@ -107,7 +132,10 @@ def repetition_penalty(ids: Rows, logits: ndarray, penalty: float) -> ndarray:
 
 
 def no_repeat_ngram(ids: Rows, logits: ndarray, size: int) -> ndarray:
-    """Forbid tokens that would repeat a run of `size` tokens of the row.
+    """Forbid the tokens that would repeat a sequence of `size` tokens that the row already has.
+
+    In the example the row ends with 0, 1. The row already has the sequence 0, 1, 2, so 2 is
+    forbidden.
 
     Examples
     --------
@@ -124,7 +152,10 @@ def no_repeat_ngram(ids: Rows, logits: ndarray, size: int) -> ndarray:
 
 
 def no_bad_words(ids: Rows, logits: ndarray, words: Iterable[Sequence[int]]) -> ndarray:
-    """Forbid the token that would complete one of some words, of one token or several.
+    """Forbid the last token of each word whose other tokens are the end of the row.
+
+    A word is a sequence of one or more tokens. In the example, the row ends with 0. So 1, which
+    would complete the word 0, 1, is forbidden; the word of the single token 2 is always forbidden.
 
     Examples
     --------
@@ -139,11 +170,11 @@ def no_bad_words(ids: Rows, logits: ndarray, words: Iterable[Sequence[int]]) -> 
     return logits
 
 
-# ---- by the place in the text
+# ---- by the position in the text
 
 
 def suppress(logits: ndarray, tokens: Collection[int], where: ndarray) -> ndarray:
-    """Forbid tokens in some rows, ``where (B,)``.
+    """Forbid tokens in the rows in which ``where``, a bool array (B,), is True.
 
     Examples
     --------
@@ -159,7 +190,7 @@ def suppress(logits: ndarray, tokens: Collection[int], where: ndarray) -> ndarra
 
 
 def force(logits: ndarray, tokens: Collection[int], where: ndarray) -> ndarray:
-    """Forbid in some rows, ``where (B,)``, all but a few tokens, each of which has the logit 0.
+    """Allow only some tokens, with the logit 0, in the rows in which ``where (B,)`` is True.
 
     Examples
     --------
@@ -175,7 +206,13 @@ def force(logits: ndarray, tokens: Collection[int], where: ndarray) -> ndarray:
 
 
 def call(function: Callable, input_ids: ndarray, logits: ndarray) -> ndarray:
-    """Return what a user's function makes of the logits."""
+    """Return the logits that a user's function returns for copies of the rows and logits.
+
+    Raises
+    ------
+    UserError
+        If the function returns an array of another shape.
+    """
     found = np.asarray(function(input_ids.copy(), logits.copy()), np.float64)
     if found.shape != logits.shape:
         raise UserError(
@@ -185,11 +222,11 @@ def call(function: Callable, input_ids: ndarray, logits: ndarray) -> ndarray:
     return found
 
 
-# ---- by the distribution alone, of which at least `keep` tokens stay
+# ---- by the distribution alone; at least `keep` tokens are kept
 
 
 def top_k(logits: ndarray, k: int, keep: int = 1) -> ndarray:
-    """Keep the k most probable tokens.
+    """Keep the k most probable tokens, and those with the same logit as the k-th.
 
     Examples
     --------
@@ -200,7 +237,9 @@ def top_k(logits: ndarray, k: int, keep: int = 1) -> ndarray:
 
 
 def top_p(logits: ndarray, p: float, keep: int = 1) -> ndarray:
-    """Keep the most probable tokens that have a probability of p together (Holtzman et al. 2020).
+    """Keep the fewest most probable tokens whose probabilities sum to p (Holtzman et al. 2020).
+
+    In the example 0.5 is less than 0.7, and 0.5 + 0.3 is more, so two tokens are kept.
 
     Examples
     --------
@@ -214,7 +253,7 @@ def top_p(logits: ndarray, p: float, keep: int = 1) -> ndarray:
 
 
 def min_p(logits: ndarray, p: float, keep: int = 1) -> ndarray:
-    """Keep tokens with at least p times the probability of the best one (Nguyen et al. 2024).
+    """Keep tokens with at least p times the highest probability (Nguyen et al. 2024).
 
     Examples
     --------
@@ -226,9 +265,10 @@ def min_p(logits: ndarray, p: float, keep: int = 1) -> ndarray:
 
 
 def typical_p(logits: ndarray, p: float, keep: int = 1) -> ndarray:
-    """Keep the tokens whose surprise is nearest to the expected one (Meister et al. 2023).
+    """Keep the tokens whose surprise is nearest to the entropy (Meister et al. 2023).
 
-    The expected one is the entropy; tokens with a probability of p together are kept.
+    The surprise of a token is -log(probability); its expected value is the entropy. Tokens are
+    kept in the order of the distance between the two, until their probabilities sum to p.
 
     Examples
     --------
@@ -246,7 +286,7 @@ def typical_p(logits: ndarray, p: float, keep: int = 1) -> ndarray:
 
 
 def epsilon_cutoff(logits: ndarray, epsilon: float, keep: int = 1) -> ndarray:
-    """Keep tokens with a probability of at least epsilon (Hewitt et al. 2022, section 3).
+    """Keep the tokens with a probability of at least epsilon (Hewitt et al. 2022, section 3).
 
     Examples
     --------
@@ -258,10 +298,10 @@ def epsilon_cutoff(logits: ndarray, epsilon: float, keep: int = 1) -> ndarray:
 
 
 def eta_cutoff(logits: ndarray, epsilon: float, keep: int = 1) -> ndarray:
-    """Keep tokens as `epsilon_cutoff`, and less probable ones where entropy is high.
+    """Keep the tokens whose probability reaches a bound that falls as the entropy grows.
 
-    The bound is sqrt(epsilon) * exp(-entropy) where that is smaller than epsilon (Hewitt et al.
-    2022, algorithm 1).
+    The bound is the smaller of epsilon and sqrt(epsilon) * exp(-entropy) (Hewitt et al. 2022,
+    algorithm 1). So where many tokens are possible, less probable tokens are kept, too.
 
     Examples
     --------
@@ -279,7 +319,7 @@ def _entropy(log_p: ndarray) -> ndarray:
 
 
 def _kth(logits: ndarray, k: int) -> ndarray:
-    """Return the k-th largest, (B, 1)."""
+    """Return the k-th largest logit of each row, (B, 1)."""
     k = min(k, logits.shape[-1])
     return np.partition(logits, -k, axis=-1)[:, -k, None]
 
@@ -288,18 +328,22 @@ def _kth(logits: ndarray, k: int) -> ndarray:
 
 
 def log_softmax(logits: ndarray) -> ndarray:
-    """Return the logarithms of the probabilities, (B, V)."""
+    """Return the logarithms of the probabilities, (B, V), of logits (B, V)."""
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def probabilities(logits: ndarray) -> ndarray:
-    """Return the softmax, (B, V)."""
+    """Return the softmax, (B, V), of logits (B, V)."""
     return np.exp(log_softmax(logits))
 
 
 def draw(logits: ndarray, uniform: ndarray) -> ndarray:
-    """Return one token a row, with its probability: the one at which the sum passes `uniform`.
+    """Draw one token for each row of logits (B, V), by the tokens' probabilities.
+
+    Each row has a random number in [0, 1), ``uniform (B,)``. The probabilities are added from the
+    first token on; the token at which the sum passes the random number is drawn. In the example the
+    sums are 0.5, 0.8 and 1, so 0.6 draws the token 1.
 
     Examples
     --------

@@ -1,4 +1,8 @@
-"""Weights in 8 bits, for generation: a quarter of the bytes to read for each token."""
+"""Weights of 8 bits for generation.
+
+To generate a token, all weights are read from memory once. int8 has a quarter of float32's bytes,
+so a model that waits for its memory generates faster.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,17 @@ from npgpt.models.layers import Embedding, Linear
 from npgpt.module import Module, Parameter, Traced, check_ids
 
 UNTRAINABLE = (
-    "int8 weights have no gradient; train the model that they were made of, and quantize it again"
+    "int8 weights have no gradient; train the float32 model from which they were made, and "
+    "quantize it again"
 )
 
 
 class Int8Matrix:
-    """A matrix of int8 whose rows have a scale each: about ``values * scale[:, None]``.
+    """A matrix that is stored as int8 values and one scale for each row.
 
-    The scale is the largest of a row divided by 127, and each element the nearest multiple of it:
-    none is further away than half a scale.
+    The matrix is about ``values * scale[:, None]``. The scale of a row is its largest absolute
+    value divided by 127. Each element is rounded to the nearest multiple of the scale, so the error
+    of an element is at most half the scale.
 
     Parameters
     ----------
@@ -34,6 +40,11 @@ class Int8Matrix:
     ----------
     values : ndarray of int8, (R, N)
     scale : ndarray of float32, (R,)
+
+    Raises
+    ------
+    UserError
+        If an element is NaN or infinite.
 
     Examples
     --------
@@ -47,18 +58,20 @@ class Int8Matrix:
     def __init__(self, matrix: ndarray) -> None:
         self.values = np.empty(matrix.shape, np.int8)
         self.scale = np.empty(len(matrix), np.float32)
-        for start in range(0, len(matrix), 256):  # in parts that the cache holds
+        for start in range(0, len(matrix), 256):  # 256 rows at a time, which fit into the cache
             rows = slice(start, start + 256)
             part = np.ascontiguousarray(matrix[rows])
             largest = np.maximum(part.max(axis=1, initial=0), -part.min(axis=1, initial=0))
             if not np.isfinite(largest).all():
-                raise UserError("a weight is not a finite number, and cannot be quantized")
+                raise UserError(
+                    "a weight is NaN or infinite, and cannot be quantized; generate without --int8"
+                )
             self.scale[rows] = largest / 127
             scale = self.scale[rows, None]
             self.values[rows] = np.rint(part / np.where(scale > 0, scale, 1))
 
     def rows(self, index: Any = slice(None)) -> ndarray:
-        """Return rows in float32, (..., N): all of them, or some."""
+        """Return the rows of an index, (..., N) float32; all rows if no index is given."""
         return self.values[index] * self.scale[index][..., None]
 
 
@@ -69,7 +82,7 @@ def product(x: ndarray, values: ndarray, scale: ndarray) -> ndarray:
 
 
 class Int8Linear(Module):
-    """A linear layer whose weight is an `Int8Matrix` (out, in)."""
+    """A linear layer whose weight is an `Int8Matrix` of shape (out, in)."""
 
     def __init__(self, weight: Int8Matrix, bias: Parameter | None = None) -> None:
         self.weight, self.bias = weight, bias
@@ -87,7 +100,7 @@ class Int8Linear(Module):
 
 
 class Int8Embedding(Module):
-    """A table of tokens whose rows are those of an `Int8Matrix`."""
+    """An embedding whose table is an `Int8Matrix` of shape (vocabulary, width)."""
 
     def __init__(self, weight: Int8Matrix) -> None:
         self.weight = weight
@@ -99,48 +112,48 @@ class Int8Embedding(Module):
 
 
 class Int8GPT(GPT):
-    """A GPT for generation and evaluation, not for training: see `quantize`."""
+    """A GPT with int8 weights, which `quantize` makes. It can generate, and cannot be trained."""
 
     def train(self, mode: bool = True) -> Module:
-        """Refuse to be trained."""
+        """Switch train mode off, or raise a UserError, because int8 weights cannot be trained."""
         if mode:
             raise UserError(UNTRAINABLE)
         return super().train(mode)
 
     def n_parameters(self) -> int:
-        """Return the number of parameters, whatever their bits."""
+        """Return the number of parameters, those of int8 and those of float32 together."""
         linears = [m.weight for _, m in self.named_modules() if isinstance(m, Int8Linear)]
         return super().n_parameters() + sum(weight.values.size for weight in linears)
 
     def save_pretrained(self, folder: Any) -> None:
-        """Refuse to be saved."""
+        """Raise a UserError, because int8 weights are made from the saved float32 weights."""
         raise UserError(
-            "int8 weights are made of the saved ones when they are needed (--int8, or "
-            "npgpt.generation.quantize.quantize), and not saved themselves"
+            "int8 weights cannot be saved: save the float32 model, and quantize it when it "
+            "generates (--int8, or npgpt.generation.quantize.quantize)"
         )
 
 
 def quantize(model: GPT) -> Int8GPT:
-    """Return a GPT with the weights of all linear layers, and of the head, in 8 bits.
+    """Return a copy of a GPT in which the weights of linear layers and of the head have 8 bits.
 
-    Each output of a layer has its own scale (symmetric, from the largest of its weights), and sums
-    are in float32. The rows of a tied token embedding are the head's. Positions, norms and biases
-    stay as they are, and are shared with `model`, which does not change.
+    Each output of a linear layer has its own scale (see `Int8Matrix`), and products are summed in
+    float32. If the token embedding is tied to the head, both use the same int8 matrix. Positions,
+    norms and biases stay in float32, and are shared with `model`. `model` itself does not change.
 
     Parameters
     ----------
     model : GPT
-        Of float32.
+        A model in float32.
 
     Returns
     -------
     Int8GPT
-        With dropout off.
+        The copy, in evaluation mode. To train or to save the copy raises a `UserError`.
 
     Raises
     ------
     UserError
-        If a weight is not finite; by the result, if it is to be trained or saved.
+        If a weight is NaN or infinite.
 
     Examples
     --------

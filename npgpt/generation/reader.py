@@ -1,4 +1,8 @@
-"""How a model reads texts that grow: padded, cached, and through a window once they are long."""
+"""Reading texts that grow by a token at a time: padding, the cache, and the window.
+
+Several texts are rows of one array, aligned at their ends. A model has a context of `n_positions`
+tokens. It sees a longer text through a window: the last tokens, as many as fit.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,31 @@ from npgpt.models.cache import KVCache
 from npgpt.models.gpt import GPT
 
 
-def hop(n_positions: int) -> int:
-    """Return how far the window moves at a time: a quarter of the context."""
+def window_step(n_positions: int) -> int:
+    """Return by how many tokens the window moves at a time: a quarter of the context."""
     return max(1, n_positions // 4)
 
 
 def window_start(prompt_length: ndarray, length: ndarray, n_positions: int) -> ndarray:
-    """Return the first token that the model sees of texts of some length.
+    """Return the index of the first token in the window of each text.
 
-    That is 0 while all fits. Positions are part of what a model reads, so to move the window is to
-    read everything in it again: it moves by a `hop`, not by one. A prompt that is longer than the
-    context is seen as far as it fits.
+    The index is 0 while the whole text fits. When the window moves, each token in it has a new
+    position, so the model must read all of the window again. Therefore the window does not move by
+    one token at each step, but by `window_step` tokens, when it is full. A prompt that is longer
+    than the context begins with its last `n_positions` tokens in the window.
+
+    Parameters
+    ----------
+    prompt_length : ndarray of int
+        The number of tokens of each prompt.
+    length : ndarray of int
+        The number of tokens of each text so far, of a shape that broadcasts with the first.
+    n_positions : int
+        The model's context length.
+
+    Returns
+    -------
+    ndarray of int
 
     Examples
     --------
@@ -31,30 +49,51 @@ def window_start(prompt_length: ndarray, length: ndarray, n_positions: int) -> n
     array([0, 0, 0, 2, 2, 4, 4, 6])
     """
     cut = np.maximum(prompt_length - n_positions, 0)
-    step = hop(n_positions)
+    step = window_step(n_positions)
     return cut + np.maximum(-(-(length - n_positions - cut) // step), 0) * step
 
 
 class Reader:
-    """Rows of tokens that end together, and what a model expects next.
+    """Texts that grow together, and the model's logits for the next token of each text.
 
-    What it expects of a row does not depend on the rows beside it, nor on whether there is a cache.
+    The texts are the rows of an array, aligned at their ends:
+
+        prompts [5, 6, 7] and [9]        ids = [[5, 6, 7],   begin = [0,
+                                                [0, 0, 9]]            2]
+
+    The logits of a row do not depend on the other rows, nor on `use_cache`. A step is a call of
+    `logits`, in which the model reads the tokens that are not in the cache, and a call of `append`.
 
     Parameters
     ----------
     model : GPT
     prompts : sequence of ndarray of int, (T,)
-        What the rows begin with, of any lengths.
+        The first tokens of each row. Prompts may differ in length.
     longest : int
-        Tokens that the rows will have in the end, with what aligns them.
+        The largest number of columns that `ids` will have.
     use_cache : bool
+        Whether to keep the keys and values of the tokens that the model has read.
 
     Attributes
     ----------
     ids : ndarray of int64, (B, T)
-        The rows, right-aligned.
+        The rows, aligned at their ends.
     begin : ndarray of int, (B,)
-        Where each of them begins.
+        The column in which each row begins.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from npgpt import GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=10, n_positions=8, n_embd=16, n_layer=1, n_head=2))
+    >>> reader = Reader(model, [np.array([5, 6, 7]), np.array([9])], longest=4)
+    >>> with autograd.no_grad():
+    ...     reader.logits().shape
+    (2, 10)
+    >>> reader.append(np.array([1, 2]))
+    >>> reader.ids
+    array([[5, 6, 7, 1],
+           [0, 0, 9, 2]])
     """
 
     def __init__(
@@ -73,11 +112,17 @@ class Reader:
         self._cached_from: ndarray | None = None
 
     def rows(self) -> list[ndarray]:
-        """Return the tokens of each row, (T_i,)."""
+        """Return the tokens of each row without padding: B arrays of shape (T,)."""
         return [row[begin:] for row, begin in zip(self.ids, self.begin, strict=True)]
 
     def logits(self) -> ndarray:
-        """Return the logits of each row's next token, (B, V) float64."""
+        """Return the logits of each row's next token, float64 (B, V).
+
+        The model reads the columns from `start` on: with a cache, only the columns that came since
+        the last call. If the window of a row has moved, the cache is emptied, and the whole window
+        is read again. Where rows begin in different columns, the mask hides the padding, and each
+        row counts its positions from its own first token.
+        """
         stop = self.ids.shape[1]
         first = self.begin + window_start(self.lengths, stop - self.begin, self.n_positions)
         left = start = first.min()
@@ -94,11 +139,14 @@ class Reader:
         return self.decoder(self.ids[:, start:stop], mask, positions).astype(np.float64)
 
     def append(self, tokens: ndarray) -> None:
-        """Let each row go on with a token, (B,)."""
+        """Add one token to the end of each row; tokens are (B,)."""
         self.ids = np.concatenate([self.ids, tokens[:, None]], axis=1)
 
     def select(self, rows: ndarray) -> None:
-        """Let row i be what ``rows[i]`` was; there may be more than before."""
+        """Replace the rows: the new row i is a copy of the row with the index ``rows[i]``.
+
+        The number of rows may change: ``select([0, 0, 1])`` makes three rows of two.
+        """
         if np.array_equal(rows, np.arange(len(self.ids))):
             return
         self.ids, self.begin, self.lengths = self.ids[rows], self.begin[rows], self.lengths[rows]

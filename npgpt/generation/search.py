@@ -1,4 +1,14 @@
-"""Which tokens follow: the most probable, drawn ones, or those of a beam search."""
+"""Choosing the tokens that follow a prompt: greedy decoding, sampling, and beam search.
+
+All three are loops with the same steps, here for a text "A B" and one new token:
+
+    1. reader.logits()   the model reads the new tokens          logits (B, V)
+    2. process()         the options change the logits           -inf for forbidden tokens
+    3. choose            the most probable token, or a random    token "C"
+                         token, or the best few beginnings
+    4. reader.append()   each row grows by its token             "A B C"
+    5. finish_reasons()  a row may end, for example with eos     the loop ends with the last row
+"""
 
 from __future__ import annotations
 
@@ -23,7 +33,10 @@ from npgpt.tokenizers.base import Tokenizer
 
 @dataclass
 class Continuation:
-    """What follows a prompt: tokens, their log-probabilities, and why there are no more."""
+    """The new tokens of one row, their log-probabilities, and why the row has ended.
+
+    `finish_reason` is an empty string while the row grows.
+    """
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -32,19 +45,19 @@ class Continuation:
 
 @dataclass
 class Generated:
-    """Sequences, and what is known of them: R of them, with N new tokens at most.
+    """The result of `npgpt.generate`: R sequences with at most N new tokens each.
 
     Attributes
     ----------
     sequences : ndarray of int64, (R, T + N)
-        Prompts of T tokens at most, as they were given and padded on the left, and what follows,
-        padded on the right.
+        In each row a prompt as it was given, padded on the left to T tokens, and its continuation,
+        padded on the right to N tokens.
     logprobs : ndarray of float64, (R, N)
-        The model's own logarithm of the probability of each new token, before any option has
-        changed it; 0 after the end.
+        The logarithm of the model's probability of each new token. The options of generation have
+        no influence on it. After the end of a row it is 0.
     finish_reasons : list of str
-        Why each ends: ``"eos"``, ``"stop_string"``, ``"stopping_criteria"``, ``"length"`` or
-        ``"max_time"``; ``"interrupted"`` if it does not.
+        Why each row has ended: ``"eos"``, ``"stop_string"``, ``"stopping_criteria"``, ``"length"``
+        or ``"max_time"``; ``"interrupted"`` if an exception such as Ctrl-C ended the search first.
     """
 
     sequences: ndarray
@@ -53,18 +66,22 @@ class Generated:
 
 
 class Search(ABC):
-    """A search for continuations, `run` to its end, or as far as it comes.
+    """A search for the continuations of some prompts.
+
+    `run` searches until all rows have ended. After an exception in `run`, `result` returns what was
+    found until then.
 
     Parameters
     ----------
     reader : Reader
-        Of the prompts.
+        The reader of the prompts, without padding.
     options : Options
     given : sequence of ndarray of int, (T,)
-        The prompts with their padding.
+        The prompts with their padding, as the user gave them.
     tokenizer : Tokenizer, optional
-        For stop strings.
+        The tokenizer that decodes the text in which stop strings are searched for.
     wants_logprobs : bool
+        Whether to record the log-probabilities.
     """
 
     def __init__(
@@ -82,25 +99,25 @@ class Search(ABC):
         self.prompts = np.full((len(given), max(self.widths)), options.pad, np.int64)
         for row, prompt in zip(self.prompts, given, strict=True):
             row[len(row) - len(prompt) :] = prompt
-        self.n_new = 0  # tokens that follow each prompt
+        self.n_new = 0  # the number of tokens after each prompt so far
         self.began = time.monotonic()
 
     def run(self, streamer: Streamer | None = None) -> None:
-        """Search until all that is wanted has ended: without a tape, and without dropout."""
+        """Search until all rows have ended. No tape is recorded, and dropout is off."""
         self.began = time.monotonic()
         with no_grad(), evaluating():
             self.search(streamer)
 
     @abstractmethod
     def search(self, streamer: Streamer | None) -> None:
-        """Search until all that is wanted has ended."""
+        """Search until all rows have ended."""
 
     @abstractmethod
     def continuations(self) -> list[Continuation]:
-        """Return what was found: `num_return_sequences` for each prompt, next to each other."""
+        """Return the rows that were found, `num_return_sequences` for each prompt in turn."""
 
     def result(self) -> Generated:
-        """Return what was found, as arrays."""
+        """Return the rows that were found, as arrays."""
         found = self.continuations()
         N = max(len(row.ids) for row in found)
         new = np.full((len(found), N), self.options.pad, np.int64)
@@ -114,7 +131,7 @@ class Search(ABC):
         return Generated(sequences, logprobs, reasons)
 
     def input_ids(self) -> ndarray | None:
-        """Return the rows with their padding, (B, T), if a user's function is to read them."""
+        """Return the rows with their padding, (B, T), or None if no user's function reads them."""
         if not self.options.processors and not self.options.criteria:
             return None
         ids = self.reader.ids
@@ -122,7 +139,7 @@ class Search(ABC):
         return np.concatenate([prompts, ids[:, ids.shape[1] - self.n_new :]], axis=1)
 
     def process(self, logits: ndarray) -> ndarray:
-        """Return the logits of all rows, (B, V), as the options change them."""
+        """Return the logits (B, V) after the options have changed them."""
         n = len(logits) // len(self.prompts)
         widths, limits = np.repeat(self.widths, n), np.repeat(self.limits, n)
         rows = self.reader.rows()
@@ -135,9 +152,18 @@ class Search(ABC):
         n_new: int,
         input_ids: ndarray | None,
     ) -> list[str]:
-        """Return why rows end with their last tokens; an empty string for one that goes on.
+        """Return why each row ends with its last token, or an empty string if the row goes on.
 
-        ``texts`` are without padding, and ``input_ids`` are the same with padding.
+        Parameters
+        ----------
+        texts : sequence of ndarray of int, (T,)
+            The rows without padding.
+        limits : iterable of int
+            How many tokens may follow the prompt of each row.
+        n_new : int
+            How many tokens follow each prompt.
+        input_ids : ndarray of int64, (R, T), or None
+            The rows with padding, if a user's function reads them.
         """
         options = self.options
         stopped = np.zeros(len(texts), bool)
@@ -160,7 +186,13 @@ class Search(ABC):
 
 
 def call(function: Callable, input_ids: ndarray) -> ndarray:
-    """Return what a user's function says of each row, (R,): whether it ends."""
+    """Return whether each row ends, bool (R,) or (), as a user's function says.
+
+    Raises
+    ------
+    UserError
+        If the function does not return a bool, or an array of bool of shape (R,).
+    """
     found = np.asarray(function(input_ids.copy(), None))
     if found.dtype != bool or found.shape not in ((), (len(input_ids),)):
         raise UserError(
@@ -171,16 +203,21 @@ def call(function: Callable, input_ids: ndarray) -> ndarray:
 
 
 def completes(ids: ndarray, stop_strings: Sequence[str], tokenizer: Tokenizer) -> bool:
-    """Return whether the last token completes a stop string, which may begin in the prompt."""
-    longest = max(len(stop.encode()) for stop in stop_strings)  # in tokens: each has a byte or more
+    """Return whether the last token completes a stop string, which may begin in the prompt.
+
+    Only the end of the text is decoded. A token has at least one byte, so a stop string of N bytes
+    lies in the last N tokens.
+    """
+    longest = max(len(stop.encode()) for stop in stop_strings)
     *before, last = ids[-longest - 1 :]
-    known = len(tokenizer.decode(before).rstrip("\ufffd"))  # which may become a character
+    # U+FFFD at the end may be a part of a character that the last token completes
+    known = len(tokenizer.decode(before).rstrip("\ufffd"))
     text = tokenizer.decode([*before, last])
     return any(stop in text[max(0, known + 1 - len(stop)) :] for stop in stop_strings)
 
 
 class Sampling(Search):
-    """Greedy decoding and sampling: every row grows by itself."""
+    """Greedy decoding and sampling: each row grows independently of the others."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -190,19 +227,22 @@ class Sampling(Search):
             for limit in self.limits
             for _ in range(n)
         ]
-        self.generators = [  # of a row, and so the same whatever stands beside it
+        self.generators = [  # each row has its own, so that it does not depend on the other rows
             np.random.default_rng(None if seed is None else [seed, i % n])
             for i in range(len(self.found))
         ]
 
     def search(self, streamer: Streamer | None) -> None:
-        """Let all rows grow until the last of them ends."""
+        """Choose a token for each row that grows, until the last row has ended.
+
+        A row that has ended stays in the array, and grows by padding that is ignored.
+        """
         n = self.options.num_return_sequences
         if streamer:
             streamer.put(self.prompts)
         while growing := [i for i, row in enumerate(self.found) if not row.finish_reason]:
             logits = self.reader.logits()  # (B, V)
-            if self.n_new == 0:  # all returns of a prompt share its reading
+            if self.n_new == 0:  # a prompt is read once, and copied for each of its n rows
                 self.reader.select(np.repeat(np.arange(len(logits)), n))
                 logits = np.repeat(logits, n, axis=0)  # (B n, V)
             chosen = self.choose(self.process(logits)[growing], growing)
@@ -225,29 +265,43 @@ class Sampling(Search):
             streamer.end()
 
     def choose(self, scores: ndarray, growing: list[int]) -> ndarray:
-        """Return a token for each of the rows that grow."""
+        """Return a token for each row that grows, of its scores (G, V).
+
+        Raises
+        ------
+        UserError
+            If all tokens of a row are forbidden, or a score is NaN.
+        """
         if not np.all(np.isfinite(scores.max(-1))):
             raise UserError(
-                "no token may follow: the options forbid all, or the model gives no number"
+                "no token may follow: the options forbid all tokens, or the model's logits are "
+                "NaN or infinite"
             )
         if self.options.do_sample:
             return draw(scores, np.array([self.generators[i].random() for i in growing]))
         return scores.argmax(-1)
 
     def continuations(self) -> list[Continuation]:
-        """Return what was found."""
+        """Return the rows, in the order of the prompts."""
         return self.found
 
 
 class BeamSearch(Search):
-    """Beam search: the best few beginnings of each prompt grow side by side."""
+    """Beam search: the most probable beginnings of each prompt's continuation grow side by side.
+
+    Rows ``i * K`` to ``i * K + K - 1`` of the reader are the K beams of prompt i.
+    """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.beams = [Beams(self.options, limit, self.finish_reasons) for limit in self.limits]
 
     def search(self, streamer: Streamer | None) -> None:
-        """Search until no prompt can have a better continuation."""
+        """Let the beams of each prompt grow, until no prompt can get a better continuation.
+
+        A beam may go on from another beam: the new row r is the row ``parents[r]`` and the token
+        ``tokens[r]``. For K = 2, if both best texts continue beam 0, then ``parents = [0, 0]``.
+        """
         K = self.options.num_beams
         while not all(beams.done for beams in self.beams):
             logits = self.reader.logits()  # (B, V)
@@ -273,18 +327,36 @@ class BeamSearch(Search):
             self.n_new += 1
 
     def continuations(self) -> list[Continuation]:
-        """Return the best of each prompt, the best first."""
+        """Return the best continuations of each prompt, the best first."""
         n = self.options.num_return_sequences
         return [found for beams in self.beams for found in beams.best(n)]
 
 
 class Beams:
-    """The beams of one prompt: those that grow, and the best that have ended.
+    """The beams of one prompt: the K texts that grow, and the best K texts that have ended.
 
-    The rules are those of transformers 5.24. The candidates are the most probable texts. With
-    ``do_sample``, the candidates are drawn by their probabilities so far, without replacement, and
-    then sorted by probability. Of the candidates that end, those among the first ``num_beams``
-    count, with their log-probability divided by ``length ** length_penalty``.
+    The rules are those of transformers 5.24. A step scores all K * V texts that are a beam and one
+    more token. The 2 K most probable of them are the candidates (more if several tokens end a
+    text). The best K candidates that do not end are the new beams. A candidate that ends is kept
+    if it is among the first K candidates; its score is its log-probability divided by
+    ``length ** length_penalty``. With ``do_sample``, the candidates are drawn by their
+    probabilities, without replacement, and then sorted by probability.
+
+    An example with K = 2 and the tokens a, b and "." (which ends a text):
+
+        beams       candidates, by probability        new beams    ended
+        a  0.6      a.  0.40   ba  0.30               ba, ab       a.
+        b  0.4      ab  0.15   b.  0.06
+
+    "b." is not kept, because it is not among the first two.
+
+    Parameters
+    ----------
+    options : Options
+    limit : int
+        How many tokens may follow the prompt.
+    finish_reasons : callable
+        `Search.finish_reasons`.
     """
 
     def __init__(
@@ -298,11 +370,13 @@ class Beams:
         K = options.num_beams
         self.options, self.limit, self.finish_reasons = options, limit, finish_reasons
         self.growing = [Continuation(finish_reason="" if limit else "length")] * K
-        self.totals = np.array([0.0] + [-np.inf] * (K - 1))  # at first all are the same
-        self.ended: list[tuple[float, Continuation]] = []  # the best first
+        # log-probabilities; at first all beams are the same text, so only the first may count
+        self.totals = np.array([0.0] + [-np.inf] * (K - 1))
+        self.ended: list[tuple[float, Continuation]] = []  # scores and texts, the best first
         self.n_new = 0
         self.done = limit == 0
-        self.random = np.random.default_rng(options.seed)  # of a prompt, whatever stands beside it
+        # each prompt has its own generator, so that a text does not depend on the other prompts
+        self.random = np.random.default_rng(options.seed)
 
     def grow(
         self,
@@ -311,12 +385,31 @@ class Beams:
         logprobs: ndarray,
         input_ids: ndarray | None = None,
     ) -> tuple[list[int], list[int]]:
-        """Take one step; return for each new beam, (K,), which one it goes on from, and a token."""
+        """Take one step: choose the new beams, and keep the candidates that end.
+
+        Parameters
+        ----------
+        rows : list of ndarray of int, (T,)
+            The beams without padding.
+        scores : ndarray of float64, (K, V)
+            The log-probabilities of the next token, as the options have changed them.
+        logprobs : ndarray of float64, (K, V)
+            The log-probabilities of the next token, from the model.
+        input_ids : ndarray of int64, (K, T), optional
+            The beams with padding, if a user's function reads them.
+
+        Returns
+        -------
+        tuple of list of int, (K,)
+            For each new beam the index of the beam that it continues, and its new token.
+        """
         options, (K, V) = self.options, scores.shape
         self.n_new += 1
         totals = (self.totals[:, None] + scores).reshape(-1)  # (K V,)
-        n = min(max(2, 1 + len(options.eos)) * K, totals.size)  # K are left if others end
-        order = totals  # or with Gumbel noise, which draws by softmax(totals), none of them twice
+        # Each beam can end with each of the eos tokens. So of this many candidates, K do not end.
+        n = min(max(2, 1 + len(options.eos)) * K, totals.size)
+        # The greatest n of totals with Gumbel noise are a draw by softmax(totals), none twice.
+        order = totals
         if options.do_sample:
             order = totals + self.random.gumbel(size=totals.size)
         candidates = np.argpartition(-order, n - 1)[:n]
@@ -341,7 +434,8 @@ class Beams:
         self.ended = sorted(self.ended, key=lambda pair: -pair[0])[:K]
         growing.sort(key=lambda beam: -beam[2])
         self.done = not growing or self._cannot_improve(growing[0][2])
-        growing += [(0, options.pad, -np.inf, Continuation())] * K  # dead ones, if few are left
+        # if fewer than K are left, beams of probability 0 fill up the places
+        growing += [(0, options.pad, -np.inf, Continuation())] * K
         parents, tokens, best, self.growing = map(list, zip(*growing[:K], strict=True))
         self.totals = np.array(best)
         return parents, tokens
@@ -350,7 +444,13 @@ class Beams:
         return float(n_new) ** self.options.length_penalty
 
     def _cannot_improve(self, best_total: float) -> bool:
-        """Return whether what grows can no longer replace one that has ended."""
+        """Return whether no beam that grows can still replace a text that has ended.
+
+        `best_total` is the log-probability of the best beam, and a longer text is never more
+        probable. The best score that a beam can get is estimated as `best_total` divided by the
+        present length. With ``early_stopping="never"`` it is divided by the greatest length, if
+        this makes the score better; then no better text can be missed.
+        """
         options = self.options
         if len(self.ended) < options.num_beams:
             return False
@@ -361,7 +461,13 @@ class Beams:
         return best_total / length <= self.ended[-1][0]
 
     def best(self, n: int) -> list[Continuation]:
-        """Return the n best: those that have ended, and if interrupted those that grow."""
+        """Return the n best texts: texts that have ended, and, if interrupted, those that grow.
+
+        Raises
+        ------
+        UserError
+            If there are fewer than n.
+        """
         found = [found for _, found in self.ended]
         if not self.done or not self.limit:
             found += self.growing

@@ -1,4 +1,7 @@
-"""Text as it is written: transformers' streamer protocol."""
+"""Streamers: objects that receive each token as soon as it is chosen.
+
+The protocol is that of transformers, so a streamer of transformers works here.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,25 @@ from npgpt.tokenizers.base import StreamDecoder, Tokenizer
 
 
 class Streamer(Protocol):
-    """What is told of every token as it is chosen."""
+    """An object that `npgpt.generate` calls for the prompt, for each new token, and at the end."""
 
     def put(self, value: ndarray) -> None:
-        """Take the prompt, (1, T), and then each new token, (1,)."""
+        """Receive the prompt, (1, T), in the first call, and then each new token, (1,)."""
 
     def end(self) -> None:
-        """Learn that no more come."""
+        """Learn that the text has ended."""
 
 
 class TextStreamer:
-    """Print a text while it is written, whole characters only.
+    """Print a text while it is generated, in whole characters.
 
     Parameters
     ----------
     tokenizer : Tokenizer
     skip_prompt : bool
-        Print what is new only.
+        Whether to leave the prompt out, and to print only the new text.
     **decode_kwargs
-        For `StreamDecoder`, as ``skip_special_tokens=True``.
+        Arguments of `StreamDecoder`, such as ``skip_special_tokens=True``.
 
     Examples
     --------
@@ -58,7 +61,7 @@ class TextStreamer:
         self._at_prompt = True
 
     def put(self, value: ndarray) -> None:
-        """Print what these tokens add."""
+        """Print the text that these tokens, (T,) or (1, T), add."""
         at_prompt, self._at_prompt = self._at_prompt, False
         if at_prompt and self.skip_prompt:
             return
@@ -66,10 +69,19 @@ class TextStreamer:
             self.on_finalized_text(text, False)
 
     def end(self) -> None:
-        """Print the rest, and a newline."""
+        """Print the rest of the text, and a newline."""
         self.on_finalized_text(self._decoder.end(), True)
         self._restart()
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Print a piece; to do something else with it, override this."""
+        """Print a piece of text.
+
+        Override this method to do something else with the pieces.
+
+        Parameters
+        ----------
+        text : str
+        stream_end : bool
+            Whether this is the last piece.
+        """
         say_text(text, end="\n" if stream_end else "")

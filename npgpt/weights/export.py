@@ -15,22 +15,24 @@ END = "<|endoftext|>"
 
 
 def export(source: str | Path, folder: str | Path) -> None:
-    """Write what ``AutoModelForCausalLM`` and ``AutoTokenizer`` of transformers open.
+    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` of transformers open.
 
     Parameters
     ----------
     source : str or Path
-        A run folder, or another that `npgpt.load_pretrained` and `npgpt.load_tokenizer` take.
+        A run folder, or another folder with a model and a tokenizer, or a name on the hub, as
+        `npgpt.load_pretrained` and `npgpt.load_tokenizer` take them.
     folder : str or Path
-        Where to write ``config.json``, ``model.safetensors``, ``tokenizer.json`` and
-        ``tokenizer_config.json``, and ``generation_config.json`` if there are defaults of
-        generation, such as the token that ends a text. Made if it is not there.
+        The folder to write to. It is created if it does not exist. It gets ``config.json``,
+        ``model.safetensors``, ``tokenizer.json`` and ``tokenizer_config.json``, and also
+        ``generation_config.json`` if the model has options of generation, such as the token that
+        ends a text.
 
     Raises
     ------
     UserError
-        If the folder holds something, or transformers has no such model or tokenizer; nothing is
-        written then.
+        If the folder is not empty, transformers has no model or tokenizer that computes the same,
+        or the tokenizer has more tokens than the model. Then nothing is written.
 
     Examples
     --------
@@ -47,7 +49,9 @@ def export(source: str | Path, folder: str | Path) -> None:
     """
     path, folder = find_model(source), Path(folder)
     if folder.exists() and not folder.is_dir() or folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists; export to a folder that is empty, or not there")
+        raise UserError(
+            f"{folder} exists and is not an empty folder; export to an empty or a new folder"
+        )
     model, tokenizer = load_pretrained(path), load_tokenizer(path)
     config = model.config
     if config.model_type not in config.hugging_face:
@@ -57,8 +61,8 @@ def export(source: str | Path, folder: str | Path) -> None:
         )
     if tokenizer.n_vocab > config.vocab_size:
         raise UserError(
-            f"{source} has a tokenizer of {tokenizer.n_vocab:,} tokens, and its model knows "
-            f"{config.vocab_size:,}"
+            f"{source} has a tokenizer of {tokenizer.n_vocab:,} tokens, and its model has a "
+            f"vocabulary of only {config.vocab_size:,}; export a model with its own tokenizer"
         )
     end = tokenizer.special_tokens.get(END)
     if end is not None:

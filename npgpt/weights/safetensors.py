@@ -1,4 +1,10 @@
-"""Tensors in files, read without loading them."""
+"""Reading safetensors files, whose tensors are mapped into memory.
+
+A file has the length of its header (8 bytes), the header, and the values of all tensors one after
+the other. The header is JSON: ``{"wte.weight": {"dtype": "F32", "shape": [65, 32], "data_offsets":
+[0, 8320]}, ...}``. The file is mapped, so that a tensor's bytes are read from the disk only when
+they are used.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +27,23 @@ from npgpt.files import (
 
 
 class Stored(Protocol):
-    """A tensor in a file: its shape is known, its values are read on demand."""
+    """A tensor in a file. Its shape is known; its values are read when `read` is called."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Length of each axis."""
 
     def read(self, dtype: DTypeLike, transposed: bool = False) -> ndarray:
-        """Return the values: a writable array of its own, or a private map of the file."""
+        """Return the values in a dtype, transposed if asked for.
+
+        The array is writable. It is a copy, or a private map of the file: writing to it never
+        changes the file.
+        """
 
 
 @dataclass(frozen=True)
 class Transposed:
-    """A matrix that is stored the other way round."""
+    """A stored matrix that is seen as its transpose."""
 
     stored: Stored
 
@@ -43,12 +53,13 @@ class Transposed:
         return self.stored.shape[::-1]
 
     def read(self, dtype: DTypeLike, transposed: bool = False) -> ndarray:
-        """Return the values."""
+        """Return the values of the transpose, or of the stored matrix if `transposed`."""
         return self.stored.read(dtype, not transposed)
 
 
-# Sizes of safetensors' types in bytes, and those that can be weights as NumPy reads them; NumPy has
-# no bfloat16, which is the upper half of a float32.
+# SIZES has the bytes of an element of each of safetensors' types. FLOATS has the types that weights
+# can have, with the dtype in which NumPy reads them. NumPy has no bfloat16; a bfloat16 is the upper
+# half of a float32, so it is read as uint16 and shifted.
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2,
          "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
 
@@ -58,19 +69,42 @@ FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 @dataclass(frozen=True)
 class Mapped:
-    """A tensor in a safetensors file that is mapped into memory."""
+    """A tensor in a safetensors file that is mapped into memory.
+
+    Parameters
+    ----------
+    name : str
+    kind : str
+        The type in the file, such as ``F32`` or ``BF16``.
+    shape : tuple of int
+    buffer : mmap
+        The whole file.
+    start, stop : int
+        The bytes of the file that hold the values.
+    """
 
     name: str
-    kind: str  # F32, BF16, ...
+    kind: str
     shape: tuple[int, ...]
     buffer: mmap.mmap
     start: int
     stop: int
 
     def read(self, dtype: DTypeLike, transposed: bool = False) -> ndarray:
-        """Return the values: float32 mapped from the file, what must be converted copied."""
+        """Return the values in a dtype.
+
+        If the file has this dtype and the matrix is not transposed, the result is a private map of
+        the file. Otherwise it is a copy, and the pages of the file are given back to the system.
+
+        Raises
+        ------
+        ValueError
+            If the tensor has a type that a weight cannot have, such as ``BOOL``.
+        """
         if self.kind not in FLOATS:
-            raise ValueError(f"{self.name} has type {self.kind}, which no weight has")
+            raise ValueError(
+                f"{self.name} has type {self.kind}; a weight has one of {', '.join(FLOATS)}"
+            )
         raw = np.frombuffer(self.buffer, FLOATS[self.kind], math.prod(self.shape), self.start)
         values = raw
         if self.kind == "BF16":
@@ -83,7 +117,7 @@ class Mapped:
         if np.may_share_memory(values, raw):
             if not values.flags.aligned or os.name == "nt":  # Windows locks a file that is mapped
                 values = values.copy()
-        elif hasattr(self.buffer, "madvise"):  # the pages behind a copy need not stay in memory
+        elif hasattr(self.buffer, "madvise"):  # after a copy, the file's pages need no memory
             first = -(-self.start // mmap.PAGESIZE) * mmap.PAGESIZE
             if self.stop > first:
                 self.buffer.madvise(mmap.MADV_DONTNEED, first, self.stop - first)
@@ -91,16 +125,21 @@ class Mapped:
 
 
 class Index(TypedDict):
-    """``model.safetensors.index.json``: which file holds each tensor."""
+    """The keys of ``model.safetensors.index.json``, which says which file holds each tensor."""
 
     weight_map: dict[str, str]
 
 
 def open_safetensors(path: Path) -> dict[str, Mapped]:
-    """Return the tensors of a safetensors file, mapped into memory.
+    """Return the tensors of a safetensors file by their names, mapped into memory.
 
-    Where the file holds its hash (`npgpt.files.demand_intact`), the file is read once for that;
-    otherwise no tensor is read.
+    No values are read, with one exception: if the file holds its own hash, as the files of npgpt
+    do, the whole file is read once to check the hash (`npgpt.files.demand_intact`).
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, is not a safetensors file, or is damaged.
     """
     with open_file(path) as file:
         try:
@@ -132,11 +171,22 @@ def open_safetensors(path: Path) -> dict[str, Mapped]:
 
 
 def _tensor(name: str, entry: Any, buffer: mmap.mmap, base: int) -> Mapped:
-    """Check one entry of a header, that of a file whose data begins at `base`."""
+    """Return the tensor of one entry of a header.
+
+    `base` is the place in the file at which the values of the first tensor begin.
+
+    Raises
+    ------
+    ValueError
+        If the entry is wrong, or its offsets do not have the size of its shape and type.
+    """
     entry = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not name.isprintable() or len(name) > 200:
-        raise ValueError(f"it has a tensor of the name {name!r:.40}")
+        raise ValueError(
+            "the name of a tensor has at most 200 characters, all of them printable; it has a "
+            f"tensor of the name {name!r:.40}"
+        )
     if not isinstance(kind, str) or kind not in SIZES:
         raise ValueError(f"{name} has the unknown type {kind!r:.40}")
     if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:
@@ -147,6 +197,6 @@ def _tensor(name: str, entry: Any, buffer: mmap.mmap, base: int) -> Mapped:
 
 
 def _is_counts(numbers: Any) -> TypeGuard[list[int]]:
-    """Return whether something from a file can be a shape."""
+    """Return whether a value from a file can be a shape: a list of whole numbers from 0 on."""
     is_short = isinstance(numbers, list) and len(numbers) <= 64  # NumPy's limit
     return is_short and all(type(n) is int and n >= 0 for n in numbers)
