@@ -176,7 +176,10 @@ class Module:
                 return self.trace  # type: ignore[attr-defined]
             if "forward" in vars(kind):
                 break
-        raise TypeError(f"{type(self).__name__} has no trace beside its forward")
+        raise TypeError(
+            f"{type(self).__name__} cannot be traced: its forward has no trace beside it. Where "
+            "forward only calls modules and adds, write trace = forward below it"
+        )
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield this module and all below it, with dotted names."""

@@ -17,6 +17,7 @@ import autograd
 import npgpt
 from autograd.op import NUMPY
 from npgpt import GPT, GPTConfig
+from npgpt.models.registry import ARCHITECTURES
 from npgpt.tokenizers import CharTokenizer, save_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -43,16 +44,16 @@ def test_code_in_pages(page):
     )
     assert blocks, f"{page.name} has no code"
     names = {}
-    ours, known = set(autograd.REGISTRY), set(NUMPY)
+    registries = autograd.REGISTRY, NUMPY, ARCHITECTURES
+    before = [set(registry) for registry in registries]
     for code, expected in blocks:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile(code, page.name, "exec"), names)
         if expected:
             assert out.getvalue() == expected
-    for added in set(autograd.REGISTRY) - ours:
-        del autograd.REGISTRY[added]
-    for added in set(NUMPY) - known:
-        del NUMPY[added]
+    for registry, known in zip(registries, before, strict=True):
+        for added in set(registry) - known:
+            del registry[added]
 
 
 ARGUMENTS = {

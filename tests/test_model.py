@@ -312,6 +312,21 @@ def test_activations_are_what_the_tape_keeps(changes):
     assert kept == pytest.approx(Cost(config, 8, 64).activations, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "flops", "activations", "cache"),
+    [
+        ("gpt1", 241499136, 482799616, 37748736),
+        ("gpt2", 265956864, 1005654016, 75497472),
+        ("gpt3-175b", 352110944256, 203628879872, 10871635968),
+    ],
+)
+def test_costs_that_were_worked_out_by_hand(name, flops, activations, cache):
+    """By the formulas for a layer's matrices, and for the arrays that the tape keeps of it."""
+    config = GPTConfig.preset(name)
+    cost = Cost(config, 1, config.n_positions)
+    assert (cost.flops, cost.activations, cost.cache) == (flops, activations, cache)
+
+
 def test_loss_at_the_start_is_that_of_a_guess():
     model = GPT(GPTConfig(vocab_size=65, n_positions=32, n_embd=64, n_layer=2, n_head=2)).eval()
     _, loss = model(tokens(8, 32, high=65), tokens(8, 32, seed=1, high=65))

@@ -18,6 +18,7 @@ from npgpt import GPT, GPTConfig, UserError
 from npgpt.evaluation.loss import whole_loss
 from npgpt.files import read_tensors, write_tensors
 from npgpt.hub import find_model
+from npgpt.models.registry import ARCHITECTURES, Architecture
 from npgpt.training.optim import AdamW
 from npgpt.weights.names import MINGPT
 from npgpt.weights.safetensors import open_safetensors
@@ -362,6 +363,32 @@ def test_a_trained_writer(shared):
     y[:, :16] = -100
     with no_grad():
         assert model(x, y)[1].item() == pytest.approx(0.0022, abs=1e-4)
+
+
+def test_a_table_of_names_serves_reading_and_writing(tmp_path, monkeypatch):
+    """Of a registered architecture: names with stars, a matrix that files have transposed."""
+
+    class OtherConfig(GPTConfig):
+        model_type = "other"
+
+    class Other(GPT):
+        pass
+
+    names = {
+        "transformer.h.*.attn.c_attn.weight": "model.layers.*.qkv.weight.T",
+        "transformer.wte.*": "model.tokens.*",
+    }
+    monkeypatch.setitem(ARCHITECTURES, "other", Architecture(OtherConfig, Other, names))
+    config = OtherConfig(vocab_size=11, n_positions=8, n_embd=12, n_layer=2, n_head=2)
+    model = Other(config, seed=3).eval()
+    model.save_pretrained(tmp_path)
+    tensors = open_safetensors(tmp_path / "model.safetensors")
+    assert tensors["model.layers.1.qkv.weight"].shape == (36, 12)
+    assert "model.tokens.weight" in tensors and "transformer.wpe.weight" in tensors
+    again = GPT.from_pretrained(tmp_path)
+    assert type(again) is Other and type(again.config) is OtherConfig and same(again, model)
+    rewrite(tmp_path, lambda t: {name.removeprefix("model."): x for name, x in t.items()})
+    assert same(GPT.from_pretrained(tmp_path), model)  # as of a model without its head
 
 
 # ---- damaged and hostile files
