@@ -18,8 +18,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from autograd.escape import brief
 from autograd.files import HASH, NO_HASH
-from autograd.schema import UserError, brief, fit
+from autograd.schema import UserError, fit
 
 MIB = 2**20
 SMALL = 16 * MIB

@@ -13,13 +13,14 @@ import dataclasses
 import difflib
 import functools
 import math
-import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NotRequired
+
+from autograd.escape import brief
 
 
 class UserError(ValueError):
@@ -344,26 +345,6 @@ def _described(annotation: Any) -> str:
         plain = _described(parts[0]).partition(" ")[2] if one and parts[0] is not Any else ""
         return f"a list of {plain}s" if plain and " or " not in plain else "a list"
     return "an object"
-
-
-def brief(value: Any) -> str:
-    """Return a short form of any value, on one line.
-
-    Examples
-    --------
-    >>> brief("a" * 100)
-    "'aaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaa'"
-    """
-    try:
-        text = " ".join(_SHORT.repr(value).splitlines())
-    except Exception:  # numbers of thousands of digits; objects with a repr of their own
-        return f"a value of type {type(value).__name__}"
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 4 :]}"
-
-
-LONGEST = 160  # characters of a value in a message
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 38
 
 
 def nearest(word: str, known: list[str], prefix: str = "") -> str:

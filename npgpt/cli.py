@@ -9,6 +9,7 @@ import signal
 import sys
 from importlib import import_module
 
+from autograd.escape import spell
 from autograd.schema import nearest
 from npgpt.errors import UserError
 from npgpt.options import overview
@@ -20,7 +21,7 @@ def main(args: list[str] | None = None) -> int:
     for stream in ("stdout", "stderr"):  # closed by whoever started the command
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
-    codecs.register_error("npgpt", spelled)
+    codecs.register_error("npgpt", replace_unprintable)
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="npgpt")
@@ -51,13 +52,15 @@ def complain(message: str) -> None:
     say(f"npgpt: {message}", sys.stderr)
 
 
-def spelled(error: UnicodeError) -> tuple[str, int]:
-    """Replace what an encoding lacks: bytes of a file name that is no UTF-8 are spelled."""
+def replace_unprintable(error: UnicodeError) -> tuple[str, int]:
+    r"""Return what is printed for characters that the encoding of the output lacks: ``?``.
+
+    A byte of a file name that is not UTF-8 is spelled, as ``\xe9``.
+    """
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end]
-    return "".join(
-        f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else "?" for c in lacking
-    ), error.end
+    found = "".join(spell(c) if "\udc80" <= c <= "\udcff" else "?" for c in lacking)
+    return found, error.end
 
 
 def dispatch(args: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Reading and writing files, whole or not at all."""
+"""Our own folder, and adding a line to a file; `autograd.files` writes all other files."""
 
 from __future__ import annotations
 
@@ -6,31 +6,6 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
-
-from autograd.files import (  # noqa: F401 (what writes is had from here, too)
-    TEMPORARY,
-    finish,
-    make_folders,
-    read_together,
-    remove,
-    replacing,
-    together,
-    write_json,
-    write_tensors,
-    write_text,
-    written,
-)
-from autograd.reading import (  # noqa: F401 (and what reads, too)
-    demand_intact,
-    hash_file,
-    read_json,
-    read_tensors,
-)
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 def append(file: BinaryIO, line: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from autograd.escape import brief
 from autograd.reading import SMALL, read_json
 from npgpt.errors import UserError
 from npgpt.models.config import GPTConfig
@@ -57,7 +58,7 @@ def load_config(folder: Path) -> GPTConfig:
     model_type = values.get("model_type", "gpt2")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         known = " or ".join(repr(each) for each in ARCHITECTURES if each != "npgpt")
-        raise UserError(f"{path} is of a {model_type!r:.40} model; expected {known}")
+        raise UserError(f"{path} is of a {brief(model_type)} model; expected {known}")
     try:
         return ARCHITECTURES[model_type].config.from_dict(values)
     except (TypeError, ValueError) as error:

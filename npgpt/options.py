@@ -22,7 +22,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from autograd.escape import shown
+from autograd.escape import shown, spell
 from autograd.schema import FileName, fit, nearest
 from npgpt.errors import UserError
 
@@ -463,7 +463,7 @@ def quoted(text: str) -> str:
         return shlex.quote(text)
     content = os.fsencode(text).decode("utf-8", "surrogateescape")
     spelled = "".join(
-        f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff"
+        spell(c) if "\udc80" <= c <= "\udcff"
         else f"\\{c}" if c in "\\'"
         else c if c.isprintable()
         else "".join(f"\\x{byte:02x}" for byte in c.encode())

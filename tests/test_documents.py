@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import Quiet, config, lines, same_runs
 
+from autograd.reading import read_tensors
 from npgpt import GPT, GPTConfig, UserError, generate, load_tokenizer
 from npgpt.cli import main
 from npgpt.evaluation.loss import whole_loss
-from npgpt.files import read_tensors
 from npgpt.tokenizers import ByteTokenizer, CharTokenizer, save_tokenizer
 from npgpt.training.curve import loss_curve, read_losses
 from npgpt.training.data import END, encode_text, end_token, open_tokens, read_documents, separated

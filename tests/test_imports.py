@@ -111,6 +111,21 @@ def test_npgpt_uses_the_engines_public_names():
                 assert not name.startswith("autograd") or name in public, f"{module} imports {name}"
 
 
+def test_npgpt_imports_names_from_where_they_are_defined():
+    """Not from a module that imports them itself; packages, and `__all__`, offer such names."""
+    borrowed = {}
+    for module, path in modules():
+        text = path.read_text(encoding="utf-8")
+        if path.name != "__init__.py" and "__all__" not in text:
+            top = (node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom))
+            borrowed[module] = {alias.asname or alias.name for node in top for alias in node.names}
+    for module, path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if module.startswith("npgpt") and isinstance(node, ast.ImportFrom):
+                found = {alias.name for alias in node.names} & borrowed.get(node.module, set())
+                assert not found, f"{module} imports {found} from {node.module}"
+
+
 @pytest.mark.parametrize("module", ["autograd", "autograd.testing", "npgpt"])
 def test_imports_are_light(module):
     heavy = {"hypothesis", "numba", "torch", "tiktoken", "tyro", "rich", "prompt_toolkit"}

@@ -15,6 +15,8 @@ import pytest
 from rich.console import Console
 
 import autograd
+from autograd.files import write_tensors
+from autograd.reading import read_tensors
 from autograd.stepper import Trace, stopping_at_backward
 from npgpt import GPT, UserError
 from npgpt.cli import main
@@ -22,7 +24,6 @@ from npgpt.commands.step import Options as StepOptions
 from npgpt.commands.step import walk
 from npgpt.commands.why import MOST_ROWS, why
 from npgpt.commands.why import Options as WhyOptions
-from npgpt.files import read_tensors, write_tensors
 from npgpt.training import loop
 from npgpt.training.config import TrainConfig
 from npgpt.training.display import Display

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autograd.escape import brief
 from autograd.reading import parse_json
-from autograd.schema import Count, FileName, Range, UserError, brief, fit, fit_fields
+from autograd.schema import Count, FileName, Range, UserError, fit, fit_fields
 
 
 class Entry(TypedDict):

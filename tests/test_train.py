@@ -19,10 +19,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from autograd.console import Console
+from autograd.files import replacing, write_tensors, write_text
+from autograd.reading import read_tensors
 from npgpt import GPT, UserError
 from npgpt.cli import main
 from npgpt.evaluation.loss import whole_loss
-from npgpt.files import read_tensors, replacing, write_tensors, write_text
 from npgpt.tokenizers import ByteTokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import write_tokens

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autograd import nn, no_grad
+from autograd.files import write_tensors
+from autograd.reading import read_tensors
 from npgpt import GPT, GPTConfig, UserError
 from npgpt.evaluation.loss import whole_loss
-from npgpt.files import read_tensors, write_tensors
 from npgpt.hub import find_model
 from npgpt.models.registry import ARCHITECTURES, Architecture
 from npgpt.training.optim import AdamW
@@ -409,8 +410,8 @@ def entry(dtype="F32", shape=(1,), offsets=(0, 4)):
         (b'{"a": ' + b"9" * 5000 + b"}", b"", ""),
         ({"a": 3}, b"", "unknown type None"),
         ({"a\n\x1b[2J": 3}, b"", r"of the name 'a.n.x1b\[2J'"),
-        ({"a" * 10**6: 3}, b"", "of the name 'a{39}$"),
-        ({"a": entry("F" * 10**6)}, b"0123", "unknown type 'F{39}$"),
+        ({"a" * 10**6: 3}, b"", "of the name 'a{16}...a{17}'$"),
+        ({"a": entry("F" * 10**6)}, b"0123", "unknown type 'F{16}...F{17}'$"),
         ({"a": entry(shape=[1] * 10**5)}, b"0123", "no valid shape"),
         ({"a": entry("F33")}, b"0123", "unknown type 'F33'"),
         ({"a": entry(["F32"])}, b"0123", "unknown type"),

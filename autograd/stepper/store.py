@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy import ndarray
 
+from autograd.escape import brief
 from autograd.files import read_together, together, write_json, write_tensors
 from autograd.op import REGISTRY, Op
 from autograd.reading import fit_file, read_json, read_tensors
-from autograd.schema import Count, FileName, UserError, brief, fit
+from autograd.schema import Count, FileName, UserError, fit
 from autograd.stepper.literals import memory_order
 from autograd.stepper.record import Call, Recording
 from autograd.stepper.steps import Edge, Step, as_tuple

@@ -7,8 +7,8 @@ import textwrap
 from dataclasses import dataclass
 
 from autograd.escape import shown
+from autograd.files import write_json
 from npgpt.diagnostics.doctor import examine
-from npgpt.files import write_json
 from npgpt.options import NewFile, parse
 from npgpt.say import say
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from autograd.files import write_text
 from autograd.reading import read_text
 from autograd.schema import FileName
 from npgpt.errors import UserError
-from npgpt.files import write_text
 from npgpt.generation import TextStreamer, resolve_options, start_search
 from npgpt.generation.options import Options as GenerationOptions
 from npgpt.generation.quantize import quantize

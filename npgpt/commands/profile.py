@@ -8,10 +8,10 @@ from typing import Annotated
 
 import autograd
 from autograd import Roof
+from autograd.files import write_json
 from autograd.kernels import kernels_enabled
 from autograd.schema import FileName
 from npgpt.diagnostics.profile import WARM_UP, Step, resolve_model, summary
-from npgpt.files import write_json
 from npgpt.models.config import Size
 from npgpt.options import Argument, NewFile, read
 from npgpt.training.config import TrainConfig

@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 import autograd
 from autograd import Roof
 from autograd.kernels import kernels_enabled
+from autograd.reading import hash_file
 from npgpt.errors import UserError
-from npgpt.files import hash_file
 from npgpt.tokenizers.store import KNOWN, PUBLISHED, folder, gpt1_files, read_encoding
 
 

@@ -17,9 +17,10 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import nn
+from autograd.schema import nearest
 from npgpt.errors import UserError
 from npgpt.hub import find_config, find_model
-from npgpt.models.config import PRESETS, GPTConfig, nearest
+from npgpt.models.config import PRESETS, GPTConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.parts import parameters_by_part
 from npgpt.models.registry import architecture_of

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from autograd.escape import brief
 from autograd.schema import Range, fit_fields, nearest
 from npgpt.errors import UserError
 
@@ -121,7 +122,7 @@ class Options:
             given = getattr(self, name)
             if not all(map(callable, list_functions(given))):
                 raise UserError(
-                    f"{name} is {given!r:.60}; it must be a function of input_ids and scores, or "
+                    f"{name} is {brief(given)}; it must be a function of input_ids and scores, or "
                     "a list of such functions"
                 )
         if self.temperature == 0:  # at this limit, sampling always draws the most probable token
@@ -380,7 +381,7 @@ def fit_own_options(own: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, 
                 options[name] = [i for i in value if not any(j in wrong for j in list_ids(i))]
     remarks = []
     if unknown:
-        names = [f"{name!r:.40}" for name in sorted(unknown)]
+        names = [f"{brief(name)}" for name in sorted(unknown)]
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         remarks.append(f"npgpt has no option {', '.join(names[:10])}{more}")
     if outside:

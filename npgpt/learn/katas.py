@@ -34,11 +34,11 @@ import numpy as np
 
 from autograd import REGISTRY, Op
 from autograd.console import Console
+from autograd.files import make_folders, write_json, write_text
 from autograd.reading import SMALL, read_json, read_text
 from autograd.schema import Count
 from npgpt import files
 from npgpt.errors import UserError
-from npgpt.files import make_folders, write_json, write_text
 
 PATH = (
     "multiply", "divide", "tanh", "relu", "sum", "matmul", "embedding", "softmax", "gelu",

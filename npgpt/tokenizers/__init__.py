@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from autograd.files import write_json
 from autograd.reading import read_json
 from npgpt.errors import UserError
-from npgpt.files import write_json
 from npgpt.tokenizers.base import (
     AddedToken,
     ByteTokenizer,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy import ndarray
 
+from autograd.escape import brief
 from autograd.schema import Range
 from npgpt.errors import UserError
 
@@ -337,7 +338,7 @@ class StreamDecoder:
                 i = operator.index(value)
             except TypeError:
                 raise UserError(
-                    f"token ids must be whole numbers, and one of them is {value!r:.40}; decode "
+                    f"token ids must be whole numbers, and one of them is {brief(value)}; decode "
                     "takes the ids of one text, an array of shape (T,)"
                 ) from None
             if i in self._skipped:

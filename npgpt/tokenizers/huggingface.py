@@ -23,11 +23,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from autograd.escape import shown
+from autograd.escape import brief, shown
+from autograd.files import together, write_json
 from autograd.reading import SMALL, fit_file, read_json
-from autograd.schema import brief
 from npgpt.errors import UserError
-from npgpt.files import together, write_json
 from npgpt.tokenizers.base import (
     AddedToken,
     ByteTokenizer,
@@ -142,7 +141,7 @@ def _read_steps(values: dict[str, Any], path: Path) -> Tokenizer:
     )
     check(not model.get("continuing_subword_prefix"), "continuing_subword_prefix is not known")
     suffix = model.get("end_of_word_suffix") or ""
-    check(suffix == (END if is_gpt1 else ""), f"end_of_word_suffix {suffix!r:.20} is not known")
+    check(suffix == (END if is_gpt1 else ""), f"end_of_word_suffix {brief(suffix)} is not known")
     expected = ["BPEDecoder"] if is_gpt1 else ["ByteLevel"]
     found = [step["type"] for step in decoders]
     check(found == expected, f"the decoder is {found or None}, and {expected[0]} is known here")
@@ -154,9 +153,9 @@ def _read_steps(values: dict[str, Any], path: Path) -> Tokenizer:
         for flag in ("fuse_unk", "byte_fallback", "ignore_merges"):
             check(not model.get(flag), f"{flag} is not known")
         unk = model.get("unk_token")
-        check(unk == "<unk>", f"unk_token is {unk!r:.20}, and <unk> is known here")
+        check(unk == "<unk>", f"unk_token is {brief(unk)}, and <unk> is known here")
         end = decoders[0].get("suffix", END)
-        check(end == END, f"the decoder's suffix is {end!r:.20}, and {END} is known here")
+        check(end == END, f"the decoder's suffix is {brief(end)}, and {END} is known here")
         return GPT1Tokenizer(vocab, merges, added_tokens=added, before=before, after=after)
     patterns = [_pattern(cut) for cut in cuts[:-1]]
     prefix = bool(cuts[-1].get("add_prefix_space", True))
@@ -262,7 +261,7 @@ def _added(flags: Mapping[str, Any], content: str, i: int) -> AddedToken:
     if not isinstance(content, str) or type(i) is not int:
         raise UserError(
             "an added token must have a content (a string) and an id (a whole number); one has the "
-            f"content {content!r:.40} and the id {i!r:.40}"
+            f"content {brief(content)} and the id {brief(i)}"
         )
     return AddedToken(content, i, **values)
 
@@ -349,7 +348,7 @@ def _placed(tokens: Iterable[AddedToken], vocab: Mapping[str, int]) -> list[Adde
         i = vocab.get(token.content, max(top + 1, len(vocab)))
         check(
             token.id in (-1, i),
-            f"the added token {token.content!r:.40} has the id {token.id}, and the tokenizers "
+            f"the added token {brief(token.content)} has the id {token.id}, and the tokenizers "
             f"library would give it {i}; correct the id in the file",
         )
         placed.append(dataclasses.replace(token, id=i))

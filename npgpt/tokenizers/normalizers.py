@@ -14,7 +14,8 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypedDict
 
-from autograd.schema import brief, fit
+from autograd.escape import brief
+from autograd.schema import fit
 from npgpt.errors import UserError
 from npgpt.tokenizers.base import WHITE, check_utf8
 
@@ -208,12 +209,12 @@ def from_their_pattern(values: Mapping[str, str]) -> str:
     if set(values) == {"String"} and values["String"]:
         return regex.escape(values["String"])
     if set(values) != {"Regex"} or not values["Regex"]:
-        raise UserError(f"the pattern {dict(values)!r:.40} is neither a String nor a Regex")
+        raise UserError(f"the pattern {brief(dict(values))} is neither a String nor a Regex")
     pattern = _translated(values["Regex"], _THEIR_WORD)
     try:
         regex.compile(pattern)
     except regex.error as error:
-        raise UserError(f"the pattern {pattern!r:.80} is no regular expression: {error}") from None
+        raise UserError(f"the pattern {brief(pattern)} is no regular expression: {error}") from None
     return pattern
 
 
@@ -282,6 +283,6 @@ def _translated(pattern: str, word: str) -> str:
 
 def _differs(pattern: str, part: str) -> UserError:
     return UserError(
-        f"the pattern {pattern!r:.80} holds {part!r}, which means something else in "
+        f"the pattern {brief(pattern)} holds {part!r}, which means something else in "
         "Hugging Face's regular expressions than here"
     )

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from autograd.escape import brief
+from autograd.files import make_folders, read_together, replacing, together, write_json, write_text
 from autograd.reading import (
     LARGE,
     SMALL,
@@ -27,17 +29,8 @@ from autograd.reading import (
     read_json,
     read_text,
 )
-from autograd.schema import brief
 from npgpt.errors import UserError
-from npgpt.files import (
-    home,
-    make_folders,
-    read_together,
-    replacing,
-    together,
-    write_json,
-    write_text,
-)
+from npgpt.files import home
 from npgpt.tokenizers.base import AddedToken, ByteTokenizer, CharTokenizer, TokenId, Tokenizer
 from npgpt.tokenizers.bpe import BPETokenizer, format_ranks, parse_ranks
 from npgpt.tokenizers.gpt1 import GPT1Tokenizer

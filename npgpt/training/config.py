@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from autograd.escape import brief
 from autograd.reading import read_toml
-from autograd.schema import FileName, brief, fit_fields, nearest
+from autograd.schema import FileName, fit_fields, nearest
 from npgpt.errors import UserError
 from npgpt.models.config import (
     Activation,

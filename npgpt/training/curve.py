@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from autograd.files import replacing
 from autograd.reading import parse_json, read_bytes
 from autograd.schema import fit
 from npgpt.errors import UserError
-from npgpt.files import replacing
 from npgpt.models.config import Steps
 
 WIDTH, HEIGHT = 60, 12  # of the plot in the terminal, in characters

@@ -22,10 +22,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from autograd.reading import LARGE, demand_file, fit_file, read_bytes, read_json, read_stream
+from autograd.files import finish, replacing, together, write_json
+from autograd.reading import (
+    LARGE,
+    demand_file,
+    fit_file,
+    hash_file,
+    read_bytes,
+    read_json,
+    read_stream,
+)
 from autograd.schema import Count, FileName
 from npgpt.errors import UserError
-from npgpt.files import finish, hash_file, replacing, together, write_json
 from npgpt.options import quoted
 from npgpt.say import say
 from npgpt.tokenizers import Tokenizer, tokenizer_of

@@ -16,10 +16,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from autograd.files import TEMPORARY
-from autograd.reading import LARGE, open_file
+from autograd.files import TEMPORARY, finish, make_folders, remove
+from autograd.reading import LARGE, demand_intact, hash_file, open_file
 from npgpt.errors import UserError
-from npgpt.files import demand_intact, finish, hash_file, make_folders, remove
 from npgpt.hub import load_config
 from npgpt.models.config import GPTConfig
 from npgpt.options import quoted

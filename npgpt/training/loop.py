@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from autograd.files import written
+from autograd.reading import hash_file
 from npgpt.errors import UserError
 from npgpt.evaluation.loss import Check
-from npgpt.files import hash_file, written
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import dropout_from
 from npgpt.tokenizers import Tokenizer

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from npgpt.files import (
-    append,
-    replacing,
-)
+from autograd.files import replacing
+from npgpt.files import append
 from npgpt.training.curve import read_metrics
 
 

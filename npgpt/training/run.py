@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autograd.files import together, write_text
 from npgpt.errors import UserError
-from npgpt.files import together, write_text
 from npgpt.hub import find_model
 from npgpt.models.registry import architecture_of
 from npgpt.options import quoted

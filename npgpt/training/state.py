@@ -21,11 +21,12 @@ import numpy as np
 from numpy import ndarray
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
+from autograd.escape import brief
+from autograd.files import write_tensors
 from autograd.kernels import kernels_enabled
 from autograd.reading import parse_json, read_tensors
 from autograd.schema import FileName, Range, fit
 from npgpt.errors import UserError
-from npgpt.files import write_tensors
 from npgpt.models.config import Positive, Steps
 from npgpt.models.gpt import GPT
 from npgpt.training.data import TOKEN_FILES
@@ -141,7 +142,7 @@ def read_whole(path: Path) -> tuple[dict[str, ndarray], dict[str, str]]:
         tensors, metadata = read_tensors(path)
         if unknown := metadata.keys() - {*JSON, "tokenizer"}:
             raise UserError(
-                f"{path} is damaged, or of a newer version of npgpt: it holds {min(unknown)!r:.40}"
+                f"{path} is damaged, or of a newer version of npgpt: it holds {brief(min(unknown))}"
             )
     except UserError as error:
         folder = path.parent if path.parent.name == "checkpoints" else path.parent / "checkpoints"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from autograd.files import together
 from npgpt.errors import UserError
-from npgpt.files import together
 from npgpt.hub import find_model
 from npgpt.tokenizers import load_tokenizer
 from npgpt.tokenizers.huggingface import write_hugging_face

@@ -14,15 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from autograd.escape import brief
+from autograd.files import read_together, remove, together, write_json, write_tensors
 from autograd.reading import SMALL, read_json
 from npgpt.errors import UserError
-from npgpt.files import (
-    read_together,
-    remove,
-    together,
-    write_json,
-    write_tensors,
-)
 from npgpt.generation.options import options_in_config
 from npgpt.hub import find_config, find_model
 from npgpt.models.config import GPTConfig
@@ -178,7 +173,7 @@ def open_weights(path: Path) -> tuple[dict[str, Stored], str]:
     tensors: dict[str, Stored] = {}
     for file in sorted(set(where.values())):
         if Path(file).name != file or "\\" in file or "\0" in file:
-            raise UserError(f"{index} names {file!r:.40}, which is not a file beside it")
+            raise UserError(f"{index} names {brief(file)}, which is not a file beside it")
         for name, tensor in open_safetensors(path / file).items():
             if where.get(name) != file:
                 raise UserError(f"{path / file} holds {name}, which {index.name} does not say")

@@ -19,11 +19,9 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import DTypeLike
 
-from autograd.reading import SMALL, open_file, parse_json
+from autograd.escape import brief
+from autograd.reading import SMALL, demand_intact, open_file, parse_json
 from npgpt.errors import UserError
-from npgpt.files import (
-    demand_intact,
-)
 
 
 class Stored(Protocol):
@@ -134,7 +132,7 @@ def open_safetensors(path: Path) -> dict[str, Mapped]:
     """Return the tensors of a safetensors file by their names, mapped into memory.
 
     No values are read, with one exception: if the file holds its own hash, as the files of npgpt
-    do, the whole file is read once to check the hash (`npgpt.files.demand_intact`).
+    do, the whole file is read once to check the hash (`autograd.reading.demand_intact`).
 
     Raises
     ------
@@ -185,10 +183,10 @@ def _tensor(name: str, entry: Any, buffer: mmap.mmap, base: int) -> Mapped:
     if not name.isprintable() or len(name) > 200:
         raise ValueError(
             "the name of a tensor has at most 200 characters, all of them printable; it has a "
-            f"tensor of the name {name!r:.40}"
+            f"tensor of the name {brief(name)}"
         )
     if not isinstance(kind, str) or kind not in SIZES:
-        raise ValueError(f"{name} has the unknown type {kind!r:.40}")
+        raise ValueError(f"{name} has the unknown type {brief(kind)}")
     if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:
         raise ValueError(f"{name} has no valid shape and data_offsets")
     if offsets[1] - offsets[0] != math.prod(shape) * SIZES[kind]:

@@ -1,6 +1,6 @@
 """Write what the stepper prints now into the lessons: ``python -m npgpt.learn.lessons``."""
 
-from npgpt.files import write_text
+from autograd.files import write_text
 from npgpt.learn.lessons import lessons
 
 if __name__ == "__main__":
