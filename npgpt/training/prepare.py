@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.errors import UserError
-from npgpt.generation import settle
+from npgpt.generation import resolve_options as resolve_generation_options
 from npgpt.hub import find_model
 from npgpt.models.config import GPTConfig
 from npgpt.models.gpt import GPT
@@ -98,7 +98,7 @@ def demand_generation(model: GPT, tokenizer: Tokenizer) -> None:
 
     Without this check, the error would come after the training, with the last sample.
     """
-    settle(model, SAMPLING, tokenizer)
+    resolve_generation_options(model, SAMPLING, tokenizer)
 
 
 # ---- data
