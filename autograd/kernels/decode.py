@@ -1,9 +1,17 @@
 """A whole decoding step as one kernel: a program of instructions that all threads work through.
 
-A step that computes one token reads every weight once, and so takes as long as memory does; op by
-op, calls from Python and the waking of threads would take half as long again. Here the step is a
-list of instructions, each cut into parts. Threads draw parts in order, and who finds an earlier
-instruction unfinished waits for it, awake.
+`npgpt.generation.decode` writes the program of a model once, and runs it for each new token. A step
+that computes one token reads every weight once, so at best it takes as long as the memory does. Op
+by op, the calls from Python and the waking of threads would add half of that time.
+
+Here the step is a list of instructions: a layer norm, a product, an addition, an attention. Each is
+cut into parts, and the parts of all instructions are numbered in order. For a norm of 1 part, a
+product of 4 and an addition of 1, the numbers are 0, then 1 to 4, then 5. Each thread draws the
+lowest number that nobody has, computes that part, and draws again. Before it computes, it waits
+until all parts of the earlier instructions are done, since it reads their results.
+
+All numbers are float32, weights may be int8. Every part adds in a fixed order, so results have the
+same bits with any number of threads; they agree with the modules' within rounding.
 """
 
 import math
@@ -32,19 +40,20 @@ from autograd.kernels.jit import (
     share,
     takes,
 )
-from autograd.kernels.rows import block_dot, largest, squares, sum_of
+from autograd.kernels.normalization import mean_and_rstd
+from autograd.kernels.rows import block_dot, largest, sum_of
 from autograd.kernels.vector import erf, exp
 
 NORM, PRODUCT, ROWS, ROWS_INT8, ADD, ATTEND = range(6)
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu", "tanh")
 GELU, GELU_TANH, RELU, SILU, TANH = range(1, len(ACTIVATIONS))
 
-MOST_ROWS = 8
-SLABS = 4  # parts of x @ weight, which are added in order: the result does not depend on threads
-PARTS = 8  # parts of x @ weight.T, where every output is one part's
-AHEAD = 6  # rows of int8 that are asked for before they are needed
+MOST_ROWS = 8  # of x: for more, products by BLAS take less time
+SLABS = 4  # parts of x @ weight: each gives a partial sum, and these are added in order
+PARTS = 8  # parts of x @ weight.T: each computes some of the outputs
+AHEAD = 6  # how many rows of an int8 weight before its turn a row is asked for
 SCRATCH = "scratch"  # in an instruction: the address of the scratch array, once it is made
-PATIENCE = 2000  # looks at a counter, before the thread lets others have its processor
+PATIENCE = 2000  # how often a waiting thread looks before it lets others have its processor
 
 _INTEGERS = (
     "kind", "parts", "first",  # first: how many parts all instructions before it have
@@ -54,16 +63,19 @@ _INTEGERS = (
 INSTRUCTION = np.dtype([(name, np.int64) for name in _INTEGERS] + [("real", np.float64)])
 
 
-# ---- instructions: each function computes one part, for the n rows of x
+# ---- instructions: each function computes one part of one instruction, `i`, for the n rows of x
+#
+# An instruction holds addresses, since a table of arrays of many shapes is no type that Numba
+# knows. ``carray(floats(i.x), (n, i.n_in))`` is the array of float32 at an address. `Program` keeps
+# the arrays in memory, and has checked their shapes.
 
 
 @inline(EXACT)
 def _norm(i, n, b):
-    """Layer norm of row b."""
+    """Compute the layer norm of row b, with an eps of ``i.real``."""
     x, out = carray(floats(i.x), (n, i.n_in))[b], carray(floats(i.out), (n, i.n_in))[b]
     weight = carray(floats(i.weight), (i.n_in,))
-    m = np.float32(sum_of(x) / x.size)
-    s = np.float32(1 / math.sqrt(squares(x, m) / x.size + i.real))  # real: eps
+    m, s = mean_and_rstd(x, i.real)
     for j in range(x.size):
         out[j] = (x[j] - m) * s * weight[j]
     if i.bias:
@@ -72,14 +84,18 @@ def _norm(i, n, b):
 
 @inline(EXACT)
 def _add_row(x, w, out):
-    """Add x * w, for a number x."""
+    """Add x * w to out, where x is a number and w has the shape of out."""
     for j in range(out.size):
         out[j] += x * w[j]
 
 
 @inline(EXACT)
 def _add_rows(x, w, out):
-    """Add x @ w, (8,) (8, n_out): so many streams from memory go well beside each other."""
+    """Add x @ w to out, (8,) (8, n_out): eight rows of the weight in one pass.
+
+    Row by row, out would be read and written eight times as often. Eight rows are also as many
+    sequences of addresses as the processor can fetch ahead at the same time.
+    """
     w0, w1, w2, w3, w4, w5, w6, w7 = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]
     x0, x1, x2, x3, x4, x5, x6, x7 = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
     for j in range(out.size):
@@ -89,7 +105,12 @@ def _add_rows(x, w, out):
 
 @inline(EXACT)
 def _product(i, n, slab):
-    """One slab's part of x @ weight, (slabs, n, n_out), with the weights in the order of memory."""
+    """Compute the part of x @ weight, (slabs, n, n_out), that one slab of the weight's rows gives.
+
+    With 4 slabs of a weight (768, 3072), slab 1 holds the rows 192 to 383, and is multiplied by the
+    columns 192 to 383 of x. `_add` sums the four results. The rows of a slab are read one after the
+    other, in the order of memory, which is the fastest way to read them.
+    """
     x, w = carray(floats(i.x), (n, i.n_in)), carray(floats(i.weight), (i.n_in, i.n_out))
     out = carray(floats(i.out), (i.parts, n, i.n_out))[slab]
     out[:] = 0
@@ -106,7 +127,10 @@ def _product(i, n, slab):
 
 @inline(EXACT)
 def _rows(i, n, part):
-    """Compute a part of x @ weight.T, (n, n_out)."""
+    """Compute some columns of x @ weight.T, (n, n_out), each as a dot product with a weight's row.
+
+    With 8 parts of a weight (50257, 768), part 0 computes the columns 0 to 6281.
+    """
     x, w = carray(floats(i.x), (n, i.n_in)), carray(floats(i.weight), (i.n_out, i.n_in))
     out = carray(floats(i.out), (n, i.n_out))
     for r in range(i.n_out * part // i.parts, i.n_out * (part + 1) // i.parts):
@@ -116,6 +140,7 @@ def _rows(i, n, part):
 
 @inline(SUMS)
 def _dot_int8(x, w):
+    """Return the dot product of float32 and int8, in float32."""
     total = np.float32(0)
     for j in range(x.size):
         total += x[j] * np.float32(w[j])
@@ -124,7 +149,11 @@ def _dot_int8(x, w):
 
 @inline(EXACT)
 def _rows_int8(i, n, part):
-    """Compute a part of x @ weight.T * scale, (n, n_out), for a weight of int8."""
+    """Compute some columns of x @ weight.T * scale, (n, n_out), for a weight of int8.
+
+    A row of int8 is read so fast that the memory falls behind: the loop asks for each row six rows
+    before it is needed.
+    """
     x, w = carray(floats(i.x), (n, i.n_in)), carray(bytes_(i.weight), (i.n_out, i.n_in))
     out, scale = carray(floats(i.out), (n, i.n_out)), carray(floats(i.scale), (i.n_out,))
     for r in range(i.n_out * part // i.parts, i.n_out * (part + 1) // i.parts):
@@ -153,6 +182,7 @@ def _add(i, n, b):
 
 @inline(EXACT)
 def _activate(activation, x):
+    """Apply an activation to a row, in place; the formulas are those of `kernels.activation`."""
     one, half = np.float32(1), np.float32(0.5)
     if activation == GELU:
         for j in range(x.size):
@@ -174,7 +204,12 @@ def _activate(activation, x):
 
 @inline(EXACT)
 def _attend(i, n, part, length, mask):
-    """Append one head's key and value to the cache, and attend to all that are there."""
+    """Append one head's new key and value to the cache, and attend to the keys in it.
+
+    With 10 positions in the cache, the new key becomes number 10 and the query sees keys 0 to 10;
+    with a window of 4, keys 7 to 10. Then softmax over the scores, and the weighted sum of the
+    values, as `kernels.attention` computes them for many queries.
+    """
     b, h = divmod(part, i.heads)
     width = i.n_out
     depth = width // i.heads
@@ -192,7 +227,7 @@ def _attend(i, n, part, length, mask):
         if mask.size and not mask[b, first + t]:
             scores[t] = -np.inf
     top = largest(scores)
-    if top == -np.inf:  # a row of padding only
+    if top == -np.inf:  # the mask hides every key, since all are padding: the result stays 0
         return
     for t in range(scores.size):
         scores[t] = exp(scores[t] - top)
@@ -206,7 +241,12 @@ def _attend(i, n, part, length, mask):
 
 @inline(EXACT)
 def _await(counter, least):
-    """Wait, awake; after a while let others have the processor, since one may be who is missing."""
+    """Spin until a counter has reached `least`.
+
+    Spinning answers within a fraction of a microsecond, a sleeping thread after 50. If there are
+    more threads than processors, the thread that is waited for may need this one's processor: so
+    after `PATIENCE` looks, each further look is followed by an offer to let others run.
+    """
     spins = 0
     while read(counter) < least:
         spins += 1
@@ -216,8 +256,14 @@ def _await(counter, least):
 
 @jit(EXACT)
 def _run(program, n, length, mask, counters):
-    """Do parts of the program, with as many other threads as do the same, until all are done."""
-    drawn, done = counts(counters), counts(counters + 64)  # a cache line each
+    """Draw parts of the program and compute them, until all are done; every thread runs this.
+
+    `drawn` counts the parts that are taken, `done` those that are finished. A thread that draws
+    part 3 looks for the instruction that has it, waits until `done` has reached the number of the
+    instruction's first part (so every earlier instruction is finished), computes, and adds 1 to
+    `done`. The draws are in order, so whatever a thread waits for is already being computed.
+    """
+    drawn, done = counts(counters), counts(counters + 64)  # in two cache lines of 64 bytes
     k = 0
     while True:
         ticket = draw(drawn)
@@ -246,9 +292,11 @@ def _run(program, n, length, mask, counters):
 
 
 class Program:
-    """Instructions for ``n`` rows of float32, made one by one, then run again and again.
+    """Instructions for ``n`` rows of float32, which are added one by one and then run many times.
 
-    They read and write the very arrays that they are given, which the program keeps alive.
+    The methods `norm`, `linear` and `attend` check the shapes of their arrays and add an
+    instruction. Instructions read and write the given arrays themselves, not copies: each run finds
+    in them what the caller has written there since.
     """
 
     def __init__(self, n):
@@ -260,7 +308,7 @@ class Program:
         self.counters = np.zeros(16, np.int64)
 
     def norm(self, x, weight, bias, eps, out):
-        """``out = layer_norm(x)``, with ``x, out (n, width)``."""
+        """Add ``out = layer_norm(x)``, with ``x, out (n, width)``."""
         demand((self.n, x.shape[1]), x, out)
         demand(x.shape[1:], weight, bias)
         self._append(
@@ -268,10 +316,11 @@ class Program:
         )
 
     def linear(self, x, weight, bias, out, scale=None, activation=None, residual=None):
-        """``out = activation(x @ weight * scale + bias) + residual``.
+        """Add ``out = activation(x @ weight * scale + bias) + residual``.
 
-        ``x (n, in)``, ``out (n, out)``; ``weight (in, out)`` as it is, or the transpose of an array
-        (out, in), which may be of int8 with a scale for each output, (out,).
+        ``x (n, in)``, ``out (n, out)``; ``weight (in, out)``, either contiguous or the transpose of
+        a contiguous array (out, in). Such an array may be of int8, with a scale for each output,
+        (out,).
         """
         n_in, n_out = weight.shape
         demand((self.n, n_in), x)
@@ -298,9 +347,10 @@ class Program:
         )  # fmt: skip
 
     def attend(self, x, keys, values, out, scale, window=None):
-        """Append a key and a value for each head to ``keys, values (n, H, capacity, D)``; attend.
+        """Add causal attention of new tokens, whose keys and values it appends to a cache.
 
-        ``x (n, 3 H D)`` is query, key and value; ``out (n, H D)``.
+        ``x (n, 3 H D)`` holds the query, the key and the value of each row; ``keys`` and ``values
+        (n, H, capacity, D)`` are the cache; ``out (n, H D)``.
         """
         _, heads, capacity, depth = keys.shape
         demand((self.n, heads, capacity, depth), keys, values)
@@ -312,6 +362,7 @@ class Program:
         )  # fmt: skip
 
     def _append(self, kind, parts, **fields):
+        """Add an instruction: arrays become addresses, and what is not given becomes 0."""
         fields |= dict(kind=kind, parts=parts, first=self.n_parts)
         for name, value in fields.items():
             if isinstance(value, np.ndarray):
@@ -339,7 +390,8 @@ class Program:
     def __call__(self, length=0, mask=None):
         """Run the program, with `length` positions in the cache.
 
-        ``mask (n, length + 1)`` of bool says which of them, and the new one, are looked at.
+        ``mask (n, length + 1)`` of bool says which of these positions, and of the new one, a query
+        may look at; without a mask, at all.
         """
         if self.table is None:
             self.table = self._write_table()
@@ -354,7 +406,7 @@ class Program:
 
 
 def demand(shape, *arrays):
-    """Raise ``ValueError`` if an array is not of the shape that an instruction reads or writes."""
+    """Raise ``ValueError`` unless arrays, or those that are not None, have a shape."""
     for x in arrays:
         if x is not None and x.shape != shape:
             raise ValueError(f"expected an array of shape {shape}, got {x.shape}")
@@ -368,7 +420,7 @@ def program(n_rows):
 
 
 def product_int8(x, values, scale):
-    """Return x @ (values * scale[:, None]).T, for a few rows."""
+    """Return x @ (values * scale[:, None]).T for a few rows: a program of one instruction."""
     if not takes(x, scale) or x.dtype != np.float32 or x.shape[-1:] != values.shape[1:]:
         return NotImplemented
     rows = as_rows(x, values.shape[1])

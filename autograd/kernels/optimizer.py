@@ -1,4 +1,14 @@
-"""Kernels over all parameters: AdamW, the norm of the gradients, and their scaling."""
+"""Kernels over all parameters: AdamW, the norm of the gradients, and their scaling.
+
+They are called by `npgpt.training.optim`, with flat arrays that are updated in place. Arrays are
+cut into blocks of 2^18 elements, and the threads share the blocks of all parameters: a model has
+large and small parameters, and one thread each would leave most threads without work.
+
+AdamW and the scaling compute element by element in the dtype of the parameter, so their results
+have the same bits with any number of threads, and differ from NumPy's where a multiplication and an
+addition are rounded once. The norm sums squares in float64, block by block; the sums of the blocks
+are added exactly and rounded once, so the order does not matter.
+"""
 
 import math
 
@@ -7,6 +17,14 @@ import numpy as np
 from autograd.kernels.jit import EXACT, SUMS, alike, inline, jit, share
 
 BLOCK = 2**18  # elements that a thread takes at a time
+
+
+# One update of an element. The mean of the gradients and the mean of their squares move a little
+# towards the new gradient and its square: with beta1 = 0.9, rest1 = 0.1, a mean of 1 and a gradient
+# of 2, the new mean is 1 * 0.9 + 2 * 0.1 = 1.1. Then weight decay shrinks the parameter, and the
+# parameter moves against the mean, divided by the root of the mean square. `size` is the learning
+# rate and `root` a factor of the root, both with Adam's corrections for the first updates. NumPy
+# would read and write these arrays in about ten passes; the loop needs one.
 
 
 @jit(EXACT)
@@ -20,6 +38,7 @@ def _adamw(p, g, mean, square, shrink, size, root, eps, beta1, beta2, rest1, res
 
 @inline(SUMS)
 def _squares_in_lanes(g):
+    """Return the sum of squares, in float64; terms may be reordered, into parallel lanes."""
     total = 0.0
     for i in range(g.size):
         total += np.float64(g[i]) * np.float64(g[i])
@@ -38,7 +57,11 @@ def _scale(g, scale):
 
 
 def adamw(parameters, size, root, eps, betas):
-    """Update flat parameters in place; each is (parameter, gradient, mean, square, shrink)."""
+    """Update flat parameters in place, each given as (parameter, gradient, mean, square, shrink).
+
+    The numbers become the parameter's dtype first: float32 times a float64 number would be computed
+    in float64.
+    """
     if not all(is_flat(*arrays) for *arrays, _ in parameters):
         return NotImplemented
     rests = [1 - beta for beta in betas]
@@ -71,7 +94,7 @@ def scale_all(gradients, scale):
 
 
 def blocks_of(arrays):
-    """Return all arrays cut into blocks."""
+    """Return all arrays cut into blocks: 600,000 elements give blocks of 2^18, 2^18 and 75,712."""
     return [x[i : i + BLOCK] for x in arrays for i in range(0, x.size, BLOCK)]
 
 
@@ -81,5 +104,5 @@ def n_elements(arrays):
 
 
 def is_flat(*arrays):
-    """Return whether kernels take these arrays, of one length, on one axis without gaps."""
+    """Return whether kernels are compiled for these arrays, and each is one axis without gaps."""
     return alike(*arrays) and all(x.ndim == 1 and x.flags.c_contiguous for x in arrays)
