@@ -1,4 +1,8 @@
-"""Finding out what went wrong: where a NaN was made, and what a gradient is the sum of."""
+"""Finding out what went wrong: which op made a NaN, and which uses of a tensor make a gradient.
+
+:func:`detect_anomaly` and :func:`debug` watch the forward and the backward pass, and raise at the
+first op whose result is not finite. :func:`explain` lists the contributions to a gradient.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +34,18 @@ class AnomalyError(FloatingPointError):
 
 
 def detect_anomaly(function: Callable | None = None) -> Any:
-    """Stop at the first op, forward or backward, that makes a NaN or an Inf.
+    """Raise an error at the first op, forward or backward, that makes a NaN or an Inf.
 
-    A block, ``with detect_anomaly():``, or a decorator of a function, ``@detect_anomaly()``.
-    Inside the block every result on the tape and every gradient is looked at, which costs a few
-    microseconds an op. An op that was given a NaN or an Inf is not blamed for passing it on.
+    Use it as a block, ``with detect_anomaly():``, or as a decorator, ``@detect_anomaly()``. Inside
+    the block every result on the tape and every gradient is examined, which takes a few
+    microseconds for each op. An op whose inputs already contain a NaN or an Inf raises no error:
+    the error names the op that made the first one.
 
     Raises
     ------
     AnomalyError
-        Naming the op, the shapes, what its inputs were like, and the user's line.
+        The message names the op, the shapes and ranges of its inputs, and the line of the program
+        that called the op.
 
     Examples
     --------
@@ -57,13 +63,22 @@ def detect_anomaly(function: Callable | None = None) -> Any:
 
 
 def debug(function: Callable | None = None) -> Any:
-    """Look at everything: `detect_anomaly`, and a copy of all that the tape keeps.
+    """Do what `detect_anomaly` does, and notice every in-place write to a value on the tape.
 
-    A block, ``with debug():``, or a decorator of a function, ``@debug()``.
+    Use it as a block, ``with debug():``, or as a decorator, ``@debug()``. Inside the block the tape
+    copies every array that a rule will read. The backward pass compares each array with its copy,
+    and raises RuntimeError if the array was written to. Without `debug`, some in-place writes are
+    not noticed; `docs/how_backward_works.md` lists these. The block takes twice the memory, and
+    more time.
 
-    Every change in place to what a rule will read is an error then, by whatever way it was made;
-    `docs/how_backward_works.md` lists those that are not noticed otherwise. Slow, and takes twice
-    the memory.
+    Examples
+    --------
+    >>> import autograd
+    >>> x = autograd.tensor(3.0, requires_grad=True)
+    >>> with autograd.debug():
+    ...     (x * x).backward()
+    >>> x.grad.item()
+    6.0
     """
     block = Block(partial(_Watch, copies=True), _watching)
     return block if function is None else block(function)
@@ -84,7 +99,7 @@ class _Watch:
         self.given: list[ndarray] = []
 
     def recorded(self, op: Op, args: tuple, result: Any) -> None:
-        """Look at a result, and note where it was made."""
+        """Raise if a result is not finite, and note the line that made the result."""
         line = users_line()
         outputs = result if isinstance(result, tuple) else (result,)
         inputs = [
@@ -111,11 +126,11 @@ class _Watch:
                 node.mark(watched=(*node.watched, *kept))
 
     def visit(self, node: Node, cotangent: Any) -> None:
-        """Keep the cotangent, to tell what was given from what was made."""
+        """Keep the cotangent: `edge` asks whether a NaN was in it already."""
         self.given = _arrays(cotangent)
 
     def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
-        """Look at a gradient."""
+        """Raise if a contribution is not finite and the cotangent was."""
         g, given = _arrays(contribution), self.given
         found = _anomaly(g, given)
         if found:
@@ -124,14 +139,15 @@ class _Watch:
                 ~np.isfinite(g[0]) & (given[0] == 0)
             ):  # fmt: skip
                 trap = (
-                    "\n  Where it is NaN the cotangent is 0, and 0 times an infinite derivative is "
-                    "NaN: choosing another\n  branch with np.where comes too late. Choose the "
-                    "input, too: np.sqrt(np.where(x > 0, x, 1))."
+                    "\n  There the cotangent is 0 and the derivative infinite, and 0 times "
+                    "infinity is NaN.\n  np.where around the op does not help, since the op "
+                    "runs on these elements all the same.\n  Replace them before the op: "
+                    "np.sqrt(np.where(x > 0, x, 1))."
                 )
             raise AnomalyError(
                 f"backward of {node.op.name}: the gradient of {name!r} has {found}\n"  # type: ignore[union-attr]
                 + "".join(f"  {'cotangent':<12} {summary(x)}\n" for x in given)
-                + "".join(f"  {key:<12} {summary(x)}\n" for key, x in _kept(node).items())
+                + "".join(f"  {key:<12} {summary(x)}\n" for key, x in _residuals(node).items())
                 + f"  made at {node.made_at or 'an unknown line: it was not recorded here'}"
                 + trap
             )
@@ -147,7 +163,7 @@ def _is_floating(x: Any) -> bool:
 
 
 def _anomaly(results: list[ndarray], inputs: list[ndarray]) -> str:
-    """Say how many NaN or Inf stand in results, if the inputs have none of the kind."""
+    """Return how many NaN or Inf are in the results; an empty text if the inputs had them too."""
     if all(np.isfinite(y).all() for y in results):
         return ""
     nan = sum(int(np.isnan(y).sum()) for y in results)
@@ -159,7 +175,8 @@ def _anomaly(results: list[ndarray], inputs: list[ndarray]) -> str:
     return ""
 
 
-def _kept(node: Node) -> dict[str, ndarray]:
+def _residuals(node: Node) -> dict[str, ndarray]:
+    """Return the floating-point values that the rules of a node read, by name."""
     return {
         name: value
         for rule, residuals, _ in node.steps or ()
@@ -169,7 +186,7 @@ def _kept(node: Node) -> dict[str, ndarray]:
 
 
 def summary(x: Any) -> str:
-    """Return an array's dtype, shape and range in a few words."""
+    """Return an array's dtype, shape and range, as in ``float64[3] from -1 to 2, 1 NaN``."""
     x = np.asarray(x)
     text = f"{x.dtype}{list(x.shape)}"
     finite = x[np.isfinite(x)]
@@ -182,7 +199,10 @@ def summary(x: Any) -> str:
 
 
 def users_frame(file: str = "") -> FrameType:
-    """Return the innermost frame outside this package, or the innermost of a file, if there is."""
+    """Return the innermost frame of the user's program: the innermost one outside this package.
+
+    If `file` is given and code of this file is running, return the innermost frame of that code.
+    """
     first = frame = sys._getframe(1)
     while file and first is not None and first.f_code.co_filename != file:
         first = first.f_back  # type: ignore[assignment]
@@ -196,51 +216,51 @@ def users_frame(file: str = "") -> FrameType:
 
 
 def line_of(frame: FrameType) -> str:
-    """Return the file, number and text of the line that a frame is at."""
+    """Return the line where a frame stands, as ``file:number: text``."""
     path, number = frame.f_code.co_filename, frame.f_lineno
     return f"{path}:{number}: {linecache.getline(path, number).strip()}".removesuffix(": ")
 
 
 def users_line() -> str:
-    """Return the file, number and text of the innermost line outside this package."""
+    """Return the innermost line of the user's program, as ``file:number: text``."""
     return line_of(users_frame())
 
 
-# ---- what a gradient is the sum of
+# ---- the contributions to a gradient
 
 
 @dataclass(frozen=True)
 class Contribution:
     """What one use of a tensor adds to its gradient."""
 
-    op: str  # which read it
-    input: str  # as which input
-    shape: tuple[int, ...]  # of that op's result
-    number: int  # of that op's node
-    gradient: ndarray  # the part
-    scope: str = ""  # the module in which it was read, if somebody recorded that
+    op: str  # the name of the op that read the tensor
+    input: str  # the name of the op's input
+    shape: tuple[int, ...]  # the shape of the op's result
+    number: int  # the number of the op's node
+    gradient: ndarray  # the array that is added
+    scope: str = ""  # the module in which the op ran, inside `autograd.record`
 
     @property
     def source(self) -> str:
-        """The use: the module, the op and its input."""
+        """The module, the op and the input, as in ``h.0.attn: affine(weight)``."""
         return f"{self.scope}: {self.op}({self.input})".removeprefix(": ")
 
     @property
     def norm(self) -> float:
-        """Length of the part, as a vector."""
+        """The Euclidean norm of the added array."""
         return float(np.linalg.norm(self.gradient))
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The contributions that meet in a gradient, largest first."""
+    """A gradient and its contributions, the largest first; it prints as a table."""
 
     gradient: ndarray
     contributions: tuple[Contribution, ...]
 
     @classmethod
     def of(cls, gradient: ndarray, parts: list[Contribution]) -> Explanation:
-        """Put the contributions in order: of each kind of use the largest first."""
+        """Return an explanation whose contributions are grouped by source, the largest first."""
         sizes: dict[str, float] = {}
         for part in parts:
             sizes[part.source] = max(sizes.get(part.source, 0.0), part.norm)
@@ -273,28 +293,38 @@ class Explanation:
     __repr__ = __str__
 
     def _along(self, part: ndarray) -> float:
-        """Return how much of the gradient a part is, along the gradient: these add up to 1."""
+        """Return the share of a part in the direction of the gradient: all shares add up to 1."""
         square = float(np.vdot(self.gradient, self.gradient))
         return float(np.vdot(part, self.gradient)) / square if square else 0.0
 
 
 def explain(loss: Tensor, tensor: Tensor) -> Explanation:
-    """Run a backward pass, and list what meets in the gradient of one tensor.
+    """Run a backward pass, and list the contributions to the gradient of one tensor.
 
-    Every use of the tensor adds a part. The parts are grouped by the op that made the use, largest
-    first; the percentages are the shares along the gradient, which add up to 100.
+    Each use of the tensor contributes an array, and the gradient is the sum of these arrays. The
+    table groups them by the op that used the tensor. A percentage is the share of a contribution in
+    the direction of the gradient; the shares add up to 100.
 
     Parameters
     ----------
     loss : Tensor
         A number.
     tensor : Tensor
-        Anything that the loss was computed from.
+        A tensor that the loss was computed from.
 
     Returns
     -------
     Explanation
-        Which prints as a table. No ``.grad`` changes, and the tape stays.
+        It prints as a table. The pass changes no ``.grad``, and keeps the tape.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a tensor that requires a gradient.
+    ValueError
+        If the loss is not a number.
+    RuntimeError
+        If an earlier pass released the tape.
 
     Examples
     --------
@@ -324,7 +354,7 @@ def explain(loss: Tensor, tensor: Tensor) -> Explanation:
 
 
 class _Edges:
-    """An observer that collects what arrives at one node."""
+    """An observer that collects the contributions to the cotangent of one node."""
 
     def __init__(self, node: Node | None) -> None:
         self.node = node
@@ -334,9 +364,9 @@ class _Edges:
         """Do nothing."""
 
     def edge(self, node: Node, name: str, parent: Node, part: Any) -> None:
-        """Keep a part."""
+        """Keep a contribution to the node."""
         if parent is self.node and node.op is not None:
-            recording = node.recording  # of `autograd.record`
+            recording = node.recording  # None outside `autograd.record`
             scope = recording.calls[node.number].scope if recording else ""
             self.parts.append(
                 Contribution(node.op.name, name, node.shape, node.number, np.array(part), scope)

@@ -1,8 +1,9 @@
-"""``with`` blocks that are decorators, too: of functions, generators, coroutines and methods.
+"""Objects such as ``no_grad()`` that work as ``with`` blocks and as decorators.
 
-What a block sets holds while the body of the decorated function runs. A generator or a coroutine
-leaves the block whenever it is suspended, and enters the block again when it goes on: the caller,
-who runs in between, never sees what the block sets.
+A decorated function, method, generator or coroutine runs inside the block. A generator is special:
+between two ``yield``s its caller runs. If the block stayed open then, a generator decorated with
+``no_grad`` would switch recording off for its caller. So a generator, and likewise a coroutine,
+leaves the block whenever it is suspended, and enters the block again when it continues.
 """
 
 from __future__ import annotations
@@ -13,20 +14,39 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
-Entering = Callable[[], AbstractContextManager]  # makes what a ``with`` statement enters
+Entering = Callable[[], AbstractContextManager]  # makes a context manager for a ``with`` statement
 
 
 class Block:
-    """A ``with`` block about an object, which can also be a decorator.
+    """A ``with`` block that can also be a decorator.
+
+    The block has an object, such as a new `Recording`, and a context manager made for this object.
 
     Parameters
     ----------
     make : callable
-        Returns the object: a new one for every ``with``, and for every call of a decorated
-        function.
+        Returns the object. It is called once for each ``with`` statement, and once for each call of
+        a decorated function.
     around : callable
-        Takes the object and returns the context manager. A decorated generator enters the context
-        manager of the same object once for each of its steps.
+        Takes the object and returns the context manager. A decorated generator calls `around` each
+        time that it continues, always with the object of this call of the generator.
+
+    Examples
+    --------
+    >>> from contextlib import contextmanager
+    >>> from autograd.blocks import Block
+    >>> @contextmanager
+    ... def announce(name):
+    ...     print("begin", name)
+    ...     yield name
+    ...     print("end", name)
+    >>> @Block(lambda: "a", announce)
+    ... def double(x):
+    ...     return 2 * x
+    >>> double(3)
+    begin a
+    end a
+    6
     """
 
     def __init__(self, make: Callable[[], Any], around: Callable[[Any], Any]) -> None:
@@ -43,21 +63,21 @@ class Block:
         return self._entered.pop().__exit__(*exception)
 
     def __call__(self, function: Any) -> Any:
-        """Let a function, a generator or a coroutine run inside this block."""
+        """Return a function, generator or coroutine that runs inside this block."""
         return decorated(function, lambda: functools.partial(self._around, self._make()))
 
 
 def decorated(function: Any, start: Callable[[], Entering]) -> Any:
-    """Return a function of the same kind, whose body runs inside a context.
+    """Return a function of the same kind whose body runs inside a context manager.
 
     Parameters
     ----------
     function : callable
         A function, a generator function, a coroutine function or an asynchronous generator
-        function; a static method, class method or context manager made of one.
+        function; or a static method, class method or context manager made from one of these.
     start : callable
-        Called once for each call of the function; returns what makes the context manager, which is
-        entered each time that the body runs.
+        It is called once for each call of the function, and returns a function that makes context
+        managers. The body enters a new context manager each time that it starts or continues.
 
     Raises
     ------
@@ -66,7 +86,9 @@ def decorated(function: Any, start: Callable[[], Entering]) -> Any:
     """
     if isinstance(function, staticmethod | classmethod):
         return type(function)(decorated(function.__func__, start))
-    makers: Any = contextmanager, asynccontextmanager  # whose functions only make an object
+    # The body of a function under @contextmanager runs when its ``with`` block is entered, and not
+    # when the function is called. So we decorate the generator inside, and wrap the result again.
+    makers: Any = contextmanager, asynccontextmanager
     for make in makers:
         if getattr(function, "__code__", None) is make(decorated).__code__:
             return make(decorated(function.__wrapped__, start))
@@ -126,7 +148,11 @@ def decorated(function: Any, start: Callable[[], Entering]) -> Any:
 
 
 def _driven(iterator: Any, entering: Entering) -> Generator[Any, Any, Any]:
-    """Yield what a generator yields, inside the context while the generator itself runs."""
+    """Yield what a generator yields; the context manager is open only while the generator runs.
+
+    The loop continues the generator inside the context, and yields the item to the caller outside
+    of it. What the caller sends or throws goes to the generator, again inside the context.
+    """
     try:
         with entering():
             item = iterator.send(None)
@@ -144,7 +170,7 @@ def _driven(iterator: Any, entering: Entering) -> Generator[Any, Any, Any]:
 
 
 class _Driven:
-    """An awaitable whose coroutine is driven by `_driven`."""
+    """An awaitable that runs a coroutine through `_driven`."""
 
     def __init__(self, coroutine: Awaitable, entering: Entering) -> None:
         self._coroutine, self._entering = coroutine, entering

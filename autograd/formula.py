@@ -1,28 +1,31 @@
-"""The notation in which ops say what they compute: people read it, and a program evaluates it.
+"""The notation in which ops state their formulas. People read it, and a program evaluates it.
 
-A formula is a few equations, one a line (or after a semicolon)::
+A formula is a list of equations, one in each line (or separated by semicolons)::
 
-    p_i = exp(x_i) / Σ_j exp(x_j)        a definition
-    out_i = p_i                          the op's value
-    dx_i = p_i · (g_i - Σ_j g_j · p_j)   the cotangent of its input x
+    p_i = exp(x_i) / Σ_j exp(x_j)        a definition of p
+    out_i = p_i                          the result of the op
+    dx_i = p_i · (g_i - Σ_j g_j · p_j)   the cotangent of the input x
 
-`out` is the op's result, `g` the cotangent of it, and ``dx`` that of the input named ``x``; other
-names are the op's arguments, or defined by an earlier line. An equation whose left side is not a
-name alone states an identity: ``Σ_j x_ij · out_jk = [i = k]``.
+`out` is the op's result and `g` is the cotangent of the result. ``dx`` is the cotangent of the
+input ``x``. Other names are arguments of the op, or are defined by an earlier line. If the left
+side is not a single name, the equation states an identity: ``Σ_j x_ij · out_jk = [i = k]``.
 
-Subscripts name the last axes of an array; whatever axes stand before them are taken element by
-element, and broadcast. So ``out = x · y`` speaks of every element, and ``out_ik = Σ_j x_ij · y_jk``
-of every matrix in a stack. Where inputs broadcast, their cotangents are summed back.
+Subscripts name the last axes of an array. An equation holds for every element of the axes before
+them, with broadcasting. So ``out = x · y`` holds for every element, and
+``out_ik = Σ_j x_ij · y_jk`` for every matrix in a stack. If an input was broadcast, its cotangent
+is summed over the broadcast axes.
 
-- ``+ - · / ^`` and ``|x|`` as usual (``*`` for ``·`` will do); functions such as ``exp(x)``;
-- ``Σ_i``, ``Π_i``, ``max_i``, ``min_i``, ``mean_i`` act on the product after them (``sum_i`` for
-  ``Σ_i`` will do); without an index, over all axes that subscripts do not name;
-- ``[condition]`` is 1 where it holds and 0 elsewhere (Iverson's bracket), with ``= ≠ < > ≤ ≥ and``;
-  indices are numbers there, counted from 0;
-- ``x_{i + 1, j}`` computes a subscript; outside of its array a value is 0;
-- ``n`` is how many elements a reduction takes together; what follows a ``#`` is a remark.
+- ``+ - · / ^`` and ``|x|`` have their usual meaning (``*`` means ``·``), and there are functions
+  such as ``exp(x)``.
+- ``Σ_i``, ``Π_i``, ``max_i``, ``min_i`` and ``mean_i`` apply to the product after them (``sum_i``
+  means ``Σ_i``). Without an index they reduce all axes that have no subscript.
+- ``[condition]`` is 1 if the condition holds and 0 otherwise (Iverson's bracket). Conditions use
+  ``= ≠ < > ≤ ≥ and``. An index is a number in them, counted from 0.
+- ``x_{i + 1, j}`` computes a subscript. A value outside of the array is 0.
+- ``n`` is the number of elements that a reduction combines. Text after ``#`` is a remark.
 
-The evaluation shares nothing with the rules: it is a proof of them, not a second copy.
+The evaluation shares no code with the ops' rules. So an equation that holds for the numbers of a
+call is evidence that formula and rule are both right.
 """
 
 from __future__ import annotations
@@ -63,7 +66,7 @@ COMPARISONS: dict[str, Callable] = {
 
 
 class FormulaError(ValueError):
-    """A formula that cannot be read, or that names what its op does not have."""
+    """A formula that cannot be read, or that uses a name which is not defined."""
 
 
 # ---- reading
@@ -83,14 +86,17 @@ class Name(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A function of expressions: also the signs of arithmetic, and comparisons."""
+    """A function applied to expressions. Arithmetic signs and comparisons are functions, too."""
 
     function: Callable
     arguments: tuple
 
 
 class Big(NamedTuple):
-    """A sum, or its like, over an index, or (of none) over all that is not subscripted."""
+    """A sum, product, maximum, minimum or mean over an index.
+
+    Without an index (``letter`` is empty), it reduces all axes that have no subscript.
+    """
 
     function: Callable
     letter: str
@@ -109,7 +115,11 @@ _TOKEN = re.compile(r"\s*(\d+\.?\d*(?:e[-+]?\d+)?|[^\W\d]\w*|\S)")
 
 
 class _Reader:
-    """Reads one expression after the other, by recursive descent."""
+    """Reads expressions by recursive descent: one method for each level of binding strength.
+
+    For ``a + b · c``, `expression` reads a term, sees ``+``, and asks `product` for the next term,
+    which reads ``b · c`` as a whole. So ``·`` binds more strongly than ``+``.
+    """
 
     def __init__(self, text: str, known: set[str]) -> None:
         self.text, self.known = text, known
@@ -120,7 +130,7 @@ class _Reader:
         raise FormulaError(f"formula {self.text!r}: expected {expected}, found {found}")
 
     def accept(self, *tokens: str) -> str:
-        """Take the next token if it is one of these."""
+        """Consume and return the next token if it is one of these; else return an empty text."""
         return self.tokens.pop(0) if self.tokens[0] in tokens and self.tokens[0] else ""
 
     def expect(self, token: str) -> None:
@@ -164,7 +174,7 @@ class _Reader:
         return self.name(self.tokens.pop(0))
 
     def name(self, word: str) -> Any:
-        base, letters = self.divided(word)
+        base, letters = self.split_name(word)
         subscripts: tuple = tuple(
             Number(float(c)) if c.isdigit() else Name(c) for c in letters.rstrip("_")
         )
@@ -186,8 +196,11 @@ class _Reader:
             subscripts = tuple(parts)
         return Name(base, subscripts)
 
-    def divided(self, word: str) -> tuple[str, str]:
-        """Divide a word into a name, which may have underscores itself, and its subscripts."""
+    def split_name(self, word: str) -> tuple[str, str]:
+        """Split a word into a name and its subscripts: ``x_ij`` into ``x`` and ``ij``.
+
+        A name may have underscores itself, so the longest known name at the beginning is taken.
+        """
         if word in self.known:
             return word, ""
         parts = word.split("_")
@@ -213,7 +226,7 @@ class _Reader:
 
 @lru_cache(maxsize=1000)
 def parse(text: str, known: frozenset[str]) -> tuple[Equation, ...]:
-    """Read a formula whose op has arguments and other values of these names."""
+    """Return the equations of a formula; `known` are the names of the values of its op."""
     names = set(known)
     equations = []
     for line in (part.split("#")[0].strip() for part in re.split(r"[;\n]", text)):
@@ -232,7 +245,7 @@ def parse(text: str, known: frozenset[str]) -> tuple[Equation, ...]:
 
 
 def _names(node: Any) -> Iterator[Name]:
-    """Yield every name in an expression, subscripts before what they belong to."""
+    """Yield every name in an expression; the subscripts of a name come before the name."""
     children = {Call: "arguments", Name: "subscripts"}.get(type(node))
     for child in getattr(node, children) if children else ():
         yield from _names(child)
@@ -243,7 +256,7 @@ def _names(node: Any) -> Iterator[Name]:
 
 
 def _open(node: Any) -> list[str]:
-    """Return the indices of a left side, in order, without those of its sums."""
+    """Return the indices of a left side in order, without the indices of sums in it."""
     bound = set()
 
     def walk(node: Any) -> None:
@@ -262,7 +275,13 @@ def _open(node: Any) -> list[str]:
 
 
 class Evaluation:
-    """Values by name, and the axes that every value has: the batch, then one an open index."""
+    """Evaluates equations for the arrays of one call.
+
+    While an equation is evaluated, every value has the axes of the batch (those without subscripts)
+    and then one axis for each index that is open. For ``out_ik = Σ_j x_ij · y_jk``, the left side
+    opens i and k. The sum opens j as a third axis, the product is computed for all (i, k, j) at
+    once, and the sum removes the axis of j.
+    """
 
     def __init__(self, equations: tuple[Equation, ...], values: dict[str, Any]) -> None:
         self.values = dict(values)
@@ -280,8 +299,11 @@ class Evaluation:
         self.ranges: dict[str, int] = {}
 
     def sides(self, equation: Equation) -> tuple[ndarray, ndarray] | None:
-        """Return both sides of an equation; of a definition None, having made it."""
-        self.ranges |= self.found_ranges(equation)  # others go as far as in the lines before
+        """Return the values of both sides of an equation.
+
+        If the equation defines a new name, store the value under this name and return None.
+        """
+        self.ranges |= self.find_ranges(equation)  # other indices keep their ranges
         letters = _open(equation.left)
         for letter in letters:
             self.open(letter)
@@ -293,14 +315,14 @@ class Evaluation:
         if not isinstance(left, Name) or left.name in self.values:
             whole = isinstance(left, Name) and all(isinstance(s, Name) for s in left.subscripts)
             found = np.asarray(self.values[left.name]) if whole else self.value(left)
-            result = found, _fitted(right, found.shape)
+            result = found, _sum_to_shape(right, found.shape)
         else:
             self.values[left.name] = right
         self.indices.clear()
         return result
 
-    def found_ranges(self, equation: Equation) -> dict[str, int]:
-        """Return how far each index goes: as far as the axes that it stands at."""
+    def find_ranges(self, equation: Equation) -> dict[str, int]:
+        """Return the range of each index: the length of the axes that the index subscripts."""
         ranges: dict[str, int] = {}
         for name in (name for side in equation[1:] for name in _names(side)):
             value = self.values.get(name.name)
@@ -314,30 +336,32 @@ class Evaluation:
         return ranges
 
     def open(self, letter: str) -> None:
-        """Give an index an axis of its own, behind all others."""
+        """Open an index: give it an axis of its own, behind all others."""
         if letter not in self.ranges:
-            raise FormulaError(f"index {letter} stands at no axis of a known array")
+            raise FormulaError(
+                f"index {letter} is a subscript of no known array: its range is unknown"
+            )
         self.indices = {known: index[..., None] for known, index in self.indices.items()}
         depth = len(self.indices)
         self.indices[letter] = np.arange(self.ranges[letter]).reshape((1,) * depth + (-1,))
 
     def value(self, node: Any) -> ndarray:
-        """Return an expression's value: the axes of the batch, then one for each open index."""
+        """Return the value of an expression: the batch axes, then one axis for each open index."""
         if isinstance(node, Number):
             return np.asarray(node.value)
         if isinstance(node, Call):
             with np.errstate(all="ignore"):
                 return node.function(*map(self.value, node.arguments))
         if isinstance(node, Big):
-            return self.summed(node)
+            return self.reduce(node)
         if node.name in self.indices and not node.subscripts:
             return self.indices[node.name]
         if node.name not in self.values:
             raise FormulaError(f"the formula names {node.name!r}, which nothing defines")
         return self.entry(np.asarray(self.values[node.name]), node.subscripts)
 
-    def summed(self, node: Big) -> ndarray:
-        """Return a sum, or its like: over its own new axis, or over those of the batch."""
+    def reduce(self, node: Big) -> ndarray:
+        """Return a sum or another reduction: over the axis of its index, or over the batch."""
         before = self.indices
         if node.letter:
             self.open(node.letter)
@@ -364,7 +388,7 @@ class Evaluation:
         for subscript, n in zip(subscripts, axes, strict=True):
             place = self.value(subscript)
             if n == 1 and isinstance(subscript, Name) and subscript.name in self.indices:
-                place = place * 0  # an axis of length 1 stretches
+                place = place * 0  # broadcasting: an axis of length 1 has the same value everywhere
             inside = inside & (place >= 0) & (place < n)
             places.append(np.clip(place, 0, max(n - 1, 0)).astype(int))
         if array.size == 0:
@@ -372,8 +396,8 @@ class Evaluation:
         return np.where(inside, array[tuple(places)], 0)
 
 
-def _fitted(x: ndarray, shape: tuple[int, ...]) -> ndarray:
-    """Sum over the axes that broadcasting added or stretched, and broadcast over the others."""
+def _sum_to_shape(x: ndarray, shape: tuple[int, ...]) -> ndarray:
+    """Return x in a shape: sum over axes that broadcasting added, and broadcast the others."""
     added = x.ndim - len(shape)
     axes = tuple(i for i in range(x.ndim) if i < added or (shape[i - added] == 1 != x.shape[i]))
     x = x.sum(axis=axes, keepdims=True)
@@ -381,21 +405,30 @@ def _fitted(x: ndarray, shape: tuple[int, ...]) -> ndarray:
 
 
 class Formula:
-    """An op's formula: its text, and how a call's arrays become what the text speaks of.
+    """The formula of an op, and how the arrays of a call become the values of its names.
 
     Parameters
     ----------
     op : Op
     text : str or callable
-        A callable takes some of the op's arguments (or ``<argument>_shape``) by name and returns
-        the text for them; its defaults are the case that a table shows.
+        The equations. A callable takes some of the op's arguments (or ``<argument>_shape``) by name
+        and returns the equations for them. Its default values are the case that tables show.
     along : str or callable, optional
-        The argument that names an axis, or several, or a function of arguments that does: they
-        become the last axis, so that the text speaks of one vector.
+        The name of the argument that says along which axis, or axes, the op works; or a function
+        that takes arguments by name and returns the axes. These axes become one last axis, so that
+        the equations can speak of one vector.
     moves : bool
-        The op only moves elements: all arrays are flat, and ``at`` is where each came from.
+        Whether the op only moves elements, like a transpose. All arrays are then flat, and ``at``
+        says from which place in the inputs each element of the output came.
     given : dict of str to callable
-        Further names, each computed from arguments by name.
+        More names, each with a function that computes the value from arguments by name.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> print(autograd.REGISTRY["exp"].stated)
+    out = exp(x)
+    dx = g · exp(x)
     """
 
     def __init__(
@@ -411,7 +444,7 @@ class Formula:
         self._text = text
 
     def text(self, arguments: dict[str, Any] | None = None) -> str:
-        """Return the formula for a call's arguments, or for the plainest case."""
+        """Return the equations for the arguments of a call, or for the default case."""
         text = self._text
         if callable(text):
             text = text(**({} if arguments is None else _named(text, arguments)))
@@ -424,28 +457,34 @@ class Formula:
     def equations(
         self, arguments: dict[str, Any], out: Any, g: Any, cotangents: dict[str, Any]
     ) -> Iterator[tuple[str, ndarray, ndarray]]:
-        """Evaluate a call's formula.
+        """Evaluate the equations for the arrays of a call.
 
         Parameters
         ----------
         arguments : dict
-            Arrays and static arguments by name; those of a variadic op are x0, x1, ...
+            Arrays and static arguments by name. The arrays of a variadic op are x0, x1, ...
         out, g : ndarray, or sequence of ndarray
-            The result and its cotangent; of several, out0, out1, ... and g0, g1, ...
+            The result and its cotangent. In the equations, several are out0, out1, ... and g0, g1,
+            ...
         cotangents : dict
-            By the name of an input, what the op's rules gave.
+            For the name of an input, the cotangent that the op's rule returned.
 
         Yields
         ------
         text, found, expected
-            An equation, the value of the name on its left (or its left side), and that of its right
-            side, to be summed where the input was broadcast.
+            An equation, the value of its left side in the call, and the value of its right side,
+            summed to the same shape.
+
+        Raises
+        ------
+        FormulaError
+            If the formula cannot be read, uses an unknown name, or has no equation for an input.
         """
         equations, evaluation = self._evaluation(arguments, out, g, cotangents)
         stated = {name.name for e in equations for side in e[1:] for name in _names(side)}
         for name in cotangents:
             if not self.moves and f"d{name}" not in stated:
-                raise FormulaError(f"{self.op.name}: the formula says nothing of d{name}")
+                raise FormulaError(f"{self.op.name}: the formula has no equation for d{name}")
         for equation in equations:
             if (sides := evaluation.sides(equation)) is not None:
                 yield equation.text, *sides
@@ -453,7 +492,7 @@ class Formula:
     def _evaluation(
         self, arguments: dict[str, Any], out: Any, g: Any, cotangents: dict[str, Any]
     ) -> tuple[tuple[Equation, ...], Evaluation]:
-        """Read the formula for a call, and put its arrays in the axes that it speaks of."""
+        """Return the equations for a call, and an evaluation with the values of their names."""
         values = {"π": np.pi, **arguments}
         values |= {f"d{name}": value for name, value in cotangents.items()}
         for name, value in (("out", out), ("g", g)):
@@ -470,7 +509,11 @@ class Formula:
         return equations, Evaluation(equations, values)
 
     def _along(self, equations: tuple[Equation, ...], values: dict[str, Any]) -> dict[str, Any]:
-        """Bring the axes that the op works along to the end, as one."""
+        """Return the arrays with the axes that the op works along at the end, as one axis.
+
+        For a softmax along axis 0 of an array of shape (3, 4), the array becomes one of shape
+        (4, 3): four vectors of three elements.
+        """
         along, names = self.along, self.op.names
         given = {name: values[name] for name in names if name in values}
         axis: Any = along(**_named(along, given)) if callable(along) else values[str(along)]
@@ -495,7 +538,12 @@ class Formula:
         return moved
 
     def _flat(self, arguments: dict, out: Any, g: Any, cotangents: dict) -> dict[str, Any]:
-        """Return all arrays flat, and where in the inputs each element of the output comes from."""
+        """Return all arrays flat, and ``at``: the place in the inputs of each output element.
+
+        To find the places, the op runs on inputs whose elements are their own places 0, 1, 2, ...
+        It runs a second time with other numbers: an element that stays the same came from no input,
+        such as the zeros of ``pad``, and its place is -1.
+        """
         inputs = {name: np.asarray(arguments[name]) for name in cotangents}
         n = sum(x.size for x in inputs.values())
 
@@ -504,7 +552,7 @@ class Formula:
             return np.concatenate([np.reshape(part, -1) for part in parts])
 
         def moved(first: float) -> ndarray:
-            """Return the output for inputs whose elements are numbers, counted from the first."""
+            """Return the output for inputs with the elements first, first + 1, first + 2, ..."""
             numbers = np.split(np.arange(first, first + n), np.cumsum([x.size for x in
                                inputs.values()])[:-1])  # fmt: skip
             call = arguments | {
@@ -518,12 +566,12 @@ class Formula:
         found = {f"d{name}": flat(value) for name, value in cotangents.items()}
         found |= {name: flat(value) for name, value in inputs.items()}
         x, dx = flat(list(inputs.values())), flat(list(cotangents.values()))
-        at = np.where(at == later, -1, at).astype(int)  # -1: it came from no input
+        at = np.where(at == later, -1, at).astype(int)
         return {**found, "at": at, "x": x, "dx": dx, "out": flat(out), "g": flat(g)}
 
 
 def _named(function: Callable, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that a function names, shapes included."""
+    """Return the arguments that a function takes, by name; ``x_shape`` is the shape of ``x``."""
     found = {}
     for name in inspect.signature(function).parameters:
         if name in arguments:

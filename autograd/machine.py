@@ -1,4 +1,7 @@
-"""What the machine can do, and what our kernels make of it: measured or asked, never guessed."""
+"""What the machine can do, and how the kernels use it.
+
+Speeds are measured, and settings are asked of the system or of Numba. Nothing is assumed.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,19 @@ from autograd.kernels import kernels_enabled
 
 @dataclass(frozen=True)
 class Roof:
-    """What a machine does at best in a second, by two measures.
+    """The two limits of a machine's speed: arithmetic and memory.
 
-    A computation needs the time of its operations or the time of its bytes, whichever is longer
-    (Williams, Waterman and Patterson 2009, "Roofline").
+    A computation takes at least the time that its operations take, and at least the time to read
+    and write its bytes (Williams, Waterman and Patterson 2009, "Roofline").
 
     Attributes
     ----------
     flops : float
-        Floating-point operations a second, in NumPy's product of large matrices.
+        The most floating-point operations in a second. They are measured in a product of large
+        matrices.
     bandwidth : float
-        Bytes read and written a second, in a copy of arrays that no cache holds.
+        The most bytes read and written in a second. They are measured in a copy of arrays that are
+        too large for the caches.
 
     Examples
     --------
@@ -41,7 +46,18 @@ class Roof:
 
     @classmethod
     def measure(cls, dtype: DTypeLike = np.float32, seconds: float = 0.3) -> Roof:
-        """Measure both, for so long each: products on threads, copies on all CPUs."""
+        """Measure both limits, each for about `seconds`, with all usable CPUs.
+
+        Parameters
+        ----------
+        dtype : dtype_like
+            The dtype of the matrices.
+        seconds : float
+
+        Returns
+        -------
+        Roof
+        """
         from concurrent.futures import ThreadPoolExecutor
 
         from autograd.ops.linalg import product
@@ -56,16 +72,17 @@ class Roof:
             with ThreadPoolExecutor(usable_cpus()) as pool:
                 return 2 * size / _least(lambda: list(pool.map(np.copyto, *parts)), seconds)
 
-        # the small product fits between other programs' turns, the large one keeps many CPUs busy
+        # A small product is less often interrupted by other programs; a large one has work for many
+        # CPUs. The limit is the better of the two.
         return cls(max(products(512), products(2048)), copy(2**26))
 
     def least_seconds(self, flops: float, bytes: float) -> float:
-        """Return the least time for so many operations on so many bytes."""
+        """Return the least number of seconds for `flops` operations on `bytes` bytes."""
         return max(flops / self.flops, bytes / self.bandwidth)
 
 
 def _least(function: Any, seconds: float) -> float:
-    """Return the shortest time of a call, tried again and again for so long."""
+    """Call a function for `seconds`, again and again, and return the time of the fastest call."""
     least, end = math.inf, perf_counter() + seconds
     while (start := perf_counter()) < end:
         function()
@@ -74,7 +91,10 @@ def _least(function: Any, seconds: float) -> float:
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs this process may use: by its affinity, and by its container's quota.
+    """Return how many CPUs this process may use.
+
+    Two things can limit the number: the CPUs that the process is bound to, and the quota of its
+    container.
 
     Examples
     --------
@@ -87,7 +107,7 @@ def usable_cpus() -> int:
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return how many CPUs the control group allows (Linux, versions 2 and 1); else infinity."""
+    """Return how many CPUs the Linux control group (version 1 or 2) allows, or infinity."""
     try:
         if (root / "cpu.max").is_file():
             quota, period = (root / "cpu.max").read_text().split()
@@ -96,15 +116,15 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
                 (root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
             )
         return float(quota) / float(period) if float(quota) > 0 else math.inf
-    except (OSError, ValueError):  # there is none, or it is "max"
+    except (OSError, ValueError):  # no control group, or the quota is the word "max"
         return math.inf
 
 
-# ---- what follows imports Numba
+# ---- the functions below import Numba
 
 
 def compiles() -> bool:
-    """Return whether kernels are on, and compiled: not run as Python."""
+    """Return whether kernels are on and are compiled, and not run as Python functions."""
     if not kernels_enabled():
         return False
     from autograd.kernels.jit import settings
@@ -120,23 +140,24 @@ def kernel_threads() -> int:
 
 
 def kernel_cache() -> Path | None:
-    """Return the folder that compiled kernels are written to; None if none can be written."""
+    """Return the folder for compiled kernels, or None if no such folder can be written to."""
     from autograd.kernels.cache import writable
 
     return writable()
 
 
 def kernel_files() -> dict[str, list[Path]]:
-    """Return the files of compiled kernels, by what they are: good, old or damaged."""
+    """Return the files of compiled kernels in three groups: good, old and damaged."""
     from autograd.kernels.cache import survey
 
     return survey()
 
 
 def vector_bits() -> int:
-    """Return how wide the vectors are that Numba's compiler makes of a plain loop; 0 if none.
+    """Return the bits of the vectors that Numba's compiler uses for a plain loop.
 
-    It compiles one and reads its machine code; 0, too, where that is none of x86.
+    The function compiles a loop and searches its machine code for vector instructions of x86. It
+    returns 0 if there are none, which is always so on other processors.
     """
     import numba
 

@@ -1,9 +1,12 @@
-"""Checking gradients, of these ops and of yours.
+"""Checking gradients: those of this package's ops, and those of your own code.
 
-`gradcheck` and `gradgradcheck` compare a function's derivatives with numeric ones, `check_vjp`
-those of a plain NumPy function and a gradient written by hand. `check_op` and `property_tests` run
-the property tests of one op, with inputs drawn by hypothesis; `tensors`, `arrays`, `broadcastable`,
-`layouts` and `op_calls` are strategies for tests of your own.
+- `gradcheck` and `gradgradcheck` compare the first and second derivatives of a function with
+  numeric ones. `check_vjp` does the same for a plain NumPy function whose gradient was written by
+  hand.
+- `check_op` and `property_tests` run the property tests of one op, with inputs that hypothesis
+  draws.
+- `tensors`, `arrays`, `broadcastable`, `layouts` and `op_calls` are hypothesis strategies for your
+  own tests.
 """
 
 from typing import Any
@@ -33,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # what imports hypothesis, which the names above must not
+    if name in __all__:  # imported late, because these modules import hypothesis
         from autograd.testing import properties, strategies
 
         return getattr(properties if hasattr(properties, name) else strategies, name)

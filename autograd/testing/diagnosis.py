@@ -1,7 +1,7 @@
-"""What a wrong gradient tells about the mistake behind it, in a few aligned lines.
+"""The report of a failed gradient check: what is wrong, and which mistake would explain it.
 
-`report` puts them together: both values, the error for smaller and smaller steps (`error_curve`),
-the likely cause (`likely_cause`), and a test that repeats the check.
+:func:`report` writes the text. It shows both values, the error for smaller and smaller steps
+(:func:`error_curve`), the likely cause (:func:`likely_cause`), and a test that repeats the check.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from textwrap import indent
 import numpy as np
 from numpy import ndarray
 
-from autograd.testing.differences import central_difference, duplicate, moved
+from autograd.testing.differences import central_difference, duplicate, move
 from autograd.testing.problem import Arrays, Problem
 
 STEPS = [10.0**-k for k in range(1, 9)]
-SAMPLED = 64  # elements whose numeric derivatives a diagnosis looks at,
-FEW = 8  # or, of large inputs
+SAMPLED = 64  # elements for which a diagnosis computes numeric derivatives
+FEW = 8  # the same for inputs of more than 1,024 elements
 
 
 def report(
@@ -37,15 +37,15 @@ def report(
     Parameters
     ----------
     problem, cotangents
-        What was checked, and what its outputs were multiplied with.
+        The function that was checked, and the arrays that its outputs were multiplied by.
     position, element
-        Which input, and where its gradient is wrong.
+        The input whose gradient is wrong, and the place of a wrong element.
     gradient : ndarray
         The wrong gradient.
     numeric : float
-        What its element should be.
+        The numeric derivative by this element.
     extent : str
-        How much of it is wrong.
+        How many elements are wrong, for the first line.
     allowed : float
         The largest error that counts as agreement.
     """
@@ -63,7 +63,7 @@ def report(
     rows["step"], rows["|error|"] = table
     rows[""] = verdict
     if is_wrong:
-        with suppress(Exception):  # it looks at other points, where the function may not exist
+        with suppress(Exception):  # it uses other points, where the function may raise
             rows["likely"] = likely_cause(problem, cotangents, position, element)
     width = max(map(len, rows))
     lines = [f"{problem.name}: the gradient of {problem.labels[position]} is wrong{extent}:"]
@@ -82,23 +82,24 @@ def error_curve(
     derivative: float,
     allowed: float,
 ) -> tuple[tuple[str, str], str, bool]:
-    """Compare a derivative with simple central differences of steps from 1e-1 to 1e-8.
+    """Compare a derivative with central differences of steps from 1e-1 to 1e-8.
 
-    Where the derivative is right the error falls with the step, until rounding takes over. Where it
-    is wrong it falls to a floor. Where there is no derivative it does something else.
+    If the derivative is right, the error falls with the step until rounding dominates. If the
+    derivative is wrong, every step gives about the same error. If the function has no derivative at
+    the point, the errors follow another pattern.
 
     Returns
     -------
     (str, str), str, bool
-        The steps and the errors, what their shape means, and whether it speaks against the
-        derivative.
+        The steps and the errors as text, what their pattern means, and whether the pattern shows
+        that the derivative is wrong.
     """
     axis = np.zeros(x.shape)
     axis[element] = 1
 
     def value(distance: float) -> float:
         try:
-            return function(moved(x, axis, distance))
+            return function(move(x, axis, distance))
         except (ArithmeticError, ValueError):  # outside of the function's domain
             return np.nan
 
@@ -118,14 +119,14 @@ def error_curve(
 def _meaning(
     ahead: ndarray, behind: ndarray, central: ndarray, errors: ndarray, allowed: float, size: float
 ) -> tuple[str, bool]:
-    """Return what the shape of an error curve means, and if it is a wrong gradient's."""
+    """Return what the pattern of errors means, and whether it shows a wrong gradient."""
     if not np.isfinite(central[2:5]).all():
         return "not finite: nor is the function near this point", False
     if not np.isfinite(errors[2:5]).all():
         return "not finite: the function is smooth here, its gradient is not a number", True
     best = int(np.argmin(errors))
     scale = max(1.0, float(np.abs(central[3:5]).max()))
-    gap = np.abs(ahead - behind)  # falls with the step where the function is smooth
+    gap = np.abs(ahead - behind)  # it falls with the step if the function is smooth
     if gap[4] > 30 * gap[2] and gap[4] * STEPS[4] > 1e-5 * max(size, 1e-3):
         return "grows: the function jumps here, and has no derivative", False
     slopes = np.maximum(np.abs(ahead), np.abs(behind))
@@ -152,11 +153,11 @@ def _meaning(
 def likely_cause(
     problem: Problem, cotangents: Arrays, position: int, element: tuple[int, ...]
 ) -> str:
-    """Return what kind of mistake would explain a wrong gradient, or nothing.
+    """Return which mistake would explain a wrong gradient, or an empty text.
 
-    The gradient is looked at again at a point nearby that has nothing special (no zeros, ones or
-    equal elements), where a pattern is no coincidence. If it is right there, the point is what
-    matters; `_special_points` then finds in which way.
+    The gradient is compared again at a point nearby without zeros, ones or equal elements. A
+    pattern that is found there is no coincidence. If the gradient is right there, then the mistake
+    depends on a property of the original point, and `_special_points` searches for this property.
     """
     look = Look(problem, cotangents, position, element)
     with np.errstate(all="ignore"):
@@ -170,7 +171,7 @@ def likely_cause(
 
 
 class Look:
-    """A gradient at some point, beside its numeric values at some of its elements."""
+    """A gradient at a point, and numeric derivatives for a sample of its elements."""
 
     def __init__(
         self, problem: Problem, cotangents: Arrays, position: int, element: tuple[int, ...]
@@ -188,19 +189,19 @@ class Look:
         self.numeric = self.derivatives(position)
 
     def at(self, arrays: Arrays) -> Look:
-        """Return the same look from another point."""
+        """Return the gradient and the numeric derivatives at another point."""
         return Look(self.problem.at(arrays), self.cotangents, self.position, self.element)
 
     def elsewhere(self) -> Look:
-        """Return the same look from a point nearby without zeros, ones or equal elements."""
-        return self.at([_jittered(x, i) for i, x in enumerate(self.problem.arrays)])
+        """Return them at a point nearby that has no zeros, ones or equal elements."""
+        return self.at([_jitter(x, i) for i, x in enumerate(self.problem.arrays)])
 
     def gradient_for(self, cotangents: Arrays) -> ndarray:
         """Return the gradient for some cotangents of the outputs."""
         return self.problem.gradients(self.problem.arrays, cotangents)[self.position]
 
     def derivatives(self, position: int) -> ndarray:
-        """Return the numeric derivatives by the chosen elements of an input."""
+        """Return the numeric derivatives with respect to the sampled elements of an input."""
         x = self.problem.arrays[position]
         function = self.problem.along(position, self.cotangents, self.problem.values)
         axis, numeric = np.zeros(x.size), []
@@ -211,7 +212,7 @@ class Look:
         return np.array(numeric)
 
     def agrees(self, candidate: ndarray, numeric: ndarray | None = None) -> bool:
-        """Return whether a gradient agrees with the numeric one, which is not all zero."""
+        """Return whether a gradient agrees with the numeric one, and this one is not all zeros."""
         numeric = self.numeric if numeric is None else numeric
         if candidate.size != self.x.size:
             return False
@@ -219,7 +220,7 @@ class Look:
         return bool(numeric.any()) and _close(found, numeric)
 
     def is_right(self, factor: float = 1.0) -> bool:
-        """Return whether the gradient is the numeric one, or that times a factor."""
+        """Return whether the gradient equals the numeric one times a factor."""
         return _close(self.found, factor * self.numeric)
 
 
@@ -228,7 +229,11 @@ def _close(a: ndarray, b: ndarray) -> bool:
 
 
 def _patterns(look: Look) -> Iterator[str]:
-    """Yield each simple mistake that explains the whole gradient."""
+    """Yield each common mistake that would explain the whole gradient.
+
+    Each test applies the opposite mistake to the gradient and asks whether the result is right. For
+    example, if the negated gradient agrees with the numeric one, the mistake is a wrong sign.
+    """
     gradient, shape = look.gradient, look.x.shape
     if look.is_right():
         return
@@ -272,7 +277,7 @@ def _patterns(look: Look) -> Iterator[str]:
 
 
 def _factor(look: Look) -> Iterator[str]:
-    """Yield a constant that the gradient is too large or too small by, if it is a plain one."""
+    """Yield the constant factor by which the gradient is too large or too small, if any."""
     known = look.numeric != 0
     if not known.any():
         return
@@ -295,15 +300,15 @@ def _factor(look: Look) -> Iterator[str]:
 
 
 def _special_points(look: Look, generic: Look) -> Iterator[str]:
-    """Yield what the inputs have in common for which the gradient is wrong.
+    """Yield the property of the inputs that makes the gradient wrong.
 
-    Each change takes one property from the inputs; if the gradient is right without it, the
-    mistake needs it.
+    Each change removes one property from the inputs, such as zeros. If the gradient is right after
+    the change, the mistake occurs only with this property.
     """
     changes: dict[str, Callable[[ndarray], ndarray]] = {
         "only in this order in memory (reversed, strided or Fortran's)": lambda x: x.copy("C"),
-        "only where an input is 0": lambda x: _with(x, x == 0, 0.3),
-        "only where an input is negative": lambda x: _with(x, x < 0, np.abs(x)),
+        "only where an input is 0": lambda x: _replace(x, x == 0, 0.3),
+        "only where an input is negative": lambda x: _replace(x, x < 0, np.abs(x)),
     }
     for condition, change in changes.items():
         arrays = [change(x) for x in look.problem.arrays]
@@ -319,14 +324,18 @@ def _special_points(look: Look, generic: Look) -> Iterator[str]:
         yield "only where elements are equal" if tied else "only at special values such as these"
 
 
-def _with(x: ndarray, mask: ndarray, value: ndarray | float) -> ndarray:
+def _replace(x: ndarray, mask: ndarray, value: ndarray | float) -> ndarray:
+    """Return a copy with other values where the mask is True, in the same memory order."""
     y = duplicate(x)
     y[...] = np.where(mask, value, x)
     return y
 
 
-def _jittered(x: ndarray, seed: int) -> ndarray:
-    """Return a point nearby without zeros, ones or equal elements."""
+def _jitter(x: ndarray, seed: int) -> ndarray:
+    """Return an array with a small random number added to each element.
+
+    The result has no zeros, ones or equal elements.
+    """
     y = duplicate(x)
     y += np.random.default_rng(seed).uniform(0.01, 0.04, x.shape)
     return y

@@ -14,13 +14,17 @@ COMPLEX_STEP = 1e-30
 
 
 def duplicate(x: ndarray) -> ndarray:
-    """Copy an array, and the order of its elements in memory: Fortran's, or reversed."""
+    """Copy an array such that the copy's elements have the same order in memory.
+
+    The order may be that of Fortran, or reversed, as in ``x[::-1]``.
+    """
+    # "..." is there for an array without axes: without it, indexing would return a scalar
     forward: tuple = (..., *(slice(None, None, -1 if n < 0 else 1) for n in x.strides))
-    return x[forward].copy(order="K")[forward]  # "..." keeps what has no axes an array
+    return x[forward].copy(order="K")[forward]
 
 
-def moved(x: ndarray, direction: ndarray, distance: float) -> ndarray:
-    """Return the point at a distance along a direction, laid out in memory as `x` is."""
+def move(x: ndarray, direction: ndarray, distance: float) -> ndarray:
+    """Return ``x + distance * direction``, with the memory order of `x`."""
     y = duplicate(x)
     y += distance * direction
     return y
@@ -31,12 +35,15 @@ def central_difference(
 ) -> float:
     """Return the derivative along a direction, from four values of the function.
 
-    The error is h^4 f^(5) / 30: with h = 1e-3 that and the rounding, about 1e-13 |f|, are alike
-    (Fornberg 1988, doi:10.1090/S0025-5718-1988-0935077-0, table 1).
+    The error of the formula is h^4 f^(5) / 30, and the error from rounding about 1e-13 |f|. With
+    h = 1e-3 the two are about equal (Fornberg 1988, doi:10.1090/S0025-5718-1988-0935077-0,
+    table 1).
     """
+    # The sum f(x-2h) - 8 f(x-h) + 8 f(x+h) - f(x+2h). For f(x) = x**2 at x = 1 with h = 1 it is
+    # 1 - 0 + 32 - 9 = 24, and 24 / 12 = 2 is the derivative.
     total = 0.0
     for offset, weight in STENCIL:
-        total += weight * function(moved(x, direction, offset * step))
+        total += weight * function(move(x, direction, offset * step))
     return total / (12 * step)
 
 
@@ -45,15 +52,15 @@ def complex_difference(
 ) -> float:
     """Return the derivative along a direction, from one value at a complex point.
 
-    f(x + ih) = f(x) + ih f'(x) + O(h^2): nothing is subtracted, so h may be so small that only
-    rounding is left (Squire and Trapp 1998, doi:10.1137/S003614459631241X). It holds for analytic
-    functions alone.
+    Since f(x + ih) = f(x) + ih f'(x) + O(h^2), the imaginary part divided by h is the derivative.
+    No two values are subtracted, so h can be so small that the O(h^2) vanishes and only rounding is
+    left (Squire and Trapp 1998, doi:10.1137/S003614459631241X). The function must be analytic.
     """
     return function(np.asarray(x + 1j * COMPLEX_STEP * direction)).imag / COMPLEX_STEP
 
 
 def every_element(derivative: Callable[[ndarray], float], x: ndarray) -> ndarray:
-    """Return the gradient, from the derivatives along the axes."""
+    """Return the gradient, from a function that returns the derivative along a direction."""
     gradient, axis = np.empty(x.shape), np.zeros(x.shape)
     for i in np.ndindex(x.shape):
         axis[i] = 1
@@ -70,14 +77,16 @@ def numeric_gradient(
     Parameters
     ----------
     function : callable
-        From an array to a number.
+        Takes an array of the shape of `x`, and returns a number.
     x : ndarray of float64
+        The point at which to differentiate.
     step : float
+        The distance h of the points where the function is evaluated.
 
     Returns
     -------
     ndarray
-        Of the shape of `x`.
+        The gradient, of the shape of `x`.
 
     Examples
     --------
@@ -91,15 +100,18 @@ def numeric_gradient(
 
 
 def locate(error_along: Callable[[ndarray], float], direction: ndarray) -> tuple[int, ...]:
-    """Return an element whose derivative is wrong, by halving the elements that are in question.
+    """Return the place of an element whose derivative is wrong.
+
+    The search halves the elements in question: the error along a direction is the sum of the errors
+    along its two halves, so at least one half has an error. For 1,024 elements it takes ten rounds
+    instead of 1,024 derivatives.
 
     Parameters
     ----------
     error_along : callable
-        From a direction to the difference of the two derivatives along it. Errors add up, so one
-        half holds at least half of the error.
+        Takes a direction, and returns the difference of the two derivatives along it.
     direction : ndarray
-        Along which there is an error.
+        A direction along which there is an error.
     """
     low, high = 0, direction.size
 

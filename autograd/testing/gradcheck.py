@@ -1,4 +1,8 @@
-"""Check gradients against numeric ones, in float64: of functions, and of rules written by hand."""
+"""Comparing gradients with numeric ones, in float64.
+
+`gradcheck` checks the gradient of a function of Tensors, `gradgradcheck` its second derivative, and
+`check_vjp` a gradient that was written by hand. All three come down to :func:`_compare`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from autograd.testing.problem import (
     GradientError,
     Problem,
     arguments,
-    filled,
+    fill,
     of_tensors,
     of_vjp,
     parameter_names,
@@ -26,8 +30,8 @@ from autograd.testing.problem import (
 )
 from autograd.testing.source import source_of_test
 
-ALL_ELEMENTS = 4096  # up to this size of an input each of its elements is checked
-DIRECTIONS = 4
+ALL_ELEMENTS = 4096  # up to this size of an input every element is checked
+DIRECTIONS = 4  # random directions that are checked for a larger input
 
 
 def gradcheck(
@@ -46,50 +50,54 @@ def gradcheck(
 ) -> bool:
     """Check a function's gradient against numeric differentiation.
 
-    The outputs are multiplied with random cotangents u, and the gradient of u f(x), which backward
-    computes, is compared with differences of u f(x).
+    The outputs are multiplied by random cotangents u and summed. The gradient of this sum, which
+    the backward pass computes, is compared with differences of the sum.
 
     Parameters
     ----------
     func : callable
-        Of Tensors, to a Tensor or any nesting of Tensors. It must be deterministic.
+        Takes Tensors, and returns a Tensor or any nesting of Tensors. It must be deterministic.
     inputs : sequence
-        The arguments; a single array or Tensor is the only one. Floating-point arrays and Tensors
-        are checked, also those inside tuples, lists, dicts and dataclasses. They are converted to
-        float64: single precision is too coarse for differences. All else is passed on.
+        The arguments of `func`; an array or Tensor that is not in a list is the only argument.
+        Floating-point arrays and Tensors are checked, also those inside tuples, lists, deques,
+        dicts and dataclasses. They are converted to float64, because differences in float32 are too
+        inexact. Other arguments are passed on as they are.
     eps : float
-        Step of central differences.
+        The step of central differences.
     atol, rtol : float
-        Agreement demanded of each element: ``atol + rtol * (largest element of the gradient)``.
+        The error that is allowed in each element: ``atol + rtol * (largest element of the
+        gradient)``.
     raise_exception : bool
-        Raise when they disagree; otherwise return False.
+        Whether to raise if the gradients disagree; otherwise the function returns False.
     nondet_tol : float
-        By how much two evaluations may differ, beyond rounding.
+        How much two evaluations of the function may differ, in addition to rounding.
     fast_mode : bool, optional
-        Compare the derivatives along four random directions an input, instead of every element's;
-        when they differ, bisection finds an element. The error of one element of n is then seen if
-        it is larger than about ``rtol * sqrt(n)``. If not given, inputs of more than 4096 elements
-        are checked so.
+        Whether to compare derivatives along four random directions for each input, instead of the
+        derivatives by every element. If they differ, bisection finds a wrong element. An error in
+        one of n elements is noticed if it is larger than about ``rtol * sqrt(n)``. By default the
+        mode is used for inputs of more than 4096 elements.
     method : {"central", "complex"}
-        Central differences of fourth order, or the complex step: `func` is run on plain complex
-        arrays, and the derivatives are exact to rounding, so that `rtol` may be 1e-13. For analytic
-        functions only: ``abs``, ``norm``, ``var`` and ``floor`` are not, and an error says so.
+        Central differences of fourth order, or the complex step. The complex step runs `func` on
+        plain complex arrays. Its derivatives are exact to rounding, so that `rtol` may be 1e-13,
+        but the function must be analytic: ``abs``, ``norm``, ``var`` and ``floor`` are not, and
+        end in an error.
     seed : int
-        Of the cotangents and directions.
+        The seed of the random cotangents and directions.
     name : str, optional
-        What to call the function in messages.
+        The name of the function in messages.
 
     Returns
     -------
     bool
-        True if they agree.
+        True if the gradients agree.
 
     Raises
     ------
     GradientError
-        With the input, the element and both values, the error for steps from 1e-1 to 1e-8, the
-        likely cause, and a test to paste. Also for a function that is not deterministic, changes
-        its inputs, or returns no Tensor.
+        If the gradients disagree by more than `atol` and `rtol` allow. The message has the input,
+        the element, both values, the error for steps from 1e-1 to 1e-8, the likely cause, and a
+        test to paste. Also if the function is not deterministic, changes its inputs, or returns no
+        Tensor.
     ValueError
         If no input is a floating-point array, or for ``method="complex"`` if the function is not
         complex-differentiable.
@@ -126,16 +134,27 @@ def gradgradcheck(
     seed: int = 0,
     name: str | None = None,
 ) -> bool:
-    """Check a function's second derivative: `gradcheck` of its gradient.
+    """Check a function's second derivative.
 
-    The gradient is taken as a function of the inputs and of the cotangents.
+    The gradient is itself a function: of the inputs and of the cotangents of the outputs. This
+    function is checked as `gradcheck` checks a function.
 
     Parameters
     ----------
     func, inputs, **options
         As for `gradcheck`.
     grad_outputs : array_like or sequence of array_like, optional
-        The cotangents, one an output; random ones if not given.
+        A cotangent for each output; random ones by default.
+
+    Returns
+    -------
+    bool
+        True if the derivatives agree.
+
+    Raises
+    ------
+    GradientError, ValueError
+        As `gradcheck` does.
 
     Examples
     --------
@@ -156,7 +175,7 @@ def gradgradcheck(
 
     def gradient(*values: Tensor) -> tuple:
         xs, us = values[:n], values[n:]
-        outputs = tensors_of(func(*filled(args, xs)), first.name)
+        outputs = tensors_of(func(*fill(args, xs)), first.name)
         reached = [(y, u) for y, u in zip(outputs, us, strict=True) if y.requires_grad]
         if not reached:
             return tuple(x * 0 for x in xs)
@@ -194,23 +213,28 @@ def check_vjp(
     seed: int = 0,
     name: str | None = None,
 ) -> bool:
-    """Check a gradient written by hand for a plain NumPy function. No Tensor is involved.
+    """Check a gradient that was written by hand for a plain NumPy function, without Tensors.
 
     Parameters
     ----------
     func : callable
-        Of arrays, to an array, a number or any nesting of them.
+        Takes arrays, and returns an array, a number or any nesting of these.
     vjp : callable
-        ``vjp(g, *inputs)``, with the cotangent g of the output (of several outputs, a tuple),
-        returns the cotangents of the floating-point arrays among the inputs, in order: an array for
-        one, a tuple for several. None stands for zeros.
+        It is called as ``vjp(g, *inputs)`` with the cotangent g of the output; for several outputs,
+        g is a tuple. It returns the cotangents of the floating-point arrays among the inputs, in
+        order: an array for one input, a tuple for several. None means zeros.
     inputs, **options
         As for `gradcheck`.
 
+    Returns
+    -------
+    bool
+        True if the gradients agree.
+
     Raises
     ------
-    GradientError
-        As `gradcheck`.
+    GradientError, ValueError
+        As `gradcheck` does.
 
     Examples
     --------
@@ -233,7 +257,7 @@ def check_vjp(
 
 
 def _changed(**options: Any) -> dict[str, Any]:
-    """Return the options that are not gradcheck's own."""
+    """Return the options whose values are not the defaults of `gradcheck`."""
     defaults = gradcheck.__kwdefaults__ or {}
     return {key: value for key, value in options.items() if value != defaults[key]}
 
@@ -250,7 +274,7 @@ def _test(
 
 
 class Options(NamedTuple):
-    """What all checks have in common; see `gradcheck`."""
+    """The options that all three checks have; see `gradcheck`."""
 
     eps: float
     atol: float
@@ -276,12 +300,18 @@ def _check(problem: Problem, options: Options) -> bool:
 
 
 def _compare(problem: Problem, options: Options) -> None:
+    """Raise GradientError if a gradient of a problem is wrong.
+
+    For each input, the loop below compares the gradient with numeric derivatives. For f(x) = x * x
+    at x = [1, 2] with the cotangent u = [1, 1], the gradient is [2, 4], and the differences of the
+    sum of u * f(x) are 2 when x[0] moves and 4 when x[1] moves.
+    """
     __tracebackhide__ = True
     random = np.random.default_rng(options.seed)
     arrays, name = problem.arrays, problem.name
-    outputs = _sound_values(problem, options.nondet_tol)
+    outputs = _check_values(problem, options.nondet_tol)
     cotangents = [random_cotangent(y.shape, random) for y in outputs]
-    gradients = _sound_gradients(problem, cotangents)
+    gradients = _check_gradients(problem, cotangents)
     for position, (x, gradient) in enumerate(zip(arrays, gradients, strict=True)):
         derivative = _derivative(problem, cotangents, position, options, random)
         fast = x.size > ALL_ELEMENTS if options.fast_mode is None else options.fast_mode
@@ -301,8 +331,8 @@ def _compare(problem: Problem, options: Options) -> None:
         )
 
 
-def _sound_values(problem: Problem, nondet_tol: float) -> list[ndarray]:
-    """Return the outputs of a function that changes no input and is deterministic."""
+def _check_values(problem: Problem, nondet_tol: float) -> list[ndarray]:
+    """Return the outputs; raise if the function changes an input or is not deterministic."""
     before = [x.copy() for x in problem.arrays]
     outputs = [y.copy() for y in problem.values(problem.arrays)]
     _refuse_changes(problem.arrays, before, problem.labels, f"{problem.name} changed its")
@@ -314,8 +344,8 @@ def _sound_values(problem: Problem, nondet_tol: float) -> list[ndarray]:
     return outputs
 
 
-def _sound_gradients(problem: Problem, cotangents: Sequence[ndarray]) -> list[ndarray]:
-    """Return the gradients, if computing them changes neither inputs nor cotangents."""
+def _check_gradients(problem: Problem, cotangents: Sequence[ndarray]) -> list[ndarray]:
+    """Return the gradients; raise if the backward pass changes an input or a cotangent."""
     before = [x.copy() for x in (*problem.arrays, *cotangents)]
     labels = [*problem.labels, *(f"cotangent {i}" for i in range(len(cotangents)))]
     gradients = [gradient.copy() for gradient in problem.gradients(problem.arrays, cotangents)]
@@ -349,7 +379,7 @@ def _derivative(
     options: Options,
     random: np.random.Generator,
 ) -> Callable[[ndarray], float]:
-    """Return the numeric derivative by one input, as a function of the direction."""
+    """Return a function from a direction in one input to the numeric derivative along it."""
     x = problem.arrays[position]
     function = problem.along(position, cotangents, problem.values)
 
@@ -370,7 +400,10 @@ def _derivative(
 def _refuse_not_analytic(
     problem: Problem, central: Callable, by_complex_step: Callable, direction: ndarray
 ) -> None:
-    """Compare the two methods once: what is not analytic gives wrong numbers without a sound."""
+    """Raise if the complex step and central differences disagree along one direction.
+
+    The complex step of a function that is not analytic returns wrong numbers without an error.
+    """
     message = (
         f"{problem.name} is not complex-differentiable (abs, norm, var, floor and conj are "
         'not): use method="central"'
@@ -390,12 +423,12 @@ def _refuse_not_analytic(
 
 
 def random_cotangent(shape: tuple[int, ...], random: np.random.Generator) -> ndarray:
-    """Return what to multiply an output with: of two digits, which read well in messages."""
+    """Return a random cotangent. Its numbers have few digits, so that messages are readable."""
     return np.asarray(random.choice([-1.0, 1.0], shape) * random.integers(50, 200, shape) / 100)
 
 
 def _direction(x: ndarray, random: np.random.Generator) -> ndarray:
-    """Return a direction that moves each element by about as much, and none by the same."""
+    """Return a direction that moves all elements by similar, but not equal, amounts."""
     return random.uniform(0.5, 1, x.shape) * random.choice([-1.0, 1.0], x.shape)
 
 
@@ -406,7 +439,7 @@ def _compare_elements(
     options: Options,
     random: np.random.Generator,
 ) -> dict[str, Any]:
-    """Compare every element; return what is wrong, if anything."""
+    """Compare the derivatives by every element; describe the worst wrong one, if there is one."""
     numeric = differences.every_element(derivative, x)
     with np.errstate(invalid="ignore"):
         error = np.abs(gradient - numeric)
@@ -428,18 +461,18 @@ def _compare_directions(
     options: Options,
     random: np.random.Generator,
 ) -> dict[str, Any]:
-    """Compare along random directions; return an element that is wrong, if there is one."""
+    """Compare derivatives along random directions; describe a wrong element, if there is one."""
     for _ in range(DIRECTIONS if x.size else 0):
         direction = _direction(x, random)
         numeric = derivative(direction)
-        # what a sum of that many independent errors may come to
+        # n independent errors of the allowed size add up to about sqrt(n) times this size
         size = max(float(np.linalg.norm(gradient * direction)), abs(numeric))
         allowed = options.atol * np.sqrt(x.size) + options.rtol * size
         if abs(np.vdot(gradient, direction) - numeric) <= allowed:
             continue
 
         def error_along(part: ndarray) -> float:
-            moves = part != 0  # a NaN elsewhere is not this part's
+            moves = part != 0  # 0 times a NaN elsewhere in the gradient would be NaN
             return np.vdot(gradient[moves], part[moves]) - derivative(part)
 
         worst = differences.locate(error_along, direction)

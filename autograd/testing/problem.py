@@ -1,4 +1,9 @@
-"""What every gradient check comes down to: a function of float64 arrays, and its gradient."""
+"""The form into which every gradient check brings its function: a :class:`Problem`.
+
+A problem is a function of a list of float64 arrays, and a second function that claims to be its
+gradient. `gradcheck` makes one from a function of Tensors, `check_vjp` from a NumPy function and a
+rule for its gradient.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +25,31 @@ Arrays = Sequence[ndarray]
 
 
 class GradientError(AssertionError):
-    """A derivative does not agree with its numeric value, or cannot be had at all."""
+    """A derivative does not agree with its numeric value, or could not be computed."""
 
-    __module__ = "autograd.testing"  # where it is to be imported from
+    __module__ = "autograd.testing"  # the public module to import it from
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A function of float64 arrays, and what claims to be its gradient.
+    """A function of float64 arrays, and its gradient, which is to be checked.
 
     Attributes
     ----------
     name : str
-        Of the function, in messages.
+        The name of the function in messages.
     labels, names : sequence of str
-        What messages call each array, ``input 0``, and what the function itself does: ``x``.
+        Two names for each array: ``input 0`` for messages, and the function's own, such as ``x``.
     arrays : sequence of ndarray
-        Where to check.
+        The point at which to check.
     values : callable
-        From arrays to the list of outputs, as arrays.
+        Takes arrays and returns the list of outputs, as arrays.
     gradients : callable
-        From arrays and cotangents, one an output, to the gradients, one an array.
+        Takes arrays and a cotangent for each output, and returns a gradient for each array.
     plain : callable
-        As `values`, without Tensors: arrays may be complex.
+        Like `values`, but without Tensors, so that the arrays may be complex.
     test : callable
-        To the source of a test that repeats the check.
+        Returns the source of a test that repeats the check.
     """
 
     name: str
@@ -61,7 +66,7 @@ class Problem:
         return replace(self, arrays=list(arrays))
 
     def along(self, position: int, cotangents: Arrays, values: Callable) -> Callable:
-        """Return the outputs times their cotangents as a function of one array alone."""
+        """Return a function of one array: the sum of all outputs times their cotangents."""
 
         def function(x: ndarray) -> Any:
             arrays = [x if i == position else a for i, a in enumerate(self.arrays)]
@@ -76,9 +81,9 @@ def of_tensors(func: Callable, inputs: Any, name: str | None) -> Problem:
     args, paths, arrays = split(inputs, name)
 
     def run(arrays: Arrays) -> tuple[list[Tensor], list[Tensor]]:
-        with enable_grad():  # for the values too: the function may itself differentiate
+        with enable_grad():  # also for the values, because the function may call grad itself
             leaves = [Tensor(x).requires_grad_() for x in arrays]
-            return leaves, tensors_of(func(*filled(args, leaves)), name)
+            return leaves, tensors_of(func(*fill(args, leaves)), name)
 
     def values(arrays: Arrays) -> list[ndarray]:
         return [y.numpy() for y in run(arrays)[1]]
@@ -92,7 +97,7 @@ def of_tensors(func: Callable, inputs: Any, name: str | None) -> Problem:
         return [gradient.numpy() for gradient in grad(ys, leaves, us)]
 
     def plain(arrays: Arrays) -> list[ndarray]:
-        return _floating(func(*filled(args, arrays)))
+        return _floating(func(*fill(args, arrays)))
 
     return Problem(
         name, _labels(paths), _names(func, args, paths), arrays, values, gradients, plain
@@ -106,12 +111,12 @@ def of_vjp(func: Callable, vjp: Callable, inputs: Any, name: str | None) -> Prob
     labels = _labels(paths)
 
     def values(arrays: Arrays) -> list[ndarray]:
-        return _floating(func(*filled(args, arrays)))
+        return _floating(func(*fill(args, arrays)))
 
     def gradients(arrays: Arrays, cotangents: Arrays) -> list[ndarray]:
         g = tuple(cotangents) if len(cotangents) > 1 else cotangents[0]
         found: list[Any] = []
-        result = vjp(g, *filled(args, arrays))
+        result = vjp(g, *fill(args, arrays))
         tree_map(found.append, result if isinstance(result, list | tuple | dict) else [result])
         if len(found) != len(arrays):
             raise GradientError(
@@ -158,7 +163,7 @@ def name_of(func: Callable, name: str | None = None) -> str:
 
 
 def arguments(inputs: Any) -> tuple:
-    """Return the inputs as arguments: a list or tuple holds several, all else is the only one."""
+    """Return the inputs as a tuple: a list or tuple holds several, anything else is one input."""
     return tuple(inputs) if type(inputs) in (list, tuple) else (inputs,)
 
 
@@ -184,8 +189,8 @@ def split(inputs: Any, name: str) -> tuple[tuple, list[str], list[ndarray]]:
     return args, paths, arrays
 
 
-def filled(args: tuple, values: Sequence) -> tuple:
-    """Return the arguments with other values in place of the floating-point arrays."""
+def fill(args: tuple, values: Sequence) -> tuple:
+    """Return the arguments with other values in the place of the floating-point arrays."""
     remaining = iter(values)
     return tree_map(lambda leaf: next(remaining) if is_floating(leaf) else leaf, args)
 
@@ -195,7 +200,7 @@ def _labels(paths: Sequence[str]) -> list[str]:
 
 
 def _names(func: Callable, args: tuple, paths: Sequence[str]) -> list[str]:
-    """Return what the function calls each array: ``x``, or ``p['w']`` inside a container."""
+    """Return the function's name for each array: ``x``, or ``p['w']`` inside a container."""
     names = parameter_names(func, len(args))
     found = []
     for path in paths:
@@ -205,7 +210,10 @@ def _names(func: Callable, args: tuple, paths: Sequence[str]) -> list[str]:
 
 
 def parameter_names(func: Callable, n: int) -> list[str]:
-    """Return the names of a function's first n positional arguments; of a variadic one, x0, x1."""
+    """Return the names of a function's first n positional arguments.
+
+    Arguments without a name of their own, such as those of ``*arrays``, are called x0, x1, ...
+    """
     names = [] if isinstance(func, Op) and func.variadic else list(getattr(func, "names", ()))
     if not names:
         try:
@@ -218,7 +226,7 @@ def parameter_names(func: Callable, n: int) -> list[str]:
 
 
 def tensors_of(result: Any, name: str) -> list[Tensor]:
-    """Return the floating-point Tensors of a function's result; its integers do not matter."""
+    """Return the floating-point Tensors in a function's result; integers are left out."""
     found: list[Tensor] = []
 
     def collect(leaf: Any) -> None:

@@ -1,4 +1,8 @@
-"""What must hold for every op, on inputs that hypothesis draws."""
+"""Property tests of ops: what must hold for every op, on inputs that hypothesis draws.
+
+A property is a function of an op and of one call of the op, such as :func:`gradient_is_right`. It
+raises AssertionError if it does not hold for this call. :func:`check_op` runs all properties.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ __all__ = ["PROPERTIES", "Call", "Draw", "check_op", "laid_out", "op_calls", "pr
 
 
 def differentiable(op: Op, call: Call) -> list[int]:
-    """Return the positions of the arguments that the op has rules for and that are arrays."""
+    """Return the positions of the arguments that are floating-point arrays and have a rule."""
     ruled = {position for rule in op.rules for position in rule.positions}
     return [
         i
@@ -33,7 +37,7 @@ def differentiable(op: Op, call: Call) -> list[int]:
 
 
 class Applied:
-    """An op as a function of its differentiable arguments alone; the others are fixed."""
+    """An op as a function of its differentiable arguments only; the other arguments are fixed."""
 
     def __init__(self, op: Op, call: Call) -> None:
         self.op, self.call = op, call
@@ -61,19 +65,19 @@ class Applied:
         return f"lambda {', '.join(self.names)}: {op}({', '.join(args)})"
 
     def outputs(self, *values: Any) -> tuple:
-        """Return the results as a tuple, of one or several."""
+        """Return the results as a tuple, also if there is only one."""
         result = self(*values)
         return tuple(result) if self.op.multiple else (result,)
 
     def run(self, leaves: Sequence[Tensor], cotangents: Sequence | None = None) -> list:
-        """Return the outputs and the gradients, as arrays; the cotangents are 1 if not given."""
+        """Return the outputs and the gradients as arrays; cotangents are ones by default."""
         outputs = self.outputs(*leaves)
         us = [np.ones(y.shape) for y in outputs] if cotangents is None else cotangents
         return [y.numpy() for y in (*outputs, *grad(outputs, leaves, us))]
 
 
 def _leaves(arrays: Sequence[ndarray]) -> list[Tensor]:
-    """Return Tensors of the arrays themselves: a copy may have another layout."""
+    """Return Tensors that use these arrays; a copy might have another order in memory."""
     return [Tensor(x).requires_grad_() for x in arrays]
 
 
@@ -92,7 +96,7 @@ def _equal(some: Sequence, others: Sequence, what: str, rtol: float = 1e-12) -> 
 
 
 def value_is_numpys(op: Op, call: Call) -> None:
-    """Check that an op returns on Tensors what its function and its reference return on arrays."""
+    """Check that an op returns the same on Tensors as its function and its reference on arrays."""
     function = Applied(op, call)
     plain = function.outputs(*function.inputs)
     with no_grad():
@@ -123,16 +127,19 @@ def second_derivative_is_right(op: Op, call: Call) -> None:
 
 
 def dtype_is_kept(op: Op, call: Call) -> None:
-    """Check that float32 gives float32 results and gradients, close to those in float64.
+    """Check that results and gradients have the dtype of the inputs.
 
-    And that rules for float64 compute in float64.
+    For float32 inputs they must be float32, and close to those for float64 inputs. For float64
+    inputs the rules must compute in float64 all the way: a gradient whose digits are those of a
+    float32 number was rounded in between.
     """
     function, narrow = Applied(op, call), Applied(op, _in_single_precision(call))
     single, double = (
         applied.run([tensor(x, requires_grad=True) for x in applied.inputs])
         for applied in (narrow, function)
     )
-    # terms that cancel in one result may be as large as another result
+    # In a result that is a small difference of large terms, the error is relative to the terms.
+    # They may be as large as the largest result.
     largest = max(np.max(np.abs(d), initial=1) for d in double)
     for s, d in zip(single, double, strict=True):
         if op.name != "astype":
@@ -146,8 +153,9 @@ def dtype_is_kept(op: Op, call: Call) -> None:
     n = len(outputs)
     gradients = function.run(_leaves(function.inputs), _cotangents(outputs))[n:]
     for name, gradient in zip(function.names, gradients, strict=True):
-        known = gradient[(np.abs(gradient) > 1e-3) & np.isfinite(gradient)]  # not rounding alone
-        # no random number has half of its digits zero
+        # smaller elements may be rounding errors
+        known = gradient[(np.abs(gradient) > 1e-3) & np.isfinite(gradient)]
+        # if all are float32 numbers, that is no coincidence: half of the digits of each are zero
         assert not known.size or (known != known.astype(np.float32)).any(), (
             f"{op.name}: the gradient of {name!r} has the digits of float32, and its input is "
             "float64"
@@ -155,14 +163,14 @@ def dtype_is_kept(op: Op, call: Call) -> None:
 
 
 def _in_single_precision(call: Call) -> Call:
-    """Return a call with all its arrays in float32, also those that no rule is for."""
+    """Return a call with all float64 arrays converted to float32, also those without a rule."""
 
-    def converted(x: Any) -> Any:
+    def convert(x: Any) -> Any:
         is_double = isinstance(x, ndarray) and x.dtype == np.float64
         return x.astype(np.float32) if is_double else x
 
-    kwargs = {name: converted(x) for name, x in call.kwargs.items()}
-    return Call(tuple(map(converted, call.args)), kwargs)
+    kwargs = {name: convert(x) for name, x in call.kwargs.items()}
+    return Call(tuple(map(convert, call.args)), kwargs)
 
 
 def layout_does_not_matter(op: Op, call: Call) -> None:
@@ -202,7 +210,7 @@ def same_input_twice_adds_up(op: Op, call: Call) -> None:
                 us = _cotangents(outputs)
                 separate = grad(outputs, leaves, us)
             except (ValueError, ArithmeticError, TypeError):
-                return  # not a call of this op
+                return  # the op does not take these arguments
             leaves[j] = leaves[i]
             shared = grad(function.outputs(*leaves), leaves[i], us)
             expected = separate[i].numpy() + separate[j].numpy()
@@ -272,19 +280,21 @@ PROPERTIES = (
 
 
 def check_op(op: Op, max_examples: int = 30) -> None:
-    """Run the property tests of one op, yours or ours.
+    """Run the property tests of one op: your own, or one of this package.
 
     Parameters
     ----------
     op : Op
-        Elementwise, or with a sampler of its own (``@op.sample``).
+        An op whose arguments may be any arrays that broadcast together, or an op with a sampler
+        (``@op.sample``), which says how to draw its arguments.
     max_examples : int
-        Inputs that hypothesis draws for each property.
+        How many inputs hypothesis draws for each property.
 
     Raises
     ------
     AssertionError
-        With the smallest input found for which a property fails.
+        If a property does not hold. The message has the smallest input that was found for which it
+        fails, and code that repeats the test.
 
     Examples
     --------
@@ -299,8 +309,7 @@ def check_op(op: Op, max_examples: int = 30) -> None:
 def property_tests(op: Op) -> Callable:
     """Return the property tests of one op as a test for pytest, with a case for each property.
 
-    The number of examples and all else is that of the hypothesis profile in use, except that there
-    is no deadline.
+    The current hypothesis profile says how many examples are drawn. There is no deadline.
 
     Examples
     --------
@@ -317,8 +326,19 @@ def property_tests(op: Op) -> Callable:
 def hold(op: Op, check: Callable[[Op, Call], None], max_examples: int | None = None) -> None:
     """Test one property of one op.
 
-    Without a number of examples, hypothesis works by its current profile. With a number, the same
-    examples are drawn every time, so that the same rule always gets the same answer.
+    Parameters
+    ----------
+    op : Op
+    check : callable
+        A property, one of ``PROPERTIES``.
+    max_examples : int, optional
+        How many inputs to draw. Every run then draws the same inputs, so that the same rule always
+        gets the same verdict. By default the current hypothesis profile decides.
+
+    Raises
+    ------
+    AssertionError
+        If the property does not hold.
     """
     options: dict[str, Any] = {}
     if max_examples is not None:
@@ -328,7 +348,7 @@ def hold(op: Op, check: Callable[[Op, Call], None], max_examples: int | None = N
 
 
 def _property_test(op: Op, **options: Any) -> Callable:
-    """Return a test of a property that it is given, on calls of an op that hypothesis draws."""
+    """Return a test that takes a property, and checks it on calls of the op that are drawn."""
 
     def test(check: Callable, call: Call) -> None:
         if not op.rules:
@@ -336,19 +356,19 @@ def _property_test(op: Op, **options: Any) -> Callable:
         try:
             check(op, call)
         except GradientError:
-            raise  # it has a test to paste already
+            raise  # the message has a test to paste already
         except Exception as error:
             if op.sampler is None and not _runs(op, call):
                 error.add_note(
-                    f"{op.name} cannot be called with what was drawn for it: arrays that broadcast"
-                    f"; say with @{op.name}.sample how to draw its arguments"
+                    f"{op.name} cannot be called with the arguments that were drawn for it: arrays "
+                    f"that broadcast together; say with @{op.name}.sample how to draw its arguments"
                 )
             error.add_note(_repeat(op, check, call))
             raise
 
     test.__name__ = f"test_{name_of(op)}"
     options |= dict(deadline=None, suppress_health_check=list(HealthCheck))
-    # which of our lines a failure runs through explains nothing
+    # the phase "explain" lists lines of this package, which explain nothing to the author of an op
     options["phases"] = [phase for phase in settings().phases if phase is not Phase.explain]
     return settings(**options)(given(call=op_calls(op))(test))
 
@@ -357,7 +377,7 @@ def _runs(op: Op, call: Call) -> bool:
     """Return whether an op takes these arguments, as plain arrays."""
     try:
         op(*call.args, **call.kwargs)
-    except Exception:  # whatever it raises
+    except Exception:  # an op may raise anything
         return False
     return True
 

@@ -1,4 +1,8 @@
-"""Source code of a test that repeats a check: values as literals, functions by their names."""
+"""Source code of a test that repeats a failed check.
+
+A message about a wrong gradient ends in such a test, to paste into a file. Values are written as
+literals, and functions by their names.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,11 @@ from numpy import ndarray
 from autograd.op import REGISTRY, Op
 from autograd.tensor import Tensor
 
-LARGEST = 256  # elements that a pasted array may have
+LARGEST = 256  # elements: a larger array is replaced by a random one of the same shape
 
 
 def literal(value: Any) -> str:
-    """Return source code of a value, to the last digit and with an array's order in memory.
+    """Return source code for a value: exact to the last digit, and with the same memory order.
 
     Examples
     --------
@@ -76,9 +80,10 @@ def _array(x: ndarray) -> str:
 
 
 def expression(func: Callable, unnamed: str = "function") -> tuple[str, list[str]]:
-    """Return an expression for a function, and the lines that it needs above it.
+    """Return an expression for a function, and the import lines that the expression needs.
 
-    A lambda is called by the name that is given.
+    A lambda has no name; it is written as `unnamed`. Instead of an import line there is then a
+    comment line with this name, because the user must define the function.
     """
     if isinstance(func, Op) and REGISTRY.get(func.name) is func:
         lines = ["import autograd"]
@@ -102,20 +107,33 @@ def source_of_test(
     checker: str, functions: Sequence[Callable], names: Sequence[str], inputs: Sequence,
     **options: Any,
 ) -> str:  # fmt: skip
-    """Return a test that calls a checker on some functions and inputs: imports and all."""
+    """Return the source of a test that calls a checker on functions and inputs, with imports.
+
+    Parameters
+    ----------
+    checker : str
+        The name of a function of `autograd.testing`.
+    functions : sequence of callable
+        The function, and its vjp if that is checked.
+    names : sequence of str
+        For each input, what the function calls the input.
+    inputs : sequence
+    **options
+        Options of the checker.
+    """
     found = [expression(f, name) for f, name in zip(functions, ("function", "vjp"), strict=False)]
     imports = dict.fromkeys(line for _, lines in found for line in lines)
     top = [line for line in imports if line.startswith("import ")]
     rest = [line for line in imports if line.startswith("from ")]
     missing = [line[2:] for line in imports if line.startswith("# ")]
     if missing:
-        rest += ["", f"# here: {' and '.join(missing)}, as checked"]
+        rest += ["", f"# define here: {' and '.join(missing)}, as checked"]
     lines = ["import numpy as np", "", *top, f"from autograd.testing import {checker}", *rest]
     lines += ["", "", f"def test_{_identifier(functions[0])}():"]
     listed = []
     for name, value in zip(names, inputs, strict=True):
         if isinstance(value, ndarray | Tensor) and name.isidentifier():
-            large = "  # for the one that was checked"
+            large = "  # in place of the array that was checked"
             lines.append(f"    {name} = {literal(value)}{large if value.size > LARGEST else ''}")
             listed.append(name)
         else:

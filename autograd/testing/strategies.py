@@ -1,4 +1,4 @@
-"""Inputs for property tests, as hypothesis strategies: arrays, tensors, layouts, an op's calls."""
+"""Hypothesis strategies for tests of ops: arrays, tensors, orders in memory, and calls of an op."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ LAYOUTS = ("C", "strided", "reversed", "Fortran")
 
 
 def laid_out(x: ndarray, layout: str) -> ndarray:
-    """Return the same values in another order in memory: one of `layouts`.
+    """Return an array with the same values in another order in memory.
+
+    Parameters
+    ----------
+    x : ndarray
+    layout : {"C", "strided", "reversed", "Fortran"}
 
     Examples
     --------
@@ -46,7 +51,16 @@ class Call(NamedTuple):
 
 
 class Draw:
-    """What an op's sampler draws its arguments from."""
+    """The source of random values that is given to an op's sampler.
+
+    Examples
+    --------
+    The op is called with a matrix and one of its axes::
+
+        @total.sample
+        def _(draw):
+            return draw.call(draw.array(shape=(2, 3)), draw.axis(2))
+    """
 
     def __init__(self, draw: Callable) -> None:
         self._draw = draw
@@ -76,7 +90,7 @@ class Draw:
     def shape(
         self, min_dims: int = 0, max_dims: int = 3, min_side: int = 0, max_side: int = 3
     ) -> tuple[int, ...]:
-        """Return a shape; sides of 0 and 1 are common."""
+        """Return a shape; axes of length 0 and 1 are frequent."""
         dims = dict(min_dims=min_dims, max_dims=max_dims, max_side=max_side)
         full = hnp.array_shapes(min_side=max(1, min_side), **dims)
         return self._draw(full | hnp.array_shapes(min_side=min_side, **dims))
@@ -94,7 +108,10 @@ class Draw:
         dtype: DTypeLike = np.float64,
         **limits: int,
     ) -> ndarray:
-        """Return a floating-point array of any layout, at least 0.1 away from the kinks."""
+        """Return a floating-point array in any memory order.
+
+        The elements are at least 0.1 away from each of the `kinks`, where the op has no derivative.
+        """
         shape = self.shape(**limits) if shape is None else shape
         x = self.integers(shape, round(low * 64), round(high * 64)) / 64  # exact in float32 too
         for kink in kinks:
@@ -106,7 +123,7 @@ class Draw:
         return [self.array(shape=shape) for shape in self.broadcastable(n)]
 
     def broadcastable(self, n: int) -> Sequence[tuple[int, ...]]:
-        """Return shapes that broadcast together; often all the same."""
+        """Return shapes that broadcast together; often all are equal."""
         if self.boolean():
             return [self.shape()] * n
         shapes = hnp.mutually_broadcastable_shapes(
@@ -125,7 +142,17 @@ class Draw:
 
 
 def layouts() -> st.SearchStrategy[str]:
-    """Return a strategy for names of orders in memory, which `laid_out` takes."""
+    """Return a strategy for the names of memory orders that `laid_out` takes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hypothesis import given
+    >>> @given(layouts())
+    ... def test(layout):
+    ...     assert (laid_out(np.eye(2), layout) == np.eye(2)).all()
+    >>> test()
+    """
     return st.sampled_from(LAYOUTS)
 
 
@@ -139,20 +166,22 @@ def arrays(
     kinks: tuple[float, ...] = (),
     **limits: int,
 ) -> ndarray:
-    """Return a strategy for floating-point arrays, in any order in memory.
+    """Return a strategy for floating-point arrays in any memory order.
 
-    Values are multiples of 1/64, exact in single precision, and rich in zeros and ties.
+    The elements are multiples of 1/64, which float32 represents exactly. Zeros and equal elements
+    are frequent.
 
     Parameters
     ----------
     shape : tuple of int, optional
-        Any of up to three axes with up to three elements, often empty or 1, if not given.
+        By default any shape of up to three axes with up to three elements each; axes of length 0
+        and 1 are frequent.
     dtype : dtype_like
     min_value, max_value : float
     kinks : tuple of float
-        Values to stay away from.
+        Values that the elements keep a distance of 0.1 from.
     **limits : int
-        On the shape: min_dims, max_dims, min_side, max_side.
+        Limits of the shape: min_dims, max_dims, min_side, max_side.
 
     Examples
     --------
@@ -187,7 +216,8 @@ def tensors(
     >>> test()
     """
     x = Draw(draw).array(shape, min_value, max_value, kinks, dtype, **limits)
-    return Tensor(x).requires_grad_(requires_grad)  # not a copy: that may lose the layout
+    # not tensor(x): a copy may have another memory order
+    return Tensor(x).requires_grad_(requires_grad)
 
 
 @st.composite
@@ -215,7 +245,10 @@ def broadcastable(
 
 
 def op_calls(op: Op) -> st.SearchStrategy[Call]:
-    """Return a strategy for an op's arguments, from its sampler, domain and kinks.
+    """Return a strategy for the arguments of an op.
+
+    The op's sampler draws them if the op has one. Otherwise they are arrays that broadcast
+    together, inside the op's domain and away from its kinks.
 
     Parameters
     ----------
@@ -224,7 +257,16 @@ def op_calls(op: Op) -> st.SearchStrategy[Call]:
     Returns
     -------
     SearchStrategy of Call
-        Whose ``args`` and ``kwargs`` fit ``op(*args, **kwargs)``.
+        The op can be called as ``op(*call.args, **call.kwargs)``.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from hypothesis import given
+    >>> @given(op_calls(autograd.REGISTRY["multiply"]))
+    ... def test(call):
+    ...     assert len(call.args) == 2 and not call.kwargs
+    >>> test()
     """
 
     @st.composite
