@@ -18,7 +18,7 @@ from autograd.op import REGISTRY, Op, op
 from autograd.stepper import record, step
 from autograd.stepper.draw import draw
 from autograd.stepper.to_source import to_source
-from autograd.tensor import Tensor, grad, tensor
+from autograd.tensor import Tensor, grad, tensor, write_in_place
 
 __all__ = [
     "REGISTRY",
@@ -45,4 +45,5 @@ __all__ = [
     "tensor",
     "to_source",
     "use_kernels",
+    "write_in_place",
 ]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import html
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from types import MemberDescriptorType
@@ -567,6 +568,60 @@ def _leaf(data: ndarray) -> Node:
             "(float16, float32, float64) can, dtype=float for example"
         )
     return Node(None, (), data.shape, data.dtype)
+
+
+@contextmanager
+def write_in_place(*leaves: Tensor) -> Iterator[list[ndarray]]:
+    """Let a block write to the arrays of leaves: an optimizer that updates many of them at once.
+
+    The arrays are neither copied nor looked at, so the writes cost nothing more. (Reading
+    ``leaf.data`` takes one pass over the array: any code may write to it from then on, so the tape
+    has to know what the array was like.)
+
+    When the block ends, whether by an exception or not, each array counts as written. A backward
+    pass that needs the old values raises RuntimeError, as after any other write in place. The block
+    may keep the arrays: a later write to one of them is noticed, too.
+
+    Parameters
+    ----------
+    *leaves : Tensor
+        Tensors that no op made.
+
+    Yields
+    ------
+    list of ndarray
+        The array of each leaf.
+
+    Raises
+    ------
+    ValueError
+        If one of the tensors is the result of an op, or a read-only view.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> w, b = autograd.tensor([1.0, 2.0], requires_grad=True), autograd.tensor(3.0)
+    >>> with autograd.write_in_place(w, b) as arrays:
+    ...     for array in arrays:
+    ...         array *= 10
+    >>> w, b
+    (tensor([10., 20.], requires_grad=True), tensor(30.))
+    """
+    for leaf in leaves:
+        if leaf._node is not None and leaf._node.op is not None:
+            raise ValueError(
+                f"only a leaf can be written to, and this tensor of shape {leaf.shape} is a result "
+                f"of {leaf._node.op.name}; copy it off the tape first: x.detach().copy()"
+            )
+        leaf._demand_writeable()
+    arrays = [leaf._array for leaf in leaves]
+    try:
+        yield arrays
+    finally:
+        for leaf, array in zip(leaves, arrays, strict=True):
+            log_write(array)
+            if leaf._node is not None:
+                leaf._node.mark(is_shared=True)  # until nothing but the leaf refers to the array
 
 
 def grad(

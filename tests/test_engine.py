@@ -786,6 +786,48 @@ def test_what_nobody_holds_costs_nothing():
     assert w._node.plain and not node.watched
 
 
+def test_write_in_place(monkeypatch):
+    """A write is noticed without a look at the values, whatever becomes of the arrays."""
+    w, b, plain = leaf(np.ones(BIG)), leaf(np.ones(BIG)), tensor(np.ones(BIG))
+
+    def use():
+        return (w * w.reshape(2, -1).reshape(-1) + b).sum()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(autograd.changes.Fingerprint, "of", None)  # would raise
+        with autograd.write_in_place(w, b, plain) as arrays:
+            for array in arrays:
+                array += 1
+        del array, arrays
+        use().backward()  # nothing else refers to the arrays any more, so none is watched
+    assert w.grad.tolist() == [4] * BIG and plain.tolist() == [2] * BIG
+    y, only_b = use(), (2 * b).sum()
+    with autograd.write_in_place(w, b) as arrays:
+        arrays[0][:] += 1
+    with pytest.raises(RuntimeError, match="multiply: .*changed in place"):
+        y.backward()
+    only_b.backward()  # needs no old values
+    assert b.grad.tolist() == [3] * BIG
+    with autograd.write_in_place(w) as (kept,):
+        y = use()
+    with pytest.raises(RuntimeError, match="changed in place"):  # written since, for all we know
+        y.backward()
+    y = use()
+    kept[5] = 7
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+    with pytest.raises(ZeroDivisionError), autograd.write_in_place(w) as (array,):
+        y = use()
+        array[0] = 1 / 0
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+    for other, message in ((w * 2, "only a leaf .* result of multiply"), (w.detach(), "read-only")):
+        y = use()
+        with pytest.raises(ValueError, match=message), autograd.write_in_place(b, other):
+            pass
+        y.backward()
+
+
 def test_reading_between_forward_and_backward_is_no_change():
     w = tensor(np.ones(BIG), requires_grad=True)
     y = (w * w).sum()

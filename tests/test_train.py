@@ -18,18 +18,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import autograd
 from autograd.console import Console
 from autograd.files import replacing, write_tensors, write_text
 from autograd.reading import read_tensors
 from npgpt import GPT, UserError
 from npgpt.cli import main
 from npgpt.evaluation.loss import whole_loss
+from npgpt.module import Parameter
 from npgpt.tokenizers import ByteTokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import write_tokens
 from npgpt.training.display import Display, OutputLost
 from npgpt.training.folder import RunFolder
 from npgpt.training.interrupt import Interrupted, interruptible
+from npgpt.training.optim import AdamW, clip_grad_norm
 from npgpt.training.replay import Replay
 from npgpt.training.run import latest_run, resume, start, train
 from npgpt.weights.load import load_pretrained
@@ -598,6 +601,52 @@ def test_metrics_that_are_damaged(text, tmp_path):
         file.write(b'\xff\xfe\n5\n{"step": "x"}\n{"step": 4')
     train(again := resume(run.folder, {"max_iters": 6}), Quiet(again))
     assert lines(run.folder)[: len(before)] == before
+
+
+# ---- the optimizer
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_update_reaches_the_parameter_whatever_its_memory_order(order):
+    def make(order):
+        x = np.arange(12.0).reshape(3, 4)
+        parameter = Parameter(np.array(x, order=order))
+        parameter.grad = np.array(x - 4, order=order)
+        return parameter
+
+    parameter, expected = make(order), make("C")
+    for p in (parameter, expected):
+        assert clip_grad_norm([p], 1.0) == pytest.approx(np.linalg.norm(np.arange(12) - 4.0))
+        AdamW([("p", p)]).step(0.1)
+    assert np.array_equal(parameter.grad.numpy(), expected.grad.numpy())
+    assert np.linalg.norm(parameter.grad.numpy()) == pytest.approx(1, rel=1e-5)
+    assert np.array_equal(parameter.numpy(), expected.numpy())
+    assert not np.array_equal(parameter.numpy(), np.arange(12.0).reshape(3, 4))
+
+
+def test_an_update_is_noticed_and_looks_at_no_values(monkeypatch):
+    parameter = Parameter(np.ones(20_000))
+    optimizer = AdamW([("p", parameter)])
+    with monkeypatch.context() as patch:
+        patch.setattr(autograd.changes.Fingerprint, "of", None)  # would raise
+        for _ in range(3):
+            (parameter * parameter).sum().backward()
+            clip_grad_norm([parameter], 1.0)
+            optimizer.step(0.1)
+            optimizer.zero_grad()
+    loss = (parameter * parameter).sum()
+    loss.backward(retain_graph=True)
+    optimizer.step(0.1)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+def test_a_gradient_on_the_tape_is_not_clipped():
+    parameter = Parameter(np.ones(3))
+    (parameter**3).sum().backward(create_graph=True)
+    assert clip_grad_norm([parameter], 0) == pytest.approx(27**0.5)
+    with pytest.raises(ValueError, match="only a leaf can be written to"):
+        clip_grad_norm([parameter], 1.0)
 
 
 # ---- the folder

@@ -182,7 +182,7 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files of an earlier run, and nothing else.
 
-        In a `npgpt.files.together` block, all but the checkpoints stay until the block ends.
+        In a `autograd.files.together` block, all but the checkpoints stay until the block ends.
         """
         for file in self.run_files():
             remove(file)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
+from autograd import Tensor, write_in_place
 from autograd.kernels import kernel
 from npgpt.module import Parameter
 
@@ -49,18 +51,17 @@ class AdamW:
         beta1, beta2 = self.betas
         size = learning_rate / (1 - beta1**self.n_updates)
         root = 1 / math.sqrt(1 - beta2**self.n_updates)
-        updated, flat = [], []
+        updated, others = [], []  # the parameters, and what their update reads besides
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
+            arrays = (parameter.grad.numpy(), self.means[name], self.squares[name])
             decay = self.weight_decay if parameter.ndim >= 2 else 0.0
-            data = parameter.data
-            arrays = (data, parameter.grad.data, self.means[name], self.squares[name])
-            flat.append((*(x.reshape(-1) for x in arrays), 1 - learning_rate * decay))
-            updated.append((parameter, data))
-        adamw(flat, size, root, self.eps, self.betas)
-        for parameter, data in updated:
-            parameter.data = data  # tells the tape that the values are new
+            updated.append(parameter)
+            others.append((*(x.reshape(-1) for x in arrays), 1 - learning_rate * decay))
+        with written_flat(updated) as rows:
+            parts = [(row, *other) for row, other in zip(rows, others, strict=True)]
+            adamw(parts, size, root, self.eps, self.betas)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -79,6 +80,21 @@ class AdamW:
             self.means[name][...] = state[f"mean.{name}"]
             self.squares[name][...] = state[f"square.{name}"]
         self.n_updates = n_updates
+
+
+@contextmanager
+def written_flat(tensors: Sequence[Tensor]) -> Iterator[list[ndarray]]:
+    """Let a block write to the arrays of leaves as to rows of numbers, each of shape (N,).
+
+    A row is a view of an array in C order. Of an array in another order, such as a transposed one,
+    a row is a copy, which is written back when the block ends.
+    """
+    with write_in_place(*tensors) as arrays:
+        rows = [array.reshape(-1) for array in arrays]
+        yield rows
+        for array, row in zip(arrays, rows, strict=True):
+            if not np.may_share_memory(array, row):
+                array[...] = row.reshape(array.shape)
 
 
 @kernel("optimizer.adamw")
@@ -131,11 +147,12 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
 
     Returns the norm before. A `max_norm` of 0 only measures.
     """
-    gradients = [p.grad.data.reshape(-1) for p in parameters if p.grad is not None]
-    norm: float = global_norm(gradients)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm: float = global_norm([g.numpy().reshape(-1) for g in gradients])
     scale = max_norm / (norm + 1e-6)  # as PyTorch does it
     if max_norm > 0 and scale < 1:
-        scale_all(gradients, scale)
+        with written_flat(gradients) as rows:
+            scale_all(rows, scale)
     return norm
 
 

@@ -249,10 +249,10 @@ def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) ->
         replay.seek(step)
         loss = run.backward()
         gradient: Any = parameter.grad
-        move = Move(step, loss, float(parameter.data[index]), float(gradient.data[index]))
+        move = Move(step, loss, float(parameter.numpy()[index]), float(gradient.numpy()[index]))
         _, lr = run.descend()
-        move.clipped = float(gradient.data[index])  # clipping is in place
-        move.change = float(parameter.data[index]) - move.value
+        move.clipped = float(gradient.numpy()[index])  # clipping is in place
+        move.change = float(parameter.numpy()[index]) - move.value
         moves.append(move)
         if parameter.ndim >= 2:
             decay -= lr * optimizer.weight_decay * move.value
@@ -281,7 +281,7 @@ def by_sequence(run: Run, name: str, index: tuple[int, ...]) -> list[float]:
                 share = np.zeros(losses.shape, losses.dtype)
                 share[b] = 1 / sum(counts)
                 gradient = autograd.grad(losses, parameter, share, retain_graph=True)
-                parts.append(float(gradient.data[index]))
+                parts.append(float(gradient.numpy()[index]))
     return parts
 
 
