@@ -1,77 +1,65 @@
 """Time generation here, in transformers, and at the speed of memory.
 
 A GPT-2 of 124M random weights continues prompts greedily, with a cache. A step for one token has to
-read every weight once: the bytes of the weights over the memory's bandwidth are its floor. Ours in
-float32, ours in int8, transformers and a read of as many bytes take turns in one process, so that
-whatever else the machine does slows all alike; compare the ratios, not the times. Last come the
-seconds from the start of the command `npgpt generate` to its first token.
+read every weight once: the bytes of the weights over the memory's bandwidth are its floor; that of
+a prompt is the matrix products of its tokens. Last come the seconds from the start of the command
+`npgpt generate` to its first token.
 
-    python benchmarks/generate.py [--quick] [--case NAME ...] [--json FILE]
+    python benchmarks/generate.py [batch1 prompt512 ...] [--threads 1,2] [--quick] [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from harness import OURS, Row, burst, keep_memory, main, need, take_turns, timed
 from numpy import ndarray
-from rich import box
-from rich.table import Table
-from timing import environment, options, ratios, report, shown
 
 from autograd.kernels.jit import SUMS, jit, n_threads, share
-from autograd.machine import usable_cpus
 from autograd.ops.linalg import product
 from npgpt import GPT, GPTConfig, generate
 from npgpt.generation.quantize import quantize
 from npgpt.tokenizers import make_tokenizer, save_tokenizer
-from npgpt.training.memory import keep_freed_memory
 
-try:
-    import torch
-    from transformers import GPT2LMHeadModel
-except ImportError:
-    print("this benchmark compares with transformers: pip install 'npgpt[oracle]'", file=sys.stderr)
-    sys.exit(2)
+torch = need("torch")
+GPT2LMHeadModel = need("transformers").GPT2LMHeadModel
 
 
 @dataclass(frozen=True)
 class Case:
     """Prompts, and how many tokens follow; where only one does, the prompt is what counts."""
 
-    name: str
     batch_size: int
     prompt: int
     new_tokens: int
-    repetitions: int
-    quick_repetitions: int
+    has_int8: bool = False
 
 
-CASES = [
-    Case("batch1", 1, 32, 128, repetitions=7, quick_repetitions=2),
-    Case("batch8", 8, 32, 128, repetitions=3, quick_repetitions=1),
-    Case("prefill", 1, 512, 1, repetitions=9, quick_repetitions=3),
-]
+CASES = {
+    "batch1": Case(1, 32, 128, has_int8=True),
+    "batch8": Case(8, 32, 128),
+    "prompt512": Case(1, 512, 1),
+}
 STARTS = "starts"  # the case of the command
-PAUSE = 0.1  # seconds; idle threads spin for a while, and would slow whoever comes next
 
 
 # ---- who generates
 
 
-def ours(model: GPT) -> Callable[[ndarray, int], None]:
+def run_ours(model: GPT) -> Callable[[ndarray, int], None]:
     """Return a function that continues prompts with our code."""
     return lambda ids, n: generate(model, ids, max_new_tokens=n)
 
 
-def transformers(model: GPT2LMHeadModel) -> Callable[[ndarray, int], None]:
+def run_transformers(model: GPT2LMHeadModel) -> Callable[[ndarray, int], None]:
     """Return a function that continues prompts with transformers."""
 
     def run(ids: ndarray, n: int) -> None:
@@ -84,7 +72,7 @@ def transformers(model: GPT2LMHeadModel) -> Callable[[ndarray, int], None]:
     return run
 
 
-def twin(model: GPT, folder: Path) -> GPT2LMHeadModel:
+def make_twin(model: GPT, folder: Path) -> GPT2LMHeadModel:
     """Return the same model in transformers, by way of a folder."""
     model.save_pretrained(folder)
     other = GPT2LMHeadModel.from_pretrained(folder).eval()
@@ -107,7 +95,7 @@ def _sum(x):
     return total
 
 
-def multiplying(model: GPT, n: int) -> Callable[[], float]:
+def time_products(model: GPT, n: int) -> Callable[[], float]:
     """Return a function that measures the matrix products of the layers, for n tokens."""
     weights = [w for name, w in model.state_dict().items() if ".c_" in name and w.ndim == 2]
     inputs = {w.shape[0]: np.ones((n, w.shape[0]), np.float32) for w in weights}
@@ -116,163 +104,115 @@ def multiplying(model: GPT, n: int) -> Callable[[], float]:
         for w in weights:
             product(inputs[w.shape[0]], w)
 
-    return lambda: timed(multiply)
+    return lambda: timed(multiply)[0]
 
 
-def reading(n_bytes: int) -> Callable[[], float]:
+def time_reading(n_bytes: int) -> Callable[[], float]:
     """Return a function that measures the seconds of reading so many bytes, on all threads."""
     parts = np.array_split(np.ones(n_bytes // 4, np.float32), n_threads())
-    return lambda: timed(lambda: share(_sum, parts, n_bytes))
+    return lambda: timed(share, _sum, parts, n_bytes)[0]
 
 
 # ---- measuring
 
 
-def timed(function: Callable[[], Any]) -> float:
-    """Return the seconds that a call takes."""
-    time.sleep(PAUSE)
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def measure(name: str, args: argparse.Namespace) -> list[Row]:
+    """Return the rows of a case."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = GPT(GPTConfig()).eval()
+        other = make_twin(model, Path(folder))
+        if name == STARTS:
+            return measure_starts(Path(folder), args.rounds)
+    keep_memory(args)
+    case = CASES[name]
+    runs = {OURS: run_ours(model), "transformers": run_transformers(other)}
+    if case.has_int8:
+        runs["int8"] = run_ours(quantize(model))
+    ids = np.random.default_rng(0).integers(50257, size=(case.batch_size, case.prompt))
+    if case.new_tokens == 1:
+        return measure_prompt(name, runs, time_products(model, case.prompt), ids, args)
+    return measure_tokens(
+        name, runs, time_reading(4 * model.n_parameters()), ids, case.new_tokens, args
+    )
 
 
-def measure(case: Case, runs: dict[str, Callable], floor: Callable, repetitions: int) -> dict:
-    """Return one case's row: medians in ms, and what the ratios of each round spread over."""
-    generator = np.random.default_rng(0)
-    ids = generator.integers(50257, size=(case.batch_size, case.prompt))
-    rounds: dict[str, list[tuple]] = {name: [] for name in runs}
-    floors = []
-    for _ in range(1 + repetitions):
-        floors.append(np.median([floor() for _ in range(3)]))
-        for name, run in runs.items():
-            first = timed(lambda run=run: run(ids, 1))
-            whole = (
-                timed(lambda run=run: run(ids, case.new_tokens)) if case.new_tokens > 1 else first
-            )
-            step = (whole - first) / (case.new_tokens - 1) if case.new_tokens > 1 else first
-            rounds[name].append((first, whole, step))
-    times = {name: np.array(r[1:]).T for name, r in rounds.items()}  # (3, repetitions) each
-    floors = np.array(floors[1:])
-    row: dict[str, Any] = {"case": case.name, "floor_ms": 1e3 * float(np.median(floors))}
-    for name, (first, _, step) in times.items():
-        row[f"{name}_first_ms"] = 1e3 * float(np.median(first))
-        if case.new_tokens > 1:
-            row[f"{name}_step_ms"] = 1e3 * float(np.median(step))
-    row |= ratios(times["ours"][1], times["transformers"][1])
-    row["floor_share"] = float(np.median(floors / times["ours"][2]))
-    if "int8" in times:
-        row["int8_speedup"] = float(np.median(times["ours"][2] / times["int8"][2]))
-    return row
+def measure_prompt(
+    name: str, runs: dict[str, Callable], floor: Callable, ids: ndarray, args: argparse.Namespace
+) -> list[Row]:
+    """Return the rows of prompts, one after the other, up to their first new token."""
+    turns: dict[str, Callable] = {
+        who: partial(burst, partial(run, ids, 1), quick=args.quick) for who, run in runs.items()
+    }
+    turns["floor"] = floor
+    times = take_turns(turns, args.rounds)
+    floors = times.pop("floor").tolist()  # (rounds,); the others (rounds, 2, 1)
+    steady = {who: t[:, 1, 0].tolist() for who, t in times.items()}
+    paused = {who: t[:, 0, 0].tolist() for who, t in times.items()}
+    return [
+        Row(name, "prompt", "s", {**steady, "floor": floors}),
+        Row(name, "prompt after a pause", "s", paused),
+    ]
 
 
-def measure_starts(folder: Path, repetitions: int) -> list[dict[str, Any]]:
-    """Return what a first token takes from the start of the command, in seconds."""
+def measure_tokens(
+    name: str, runs: dict[str, Callable], floor: Callable, ids: ndarray, n: int,
+    args: argparse.Namespace,
+) -> list[Row]:  # fmt: skip
+    """Return the rows of whole texts, of their first token, and of each token after it."""
+
+    def turn(run: Callable) -> ndarray:
+        stages = (lambda: run(ids, 1), lambda _: run(ids, n))
+        return burst(*stages, seconds=0, at_least=1, quick=args.quick)[1]
+
+    turns: dict[str, Callable] = {who: partial(turn, run) for who, run in runs.items()}
+    turns["floor"] = lambda: np.median([floor() for _ in range(3)])
+    times = take_turns(turns, args.rounds)
+    floors = times.pop("floor").tolist()  # (rounds,); the others (rounds, 2)
+    first, whole = ({who: t[:, i] for who, t in times.items()} for i in range(2))
+    step = {who: (whole[who] - first[who]) / (n - 1) for who in times}
+    return [
+        Row(name, f"{n} tokens", "s", as_lists(whole)),
+        Row(name, "first token", "s", as_lists(first)),
+        Row(name, "each token after it", "s", {**as_lists(step), "floor": floors}),
+    ]
+
+
+def as_lists(samples: dict[str, ndarray]) -> dict[str, list[float]]:
+    return {who: x.tolist() for who, x in samples.items()}
+
+
+def measure_starts(folder: Path, rounds: int) -> list[Row]:
+    """Return the seconds from the start of the command to its first token."""
     small = folder / "run"
     GPT(GPTConfig(65, 256, 384, 6, 6)).save_pretrained(small)
     save_tokenizer(make_tokenizer("char", "".join(map(chr, range(32, 97)))), small)
     commands = {"python and numpy": ["-c", "import numpy"]}
-    commands["run folder, 11M"] = _command(small)
+    commands["run folder, 11M"] = make_command(small)
     try:
         save_tokenizer(make_tokenizer("gpt2"), folder)
     except Exception as error:
         print(f"124M is left out: {error}", file=sys.stderr)
     else:
-        commands["124M"] = _command(folder)
-        commands["124M, --int8"] = [*_command(folder), "--int8", "True"]
-    rows = []
-    for name, command in commands.items():
-        seconds = []
-        for _ in range(1 + repetitions):
-            start = time.perf_counter()
-            done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-            seconds.append(time.perf_counter() - start)
-            if done.returncode:
-                sys.exit(f"{name}: {done.stderr}")
-        rows.append({"case": STARTS, "what": name, "seconds": float(np.median(seconds[1:]))})
-    return rows
+        commands["124M"] = make_command(folder)
+        commands["124M, --int8"] = [*make_command(folder), "--int8", "True"]
+
+    def run(name: str) -> float:
+        command = [sys.executable, *commands[name]]
+        seconds, done = timed(partial(subprocess.run, command, capture_output=True, text=True))
+        if done.returncode:
+            sys.exit(f"{name}: {done.stderr}")
+        return seconds
+
+    times = take_turns({name: partial(run, name) for name in commands}, rounds)
+    return [Row(STARTS, name, "s", {OURS: t.tolist()}) for name, t in times.items()]
 
 
-def _command(folder: Path) -> list[str]:
+def make_command(folder: Path) -> list[str]:
+    """Return the arguments of a Python that writes one token."""
     call = "import sys; from npgpt.cli import main; sys.exit(main())"
     return ["-c", call, "generate", "--model", str(folder), "--prompt", "THE ",
             "--max_new_tokens", "1"]  # fmt: skip
 
 
-# ---- reporting
-
-
-def table(rows: list[dict[str, Any]]) -> Table:
-    out = Table(title="GPT-2 124M, median ms", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    out.add_column("", no_wrap=True)
-    headings = [
-        "floor",
-        "ours",
-        "int8",
-        "hf",
-        "ours/hf, whole\n(10-90 %)",
-        "floor/\nours",
-        "ours/\nint8",
-    ]
-    for heading in headings:
-        out.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        for kind in ("first", "step"):
-            if f"ours_{kind}_ms" not in row:
-                continue
-            is_last = kind == "step" or "ours_step_ms" not in row
-            cells = [row["floor_ms"] if is_last else None]
-            cells += [row.get(f"{name}_{kind}_ms") for name in ("ours", "int8", "transformers")]
-            quotients = [
-                row.get(key) if is_last else None for key in ("floor_share", "int8_speedup")
-            ]
-            out.add_row(
-                f"{row['case']} {kind}",
-                *("" if cell is None else f"{cell:.1f}" for cell in cells),
-                shown(row) if is_last else "",
-                *("" if quotient is None else f"{quotient:.2f}" for quotient in quotients),
-            )
-    return out
-
-
-def main() -> None:
-    parser = options("Time generation here and in transformers.")
-    names = [*(case.name for case in CASES), STARTS]
-    parser.add_argument("--case", nargs="+", choices=names, default=names, help="only these")
-    args = parser.parse_args()
-
-    keep_freed_memory()  # as npgpt generate does; PyTorch gains from it as well
-    torch.set_num_threads(usable_cpus())
-    rows, tables = [], []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        model = GPT(GPTConfig()).eval()
-        runs = {"ours": ours(model), "transformers": transformers(twin(model, folder))}
-        read = reading(4 * model.n_parameters())
-        for case in CASES:
-            if case.name in args.case:
-                print(f"measuring {case.name}", file=sys.stderr)
-                runs.pop("int8", None)
-                if case.name == "batch1":
-                    runs["int8"] = ours(quantize(model))
-                repetitions = case.quick_repetitions if args.quick else case.repetitions
-                floor = read if case.new_tokens > 1 else multiplying(model, case.prompt)
-                rows.append(measure(case, runs, floor, repetitions))
-        if rows:
-            tables.append(table(rows))
-        if STARTS in args.case:
-            print("measuring starts", file=sys.stderr)
-            starts = measure_starts(folder, 2 if args.quick else 5)
-            tables.append("seconds from the start of the command to its first token:")
-            tables += [f"  {row['what']:20} {row['seconds']:.2f}" for row in starts]
-            rows += starts
-    note = (
-        "first: the prompt, to the first token; step: each token after it; hf: transformers, and "
-        "ours/hf of the whole text: below 1 is faster; floor: of a step, to read as many bytes as "
-        "the weights have, and of a prompt, its matrix products; "
-        f"{environment()}"
-    )
-    report(tables, note, rows, args.json)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, [*CASES, STARTS], measure, rounds=3)

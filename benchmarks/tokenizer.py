@@ -1,43 +1,33 @@
 """Time the training of a byte-pair encoding here, and with Hugging Face's trainer in Rust.
 
-Both get the same text, cut by GPT-2's pattern, and the same size of the vocabulary; they take turns
-in one process. They decide between equal counts differently, so the vocabularies differ a little:
-what they have in common, and how well each compresses the text, says that they do the same. Then
-each encodes the text: tiktoken runs ours.
+Both get the same text, cut by GPT-2's pattern, and the same size of the vocabulary. They decide
+between equal counts differently, so the vocabularies differ a little: the tokens that they have in
+common, and the bytes of text to a token, show that both do the same. Then each encodes the text;
+tiktoken encodes with ours. We train on one thread, Hugging Face's trainer on all.
 
     python benchmarks/tokenizer.py [--quick] [--data FILE ...] [--vocab_size N] [--json FILE]
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import argparse
 import os
 import sys
 import sysconfig
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich import box
-from rich.table import Table
-from timing import options, ratios, report, shown
+from harness import OURS, Row, main, need, take_turns, timed
 
 from npgpt.errors import UserError
 from npgpt.tokenizers import train_bpe
 from npgpt.tokenizers.huggingface import byte_letters
 from npgpt.training.data import read_text
 
-try:
-    import tokenizers
-except ImportError:
-    print(
-        "this benchmark compares with tokenizers; install it: pip install tokenizers",
-        file=sys.stderr,
-    )
-    sys.exit(2)
-
+tokenizers = need("tokenizers")
+THEIRS = "tokenizers"
 SPECIAL = "<|endoftext|>"
 MIN_FREQUENCY = 2
 
@@ -57,7 +47,7 @@ def library(n_bytes: int) -> str:
     return "\n".join(texts)
 
 
-def their_training(text: str, vocab_size: int) -> tokenizers.Tokenizer:
+def their_training(text: str, vocab_size: int) -> Any:
     """Train with Hugging Face's trainer; the text goes in by lines, which it works on in parallel.
 
     A line break begins the line after it, so that no piece of GPT-2's pattern is cut.
@@ -85,84 +75,59 @@ def whole_pieces(text: str, length: int = 10_000) -> list[str]:
     return parts
 
 
-def timed(function: Callable, *args: Any, **options: Any) -> tuple[float, Any]:
-    """Return the seconds that a call takes, and its result."""
-    start = time.perf_counter()
-    result = function(*args, **options)
-    return time.perf_counter() - start, result
-
-
-def measure(name: str, text: str, vocab_size: int, repetitions: int) -> dict[str, Any]:
-    """Return what was measured: medians, and what the ratios of each round spread over."""
-    rounds = []
-    for _ in range(repetitions):
-        ours_s, ours = timed(train_bpe, text, vocab_size, min_frequency=MIN_FREQUENCY)
-        theirs_s, theirs = timed(their_training, text, vocab_size)
-        our_encoding_s, ids = timed(ours.encode, text)
-        their_encoding_s, encoded = timed(theirs.encode_batch, whole_pieces(text))
-        rounds.append((ours_s, theirs_s, our_encoding_s, their_encoding_s))
-    letters = byte_letters()
-    spelled = {"".join(letters[byte] for byte in token) for token in ours.ranks}
-    n_bytes = len(text.encode())
-    columns = np.array(rounds).T
-    ours_s, theirs_s, our_encoding_s, their_encoding_s = (float(np.median(c)) for c in columns)
-    return {
-        "text": name,
-        "megabytes": n_bytes / 1e6,
-        "vocab_size": vocab_size,
-        "ours_s": ours_s,
-        "theirs_s": theirs_s,
-        **ratios(columns[0], columns[1]),
-        "common": len(spelled & theirs.get_vocab().keys()) / len(spelled),
-        "our_bytes_per_token": n_bytes / ids.size,
-        "their_bytes_per_token": n_bytes / sum(len(part.ids) for part in encoded),
-        "our_encoding_mb_s": n_bytes / 1e6 / our_encoding_s,
-        "their_encoding_mb_s": n_bytes / 1e6 / their_encoding_s,
-    }
-
-
-def table(row: dict[str, Any]) -> Table:
-    title = f"{row['text']}, {row['megabytes']:.1f} MB, {row['vocab_size']:,} tokens"
-    out = Table(title=title, box=box.SIMPLE_HEAD)
-    out.add_column("median", no_wrap=True)
-    for heading in ("ours", "theirs", "ours/theirs (10-90 %)"):
-        out.add_column(heading, justify="right", no_wrap=True)
-    out.add_row("training, s", f"{row['ours_s']:.1f}", f"{row['theirs_s']:.1f}", shown(row))
-    out.add_row(
-        "encoding, MB/s", f"{row['our_encoding_mb_s']:.1f}", f"{row['their_encoding_mb_s']:.1f}"
-    )
-    out.add_row(
-        "bytes to a token",
-        f"{row['our_bytes_per_token']:.3f}",
-        f"{row['their_bytes_per_token']:.3f}",
-    )
-    out.add_row("tokens in common", f"{row['common']:.1%}")
-    return out
-
-
-def main() -> None:
-    parser = options("Time the training of a tokenizer.", "1 MB, once")
-    parser.add_argument("--data", nargs="+", help="texts; if not given, Python's library")
-    parser.add_argument("--megabytes", type=float, default=10, help="how much of the text")
-    parser.add_argument("--vocab_size", type=int, default=8192)
-    args = parser.parse_args()
-
+def measure(case: str, args: argparse.Namespace) -> list[Row]:
+    """Return the rows of a text: seconds to train and to encode, and how well both compress it."""
+    os.environ["RAYON_NUM_THREADS"] = str(args.n_threads)  # Hugging Face's, which start later
     n_bytes = int(1e6 * (1 if args.quick else args.megabytes))
     try:
         text = read_text(tuple(args.data))[0] if args.data else library(n_bytes)
     except UserError as error:
         sys.exit(str(error))
     text = text.encode()[:n_bytes].decode(errors="ignore")
-    name = "data" if args.data else "library"
-    row = measure(name, text, args.vocab_size, 1 if args.quick else 3)
+    trained = {}
 
-    versions = ", ".join(
-        f"{package} {importlib.metadata.version(package)}"
-        for package in ("tokenizers", "tiktoken", "regex")
+    def train(who: str, trainer: Callable) -> float:
+        seconds, trained[who] = timed(trainer, text, args.vocab_size)
+        return seconds
+
+    pieces = whole_pieces(text)
+    training = take_turns(
+        {
+            OURS: partial(train, OURS, partial(train_bpe, min_frequency=MIN_FREQUENCY)),
+            THEIRS: partial(train, THEIRS, their_training),
+        },
+        args.rounds,
     )
-    note = f"Below 1 is faster; threads: ours 1, theirs up to {os.cpu_count()}; {versions}"
-    report([table(row)], note, [row], args.json)
+    ours, theirs = trained[OURS], trained[THEIRS]
+    encoding = take_turns(
+        {
+            OURS: lambda: timed(ours.encode, text)[0],
+            THEIRS: lambda: timed(theirs.encode_batch, pieces)[0],
+        },
+        args.rounds,
+    )
+    n_tokens = {
+        OURS: ours.encode(text).size,
+        THEIRS: sum(len(part.ids) for part in theirs.encode_batch(pieces)),
+    }
+    letters = byte_letters()
+    spelled = {"".join(letters[byte] for byte in token) for token in ours.ranks}
+    common = len(spelled & theirs.get_vocab().keys()) / len(spelled)
+    size = len(text.encode())
+    label = f"{'data' if args.data else case}, {size / 1e6:.1f} MB, {args.vocab_size:,} tokens"
+    return [
+        Row(label, "training", "s", {who: t.tolist() for who, t in training.items()}),
+        Row(label, "encoding", "s", {who: t.tolist() for who, t in encoding.items()}),
+        Row(label, "text to a token", "B", {who: [size / n] for who, n in n_tokens.items()}),
+        Row(label, "share of tokens in common", "", {OURS: [common]}),
+    ]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", nargs="+", help="texts; if not given, Python's library")
+    parser.add_argument("--megabytes", type=float, default=10, help="how much of the text")
+    parser.add_argument("--vocab_size", type=int, default=8192)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, ["library"], measure, rounds=1, options=add_options)
