@@ -14,7 +14,20 @@ from npgpt.weights.release import is_release, release_config
 
 
 def find_model(source: str | Path) -> Path:
-    """Return the folder or file that a path, or a name on the Hugging Face hub, stands for."""
+    """Return the folder or file of a model.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder, a ``.safetensors`` file, or a name on the Hugging Face hub. A model of the hub is
+        downloaded, or taken from the hub's cache on this machine.
+
+    Raises
+    ------
+    UserError
+        If there is no such folder or file, and no such name on the hub, or the package
+        huggingface_hub is not installed.
+    """
     path, name = Path(source), str(source)
     expected = f"{name or repr(name)} is no folder with a model (config.json and model.safetensors)"
     if name and path.is_dir() or path.suffix == ".safetensors" and path.is_file():
@@ -34,16 +47,16 @@ def find_model(source: str | Path) -> Path:
              "tokenizer*.json", "added_tokens.json", "special_tokens_map.json"]  # fmt: skip
     try:  # the library falls back on its cache without a network
         return Path(snapshot_download(name, allow_patterns=files))
-    except Exception as error:  # its own kinds, and those of what it connects with
+    except Exception as error:  # the library's own errors, and those of its network libraries
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(
-            f"{expected}, and the Hugging Face hub, or the cache of it here, did not give one of "
-            f"that name ({type(error).__name__}: {reason})"
+            f"{expected}, and neither the Hugging Face hub nor its cache on this machine gave a "
+            f"model of that name ({type(error).__name__}: {reason})"
         ) from None
 
 
 def find_config(path: Path) -> GPTConfig:
-    """Return the configuration that comes with what `find_model` found."""
+    """Return the configuration of the model in a folder, or beside a file; see `find_model`."""
     if is_release(path):
         return release_config(path)
     if path.is_dir() and not (path / "config.json").exists():

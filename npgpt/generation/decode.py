@@ -1,4 +1,4 @@
-"""Reading tokens one at a time: by a kernel that runs the whole model, where there is one.
+"""Reading tokens one at a time, by one kernel for the whole model where that is possible.
 
 The instructions of the kernel are not written by hand. The model is traced: `write` calls its
 modules with a `Row` in the place of numbers, and each layer adds its instruction to the program.
@@ -29,11 +29,11 @@ ACTIVATION_NAMES = {
 
 
 class Decoder:
-    """A model and its cache: reads tokens, and says what comes next.
+    """A model and its cache: it reads tokens, and returns the logits of the next ones.
 
-    A single new token of each of a few sequences goes through the model as one kernel, all else
-    through the modules; the logits are the same. Parameters may change in place in between, but not
-    be given other arrays.
+    A single new token of each of a few sequences is read by one kernel. Several tokens at a time
+    are read by the modules. The logits are the same. Between two calls, parameters may change in
+    place; a parameter must not get another array.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class Decoder:
         return step.logits.copy()
 
     def _written(self) -> Step | None:
-        """Return the step as a kernel, written anew where the cache has new arrays."""
+        """Return the step as a kernel; it is written again when the cache has new arrays."""
         if self.cache is None or not self.cache.keys:
             return None
         if not kernels_enabled() or autograd.stepper.current_recording() is not None:
@@ -100,7 +100,7 @@ class Decoder:
 
 
 class Step(NamedTuple):
-    """A model's step for one token of each sequence, and where it takes and leaves its arrays."""
+    """A model's step for one token of each sequence, and the arrays that it reads and writes."""
 
     run: Any  # (length, mask)
     x: ndarray  # (B, C), the embeddings

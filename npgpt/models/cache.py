@@ -9,20 +9,20 @@ from autograd import Tensor, is_grad_enabled
 
 
 class KVCache:
-    """The keys and values of the tokens that a model has read, so that it reads each only once.
+    """The keys and values of the tokens that a model has read, so that it reads each token once.
 
     Parameters
     ----------
     capacity : int
-        Tokens that there is room for: no more than the model's ``n_positions``.
+        The number of tokens that it has room for: at most the model's ``n_positions``.
 
     Attributes
     ----------
     keys, values : list of ndarray
-        A layer's are (B, H, capacity, D), made when it first stores some; `length` of the
-        positions are filled.
+        Those of each layer, (B, H, capacity, D); made when the layer first stores some. The first
+        `length` positions are filled.
     length : int
-        Tokens of each sequence that were read.
+        The number of tokens that were read, of each sequence.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class KVCache:
         self.values: list[ndarray] = []
 
     def demand_room(self, batch_size: int, n_tokens: int) -> None:
-        """Raise ValueError unless that many new tokens of that many sequences can be stored."""
+        """Raise ValueError unless the new tokens of a batch can be stored."""
         if is_grad_enabled():
             raise ValueError("a cache holds no tape: read with it under autograd.no_grad()")
         if self.keys and len(self.keys[0]) != batch_size:
@@ -58,9 +58,10 @@ class KVCache:
     def extend(
         self, layer: int, key: Tensor, value: Tensor, window_size: int | None
     ) -> tuple[ndarray, ndarray]:
-        """Store a layer's new keys and values, (B, H, T, D); return all that the T can see.
+        """Store a layer's new keys and values, (B, H, T, D); return those that the queries see.
 
-        These are (B, H, S, D): everything so far, or in a band what its first query sees and after.
+        The result is (B, H, S, D): the keys and values of all tokens so far. With a window, the
+        first one is the first that the first of the T queries sees.
         """
         stop = self.length + key.shape[2]
         first = 0 if window_size is None else max(0, self.length + 1 - window_size)
@@ -73,9 +74,10 @@ class KVCache:
         return found[0], found[1]
 
     def reorder(self, rows: ndarray) -> None:
-        """Let sequence i go on from the tokens of sequence ``rows[i]``; their number may change.
+        """Let sequence i go on from the tokens of sequence ``rows[i]``.
 
-        In beam search one beam ends and another splits; several returns share their prompt.
+        In beam search, one beam ends and another one splits: ``rows`` is then [0, 0, 2], say. There
+        may be more rows than before, where several texts continue one prompt.
         """
         past = slice(self.length)
         for layers in (self.keys, self.values):

@@ -1,4 +1,4 @@
-"""Configuration: of a model (Hugging Face's names), and of a training run (nanoGPT's)."""
+"""The configuration of a GPT, with Hugging Face's names, and the published sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from autograd.schema import Range, fit_fields, nearest
 from npgpt.errors import UserError
 
-Size = Annotated[int, Range(1, 2**28)]  # products of two can be counted
+Size = Annotated[int, Range(1, 2**28)]  # the product of two sizes fits a 64-bit integer
 Layers = Annotated[int, Range(1, 2**20)]
 Steps = Annotated[int, Range(0, 2**53)]
 Interval = Annotated[int, Range(1, 2**53)]
@@ -50,30 +50,33 @@ class GPTConfig:
         ``"gelu_new"`` (the tanh form, GPT-1's and GPT-2's), ``"gelu"`` (exact), ``"relu"``,
         ``"silu"``, ``"tanh"``, or another name that Hugging Face has for one of these.
     resid_pdrop, embd_pdrop, attn_pdrop : float
-        Dropout of each branch's result, of the embeddings, and of the attention weights.
+        The probability of dropout: of each branch's result, of the embeddings, and of the attention
+        weights.
     layer_norm_epsilon, initializer_range : float
     scale_attn_weights, scale_attn_by_inverse_layer_idx : bool
-        Divide the scores by the root of a head's width; by the layer's number, counted from 1.
+        The first divides the scores of attention by the root of a head's width, the second by the
+        layer's number, counted from 1.
     reorder_and_upcast_attn : bool
-        Compute attention in float32 under mixed precision. Parameters here are float32 at least,
-        so that it changes nothing; it is kept for those who read the file.
+        In transformers: compute attention in float32 under mixed precision. Parameters here are
+        float32 or float64, so the field has no effect. It is kept for programs that read the file.
     tie_word_embeddings : bool
-        Whether the head is the token embedding.
+        Whether the weight of the head is that of the token embedding.
     bias : bool
         False leaves out the biases of all linear layers and norms, as nanoGPT's recipes do.
     norm_position : {"pre", "post"}
-        Where a block normalizes: what a branch reads (GPT-2, with one more norm at the end), or the
-        sum that it is added to (GPT-1).
+        Where a block normalizes. GPT-2 normalizes the input of each branch ("pre"), and once more
+        after the last block. GPT-1 normalizes the sum of a branch and its input ("post").
     position_embedding : {"learned", "sinusoidal"}
-        Sinusoidal is the fixed table of Vaswani et al. 2017, section 3.5.
+        Whether the table of positions is learned, or that of Vaswani et al. 2017, section 3.5.
     window_size : int, optional
-        In every other layer a position sees only itself and the ``window_size - 1`` before it:
-        GPT-3's locally banded sparse attention, in alternation with dense.
+        In every other layer, a position sees only itself and the ``window_size - 1`` positions
+        before it: GPT-3's locally banded attention, in alternation with dense attention.
 
     Raises
     ------
     UserError
-        If a value cannot be.
+        If a field has another type than its annotation says, or a number is out of its range; or if
+        `n_embd` is not a multiple of `n_head`.
 
     Examples
     --------
@@ -127,12 +130,12 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
-        """Make a config of a Hugging Face ``config.json``; fields unknown here are ignored."""
+        """Make a configuration of a Hugging Face ``config.json``; unknown fields are ignored."""
         if values.get("add_cross_attention"):
             raise UserError("add_cross_attention is true; this GPT has no cross-attention")
         values = {ALIASES.get(key, key): value for key, value in values.items()}
         is_gpt1 = values.get("model_type") == "openai-gpt"
-        if is_gpt1 and "afn" in values:  # whose "gelu" is the tanh form
+        if is_gpt1 and "afn" in values:  # GPT-1 calls the tanh form "gelu"
             afn = values["afn"]
             values["activation_function"] = "gelu_new" if afn == "gelu" else afn
         known = {f.name for f in dataclasses.fields(cls)}
@@ -153,7 +156,7 @@ class GPTConfig:
 
     @property
     def model_type(self) -> str:
-        """The model of transformers that computes the same; ``"npgpt"`` if there is none."""
+        """The name in the registry: transformers' name of the same model, or ``"npgpt"``."""
         if self.window_size is not None:
             return "npgpt"
         if self.norm_position == "pre":
@@ -187,7 +190,7 @@ _init = GPTConfig.__init__
 
 @functools.wraps(_init)
 def _init_with_alias(self: GPTConfig, *args: Any, block_size: int | None = None, **fields: Any):
-    # not a field: dataclasses.replace would pass the old value on, over a new n_positions
+    # block_size is no field: dataclasses.replace(config, n_positions=8) would pass on its old value
     if block_size is not None:
         fields["n_positions"] = block_size
     _init(self, *args, **fields)

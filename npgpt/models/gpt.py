@@ -105,20 +105,20 @@ def mask_of(attention_mask: ndarray, B: int, T: int, past: int) -> ndarray:
 
 
 class GPT(Module):
-    """A GPT language model: GPT-1, GPT-2 or GPT-3, as the configuration says.
+    """A GPT language model: GPT-1, GPT-2 or GPT-3, depending on the configuration.
 
     Parameters
     ----------
     config : GPTConfig
     seed : int
-        Of the initialization.
+        The seed of the initialization.
     dtype : dtype_like
-        Of the parameters: float32, or float64 for checking.
+        The dtype of the parameters: float32, or float64 for checking.
 
     Attributes
     ----------
     generation_config : dict
-        Defaults for the options of `generate`: those of ``generation_config.json``.
+        Defaults for the options of `generate`, from ``generation_config.json``.
 
     Examples
     --------
@@ -155,11 +155,11 @@ class GPT(Module):
             self._initialize(np.random.default_rng(seed))
 
     def _initialize(self, generator: np.random.Generator) -> None:
-        """Draw the weights: matrices are normal with deviation 0.02.
+        """Draw the weights: matrices are normal, with a standard deviation of 0.02.
 
-        Those that end a residual branch are divided by the root of the number of branches, so that
-        their sum does not grow with depth (Radford et al. 2019, section 2.3); GPT-1 normalizes that
-        sum, and does without.
+        A matrix at the end of a residual branch is divided by the root of the number of branches.
+        The sum of all branches then does not grow with depth (Radford et al. 2019, section 2.3).
+        GPT-1 normalizes this sum, and so does not divide.
         """
         config = self.config
         branches = 2 * config.n_layer if config.norm_position == "pre" else 1
@@ -184,17 +184,19 @@ class GPT(Module):
         ----------
         input_ids : ndarray of int, (B, T)
         targets : ndarray of int, (B, T), optional
-            The token that follows each position; -100 where the loss is not to count.
+            The token that follows each position. A target of -100 does not count in the loss.
         attention_mask : ndarray, (B, T) or (B, T, T), optional
-            0 for padding, which nobody looks at; what it says itself means nothing. With three
-            axes, entry (b, i, j) says whether position i of sequence b may look at position j. With
-            a cache, the last axis has cache.length + T entries: it covers the tokens that were read
-            earlier, too. No position looks at those after it, whatever the mask says.
+            0 for padding. No position looks at padding, and the logits at padding have no meaning.
+            With three axes, entry (b, i, j) says whether position i of sequence b may look at
+            position j. With a cache, the last axis has cache.length + T entries, since it covers
+            the tokens that were read earlier, too. Whatever the mask says, no position looks at
+            those after it.
         position_ids : ndarray of int, (T,) or (B, T), optional
-            0, 1, 2, ... if not given; with a cache, they go on from its length.
+            The positions of the tokens: 0, 1, 2, ... if not given. With a cache, they begin with
+            its length.
         cache : KVCache, optional
-            Of what was read earlier, which the new tokens see; they are added to it. It holds no
-            tape, and so is for use under `autograd.no_grad` only.
+            The keys and values of tokens that were read earlier. The new tokens see these, and are
+            added to the cache. A cache holds no tape, so it is for use under `autograd.no_grad`.
 
         Returns
         -------
@@ -204,8 +206,10 @@ class GPT(Module):
         Raises
         ------
         UserError
-            If an id or a target is no integer, or not in the vocabulary; or a position not in the
-            context.
+            If `input_ids` is not of shape (B, T) with T > 0; if an id or a target is no integer, or
+            not in the vocabulary; or if a position is not in the context.
+        ValueError
+            If the tokens do not fit the context or the cache, or the mask has another shape.
         """
         if targets is not None:
             targets = np.asarray(targets)
@@ -223,7 +227,7 @@ class GPT(Module):
         attention_mask: ndarray | None = None,
         position_ids: ndarray | None = None,
     ) -> Activations:
-        """Look inside: return every hidden state, and who looks at whom; see `forward`.
+        """Return every hidden state, and the weights of every attention head; see `forward`.
 
         Examples
         --------

@@ -16,7 +16,7 @@ from npgpt.module import Module, Parameter, Traced
 
 
 class Linear(Module):
-    """x @ weight + bias, with ``weight (in, out)``: what GPT-2's checkpoints call Conv1D."""
+    """x @ weight + bias, with ``weight (in, out)``; GPT-2's checkpoints call this Conv1D."""
 
     def __init__(self, n_in: int, n_out: int, bias: bool = True, dtype: DTypeLike = np.float32):
         self.weight = Parameter.full((n_in, n_out), 0, dtype)
@@ -76,7 +76,7 @@ class Dropout(Module):
         return nn.dropout(x, self.p, self.training, dropout_generator())
 
     def trace(self, x: Traced) -> Traced:
-        """Trace nothing: dropout is off where a model is traced."""
+        """Return x: a model is traced for its use, where dropout is off."""
         return x
 
 

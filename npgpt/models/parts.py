@@ -1,4 +1,4 @@
-"""How many parameters each part of a model has."""
+"""The number of parameters in each part of a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from npgpt.module import unallocated
 
 
 def parameters_by_part(config: GPTConfig) -> dict[str, int]:
-    """Return how many parameters each part of a model has; tied ones count once.
+    """Return the number of parameters in each part of a model; tied parameters count once.
 
     Examples
     --------

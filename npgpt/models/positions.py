@@ -1,4 +1,4 @@
-"""How a model knows where a token stands."""
+"""Positions: how a model is told where in the text a token stands."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class PositionEmbedding(Embedding):
 
 
 class SinusoidalEmbedding(Module):
-    """Fixed positions (Vaswani et al. 2017, section 3.5): sines and cosines, slower and slower.
+    """A fixed table of positions: sines and cosines (Vaswani et al. 2017, section 3.5).
 
-    Channel 2i of position p is sin(p / 10000^(2i / width)), channel 2i + 1 its cosine.
+    Channel 2i of position p is sin(p / 10000^(2i / width)), and channel 2i + 1 is the cosine of the
+    same angle. The angles of later channels grow more slowly with the position.
     """
 
     def __init__(self, width: int, dtype: DTypeLike = np.float32):

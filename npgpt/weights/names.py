@@ -1,4 +1,4 @@
-"""From a file's names to the model's."""
+"""The names of parameters: those in files, and those of a model here."""
 
 from __future__ import annotations
 
@@ -57,9 +57,10 @@ def fitted(model: GPT, tensors: dict[str, Stored], mapping: Mapping[str, str]) -
 
 
 def implied(model: GPT) -> dict[str, tuple[tuple[int, ...], Callable[[], ndarray]]]:
-    """Return shape and value of what transformers stores, and this model computes or leaves out.
+    """Return the tensors that transformers stores and this model has not: name, shape and value.
 
-    These are the zero biases of a model without any, and the table of sinusoidal positions.
+    These are the biases of a model without biases, which are zeros, and the table of sinusoidal
+    positions, which is computed here.
     """
     found: dict[str, tuple[tuple[int, ...], Callable[[], ndarray]]] = {}
     for name, module in model.named_modules():
@@ -134,7 +135,13 @@ def _take(tensors: dict[str, Stored], name: str) -> Stored | None:
 
 
 def name_there(name: str, mapping: Mapping[str, str]) -> str | None:
-    """Return what a mapping makes of a name, if anything."""
+    """Return the name that a mapping gives a parameter in a file; None if it gives none.
+
+    Examples
+    --------
+    >>> name_there("transformer.h.3.ln_1.bias", {"transformer.h.*.ln_1.*": "layer_*.norm.*"})
+    'layer_3.norm.bias'
+    """
     for ours, theirs in mapping.items():
         pattern = "(.*?)".join(map(re.escape, ours.split("*")))
         if found := re.fullmatch(pattern, name):
