@@ -24,17 +24,18 @@ from autograd.files import replacing, write_tensors, write_text
 from autograd.reading import read_tensors
 from npgpt import GPT, UserError
 from npgpt.cli import main
-from npgpt.evaluation.loss import whole_loss
+from npgpt.evaluation.loss import every_window, mean_loss, whole_loss
 from npgpt.module import Parameter
 from npgpt.tokenizers import ByteTokenizer
 from npgpt.training.config import TrainConfig
-from npgpt.training.data import write_tokens
+from npgpt.training.data import IGNORED, Batch, write_tokens
 from npgpt.training.display import Display, OutputLost
 from npgpt.training.folder import RunFolder
 from npgpt.training.interrupt import Interrupted, interruptible
 from npgpt.training.optim import AdamW, clip_grad_norm
 from npgpt.training.replay import Replay
 from npgpt.training.run import latest_run, resume, start, train
+from npgpt.training.task import LanguageModelling
 from npgpt.weights.load import load_pretrained
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
@@ -493,6 +494,40 @@ def test_architecture_cannot_change_on_resume(text, tmp_path):
     resume(run.folder, {"out_dir": f"{run.folder}/../run"})
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('{"eos_token_id": "end"}', "in the model's own settings .*eos_token_id has 'end'"),
+        ('{"repetition_penalty": 0}', "in the model's own settings .*repetition_penalty is 0"),
+        ('{"eos_token_id": ', "generation_config.json"),
+    ],
+)
+def test_settings_of_generation_that_are_wrong_are_refused_before_training(
+    settings, message, text, tmp_path
+):
+    """Not by the last sample, hours later."""
+    run = run_to_the_end(text, tmp_path / "run", max_iters=2)
+    (run.folder / "generation_config.json").write_text(settings)
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(UserError, match=message):
+        resume(run.folder, {"max_iters": 4})
+    with pytest.raises(UserError, match=message):
+        start(TrainConfig(data=(text,), init_from=str(run.folder), out_dir=str(tmp_path / "new")))
+    assert not (tmp_path / "new").exists()
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
+def test_a_resumed_runs_samples_know_the_models_own_settings(text, tmp_path):
+    """So they are the samples of a run without a break."""
+    first = run_to_the_end(text, tmp_path / "first", max_iters=2)
+    (first.folder / "generation_config.json").write_text('{"repetition_penalty": 3.0}')
+    changes = dict(init_from=str(first.folder), sample_tokens=6)
+    run = start(config(text, tmp_path / "run", **changes))
+    again = resume(run.folder, {})
+    assert again.model.generation_config == {"repetition_penalty": 3.0}
+    assert run.task.sample(run.model) == again.task.sample(again.model)
+
+
 def test_a_recipe_that_was_edited(text, tmp_path):
     run = start(config(text, tmp_path / "run"))
     recipe = run.folder / "train.toml"
@@ -601,6 +636,45 @@ def test_metrics_that_are_damaged(text, tmp_path):
         file.write(b'\xff\xfe\n5\n{"step": "x"}\n{"step": 4')
     train(again := resume(run.folder, {"max_iters": 6}), Quiet(again))
     assert lines(run.folder)[: len(before)] == before
+
+
+# ---- the task
+
+
+class Masked(LanguageModelling):
+    """Find the tokens that a mask hides: another task, on the same text."""
+
+    def hide(self, batch, generator):
+        hidden = generator.random(batch.inputs.shape) < 0.3
+        inputs = np.where(hidden, 0, batch.inputs)
+        return Batch(inputs, np.where(hidden, batch.inputs, IGNORED))
+
+    def random_batch(self, split, generator):
+        return self.hide(super().random_batch(split, generator), generator)
+
+    def whole_loss(self, model, check=lambda: None):
+        random = np.random.default_rng(0)
+        windows = every_window(self.splits[1], self.config.block_size, 4, None)
+        return mean_loss(model, (self.hide(batch, random) for batch in windows), check)
+
+
+def test_another_task(text, tmp_path):
+    """The loop, the folder, and what is drawn from the seed know nothing of language modelling."""
+
+    def masked(run):
+        run.task = Masked(run.config, run.tokenizer, run.task.data)
+        return run
+
+    whole = masked(start(config(text, tmp_path / "whole")))
+    train(whole, Quiet(whole))
+    assert lines(whole.folder)[-1]["val_loss"] == pytest.approx(
+        whole.task.whole_loss(load_pretrained(whole.folder)), rel=1e-6
+    )
+    run = masked(start(config(text, tmp_path / "run")))
+    with pytest.raises(Interrupted):
+        train(run, Quiet(run, interrupt_at=6))
+    train(again := masked(resume(run.folder, {})), Quiet(again))
+    same_runs(again.folder, whole.folder)
 
 
 # ---- the optimizer

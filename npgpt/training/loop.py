@@ -33,11 +33,18 @@ from npgpt.weights.load import load_pretrained, save_weights
 
 
 def train(run: Run, display: Display) -> None:
-    """Train to the end, from wherever the run stands.
+    """Train a run to its end, from the step where it is.
 
-    The loop takes one update after the other. Every `eval_interval` updates, and at the end, it
-    estimates the losses, writes the model if it is the best so far, and saves the state. A signal
-    is looked for between updates: the state is then saved, and the loop ends.
+    Every `eval_interval` updates, and at the end, the losses are estimated, the model is written if
+    it is the best so far, and the state is saved. A signal such as that of Ctrl-C ends the loop
+    between two updates, with the state saved.
+
+    Parameters
+    ----------
+    run : Run
+        A new run (`npgpt.training.run.start`), or one that is resumed (`resume`).
+    display : Display
+        Shows losses and samples.
 
     Raises
     ------
@@ -60,7 +67,12 @@ def train(run: Run, display: Display) -> None:
 
     with interruptible() as interrupt, metrics, display:
         try:
-            since, n_tokens = time.monotonic(), 0  # of the updates that the next line sums up
+            # Each turn evaluates if it is time to, ends the loop if the run is complete, and does one
+            # update. With eval_interval = 250 and max_iters = 500, the losses are evaluated at the
+            # steps 0, 250 and 500. A run that was interrupted at step 317 enters the loop at step
+            # 317, and evaluates at step 500. `since` and `n_tokens` measure tokens per second: from
+            # the last line of metrics on, without the time of evaluations.
+            since, n_tokens = time.monotonic(), 0
             while True:
                 interrupt.check()
                 if run.must_evaluate:
@@ -88,7 +100,7 @@ def train(run: Run, display: Display) -> None:
                     display.step(progress.step, loss, rate)
                 if config.checkpoint_interval and progress.step % config.checkpoint_interval == 0:
                     run.save_state(run.files.checkpoint(progress.step))
-            if not progress.finished:
+            if not progress.finished:  # as it is for a complete run that is resumed as it was
                 best = load_pretrained(run.folder)
                 loss = run.task.whole_loss(best, interrupt.check)
                 progress.finished = True

@@ -90,7 +90,7 @@ def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] =
             run.save_state()
         for tokens in task.data.values():  # from here on, the file is mapped into memory
             tokens.array = open_tokens(tokens.path, task.tokenizer)[0]
-        run.task = LanguageModelling(config, task.tokenizer, task.data)
+        run.task = type(task)(config, task.tokenizer, task.data)
         return run
     except OSError as error:
         files.unlock()
