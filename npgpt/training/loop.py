@@ -67,11 +67,11 @@ def train(run: Run, display: Display) -> None:
 
     with interruptible() as interrupt, metrics, display:
         try:
-            # Each turn evaluates if it is time to, ends the loop if the run is complete, and does one
-            # update. With eval_interval = 250 and max_iters = 500, the losses are evaluated at the
-            # steps 0, 250 and 500. A run that was interrupted at step 317 enters the loop at step
-            # 317, and evaluates at step 500. `since` and `n_tokens` measure tokens per second: from
-            # the last line of metrics on, without the time of evaluations.
+            # Each turn evaluates if it is time to, ends the loop if the run is complete, and does
+            # one update. With eval_interval = 250 and max_iters = 500, the losses are evaluated at
+            # the steps 0, 250 and 500. A run that was interrupted at step 317 enters the loop at
+            # step 317, and evaluates at step 500. `since` and `n_tokens` measure tokens per second,
+            # from the last such line of metrics on, without the time of evaluations.
             since, n_tokens = time.monotonic(), 0
             while True:
                 interrupt.check()
