@@ -173,20 +173,20 @@ class Cost:
 
     @property
     def attention_flops(self) -> float:
-        """Of the scores and the weighted sums, for a token's forward pass."""
+        """Operations of the scores and the weighted sums, for a token's forward pass."""
         return self._of_token.attention_flops
 
     @property
     def flops(self) -> float:
-        """Of a token's forward pass: a multiplication and an addition for each matrix element.
+        """Operations of a token's forward pass: two for each element of a matrix.
 
-        Norms, activations and the softmax are left out: they are of the order of 1 %.
+        Norms, activations and the softmax do not count: they are of the order of 1 %.
         """
         return self._of_token.flops + self.attention_flops
 
     @property
     def training_flops(self) -> float:
-        """Of a token's forward and backward pass, which has two products for each of forward's."""
+        """Operations of both passes: backward has two products for each product of forward."""
         return 3 * self.flops
 
     @property
@@ -223,7 +223,7 @@ class Cost:
 def sections(
     config: GPTConfig, batch: int, context: int, lengths: list[int]
 ) -> dict[str, dict[str, str]]:
-    """Return everything about an architecture: values by section and label."""
+    """Return the page of an architecture: for each section, the values by their labels."""
     cost, parts = Cost(config, batch, context), parameters_by_part(config)
     total, window = sum(parts.values()), config.window_size
 
@@ -274,7 +274,7 @@ def sections(
 
 
 def show(sources: list[str], batch: int = 1, context: int | None = None) -> str:
-    """Return a page on one architecture, or on several side by side.
+    """Return the pages of one architecture, or of several side by side.
 
     Parameters
     ----------
@@ -283,12 +283,13 @@ def show(sources: list[str], batch: int = 1, context: int | None = None) -> str:
     batch : int
         Sequences.
     context : int, optional
-        Tokens of each; as many as the model takes if not given.
+        Tokens of each sequence; as many as the model takes if not given.
 
     Raises
     ------
     UserError
-        If there is no such model, or it does not take so many tokens.
+        If there is no such model, if it does not take so many tokens, or if `batch` or `context` is
+        less than 1.
 
     Examples
     --------

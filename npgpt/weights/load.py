@@ -1,8 +1,8 @@
 """Weights in and out: folders as Hugging Face writes them, OpenAI's GPT-1, and our runs.
 
-Everything is checked against the configuration before any weight is read: names, shapes, types and
-the layout of the file. Float32 weights are then mapped into memory, not copied: pages are read when
-they are first used, and a change to a parameter never reaches the file.
+Before any weight is read, names, shapes, types and the layout of the file are checked against the
+configuration. Float32 weights are then mapped into memory, not copied: a page of the file is read
+when it is first used, and a change to a parameter never reaches the file.
 """
 
 from __future__ import annotations
@@ -48,20 +48,23 @@ def load_pretrained(
     config : GPTConfig, optional
         Instead of the source's own ``config.json``.
     mapping : mapping of str to str, optional
-        For checkpoints with other names: a parameter's name here, and its name there, with
-        ``.T`` at the end if it is stored transposed. A ``*`` stands for anything, the same in both.
-        Parameters that it does not name keep their names. `MINGPT` is one.
+        For files with other names than those of the architecture (see `npgpt.models.registry`): a
+        parameter's name here, and its name in the file, with ``.T`` at the end if the file has the
+        matrix transposed. A ``*`` stands for anything, the same in both names. A parameter that the
+        mapping does not name keeps its name. `npgpt.weights.names.MINGPT` is such a mapping.
     dtype : dtype_like
-        Of the parameters; the file may hold float16, bfloat16, float32 or float64.
+        The dtype of the parameters; the file may hold float16, bfloat16, float32 or float64.
 
     Returns
     -------
     GPT
+        Of the class that the registry has for the ``model_type`` of the configuration.
 
     Raises
     ------
     UserError
-        If anything is missing, damaged or does not fit, in one message; nothing is loaded then.
+        If a file or a tensor is missing, damaged or does not fit the configuration. The message
+        names what does not fit, and nothing is loaded.
 
     Examples
     --------
@@ -113,17 +116,17 @@ def read_generation_config(folder: Path, is_own: bool = True) -> dict[str, Any]:
 
 
 def _is_of_model(name: str) -> bool:
-    """Return whether a file of this name is written together with others of a model."""
+    """Return whether a file of this name is one of those that are written together."""
     return name in ("config.json", "generation_config.json", "model.safetensors")
 
 
 def save_pretrained(model: GPT, folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` to a folder, made if it is not there.
 
-    transformers loads them and computes the same, wherever it has such a model
-    (`GPTConfig.model_type`): biases that the model does not have are written as zeros, and
-    sinusoidal positions as a table. What is in ``model.generation_config`` goes to the file of that
-    name.
+    transformers loads the folder and computes the same, if it has such a model
+    (`GPTConfig.hugging_face`). For this, biases that the model does not have are written as zeros,
+    and sinusoidal positions as a table. ``model.generation_config`` is written to
+    ``generation_config.json``.
     """
     folder = Path(folder)
     tensors = model.state_dict()
@@ -156,7 +159,7 @@ def save_generation_config(model: GPT, folder: Path) -> None:
 
 
 def open_weights(path: Path) -> tuple[dict[str, Stored], str]:
-    """Return the tensors of a file, or of a folder's, and the path to name in messages."""
+    """Return the tensors of a file or of a folder's files, and the path for messages."""
     index = path / "model.safetensors.index.json"
     if is_release(path):
         return open_release(path), str(path)

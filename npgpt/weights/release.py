@@ -1,4 +1,4 @@
-"""OpenAI's release of GPT-1: shards that are one long row of numbers, cut up by the shapes."""
+"""OpenAI's release of GPT-1: one long row of numbers in several files, and a file of shapes."""
 
 from __future__ import annotations
 
@@ -25,26 +25,31 @@ RELEASE_BLOCK = [
 
 @dataclass(frozen=True)
 class Shard:
-    """A flat .npy file."""
+    """One of the files: a flat array in NumPy's format."""
 
     path: Path
     dtype: np.dtype
-    offset: int  # of the numbers in the file
-    size: int
+    offset: int  # in bytes: where the numbers begin in the file
+    size: int  # how many numbers the file has
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor in the row of numbers that shards make up together."""
+    """A tensor: a part of the row of numbers that the shards hold together."""
 
     shards: list[Shard]
     start: int
     shape: tuple[int, ...]
 
     def read(self, dtype: DTypeLike, transposed: bool = False) -> ndarray:
-        """Return the values, read from one shard or several."""
+        """Return the values, read from one shard or several.
+
+        The loop goes over the shards and copies from each the numbers that belong to the tensor. If
+        the shards hold 100 numbers each, a tensor of 30 numbers that starts at 90 takes the last 10
+        of the first shard and the first 20 of the second.
+        """
         out = np.empty(math.prod(self.shape), dtype)
-        begin = 0  # of the shard, in the row
+        begin = 0  # where the shard begins in the row
         for shard in self.shards:
             first = max(self.start, begin)
             stop = min(self.start + out.size, begin + shard.size)
@@ -58,12 +63,12 @@ class Piece:
 
 
 def is_release(path: Path) -> bool:
-    """Return whether a folder is OpenAI's, with shapes in the place of a configuration."""
+    """Return whether a folder is OpenAI's release: it has shapes, and no configuration."""
     return (path / "params_shapes.json").is_file() and not (path / "config.json").is_file()
 
 
 def release_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes in a release by our names, in the order of the numbers."""
+    """Return the shapes in a release by the names of parameters, in the order of the numbers."""
     path = folder / "params_shapes.json"
     shapes = read_json(path, list[list[Count]], SMALL)
     n_layer, rest = divmod(len(shapes) - 2, len(RELEASE_BLOCK))
