@@ -345,7 +345,7 @@ def explain(loss: Tensor, tensor: Tensor) -> Explanation:
     edges = _Edges(tensor._node)
     outputs: list[Any] = [loss._node]
     inputs: list[Any] = [tensor._node]
-    with observing(None), observing(edges):  # no other observer: it is no pass of the program
+    with observing(None), observing(edges):  # an observer of the program must not see this pass
         start = np.ones(loss.shape, loss.dtype)
         (gradient,) = differentiate(outputs, [start], inputs, retain_graph=True)
     if gradient is None:

@@ -1,4 +1,8 @@
-"""Is this number right? Numeric derivatives, an op against its reference, and predictions."""
+"""Whether a number is right: three comparisons, which return data.
+
+:func:`check_step` and :func:`check_loss` compare with numeric derivatives, :func:`prove` compares
+an op with its reference, and :func:`judge` compares a learner's prediction with the true value.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,15 @@ from autograd.tensor import grad, tensor
 from autograd.testing.diagnosis import error_curve
 from autograd.testing.differences import STEP, central_difference
 
-SAMPLED = 6  # entries of a large array that are compared
-ROUNDINGS = 4  # of each value on the way, for which a comparison allows
+SAMPLED = 6  # entries of an array that are compared
+ROUNDINGS = 4  # how often each value on the way may have been rounded
 
 
 class Comparison(NamedTuple):
-    """Computed derivatives beside numeric ones, for a few entries of an array.
+    """Computed derivatives and numeric ones, for a few entries of an array.
 
-    `verdict` is ``"right"``, ``"wrong"``, or ``"unclear"`` where the differences themselves are
-    too noisy; `remark` says why a comparison is not right.
+    The verdict is ``"right"``, ``"wrong"``, or ``"unclear"`` if the numeric derivatives are too
+    inexact to decide.
     """
 
     title: str
@@ -36,6 +40,7 @@ class Comparison(NamedTuple):
     noise: float
     """The difference that rounding explains."""
     remark: str
+    """Why the verdict is not "right"; empty otherwise."""
     places: list[tuple[int, ...]]
     numeric: list[float]
     computed: list[float]
@@ -44,9 +49,9 @@ class Comparison(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """An op's result, or one of its gradients, beside that of its reference.
+    """An op's result, or one of its gradients, compared with that of its reference.
 
-    `verdict` says how near the two are; it is empty if they differ by more than rounding.
+    The verdict says how near the two are. It is empty if they differ by more than rounding.
     """
 
     title: str
@@ -54,7 +59,7 @@ class Proof(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """A prediction's verdict: right, or a hint."""
+    """The verdict on a prediction: whether it is right, and otherwise a hint."""
 
     title: str
     is_right: bool
@@ -64,7 +69,11 @@ class Judgement(NamedTuple):
 
 @np.errstate(all="ignore")  # a step may lead to where the function does not exist
 def check_step(call: Call, step: Step) -> Iterator[Comparison]:
-    """Differentiate one op numerically, in float64, for the cotangent that its rule was given."""
+    """Compare what a step sends to each input with numeric derivatives of the op alone.
+
+    For the cotangent g of the step, each contribution is the gradient of the sum of g * out. The op
+    runs in float64 here.
+    """
     arguments = {name: _double(x) for name, x in call.arguments.items()}
     gs = [_double(g) for g in as_tuple(step.cotangent)]
     parents = [name for name in call.parents if any(e.input == name for e in step.edges)]
@@ -88,9 +97,10 @@ def check_step(call: Call, step: Step) -> Iterator[Comparison]:
 
 @np.errstate(all="ignore")
 def check_loss(trace: Trace, number: int, title: str) -> Comparison | None:
-    """Differentiate the replayed loss numerically, by a leaf or a result.
+    """Compare the gradient of the loss by a leaf or a result with numeric derivatives.
 
-    Returns None if the loss does not depend on that value.
+    The recorded calls run again in float64 for each numeric derivative. The result is None if the
+    loss does not depend on the value.
     """
     recording, start = trace.recording, trace.start
     weight = _double(trace.cotangent)
@@ -139,9 +149,10 @@ def compare(
 
 
 def prove(inner: Trace, step: Step, out: ndarray) -> Iterator[Proof]:
-    """Compare what an op and its reference both computed: the result, and each gradient.
+    """Compare the result of an op and each gradient with those that its reference computed.
 
-    Rounding is judged by the largest number on the way.
+    Differences up to rounding are allowed. The size of rounding errors is judged by the largest
+    number in the computation.
     """
     recording = inner.recording
     scale = max(map(largest, recording.values.values()))
@@ -155,7 +166,7 @@ def prove(inner: Trace, step: Step, out: ndarray) -> Iterator[Proof]:
 
 
 def judge(title: str, found: ndarray, expected: ndarray) -> Judgement:
-    """Say whether a prediction is right, to the digits that people write."""
+    """Judge a prediction. It is right if it agrees in the digits that the stepper shows."""
     right = np.isclose(found, expected, rtol=5e-3, atol=5e-4 * largest(expected), equal_nan=True)
     hint = f"{int((~right).sum())} of {right.size} are wrong"
     if np.allclose(found, -expected, rtol=5e-3):
@@ -173,10 +184,11 @@ def judge(title: str, found: ndarray, expected: ndarray) -> Judgement:
 
 
 def _noise(terms: Iterable[tuple[ndarray, ndarray]]) -> float:
-    """Return how uncertain a difference is, when each value on the way was rounded.
+    """Return the error of a numeric derivative that the rounding of values explains.
 
-    A value that is wrong by eps of itself changes the result by eps times itself times its
-    cotangent, and a difference by that over the step. Ops round several times inside.
+    If a value is rounded, its error is up to eps times the value. The result then changes by this
+    error times the cotangent of the value, and the numeric derivative by that divided by the step.
+    The terms are pairs of a cotangent and a value.
     """
     total = sum(float(np.sum(np.abs(x := g * y), where=np.isfinite(x))) for g, y in terms)
     return ROUNDINGS * float(np.finfo(np.float64).eps) * total / STEP

@@ -10,14 +10,18 @@ import numpy as np
 from numpy import ndarray
 from rich.text import Text
 
-# By sign and magnitude; they can be told apart on light and on dark ground.
+# Colours by sign, from small to large magnitude. They are readable on light and on dark
+# backgrounds.
 POSITIVE = ("color(137)", "color(172)", "bold color(208)")
 NEGATIVE = ("color(67)", "color(68)", "bold color(33)")
-MOST_ROWS = 8
+MOST_ROWS = 8  # rows of a matrix that are shown
 
 
 def numbers(x: ndarray) -> tuple[list[str], list[str], str]:
-    """Return the elements in equal format and width, the style of each, and a common factor."""
+    """Return an array's elements as texts of equal width, the style of each, and a common factor.
+
+    The factor is a text such as ``× 1e-05``. It is empty if the numbers are of moderate size.
+    """
     flat = x.reshape(-1)
     factor = ""
     if x.dtype.kind != "f":
@@ -39,7 +43,7 @@ def numbers(x: ndarray) -> tuple[list[str], list[str], str]:
 
 
 def one(x: Any) -> str:
-    """Return a number alone."""
+    """Return a single number as text."""
     (text,), _, factor = numbers(np.asarray(x).reshape(1))
     return text + factor.replace("× 1", "")
 
@@ -61,9 +65,10 @@ def _style(v: float, largest: float) -> str:
 
 
 def matrix(x: Any, width: int, most_rows: int = MOST_ROWS) -> Iterator[Text]:
-    """Yield the lines that show an array, its middle left out where it is too large.
+    """Yield the lines that show an array.
 
-    Of more than two axes, the matrix at the first place of the others is shown.
+    The middle rows and columns of a large matrix are left out. Of an array with more than two axes,
+    only the first matrix is shown.
     """
     x = np.asarray(x)
     if x.size == 0:

@@ -1,4 +1,4 @@
-"""A tape as a picture: an SVG of its ops, layer by layer, with no program but this one."""
+"""Drawing a tape as an SVG picture: leaves at the top, each op below its inputs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from autograd.files import write_text
 from autograd.stepper.record import Recording
 from autograd.tensor import Tensor
 
-MOST = 60  # boxes; of a larger tape, modules are drawn as one
+MOST = 60  # boxes: in the picture of a larger tape, a module is one box
 CHARACTER, BOX, GAP, LAYER, MARGIN = 7.0, 40, 18, 30, 12  # widths and heights, in pixels
 LONGEST = 34  # characters of a label
-ROUNDS = 8  # of ordering, down and up
+ROUNDS = 8  # how often the boxes of all layers are reordered
 
 STYLE = """
 .tape { color-scheme: light dark;
@@ -43,11 +43,12 @@ STYLE = """
 
 @dataclass(eq=False)
 class Drawing:
-    """A picture of a tape; notebooks show it.
+    """A picture of a tape. Notebooks show the picture.
 
     Attributes
     ----------
     svg : str
+        The text of the picture.
     """
 
     svg: str
@@ -62,13 +63,16 @@ class Drawing:
         return f'<div style="overflow-x: auto">{self.svg}</div>'
 
     def save(self, path: str | Path) -> None:
-        """Write the picture to a file, which browsers and editors show."""
+        """Write the picture to an SVG file."""
         write_text(path, self.svg)
 
 
 @dataclass(eq=False)
 class _Box:
-    """A leaf, an op, or a module; or a place where an edge passes a layer."""
+    """A box of the picture: a leaf, an op or a module.
+
+    A box with an empty `kind` is invisible: an edge passes through it on its way to a later layer.
+    """
 
     label: str = ""
     detail: str = ""
@@ -85,27 +89,28 @@ class _Box:
 
 
 def draw(loss: Tensor, depth: int | None = None) -> Drawing:
-    """Draw what a tensor was computed from: leaves above, the tensor below.
+    """Draw the ops that computed a tensor: leaves at the top, the tensor at the bottom.
 
-    Recorded tapes (``with autograd.record():``) have names and modules; any other has ops and
-    shapes.
+    If the tape was recorded (``with autograd.record():``), the picture has names and modules;
+    otherwise it has ops and shapes.
 
     Parameters
     ----------
     loss : Tensor
     depth : int, optional
-        How many parts of a module's dotted name are drawn apart: what lies deeper is one box. If
-        not given, as many as give a picture of a moderate size, and all where there are no modules.
+        The depth of modules that are opened. With 1, ``transformer`` is one box; with 2,
+        ``transformer.h.0`` and ``transformer.ln_f`` are boxes. By default it is chosen such that
+        the picture has at most 60 boxes, if possible.
 
     Returns
     -------
     Drawing
-        With the text in ``.svg``; ``.save(path)`` writes it.
+        Its ``.svg`` is the text of the picture, and ``.save(path)`` writes a file.
 
     Raises
     ------
     TypeError
-        If `loss` is no tensor on a tape.
+        If `loss` is not a tensor that requires a gradient.
 
     Examples
     --------
@@ -129,14 +134,19 @@ def draw(loss: Tensor, depth: int | None = None) -> Drawing:
         while len(boxes) > MOST and deepest > 0:
             deepest -= 1
             boxes = _boxes(loss._node, recording, deepest)
-    return Drawing(_svg(_laid_out(boxes)))
+    return Drawing(_svg(_arrange(boxes)))
 
 
-# ---- what there is
+# ---- the boxes
 
 
 def _boxes(end: Node, recording: Recording | None, depth: int | None) -> list[_Box]:
-    """Return the boxes behind a node, each after its inputs."""
+    """Return the boxes for the ops that computed a node; each box stands after its inputs.
+
+    The loop goes through the nodes from old to new. With a depth, the ops of one module share one
+    box, unless that would make a circle: if an op of the module reads a result from outside that
+    was itself computed from the module, then this op begins a second box.
+    """
     parents = _recorded(end, recording) if recording is not None else _taped(end)
     boxes: dict[Any, _Box] = {}  # by module or node
     of: dict[int, _Box] = {}  # by number
@@ -148,13 +158,13 @@ def _boxes(end: Node, recording: Recording | None, depth: int | None) -> list[_B
             above = [of[n] for n in inputs]
             box = boxes.get(key)
             if box is None or _reaches(above, box):
-                only = f"{module}: {label.split(' = ')[-1]}"  # if it stays the only op
+                only = f"{module}: {label.split(' = ')[-1]}"  # the label if this is the only op
                 only = only if len(only) <= LONGEST else module
                 box = _Box(only, detail, "module", title=module)
                 boxes[key] = box
                 boxes[(key, number)] = box
             else:
-                box.label = module  # of several ops
+                box.label = module  # the label for several ops
             box.label, box.detail = _cut(box.label), detail
             box.inputs += [x for x in above if x is not box and x not in box.inputs]
         else:
@@ -163,11 +173,11 @@ def _boxes(end: Node, recording: Recording | None, depth: int | None) -> list[_B
             if number == end.number:
                 box.kind = "end"
         of[number] = box
-    return _sorted(_folded(list(dict.fromkeys(boxes.values()))))
+    return _sort(_hide_parameters(list(dict.fromkeys(boxes.values()))))
 
 
-def _folded(boxes: list[_Box]) -> list[_Box]:
-    """Return boxes without the leaves that are parts of the one module that reads them."""
+def _hide_parameters(boxes: list[_Box]) -> list[_Box]:
+    """Return the boxes without the parameters of a module that only this module reads."""
     readers: dict[int, list[_Box]] = {}
     for box in boxes:
         for x in box.inputs:
@@ -184,7 +194,7 @@ def _folded(boxes: list[_Box]) -> list[_Box]:
 
 
 def _reaches(above: list[_Box], box: _Box) -> bool:
-    """Return whether one of some boxes, other than the box itself, was computed from it."""
+    """Return whether a box in `above`, other than `box`, was computed from `box`."""
     seen: set[int] = set()
     waiting = [x for x in above if x is not box]
     while waiting:
@@ -197,8 +207,8 @@ def _reaches(above: list[_Box], box: _Box) -> bool:
     return False
 
 
-def _sorted(boxes: list[_Box]) -> list[_Box]:
-    """Return boxes each after its inputs."""
+def _sort(boxes: list[_Box]) -> list[_Box]:
+    """Return the boxes in an order in which each stands after its inputs."""
     done: dict[int, _Box] = {}
     for box in boxes:
         stack = [(box, iter(box.inputs))]
@@ -214,7 +224,10 @@ def _sorted(boxes: list[_Box]) -> list[_Box]:
 
 
 def _module(scope: str, depth: int) -> str:
-    """Return the first parts of a module's name; the number of one in a list is not counted."""
+    """Return the first parts of a module's name: ``transformer.h.0`` for a depth of 2.
+
+    The number of a module in a list does not count as a part.
+    """
     kept: list[str] = []
     for part in scope.split("."):
         depth -= not part.isdigit()
@@ -225,7 +238,10 @@ def _module(scope: str, depth: int) -> str:
 
 
 def _recorded(end: Node, recording: Recording) -> dict[int, tuple]:
-    """Return what is behind a recorded node: by number, its label, shape, kind, module, inputs."""
+    """Return the nodes that a recorded node was computed from.
+
+    For each number: the label, shape and kind of the box, the module, and the numbers of inputs.
+    """
     found: dict[int, tuple] = {}
     for call in recording.behind(end.number):
         inputs = list(call.parents.values())
@@ -242,7 +258,7 @@ def _recorded(end: Node, recording: Recording) -> dict[int, tuple]:
 
 
 def _taped(end: Node) -> dict[int, tuple]:
-    """Return what is behind a node of a tape that was not recorded."""
+    """Return the same as `_recorded` for a node that was not recorded, from its tape."""
     found: dict[int, tuple] = {}
     waiting = [end]
     while waiting:
@@ -266,15 +282,17 @@ def _cut(label: str) -> str:
     return label if len(label) <= LONGEST else "…" + label[1 - LONGEST :]
 
 
-# ---- where it stands
+# ---- the places of the boxes
 
 
-def _laid_out(boxes: list[_Box]) -> list[list[_Box]]:
-    """Return layers of boxes, in order and in place; every edge spans one layer.
+def _arrange(boxes: list[_Box]) -> list[list[_Box]]:
+    """Put the boxes into layers, and return the layers.
 
-    The layers are those of the longest path; leaves move down to what first reads them. The order
-    is by barycentres: each box goes to the mean place of its neighbours, in rounds down and up.
-    Sugiyama, Tagawa and Toda 1981, doi:10.1109/TSMC.1981.4308636.
+    A box stands one layer below the lowest of its inputs; a leaf stands one layer above its first
+    reader. Edges that pass a layer go through an invisible box there. Then the layers are visited
+    in rounds, downwards and upwards, and each box moves to the mean place of its neighbours in the
+    layer before (Sugiyama, Tagawa and Toda 1981, doi:10.1109/TSMC.1981.4308636). After that, boxes
+    move without changing their order, which straightens the edges.
     """
     for box in boxes:
         box.inputs = list(dict.fromkeys(box.inputs))
@@ -306,7 +324,7 @@ def _laid_out(boxes: list[_Box]) -> list[list[_Box]]:
             wish = {id(box): _mean(near[id(box)], box.x) for box in layer}
             layer.sort(key=lambda box, wish=wish: wish[id(box)])  # type: ignore[misc]
             _place(layer, wish)
-    for i in range(ROUNDS * 4):  # settle, without changing the order
+    for i in range(ROUNDS * 4):  # move, without changing the order
         for layer in layers if i % 2 else reversed(layers):
             wish = {id(box): _mean(above[id(box)] + below[id(box)], box.x) for box in layer}
             _place(layer, wish)
@@ -314,7 +332,7 @@ def _laid_out(boxes: list[_Box]) -> list[list[_Box]]:
 
 
 def _through(x: _Box, layer: int, layers: list[list[_Box]]) -> _Box:
-    """Return what an edge into a layer comes from: a box, or its way through the layer above."""
+    """Return the box in the layer above from which an edge comes: x, or an invisible one."""
     for between in range(x.layer + 1, layer):
         passing = next((p for p in layers[between] if not p.kind and p.inputs == [x]), None)
         if passing is None:
@@ -325,15 +343,19 @@ def _through(x: _Box, layer: int, layers: list[list[_Box]]) -> _Box:
 
 
 def _mean(boxes: list[_Box], otherwise: float) -> float:
-    """Return the mean place of some boxes: leaves weigh little, for straight chains."""
+    """Return the mean place of boxes. Leaves have a small weight, so that chains are straight."""
     weights = [0.1 if box.kind == "leaf" else 1.0 for box in boxes]
     places = [box.x for box in boxes]
     return sum(map(mul, weights, places)) / sum(weights) if boxes else otherwise
 
 
 def _place(layer: list[_Box], wish: dict[int, float]) -> None:
-    """Put boxes as near to where they wish to be as their order and widths allow."""
-    groups: list[Any] = []  # of boxes that touch: they, begin, weight, width
+    """Put the boxes of a layer as near to their wished places as order and widths allow.
+
+    Boxes that would overlap form a group, which stands at the weighted mean of its wished places.
+    If groups overlap, they become one group.
+    """
+    groups: list[Any] = []  # of boxes that touch: the boxes, where they begin, weight, width
     for box in layer:
         width = box.width + GAP
         weight = 0.1 if box.kind == "leaf" else 1.0
@@ -351,7 +373,7 @@ def _place(layer: list[_Box], wish: dict[int, float]) -> None:
             begin += box.width + GAP
 
 
-# ---- what it looks like
+# ---- the text of the picture
 
 
 def _svg(layers: list[list[_Box]]) -> str:

@@ -1,4 +1,4 @@
-"""Expressions at a step: what the names in an expression stand for, and its value."""
+"""Expressions that a user types at a step, such as ``g * y`` or ``d(loss)``, and their values."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ ALLOWED = ("abs", "float", "int", "len", "max", "min", "range", "round", "sum", 
 
 
 class Namespace(dict):
-    """Names and their values; for any other name, the result of a function."""
+    """Names with their values. For a name that is missing, a function is asked for the value."""
 
     def __init__(self, find: Callable[[str], Any]) -> None:
         self.find = find
 
     def __missing__(self, name: str) -> Any:
-        """Look elsewhere."""
+        """Ask the function."""
         return self.find(name)
 
 
 def evaluate(session: Session, text: str, symbols: bool = False) -> Any:
-    """Return the value of an expression; with `symbols` the op's arguments go first."""
+    """Return the value of an expression at the step where a session stands.
+
+    If a name is both an argument of the op and a recorded value, it means the recorded value; with
+    `symbols` it means the argument.
+    """
     space, text = namespace(session, text)
     if symbols:
         space |= session.call.arguments
@@ -36,10 +40,11 @@ def evaluate(session: Session, text: str, symbols: bool = False) -> Any:
 
 
 def namespace(session: Session, text: str) -> tuple[Namespace, str]:
-    """Return what the names in an expression stand for, and the expression to evaluate.
+    """Return the values of the names in an expression, and an expression that Python can evaluate.
 
-    Names that are no Python identifiers (``layers[0].weight``), and ``d(NAME)``, are replaced by
-    identifiers.
+    Some names are no Python identifiers, such as ``layers[0].weight``. They, and ``d(NAME)``, are
+    replaced by new identifiers: ``layers[0].weight * 2`` becomes ``_31 * 2``, with the value of
+    the weight under the name ``_31``.
     """
     recording, index = session.trace.recording, session.level.index
     within = not session.at_end
@@ -70,7 +75,8 @@ def namespace(session: Session, text: str) -> tuple[Namespace, str]:
 
     text = re.sub(r"\bd\(([^()]+)\)", cotangent, text)
     names = {name for name in recording.names.values() if not name.isidentifier()}
-    names |= {name.partition(".")[2] for name in names if "[" in name}  # without the object
+    # "model.layers[0].weight" may be written without the name of the object
+    names |= {name.partition(".")[2] for name in names if "[" in name}
     for name in sorted(filter(None, names), key=len, reverse=True):
         if plain_quotes(name) in plain_quotes(text):
             pattern = rf"(?<![\w.]){re.escape(plain_quotes(name))}(?!\w)".replace("'", "['\"]")
@@ -79,5 +85,5 @@ def namespace(session: Session, text: str) -> tuple[Namespace, str]:
 
 
 def plain_quotes(text: str) -> str:
-    """Return a text with one kind of quotes."""
+    """Return a text with single quotes in the place of double quotes."""
     return text.replace('"', "'")

@@ -19,8 +19,8 @@ from autograd.formula import (
     Number,
 )
 
-EACH = 9  # elements of a result, up to which a formula is shown for each
-MOST_TERMS = 4  # of a sum in a formula; of longer ones the middle is left out
+EACH = 9  # up to this many elements of a result, the formula is written out for each
+MOST_TERMS = 4  # terms of a sum that are written; the middle of a longer sum is left out
 
 
 class NumberedEquation(NamedTuple):
@@ -67,7 +67,7 @@ def write_with_numbers(
         yield NumberedEquation(rows, left.size)
 
 
-SIGNS: dict[Callable, tuple[str, int]] = {  # and how strongly each binds
+SIGNS: dict[Callable, tuple[str, int]] = {  # each with its binding strength
     np.add: ("+", 1), np.subtract: ("-", 1), np.multiply: ("·", 2), np.divide: ("/", 2),
     np.power: ("^", 4),
 }  # fmt: skip
@@ -75,7 +75,11 @@ WORDS = {function: name for name, function in FUNCTIONS.items()}
 
 
 class _Written:
-    """An equation for one element of its left side, with numbers for the names."""
+    """Writes an equation for one element of its left side, with numbers in the place of names.
+
+    A part of the text comes with its binding strength, which says whether brackets are needed: the
+    sum ``3 + 4`` (strength 1) as a factor of a product (strength 2) becomes ``(3 + 4)``.
+    """
 
     def __init__(
         self, evaluation: Evaluation, equation: Equation, place: tuple[int, ...], found: Any
@@ -86,32 +90,32 @@ class _Written:
         self.batch = (0,) * (len(evaluation.batch) - lead) + place[:lead]
         indices = {s.name: i for s, i in zip(subscripts, place[lead:], strict=True)}
         with np.errstate(all="ignore"):
-            text, _, value = self.written(equation.right, indices)
+            text, _, value = self.write(equation.right, indices)
         if not np.isclose(value, found, rtol=1e-4, atol=1e-12, equal_nan=True):
-            text += " + …"  # an input that was broadcast: the others of its uses are added
+            text += " + …"  # a broadcast input: the terms of its other uses are left out
         at = f"{name}[{', '.join(map(str, place))}]" if place else name
         self.parts = at, text, "" if text == _four(found) else _four(found)
 
-    def written(self, node: Any, indices: dict[str, int]) -> tuple[str, int, float]:
-        """Return an expression's text, how strongly it binds, and its value."""
+    def write(self, node: Any, indices: dict[str, int]) -> tuple[str, int, float]:
+        """Return an expression's text, its binding strength, and its value."""
         if isinstance(node, Number):
             return _four(node.value), 5, node.value
         if isinstance(node, Name):
             value = self.entry(node, indices)
             return _four(value), 5 if value >= 0 else 1, value
         if isinstance(node, Big):
-            return self.summed(node, indices)
-        parts = [self.written(argument, indices) for argument in node.arguments]
+            return self.write_sum(node, indices)
+        parts = [self.write(argument, indices) for argument in node.arguments]
         value = float(node.function(*(part[2] for part in parts)))
         if node.function in COMPARISONS.values() or (
             node.function is np.multiply and node.arguments[0] == Number(1)
         ):
-            return _four(value), 5, value  # a bracket: 0 or 1
+            return _four(value), 5, value  # a condition in brackets is 0 or 1
         if node.function is np.negative:
             return f"-{_bracketed(parts[0], 2)}", 1, value
         if node.function in SIGNS:
             sign, strength = SIGNS[node.function]
-            power = sign == "^"  # which binds to the right, others to the left
+            power = sign == "^"  # a^b^c is a^(b^c); the other signs group from the left
             left, right = (_bracketed(parts[i], strength + (power != i)) for i in (0, 1))
             space = "" if power else " "
             return f"{left}{space}{sign}{space}{right}", strength, value
@@ -119,17 +123,17 @@ class _Written:
         return (f"|{inside}|" if node.function is np.abs else
                 f"{WORDS[node.function]}({inside})"), 5, value  # fmt: skip
 
-    def summed(self, node: Big, indices: dict[str, int]) -> tuple[str, int, float]:
-        """Write out a sum, or its like."""
+    def write_sum(self, node: Big, indices: dict[str, int]) -> tuple[str, int, float]:
+        """Write out the terms of a sum, product, maximum, minimum or mean."""
         terms = []
         if node.letter:
             for i in range(self.evaluation.ranges[node.letter]):
-                terms.append(self.written(node.body, indices | {node.letter: i}))
+                terms.append(self.write(node.body, indices | {node.letter: i}))
         else:
             before = self.batch
             for place in np.ndindex(self.evaluation.batch):
                 self.batch = place
-                terms.append(self.written(node.body, indices))
+                terms.append(self.write(node.body, indices))
             self.batch = before
         value = float(node.function([term[2] for term in terms]))
         if len(terms) == 1:
@@ -153,7 +157,7 @@ class _Written:
         array = np.asarray(self.evaluation.values[node.name])
         lead = array.ndim - len(node.subscripts)
         places = list(self.batch[len(self.batch) - lead :]) if lead else []
-        places += [int(self.written(s, indices)[2]) for s in node.subscripts]
+        places += [int(self.write(s, indices)[2]) for s in node.subscripts]
         for axis, n in enumerate(array.shape):
             if n == 1:
                 places[axis] = 0

@@ -1,4 +1,4 @@
-"""Functions as source code: carried over from their files, with all that they call."""
+"""Functions as source code, taken from their files together with everything that they call."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from autograd.escape import shown_text
 from autograd.op import Op
 from autograd.stepper.literals import WIDTH, literal, wrapped
 
-LONGEST = 64  # characters of a function's expression that is written in the place of its call
+LONGEST = 64  # characters: a shorter function body is written in the place of a call
 
 
 class Names:
-    """Names of a script, no two of them the same."""
+    """The names that a script uses; a new name is different from all before."""
 
     def __init__(self) -> None:
         self.taken = {
@@ -42,7 +42,7 @@ class Names:
         }
 
     def new(self, wanted: str) -> str:
-        """Return an identifier close to the one that is wanted."""
+        """Return a new identifier similar to a wanted name: ``h0_attn`` for ``h.0.attn``."""
         wanted = unicodedata.normalize("NFKC", wanted)  # as Python reads identifiers
         wanted = re.sub(r"\.(\d+)\b", r"\1", wanted)  # h.0.attn: h0_attn
         wanted = "".join(c if f"x{c}".isidentifier() else " " for c in wanted)
@@ -57,16 +57,16 @@ class Names:
 
 
 class Functions:
-    """Functions carried over into a script, with all that they call."""
+    """The functions that a script defines: those of ops and rules, and all that they call."""
 
     def __init__(self, names: Names) -> None:
         self.names = names
-        self.definitions: dict[str, str] = {}  # in order: each after what it needs
+        self.definitions: dict[str, str] = {}  # in order: a definition stands after those it uses
         self.imports: set[str] = set()
         self._known: dict[int, tuple[Any, str]] = {}
 
     def name(self, function: Any, wanted: str = "", doc: str | None = None) -> str:
-        """Return what a function or class is called in the script; its definition is added."""
+        """Return the name of a function or class in the script, and add its definition."""
         function = inspect.unwrap(function)
         if id(function) in self._known:
             return self._known[id(function)][1]
@@ -85,10 +85,11 @@ class Functions:
         return name
 
     def inline(self, function: Any, texts: dict[str, str]) -> tuple[str, bool] | None:
-        """Return a function's expression with texts in the place of its arguments, if it is short.
+        """Return the body of a short function with other texts in the place of its arguments.
 
-        And whether its result is the same to the bit for a scalar of NumPy's as for an array of no
-        axes, which are computed with by other code.
+        For ``lambda g, y: g * y`` and the texts ``dz`` and ``w`` it is ``dz * w``. The second
+        result says whether NumPy computes exactly the same for a scalar as for an array without
+        axes, for which it has different code. The result is None if the body is too long.
         """
         function = inspect.unwrap(function)
         node, _ = self._node(function)
@@ -98,7 +99,7 @@ class Functions:
         parts = list(ast.walk(body))
         calls = [x.func for x in parts if isinstance(x, ast.Call) and x is not body]
         if any(isinstance(f, ast.Name) and f.id not in dir(builtins) for f in calls):
-            return None  # a call of another function is written alone, or in a function
+            return None  # a call of another function must stand alone in its line
         put: dict[Any, str] = dict(self._uses(node, function))
         for child in parts:
             if isinstance(child, ast.Name) and child.id in texts:
@@ -125,15 +126,15 @@ class Functions:
                     return node, lines
             elif isinstance(node, ast.ClassDef) and not code and node.name == function.__name__:
                 return node, lines
-        if lambdas:  # the innermost
+        if lambdas:  # the shortest is the innermost one
             return min(lambdas, key=lambda node: len(ast.unparse(node))), lines
-        raise TypeError(f"to_source: the source of {function.__qualname__} is not to be found")
+        raise TypeError(f"to_source: the source of {function.__qualname__} was not found")
 
     def _definition(
         self, node: Any, lines: list[str], function: Any, name: str, doc: str | None
     ) -> str:
-        """Return a definition's text, with the script's names and without annotations."""
-        edits: list[tuple[int, int, int, int, str]] = []  # from line and column to line and column
+        """Return the text of a definition with the names of the script, without annotations."""
+        edits: list[tuple[int, int, int, int, str]] = []  # begin (line, column), end, new text
 
         def edit(start: tuple[int, int], end: tuple[int, int], text: str) -> None:
             edits.append((*start, *end, text))
@@ -187,7 +188,7 @@ class Functions:
             if name in bound or name not in known:
                 continue
             value = known[name]
-            for attribute in attributes:  # of a module of ours, or of the user's: nn.sigmoid
+            for attribute in attributes:  # of a module, as in nn.sigmoid
                 if not isinstance(value, ModuleType) or _is_at_hand(value):
                     break
                 place, name = attribute, attribute.attr
@@ -197,7 +198,7 @@ class Functions:
                 yield place, text
 
     def _written(self, value: Any, name: str) -> str:
-        """Return what to write for the value of a global name."""
+        """Return the source code for the value of a global name."""
         known = getattr(value, "__name__", "")
         if isinstance(value, ModuleType):
             if known.split(".")[0] == "numpy":
@@ -239,13 +240,13 @@ def _parsed(source: str) -> ast.Module:
 
 
 class _Put(ast.NodeTransformer):
-    """Puts texts in the place of some nodes of a tree: a copy of it, the tree stays."""
+    """Copies a syntax tree with source texts in the place of some nodes."""
 
     def __init__(self, texts: dict[Any, str]) -> None:
         self.texts = texts
 
     def visit(self, node: ast.AST) -> Any:
-        """Return a node's copy, or what stands in its place."""
+        """Return a copy of a node, or the tree of the text that replaces the node."""
         if node in self.texts:
             return ast.parse(self.texts[node], mode="eval").body
         fields = {}
@@ -261,7 +262,7 @@ class _Put(ast.NodeTransformer):
 
 
 def _within(node: Any, place: tuple) -> bool:
-    """Return whether a place in the source, of an instruction, is in that of a tree."""
+    """Return whether the place of an instruction lies inside the source of a tree."""
     line, end_line, column, end_column = place
     if line is None or (line, column) == (end_line, end_column):
         return True
@@ -281,7 +282,7 @@ def _sliced(index: Any) -> Any:
 
 
 def _expression(node: Any) -> Any:
-    """Return the expression that is all of a function, if it has no variables of its own."""
+    """Return the expression that a function returns, if the function does nothing else."""
     if isinstance(node, ast.Lambda):
         body: Any = node.body
     else:
@@ -306,7 +307,10 @@ def _bound(node: ast.AST) -> set[str]:
 
 
 def _chains(node: ast.AST) -> Iterator[list[Any]]:
-    """Yield the names in a tree, each with the attributes on it, outwards; not in annotations."""
+    """Yield each name in a tree with its attributes: for ``np.linalg.norm`` three nodes.
+
+    Annotations are left out.
+    """
     chain: list[Any] = [node]
     while isinstance(chain[0], ast.Attribute):
         chain.insert(0, chain[0].value)
@@ -338,9 +342,9 @@ def _quoted(doc: str, indent: str) -> str:
 
 
 def _same_for_scalars(body: ast.AST) -> bool:
-    """Return whether an expression has only what NumPy rounds alike for scalars and arrays."""
+    """Return whether NumPy rounds an expression equally for scalars and for arrays."""
     if isinstance(body, ast.Name):
-        return False  # it may be kept, and meet anything later
+        return False  # the value itself may be used later, in any expression
     for node in ast.walk(body):
         if isinstance(node, ast.BinOp):
             if not isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div):

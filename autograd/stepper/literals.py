@@ -1,4 +1,4 @@
-"""Constants as source code, to the last digit."""
+"""Constants as Python source code that gives exactly the same value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ WIDTH = 100  # of a line
 
 
 def literal(value: Any) -> str:
-    """Return source code of a constant, to the last digit; TypeError if there is none."""
+    """Return the source code of a constant, exact to the last digit.
+
+    Raises
+    ------
+    TypeError
+        If values of this type have no source code.
+    """
     if isinstance(value, ndarray):
         return _array(value)
     if isinstance(value, np.generic):
@@ -48,13 +54,13 @@ def literal(value: Any) -> str:
 
 
 def tuple_of(parts: Iterable[str]) -> str:
-    """Return source code of a tuple of texts."""
+    """Return the source code of a tuple, from the source codes of its items."""
     parts = list(parts)
     return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
 
 
 def _array(x: ndarray) -> str:
-    """Return source code of an array, with the order of its axes in memory."""
+    """Return the source code of an array that also has the same order of axes in memory."""
     dtype = "" if x.dtype in (np.float64, np.int64, np.bool_) else f", np.{x.dtype.name}"
     if x.size == 0:
         return f"np.zeros({x.shape}, np.{x.dtype.name})"
@@ -82,7 +88,7 @@ def _array(x: ndarray) -> str:
 
 
 def _numbers(x: ndarray) -> str:
-    """Return numbers, or one, in as few digits as say which they are."""
+    """Return an array's numbers with as few digits as identify them."""
     values = x.tolist()
     if x.dtype.kind == "f" and x.dtype != np.float64 and x.ndim:
         short = [float(str(v)) for v in x]
@@ -92,14 +98,14 @@ def _numbers(x: ndarray) -> str:
 
 
 def memory_order(x: ndarray) -> list[int]:
-    """Return the axes of an array by the order of its elements in memory."""
+    """Return the axes of an array in their order in memory: (1, 0) for Fortran order."""
     if x.flags.c_contiguous:
         return list(range(x.ndim))
     return sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
 
 
 def identical(x: ndarray, y: ndarray) -> bool:
-    """Return whether two arrays have one source: every bit, and the order in memory, the same."""
+    """Return whether two arrays have the same bits and the same order in memory."""
     return (
         x.shape == y.shape
         and x.dtype == y.dtype
@@ -109,7 +115,7 @@ def identical(x: ndarray, y: ndarray) -> bool:
 
 
 def wrapped(code: str, comment: int) -> str:
-    """Return a line of code, a long one with its arguments on lines of their own."""
+    """Return a line of code. The arguments of a call in a long line stand on lines of their own."""
     if len(code) + 4 + comment <= WIDTH or "\n" in code or not code.endswith(")"):
         return code
     begin = code.index("(", code.index(" = ")) + 1
@@ -125,7 +131,7 @@ def wrapped(code: str, comment: int) -> str:
 
 
 def _depth(text: str) -> int:
-    """Return how far the brackets of a text fall below the outermost."""
+    """Return the lowest nesting depth in a text: -1 for ``a) + (b``, and 0 if brackets match."""
     level = lowest = 0
     for sign in text:
         level += (sign in "([{") - (sign in ")]}")

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 
 def norm(x: Any) -> float:
-    """Return the length of an array, or of several, as one vector."""
+    """Return the Euclidean norm of an array, or of several arrays together."""
     parts = x if isinstance(x, tuple) else (x,)
     return float(np.sqrt(sum(float(np.vdot(p, p).real) for p in map(_wide, parts))))
 
@@ -20,10 +20,10 @@ def _wide(x: Any) -> ndarray:
 
 
 def difference(found: Any, expected: Any, scale: float = 0.0) -> str:
-    """Say how near two arrays are, if they differ by no more than rounding; otherwise nothing.
+    """Return how near two arrays are in words, or "" if they differ by more than rounding.
 
-    `scale` is the largest number that they were computed from: where such cancel, what is left is
-    as uncertain as they were.
+    `scale` is the largest number in the computation of the arrays. If large numbers cancel, as in
+    1e8 - 99999999, then the small result has the absolute error of the large numbers.
     """
     found, expected = np.asarray(found), np.asarray(expected)
     if found.shape != expected.shape:
@@ -37,6 +37,6 @@ def difference(found: Any, expected: Any, scale: float = 0.0) -> str:
 
 
 def largest(x: Any) -> float:
-    """Return the largest magnitude among the finite elements, 0 if there is none."""
+    """Return the largest magnitude of the finite elements, or 0 if there are none."""
     x = np.abs(_wide(x))
     return float(np.max(x, where=np.isfinite(x), initial=0))

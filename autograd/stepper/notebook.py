@@ -12,9 +12,9 @@ MOST = 60  # rows
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return an HTML table of texts, which are escaped; of many rows the first.
+    """Return an HTML table. The texts are escaped, and only the first rows of many are shown.
 
-    It has no colours of its own: it takes those of the page, be they light or dark.
+    The table sets no colours, so that it fits light and dark pages.
 
     Examples
     --------

@@ -1,7 +1,8 @@
-"""The recording of a forward pass: what the tape keeps, and what it drops.
+"""The recording of a forward pass: every call with its arguments, results, line and names.
 
-The tape keeps what the rules will read. A recording keeps the rest as well: every argument of every
-call, its result, the line and the module that it was made in, and what its values are called.
+The tape keeps what the rules will read, and nothing else. For ``z = x + 1`` it keeps no value at
+all. A recording (``with autograd.record():``) also keeps the value of x, the value of z, the line
+of the program, the module in which the line ran, and the names ``x`` and ``z``.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from autograd.op import Op
 from autograd.stepper.notebook import table
 from autograd.tensor import Tensor, tensor
 
-# Whose variables name no values: this package's, where `self` may be the loss, and those installed.
+# Folders of code whose variables give no names to values: this package, where `self` may be the
+# loss, and installed packages.
 OTHERS = (PACKAGE, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
-LONGEST_NAME = 80  # letters: what lies deeper goes unnamed
-_PLAIN = {int, float, bool, str, bytes, type(None), ndarray}  # what holds no tensors
+LONGEST_NAME = 80  # letters: a value deeper inside containers gets no name
+_PLAIN = {int, float, bool, str, bytes, type(None), ndarray}  # types that contain no tensors
 
 
 @dataclass(eq=False)
@@ -45,18 +47,20 @@ class Call:
     Attributes
     ----------
     number : int
-        Of its node: calls are in order of execution, and so are their numbers.
+        The number of the call's node. Numbers ascend in the order of execution.
     op : Op
     arguments : dict of str to Any
-        Every argument by name, arrays for tensors; those of a variadic op are x0, x1, ...
+        Every argument by name, with arrays in the place of tensors. The arrays of a variadic op
+        are x0, x1, ...
     parents : dict of str to int
-        Which arguments were tensors on the tape, and the numbers of their nodes.
+        For each argument that was a tensor on the tape, the number of its node.
     results : tuple of int
-        The numbers of the nodes of its results: its own, or one for each of several outputs.
+        The numbers of the results' nodes: the call's own number, or one for each of several
+        outputs.
     line : str
-        The user's: ``file:number: text``.
+        The line of the program: ``file:number: text``.
     scope : str
-        The dotted name of the module in which it ran.
+        The dotted name of the module in which the op ran.
     """
 
     number: int
@@ -72,23 +76,23 @@ class Call:
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """The file, number and text of the line; empty if it is not known."""
+        """The file, the number and the text of the line; empty texts if the line is unknown."""
         match = re.match(r"(.*?):(\d+)(?:: (.*))?$", self.line)
         return (match[1], match[2], match[3] or "") if match else ("", "", "")
 
     @property
     def at(self) -> str:
-        """The line in short, as in ``script.py:6``."""
+        """The file and the number of the line in short, as in ``script.py:6``."""
         path, number, _ = self.place
         return f"{Path(path).name}:{number}" if path else ""
 
     @property
     def several(self) -> list[str]:
-        """The inputs x0, x1, ... of a variadic op; of any other none."""
+        """The names x0, x1, ... of the arrays of a variadic op; an empty list for other ops."""
         return [name for name in self.arguments if self.op.variadic and name not in self.op.names]
 
     def run(self, function: Callable, values: dict[str, Any]) -> Any:
-        """Call a function as the op was called, with these values of its arguments."""
+        """Call a function in the way in which the op was called, with other argument values."""
         if not self.op.variadic:
             return function(*values.values())
         static = {name: values[name] for name in self.op.names[1:]}
@@ -97,36 +101,38 @@ class Call:
 
 @dataclass(eq=False)
 class Recording:
-    """Calls, values and names, by the numbers of their nodes; made by :func:`record`.
+    """Calls, values and names, each by the number of a node; made by :func:`record`.
 
     Attributes
     ----------
     calls : dict of int to Call
-        In order of execution.
+        The calls in order of execution.
     values : dict of int to ndarray
-        Of leaves and of results, as they were; not to be changed.
+        The values of leaves and results at the time of their calls. Do not write to them.
     names : dict of int to str
-        Of modules' parameters and users' variables; no two are the same, and not all have one.
+        Names of values: those of the parameters of modules, and of variables of the program. No two
+        values have the same name, and some have none.
     maker : dict of int to Call
-        The call that a result came from; what is not in it is a leaf (or was made before).
+        For each result, the call that computed it. A number that is missing is that of a leaf, or
+        of a result from before the recording.
     """
 
     calls: dict[int, Call] = field(default_factory=dict)
     values: dict[int, ndarray] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     keeps_calls: ClassVar[bool] = True  # for `autograd.modes.current_recording`
-    file: str = ""  # whose lines to note, if not those of the user's innermost one
+    file: str = ""  # the file whose lines to note; if empty, those of the program
 
     def __post_init__(self) -> None:
         self.names = {number: shown(name) for number, name in self.names.items()}
         self.maker = {number: call for call in self.calls.values() for number in call.results}
         self._numbers = {name: number for number, name in self.names.items()}
-        self._parameters: set[int] = set()  # named by their modules, for good
+        self._parameters: set[int] = set()  # numbers of values whose names come from modules
         self._nodes: dict[int, Node] = {}
-        self._modules: dict[int, tuple[Any, str]] = {}  # by id: it, and its path
+        self._modules: dict[int, tuple[Any, str]] = {}  # by id: the module, and its dotted name
         self._scopes = [""]
-        self._foreign: set[int] = set()  # ids of memory that others may write to
-        self._copied_at: dict[int, int] = {}  # when the copy of a leaf was taken
+        self._foreign: set[int] = set()  # ids of arrays that the program may write to
+        self._copied_at: dict[int, int] = {}  # for each leaf, the time when it was copied
 
     def __repr__(self) -> str:
         return f"<Recording of {len(self.calls)} calls>"
@@ -145,21 +151,21 @@ class Recording:
             for call in self.calls.values()
         ])  # fmt: skip
 
-    # ---- what is in it
+    # ---- reading the recording
 
     def leaves(self) -> list[int]:
         """Return the numbers of the leaves, in the order in which they were first used."""
         return [number for number in self.values if number not in self.maker]
 
     def name(self, number: int) -> str:
-        """Return what to call a value: its name, or its op and number."""
+        """Return the name of a value, or its op and number, such as ``tanh_12``."""
         if number in self.names:
             return self.names[number]
         call = self.maker.get(number) or self.calls.get(number)
         return f"{call.op.name}_{number}" if call else f"leaf_{number}"
 
     def number(self, name: str) -> int:
-        """Return the number of the value of that name; KeyError if there is none."""
+        """Return the number of the value with this name; raise KeyError if there is none."""
         if name in self._numbers:
             return self._numbers[name]
         found = [number for number in self.values if self.name(number) == name]
@@ -168,7 +174,7 @@ class Recording:
         return found[0]
 
     def behind(self, number: int) -> list[Call]:
-        """Return the calls that a value was computed by, in order of execution."""
+        """Return the calls that computed a value and its inputs, in order of execution."""
         found: set[int] = set()
         wanted = {number}
         for call in reversed(self.calls.values()):
@@ -180,7 +186,7 @@ class Recording:
     # ---- recording (the Recorder of `autograd.modes.record_with`)
 
     def recorded(self, op: Op, args: tuple, result: Any) -> None:
-        """Keep a call."""
+        """Keep a call: this is the method that the engine calls for each op."""
         frame = users_frame(self.file)
         outputs = result if isinstance(result, tuple) else (result,)
         node = outputs[0]._node
@@ -192,7 +198,7 @@ class Recording:
                     parents[name] = x._node.number
                 arguments[name] = self._value(x)
             else:
-                arguments[name] = _own(x)
+                arguments[name] = _copy_arrays(x)
         call = Call(number, op, arguments, parents, tuple(y._node.number for y in outputs),
                     line_of(frame), self._scopes[-1])  # fmt: skip
         self.calls[number] = call
@@ -202,7 +208,7 @@ class Recording:
             self.maker[y._node.number] = call
             self.values[y._node.number] = self._copied(y._array)
             self._keep(y._node, call.line)
-        if frame.f_code.co_name != "<module>":  # a script's are named at the end, all at once
+        if frame.f_code.co_name != "<module>":  # a script's variables are named at the end
             self._see_variables(frame)
 
     def _keep(self, node: Node, line: str) -> None:
@@ -210,7 +216,11 @@ class Recording:
         self._nodes[node.number] = node
 
     def _value(self, x: TensorBase) -> ndarray:
-        """Return the array of an argument: the one that was recorded, or a copy of a leaf's."""
+        """Return the array of an argument: the recorded array, or for a leaf a copy.
+
+        A leaf is copied because the program may write to its array. The copy is used again as long
+        as the array is the same.
+        """
         if x._node is None:
             self._foreign.add(id(changes._root(x._array)))
             return x._array.copy(order="K")
@@ -229,11 +239,14 @@ class Recording:
         return self.values[number]
 
     def _copied(self, out: ndarray) -> ndarray:
-        """Return a result as it is, but a copy of a view of what others may write to."""
+        """Return a result, or a copy if it is a view of an array that the program may write to."""
         return out.copy(order="K") if id(changes._root(out)) in self._foreign else out
 
     def take(self) -> Recording:
-        """Return all that was recorded, and begin anew: for programs that run for long."""
+        """Return everything recorded so far as a new recording, and empty this one.
+
+        Without this, the recording of a long training loop would grow without bound.
+        """
         taken = Recording(self.calls, self.values, self.names, self.file)
         taken._nodes, taken._modules, taken._parameters = self._nodes, {}, self._parameters
         for node in taken._nodes.values():
@@ -246,7 +259,7 @@ class Recording:
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Call what runs inside the block part of something: a dotted name, in full."""
+        """Give the calls inside the block a scope: the full dotted name of a module."""
         self._scopes.append(name)
         try:
             yield
@@ -254,7 +267,10 @@ class Recording:
             self._scopes.pop()
 
     def module(self, module: Any) -> Any:
-        """Enter a module: its scope. The outermost gives its parameters and parts their names."""
+        """Return the block of a module's scope.
+
+        The outermost module gives names to its parameters and to the modules inside it.
+        """
         if id(module) not in self._modules:
             for path, part in module.named_modules():
                 self._modules.setdefault(id(part), (part, path))
@@ -269,7 +285,7 @@ class Recording:
                 self._parameters.add(node.number)
 
     def give_name(self, number: int, name: str) -> None:
-        """Name a value; another that had the name before gets a number after it."""
+        """Give a value a name. If another value has this name, it is renamed to ``name_2``."""
         name = shown(name)
         other = self._numbers.get(name)
         if other == number or other in self._parameters:
@@ -282,12 +298,12 @@ class Recording:
         self.names[number], self._numbers[name] = name, number
 
     def _free(self, name: str) -> str:
-        """Return a name that is not taken: this one, or with a number after it."""
+        """Return the name if no value has it, or else the first free one of name_2, name_3, ..."""
         names = (name if i == 1 else f"{name}_{i}" for i in count(1))
         return next(name for name in names if name not in self._numbers)
 
     def _see_variables(self, frame: FrameType) -> None:
-        """Give the values that a function's variables hold the names of those, in its scope."""
+        """Name values after the variables of a function that hold them, inside its scope."""
         scope = self._scopes[-1] and self._scopes[-1] + "."
         for name, value in frame.f_locals.items():
             if isinstance(value, TensorBase) and value._node is not None:
@@ -296,11 +312,12 @@ class Recording:
                     self.give_name(number, self._free(scope + name))
 
     def name_variables(self, frame: FrameType) -> None:
-        """Name values after the variables of a frame and of those that called it.
+        """Name values after the variables of a frame and of its callers.
 
-        The names that modules gave their parameters stay. A loop over parameters renames none:
-        attributes of objects go before variables, those before what is in lists, and of equals
-        the first before others.
+        The names of modules' parameters stay. If several variables hold a value, an attribute of an
+        object is preferred (``model.w``), then a plain variable (``w``), then an entry of a list
+        (``ws[0]``), and among equal ones the first. So the variable of a loop ``for w in ws`` does
+        not become the name of a parameter.
         """
         frames = []
         here: FrameType | None = frame if self.values else None
@@ -308,7 +325,7 @@ class Recording:
             if not here.f_code.co_filename.startswith(OTHERS):
                 frames.append(here)
             here = here.f_back
-        for here in reversed(frames):  # the innermost has the last word
+        for here in reversed(frames):  # names from inner frames replace those from outer ones
             seen: set[int] = set()
             found = [
                 (2 * ("." in name) - ("[" in name), name, number)
@@ -326,7 +343,7 @@ class Recording:
     def _named_in(
         self, name: str, value: Any, frame: FrameType, seen: set[int]
     ) -> Iterator[tuple[str, int]]:
-        """Yield what a tensor may be called, or those in a list, a dict and a program's object."""
+        """Yield names and numbers: of a tensor, or of the tensors in a container or an object."""
         if isinstance(value, TensorBase):
             if value._node is not None and value._node.number in self.values:
                 yield name, value._node.number
@@ -346,30 +363,30 @@ class Recording:
         for suffix, item in inside:
             yield from self._named_in(name + suffix, item, frame, seen)
 
-    # ---- running it again
+    # ---- running the calls again
 
     def replay(
         self, number: int, changed: dict[int, ndarray] | None = None, dtype: Any = None
     ) -> dict[int, Tensor]:
-        """Run the calls behind a value again.
+        """Run the calls that computed a value again.
 
         Parameters
         ----------
         number : int
-            Of the value's node.
+            The number of the value.
         changed : dict of int to ndarray, optional
-            Values to take in the place of those recorded: of leaves, and of results.
+            Values of leaves or results that replace the recorded ones.
         dtype : dtype_like, optional
-            To compute in, instead of the recorded ones.
+            The dtype to compute in, instead of the recorded ones.
 
         Returns
         -------
         dict of int to Tensor
-            On a tape of its own, whose nodes have the numbers of those recorded.
+            The leaves and results, on a new tape whose nodes have the numbers of the recorded ones.
         """
         changed = changed or {}
 
-        def converted(x: Any) -> Any:
+        def convert(x: Any) -> Any:
             floating = isinstance(x, ndarray) and x.dtype.kind == "f"
             return x.astype(dtype) if dtype is not None and floating else x
 
@@ -378,13 +395,15 @@ class Recording:
         def argument(call: Call, name: str) -> Any:
             value, parent = call.arguments[name], call.parents.get(name)
             if parent is None:
-                return converted(value)
+                return convert(value)
             if parent not in tensors:
                 value = changed.get(parent, self.values[parent])
-                tensors[parent] = tensor(converted(value), requires_grad=True)
+                tensors[parent] = tensor(convert(value), requires_grad=True)
                 tensors[parent]._node.number = parent  # type: ignore[union-attr]
             return tensors[parent]
 
+        # For z = x * y + x, the loop runs multiply on the recorded x and y, then add on its result
+        # and x. A result in `changed` becomes a leaf, so that what follows depends on this leaf.
         for call in self.behind(number):
             values = {name: argument(call, name) for name in call.arguments}
             out = call.run(call.op, values)
@@ -395,32 +414,32 @@ class Recording:
                 y._node.number = result
                 tensors[result] = y
                 if result in changed:
-                    tensors[result] = tensor(converted(changed[result]), requires_grad=True)
+                    tensors[result] = tensor(convert(changed[result]), requires_grad=True)
                     tensors[result]._node.number = result  # type: ignore[union-attr]
         return tensors
 
 
 def record(file: str = "") -> Block:
-    """Keep, of every call inside the block, what the tape drops: for `step` and `to_source`.
+    """Record every call inside the block with all its values, for `step`, `draw` and `to_source`.
 
-    A block, ``with record() as recording:``, or a decorator of a function, ``@record()``: each call
-    of the function is then a recording of its own, which `step` finds by the function's result.
+    Use it as a block, ``with record() as recording:``, or as a decorator, ``@record()``. Each call
+    of a decorated function makes a new recording; `step` finds it by the function's result.
 
     Parameters
     ----------
     file : str, optional
-        Whose lines to note for each call; if not given, those of the innermost code that is not
-        this package's.
+        The file whose lines to note for each call. By default the innermost line outside this
+        package is noted.
 
     Returns
     -------
     Block
-        Which gives the `Recording`.
+        A ``with`` statement on it gives the `Recording`.
 
     Raises
     ------
     TypeError
-        If `file` is not a text: a decorator has parentheses, ``@record()``.
+        If `file` is not a text, for example because ``@record`` was written without parentheses.
 
     Examples
     --------
@@ -448,7 +467,16 @@ def _recording(recording: Recording) -> Iterator[Recording]:
 
 
 def recording_of(x: Any, what: str = "step") -> Recording:
-    """Return the recording that a tensor was made in; an error in one line if there was none."""
+    """Return the recording in which a tensor was made.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not a tensor.
+    RuntimeError
+        If `x` requires no gradient, or was not made inside a recording. `what` is the name of the
+        function that needs the recording, for the message.
+    """
     if not isinstance(x, TensorBase):
         raise TypeError(f"{what} needs a tensor, and was given {type(x).__name__}")
     if x._node is None:
@@ -470,7 +498,7 @@ def kind(x: Any) -> str:
 
 
 def _belongs_to(frame: FrameType, value: Any) -> bool:
-    """Return whether an object's class is the program's: of a frame's module, or one beside it."""
+    """Return whether an object's class is from the frame's module, or from a file beside it."""
     if isinstance(value, type | ModuleType) or not hasattr(value, "__dict__"):
         return False
     module = type(value).__module__
@@ -481,11 +509,11 @@ def _belongs_to(frame: FrameType, value: Any) -> bool:
     return file is not None and Path(file).resolve().parent == folder
 
 
-def _own(value: Any) -> Any:
-    """Copy the arrays in an argument: the caller may change them."""
+def _copy_arrays(value: Any) -> Any:
+    """Return an argument with copies of its arrays, because the caller may write to them."""
     if isinstance(value, ndarray):
         return value.copy(order="K")
     if isinstance(value, list | tuple):
-        items = [_own(item) for item in value]
+        items = [_copy_arrays(item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value

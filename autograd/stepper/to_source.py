@@ -1,9 +1,10 @@
-"""Tape to source: a recorded forward and backward pass as one NumPy script, free of the engine.
+"""Writing a recorded forward and backward pass as one NumPy script that needs no engine.
 
-An op's function and its rules are NumPy source already. What fits on a line is written with the
-variables in the place of its arguments; the rest is carried over as a function, with all that it
-calls. What the engine does between the ops (adding up, summing what was broadcast, converting
-dtypes) is spelled out, in its order: so the script's numbers are the engine's, bit for bit.
+The function of an op and its rules are NumPy source already. A short one is written in the place of
+the call, with the script's variables in the place of the arguments. A longer one becomes a function
+of the script, together with everything that it calls. The script also writes out what the engine
+does between the ops, in the same order: adding contributions, summing over broadcast axes,
+converting dtypes. So the script's numbers equal the engine's bit for bit.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from autograd.stepper.record import Call, Recording, recording_of
 from autograd.stepper.trace import Trace
 from autograd.tensor import Tensor
 
-SMALL = 16  # elements of an array that is written out although there is a file for arrays
-MOST = 20_000  # elements that are written out where there is none
+SMALL = 16  # elements: a smaller array is written out even if there is a file for arrays
+MOST = 20_000  # elements that are written out if there is no file for arrays
 FUNCTIONS = "functions: what the ops compute, and their rules"
 CHECK = "check"  # the name of a hash among the arrays
 LOAD = """\
@@ -47,16 +48,16 @@ if arrays["check"] != "{check}":
     raise SystemExit("the .npz beside this file belongs to another: write both again")
 
 """
-SECTION = 16  # ops of a module that are not divided among its parts
+SECTION = 16  # up to this many ops, a module is one section of the script
 
 
 def to_source(
     loss: Tensor | Trace, file: str | Path | None = None, *, primitives: bool = False
 ) -> str:
-    """Write the pass that computed a loss, and the pass back from it, as a NumPy script.
+    """Write the forward and the backward pass of a loss as a NumPy script.
 
-    Run by itself, the script prints the loss and the gradients of the leaves: those of the engine
-    with kernels off, bit for bit.
+    The script prints the loss and the gradients of the leaves. They equal those of the engine with
+    kernels off, bit for bit.
 
     Parameters
     ----------
@@ -188,7 +189,7 @@ class _Line:
     formula: str = ""
     shape: Any = None
     scope: str = ""
-    number: int = 0  # of the node whose value is a scalar, which may have to be an array
+    number: int = 0  # the number of a scalar value that may have to become an array
 
     @property
     def comment(self) -> str:
@@ -198,7 +199,7 @@ class _Line:
 
 
 class _Script:
-    """The script of the calls behind one node, and of the pass that begins there with a number."""
+    """The script of the calls that computed one node, and of the backward pass from there."""
 
     def __init__(
         self,
@@ -216,10 +217,10 @@ class _Script:
         self.stored: dict[str, ndarray] = {}
         self.data: list[_Line] = []
         self.constants: list[tuple[ndarray, str]] = []
-        self.written_out = 0  # elements
+        self.written_out = 0  # elements of arrays that are written out so far
         self.arrays: set[int] = set()  # numbers of values that must be arrays, not scalars
-        self.scalars: set[int] = set()  # and of those that are scalars
-        self.saved: dict[int, dict] = {}  # of calls: what they return for rules, variable and value
+        self.scalars: set[int] = set()  # numbers of values that are scalars
+        self.saved: dict[int, dict] = {}  # of calls: the saved values, with variable and value
         maker = {n for call in self.calls for n in call.results}
         used = [n for call in self.calls for n in call.parents.values()]
         self.leaves = list(dict.fromkeys(n for n in used if n not in maker))
@@ -230,7 +231,7 @@ class _Script:
         self.formulas = self._formulas()
 
     def _full_names(self) -> dict[int, str]:
-        """Return what to call leaves and results: by name, module, or op."""
+        """Return the names of leaves and results: from their names, modules or ops."""
         recording, full = self.recording, {n: self.recording.name(n) for n in self.leaves}
         last = {call.scope: call for call in self.calls}  # the result of a module
         counted: Counter[str] = Counter()
@@ -247,7 +248,7 @@ class _Script:
         return full
 
     def _formulas(self) -> dict[str, str]:
-        """Return a formula for each op: that of its calls if they agree, or the plainest."""
+        """Return a formula for each op: that of its calls if all have the same, or the default."""
         found: dict[str, set[str]] = {}
         for call in self.calls:
             if call.op.stated is not None and not call.op.stated.moves:
@@ -261,7 +262,7 @@ class _Script:
     # ---- texts of values
 
     def constant(self, value: Any, wanted: str) -> str:
-        """Return what to write for an argument that is not on the tape."""
+        """Return the source code of an argument that is not on the tape."""
         if not isinstance(value, ndarray):
             if not isinstance(value, tuple | list):
                 return literal(value)
@@ -280,7 +281,7 @@ class _Script:
         return name
 
     def array(self, x: ndarray, name: str) -> str:
-        """Return source code of an array, or of its place in the file of arrays."""
+        """Return the source code of an array, or code that reads it from the file of arrays."""
         if self.file is not None and x.size > SMALL:
             axes = memory_order(x)
             self.stored[name] = x.transpose(axes)
@@ -296,7 +297,7 @@ class _Script:
         return literal(x)
 
     def namespace(self, call: Call) -> tuple[dict[str, str], dict[str, Any], dict[str, list[int]]]:
-        """Return what a call's rules may name: texts, values, and numbers of the nodes of these."""
+        """Return the names that a call's rules may use: texts, values, and numbers of nodes."""
         op = call.op
         texts, numbers = {}, {}
         for name, x in call.arguments.items():
@@ -346,7 +347,7 @@ class _Script:
                 if isinstance(part, np.generic):
                     self.scalars.add(number)
             texts, _, numbers = self.namespace(call)
-            formula, _ = _divided(self.formulas.get(op.name, ""), op)
+            formula, _ = _split(self.formulas.get(op.name, ""), op)
             value, alike = self.functions.inline(op.forward, texts) or ("", False)
             said = formula.replace("\n", "; ")
             if not value:
@@ -355,7 +356,7 @@ class _Script:
             if not alike:
                 self.arrays.update(n for name in op.names for n in numbers.get(name, ()))
             if _is_arithmetic(value):
-                said = ""  # it is its own formula
+                said = ""  # the line itself is the formula
             if op.multiple and not self.scalars.isdisjoint(call.results):
                 value = f"map(np.asarray, {value})"
             targets = [self.variable[n] for n in call.results]
@@ -365,7 +366,7 @@ class _Script:
             yield _Line(target, value, said, shape, call.scope, 0 if op.multiple else number)
 
     def _arguments(self, call: Call, texts: dict[str, str]) -> list[str]:
-        """Return the arguments of a call: those after the last array by name."""
+        """Return the source of a call's arguments; those after the last array have names."""
         op = call.op
         if op.variadic:
             return [f"*{texts[op.names[0]]}", *(f"{name}={texts[name]}" for name in op.names[1:])]
@@ -378,7 +379,11 @@ class _Script:
     # ---- backward
 
     def backward(self) -> Iterator[_Line]:
-        """Yield the lines of the backward pass: what the engine does, in its order."""
+        """Yield the lines of the backward pass, in the order of the engine.
+
+        For each call, from the newest to the oldest: the complete cotangent of the result, the
+        rules, and the sums that add the contributions to the cotangents of the inputs.
+        """
         first = self.recording.values[self.start]
         dtype = "" if first.dtype == np.float64 else f", np.{first.dtype.name}"
         number = "" if self.begin == 1 else f", {literal(self.begin)}"
@@ -412,7 +417,7 @@ class _Script:
             extra = {"needs": needs} if rule.wants_needs else {}
             run = (rule.in_single if half else rule).function
             found = run(tuple(ones) if op.multiple else ones[0], *residuals, **extra)
-            _, formula = _divided(self.formulas.get(op.name, ""), op)
+            _, formula = _split(self.formulas.get(op.name, ""), op)
             texts["needs"] = literal(needs)
             value, alike = self.functions.inline(rule.function, texts) or ("", False)
             said = "; ".join(x for x in formula.split("\n") if _speaks_of(x, rule.inputs))
@@ -433,7 +438,7 @@ class _Script:
     def _unpacked(
         self, parents: list, value: str, found: tuple, said: str, call: Call
     ) -> Iterator[_Line]:
-        """Yield the lines of a rule that serves several inputs."""
+        """Yield the lines of a joint rule, which returns the cotangents of several inputs."""
         targets, later = [], []
         for parent, part in zip(parents, found, strict=True):
             if parent is None:
@@ -468,7 +473,7 @@ class _Script:
         return _Line(name, value, said, self.recording.values[parent].shape, call.scope)
 
     def _fitted(self, text: str, found: Any, parent: int) -> str:
-        """Return a contribution with broadcasting and promotion undone."""
+        """Return a contribution in the input's shape and dtype: summed and converted."""
         like = self.recording.values[parent]
         if found.shape == like.shape and found.dtype == like.dtype:
             return text
@@ -489,7 +494,7 @@ class _Script:
             text += f".astype(np.{like.dtype.name})"
         return text
 
-    # ---- all of it
+    # ---- the whole script
 
     def text(self) -> str:
         """Return the script."""
@@ -500,7 +505,7 @@ class _Script:
             self.data.append(_Line(name, code, shape=values[n].shape))
         forward = list(self.forward())
         backward = list(self.backward())
-        for line in list(forward):  # as the engine has them
+        for line in list(forward):  # values that are arrays in the engine
             if line.number in self.scalars & self.arrays:
                 if line.target == self.variable[line.number]:
                     line.value = f"np.asarray({line.value})"
@@ -532,7 +537,7 @@ class _Script:
         return "\n\n".join(parts) + "\n"
 
     def check(self) -> str:
-        """Return what tells whether arrays were written with this script: a hash of them."""
+        """Return a hash of the arrays: the script checks that it reads the file written with it."""
         digest = hashlib.sha256()
         for name, array in self.stored.items():
             digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
@@ -544,7 +549,7 @@ class _Script:
         return self.functions.imports | {"math" for x in code if re.search(r"\bmath\.", x)}
 
     def _definitions(self) -> Iterator[str]:
-        """Yield the functions and the constants, with the empty lines that they need."""
+        """Yield the functions and constants of the script, with empty lines between them."""
         for constant, names in groupby(
             self.functions.definitions, lambda n: not re.match("def|class",
                                                                self.functions.definitions[n])
@@ -553,7 +558,7 @@ class _Script:
             yield "\n".join(found) if constant else "\n" + "\n\n\n".join(found) + "\n"
 
     def _body(self, lines: list[_Line], sections: dict[str, str]) -> str:
-        """Return lines in sections by module."""
+        """Return the lines with a heading for each module."""
         found = []
         for section, group in groupby(lines, lambda line: sections.get(line.scope, line.scope)):
             text = _aligned(list(group))
@@ -562,7 +567,7 @@ class _Script:
 
 
 def _in_single(text: str, value: Any) -> str:
-    """Return the text of a value that a rule reads, of which float16 becomes float32."""
+    """Return the text of a value that a rule reads, with float16 converted to float32."""
     if isinstance(value, tuple):
         parts = [x for x in value if isinstance(x, ndarray) and x.dtype == np.float16]
         return f"tuple(x.astype(np.result_type(x, np.float32)) for x in {text})" if parts else text
@@ -571,7 +576,7 @@ def _in_single(text: str, value: Any) -> str:
 
 
 def _without_root(names: Iterable[str]) -> Callable[[str], str]:
-    """Return a function that shortens dotted names, if most have the same first part."""
+    """Return a function that removes the first part of dotted names, if most have the same."""
     deep = [name for name in names if name.count(".") > 1]
     if not deep:
         return lambda name: name
@@ -593,8 +598,8 @@ def _sections(calls: list[Call]) -> dict[str, str]:
     }
 
 
-def _divided(formula: str, op: Op) -> tuple[str, str]:
-    """Divide a formula into what it says of the result, and of the cotangents."""
+def _split(formula: str, op: Op) -> tuple[str, str]:
+    """Split a formula into the equations of the result, and those of the cotangents."""
     lines = formula.split("\n") if formula else []
     inputs = "|".join(["x\\d+"] if op.variadic else map(re.escape, op.names))
     about = re.compile(rf"(?<![\w])(g\d*|d({inputs}))(?![^\W_])")
@@ -610,7 +615,7 @@ def _speaks_of(line: str, inputs: tuple[str, ...]) -> bool:
 
 
 def _doc(op: Op, formula: str) -> str:
-    """Return the docstring of an op's function: what it says of itself, and its formula."""
+    """Return the docstring for an op's function: its own first line, and the formula."""
     summary = (op.__doc__ or op.name).strip().split("\n")[0]
     if not formula:
         return summary

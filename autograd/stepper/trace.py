@@ -1,4 +1,4 @@
-"""The trace of a backward pass: what an observer of the real one saw, step by step."""
+"""The trace of a backward pass: the steps that an observer of the engine's own pass saw."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ from autograd.tensor import Tensor, _cotangent
 
 @dataclass(eq=False)
 class Trace:
-    """A backward pass, in order; an `Observer` that fills itself.
+    """The steps of a backward pass, in order.
+
+    A trace is an `Observer`: while the pass runs, the trace adds the steps to itself.
 
     Attributes
     ----------
     recording : Recording
+        The recording of the forward pass.
     start : int
-        The number of the node that the pass began at.
+        The number of the node where the pass began.
     cotangent : ndarray
-        What it began with.
+        The cotangent with which the pass began.
     steps : list of Step
-        Of the calls in the recording; what lies behind it is left out.
+        One for each call of the recording that the pass went back through. Calls from before the
+        recording have no steps.
 
     Examples
     --------
@@ -80,7 +84,7 @@ class Trace:
             self.steps.append(Step(node.number, plain(cotangent)))
 
     def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
-        """Keep what the step sends."""
+        """Add a contribution to the last step."""
         if node.number in self.recording.calls:
             if node.op.variadic:  # type: ignore[union-attr]
                 name = "x" + name.split("[")[1].rstrip("]")  # as in `Op.named`
@@ -89,20 +93,21 @@ class Trace:
     # ---- reading
 
     def call(self, step: Step) -> Call:
-        """Return what a step goes back through."""
+        """Return the call that a step goes back through."""
         return self.recording.calls[step.number]
 
     def edges_to(self, number: int) -> Iterator[tuple[int, Edge]]:
-        """Yield what is sent to a value, each with the index of its step."""
+        """Yield the contributions to a value's cotangent, each with the index of its step."""
         for i, step in enumerate(self.steps):
             for edge in step.edges:
                 if edge.parent == number:
                     yield i, edge
 
     def cotangent_of(self, number: int, before: int | None = None) -> ndarray | None:
-        """Return the sum of what was sent to a value, in all or before a step; None if nothing.
+        """Return a value's cotangent: the sum of all contributions, or of those before a step.
 
-        The additions are those of the engine, in its order: the result is the same to the bit.
+        The result is None if there is no contribution. The additions are done in the engine's
+        order, so the sum is equal to the engine's bit for bit.
         """
         total = self.cotangent if number == self.start else None
         for i, edge in self.edges_to(number):
@@ -111,9 +116,10 @@ class Trace:
         return total
 
     def waiting(self, index: int | None = None) -> list[int]:
-        """Return the numbers of what the steps before one have reached, and not gone back through.
+        """Return the numbers of the values that wait for their turn before a step.
 
-        Those of all steps are the ends of the pass: leaves, or the results that were asked for.
+        These values have received a contribution, and no step has gone back through them. After all
+        steps, they are the ends of the pass: leaves, or the results whose gradient was asked for.
         """
         steps = self.steps[:index]
         reached = {self.start, *(edge.parent for step in steps for edge in step.edges)}
@@ -130,7 +136,7 @@ class Trace:
 
     @classmethod
     def load(cls, folder: str | Path) -> Trace:
-        """Read what `save` wrote; ops are looked up by name among those registered."""
+        """Read a trace that `save` wrote. The ops must be registered under the same names."""
         from autograd.stepper.store import load
 
         return cls(*load(folder))
@@ -138,18 +144,20 @@ class Trace:
     # ---- what if
 
     def rerun(self, index: int, cotangent: ndarray) -> Trace:
-        """Go on from a step with another cotangent: the rest of the pass runs again, for real.
+        """Run the rest of the pass again from a step, with another cotangent.
 
         Parameters
         ----------
         index : int
+            The index of the step.
         cotangent : ndarray, or tuple of ndarray
-            In the place of the step's own.
+            The cotangent that replaces the recorded one.
 
         Returns
         -------
         Trace
-            The earlier steps as they were, and new ones from there.
+            The earlier steps as they were, and new steps from there on. The engine runs the rules
+            again.
         """
         step = self.steps[index]
         tape = self.recording.replay(self.start)
@@ -159,14 +167,14 @@ class Trace:
             waiting[number] = given
         new = Trace(self.recording, self.start, self.cotangent, self.steps[:index])
         started, ends = ([nodes[number] for number in of] for of in (waiting, self.waiting()))
-        with observing(None), observing(new):  # no other observer: it is no pass of the program
+        with observing(None), observing(new):  # an observer of the program must not see this pass
             differentiate(started, list(waiting.values()), ends)
         return new
 
 
 @contextmanager
 def tracing(x: Tensor, gradient: Any = None) -> Iterator[Trace]:
-    """Trace a backward pass that starts at a recorded tensor inside the block.
+    """Trace the backward pass that starts at a recorded tensor, and runs inside the block.
 
     Examples
     --------
@@ -188,16 +196,16 @@ def tracing(x: Tensor, gradient: Any = None) -> Iterator[Trace]:
 
 
 def trace(x: Tensor, gradient: Any = None) -> Trace:
-    """Run the backward pass of a recorded tensor, and return what happened in it.
+    """Run the backward pass of a recorded tensor, and return its trace.
 
-    No ``.grad`` changes, and the tape stays.
+    The pass changes no ``.grad``, and keeps the tape.
 
     Parameters
     ----------
     x : Tensor
-        Made inside ``with autograd.record():``.
+        A tensor that was made inside ``with autograd.record():``.
     gradient : array_like, optional
-        The cotangent to start with; 1 if `x` is a number.
+        The cotangent to start with. It may be left out if `x` is a number; it is 1 then.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The way into the stepper from code."""
+"""Starting the stepper from code: `step` at a tensor or a function, or at every backward pass."""
 
 from __future__ import annotations
 
@@ -28,24 +28,29 @@ def step(
     gradient: Any = None,
     commands: str | Path | Iterable[str] | None = None,
 ) -> Any:
-    """Walk through a backward pass by hand: a debugger whose program is backpropagation.
+    """Walk through a backward pass step by step, as a debugger walks through a program.
 
     ``step(loss)`` takes a tensor that was computed inside ``with autograd.record():``.
-    ``step(f, *args)`` calls a function, with floating-point arrays and numbers as Tensors that
-    require a gradient. No ``.grad`` changes, and the tape stays.
+    ``step(f, *args)`` records a call of a function; floating-point numbers and arrays among the
+    arguments become Tensors that require a gradient. The pass changes no ``.grad``, and keeps the
+    tape.
 
     Parameters
     ----------
     function : Tensor or callable
+        A recorded tensor, or a function that returns a Tensor.
     *args
-        Of the callable.
+        The arguments of the function.
     gradient : array_like, optional
-        The cotangent to start with; 1 if the result is a number.
+        The cotangent to start with. It may be left out if the result is a number; it is 1 then.
     commands : str, path or iterable of str, optional
-        A file of commands to run instead of asking for them, or the commands.
+        The name of a file with commands, or the commands themselves. They run instead of those that
+        the user would type.
 
     Raises
     ------
+    TypeError
+        If `function` is neither, or returns no Tensor.
     RuntimeError
         If the tensor was not recorded.
 
@@ -83,13 +88,18 @@ def step(
 
 
 def walk(trace: Trace, commands: Iterable[str] | None = None) -> bool:
-    """Walk through a trace; return whether it was left by ``quit``, or the commands are used up.
+    """Walk through a trace in the terminal.
 
     Parameters
     ----------
     trace : Trace
     commands : iterable of str, optional
-        To run instead of asking for them.
+        Commands to run instead of those that the user would type.
+
+    Returns
+    -------
+    bool
+        Whether to end the program: after the command ``quit``, or when no command is left.
     """
     from autograd.stepper.terminal import Terminal
 
@@ -129,7 +139,7 @@ def stopping_at_backward(then: Callable[[Trace], None]) -> Iterator[None]:
     <Trace of 1 steps back from loss>
     <Trace of 1 steps back from loss>
     """
-    outside = copy_context()  # in which nothing is recorded or observed by this block
+    outside = copy_context()  # the context of the caller, without this block's recording
     with record() as recording:
         stops = _Stops(recording, lambda found: outside.copy().run(then, found))
         with observe(stops):
