@@ -83,15 +83,14 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             with target.open("wb") as file:
                 yield file
             return
-        if old and not _is_writable(target):
+        if old and not is_writable(target):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         temporary, file = _create(target, old)
         with file:
             yield file
             file.flush()
             _sync(file.fileno())
-        group = _group.get()
-        if group and target.parent == group.folder:
+        if group := _group_of(target.parent):
             group.add(temporary.name, target.name)
         else:
             _rename(target.parent, temporary.name, target.name)
@@ -176,10 +175,8 @@ def write_tensors(
 def remove(path: str | Path) -> None:
     """Remove a file if it is there; inside of `together`, at the end of the block."""
     path = Path(path)
-    group = _group.get()
-    if group and Path(os.path.realpath(path.parent)) == group.folder:
-        if os.path.lexists(path):
-            group.add("", path.name)
+    if group := _group_of(path.parent):
+        group.add("", path.name)
     else:
         path.unlink(missing_ok=True)
 
@@ -187,7 +184,7 @@ def remove(path: str | Path) -> None:
 def written(path: str | Path) -> Path:
     """Return where the contents of a file are that was written inside of a `together` block."""
     path = Path(path)
-    group = _group.get()
+    group = _group_of(path.parent)
     waits = group.waiting.get(path.name) if group else None
     return path.with_name(waits) if waits else path
 
@@ -233,13 +230,14 @@ def _rename(folder: Path, temporary: str, name: str) -> None:
         if temporary:
             os.replace(folder / temporary, folder / name)
         else:
-            (folder / name).unlink()
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         error.filename, error.filename2 = str(folder / name), None
         raise
 
 
-def _is_writable(path: Path) -> bool:
+def is_writable(path: Path) -> bool:
+    """Return whether this process may write to a file or a folder."""
     return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
@@ -277,7 +275,7 @@ class _Group:
         """Let a file wait for the others."""
         before = self.waiting.get(name)
         self.waiting[name] = temporary
-        if before:
+        if before:  # written in this block, and now replaced or removed
             (self.folder / before).unlink()
 
     def commit(self) -> None:
@@ -311,6 +309,12 @@ class _Group:
 
 
 _group: ContextVar[_Group | None] = ContextVar("group", default=None)
+
+
+def _group_of(folder: Path) -> _Group | None:
+    """Return the files that wait, if this code runs in a `together` block of the folder."""
+    group = _group.get()
+    return group if group and group.folder == Path(os.path.realpath(folder)) else None
 
 
 @contextmanager

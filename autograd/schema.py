@@ -15,7 +15,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NotRequired
@@ -165,7 +165,7 @@ def _check_of(annotation: Any) -> Check:
     if origin in (types.UnionType, typing.Union):
         return _check_union(annotation, [_check_of(part) for part in parts])
     if origin is Literal:
-        return _check_literal(parts)
+        return _check_literal(annotation, parts)
     if dataclasses.is_dataclass(annotation) or typing.is_typeddict(annotation):
         return _check_object(annotation)
     kind = origin or annotation
@@ -236,12 +236,13 @@ def _check_union(annotation: Any, checks: list[Check]) -> Check:
     return check
 
 
-def _check_literal(known: tuple) -> Check:
+def _check_literal(annotation: Any, known: tuple) -> Check:
     def check(value: Any, name: str) -> Any:
-        if not any(value == each and type(value) is type(each) for each in known):
-            raise UserError(
-                f"{name} is {brief(value)}{nearest(str(value)[:80], [*map(str, known)])}"
-            )
+        if not any(type(value) is type(each) and value == each for each in known):
+            error = _wrong(value, annotation, name)
+            if isinstance(value, str) and (close := _closest(value, map(str, known))):
+                error = _WrongType(f"{error}; did you mean {close!r}?")
+            raise error
         return value
 
     return check
@@ -347,9 +348,34 @@ def _described(annotation: Any) -> str:
     return "an object"
 
 
-def nearest(word: str, known: list[str], prefix: str = "") -> str:
-    """Return a phrase that names the nearest known word, or all of them, with a prefix."""
-    close = difflib.get_close_matches(word, known, 1, 0.5)
-    if close:
-        return f"; did you mean {prefix + close[0]!r}?"
+def nearest(word: str, known: Collection[str], prefix: str = "", *, help: str = "") -> str:
+    """Return the end of a message about an unknown word: what the user may have meant.
+
+    Parameters
+    ----------
+    word : str
+    known : collection of str
+    prefix : str
+        Stands before each known word, such as the hyphens of options.
+    help : str
+        Where all known words are listed. Without this, the message lists them itself.
+
+    Examples
+    --------
+    >>> nearest("trian", ["train", "step"])
+    "; did you mean 'train'?"
+    >>> nearest("x", ["train", "step"])
+    '; known are train, step'
+    >>> nearest("x", ["train", "step"], help="npgpt --help")
+    '; npgpt --help lists all'
+    """
+    if close := _closest(word, known):
+        return f"; did you mean {prefix + close!r}?"
+    if help:
+        return f"; {help} lists all"
     return f"; known are {', '.join(prefix + each for each in known)}"
+
+
+def _closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that a word may be a misspelling of; none if there is no such word."""
+    return next(iter(difflib.get_close_matches(word[:80], list(known), 1)), None)

@@ -40,7 +40,8 @@ def find_model(source: str | Path) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise UserError(
-            f"{expected}; to look for it on the Hugging Face hub, pip install 'npgpt[hub]'"
+            f"{name} is no folder with a model; to look for a model of this name on the Hugging "
+            "Face hub: pip install 'npgpt[hub]'"
         ) from None
     files = ["config.json", "generation_config.json", "model.safetensors",
              "model.safetensors.index.json", "model-*.safetensors", "vocab.json", "merges.txt",
@@ -48,10 +49,9 @@ def find_model(source: str | Path) -> Path:
     try:  # the library falls back on its cache without a network
         return Path(snapshot_download(name, allow_patterns=files))
     except Exception as error:  # the library's own errors, and those of its network libraries
-        reason = str(error).strip().split("\n")[0][:200]
         raise UserError(
-            f"{expected}, and neither the Hugging Face hub nor its cache on this machine gave a "
-            f"model of that name ({type(error).__name__}: {reason})"
+            f"{name} is no folder with a model, and neither the Hugging Face hub nor its cache on "
+            f"this machine gave a model of that name ({type(error).__name__})"
         ) from None
 
 

@@ -11,18 +11,21 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import os
 import re
 import shutil
 import textwrap
 import types
 import typing
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from autograd.escape import shown, spell
+from autograd.files import is_writable
 from autograd.schema import FileName, fit, nearest
 from npgpt.errors import UserError
 
@@ -117,14 +120,13 @@ def read(kind: type, args: list[str], command: str) -> dict[str, Any]:
     fields = fields_of(kind)
     options = {name: field for name, field in fields.items() if not field.argument}
     arguments = [field for field in fields.values() if field.argument]
-    words = list(args)
-    end = words.index("--") if "--" in words else len(words)
-    if {"-h", "--help"} & {*words[:end]}:
+    words = deque(args)  # those that are not read yet
+    if not {"-h", "--help"}.isdisjoint(itertools.takewhile(lambda word: word != "--", words)):
         print(help_of(kind, command))
         raise SystemExit(0)
     given: dict[str, Any] = {}
     while words:
-        word = words.pop(0)
+        word = words.popleft()
         if word == "--":
             for rest in words:
                 _place(rest, arguments, given, command)
@@ -139,19 +141,19 @@ def read(kind: type, args: list[str], command: str) -> dict[str, Any]:
         option, has_value, value = word.partition("=")
         name = option.removeprefix("--").replace("-", "_")
         if not word.startswith("--") or name not in options:
-            raise UserError(_unknown(option, word, name, [*options]))
+            raise UserError(_unknown(option, word, name, [*options], command))
         field = options[name]
         if field.is_tuple:
             values = [value] if has_value else []
             while words and not has_value and not _is_option(words[0]):
-                values.append(words.pop(0))
+                values.append(words.popleft())
             found: Any = values
         elif has_value:
             found = value
         elif field.is_flag and not (words and words[0].lower() in ("true", "false", "none")):
             found = "true"
         elif words and not _is_option(words[0]):
-            found = words.pop(0)
+            found = words.popleft()
         else:
             refused = words[0] if words else ""
             known = refused.partition("=")[0].removeprefix("--").replace("-", "_")
@@ -183,22 +185,27 @@ def _place(word: str, arguments: list[Field], given: dict[str, Any], command: st
     raise UserError(f"npgpt {command} takes {takes} and nothing else, not {quoted(word)}")
 
 
-def _unknown(option: str, word: str, name: str, names: list[str]) -> str:
+def _unknown(option: str, word: str, name: str, names: list[str], command: str) -> str:
+    """Return the message about an unknown option: why there is none, or what was meant."""
     if name in FOREIGN:
         return f"{FOREIGN[name]}: leave out {option}"
-    hint = nearest(name, [*names, "help"], "--") if re.match(r"--\w", word) else ""
-    if not hint:
+    if re.match(r"--\w", word):
+        hint = nearest(name, [*names, "help"], "--", help=f"npgpt {command} --help")
+    else:
         hint = f" (a value that begins with - : --NAME={quoted(word)})"
     return f"unknown option {quoted(option)}{hint}"
 
 
 def check_file(option: str, path: Path) -> None:
-    """Refuse a file that cannot be written, before the work for it begins."""
+    """Refuse a file that cannot be written, before the work for the file begins."""
     if path.exists() and not path.is_file():
         raise UserError(f"{option} {path} is {'a folder' if path.is_dir() else 'no file'}")
-    if not path.parent.is_dir():
+    target = Path(os.path.realpath(path))  # the file that is written, if the path is a link
+    if not target.parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
+    if target.exists() and not is_writable(target):
+        raise UserError(f"{option} {path}: you may not write to this file")
+    if not is_writable(target.parent):
         raise UserError(f"{option} {path}: the folder {path.parent} cannot be written")
 
 

@@ -206,7 +206,7 @@ def test_wrong_input_ends_in_one_message(args, message, here, capsys):
         (["--prompt", "to", "--top_k", -1], "top_k is -1"),
         (["--prompt", "to", "--top_k", 18], "top_k is 18, and the vocabulary has 17"),
         (["--prompt", "to", "--temperature", -1], "temperature is -1"),
-        (["--prompt", "to", "--num_return_sequences", 2, "--temperature", 0], "one answer"),
+        (["--prompt", "to", "--num_return_sequences", 2, "--temperature", 0], "only one text"),
         (["--prompt", "to", "--max_new_tokens", "x"], "--max_new_tokens"),
         (["--promt", "to"], "did you mean '--prompt'"),
     ],

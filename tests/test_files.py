@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from functools import cache
@@ -30,6 +31,7 @@ from autograd.files import (
     write_json,
     write_tensors,
     write_text,
+    written,
 )
 from autograd.stepper.draw import draw
 from autograd.stepper.to_source import to_source
@@ -301,6 +303,21 @@ def test_writers_and_readers_at_once(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_file_that_is_written_and_removed_in_one_block_is_not_there(tmp_path):
+    with together(tmp_path):
+        write_text(tmp_path / "a", "a")
+        write_text(tmp_path / "b", "b")
+        remove(tmp_path / "a")
+    assert contents(tmp_path) == {"b": b"b"}
+
+
+def test_a_file_of_another_folder_is_where_its_name_says(tmp_path):
+    with together(tmp_path):
+        write_text(tmp_path / "a", "a")
+        assert written(tmp_path / "a").read_text() == "a"
+        assert written(tmp_path / "other" / "a") == tmp_path / "other" / "a"
+
+
 def test_threads_do_not_join_each_others_blocks(tmp_path):
     with together(tmp_path):
         write_text(tmp_path / "a", "a")
@@ -445,20 +462,23 @@ def test_modes(tmp_path):
 
 
 @posix
-def test_a_file_that_may_not_be_written_is_not_replaced(tmp_path):
-    path = tmp_path / "x"
-    path.write_text("mine")
-    path.chmod(0o444)
-    tmp_path.chmod(0o777)
+def test_a_file_that_may_not_be_written_is_not_replaced():
     user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)  # permissions do not apply to root
-    try:
-        with pytest.raises(PermissionError) as caught:
-            write_text(path, "text")
-    finally:
-        os.seteuid(user)
-    assert caught.value.filename == str(path) and contents(tmp_path) == {"x": b"mine"}
+    with tempfile.TemporaryDirectory() as folder:  # other users cannot look into pytest's folders
+        path = Path(folder) / "x"
+        path.write_text("mine")
+        path.chmod(0o444)
+        Path(folder).chmod(0o777)
+        if user == 0:
+            os.seteuid(65534)  # permissions do not apply to root
+        try:
+            write_text(path.with_name("y"), "another")
+            with pytest.raises(PermissionError) as caught:
+                write_text(path, "text")
+        finally:
+            os.seteuid(user)
+        assert caught.value.filename == str(path)
+        assert contents(Path(folder)) == {"x": b"mine", "y": b"another"}
 
 
 @posix

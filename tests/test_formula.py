@@ -77,7 +77,10 @@ def planted(formula):
         ("out = x^3; dx = 2 · g · x", r"square and its formula: out = x\^3"),
         ("out = x^2", "square: the formula has no equation for dx"),
         ("out = x^2; dx = 2 · g · z", "names 'z', which nothing defines"),
-        ("out_i = x_j^2; dx = 2 · g · x", "(names 'i'|names 'j'|subscripts|subscript of no known array)"),
+        (
+            "out_i = x_j^2; dx = 2 · g · x",
+            "(names 'i'|names 'j'|subscripts|subscript of no known array)",
+        ),
     ],
 )
 def test_a_wrong_formula_is_found(formula, message):

@@ -440,7 +440,9 @@ def test_the_pasted_test_of_functions():
 
     text = caught(check_vjp, squared, wrong, [np.array([0.1, np.pi])], rtol=1e-5)
     assert "check_vjp(squared, wrong, [x], rtol=1e-05)" in text
-    assert "from test_gradcheck import squared" in text and "# define here: wrong, as checked" in text
+    assert (
+        "from test_gradcheck import squared" in text and "# define here: wrong, as checked" in text
+    )
     assert caught(run, pasted(text), wrong=wrong) == text
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +20,7 @@ from autograd.schema import FileName, Range
 from npgpt.cli import main
 from npgpt.commands.completion import find_commands
 from npgpt.errors import UserError
-from npgpt.options import FOREIGN, Argument, parse, quoted
+from npgpt.options import FOREIGN, Argument, check_file, parse, quoted
 
 COMMANDS = [
     "train", "generate", "info", "export", "tokenizer list", "tokenizer add", "tokenizer train",
@@ -107,8 +108,9 @@ def test_what_options_mean(words, expected, monkeypatch):
         ("--rate 1e400", "--rate is inf; it must be a finite number"),
         ("--fast=maybe", "--fast must be true or false, and is 'maybe'"),
         ("--ids 1 two", "--ids must be a whole number, and is 'two'"),
-        ("--kind c", "--kind is 'c'; known are a, b"),
+        ("--kind c", "--kind must be 'a' or 'b', and is 'c'"),
         ("--sise 3", "unknown option --sise; did you mean '--size'?"),
+        ("--zzz 3", "unknown option --zzz; npgpt example --help lists all"),
         ("-s 3", "unknown option -s (a value that begins with - : --NAME=-s)"),
         ("--name -x", "unknown option -x (a value that begins with - : --name=-x)"),
         ("--device cuda", "CPU only"),
@@ -162,6 +164,28 @@ def test_quoted_words_come_back_from_a_shell(text):
     found = subprocess.run(["bash", "-c", f"printf %s {quoted(text)}"], capture_output=True)
     assert found.stdout == os.fsencode(text)
     assert quoted(text).isprintable()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs modes of files")
+def test_a_file_that_may_not_be_written_is_refused_at_once():
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:  # other users cannot look into pytest's folders
+        folder = Path(name)
+        folder.chmod(0o777)
+        (folder / "mine").touch(mode=0o444)
+        (folder / "link").symlink_to(folder / "mine")
+        (folder / "free").symlink_to("/nowhere/x")
+        if user == 0:
+            os.seteuid(65534)  # permissions do not apply to root
+        try:
+            check_file("--json", folder / "new")
+            for name in "mine", "link":
+                with pytest.raises(UserError, match=f"{name}: you may not write to this file"):
+                    check_file("--json", folder / name)
+            with pytest.raises(UserError, match="free: there is no folder"):
+                check_file("--json", folder / "free")
+        finally:
+            os.seteuid(user)
 
 
 # ---- help
@@ -343,8 +367,10 @@ def test_completion_knows_every_command(shell, capsys):
     [
         ("trian", "unknown command 'trian'; did you mean 'train'?"),
         ("completion", "name the shell"),
-        ("completion fish", "npgpt: shell is 'fish'; did you mean 'zsh'?"),
+        ("completion fish", "npgpt: shell must be 'bash' or 'zsh' or absent, and is 'fish'"),
         ("info gpt2 gpt1", "npgpt info takes PRESET|DIR and nothing else, not gpt1"),
+        ("info gpt2x", "gpt2x is no folder with a model"),
+        ("info gpt2x", "it is no preset either; did you mean 'gpt2'?"),
         ("info --batch 0", "--batch is 0"),
         ("info gpt2 --context 99999999999999999999", "--context is too large"),
         ("warmup now", "npgpt warmup takes options and nothing else, not now"),

@@ -36,12 +36,10 @@ def config_of(source: str) -> GPTConfig:
     try:
         return find_config(find_model(source))
     except UserError as error:
-        hint = (
-            ""
-            if Path(source).exists()
-            else f"; it is no preset either{nearest(source, [*PRESETS])}"
-        )
-        raise UserError(f"{error}{hint}") from None
+        if Path(source).exists():
+            raise
+        hint = nearest(source, PRESETS, help="npgpt info")
+        raise UserError(f"{error}; it is no preset either{hint}") from None
 
 
 @dataclass
