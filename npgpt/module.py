@@ -82,13 +82,15 @@ def evaluating() -> Iterator[None]:
 
 
 class Traced:
-    """What stands for hidden states while a model is traced: followed without numbers.
+    """A stand-in for hidden states, with which a model is traced: run without numbers.
 
-    A module that is called with a traced value runs its method `trace` in the place of `forward`.
-    What `trace` does with the value decides what tracing is for: `npgpt.generation.decode` writes
-    the instructions of a compiled decoding step, `npgpt.diagnostics.info` adds up what layers cost.
-    A module that consists of other modules and of sums says ``trace = forward``. A layer calls one
-    of the methods below, which return what stands for the result.
+    A module that is called with a traced value runs its method `trace` in the place of `forward`. A
+    module whose forward only calls modules and adds says ``trace = forward``. A layer calls one of
+    the methods below, which returns the stand-in for its result. For ``x + mlp(ln_2(x))``, the
+    calls are `layer_norm`, `linear`, `activation`, `linear` and `__add__`, in this order.
+
+    A subclass defines the use of these calls: that of `npgpt.generation.decode` writes the
+    instructions of a compiled decoding step, that of `npgpt.diagnostics.info` adds up the costs.
     """
 
     __array_ufunc__ = None  # NumPy's functions refuse a traced value
@@ -120,7 +122,7 @@ class Traced:
 class Module:
     """A part of a model: its attributes may be parameters, modules and lists of modules."""
 
-    part: str | None = None  # as what `npgpt info` counts its parameters, and those below it
+    part: str | None = None  # the row of `npgpt info` that counts the parameters of this module
     _training = True
 
     @property
