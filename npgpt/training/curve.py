@@ -1,4 +1,4 @@
-"""The loss curve of a run: characters in the terminal, and a picture in the run folder."""
+"""The loss curve of a run: as text for the terminal, and as a picture in the run folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 60, 12  # of the plot in the terminal, in characters
 
 
 class Line(TypedDict):
-    """A line of ``metrics.jsonl``; only that of a step has a learning rate."""
+    """A line of ``metrics.jsonl``; the line of an update has a learning rate, others have none."""
 
     step: Steps
     train_loss: NotRequired[float]
@@ -25,12 +25,12 @@ class Line(TypedDict):
 
 
 def read_metrics(path: Path) -> Iterator[tuple[bytes, Line]]:
-    """Yield the lines of a ``metrics.jsonl`` and their values; a damaged line is left out."""
+    """Yield the lines of a ``metrics.jsonl`` with their values, without damaged lines."""
     for line in bytes(read_bytes(path)).splitlines():
         try:
             values: Line = fit(parse_json(line, path), Line)
         except UserError:
-            continue  # cut short when the run was killed
+            continue  # the run was killed while it wrote this line
         yield line, values
 
 
@@ -40,7 +40,7 @@ def read_losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
     for _, values in read_metrics(folder / "metrics.jsonl"):
         if "train_loss" not in values:
             continue
-        if "lr" in values:  # a step; a train_loss without is the estimate of an evaluation
+        if "lr" in values:  # an update; without a learning rate, the loss is of an evaluation
             losses["train"].append((values["step"], values["train_loss"]))
         elif "val_loss" in values:
             losses["val"].append((values["step"], values["val_loss"]))
@@ -50,7 +50,7 @@ def read_losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def loss_curve(folder: Path) -> str:
     """Return the loss curve as text: ``.`` is the training loss, ``o`` the validation loss.
 
-    It is empty for a run that has evaluated fewer than two steps.
+    The text is empty for a run with fewer than two evaluations.
     """
     losses = read_losses(folder)
     points = losses["train"] + losses["val"]

@@ -1,10 +1,11 @@
 """From text to batches: reading, the token file, and random windows of it.
 
-A token file is raw little-endian uint16 or uint32 (by the size of the vocabulary), beside it a JSON
-file of the same name that says which. The first 90 % train, the rest validates.
+A token file holds raw little-endian integers: uint16, or uint32 for a vocabulary of more than
+65,536 tokens. A JSON file of the same name describes it. The first 90 % of the tokens train, and
+the rest validates.
 
-A text may consist of documents. The end token then stands after each, and `separated` keeps the
-documents that share a window apart.
+A text may consist of documents. The end token then follows each document, and `separated` keeps
+documents apart that are in one window.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from npgpt.options import quoted
 from npgpt.say import say
 from npgpt.tokenizers import Tokenizer, tokenizer_of
 
-LONGEST_TEXT = 4 * LARGE  # a file of text, in bytes; one from a pipe may have a quarter of this
-LIBRARY_BYTES = 4_000_000  # of Python's library, as the default corpus
+LONGEST_TEXT = 4 * LARGE  # bytes of a file of text; text from a pipe may have a quarter of this
+LIBRARY_BYTES = 4_000_000  # how much of Python's library is read, as the default corpus
 RESTORE = "Put back a copy of both files, or train a new run on the text"
 
 
@@ -47,10 +48,11 @@ RESTORE = "Put back a copy of both files, or train a new run on the text"
 
 
 def read_text(sources: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Return the text of files, folders and patterns (of none: Python's library), and their names.
+    """Return the text of files, folders and patterns as one text, and the names of the files.
 
-    A file counts once, however often it is named; ``-`` is standard input. In a folder every file
-    counts, however deep, that holds UTF-8 text; hidden ones and those of training runs do not.
+    Without any source, the text is Python's library. ``-`` is standard input. A file that is named
+    several times is read once. In a folder, all files of UTF-8 text are read, at any depth, except
+    for hidden files and the files of training runs.
     """
     texts, names = read_texts(sources)
     return "\n".join(texts), names
@@ -59,11 +61,16 @@ def read_text(sources: tuple[str, ...]) -> tuple[str, list[str]]:
 def read_documents(
     sources: tuple[str, ...], separator: str = "", is_needed: bool = True
 ) -> tuple[list[str], list[str]]:
-    r"""Return the documents of files, as `read_text` takes them, and the names of the files.
+    r"""Return the documents in files, and the names of the files; see `read_text` for the sources.
 
-    Without a separator every file is one document; otherwise the separator cuts a file into
-    several, and is itself part of none. In it ``\n`` and ``\t``, as a shell passes them on, stand
-    for a line break and a tab. Documents of white space alone do not count.
+    Without a separator, each file is one document. A separator cuts a file into several documents,
+    and is part of none of them. The two characters ``\n`` in a separator, as a shell passes them
+    on, stand for a line break, and ``\t`` for a tab. Documents of white space alone are left out.
+
+    Raises
+    ------
+    UserError
+        If there are no documents, or (if it `is_needed`) the separator is nowhere in the text.
     """
     texts, names = read_texts(sources)
     if separator:
@@ -112,7 +119,7 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _texts_in(folder: Path) -> list[tuple[Path, str]]:
-    """Return a folder's files of text; a note says which others there are."""
+    """Return the files of text in a folder; print a note about the other files."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p, folder))
     runs = {p.parent for p in files if p.name == "state.safetensors"}
     files = [p for p in files if runs.isdisjoint(p.parents)]
@@ -164,10 +171,15 @@ def library_text() -> tuple[str, list[str]]:
 
 
 def library_texts() -> tuple[list[str], list[str]]:
-    """Return source code of the running interpreter's own library: text that every user has.
+    """Return source code of Python's library, a text that every user has, and the file names.
 
-    The top-level modules in alphabetical order, ASCII only, up to 4 MB. An interpreter without
-    sources may still have the language reference, in `pydoc_data`.
+    The text is the top-level modules that are ASCII, in alphabetical order, up to 4 MB. Where
+    Python was installed without its sources, the text is the language reference in `pydoc_data`.
+
+    Raises
+    ------
+    UserError
+        If there is neither.
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
     texts, names, size = [], [], 0
@@ -197,12 +209,13 @@ END = "<|endoftext|>"
 def end_token(tokenizer: Tokenizer) -> int:
     """Return the id of the token that ends a document.
 
-    It is ``<|endoftext|>``, or else the only special token (but for ``<unk>``) of the tokenizer.
+    The token is ``<|endoftext|>``, or if the tokenizer does not have it, the only special token
+    besides ``<unk>``.
 
     Raises
     ------
     UserError
-        If the tokenizer has neither.
+        If the tokenizer has no such token.
     """
     special = {t: i for t, i in tokenizer.special_tokens.items() if t != "<unk>"}
     if END in special:
@@ -219,7 +232,7 @@ def end_token(tokenizer: Tokenizer) -> int:
 def encode_text(text: str | list[str], tokenizer: Tokenizer) -> ndarray:
     """Return the ids of a text, (T,), or of documents, each followed by the end token.
 
-    A special token that the text spells is text like any other.
+    Where the text contains the characters of a special token, they are encoded as characters.
     """
     if isinstance(text, str):
         return tokenizer.encode(text, disallowed_special=())
@@ -247,7 +260,7 @@ class Tokens:
 
 @dataclass
 class TokenFile:
-    """What the JSON beside a token file says."""
+    """The contents of the JSON file that describes a token file."""
 
     tokenizer: dict[str, Any]
     n_vocab: Count
@@ -256,12 +269,12 @@ class TokenFile:
     dtype: Literal["uint16", "uint32"]
     sha256: str
     sources: list[FileName]
-    documents: bool = False  # whether an end token stands after each document
-    description_sha256: str = ""  # of all of the above; version 0.1.0 wrote none
+    documents: bool = False  # whether an end token follows each document
+    description_sha256: str = ""  # the hash of all fields above; version 0.1.0 wrote no such hash
 
 
 def hash_description(values: dict) -> str:
-    """Return the SHA-256 of all that the JSON beside a token file says but for that hash."""
+    """Return the SHA-256 of a description of a token file, without its `description_sha256`."""
     values = values | {"description_sha256": ""}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -273,9 +286,18 @@ def write_tokens(
     sources: list[str],
     ids: ndarray | None = None,
 ) -> TokenFile:
-    """Tokenize a text, or documents, into ``path`` (.bin); the JSON file beside it describes it.
+    """Write the tokens of a text, or of documents, to a token file; return its description.
 
-    `ids` are the tokens (`encode_text`), if they are known already.
+    Parameters
+    ----------
+    path : Path
+        The token file (.bin). The description goes to a JSON file of the same name.
+    text : str or list of str
+    tokenizer : Tokenizer
+    sources : list of str
+        The names of the files that the text was read from.
+    ids : ndarray of int, optional
+        The result of `encode_text`, if it is known already.
     """
     dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
     ids = encode_text(text, tokenizer) if ids is None else ids
@@ -299,10 +321,21 @@ def write_tokens(
 
 
 def open_tokens(path: Path, tokenizer: Tokenizer | None = None) -> tuple[ndarray, TokenFile]:
-    """Map a token file into memory, after checking it against its description.
+    """Map a token file into memory, after a check that it fits its description.
 
-    A file of another program, such as nanoGPT's ``train.bin``, has no description: it is read as
-    uint16, as the tokens of `tokenizer`.
+    A file of another program, such as nanoGPT's ``train.bin``, has no description. Its contents are
+    read as uint16 tokens of `tokenizer`.
+
+    Parameters
+    ----------
+    path : Path
+    tokenizer : Tokenizer, optional
+
+    Returns
+    -------
+    ndarray of int, (N,)
+        A read-only memory map.
+    TokenFile
 
     Raises
     ------
@@ -346,7 +379,7 @@ def open_tokens(path: Path, tokenizer: Tokenizer | None = None) -> tuple[ndarray
 
 
 def advice_on_foreign(path: Path) -> str:
-    """Say how to train on a token file that another program wrote."""
+    """Return the advice for a user who gave a token file of another program."""
     if (path.parent / "meta.pkl").exists():
         return (
             "The vocabulary is in meta.pkl beside it, and a pickle is never opened here: to load "
@@ -362,7 +395,7 @@ def advice_on_foreign(path: Path) -> str:
 
 
 def open_foreign(path: Path, tokenizer: Tokenizer) -> tuple[ndarray, TokenFile]:
-    """Map a file of uint16 tokens into memory that nothing describes; see `open_tokens`."""
+    """Map a file of uint16 tokens that has no description into memory; see `open_tokens`."""
     size = path.stat().st_size
     if size == 0 or size % 2:
         raise UserError(f"{path} has {size} bytes; uint16 tokens, as nanoGPT writes them, take two")
@@ -402,7 +435,13 @@ def tokenizer_of_tokens(path: Path, info: TokenFile) -> Tokenizer:
 
 
 def split_tokens(tokens: ndarray, block_size: int) -> tuple[ndarray, ndarray]:
-    """Return the first 90 % and the rest; both must hold a context and the token after it."""
+    """Return the first 90 % of the tokens, and the rest.
+
+    Raises
+    ------
+    UserError
+        If a part has fewer than `block_size` + 1 tokens: a context and the token after it.
+    """
     n = int(0.9 * len(tokens))
     train, validation = tokens[:n], tokens[n:]
     if min(len(train), len(validation)) <= block_size:
@@ -415,7 +454,7 @@ def split_tokens(tokens: ndarray, block_size: int) -> tuple[ndarray, ndarray]:
 
 
 def demand_context(tokens: ndarray, block_size: int, option: str) -> None:
-    """Refuse tokens that do not hold a context and the token after it."""
+    """Refuse fewer than `block_size` + 1 tokens: a context and the token after it."""
     if len(tokens) <= block_size:
         raise UserError(
             f"{option} has {len(tokens)} tokens: too few for a context of {block_size}, which "
@@ -425,11 +464,14 @@ def demand_context(tokens: ndarray, block_size: int, option: str) -> None:
 
 # ---- batches
 
-IGNORED = -100  # as a target: the loss does not count it
+IGNORED = -100  # a target of this value has no part in the loss
 
 
 class Batch(NamedTuple):
-    """What a model reads: the arguments of `npgpt.models.gpt.GPT.forward`, in their order."""
+    """What a model reads: the arguments of `npgpt.models.gpt.GPT.forward`, in their order.
+
+    B is the number of sequences, T the number of tokens in a sequence.
+    """
 
     inputs: ndarray  # (B, T)
     targets: ndarray  # (B, T)
@@ -440,31 +482,41 @@ class Batch(NamedTuple):
 def random_batch(
     tokens: ndarray, batch_size: int, block_size: int, generator: np.random.Generator
 ) -> tuple[ndarray, ndarray]:
-    """Draw windows at random: inputs, and as targets the tokens that follow, (B, T) each."""
+    """Draw windows of a text at random: inputs and targets, (B, T) each.
+
+    The target at a position is the token after it, so the targets are the inputs moved by one.
+    """
     starts = generator.integers(len(tokens) - block_size, size=batch_size)
     windows = windows_at(tokens, starts, block_size)  # (B, T + 1)
     return windows[:, :-1], windows[:, 1:]
 
 
 def windows_at(tokens: ndarray, starts: Iterable[int], length: int) -> ndarray:
-    """Return parts of a text, each of `length` tokens and the one after: (B, length + 1)."""
+    """Return windows of a text, each with `length` tokens and the token after: (B, length + 1)."""
     windows = np.stack([tokens[start : start + length + 1] for start in starts])
-    is_id = windows.dtype.kind in "iu" and windows.dtype != np.uint64  # others: the model's error
+    is_id = (
+        windows.dtype.kind in "iu" and windows.dtype != np.uint64
+    )  # the model refuses other types
     return windows.astype(np.int64) if is_id else windows
 
 
 def separated(inputs: ndarray, targets: ndarray, end: int | None) -> Batch:
-    """Keep the documents in the windows of a batch apart, so that each is as if alone.
+    """Return a batch in which the documents in a window are kept apart.
 
-    The end token is the last token of its document. A position looks only at its own document;
-    positions count from the document's first token in the window; and the end token predicts
-    nothing, as what follows is another document.
+    The model then computes the same for a document as if the document were alone. The end token is
+    the last token of its document. A position attends only to positions of its own document.
+    Positions count from the first token of the document in the window. The end token predicts
+    nothing, since the next token belongs to another document.
 
     Parameters
     ----------
     inputs, targets : ndarray of int, (B, T)
     end : int or None
-        The end token. None leaves the batch as it is.
+        The end token. With None, nothing is kept apart: the model sees windows of one long text.
+
+    Returns
+    -------
+    Batch
 
     Examples
     --------
@@ -486,7 +538,7 @@ def separated(inputs: ndarray, targets: ndarray, end: int | None) -> Batch:
     if end is None:
         return Batch(inputs, targets)
     is_end = inputs == end  # (B, T)
-    document = np.cumsum(is_end, axis=1) - is_end  # (B, T), which one a position belongs to
+    document = np.cumsum(is_end, axis=1) - is_end  # (B, T), the number of the position's document
     places = np.arange(inputs.shape[1])
     begins = np.zeros_like(inputs)
     begins[:, 1:] = np.where(is_end[:, :-1], places[1:], 0)
@@ -499,5 +551,5 @@ def separated(inputs: ndarray, targets: ndarray, end: int | None) -> Batch:
 
 
 def n_predicted(targets: ndarray) -> int:
-    """Return how many targets the loss counts."""
+    """Return the number of targets that have a part in the loss."""
     return int(np.count_nonzero(targets != IGNORED))

@@ -14,7 +14,7 @@ from autograd.escape import shown
 
 
 class OutputLost(Exception):
-    """What is shown cannot be written: a reader such as ``head`` ended, a terminal was closed."""
+    """Nothing can be printed any more: a reader such as ``head`` ended, or the terminal closed."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error.strerror or str(error))
@@ -23,7 +23,7 @@ class OutputLost(Exception):
 
 @contextmanager
 def showing() -> Iterator[None]:
-    """Turn an error of writing, inside the block, into `OutputLost`."""
+    """Raise `OutputLost` in place of an error of writing in the block."""
     try:
         yield
     except OSError as error:
@@ -33,16 +33,19 @@ def showing() -> Iterator[None]:
 class Display:
     """Shows the step, the losses, tokens per second and the time left.
 
+    In a terminal, a line at the bottom is updated. Elsewhere, a line is printed every 10 seconds.
+
     Parameters
     ----------
     total, start : int
-        Updates in all, and those done before.
+        How many updates the run takes, and how many of them were done before.
     console : Console, optional
+        Where to print; standard output if not given.
 
     Raises
     ------
     OutputLost
-        By every method, if nothing can be written.
+        By every method, if nothing can be printed.
     """
 
     def __init__(self, total: int, start: int = 0, console: Console | None = None) -> None:
@@ -76,13 +79,13 @@ class Display:
 
     def _update(self) -> None:
         losses = f"train {self._losses['train']:.3f}  val {self._losses['val']:.3f}"
-        if self.console.width >= 70:  # else it would cut the step short
+        if self.console.width >= 70:  # in a narrower terminal, the step would not be seen
             losses += f"  {self._rate:>7,.0f} tokens/s"
         with showing():
             self._progress.update(self._task, completed=self._step, losses=losses)
 
     def step(self, step: int, loss: float, rate: float) -> None:
-        """Show a step that was logged."""
+        """Show the numbers of an update."""
         self._step, self._rate = step, rate
         self._losses["train"] = loss
         self._update()
@@ -91,7 +94,7 @@ class Display:
             self._print(f"step {step:>6}  train {loss:.4f}  {rate:,.0f} tokens/s")
 
     def evaluated(self, step: int, train_loss: float, val_loss: float) -> None:
-        """Show an evaluation, and keep its line."""
+        """Show an evaluation, on a line of its own that stays."""
         self._step = step
         self._losses = {"train": train_loss, "val": val_loss}
         self._update()
@@ -99,12 +102,12 @@ class Display:
         self._print(f"step {step:>6}  train {train_loss:.4f}  val {val_loss:.4f}")
 
     def sampled(self, text: str) -> None:
-        """Show what the model writes now; its control characters are shown, not sent."""
+        """Show a sample; its control characters are spelled out, and not sent to the terminal."""
         for line in text.splitlines():
             self._print(f"    │ {shown(line)}")
 
     def stopped_early(self, n_worse: int) -> None:
-        """Show why the training is over."""
+        """Show that the training ended because no evaluation was better."""
         last = "evaluation" if n_worse == 1 else f"{n_worse} evaluations"
         self._print(f"stopped early: the last {last} brought no better loss")
 

@@ -1,4 +1,4 @@
-"""Ending a run by a signal, with its state saved."""
+"""Signals that end the training between two updates, so that the state can be saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """A signal ended the training, such as that of Ctrl-C, and the state is saved."""
+    """The training was ended by a signal, such as that of Ctrl-C; the state is saved."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(signal.strsignal(number))
@@ -18,23 +18,23 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """Which signal, if any, asked the training to end."""
+    """The signal that asked the training to end, if there was one."""
 
     number: int | None = None
 
     def check(self) -> None:
-        """Raise Interrupted if there was one."""
+        """Raise Interrupted if there was a signal."""
         if self.number is not None:
             raise Interrupted(self.number)
 
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Let a signal end training between two steps, and a second Ctrl-C at once.
+    """Note signals in the block, instead of ending; a second Ctrl-C ends the block at once.
 
-    The signals are that of Ctrl-C, SIGTERM, and SIGHUP unless nohup lets the process ignore it.
-    SIGTERM and SIGHUP often come twice, from a shell and from the system: only the signal of Ctrl-C
-    means more the second time.
+    The code in the block calls `Interrupt.check` where it can end. The signals are SIGINT (Ctrl-C),
+    SIGTERM, and SIGHUP unless the process ignores it, as under nohup. A shell and the system may
+    both send SIGTERM or SIGHUP, so a second one of these has no meaning of its own.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Memory: a setting that makes training faster, and a check that a run fits into the machine's."""
+"""Memory: a check that a model can be trained on this machine, and a setting that saves time."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import sys
 from npgpt.models.config import GPTConfig
 from npgpt.models.parts import parameters_by_part
 
-LAYER = 20_000  # bytes of a layer's Python objects
-TOKEN = 10  # activations of a token in a layer, for each channel; in truth there are more
+LAYER = 20_000  # bytes of the Python objects of a layer
+TOKEN = 10  # numbers that a layer saves for each token and channel; a real layer saves more
 
 
 def demand_memory(config: GPTConfig, n_tokens: int = 0) -> None:
-    """Refuse a model that cannot be trained in the memory of this machine, before it is made.
+    """Refuse a model that cannot be trained in the memory of this machine.
+
+    Called before the model is made, since a process that runs out of memory is killed without a
+    message.
 
     Parameters
     ----------
     config : GPTConfig
     n_tokens : int
-        In a batch.
+        The tokens in a batch.
 
     Raises
     ------
     MemoryError
-        If the parameters, their gradients, the optimizer's two means and the batch's activations
-        need more than the machine has. What is counted is less than what training takes.
+        If the parameters, their gradients, the two means of the optimizer and the activations of
+        a batch need more memory than the machine has. The estimate is low: training takes more.
 
     Examples
     --------
@@ -50,9 +53,9 @@ def demand_memory(config: GPTConfig, n_tokens: int = 0) -> None:
 def keep_freed_memory() -> None:
     """Let the C library keep freed arrays for the next ones.
 
-    A training step makes and frees the same arrays again and again. glibc gives those of over
-    128 KB back to the system, and each new one is then faulted in page by page: a fifth of a
-    small step's time. Elsewhere than with glibc this does nothing.
+    A training step makes and frees the same arrays again and again. glibc returns freed arrays of
+    more than 128 KB to the system, and the system then maps each new array page by page, which
+    takes a fifth of the time of a small step. Without glibc, this function does nothing.
     """
     if not sys.platform.startswith("linux"):
         return

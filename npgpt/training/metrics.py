@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl."""
+"""Writing ``metrics.jsonl``: a line of numbers for each logged update and each evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from npgpt.training.curve import read_metrics
 
 
 class Metrics:
-    """The lines of ``metrics.jsonl``; those after the state that a run resumes from are dropped."""
+    """Appends lines to ``metrics.jsonl``.
+
+    A run that is killed may have written lines after it saved its state. A resumed run computes
+    these updates again, so the lines of steps after `step` are removed.
+
+    Parameters
+    ----------
+    path : Path
+    step : int
+        The step at which the run goes on.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         lines = []
@@ -28,6 +38,6 @@ class Metrics:
         self._file.close()
 
     def write(self, step: int, **values: float) -> None:
-        """Append a line: all of it, or nothing if the disk is full."""
+        """Append a line; if the disk is full, nothing of the line is written."""
         rounded = {key: float(f"{value:.7g}") for key, value in values.items()}
         append(self._file, (json.dumps({"step": step, **rounded}) + "\n").encode())

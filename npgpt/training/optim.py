@@ -14,7 +14,7 @@ from autograd import Tensor, write_in_place
 from autograd.kernels import kernel
 from npgpt.module import Parameter
 
-BLOCK = 65536  # elements at a time: the passes of one update find them in the cache
+BLOCK = 65536  # elements of a block: small enough that all passes over it find it in the cache
 
 
 class AdamW:
@@ -23,13 +23,25 @@ class AdamW:
     Parameters
     ----------
     parameters : iterable of (str, Parameter)
-        With their names, as ``module.named_parameters()`` yields them.
+        Names and parameters, as ``module.named_parameters()`` yields them.
     betas : (float, float)
-        Decay of the running means of the gradient and of its square.
+        How much of the running means, of the gradient and of its square, an update keeps.
     eps : float
-        Added to the root of the latter.
+        Added to the square root of the mean square, so that no parameter is divided by 0.
     weight_decay : float
-        Per update, as a multiple of the learning rate; vectors (biases, norms) do not decay.
+        An update makes each matrix smaller by this part, times the learning rate. Vectors (biases
+        and the weights of norms) do not decay.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npgpt.module import Parameter
+    >>> w = Parameter(np.array([[1.0, -2.0]]))
+    >>> optimizer = AdamW([("w", w)], weight_decay=0.0)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step(0.1)  # the first update moves each weight by the learning rate
+    >>> w
+    tensor([[ 0.9, -1.9]], requires_grad=True)
     """
 
     def __init__(
@@ -46,7 +58,15 @@ class AdamW:
         self.squares = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
 
     def step(self, learning_rate: float) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient.
+
+        The new values are written into the arrays of the parameters. A backward pass through a
+        result that was computed before, and that needs the old values, raises RuntimeError.
+
+        Parameters
+        ----------
+        learning_rate : float
+        """
         self.n_updates += 1
         beta1, beta2 = self.betas
         size = learning_rate / (1 - beta1**self.n_updates)
@@ -64,7 +84,7 @@ class AdamW:
             adamw(parts, size, root, self.eps, self.betas)
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set the gradient of every parameter to None."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -75,7 +95,7 @@ class AdamW:
         }
 
     def load_state_dict(self, state: dict[str, ndarray], n_updates: int) -> None:
-        """Take over the running means of an earlier run."""
+        """Copy the running means of an earlier run, and how many updates it did."""
         for name in self.parameters:
             self.means[name][...] = state[f"mean.{name}"]
             self.squares[name][...] = state[f"square.{name}"]
@@ -105,11 +125,17 @@ def adamw(
     eps: float,
     betas: tuple[float, float],
 ) -> None:
-    """Update flat parameters in place; each is (parameter, gradient, mean, square, shrink).
+    """Update parameters in place; each is (parameter, gradient, mean, square, shrink).
 
-    With `size` and `root` the learning rate and the root of the mean square, rid of their bias.
+    The arrays of a parameter have the shape (N,). `shrink` is what weight decay multiplies the
+    parameter by. The running means begin at 0, so in the first updates they are too small: `size`
+    is the learning rate, and `root` a factor of the square root, that make up for this.
     """
     beta1, beta2 = betas
+    # For each block of a parameter p with the gradient g, in place and in this order:
+    #   mean   <- beta1 * mean + (1 - beta1) * g
+    #   square <- beta2 * square + (1 - beta2) * g^2
+    #   p      <- shrink * p - size * mean / (root * sqrt(square) + eps)
     for *arrays, shrink in parameters:
         for start in range(0, arrays[0].size, BLOCK):
             p, g, mean, square = (array[start : start + BLOCK] for array in arrays)
@@ -131,21 +157,44 @@ def adamw(
 
 @kernel("optimizer.global_norm")
 def global_norm(gradients: list[ndarray]) -> float:
-    """Return the joint Euclidean norm of flat arrays."""
+    """Return the Euclidean norm of all numbers in some arrays of shape (N,) together."""
     return math.sqrt(sum(float(np.dot(g, g)) for g in gradients))
 
 
 @kernel("optimizer.scale_all")
 def scale_all(gradients: list[ndarray], scale: float) -> None:
-    """Multiply flat arrays by a number, in place."""
+    """Multiply arrays of shape (N,) by a number, in place."""
     for g in gradients:
         g *= scale
 
 
 def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
-    """Scale all gradients down so that their joint Euclidean norm is at most `max_norm`.
+    """Scale all gradients down so that their norm is at most `max_norm`; return the norm before.
 
-    Returns the norm before. A `max_norm` of 0 only measures.
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Those without a gradient do not count.
+    max_norm : float
+        The largest Euclidean norm of all gradients together. With 0, nothing is scaled.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If a gradient that must be scaled is on the tape (``create_graph=True``).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from npgpt.module import Parameter
+    >>> w = Parameter(np.zeros(2))
+    >>> w.grad = np.array([3.0, 4.0])
+    >>> clip_grad_norm([w], 1.0), w.grad.numpy().round(4).tolist()
+    (5.0, [0.6, 0.8])
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm: float = global_norm([g.numpy().reshape(-1) for g in gradients])
@@ -159,7 +208,24 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
 def learning_rate_at(
     step: int, peak: float, minimum: float, warmup: int, decay_until: int
 ) -> float:
-    """Return the learning rate of an update: linear warm-up, then a cosine to the minimum."""
+    """Return the learning rate of an update: linear warm-up, then a cosine to the minimum.
+
+    Parameters
+    ----------
+    step : int
+        The number of the update, from 0.
+    peak, minimum : float
+        The learning rate after warm-up, and at the end.
+    warmup : int
+        Updates of the warm-up.
+    decay_until : int
+        The update from which on the rate is `minimum`.
+
+    Examples
+    --------
+    >>> [round(learning_rate_at(step, 1.0, 0.0, 1, 5), 3) for step in range(6)]
+    [0.5, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     if step >= decay_until:

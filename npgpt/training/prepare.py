@@ -133,7 +133,17 @@ def read_source(names: tuple[str, ...], config: TrainConfig, is_main: bool) -> S
 def tokenizer_for(
     config: TrainConfig, sources: list[Source], tokenizer: Tokenizer | None, origin: object
 ) -> Tokenizer:
-    """Return the tokenizer of a model or a token file (`origin`), or else make a new one."""
+    """Return the tokenizer of a run.
+
+    It is the tokenizer of the model to start from (then it is given, and `origin` is the model), or
+    of a token file. Otherwise a new one is made, as the configuration says.
+
+    Raises
+    ------
+    UserError
+        If a token file was made with another tokenizer than that of the model, or of the other
+        token file; if the text has only one character.
+    """
     special = [END] if config.documents else []
     for source in sources:
         if source.file is None:
@@ -164,12 +174,12 @@ def tokenizer_for(
 
 
 def initial_model(architecture: GPTConfig, seed: int, base: GPT | None) -> GPT:
-    """Make the model that a run begins with: a new one, or one like `base`."""
+    """Make the model that a run begins with: a new one, or one with the weights of `base`."""
     model = architecture_of(architecture).model(architecture, seed=seed)
     if base is not None:
         state = base.state_dict()
         table = "transformer.wpe.weight"
-        if table in state:  # a shorter context has the first of its positions
+        if table in state:  # a shorter context than that of `base`: the first positions only
             state[table] = state[table][: architecture.n_positions]
         model.load_state_dict(state)
         model.generation_config = base.generation_config

@@ -1,8 +1,9 @@
-"""Time travel: the steps of a training run again, bit for bit, and the history of one weight.
+"""Replaying a run: its updates are computed again, bit for bit, and one weight is followed.
 
-A step is a function of the parameters, the optimizer's means, the seed and the step's number. So
-from any checkpoint, or from the initialization, a run can be taken to any step again: on the same
-data and in the same environment, both of which the run has noted.
+An update is a function of the parameters, the optimizer's means, the seed and the number of the
+step. So a replay can begin at any checkpoint, or at the initialization, and compute every later
+update again. The data and the environment (NumPy, BLAS, kernels) must be those of the run; the
+run has noted both.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from npgpt.weights.load import load_pretrained
 
 
 class Replay:
-    """A run that takes its steps again, and writes nothing.
+    """A run whose updates are computed again; nothing is written.
 
     Update n leads from step n to step n + 1.
 
@@ -43,30 +44,31 @@ class Replay:
     folder : str or Path
         The run folder.
     first, last : int
-        The updates that are wanted, both included; to the last one that was saved if not given.
+        The first and the last update to compute. Without `last`, the last update that was saved.
     force : bool
-        Go on although the environment, or what comes out, is not what it was.
+        Go on although the environment or the parameters are not those of the run.
 
     Attributes
     ----------
     run : Run
-        As it stands before update ``run.progress.step``.
+        The run before its update ``run.progress.step``.
     last : int
+        The last update to compute.
     origin : str
-        What it began from.
+        Where the replay began: a state of the run folder, the initialization, or the model that
+        the run started from.
     notes : list of str
-        What is not certain about it.
+        Reasons why the numbers may not be those of the run.
 
     Raises
     ------
     UserError
-        If the folder holds no run, or the run has no such updates; if its data, its environment or
-        the model that it began with have changed.
+        If the folder holds no run, if the run has no such updates, or if its data, its environment
+        or the model that it began with have changed.
 
     Examples
     --------
     >>> import tempfile
-    >>> from npgpt.models.config import Steps
     >>> from npgpt.training.config import TrainConfig
     >>> from npgpt.training.run import start
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -102,32 +104,37 @@ class Replay:
         self._demand_environment()
 
     def seek(self, step: int) -> None:
-        """Take the updates before a step; the run then stands there, ready for that one."""
+        """Compute the updates before a step, so that the update of this step is next."""
         for _ in tracked(range(self.run.progress.step, step)):
             self._configure()
             self.run.update()
         self._configure()
 
-    # ---- where it begins
+    # ---- where the replay begins
 
     def _rewind(self, step: int) -> str:
-        """Put the run at the latest step up to one that is known; return where that is kept."""
+        """Load the latest saved state that is not after a step; return where the state was.
+
+        Without such a state, the run begins again with its initialization.
+        """
         run, history = self.run, self.run.history
         known = run.files.numbered_states() | {run.progress.step: run.files.state}
         for n in sorted((n for n in known if n <= step), reverse=True):
             run.load_state(known[n])
             if run.progress.step == n and _until(n, run.history) == _until(n, history):
                 return str(known[n].relative_to(run.folder))
-            # else it is left over from a course that a resumed run has not taken again
+            # Otherwise the state was saved before the run was resumed from an earlier state, with
+            # another configuration: the run as it is now never had these parameters.
         source = run.config.init_from
         base = None if source == "scratch" else load_pretrained(find_model(source))
         model = initial_model(run.model.config, run.config.seed, base)
         self.run = dataclasses.replace(run, model=model, progress=Progress())
         return "the initialization" if base is None else source
 
-    # ---- what must be as it was
+    # ---- what must be the same as in the run
 
     def _demand_environment(self) -> None:
+        """Refuse, or with `force` note, that the updates were computed in another environment."""
         here = environment()
         begin = len(_until(self.run.progress.step + 1, self._settings)) - 1
         different: dict[str, None] = {}
@@ -152,7 +159,7 @@ class Replay:
             )
 
     def _configure(self) -> None:
-        """Let hold what held at this step, after a check that the parameters are those it had."""
+        """Set the configuration of this step; check the parameters, if the run noted their hash."""
         run = self.run
         setting = _until(run.progress.step + 1, self._settings)[-1]
         run.configure(fit(setting["config"], TrainConfig, "the history's config"))
@@ -167,14 +174,18 @@ class Replay:
 
 
 def tracked(steps: range) -> Iterable[int]:
-    """Yield steps; in a terminal, with a bar that shows how far they are."""
+    """Yield steps; in a terminal, show a progress bar."""
     console = Console(stderr=True)
     hidden = len(steps) < 2 or not console.is_terminal
     return track(steps, "replaying", console=console, transient=True, disable=hidden)
 
 
 def _settings(run: Run) -> list[Setting]:
-    """Return a run's history from step 0 on; of older runs, what came before it was noted."""
+    """Return a run's history from step 0 on.
+
+    Runs of the first version noted no history. Their first configuration counts from step 0 on, in
+    an environment that is not known.
+    """
     history = run.history
     if history and history[0]["step"] == 0:
         return history
@@ -183,7 +194,7 @@ def _settings(run: Run) -> list[Setting]:
 
 
 def _until(step: int, history: list[Setting]) -> list[Setting]:
-    """Return the part of a history that had begun before a step."""
+    """Return the settings that began to hold before a step."""
     return [setting for setting in history if setting["step"] < step]
 
 
@@ -192,22 +203,24 @@ def _until(step: int, history: list[Setting]) -> list[Setting]:
 
 @dataclass
 class Move:
-    """What an update did to a weight.
+    """What one update did to a weight.
 
     Attributes
     ----------
     step : int
+        The number of the update.
     loss : float
-        Of the step's batches.
+        The mean loss of the batches of this update.
     value : float
-        Before the update.
+        The weight before the update.
     gradient, clipped : float
-        Before and after clipping.
+        The gradient of the weight before and after clipping.
     change : float
-        By the update.
+        What the update added to the weight.
     moved : float
-        By the step's batches, in this update and in all those after it that are looked at: Adam
-        keeps a running mean of the gradients, so that each has a part in every later update.
+        What the batches of this update added to the weight, in this update and in the later ones.
+        Adam moves a weight by a running mean of its gradients, so a gradient has a part in every
+        later update.
     """
 
     step: int
@@ -221,16 +234,18 @@ class Move:
 
 @dataclass
 class History:
-    """What updates did to a weight; all its parts add up to the way that the weight has gone.
+    """What several updates did to a weight.
+
+    The sum of all `moved`, of `before` and of `decay` is the whole change of the weight.
 
     Attributes
     ----------
     moves : list of Move
-        One an update.
+        One entry for each update.
     before : float
-        By what the running mean held already: by the batches before the first update.
+        What the batches before the first of these updates added, through the running mean.
     decay : float
-        By weight decay.
+        What weight decay added.
     """
 
     moves: list[Move]
@@ -239,8 +254,22 @@ class History:
 
 
 def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) -> History:
-    """Take the updates from one to the last, and return what each did to a weight."""
-    moves, slopes = [], []  # and what a running mean of 1 would have changed
+    """Compute the updates from `first` to the last; return what each did to a weight.
+
+    Parameters
+    ----------
+    replay : Replay
+    name : str
+        The name of a parameter.
+    index : tuple of int
+        The place of the weight in the parameter.
+    first : int
+        The first update to follow.
+    """
+    # Update n of AdamW changes the weight by slope_n * mean_n (besides weight decay), where mean_n
+    # is the running mean of the gradients after the update: mean_n = beta1 * mean_{n-1} +
+    # (1 - beta1) * gradient_n. The first loop computes the updates, and keeps slope_n and beta1.
+    moves, slopes = [], []
     replay.seek(first)
     run, optimizer = replay.run, replay.run.optimizer
     parameter = optimizer.parameters[name]
@@ -260,7 +289,12 @@ def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) ->
         square = float(optimizer.squares[name][index]) / (1 - beta2**optimizer.n_updates)
         size = lr / (1 - beta1**optimizer.n_updates)
         slopes.append((-size / (math.sqrt(square) + optimizer.eps), beta1))
-    ahead = 0.0  # what the rest of the updates make of the mean as it is after this one
+    # The second loop goes backwards, and divides the changes among the gradients. A mean of 1 after
+    # update n changes the weight by slope_n in this update, by beta1 * slope_{n+1} in the next, and
+    # so on: `ahead` is the sum. So gradient_n has moved the weight by (1 - beta1) * gradient_n *
+    # ahead. For example, with two updates and beta1 = 0.9, the first gradient has moved it by
+    # 0.1 * gradient_1 * (slope_1 + 0.9 * slope_2), the second by 0.1 * gradient_2 * slope_2.
+    ahead = 0.0
     for move, (slope, beta1) in zip(reversed(moves), reversed(slopes), strict=True):
         ahead += slope
         move.moved = (1 - beta1) * move.clipped * ahead
@@ -269,7 +303,11 @@ def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) ->
 
 
 def by_sequence(run: Run, name: str, index: tuple[int, ...]) -> list[float]:
-    """Return what each sequence of this step's batches adds to the gradient of a weight."""
+    """Return what each sequence of this step's batches adds to the gradient of a weight.
+
+    The losses of a batch are computed once. A backward pass for each sequence starts from the
+    losses of this sequence alone.
+    """
     parameter = run.optimizer.parameters[name]
     batches = run.task.batches(run.progress.step)
     counts = [n_predicted(batch.targets) for batch in batches]
@@ -286,7 +324,13 @@ def by_sequence(run: Run, name: str, index: tuple[int, ...]) -> list[float]:
 
 
 def find_weight(run: Run, text: str) -> tuple[str, tuple[int, ...]]:
-    """Return name and index of a weight, of ``name[i, j]``; a UserError if it is none of a run."""
+    """Return the name and the index of a weight that is written as ``name[i, j]``.
+
+    Raises
+    ------
+    UserError
+        If the run's model has no such parameter, or the parameter no such index.
+    """
     name, bracket, inside = text.partition("[")
     name = name.strip()
     parameters = run.optimizer.parameters
