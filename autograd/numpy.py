@@ -1,4 +1,4 @@
-"""What ``import autograd.numpy``, a habit from another package of this name, ends in."""
+"""An error that says what to write, for ``import autograd.numpy``, which HIPS autograd has."""
 
 raise ImportError(
     "there is no autograd.numpy here: write `import numpy as np`, since NumPy's own functions work "
