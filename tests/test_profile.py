@@ -368,3 +368,9 @@ def test_warmup(monkeypatch, capsys):
     monkeypatch.setattr(machine, "kernel_cache", lambda: None)
     assert npgpt("warmup") == 2
     assert "NUMBA_CACHE_DIR" in capsys.readouterr().err
+
+
+def test_the_costs_of_ops_name_ops_that_exist():
+    """An op that is renamed would silently count as one operation an element."""
+    named = PRODUCTS | ledger.PER_ELEMENT.keys() | ledger.NOT_COUNTED
+    assert named <= autograd.REGISTRY.keys()
