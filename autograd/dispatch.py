@@ -1,16 +1,20 @@
-"""NumPy's functions on tensors: what runs when one of them is called (NEP 13 and 18).
+"""NumPy's functions on tensors: what runs when one of them is called.
 
-`NUMPY` says what a function does on tensors. Each parameter of such a function is of one of three
-kinds:
+NumPy looks at the arguments of each call. If one is a tensor, NumPy calls the tensor's
+``__array_ufunc__`` (NEP 13, for ufuncs as ``np.add``) or ``__array_function__`` (NEP 18, for
+functions as ``np.concatenate``), and these call `call_ufunc` and `call_function` here.
+
+`NUMPY` maps a function of NumPy to its implementation on tensors: an op, or a function that is
+written in ops. Each parameter of such a function is of one of three kinds:
 
 - An *input*: the gradient flows through it (`x` of ``np.sum``).
-- The function *asks* something of it: the result depends on its shape and dtype alone (`a` of
-  ``np.full_like``), or has no derivative (all of ``np.argmax``). No gradient is lost.
-- Anything else is *static* (`axis`). A tensor there is a constant; if it requires a gradient, the
-  call raises.
+- A parameter that the function *asks* something of: the result depends on its shape and dtype alone
+  (`a` of ``np.full_like``), or has no derivative (all of ``np.argmax``). No gradient is lost.
+- Anything else is *static* (`axis`). A tensor there is taken as a constant; if it requires a
+  gradient, the call raises, since that gradient would be lost.
 
-What no rule covers, since the function or one of its arguments has none, runs on plain arrays if
-nothing in the call requires a gradient, and raises otherwise.
+A function, or an argument of it, may have no implementation. If nothing in the call requires a
+gradient, NumPy's own function then runs on the plain arrays; otherwise the call raises.
 """
 
 from __future__ import annotations
@@ -25,30 +29,30 @@ from numpy import ndarray
 from autograd.engine import TensorBase, log_write, new_tensor
 from autograd.modes import is_grad_enabled
 
-NUMPY: dict[Any, Callable] = {}  # NumPy's function -> what it does on tensors
+NUMPY: dict[Any, Callable] = {}  # NumPy's function -> its implementation on tensors
 METHODS: dict[tuple[np.ufunc, str], Callable] = {}  # the same, for methods of ufuncs
 
 # NumPy's functions that change their first argument
 WRITERS = {np.copyto, np.fill_diagonal, np.place, np.put, np.put_along_axis, np.putmask}
 
-# NumPy's defaults where no signature tells them: of ufuncs, and of functions that take **kwargs
+# NumPy's defaults of arguments that no signature shows: of ufuncs and of functions with **kwargs
 USUAL: dict[str, Any]
 USUAL = {"casting": "same_kind", "dtype": None, "order": "K", "out": None, "where": True}
 UFUNC_LIKE = {np.clip, np.einsum}
 NOT_GIVEN: Any = np._NoValue
 
-# What to write instead of elements of an array
+# What a message proposes in the place of assigning to elements of an array
 JOINING = "np.stack([x, y]) to make one tensor of several, np.broadcast_to(x, shape) to fill one, "
 
 _SIMPLE = {int, float, bool, str, type(None)}
 
 
 class NoRule(TypeError):
-    """What an implementation raises for a value, ``"mode='edge'"``, that it has no rule for."""
+    """Raised by an implementation for an argument that it has no rule for: ``"mode='edge'"``."""
 
 
 class OnTensors:
-    """What a function of NumPy's does on tensors, written in ops; made by :func:`implements`."""
+    """The implementation of a function of NumPy, written in ops; made by :func:`implements`."""
 
     def __init__(
         self, name: str, run: Callable, inputs: Iterable[str] | None, asks: Iterable[str]
@@ -62,7 +66,7 @@ class OnTensors:
         self._static = [i for i, name in enumerate(self.names) if name not in self.inputs]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it, with plain values for all but the inputs."""
+        """Run the implementation, with plain values in the place of tensors that are no inputs."""
         for i in self._static:
             if i < len(args) and not _is_plain(args[i]):
                 args = (*args[:i], self._constant(self.names[i], args[i]), *args[i + 1 :])
@@ -74,7 +78,8 @@ class OnTensors:
     def _constant(self, name: str, value: Any) -> Any:
         """Return the plain value of an argument through which no gradient flows."""
         if value is NOT_GIVEN:
-            raise TypeError(f"{self.name}: {name} is not given")  # and is left out in the next try
+            # `call_function` catches this, and tries again without the argument
+            raise TypeError(f"{self.name}: {name} is not given")
         if name not in self.asks and is_grad_enabled() and requires_gradient(value):
             raise TypeError(
                 f"{self.name} has no derivative with respect to {name}, and was given a tensor "
@@ -85,23 +90,24 @@ class OnTensors:
 
 
 class Question:
-    """What a function of NumPy's does on tensors whose results have no derivative: it answers."""
+    """The implementation of a function whose result has no derivative: NumPy's own, on arrays."""
 
     def __init__(self, function: Callable) -> None:
         self.function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Ask the arrays."""
+        """Call NumPy's function on the arrays of the tensors."""
         return _on_arrays(name_of(self.function), self.function, args, kwargs)
 
 
 def implements(
     *functions: Callable, inputs: Iterable[str] | None = None, asks: Iterable[str] = ()
 ) -> Callable:
-    """Declare what some of NumPy's functions do when they are called on tensors.
+    """Declare the implementation of some of NumPy's functions on tensors, as a decorator.
 
-    A function that is written in ops sees tensors only in its `inputs` (its first parameter, if
-    none are named). What it `asks` something of may require a gradient; the rest may not.
+    An op takes tensors in all its arguments. A function that is written in ops gets tensors only in
+    the parameters that `inputs` names, or in its first parameter. A tensor in a parameter that
+    `asks` names may require a gradient, and arrives as a plain array; in any other, it may not.
     """
 
     def declare(implementation: Callable) -> Callable:
@@ -115,7 +121,7 @@ def implements(
 
 
 def answers(*functions: Callable) -> None:
-    """Declare that some of NumPy's functions have no derivative: their results are plain."""
+    """Declare that the results of some of NumPy's functions have no derivative: they are plain."""
     NUMPY.update({function: Question(function) for function in functions})
 
 
@@ -128,7 +134,13 @@ def name_of(function: Any) -> str:
 
 
 def call_function(function: Callable, args: tuple, kwargs: dict, name: str = "") -> Any:
-    """Run one of NumPy's functions on tensors; `name` is that of the method, if one was called."""
+    """Run one of NumPy's functions on tensors; `name` is that of a method, if the user called one.
+
+    There are up to three attempts. The implementation is called with the arguments as they are. If
+    it does not know one of them, as in ``np.sum(x, where=True)``, it is called again without the
+    arguments that have NumPy's default value. If one is still unknown, or the implementation raises
+    `NoRule`, NumPy's function runs on plain arrays, provided that no gradient is lost.
+    """
     implementation = NUMPY.get(function)
     if implementation is None:
         name = name or name_of(function)
@@ -185,7 +197,12 @@ def _refuse_gradients(name: str, args: tuple, kwargs: dict, instead: str = "") -
 def _on_arrays(
     name: str, function: Callable, args: tuple, kwargs: dict, writes: bool = False
 ) -> Any:
-    """Call a function of NumPy's on the arrays of tensors, also where they are written to."""
+    """Call a function of NumPy on the arrays of tensors, and return tensors it has written to.
+
+    A tensor may be written to by ``out=``, by ``np.add.at``, or by a function as ``np.copyto``.
+    That is an in-place write, which would make saved values wrong: it is refused if the tape may
+    need the tensor, and logged otherwise.
+    """
     written = list(tensors_in(kwargs.get("out")))
     if writes or function in WRITERS:
         written += tensors_in(args[:1])
@@ -216,7 +233,7 @@ def _positional_out(function: Any, args: tuple) -> Any:
 
 
 def _as_tensors(result: Any) -> Any:
-    """Return what NumPy computed as it would come from ops: real arrays as tensors."""
+    """Return a result of NumPy with its real arrays as tensors, as results of ops are."""
     if isinstance(result, ndarray | np.generic):
         return new_tensor(result) if result.dtype.kind in "fiub" else result
     if isinstance(result, tuple | list):
@@ -224,7 +241,7 @@ def _as_tensors(result: Any) -> Any:
     return result
 
 
-# ---- what a call was given
+# ---- the arguments of a call
 
 
 def _signature(implementation: Any) -> inspect.Signature:
@@ -244,7 +261,7 @@ def _fits(implementation: Callable, args: tuple, kwargs: dict) -> bool:
 def _without_defaults(
     function: Callable, implementation: Callable, name: str, args: tuple, kwargs: dict
 ) -> tuple[tuple, dict]:
-    """Return a call without what the implementation lacks and what is NumPy's default."""
+    """Return a call without arguments that the implementation lacks and that change nothing."""
     theirs = inspect.signature(function).parameters
     if not any(p.kind is p.VAR_POSITIONAL for p in theirs.values()):
         try:
@@ -270,7 +287,7 @@ def _without_defaults(
 
 
 def _is_usual(key: str, value: Any) -> bool:
-    """Return whether an argument of a ufunc says what happens without it."""
+    """Return whether an argument of a ufunc has its default value, and so changes nothing."""
     if value is NOT_GIVEN or key == "subok":
         return key in {*USUAL, "initial", "subok"}
     if key == "out" and isinstance(value, tuple):
@@ -292,7 +309,7 @@ def tensors_in(x: Any) -> Iterator[TensorBase]:
 
 
 def _is_plain(x: Any) -> bool:
-    """Return whether an argument surely holds no tensor: a quick look at what most are."""
+    """Return whether an argument is of a common type that holds no tensor: a quick test."""
     kind = type(x)
     return (
         kind in _SIMPLE
@@ -307,9 +324,10 @@ def requires_gradient(x: Any) -> bool:
 
 
 def plain(x: Any, written: Iterable[TensorBase] = ()) -> Any:
-    """Return an argument with the arrays of the tensors in it, read-only if on the tape.
+    """Return an argument with arrays in the place of the tensors in it.
 
-    Only the arrays of those to be `written` are themselves.
+    The array of a tensor on the tape is a read-only view, so that nobody changes saved values. The
+    tensors in `written` are an exception: their arrays are returned themselves.
     """
     if isinstance(x, TensorBase):
         if x._node is None or any(x is y for y in written):
@@ -324,5 +342,5 @@ def plain(x: Any, written: Iterable[TensorBase] = ()) -> Any:
 
 
 def _rebuilt(x: Any, parts: list) -> Any:
-    """Return a list or tuple like another, with other parts."""
+    """Return a list or tuple of the type of `x`, also a named tuple, with other parts."""
     return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)

@@ -8,7 +8,7 @@ three steps:
    those of the forward call, and the tape has fitted the cotangent to the output.
 2. The kernel computes, or returns ``NotImplemented``. It does so for one reason alone: it is not
    compiled for these arrays (Tensors, float16, two dtypes in one call, arrays without elements).
-3. If it did, the NumPy function computes.
+3. If the kernel returned ``NotImplemented``, the NumPy function computes.
 
 Kernels are off with ``AUTOGRAD_KERNELS=0`` in the environment, inside ``use_kernels(False)``, and
 where Numba is missing. Nothing here imports Numba before a kernel is first called.

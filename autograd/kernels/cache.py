@@ -1,11 +1,13 @@
-"""Compiled kernels on disk: each in a file of its own, with a hash of all that the file holds.
+"""Compiled kernels on disk: each in a file of its own, which begins with a hash of its content.
 
-Numba's own cache unpickles and links whatever it finds: a file that was cut short or has a wrong
-bit ends the process, by an exception or a segmentation fault. A kernel has two files there, which
-two processes can mix up. And Numba writes before it reads, so that nothing is found in a folder
-that is read-only. Here, a file that is not as it was written counts as missing: the kernel is
-compiled anew, and the file replaced. A file that cannot be written costs the next process the same
-time again, and nothing else.
+Numba has a cache, which we replace for three reasons. It loads what it finds without a check: a
+file that was cut short or has a wrong bit ends the process, by an exception or a segmentation
+fault. It keeps two files for a kernel, which two processes can mix up. And it writes to a folder
+before it reads there, so that it finds nothing in a folder that is read-only.
+
+Here, a file whose content does not have its hash counts as missing: the kernel is compiled anew,
+and the file replaced. If a file cannot be written, the next process compiles again, and all else
+works.
 
 The files are in ``__pycache__`` beside the sources, or where that cannot be written in the user's
 cache folder; ``NUMBA_CACHE_DIR`` names another place for all of them.
@@ -39,7 +41,7 @@ DIGEST = hashlib.sha256().digest_size
 
 
 class Cache:
-    """What Numba asks for a kernel before it compiles one, and gives what it has compiled."""
+    """The cache of one kernel, with the methods by which Numba reads and writes a cache."""
 
     def __init__(self, function: Callable) -> None:
         code = function.__code__
@@ -61,7 +63,7 @@ class Cache:
             if state == "good":
                 try:
                     return CompileResult._rebuild(target_context, *pickle.loads(content))
-                except Exception:  # Numba was changed, and its version was not
+                except Exception:  # another Numba with the same version number wrote it
                     state = "damaged"
             if state == "damaged":
                 found = f"{path} is damaged"
@@ -71,7 +73,7 @@ class Cache:
     def save_overload(self, sig: Any, result: Any) -> None:
         """Keep a kernel that was compiled, where that is possible."""
         if result.lifted or result.library.has_dynamic_globals:
-            return  # it holds addresses of this process
+            return  # the code contains addresses, which mean nothing in another process
         reason = ""
         for folder in folders():
             path = folder / self._name(sig, result.target_context)
@@ -111,7 +113,7 @@ def write(path: Path, content: bytes) -> None:
 def read(path: Path) -> tuple[str, bytes]:
     """Return whether a file is good, old, damaged or missing; and its content if it is good.
 
-    Old is what other sources, or another version of Numba, were compiled to.
+    A file is old if other sources, or another version of Numba, made it.
     """
     try:
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -122,7 +124,7 @@ def read(path: Path) -> tuple[str, bytes]:
             whole = file.read(LARGEST)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return "missing", b""
-    except OSError:  # a folder, a link to itself, a disk that fails
+    except OSError:  # the path is a folder or a link to itself, or the disk fails
         return "damaged", b""
     begin = len(TITLE)
     title, made_by = whole[:begin], whole[begin : begin + DIGEST]
@@ -133,7 +135,10 @@ def read(path: Path) -> tuple[str, bytes]:
 
 
 def _digest(path: Path, made_by: bytes, content: bytes) -> bytes:
-    """Return the hash of a file; its name is part of it, or a copy of another kernel would do."""
+    """Return the hash of a file's name and content.
+
+    Without the name, a copy of another kernel's file would count as good.
+    """
     return hashlib.sha256(path.name.encode() + b"\n" + made_by + content).digest()
 
 
@@ -141,8 +146,8 @@ def _digest(path: Path, made_by: bytes, content: bytes) -> bytes:
 def version() -> bytes:
     """Return a hash of all sources of kernels, and of the compiler's version.
 
-    A changed helper thus leaves no stale kernel; and with contents in the place of times of change,
-    a copied environment finds its kernels.
+    A kernel contains its helpers, so a change in any file makes all kernels old. The hash is of
+    contents, not of times of change: a copied environment finds its kernels.
     """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -155,7 +160,7 @@ def version() -> bytes:
 
 @cache
 def folders() -> list[Path]:
-    """Return the folders to read from, and to write to the first of them that takes it."""
+    """Return the folders that are read; the first of them that can be written is written to."""
     here = Path(os.path.abspath(__file__)).parent
     own = f"{here.name}_{hashlib.sha256(str(here).encode()).hexdigest()[:40]}"
     if settings.CACHE_DIR:
@@ -163,13 +168,13 @@ def folders() -> list[Path]:
     found = [here / "__pycache__"]
     base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME") or "~/.cache"
     base = os.path.expanduser(base)
-    if os.path.isabs(base):  # or there is no home
+    if os.path.isabs(base):  # it is not, if the user has no home folder
         found.append(Path(base, "numba", own))
     return found
 
 
 def writable() -> Path | None:
-    """Return the first folder that has room for a kernel, made if need be; None if none has."""
+    """Return the first folder with room for a kernel, made if it is missing, or None."""
     for folder in folders():
         try:
             make_folders(folder)
@@ -190,14 +195,14 @@ def survey() -> dict[str, list[Path]]:
     return found
 
 
-# ---- what is said
+# ---- notes to the user
 
 
 _said: set[str] = set()
 
 
 def _announce(found: str) -> None:
-    """Say once that kernels are compiled, and why."""
+    """Tell the user once that kernels are compiled, why, and where they are kept."""
     if _said:
         return
     folder = writable()
@@ -210,7 +215,7 @@ def _announce(found: str) -> None:
 
 
 def _complain(reason: str) -> None:
-    """Say once that kernels cannot be kept."""
+    """Tell the user once that compiled kernels cannot be written to disk."""
     if "kept" not in _said:
         _say(f"compiled kernels cannot be kept: {reason}", "kept")
 

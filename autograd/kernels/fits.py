@@ -1,6 +1,8 @@
-"""Coefficients of the polynomials behind functions that processors lack, highest power first.
+"""Coefficients of the polynomials behind exp and erf, which processors have no instruction for.
 
-All are fits of our own, near-minimax. Plain numbers: NumPy's loops and the kernels read the same.
+The highest power comes first. All are fits of our own, near-minimax: the largest error over the
+interval is almost the smallest possible. They are plain numbers, which the functions of NumPy
+(`autograd.ops.special`) and the kernels (`autograd.kernels.vector`) both read.
 """
 
 # exp(r) = 1 + r + r^2 q(r) for |r| <= log(2) / 2. Largest error: 3.2e-9, and 3.5e-18.
@@ -11,10 +13,12 @@ EXP64 = (
     0.16666666666666693, 0.5000000000000013,
 )  # fmt: skip
 
-# erf in float32: u = x P(t) / (Q - t), t = x^2, fits erf / sqrt(1 - erf^2) on |x| < 3.86; then
-# erf = u / sqrt(1 + u^2), which keeps |erf| <= 1. Relative error up to 3.0e-7 (all of [2^-12, 4)).
-# In float64: x P(t) / Q(t) on |x| < 5.9, largest relative error 9.5e-16; the leading 1 of Q is left
-# out. From the clipping points on, both give exactly 1.
+# erf in float32: u = x P(t) / (Q - t), with t = x^2, fits erf / sqrt(1 - erf^2) for |x| < 3.86.
+# Then erf = u / sqrt(1 + u^2), which no rounding brings above 1. The relative error is at most
+# 3.0e-7, over all numbers of [2^-12, 4).
+# erf in float64: x P(t) / Q(t) for |x| < 5.9, with a relative error of at most 9.5e-16. The leading
+# coefficient of Q is 1, and is left out.
+# Beyond the clipping points both give exactly 1, as erf rounded to the type is.
 ERF32_P = (
     9.595246e-05, 0.00089161657, 0.012587574, 0.14562193, 1.0983784, 4.998386, 20.201303,
 )  # fmt: skip

@@ -1,4 +1,9 @@
-"""What Numba does not have: pointers from addresses, numbers that threads share, a look ahead."""
+"""What Numba does not offer: pointers from addresses, atomic counters, prefetching.
+
+Each function writes the instruction of LLVM, the compiler behind Numba, that it stands for. They
+serve kernels whose threads work through one list (`decode`), and loops that read memory in an order
+no processor can guess (`embedding`).
+"""
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
@@ -7,6 +12,8 @@ from numba.extending import intrinsic, overload
 
 
 def _pointer_to(kind):
+    """Make a function that reads an integer as the address of a number of this kind."""
+
     @intrinsic
     def pointer(context, address):
         def build(context, builder, signature, args):
@@ -22,7 +29,10 @@ floats, bytes_, counts = map(_pointer_to, (types.float32, types.int8, types.int6
 
 @intrinsic
 def draw(context, counter):
-    """Add 1 to the number at a pointer, at once for all threads; return it as it was."""
+    """Add 1 to the number at a pointer and return the number before, as one atomic operation.
+
+    If two threads call at the same time and the number is 5, one gets 5, the other 6, and it is 7.
+    """
 
     def build(context, builder, signature, args):
         one = context.get_constant(types.int64, 1)
@@ -33,7 +43,12 @@ def draw(context, counter):
 
 @intrinsic
 def read(context, counter):
-    """Read the number at a pointer from memory, with all that was written before it."""
+    """Read the number at a pointer, as an atomic operation.
+
+    The compiler may not keep the number in a register, so a loop sees the changes of other threads.
+    And if this thread sees a number that another has written, it sees all that the other thread
+    wrote before it.
+    """
 
     def build(context, builder, signature, args):
         return builder.load_atomic(args[0], "seq_cst", 8)
@@ -41,11 +56,16 @@ def read(context, counter):
     return types.int64(types.CPointer(types.int64)), build
 
 
-yield_processor = types.ExternalFunction("sched_yield", types.int32())  # where the system has it
+yield_processor = types.ExternalFunction(
+    "sched_yield", types.int32()
+)  # on systems that have it: not Windows
 
 
 def prefetch(address):
-    """Ask for the cache line at an address, which need not exist; uncompiled, do nothing."""
+    """Ask the processor to bring the cache line at an address into its caches, and go on.
+
+    The address may be invalid: then nothing happens. Uncompiled, the function does nothing.
+    """
 
 
 @overload(prefetch)

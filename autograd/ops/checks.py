@@ -1,10 +1,15 @@
-"""What static arguments may be: ops refuse others before they compute anything."""
+"""Checks of single arguments, with which ops refuse wrong ones before they compute anything.
+
+An op that has a kernel makes a function of them, ``@kernel(..., check=...)``; any other op calls
+them in its first lines. A message names the op and the argument, what was given, and what was
+expected.
+"""
 
 import numpy as np
 
 
 def check_axis(name, axis, ndim, key="dim"):
-    """Raise unless `axis` is the number of one axis; a number of no axes counts as one of one."""
+    """Raise unless `axis` is the number of one axis; an array without axes counts as having one."""
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
         raise TypeError(f"{name}: {key} is {axis!r}; expected the number of an axis")
     ndim = max(ndim, 1)
@@ -20,7 +25,7 @@ def check_number(name, key, value):
 
 
 def check_floats(name, **arrays):
-    """Raise ``TypeError`` unless arrays hold floating-point numbers: a result is of their dtype."""
+    """Raise ``TypeError`` unless arrays hold floating-point numbers; results have their dtype."""
     for key, x in arrays.items():
         if x.dtype.kind != "f":
             raise TypeError(
@@ -30,14 +35,14 @@ def check_floats(name, **arrays):
 
 
 def check_eps(name, eps):
-    """Raise unless a value can be added to a variance: a number that is not negative."""
+    """Raise unless `eps`, which is added to a variance, is a number of 0 or more."""
     check_number(name, "eps", eps)
     if not eps >= 0:
         raise ValueError(f"{name}: eps is {eps}; expected 0 or more")
 
 
 def check_count(name, key, value, least):
-    """Raise unless a value is an integer that is not too small."""
+    """Raise unless a value is an integer of `least` or more."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: {key} is {value!r}; expected an integer")
     if value < least:

@@ -1,11 +1,9 @@
-"""Convolution over one axis."""
+"""Convolution over one axis: windows are copied side by side, and multiplied as one matrix."""
 
 import numpy as np
 
 from autograd.op import op
-from autograd.ops.checks import (
-    check_count,
-)
+from autograd.ops.checks import check_count
 from autograd.ops.index import as_array
 
 
@@ -13,7 +11,9 @@ from autograd.ops.index import as_array
 def sliding_windows(x, size, stride=1, dilation=1):
     """Windows on the last axis, each a column: ``(..., length) -> (..., size, n)``.
 
-    They start `stride` apart, and the elements of one are `dilation` apart.
+    The windows begin `stride` elements apart, and the elements of a window are `dilation` apart. Of
+    [0, 1, 2, 3, 4], with a size of 2 and a stride of 1, they are [[0, 1, 2, 3], [1, 2, 3, 4]], a
+    window in each column; with a dilation of 2, [[0, 1, 2], [2, 3, 4]].
     """
     for key, value in {"size": size, "stride": stride, "dilation": dilation}.items():
         check_count("sliding_windows", key, value, 1)
@@ -24,9 +24,10 @@ def sliding_windows(x, size, stride=1, dilation=1):
 
 @op
 def overlap_add(windows, length, stride=1, dilation=1):
-    """Sum of windows where they overlap, ``(..., size, n) -> (..., length)``.
+    """Add windows into zeros, each at its place: ``(..., size, n) -> (..., length)``.
 
-    It is the transpose of `sliding_windows`.
+    It is the transpose of `sliding_windows`: [[1, 1, 1], [1, 1, 1]], windows of 2 elements with a
+    stride of 1, become [1, 2, 2, 1], since two windows contain each element but the first and last.
     """
     *lead, size, n = windows.shape
     check_count("overlap_add", "length", length, 0)
@@ -38,6 +39,8 @@ def overlap_add(windows, length, stride=1, dilation=1):
             f"{stride} and a dilation of {dilation}, reach over "
             f"{(n - 1) * stride + (size - 1) * dilation + 1}"
         )
+    # Elements number i of all windows lie `stride` apart in the result, and do not overlap, so each
+    # turn of the loop adds them at once: with a size of 2, there are two turns for any n.
     out = np.zeros((*lead, length), windows.dtype)
     for i in range(size):
         first = i * dilation
@@ -101,11 +104,13 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     input : Tensor or ndarray, (N, C_in, L) or (C_in, L)
     weight : Tensor or ndarray, (C_out, C_in / groups, size)
     bias : Tensor or ndarray, (C_out,), optional
-    stride, dilation : int
-        How far apart windows are, and the elements of a window.
+    stride : int
+        How far apart the windows are.
+    dilation : int
+        How far apart the elements of a window are.
     padding : int, "same" or "valid"
-        Zeros on either side; "same" keeps the length (a stride of 1 is needed; an odd number of
-        zeros has the longer half on the right), "valid" adds none.
+        How many zeros to add on either side. "same" adds as many as keep the length: it needs a
+        stride of 1, and if their number is odd, one more stands on the right. "valid" adds none.
     groups : int
         Each group of output channels sees its own group of input channels alone.
 

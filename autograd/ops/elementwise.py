@@ -1,4 +1,8 @@
-"""Elementwise ops. Inputs broadcast; the tape undoes that, so no rule here mentions it."""
+"""Elementwise ops: arithmetic, functions of one number, rounding, choosing.
+
+Inputs broadcast. The tape sums each gradient to the shape of its input, so a rule may return the
+shape of the result: for x (3,) and y (2, 3), the rule of x + y returns g, (2, 3), for both.
+"""
 
 import functools
 import math
@@ -69,7 +73,8 @@ def power(x, y):
 
 power.formula("out = x^y; dx = g · y · x^(y - 1); dy = g · x^y · log(x)")
 power.vjp(
-    x=lambda g, x, y: g * (y * (x + (x == 0) * (y == 0)) ** (y - 1)),  # no 0 * infinity at 0^0
+    # at x = y = 0, x^(y - 1) would be infinite, and 0 times that is NaN: there x is taken as 1
+    x=lambda g, x, y: g * (y * (x + (x == 0) * (y == 0)) ** (y - 1)),
     y=lambda g, x, y, out: g * (out * np.log(x + (x == 0) * (y >= 0))),
 )
 
@@ -133,7 +138,10 @@ remainder.vjp(x=lambda g: g, y=lambda g, x, y: -g * np.floor_divide(x, y))
 @remainder.sample
 def _(draw):
     x, y = draw.arrays(2)
-    x[...], y[...] = np.floor(x) + 0.5, np.where(y < 0, -2, 1)  # away from the jumps
+    x[...], y[...] = (
+        np.floor(x) + 0.5,
+        np.where(y < 0, -2, 1),
+    )  # away from the jumps, where no derivative exists
     return draw.call(x, y)
 
 
@@ -195,7 +203,8 @@ def expm1(x):
 
 
 expm1.formula("out = exp(x) - 1; dx = g · exp(x)")
-expm1.vjp(x=lambda g, x: g * np.exp(x))  # out + 1 would lose what is small beside 1
+# not out + 1, which loses digits: for x = -20, exp(x) is 2e-9, and out is -0.999999998
+expm1.vjp(x=lambda g, x: g * np.exp(x))
 
 
 @implements(np.log)
@@ -305,7 +314,8 @@ def arcsin(x):
 
 
 arcsin.formula("out = arcsin(x); dx = g / sqrt(1 - x^2)")
-arcsin.vjp(x=lambda g, x: g / np.sqrt((1 - x) * (1 + x)))  # 1 - x is exact near 1, 1 - x^2 not
+# (1 - x) (1 + x): near x = 1 the difference 1 - x is exact, while in 1 - x^2 the square was rounded
+arcsin.vjp(x=lambda g, x: g / np.sqrt((1 - x) * (1 + x)))
 
 
 @implements(np.arccos)
@@ -331,7 +341,7 @@ arctan.formula("out = arctan(x); dx = g / (1 + x^2)")
 
 @arctan.vjp("x")
 def _(g, x):
-    root = np.hypot(1, x)  # x^2 may be out of range
+    root = np.hypot(1, x)  # sqrt(1 + x^2), where x^2 itself may be out of range
     return g / root / root
 
 
@@ -376,7 +386,7 @@ def arcsinh(x):
 
 
 arcsinh.formula("out = log(x + sqrt(x^2 + 1)); dx = g / sqrt(x^2 + 1)")
-arcsinh.vjp(x=lambda g, x: g / np.hypot(1, x))  # x^2 may be out of range
+arcsinh.vjp(x=lambda g, x: g / np.hypot(1, x))  # sqrt(x^2 + 1), where x^2 may be out of range
 
 
 @implements(np.arccosh)
@@ -404,7 +414,7 @@ arctanh.vjp(x=lambda g, x: g / ((1 - x) * (1 + x)))
 @implements(np.hypot)
 @elementwise(domain={"x": (0.5, 2.0)})
 def hypot(x, y):
-    """Root of x^2 + y^2, without overflow."""
+    """Root of x^2 + y^2; the squares do not overflow."""
     return np.hypot(x, y)
 
 
@@ -420,7 +430,8 @@ def logaddexp(x, y):
 
 
 logaddexp.formula("out = log(exp(x) + exp(y)); dx = g · exp(x - out); dy = g · exp(y - out)")
-logaddexp.vjp(  # 1 / (1 + e^(y - x)), also where one is infinite
+# exp(x - out) is 1 / (1 + e^(y - x)). In this form it is right where x or y is infinite, too.
+logaddexp.vjp(
     x=lambda g, x, y: g * np.exp(-np.logaddexp(0, y - x)),
     y=lambda g, x, y: g * np.exp(-np.logaddexp(0, x - y)),
 )
@@ -437,7 +448,10 @@ arctan2.formula("out = arctan2(y, x); dy = g · x / (x^2 + y^2); dx = -g · y / 
 
 
 def radius(y, x):
-    """Return the distance of (x, y) from (0, 0), and 1 there; squares may be out of range."""
+    """Return the distance of (x, y) from (0, 0), and 1 at that point, so that nothing divides by 0.
+
+    It squares nothing: x^2 may be out of range where the distance is not.
+    """
     return np.hypot(x + (x == 0) * (y == 0), y)
 
 
@@ -473,14 +487,14 @@ def ceil(x):
 @implements(np.trunc, np.fix)
 @elementwise
 def trunc(x):
-    """X without its fraction."""
+    """X without its fraction: the nearest integer towards 0."""
     return np.trunc(x)
 
 
 @implements(np.rint)
 @elementwise
 def rint(x):
-    """Nearest integer; of two, the even one."""
+    """Nearest integer; halfway between two integers, the even one."""
     return np.rint(x)
 
 
@@ -498,14 +512,14 @@ for _rounding in (floor, ceil, trunc, rint):
 @rint.sample
 def _(draw):
     x = draw.array()
-    x += 1 / 128  # away from the jumps
+    x += 1 / 128  # away from the jumps, where no derivative exists
     return draw.call(x)
 
 
 @implements(np.round, np.around)
 def _(a, decimals=0):
     decimals = operator.index(decimals)
-    if a.dtype.kind != "f":  # has no gradient, and stays of its dtype
+    if a.dtype.kind != "f":  # integers: they have no gradient, and the result keeps their dtype
         return new_tensor(np.round(a.numpy(), decimals))
     return rint(a) if decimals == 0 else rint(a * 10.0**decimals) / 10.0**decimals
 
@@ -571,7 +585,7 @@ def _(low="low", high="high"):
 
 
 def at_most(x, y):
-    """Return whether x <= y; a bound that is None is none."""
+    """Return whether x <= y, which is true if one of them is None, a missing bound."""
     return x is None or y is None or x <= y
 
 
@@ -643,7 +657,7 @@ def astype(x, dtype):
 
 
 astype.formula("out = x; dx = g")
-astype.vjp(x=lambda g: g)  # the tape converts back
+astype.vjp(x=lambda g: g)  # the tape converts each gradient to the dtype of its input
 
 
 @astype.sample

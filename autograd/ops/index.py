@@ -1,4 +1,8 @@
-"""Indexing, and its transpose."""
+"""Indexing x[index], and its transpose: adding values into zeros at an index.
+
+NumPy's and PyTorch's other ways to pick elements (take, sort, repeat, diagonal, topk) are written
+in terms of these two ops. At the end stand NumPy's functions whose results have no derivative.
+"""
 
 import math
 import operator
@@ -34,7 +38,7 @@ def _(draw):
         slice(0, n, 2),
         (..., 0),
         (None, slice(1, None)),
-        np.array([0, 0, n - 1]),  # a repeated element gathers both gradients
+        np.array([0, 0, n - 1]),  # element 0 is picked twice, and gets the sum of both gradients
         [n - 1, 0],
         np.arange(n) % 2 == 0,
         (np.array([[0], [n - 1]]), ...),
@@ -69,7 +73,11 @@ def _(draw):
 
 
 def is_basic(index):
-    """Return whether an index only slices, and so names no element twice."""
+    """Return whether an index consists of slices, integers, None and ``...`` alone.
+
+    Such an index names no element twice, and ``out[index] = values`` is right. An index as [0, 0]
+    names element 0 twice, and that assignment would keep the second value in the place of the sum.
+    """
     parts = index if isinstance(index, tuple) else (index,)
     return all(
         part is None
@@ -80,7 +88,7 @@ def is_basic(index):
 
 
 def as_array(x):
-    """Return lists as an array; a tensor, an array or None as it is."""
+    """Return an array for a list or a tuple; anything else (a tensor, an array, None) as it is."""
     return np.asarray(x) if isinstance(x, list | tuple) else x
 
 
@@ -91,7 +99,7 @@ def as_array(x):
 def _(a, indices, axis=None):
     if isinstance(indices, list | tuple) and np.size(indices) == 0:
         indices = np.empty(np.shape(indices), np.intp)
-    indices = np.asarray(indices).astype(np.intp, casting="safe")[()]  # True is 1
+    indices = np.asarray(indices).astype(np.intp, casting="safe")[()]  # as in NumPy, True is 1
     if axis is None or np.ndim(a) == 0:
         normalize_axis_index(axis or 0, 1)
         return getitem(np.reshape(a, -1), indices)
@@ -99,7 +107,11 @@ def _(a, indices, axis=None):
 
 
 def index_along(indices, axis, shape):
-    """Return the index that picks, for each position of a shape, another place on one axis."""
+    """Return the index that reads another place on one axis, for each position of a shape.
+
+    For indices [[2], [0]], axis 1 and shape (2, 1), it is ([[0], [1]], [[2], [0]]), which picks
+    x[0, 2] and x[1, 0].
+    """
     index = list(np.ogrid[tuple(slice(n) for n in shape)])
     index[axis] = indices
     return tuple(index)
@@ -166,7 +178,10 @@ def topk(input, k, dim=-1, largest=True):
         return tuple(np.reshape(part, (k,) if k == 0 else ()) for part in topk(input[None], k))
     if not 0 <= k <= x.shape[dim]:
         raise ValueError(f"topk: k is {k}, and axis {dim} of input has {x.shape[dim]} elements")
-    if largest:  # two reversals: descending, and yet the first of equals first
+    # A stable sort keeps equal elements in their order. Reversing the ascending order would put the
+    # last of them first; so the axis is reversed before the sort as well, and places are counted
+    # from its end: of [4, 4, 1], the order is [0, 1, 2].
+    if largest:
         order = np.flip(np.argsort(np.flip(x, dim), dim, kind="stable"), dim)
         order = x.shape[dim] - 1 - order
     else:
@@ -261,7 +276,7 @@ def _(
     equal_nan=True,
     sorted=True,
 ):
-    """Pick the elements at their first places, which get the gradient."""
+    """Pick each distinct element where it stands first; that place gets the gradient."""
     _, first, *others = np.unique(
         plain(ar), True, return_inverse, return_counts, axis, equal_nan=equal_nan
     )
@@ -271,7 +286,7 @@ def _(
 
 
 def unique(function):
-    """Return what one of NumPy's functions does on tensors whose results have fields."""
+    """Return what ``np.unique_counts`` or the like does on tensors: its result has named fields."""
 
     def run(x):
         values, *_ = np.unique(x, True, equal_nan=False)
@@ -286,7 +301,7 @@ implements(np.unique_inverse)(unique(np.unique_inverse))
 implements(np.unique_values)(lambda x: np.unique(x, equal_nan=False))
 
 
-# ---- NumPy's functions whose results have no derivative: questions, and new arrays
+# ---- NumPy's functions whose results have no derivative: booleans, places, shapes, new arrays
 
 
 answers(
@@ -308,7 +323,7 @@ answers(
     np.save, np.savez, np.savez_compressed, np.savetxt,
 )  # fmt: skip
 
-# Their results have the shape and dtype of what is given, and nothing of its values.
+# These results have the shape and dtype of the argument, and do not depend on its values.
 answers(np.zeros_like, np.ones_like, np.empty_like)
 
 

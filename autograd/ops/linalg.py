@@ -1,4 +1,9 @@
-"""Matrix products, and the functions of ``np.linalg``."""
+"""Matrix products, einsum, and the functions of ``np.linalg``.
+
+Gradients of matrix functions are matrix products themselves: for out = x y they are dx = g y^T and
+dy = x^T g, and for the inverse -out^T g out^T. All functions of matrices are batched over the axes
+before the last two.
+"""
 
 import math
 import operator
@@ -23,10 +28,12 @@ def matmul(x, y):
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim < 2 or y.ndim != 2:
         return np.matmul(x, y)
-    return product(rows(x), y).reshape(*x.shape[:-1], y.shape[1])  # one for the whole batch
+    # y is one matrix for the whole batch: one product of (batch * n, k) by (k, m) takes less time
+    # than a product for each x of the batch.
+    return product(rows(x), y).reshape(*x.shape[:-1], y.shape[1])
 
 
-LARGE = 2**22  # multiplications: for fewer, waking threads costs more than it saves
+LARGE = 2**22  # multiplications: for fewer, waking threads takes more time than they save
 
 
 @kernel("product.product", pays=lambda x, y, *_: x.size * y.shape[1] > LARGE)
@@ -39,7 +46,7 @@ def product(x, y, bias=None):
 
 
 def rows(x):
-    """Return an array as a matrix of its rows."""
+    """Return an array as the matrix of its rows: (2, 3, 4) -> (6, 4)."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
@@ -140,17 +147,23 @@ def _(g, operands, subscripts, needs):
 
 
 def _einsum_gradient(g, output, operands, labels, i):
-    """Return the cotangent of operand i: g times the others, summed over all axes but its own."""
+    """Return the cotangent of operand i: g times the other operands, summed over all other axes.
+
+    For ``ij,jk->ik`` and the first operand that is ``ik,jk->ij``, the product g y^T. Two cases need
+    one more factor. In ``ii->i``, the axis i of x stands twice, and only the diagonal is read: the
+    gradient ``i,ij->ij`` has an identity matrix as its second operand. In ``ij->i``, the axis j is
+    summed and stands in nothing else: ``i,j->ij`` has ones as its second operand.
+    """
     factors = [(output, g)] + [(labels[j], x) for j, x in enumerate(operands) if j != i]
     target = ""
     for axis, label in enumerate(labels[i]):
         n = operands[i].shape[axis]
-        if label in target:  # a diagonal was read: the gradient is zero off it
+        if label in target:  # the label stood before: a diagonal
             fresh = _unused("".join(labels) + output + target)
             factors.append((label + fresh, np.eye(n, dtype=g.dtype)))
             label = fresh
         elif not any(label in known and x.shape[known.index(label)] == n for known, x in factors):
-            # an axis that is summed on its own, or whose size is 1 in the others
+            # the axis is summed by itself, or has the size 1 in the other operands
             factors.append((label, np.ones(n, g.dtype)))
         target += label
     subscripts = ",".join(known for known, _ in factors) + "->" + target
@@ -158,7 +171,10 @@ def _einsum_gradient(g, output, operands, labels, i):
 
 
 def _in_letters(*given):
-    """Return the subscripts, as a string, and the operands of ``einsum(x, [0, 1], ..., [0])``."""
+    """Return subscripts and operands of a call that gives the subscripts as lists of numbers.
+
+    ``einsum(x, [0, 1], y, [1, 2], [0, 2])`` means the subscripts ``"AB,BC->AC"``.
+    """
     letters = string.ascii_uppercase + string.ascii_lowercase  # in the order of the numbers
 
     def written(group):
@@ -186,7 +202,9 @@ def _(subscripts, *operands, optimize=True):
     labels = inputs.split(",")
     if len(labels) != len(operands):
         raise ValueError(f"einsum: {len(labels)} groups of subscripts, {len(operands)} operands")
-    # how many axes each ellipsis stands for
+    # An ellipsis becomes letters. For "...ij,...jk" and operands of 4 and 3 axes, the ellipses
+    # stand for 2 axes and 1: two new letters are chosen, "ab", and the subscripts become
+    # "abij,bjk". As in broadcasting, the letters are aligned at the end.
     rest = [
         np.ndim(x) - len(label.replace("...", ""))
         for x, label in zip(operands, labels, strict=True)
@@ -202,7 +220,7 @@ def _(subscripts, *operands, optimize=True):
         raise ValueError("einsum: an ellipsis stands for axes in the inputs, and not in the output")
     if arrow:
         output = output.replace("...", letters)
-    else:  # what stands once, in alphabetical order, after the ellipsis
+    else:  # without an arrow, letters that stand once are the output, in alphabetical order
         joined = inputs.replace("...", "").replace(",", "")
         output = letters + "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
     return einsum(*operands, subscripts=",".join(labels) + "->" + output)
@@ -314,7 +332,7 @@ def _(arrays):
 
 @implements(np.linalg.matrix_power)
 def matrix_power(a, n):
-    """Product of n copies of a matrix, by repeated squaring; of its inverse, if n is negative."""
+    """Product of n copies of a matrix, by repeated squaring; if n is negative, of its inverse."""
     if np.ndim(a) < 2 or np.shape(a)[-1] != np.shape(a)[-2]:
         raise np.linalg.LinAlgError(f"matrix_power: expected square matrices, got {np.shape(a)}")
     if operator.index(n) < 0:
@@ -355,7 +373,7 @@ implements(np.linalg.inv)(lambda a: inv(a))
 
 
 def draw_matrix(draw, batch=None, n=None):
-    """Draw square matrices whose diagonals dominate: far from singular, of either sign."""
+    """Draw square matrices with dominating diagonals, near 2 or -2: they are far from singular."""
     batch = draw.shape(max_dims=1) if batch is None else batch
     n = draw.integer(0, 3) if n is None else n
     x = draw.array(shape=(*batch, n, n), low=-0.5, high=0.5)
@@ -372,8 +390,8 @@ def _(draw):
 def solve(a, b):
     """Return the x with a x = b; ``LinAlgError`` if a matrix is singular.
 
-    Shapes ``(..., n, n)``, ``(..., n, k) -> (..., n, k)``; ``b`` is a vector, as NumPy 2 has it,
-    only if it has one axis: ``(..., n, n)``, ``(n,) -> (..., n)``.
+    Shapes ``(..., n, n)``, ``(..., n, k) -> (..., n, k)``. As in NumPy 2, ``b`` is a vector only if
+    it has one axis: ``(..., n, n)``, ``(n,) -> (..., n)``.
     """
     return np.linalg.solve(a, b)
 
@@ -419,9 +437,10 @@ def _(draw):
 def det(a):
     """Compute the determinant of square matrices, ``(..., n, n) -> (...)``.
 
-    The gradient, the matrix of cofactors, is right for singular matrices, too: up to 5 x 5 it is
-    made of minors, and beyond where a determinant is 0 (in n^5 operations). Otherwise it is made
-    of the inverse; higher derivatives then lose digits where a matrix is close to singular.
+    The gradient is the matrix of cofactors, also for singular matrices. Up to 5 x 5 it is computed
+    from minors. Above, it is computed from the inverse, and from minors (in n^5 operations) if a
+    determinant is 0. With the inverse, higher derivatives lose digits where a matrix is close to
+    singular.
     """
     return np.linalg.det(a)
 
@@ -437,7 +456,9 @@ def _(g, a, out):
     n = a.shape[-1]
     if n > 5 and np.all(out != 0):
         return (g * out)[..., None, None] * matrix_transpose(np.linalg.inv(a))
-    others = np.nonzero(~np.eye(n, dtype=bool))[1].reshape(n, max(n - 1, 0))  # [i]: all but i
+    # The gradient of element (i, j) is (-1)^(i + j) times the determinant of a without row i and
+    # column j. `others[i]` are all numbers but i: for n = 3, [[1, 2], [0, 2], [0, 1]].
+    others = np.nonzero(~np.eye(n, dtype=bool))[1].reshape(n, max(n - 1, 0))
     rows, columns = others[:, None, :, None], others[None, :, None, :]
     minors = np.linalg.det(a[..., rows, columns])  # (..., n, n, n - 1, n - 1) -> (..., n, n)
     signs = 1 - 2 * (np.indices((n, n)).sum(0) % 2)
@@ -480,7 +501,7 @@ def _(a):
     return SlogdetResult(sign.detach(), logabsdet)
 
 
-SlogdetResult = type(np.linalg.slogdet(np.eye(1)))  # NumPy's named tuple, which it does not export
+SlogdetResult = type(np.linalg.slogdet(np.eye(1)))  # a named tuple, which NumPy does not export
 
 
 @op
@@ -494,7 +515,7 @@ def cholesky(a):
     return np.linalg.cholesky((a + matrix_transpose(a)) / 2)
 
 
-# Phi = the lower triangle of L^T g, its diagonal halved, determines the gradient s:
+# phi, the lower triangle of L^T g with half of the diagonal, determines the gradient:
 cholesky.formula(
     """
     Σ_k out_ik · out_jk = (a_ij + a_ji) / 2

@@ -1,4 +1,9 @@
-"""Reductions over one axis, several, or all."""
+"""Reductions over one axis, several, or all; sums and products so far; norms; histograms.
+
+A group are the elements that are reduced to one: for shape (2, 3) and axis 1, there are two groups
+of three elements. Rules first bring the cotangent to the input's shape (`restore`), and are
+elementwise from there.
+"""
 
 import math
 import operator
@@ -14,7 +19,11 @@ from autograd.precision import in_float, in_single
 
 
 def restore(g, shape, axis, keepdims):
-    """Return a reduction's cotangent with the input's shape: every element gets its group's."""
+    """Return the cotangent of a reduction in the shape of its input.
+
+    Every element gets the cotangent of its group: with shape (2, 3) and axis 1, g = [5, 7] becomes
+    [[5, 5, 5], [7, 7, 7]].
+    """
     if not keepdims:
         g = np.reshape(g, reduced_shape(shape, axis))
     return np.broadcast_to(g, shape)
@@ -23,7 +32,7 @@ def restore(g, shape, axis, keepdims):
 def axes_of(shape, axis):
     """Return the axes that an ``axis`` argument names, counted from the front."""
     axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return {a % len(shape) for a in axes} if shape else set()  # axis=0 of a number is itself
+    return {a % len(shape) for a in axes} if shape else set()  # NumPy takes axis=0 of a number
 
 
 def reduced_shape(shape, axis):
@@ -120,7 +129,7 @@ def _(a, axis=None, *, keepdims=False):
 @min_.sample
 def _(draw):
     x = draw.array(min_side=1, low=0, high=0.125)
-    x += 0.25 * np.arange(x.size).reshape(x.shape)  # no ties, in float32 neither
+    x += 0.25 * np.arange(x.size).reshape(x.shape)  # no two are equal, in float32 either
     x[...] = draw.shuffled(x)
     return draw.call(x, draw.axes(x.ndim), draw.boolean())
 
@@ -145,14 +154,18 @@ def _(g, x, axis, ddof, keepdims):
 
 
 def centred(x, axis):
-    """Return a group's distances from its mean, whose rounding a second pass takes out again."""
+    """Return the differences of elements from the mean of their group.
+
+    The computed mean is rounded: of elements near 1e8 in float32 it may be wrong by 4, and then all
+    differences are. So the mean of the differences, which should be 0, is subtracted as well.
+    """
     x = x - np.mean(x, axis=axis, keepdims=True)
     return x - np.mean(x, axis=axis, keepdims=True)
 
 
 @op
 def std(x, axis=None, ddof=0, keepdims=False):
-    """Root of the variance over axes; where that is 0 the gradient is 0, as in PyTorch."""
+    """Root of the variance over axes; where it is 0 the gradient is 0, too, as in PyTorch."""
     check_number("std", "ddof", ddof)
     return np.std(x, axis=axis, ddof=ddof, keepdims=keepdims)
 
@@ -167,17 +180,20 @@ std.formula(
 @std.vjp("x")
 def _(g, x, axis, ddof, keepdims):
     count = group_size(x.shape, axis)
-    x = centred(x / magnitude(x, axis), axis)  # the gradient is that of any multiple of x
+    # The gradient does not change if x is divided by a number, and then the squares stay in range.
+    x = centred(x / magnitude(x, axis), axis)
     root = np.sqrt(np.sum(x * x, axis=axis, keepdims=True) / (count - ddof))
     g = np.reshape(g, root.shape)
     return g / ((root + (root == 0)) * (count - ddof)) * x
 
 
 def magnitude(x, axis, largest=True):
-    """Return the power of two next below a group's largest (or smallest) |x|, with its axes kept.
+    """Return, for each group, the largest power of two that is at most its largest |x|.
 
-    Divided by that, a group's squares stay in range, and no digit is lost. It has no derivative. It
-    is 1 for a group of zeros, and for one that is infinite or NaN.
+    For the group [3, -5] that is 4. The elements of a group, divided by this number, are below 2,
+    so that their squares stay in range; and dividing by a power of two rounds nothing. With
+    ``largest=False`` the smallest |x| counts. The number is 1 for a group of zeros, and for a group
+    with infinity or NaN. The reduced axes are kept; the function has no derivative.
     """
     if x.size == 0:
         return 1
@@ -187,11 +203,13 @@ def magnitude(x, axis, largest=True):
 
 
 def spread(op):
-    """Return what ``np.var`` or ``np.std`` does on tensors; `correction` is a name of ddof's."""
+    """Return what ``np.var`` or ``np.std`` does on tensors; `correction` also means `ddof`."""
 
     def run(a, axis=None, *, ddof=0, keepdims=False, correction=None):
         if correction is not None and ddof != 0:
-            raise ValueError(f"np.{op.name}: ddof and correction are one; give either")
+            raise ValueError(
+                f"np.{op.name}: ddof and correction are two names of one argument; give one of them"
+            )
         return op(a, axis, ddof if correction is None else correction, keepdims)
 
     return run
@@ -205,7 +223,7 @@ implements(np.std)(spread(std))
 @std.sample
 def _(draw):
     x = draw.array(shape=(*draw.shape(max_dims=2), draw.integer(2, 3)), low=-0.5, high=0.5)
-    x += 2 * np.arange(x.shape[-1])  # the root has no derivative where all are equal
+    x += 2 * np.arange(x.shape[-1])  # where all elements are equal, the root has no derivative
     return draw.call(x, -1, draw.integer(0, 1), draw.boolean())
 
 
@@ -234,7 +252,7 @@ flip.vjp(x=lambda g, axis: np.flip(g, axis))
 
 
 def so_far(op):
-    """Return what a function of NumPy's does on tensors that goes along an axis, or over all."""
+    """Return what ``np.cumsum`` or the like does on tensors: without an axis, it flattens them."""
 
     def run(a, axis=None):
         flat = axis is None or np.ndim(a) == 0
@@ -265,11 +283,15 @@ cumprod.formula(
 
 @cumprod.vjp("x")
 def _(g, x, axis):
-    """Avoid division: the gradient is (product before k) s[k], with s[k] = g[k] + x[k+1] s[k+1].
+    """Return the gradient without dividing by an element, which may be 0.
 
-    The recurrence is solved by doubling: after each step, g[k] holds s[k] summed over twice as many
-    elements from k on, and ``factor[k]`` the product of as many after k. Hillis and Steele 1986,
-    doi:10.1145/7902.7903.
+    For [a, b, c], the outputs are a, ab, abc, and the gradient of b is a (g1 + c g2): the product
+    of what stands before b, times s[1], with s[k] = g[k] + x[k+1] s[k+1].
+
+    A loop over k would need n steps of Python. Doubling needs log2(n): after each step, g[k] holds
+    the terms of s[k] from twice as many elements, and ``factor[k]`` the product of as many elements
+    after k. At first g[k] = g[k] and factor[k] = x[k+1]; then g[k] + x[k+1] g[k+1] and
+    x[k+1] x[k+2]; and so on. Hillis and Steele 1986, doi:10.1145/7902.7903.
     """
     g, x = np.moveaxis(g, axis, -1), np.moveaxis(x, axis, -1)  # (..., n)
     factor, step = x[..., 1:], 1
@@ -281,7 +303,7 @@ def _(g, x, axis):
 
 
 def products_before(x):
-    """Return, for each element, the product of those before it on the last axis."""
+    """Return the product of all elements before each, on the last axis: [a, b, c] -> [1, a, ab]."""
     ones = np.ones((*x.shape[:-1], 1), x.dtype)
     return np.cumprod(np.concatenate([ones, x], -1)[..., :-1], -1)
 
@@ -334,7 +356,7 @@ def logsumexp(input, dim, keepdim=False):
     x = in_single(input)
     largest = np.max(x, axis=dim, keepdims=True, initial=-np.inf)
     largest = np.where(np.isfinite(largest), largest, 0)
-    with np.errstate(divide="ignore"):  # log(0) is the -inf that it is
+    with np.errstate(divide="ignore"):  # log(0) = -inf is right
         out = np.log(np.sum(np.exp(x - largest), axis=dim, keepdims=True)) + largest
     out = out.astype(input.dtype, copy=False)
     return out if keepdim else np.squeeze(out, dim)
@@ -350,9 +372,12 @@ def _(g, input, dim, keepdim):
     g = restore(g, input.shape, dim, keepdim)
     if input.size == 0:
         return g
-    # not exp(input - out): beside a large maximum, rounding takes the digits of the logarithm
+    # The gradient is softmax. exp(input - out) would be simpler, but out was rounded: with a
+    # largest element of 1e6 in float32, it may be wrong by 0.03, and so the gradient by 3 %.
     largest = np.max(input, axis=dim, keepdims=True)
-    shift = np.floor(np.where(np.isfinite(largest), largest, 0))  # it has no derivative
+    # Any shift gives the same result; floor has a derivative of 0, so the tape takes it as a
+    # constant.
+    shift = np.floor(np.where(np.isfinite(largest), largest, 0))
     e = np.exp(input - shift)
     total = np.sum(e, axis=dim, keepdims=True)
     return g * (e / (total + (total == 0)))
@@ -373,9 +398,9 @@ def _(draw):
 def vector_norm(x, axis=None, keepdims=False, ord=2):
     """(sum |x|^ord)^(1/ord) over axes; for ord = inf or -inf the largest or smallest |x|.
 
-    Gradients are PyTorch's: 0 for elements that are 0, as for all of a vector whose norm is 0; for
-    inf and -inf, elements that tie share. For ord = 0, the number of elements that are not 0, the
-    gradient is 0.
+    ord = 0 counts the elements that are not 0. Gradients are PyTorch's: 0 for an element that is 0,
+    for all elements of a vector whose norm is 0, and for ord = 0. For inf and -inf, elements that
+    tie share the gradient.
     """
     check_number("norm", "ord", ord)
     if axis is not None and not isinstance(axis, tuple):
@@ -405,13 +430,16 @@ def _(g, x, out, axis, keepdims, ord):
         ties = np.absolute(x) == restore(out, x.shape, axis, keepdims)
         share = (ties / ties.sum(axis=axis, keepdims=True)).astype(x.dtype)
         return g * np.sign(x) * share
-    z = x / magnitude(x, axis, ord > 0)  # the gradient is that of any multiple of x
+    # The gradient does not change if x is divided by a number, and then no power leaves the range.
+    z = x / magnitude(x, axis, ord > 0)
     norm = np.linalg.vector_norm(z, axis=axis, keepdims=True, ord=ord)
     ratio = z / (norm + (norm == 0))
     if ord == 2:
         return g * ratio
-    sign = np.sign(x) * (norm != 0)  # with a negative ord, one 0 among the elements makes it 0
-    return g * sign * (np.absolute(ratio) + (x == 0)) ** (ord - 1)  # no power of 0
+    # With a negative ord, one element of 0 makes the norm 0. Where x = 0, the power is taken of 1:
+    # the sign is 0 there, and 0 times an infinite power would be NaN.
+    sign = np.sign(x) * (norm != 0)
+    return g * sign * (np.absolute(ratio) + (x == 0)) ** (ord - 1)
 
 
 @vector_norm.sample
@@ -434,7 +462,7 @@ def _(x, *, axis=None, keepdims=False, ord=2):
 
 @implements(np.linalg.norm)
 def norm(x, ord=None, axis=None, keepdims=False):
-    """Norm of vectors or matrices, as ``np.linalg.norm``, but for those of singular values."""
+    """Norm of vectors or matrices, as ``np.linalg.norm``; norms of singular values have no rule."""
     if axis is not None and not isinstance(axis, tuple):
         axis = operator.index(axis)
     axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
@@ -443,10 +471,10 @@ def norm(x, ord=None, axis=None, keepdims=False):
     if len(axes) == 1 or (ord is None and axis is None):
         return vector_norm(x, axis, keepdims, 2 if ord is None else ord)
     if len(axes) != 2:
-        raise ValueError(f"norm: over {len(axes)} axes, and expected one or two")
+        raise ValueError(f"norm: over {len(axes)} axes; expected one or two")
     if ord in (None, "fro"):
         return vector_norm(x, axes, keepdims)
-    if ord in (1, -1, np.inf, -np.inf):  # of the sums of columns, or of rows
+    if ord in (1, -1, np.inf, -np.inf):  # the largest or smallest sum of a column, or of a row
         summed, along = axes if abs(ord) == 1 else axes[::-1]
         sums = np.sum(np.absolute(x), axis=summed, keepdims=True)
         choose = sum_ if ord > 0 and sums.shape[along] == 0 else max_ if ord > 0 else min_
@@ -460,18 +488,23 @@ def _(x, *, keepdims=False, ord="fro"):
     return norm(x, ord, (-2, -1), keepdims)
 
 
-# ---- counts: they are constants, and the edges of the bins move with the ends of the data
+# ---- histograms: the counts are constants, while the edges of the bins depend on the data
+#
+# Without a given range, NumPy spaces the edges evenly from the smallest to the largest element. For
+# data from 0 to 8 and 4 bins they are 0, 2, 4, 6, 8; if the largest element grows by 1, they move
+# by 0, 1/4, 1/2, 3/4 and 1.
 
 
 def moving(edges, x, bins, range):
-    """Return the edges of bins, on the tape: those between the ends move in proportion."""
+    """Return the edges of bins on the tape, so that they have a gradient if the data has."""
     if np.ndim(bins):
         return bins
     if range is not None or not isinstance(x, TensorBase) or x.size == 0 or x.dtype.kind != "f":
         return edges
     share = np.linspace(0, 1, len(edges), dtype=edges.dtype)
     first, last = np.min(x), np.max(x)
-    moved = (first - plain(first)) * (1 - share) + (last - plain(last)) * share  # by 0
+    # x - plain(x) is 0, with a derivative of 1: adding it changes the gradient alone
+    moved = (first - plain(first)) * (1 - share) + (last - plain(last)) * share
     return edges + moved
 
 
@@ -490,7 +523,7 @@ def _(a, bins=10, range=None, density=None, weights=None):
 
 @implements(np.histogramdd)
 def histogramdd(sample, bins=10, range=None, density=None, weights=None):
-    """Count over several axes: of an array one for each column, of a sequence one an entry."""
+    """Count points in bins over several axes: each column of an array is one, or each of a list."""
     if density:
         raise NoRule("density=True")
     counts, edges = np.histogramdd(plain(sample), bins, range, weights=weights)
@@ -504,7 +537,7 @@ def histogramdd(sample, bins=10, range=None, density=None, weights=None):
 def _(x, y, bins=10, range=None, density=None, weights=None):
     if len(x) != len(y):
         raise ValueError(f"histogram2d: x has length {len(x)}, and y {len(y)}")
-    if isinstance(bins, np.ndarray) and bins.size > 2:  # the edges of both
+    if isinstance(bins, np.ndarray) and bins.size > 2:  # the edges for both axes
         bins = [bins, bins]
     counts, edges = histogramdd([x, y], bins, range, density, weights)
     return counts, *edges

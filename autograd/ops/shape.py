@@ -24,7 +24,9 @@ reshape.vjp(x=lambda g, x_shape: np.reshape(g, x_shape))
 
 @implements(np.reshape)
 def _(a, shape, order="C"):
-    if order == "F":  # the reverse of reading and filling the reversed axes
+    # In Fortran order, the first axis runs fastest, as the last does in C order. So the axes are
+    # reversed, the array is reshaped in C order to the reversed shape, and reversed again.
+    if order == "F":
         shape = shape if isinstance(shape, tuple | list) else (shape,)
         return transpose(reshape(transpose(a), tuple(shape)[::-1]))
     if order != "C":
@@ -83,8 +85,11 @@ def _(draw):
 
 @op
 def roll(x, shift, axis=None):
-    """Shift the elements along an axis, or in order; what leaves at the end enters in front."""
-    if np.asarray(shift).dtype.kind not in "iubf":  # of 1.5, NumPy takes the 1
+    """Shift the elements along an axis; those that leave at the end enter in front.
+
+    Without an axis, the elements are shifted in C order.
+    """
+    if np.asarray(shift).dtype.kind not in "iubf":  # of a shift of 1.5, NumPy takes the 1
         raise TypeError(f"roll: shift is {shift!r}; expected integers")
     return np.roll(x, shift, axis)
 
@@ -120,7 +125,7 @@ pad.formula(
 
 @pad.vjp("x")
 def _(g, x_shape, pad_width):
-    if isinstance(pad_width, dict):  # of some axes
+    if isinstance(pad_width, dict):  # {axis: (before, after)} for some of the axes
         widths = np.zeros((len(x_shape), 2), int)
         for axis, width in pad_width.items():
             widths[axis] = width
@@ -300,11 +305,12 @@ split.formula(MOVES, moves=True)
 
 @split.vjp("x")
 def _(g, x_shape, indices_or_sections, axis):
-    axis = int(axis)  # True is 1
+    axis = int(axis)  # as in NumPy, True is 1
     joined = np.concatenate(g, axis)
     if joined.shape == x_shape:
         return joined
-    # indices that go back: parts overlap
+    # The parts do not make up x: for indices (2, 1), x[:2], x[2:1] and x[1:], element 1 is in two
+    # of them. So each element of x gets the sum over the places where it stands in the parts.
     places = np.concatenate(np.split(np.arange(x_shape[axis]), indices_or_sections))
     return scatter(joined, (slice(None),) * (axis % len(x_shape)) + (places,), x_shape)
 
@@ -329,7 +335,7 @@ def _(draw):
 
 
 def at_least(ndim, shape_of):
-    """Return what a function of NumPy's does on tensors that gives arrays a number of axes."""
+    """Return what ``np.atleast_2d`` or the like does on tensors, from the shape that it makes."""
 
     def make(*arys):
         arrays = [x if isinstance(x, TensorBase) else np.asarray(x) for x in arys]
@@ -377,7 +383,7 @@ def _(ary, indices_or_sections, axis=0):
 
 
 def split_along(axis_of, ndim):
-    """Return what a function of NumPy's does on tensors that splits along one certain axis."""
+    """Return what ``np.vsplit`` or the like does on tensors: it splits along one certain axis."""
 
     def split(ary, indices_or_sections):
         if np.ndim(ary) < ndim:
@@ -397,7 +403,7 @@ implements(np.flipud)(lambda m: np.flip(m, 0))
 
 @implements(np.rot90)
 def _(m, k=1, axes=(0, 1)):
-    first, second = normalize_axis_tuple(axes, np.ndim(m))  # two, and not the same
+    first, second = normalize_axis_tuple(axes, np.ndim(m))  # raises if both are the same
     k %= 4
     if k % 2 == 0:
         return np.flip(m, (first, second)) if k else m
@@ -409,8 +415,10 @@ def _(A, reps):
     reps = tuple(map(operator.index, (reps,) if np.ndim(reps) == 0 else reps))
     shape = (1,) * (len(reps) - np.ndim(A)) + np.shape(A)
     reps = (1,) * (len(shape) - len(reps)) + reps
-    apart = [size for n in shape for size in (1, n)]  # (n, m) -> (1, n, 1, m)
-    tiled = [size for pair in zip(reps, shape, strict=True) for size in pair]  # (r, n, s, m)
+    # Each axis n is repeated by an axis before it: for shape (2, 3) and reps (4, 5), (1, 2, 1, 3)
+    # is broadcast to (4, 2, 5, 3), and reshaped to (8, 15).
+    apart = [size for n in shape for size in (1, n)]
+    tiled = [size for pair in zip(reps, shape, strict=True) for size in pair]
     repeated = broadcast_to(reshape(A, tuple(apart)), tuple(tiled))
     return reshape(repeated, tuple(r * n for r, n in zip(reps, shape, strict=True)))
 
@@ -436,7 +444,7 @@ def _(a, n=1, axis=-1):
 
 @implements(np.copy)
 def _(a, order="K"):
-    np.empty(0).copy(order)  # raises for an order that there is not
+    np.empty(0).copy(order)  # raises for an unknown order
     return np.astype(a, a.dtype)
 
 

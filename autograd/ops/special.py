@@ -1,4 +1,7 @@
-"""Functions of arrays that NumPy lacks: the error function, and random bits by position."""
+"""Functions of plain arrays that NumPy lacks: the error function, and random bits by position.
+
+They are no ops: `autograd.ops.activation` and `autograd.ops.dropout` make ops of them.
+"""
 
 import numpy as np
 
@@ -10,11 +13,15 @@ _BLOCK = 16384  # elements at a time: every pass but the first finds them in the
 def random_bits(rows, columns, seed):
     """Return uniform uint32, (len(rows), len(columns)): a function of seed, row and column.
 
-    Being a function of the position, any part can be made again, alone and in any order. Each row's
-    64-bit key comes from SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195);
-    its lower half enters a 32-bit mixer with the column (two multiplications and three shifts; the
-    constants are Wellons' lowbias32, found by search for the least bias), its upper half masks
-    the result.
+    Since the bits depend on the position alone, any part of a mask can be made again, by itself and
+    in any order: the elements [5:7, 100:200] of a mask are ``random_bits(range(5, 7), range(100,
+    200), seed)``, and backward needs no stored mask.
+
+    Each row has a 64-bit key from SplitMix64 (Steele, Lea and Flood 2014,
+    doi:10.1145/2660193.2660195). Its lower half is combined with the column, and mixed by two
+    multiplications and three shifts, so that neighbouring columns have unrelated bits; the
+    constants are Wellons' lowbias32, found by search for the least bias. The upper half is combined
+    with the result, so that rows differ even if the lower halves of their keys are equal.
     """
     key = (np.asarray(rows, np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     key += np.uint64(seed)
@@ -22,6 +29,8 @@ def random_bits(rows, columns, seed):
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     key ^= key >> np.uint64(31)
     low, high = key.astype(np.uint32), (key >> np.uint64(32)).astype(np.uint32)
+    # Some rows at a time, in place, so that each pass but the first finds its block in the cache. A
+    # block has about 16384 elements: with 1000 columns, 16 rows.
     columns = np.asarray(columns, np.uint32)
     bits = np.empty((len(key), len(columns)), np.uint32)
     step = max(1, _BLOCK // max(1, len(columns)))
@@ -56,11 +65,11 @@ def erf(x):
     p = _horner(t * fits.ERF64_P[0], t, fits.ERF64_P[1:])
     p /= _horner(t, t, fits.ERF64_Q)
     p *= x
-    return np.clip(p, -1, 1, out=p)  # rounding may step past 1
+    return np.clip(p, -1, 1, out=p)  # rounding may give 1 + 2e-16
 
 
 def _horner(y, t, coefficients):
-    """Return (...(y + c0) t + c1) t + ..., in place after the first sum."""
+    """Return ((y + c0) t + c1) t + ... by Horner's scheme, in one new array."""
     y = np.add(y, coefficients[0], out=np.empty_like(t))
     for c in coefficients[1:]:
         y *= t
