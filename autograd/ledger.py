@@ -1,7 +1,9 @@
-"""The ledger: what every op of a computation costs, forward and backward.
+"""The ledger: the time, bytes and floating-point operations of every op, forward and backward.
 
-It watches what really runs (`autograd.modes`), by one clock that always runs for some row: each
-event books the time since the last one to the row that it belongs to, so the rows add up.
+The ledger watches the real computation, as a recorder of the forward pass and an observer of the
+backward pass. It has one clock, which always runs for one row of the table. At each event (an op
+begins, a rule has returned, ...) the time since the last event is added to the current row, and the
+clock runs for another row. So the times of all rows add up to the whole time.
 """
 
 from __future__ import annotations
@@ -23,22 +25,22 @@ from autograd.op import Op
 
 FORWARD, BACKWARD, REST = "forward", "backward", "rest"
 OVERHEAD = "overhead"  # the tape, and all Python outside of ops
-SUMS = "sums of gradients"  # where several uses of a tensor meet, and copies for the leaves
+SUMS = "sums of gradients"  # adding the contributions of several uses, and copies for the leaves
 
 
 @dataclass
 class Row:
-    """What an op costs forward or backward, or what another part of the computation does.
+    """The cost of one op, forward or backward, or of another part of the computation.
 
     Attributes
     ----------
     name, kind : str
-        The op's name and "forward" or "backward"; a part's name and "rest".
+        For an op its name, and "forward" or "backward"; for another part its name, and "rest".
     calls, seconds : float
     flops : float
-        Floating-point operations: as many as the mathematics needs, see `docs/profiling.md`.
+        The floating-point operations that the mathematics needs; see `docs/profiling.md`.
     bytes : float
-        Of the arrays that are read and written, each once. A view moves none.
+        The bytes of the arrays that are read and written, each array once. A view moves no bytes.
     """
 
     name: str
@@ -50,11 +52,11 @@ class Row:
 
 
 class Ledger:
-    """Counts calls, time, bytes and floating-point operations, op by op.
+    """Counts calls, time, bytes and floating-point operations for each op.
 
-    A context manager: it counts every op that goes on the tape inside the block, and every backward
-    pass, of its own thread. Time in no op is "overhead", unless `part` gives it a name. The time
-    that the ledger itself takes is left out.
+    A ledger is a context manager. It counts every op that goes on the tape inside the block, and
+    every backward pass, in its own thread. Time outside of ops is "overhead", unless `part` gives
+    it a name. The time that the ledger itself needs is left out.
 
     Examples
     --------
@@ -78,24 +80,24 @@ class Ledger:
         self._rows: dict[tuple[str, str], Row] = {}
         self._base = self._row = self.row(OVERHEAD, REST)
         self._base.calls = 1
-        self._met: set[int] = set()  # nodes that have a part of their gradient
+        self._reached: set[int] = set()  # nodes that have received a contribution
         self._given: list[ndarray] = []  # the cotangent of the node whose rules run
-        self._unread = 0  # bytes that its rules read, once they do
+        self._unread = 0  # bytes that the rules of this node read, not yet added to a row
 
     @property
     def rows(self) -> list[Row]:
-        """The rows, in order of appearance; their seconds add up to what the block took."""
+        """The rows in order of appearance; their seconds add up to the time of the block."""
         return list(self._rows.values())
 
     def row(self, name: str, kind: str) -> Row:
-        """Return a row, a new one if there is none."""
+        """Return the row of this name and kind; make it if there is none."""
         return self._rows.setdefault((name, kind), Row(name, kind))
 
     @contextmanager
     def part(self, name: str) -> Iterator[Row]:
-        """Give what is in no op inside the block a row of its own, of kind "rest".
+        """Give the time inside the block that belongs to no op a row of its own, of kind "rest".
 
-        Its flops and bytes are for the caller to add, if they are known.
+        The caller may add flops and bytes to the row.
         """
         outer, self._base = self._base, self.row(name, REST)
         self._base.calls += 1
@@ -121,7 +123,7 @@ class Ledger:
         self._watching.close()
 
     def _turn(self, row: Row) -> None:
-        """Book the time since the last event; from here on it is another row's."""
+        """Add the time since the last event to the current row, and make `row` the current one."""
         self._row.seconds += perf_counter() - self._since
         self._row = row
         self._since = perf_counter()
@@ -129,10 +131,10 @@ class Ledger:
     # ---- the forward pass: a Recorder
 
     def around(self, op: Op) -> Callable:
-        """Return the op's forward function, to run by the clock."""
+        """Return a function that runs the op's forward function and takes the time."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            if self._row.kind != REST:  # inside another op, and part of it
+            if self._row.kind != REST:  # this op runs inside another op, and is part of it
                 return op.forward(*args, **kwargs)
             row = self.row(op.name, FORWARD)
             self._turn(row)
@@ -150,15 +152,15 @@ class Ledger:
         return run
 
     def recorded(self, op: Op, args: tuple, result: Any) -> None:
-        """Do nothing: the call was counted as it ran."""
+        """Do nothing: `around` has counted the call."""
 
     # ---- the backward pass: an Observer
 
     def visit(self, node: Node, cotangent: Any) -> None:
-        """Let the rules of a node run by the clock."""
+        """Start the clock for the rules of a node."""
         self._turn(self.row(node.op.name, BACKWARD))  # type: ignore[union-attr]
         self._row.calls += 1
-        self._met.discard(node.number)
+        self._reached.discard(node.number)
         self._given = arrays_in(cotangent)
         kept = kept_by(node)
         self._row.flops += joint_flops(node, kept, self._given)
@@ -166,7 +168,7 @@ class Ledger:
         self._since = perf_counter()
 
     def edge(self, node: Node, name: str, parent: Node, contribution: Any) -> None:
-        """Count a gradient that they returned; what follows is its sum with others."""
+        """Count a contribution that a rule returned. The time after it is that of adding it."""
         row, sums = self.row(node.op.name, BACKWARD), self.row(SUMS, REST)  # type: ignore[union-attr]
         self._turn(sums)
         (gradient,) = arrays_in(contribution)
@@ -174,14 +176,14 @@ class Ledger:
             row.flops += rule_flops(node, name, gradient, self._given)
             row.bytes += gradient.nbytes + self._unread
             self._unread = 0
-        if parent.number in self._met:
+        if parent.number in self._reached:
             sums.calls += 1
             sums.flops += gradient.size
             sums.bytes += 3 * gradient.nbytes
         elif parent.op is None:
             sums.calls += 1
             sums.bytes += 2 * gradient.nbytes
-        self._met.add(parent.number)
+        self._reached.add(parent.number)
         self._since = perf_counter()
 
 
@@ -189,7 +191,7 @@ class Ledger:
 
 
 def kept_by(node: Node) -> dict[str, Any]:
-    """Return what the rules of a node read, by name."""
+    """Return the values that the rules of a node read, by name."""
     return {
         name: value
         for rule, residuals, _ in node.steps or ()
@@ -198,13 +200,13 @@ def kept_by(node: Node) -> dict[str, Any]:
 
 
 def arrays_in(value: Any) -> list[ndarray]:
-    """Return the arrays in a value, which may be nested, each once."""
+    """Return the arrays in a value or in nested tuples and lists of values, each array once."""
     found: dict[int, ndarray] = {}
 
     def collect(value: Any) -> None:
         if isinstance(value, TensorBase):
             value = value._array
-        elif isinstance(value, np.generic):  # what NumPy makes of arrays without axes
+        elif isinstance(value, np.generic):  # NumPy returns scalars instead of arrays without axes
             value = np.asarray(value)
         if isinstance(value, ndarray):
             found[id(value)] = value
@@ -217,17 +219,20 @@ def arrays_in(value: Any) -> list[ndarray]:
 
 
 def size_of(arrays: Iterable[ndarray]) -> int:
-    """Return the bytes of arrays."""
+    """Return how many bytes arrays have together."""
     return sum(x.nbytes for x in arrays)
 
 
 def is_view(x: ndarray, arrays: Iterable[ndarray]) -> bool:
-    """Return whether an array lies in the memory of one of others."""
+    """Return whether an array shares memory with one of the others."""
     return any(np.may_share_memory(x, other) for other in arrays)
 
 
 def forward_bytes(op: Op, named: dict[str, Any], out: Any) -> int:
-    """Return what a call reads and writes; one that looks up, as much as it finds."""
+    """Return the bytes that a call reads and writes.
+
+    An op that looks up elements, such as an embedding, reads only the elements that it finds.
+    """
     inputs, outputs = arrays_in(list(named.values())), arrays_in(out)
     if any(is_view(x, inputs) for x in outputs):
         return 0
@@ -238,11 +243,13 @@ def forward_bytes(op: Op, named: dict[str, Any], out: Any) -> int:
 
 # ---- floating-point operations
 #
-# Those of the mathematics: what a kernel computes a second time, so as to store less, does not
-# count. An op of matrix products counts these alone: 2 for a multiplication and its addition.
+# These are the operations of the mathematics. If a kernel computes something a second time to save
+# memory, the second time does not count. For an op with matrix products only the products count,
+# with 2 operations for a multiplication and its addition.
 
-# For an element, forward and backward, as NumPy's function and its rule say it; an exponential, a
-# division, a root count as 1. Ops that are not here: 1 forward, and 1 for each gradient.
+# Operations for one element, forward and backward, counted in the NumPy function and its rule. An
+# exponential, a division and a root count as 1. An op that is not listed has 1 forward, and 1 for
+# each gradient.
 PER_ELEMENT = {
     "sigmoid": (4, 3), "tanh": (1, 3), "gelu": (8, 9), "silu": (5, 7), "softplus": (4, 5),
     "softmax": (5, 4), "log_softmax": (5, 3), "logsumexp": (4, 4), "cross_entropy": (4, 4),
@@ -252,13 +259,13 @@ NOT_COUNTED = {"inv", "solve", "det", "slogdet", "cholesky"}
 
 
 def moves(op: Differentiable) -> bool:
-    """Return whether an op computes nothing: it only reorders, selects or copies."""
+    """Return whether an op only reorders, selects or copies elements."""
     module = op.__module__.rpartition(".")[2]
     return module in ("shape", "index") or op.name in ("alias", "astype", "embedding", "flip")
 
 
 def forward_flops(op: Op, named: dict[str, Any], out: Any) -> float:
-    """Return the operations of a call, from its arguments by name and its result."""
+    """Return the operations of a call. `named` are its arguments by name, `out` its result."""
     arrays = arrays_in([out, *named.values()])
     if op.name == "matmul":
         return 2.0 * np.size(out) * np.shape(named["x"])[-1]
@@ -275,7 +282,7 @@ def forward_flops(op: Op, named: dict[str, Any], out: Any) -> float:
 
 
 def joint_flops(node: Node, kept: dict[str, Any], given: list[ndarray]) -> float:
-    """Return the operations of the backward rules that count for all inputs together."""
+    """Return the operations of a node's rules, for ops whose rules are counted together."""
     name = node.op.name  # type: ignore[union-attr]
     if name == "attention":
         return 2 * attention_flops(**kept)
@@ -287,7 +294,7 @@ def joint_flops(node: Node, kept: dict[str, Any], given: list[ndarray]) -> float
 
 
 def rule_flops(node: Node, name: str, gradient: ndarray, given: list[ndarray]) -> float:
-    """Return the operations of the gradient of one input, where these are counted one by one."""
+    """Return the operations for the gradient of one input, if `joint_flops` leaves them out."""
     op, n = node.op, float(max(x.size for x in given))
     assert op is not None
     if op.name == "matmul":
@@ -303,7 +310,10 @@ def rule_flops(node: Node, name: str, gradient: ndarray, given: list[ndarray]) -
 
 
 def einsum_flops(subscripts: str, operands: Sequence[ndarray]) -> float:
-    """Return those of the one loop over all labels; also of each gradient, which has the same."""
+    """Return the operations of an einsum, or of the gradient by one operand, which are as many.
+
+    Both are one loop over all labels: ``ij,jk->ik`` has i * j * k rounds.
+    """
     sizes: dict[str, int] = {}
     for labels, x in zip(subscripts.split("->")[0].split(","), operands, strict=True):
         sizes.update(zip(labels, np.shape(x), strict=True))
@@ -319,7 +329,7 @@ def attention_flops(
     window_size: int | None,
     **_: Any,
 ) -> float:
-    """Return those of both products, for the pairs of a query and a key that it may see."""
+    """Return the operations of attention's two products, for the pairs that the mask allows."""
     *lead, n_queries, depth = query.shape
     n_keys = key.shape[-2]
     rows = np.arange(n_queries)[:, None]  # (T, 1)
@@ -337,7 +347,7 @@ def attention_flops(
 
 
 def medians(ledgers: Sequence[Ledger]) -> list[Row]:
-    """Return the rows of several runs of one computation as one: of each number the median."""
+    """Return the rows of several runs of a computation as one list of rows, with the medians."""
     names = dict.fromkeys((row.name, row.kind) for ledger in ledgers for row in ledger.rows)
     found = [[ledger.row(*name) for ledger in ledgers] for name in names]
     return [
@@ -354,15 +364,18 @@ def medians(ledgers: Sequence[Ledger]) -> list[Row]:
 
 
 def share_of_roof(rows: Iterable[Row], roof: Roof) -> float | None:
-    """Return the share of rows' time that the machine needs at least; None if it needs none."""
+    """Return the least time that the machine needs, as a share of the rows' time.
+
+    The result is None if the rows have neither operations nor bytes.
+    """
     least = sum(roof.least_seconds(row.flops, row.bytes) for row in rows)
     return least / sum(row.seconds for row in rows) if least else None
 
 
 def table(rows: Sequence[Row], roof: Roof | None = None) -> str:
-    """Return rows as a text of less than 80 columns: by kind, the slowest first.
+    """Return rows as a table of less than 80 columns, grouped by kind, the slowest first.
 
-    With a roof, the last column is the share of it.
+    With a roof, the last column is the least time that the machine needs, as a share of the time.
     """
     total = sum(row.seconds for row in rows)
     heading = f"{'':<22}{'calls':>6}{'ms':>10}{'share':>7}{'MFLOP':>10}{'GFLOP/s':>9}{'GB/s':>7}"

@@ -4,10 +4,11 @@
     y = w2 . h                 one output
     loss = (y - t)^2
 
-First forward, every value. Then backward: at each operation the derivative that comes in from above
-(the cotangent), the operation's local derivatives, written by hand, and what their product sends to
-each input. The products come from an observer of the engine's real backward pass, and each is
-checked against the local derivative above it.
+The program first prints every value of the forward pass. Then it prints the backward pass. For each
+operation it shows the cotangent (the derivative of the loss with respect to the result), the local
+derivatives, written by hand, and the product of both that goes to each input. The products come
+from an observer of the engine's own backward pass, and the program checks each product against the
+local derivative.
 """
 
 import numpy as np
@@ -27,7 +28,7 @@ W1 = autograd.tensor([[0.1, -0.2], [0.4, 0.3]], requires_grad=True)
 b1 = autograd.tensor([0.0, -0.5], requires_grad=True)
 w2 = autograd.tensor([0.7, -0.6], requires_grad=True)
 
-# ---- forward: each line is one operation on the tape
+# ---- forward: each line puts one operation on the tape
 
 a = W1 @ x
 z = a + b1
@@ -58,7 +59,7 @@ print("forward\n")
 for name, formula in formulas.items():
     print(f"  {name:>4} = {formula:<7} = {show(values[name].numpy())}")
 
-# ---- the local derivatives, by hand: (result, input) -> what it is, and its value
+# ---- the local derivatives, by hand: (result, input) -> the formula, and its value
 
 local = {
     ("loss", "e"): ("e, once for each factor", e.numpy()),
@@ -76,7 +77,7 @@ local = {
 
 
 class Narrator:
-    """Prints what the backward pass does, with the names from above."""
+    """An observer that prints the backward pass, with the names from above."""
 
     names = {value._node.number: name for name, value in values.items()}
 
@@ -86,7 +87,7 @@ class Narrator:
         print(f"\n  d loss / d {self.result} = {show(cotangent)}")
 
     def edge(self, node, name, parent, contribution):
-        """Show a local derivative, and what it sends down."""
+        """Show a local derivative, and the contribution to the input."""
         to = self.names[parent.number]
         what, derivative = local[self.result, to]
         print(f"      d {self.result} / d {to} = {what} = {show(derivative)}")

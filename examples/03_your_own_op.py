@@ -1,4 +1,4 @@
-"""Write an op of your own: its function, its rules, its formula; then let it be tested.
+"""Write an op of your own, with its function, its rules and its formula, and test it.
 
     python examples/03_your_own_op.py
 
@@ -20,16 +20,16 @@ def log_normal(x, mu, sigma):
     return -0.5 * ((x - mu) / sigma) ** 2 - np.log(sigma) - 0.5 * math.log(2 * math.pi)
 
 
-# A rule belongs to an input. It takes g, the derivative of the final result with respect to this
-# op's output, and by name whatever else it needs: only that is kept. Broadcasting is undone for
-# you.
+# Each input has a rule. A rule takes g, the derivative of the final result with respect to this
+# op's output, and names the other values that it needs; the tape keeps these values only. You need
+# not care about broadcasting: the engine sums the rule's result to the shape of the input.
 log_normal.vjp(
     x=lambda g, x, mu, sigma: -g * (x - mu) / sigma**2,
     mu=lambda g, x, mu, sigma: g * (x - mu) / sigma**2,
     sigma=lambda g, x, mu, sigma: g * (((x - mu) / sigma) ** 2 - 1) / sigma,
 )
 
-# The same as mathematics: people read it, and the tests hold the code to it.
+# The same as a formula. People read it, and the tests check that the code agrees with it.
 log_normal.formula(
     """
     z = (x - mu) / sigma

@@ -1,11 +1,10 @@
-"""Find a wrong gradient with the checker, and read what it says about it.
+"""Find a wrong gradient with the checker, and read its report.
 
 The function is root mean square normalization, as in many language models:
 
     y = x / r,    r = sqrt(mean(x^2) + eps)        over the last axis
 
-Its gradient is derived by hand below, with a mistake that is easily made: everybody forgets the 1/n
-of the mean once.
+Its gradient is derived by hand below, with a common mistake: the factor 1/n of the mean is missing.
 """
 
 import numpy as np

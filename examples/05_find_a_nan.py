@@ -1,9 +1,10 @@
-"""Find the op that made a NaN, and mend it.
+"""Find the op that made a NaN, and repair the computation.
 
     python examples/05_find_a_nan.py
 
-The trap that everybody falls into once: np.where chooses between two branches, and the gradient of
-the branch that was not chosen is not ignored, but multiplied by 0; and 0 times infinity is NaN.
+np.where chooses between two branches, but both branches are computed, and both have a gradient. The
+gradient of the branch that was not chosen is multiplied by 0. If this gradient is infinite, the
+product is NaN, because 0 times infinity is NaN.
 """
 
 import numpy as np
@@ -14,13 +15,13 @@ points = np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
 
 
 def lengths(points):
-    """Return the length of each row; at the origin the root has no derivative."""
+    """Return the length of each row. At the origin the derivative of the root is infinite."""
     square = (points**2).sum(-1)
     return np.where(square > 0, np.sqrt(square), 0.0)
 
 
 def mended(points):
-    """Choose before the root, too: then no infinite derivative is ever computed."""
+    """Return the same, but replace 0 before the root, so that no derivative is infinite."""
     square = (points**2).sum(-1)
     return np.where(square > 0, np.sqrt(np.where(square > 0, square, 1.0)), 0.0)
 

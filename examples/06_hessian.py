@@ -1,8 +1,8 @@
-"""A Hessian, three ways, and Newton's method with it.
+"""Compute a Hessian in three ways, and use it in Newton's method.
 
     python examples/06_hessian.py
 
-The function is Rosenbrock's, whose curved valley makes gradient descent crawl.
+The function is Rosenbrock's. Its minimum lies in a curved valley, where gradient descent is slow.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ print("The Hessian at", x)
 print(H.round(2))
 print("symmetric:", np.allclose(H, H.T), "  eigenvalues:", np.linalg.eigvalsh(H).round(2))
 
-# Times a vector, it costs two passes, however large it is.
+# The Hessian times a vector takes two backward passes, whatever the size of the Hessian.
 v = np.array([1.0, 0.0, -1.0])
 print("\nH v by hvp:            ", hvp(rosenbrock, [x], [v])[0].round(6))
 print("H v by the whole matrix:", (H @ v).round(6))

@@ -1,10 +1,11 @@
-"""A double pendulum from its energy alone: the equations of motion are derivatives.
+"""Simulate a double pendulum from its energy: the equations of motion are derivatives of it.
 
     python examples/07_pendulum.py
 
-Hamilton's equations say dq/dt = dH/dp and dp/dt = -dH/dq. Only H is written down here, in the
-angles q and the momenta p of two unit masses on two unit rods; the rest is automatic. The mass
-matrix of the kinetic energy depends on the angles, and so its inverse is differentiated, too.
+Hamilton's equations say dq/dt = dH/dp and dp/dt = -dH/dq. The program states only the energy H, as
+a function of the angles q and the momenta p of two unit masses on two unit rods; `grad` computes
+the derivatives. The mass matrix of the kinetic energy depends on the angles, so its inverse is
+differentiated, too.
 """
 
 import numpy as np
@@ -75,8 +76,9 @@ for time, picture in pictures:
     print(f"\nt = {time:.1f}")
     print("\n".join(picture))
 
-# Such a flow conserves volume in phase space (Liouville), and so does this way of solving it: the
-# determinant of a step's Jacobian is 1. That differentiates through Newton's method and the second
-# derivatives in it: third derivatives of the energy.
+# Such a flow conserves volume in phase space (Liouville), and so does the implicit midpoint rule:
+# the determinant of the Jacobian of one step is 1. To compute this Jacobian, we differentiate
+# through Newton's method, which uses second derivatives of the energy. So third derivatives are
+# needed.
 J = jacobian(lambda state: step(state, dt))(state)
 print(f"\ndeterminant of the Jacobian of a step: 1 {np.linalg.det(J) - 1:+.1e}")

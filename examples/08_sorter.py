@@ -3,7 +3,7 @@
     python examples/08_sorter.py [--steps 1000] [--save FOLDER] [--plot FILE.png]
 
 A sequence is eight different letters, ``>``, and the same letters in order: ``qzbuamtc>abcmqtuz``.
-The model learns to foretell each letter after the ``>`` from all that stands before it. It takes
+The model learns to predict each letter after the ``>`` from the letters before it. Training takes
 well under a minute. ``--plot`` needs matplotlib (``pip install 'npgpt[viz]'``).
 """
 
@@ -50,7 +50,7 @@ print(f"{model.n_parameters():,} parameters")
 for step in range(options.steps):
     ids = sequences(64, random)
     inputs, targets = ids[:, :-1], ids[:, 1:].copy()
-    targets[:, :N] = -100  # what comes next within the problem cannot be known: it does not count
+    targets[:, :N] = -100  # the letters of the problem are random: no loss for them
     _, loss = model(inputs, targets)
     loss.backward()
     clip_grad_norm(model.parameters(), max_norm=1.0)

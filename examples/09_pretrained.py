@@ -1,4 +1,4 @@
-"""Read a text with a pretrained model: what surprises it, and at which depth it decides.
+"""Read a text with a pretrained model: which tokens surprise it, and in which layer it decides.
 
     python examples/09_pretrained.py MODEL [--text TEXT] [--top 5]
 
@@ -38,14 +38,14 @@ with no_grad():
     logits = model.lm_head(inside.hidden_states[-1])[0]  # (T, V)
     log_p = nn.log_softmax(logits).numpy()
 
-# ---- how much each token surprises the model that has read those before it
+# ---- how much each token surprises the model, given the tokens before it
 
 bits = -np.take_along_axis(log_p[:-1], ids[0, 1:, None], axis=-1)[:, 0] / np.log(2)  # (T - 1,)
 print(f"\nsurprise, in bits (mean {bits.mean():.2f}); a token of p = 1/2 has one")
 for token, value in zip(tokens[1:], bits, strict=True):
     print(f"  {token!r:>14} {value:6.2f} {'█' * round(2 * value)}")
 
-# ---- what it would say next, and where that is decided
+# ---- the next token that the model predicts, and the layer in which it decides
 
 best = log_p[-1].argsort()[::-1][: options.top]
 print(f"\nafter {''.join(tokens[-4:])!r}")
@@ -65,7 +65,7 @@ for layer, hidden in enumerate(inside.hidden_states):
     i = p.argmax()
     print(f"  {layer:>2}  {tokenizer.decode([i])!r:>14} {p[i]:6.1%}")
 
-# ---- where the last position looks
+# ---- the positions to which the last position attends
 
 print("\nthe last position looks at")
 for layer, attention in enumerate(inside.attentions):  # (1, H, T, T)

@@ -354,7 +354,7 @@ def test_rules_are_asked_for_one_by_one(home):
     learner, out = session("", "g *", "g * y", "x", "hint", "", "dy = g * x")
     assert learner.practise(Kata("multiply"))
     text = out.getvalue()
-    assert "g * is no expression" in text
+    assert "g * is not an expression" in text
     assert text.count("dx = ") == 5 and "is wrong" in text and "Right" in text
     assert json.loads((home / "katas.json").read_text())["multiply"]["solved_with"] == 1
     Kata("multiply").check((home / "katas/multiply.py").read_text(), max_examples=5)

@@ -434,7 +434,7 @@ def test_what_has_no_source():
     try:
         with record():
             loss = names["unseen"](x).sum()
-        with pytest.raises(TypeError, match="the source of unseen is not to be found"):
+        with pytest.raises(TypeError, match="the source of unseen was not found"):
             to_source(loss)
     finally:
         del autograd.REGISTRY["unseen"]

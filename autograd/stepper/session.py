@@ -1,7 +1,7 @@
-"""A session: a place in a backward pass, and everything that can be asked there.
+"""A session: a place in a backward pass, and the answers to the questions that a user asks there.
 
-Every method returns data, and none prints. The terminal (`autograd.stepper.terminal`) prints what
-a session returns; a page or a notebook can show the same.
+Every method returns data, and no method prints. The terminal (`autograd.stepper.terminal`) prints
+what a session returns. A page or a notebook can show the same data in its own way.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ from autograd.stepper.steps import Edge, Step, as_tuple
 from autograd.stepper.trace import Trace, trace
 from autograd.tensor import tensor
 
-WRITABLE = 1024  # elements: formulas of larger arrays are shown without numbers
-LIMITS = {"nonfinite": np.inf, "vanishing": 1e-6, "exploding": 1e3}  # of what a step sends
+WRITABLE = 1024  # elements: for larger arrays, a formula is shown without numbers
+LIMITS = {"nonfinite": np.inf, "vanishing": 1e-6, "exploding": 1e3}  # of contributions
 
 
 class CommandError(ValueError):
-    """A request that cannot be carried out, and the reason."""
+    """A command that cannot be carried out; the message says why."""
 
 
 @dataclass
 class Level:
-    """A pass that is walked through: the outer pass, or the inside of an op.
+    """A pass that the session walks through: the outer pass, or the pass inside an op.
 
     Attributes
     ----------
     trace : Trace
     index : int
-        The step where the session stands; ``len(trace.steps)`` at the end.
+        The index of the step where the session stands; ``len(trace.steps)`` at the end.
     recorded : Trace
-        The trace before `Session.set` changed a cotangent.
+        The trace as it was before `Session.set` changed a cotangent.
     inside : (Call, Step), optional
-        The op whose reference this pass goes through.
+        The call and the step of the op that was stepped into. This pass goes through the op's
+        reference.
     breaks : list of (str, callable)
-        The breakpoints: what the user typed, and the condition on a step.
+        The breakpoints: the text that the user typed, and the condition on a step.
     """
 
     trace: Trace
@@ -68,7 +69,7 @@ class Level:
 
 
 class Received(NamedTuple):
-    """The cotangent of one result of a step: its symbol in the rule, its value."""
+    """The cotangent of one result: its symbol in the rule, the result's name, and the value."""
 
     symbol: str
     name: str
@@ -76,7 +77,7 @@ class Received(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What a step adds to the cotangent of one input."""
+    """The contribution of a step to the cotangent of one input."""
 
     rule: str
     """The line of the op's formula that computes the value."""
@@ -88,7 +89,7 @@ class Sent(NamedTuple):
 
 
 class StepView(NamedTuple):
-    """A step: the op, the line that called the op, what comes in, and what goes out."""
+    """A step: the op, the line that called it, the cotangents that it received and sent."""
 
     number: int
     """From 1 to `total`."""
@@ -166,7 +167,7 @@ class Parent(NamedTuple):
 
 
 class Neighbourhood(NamedTuple):
-    """The values around a step: those computed from its results, its results, and its inputs."""
+    """The values around a step: its results and inputs, and the values that use the results."""
 
     users: list[Value]
     results: list[Value]
@@ -174,7 +175,7 @@ class Neighbourhood(NamedTuple):
 
 
 class FormulaView(NamedTuple):
-    """An op's formula: in symbols, and with numbers (None where the arrays are too large)."""
+    """An op's formula: in symbols, and with numbers (None if the arrays are too large)."""
 
     lines: list[str]
     with_numbers: list[NumberedEquation] | None
@@ -256,7 +257,7 @@ class Session:
 
     @property
     def trace(self) -> Trace:
-        """The pass that is walked through."""
+        """The trace of the innermost pass."""
         return self.level.trace
 
     @property
@@ -286,7 +287,7 @@ class Session:
         return self.trace.recording.values[number]
 
     def name(self, number: int) -> str:
-        """Return the name of a value; inside the step's module without the module's name."""
+        """Return the name of a value. The name of the step's own module is left out of it."""
         scope = self.scope
         return self.trace.recording.name(number).removeprefix(f"{scope}." if scope else "")
 
@@ -467,7 +468,7 @@ class Session:
         )
 
     def argument(self, call: Call, name: str) -> str:
-        """Return an argument of a call in a few letters."""
+        """Return a short text for an argument of a call: its name, kind or value."""
         if name in call.parents:
             return self.name(call.parents[name])
         x = call.arguments[name]
@@ -514,7 +515,7 @@ class Session:
         return ""
 
     def go_until(self, text: str) -> None:
-        """Go on to a step that a condition holds for; see `condition`."""
+        """Go on to the next step for which a condition holds; see `condition`."""
         holds = self.condition(text)
         for index in range(self.level.index + 1, len(self.trace.steps)):
             if holds(self.trace.steps[index]):
@@ -523,7 +524,7 @@ class Session:
         raise CommandError(f"no later step has to do with {text}")
 
     def add_break(self, text: str) -> None:
-        """Stop where a condition holds when going on; see `condition`."""
+        """Add a breakpoint: `go_on` stops at steps for which a condition holds; see `condition`."""
         holds = self.condition(text)
         if text.split()[0] not in LIMITS and not any(map(holds, self.trace.steps)):
             raise CommandError(f"no step of this pass has to do with {text}")
@@ -641,7 +642,7 @@ class Session:
 
     def array(self, text: str, like: ndarray, symbols: bool = False) -> ndarray:
         """Return the value of an expression in the shape and dtype of another array."""
-        return _fitted(self.evaluate(text, symbols), like)
+        return _fit(self.evaluate(text, symbols), like)
 
     def check_step(self) -> Iterator[Comparison]:
         """Compare what this step sends with numeric derivatives of the op alone."""
@@ -655,7 +656,14 @@ class Session:
         return found
 
     def set(self, text: str) -> None:
-        """Change this step's cotangent and run the rest again: an expression, or ``g1 = ...``."""
+        """Change this step's cotangent, and run the rest of the pass again.
+
+        Parameters
+        ----------
+        text : str
+            An expression for the cotangent, such as ``g * 2``. For one of several cotangents it is
+            ``g1 = EXPRESSION``.
+        """
         given = self.step.symbols
         match = re.match(r"(g\d*)\s*=(?!=)", text)
         symbol = match[1] if match else "g"
@@ -670,7 +678,15 @@ class Session:
         self.level.trace = self.level.recorded
 
     def predict(self, text: str) -> list[Judgement]:
-        """Judge a prediction: of the next step's cotangents, or ``dx = ...`` of what this sends."""
+        """Judge a prediction.
+
+        Parameters
+        ----------
+        text : str
+            ``dx = EXPRESSION`` predicts what this step sends to its input x. An expression alone
+            predicts the cotangent of the next step; if that step has several, they are separated by
+            commas.
+        """
         edges = {f"d{edge.input}": edge for edge in self.step.edges}
         left, equals, right = (part.strip() for part in text.partition("="))
         if equals and left in edges:
@@ -687,13 +703,13 @@ class Session:
             raise CommandError(f"the next step has {len(expected)} outputs: predict {names}")
         results = self.trace.call(coming).results
         return [
-            check.judge(f"d({self.name(number)})", _fitted(value, g), g)
+            check.judge(f"d({self.name(number)})", _fit(value, g), g)
             for number, value, g in zip(results, parts, expected, strict=True)
         ]
 
 
 def inside_of(call: Call, step: Step) -> Trace:
-    """Return the trace of an op's reference, on the inputs of a call and with its cotangent."""
+    """Return the trace of an op's reference, run on the inputs of a call with its cotangent."""
     reference: Any = call.op.reference_function
     wanted = {edge.input for edge in step.edges}
     with record(file=reference.__code__.co_filename) as recording:
@@ -709,8 +725,8 @@ def inside_of(call: Call, step: Step) -> Trace:
     return trace(out, step.cotangent)
 
 
-def _fitted(value: Any, like: ndarray) -> ndarray:
-    """Return a value in the shape and dtype of an array."""
+def _fit(value: Any, like: ndarray) -> ndarray:
+    """Return a value in the shape and dtype of an array, or raise CommandError."""
     try:
         return np.broadcast_to(np.asarray(value, dtype=like.dtype), like.shape).copy()
     except (TypeError, ValueError):

@@ -1,8 +1,8 @@
 """The stepper in a terminal: a debugger whose program is a backward pass.
 
-Commands are those of pdb where pdb has such. Each command is a method here, `do_next` for
-``next``; its docstring is what ``help`` shows. What a command finds comes from the `Session`; this
-file reads lines and prints.
+If pdb has a command for the same purpose, the command here has the same name. Each command is a
+method: `do_next` carries out ``next``, and its docstring is the text that ``help`` shows. All
+answers come from the `Session`; this file reads lines and prints.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ ALIASES = {
     "n": "next", "c": "continue", "u": "until", "b": "break", "i": "into", "o": "out", "w": "where",
     "p": "print", "f": "formula", "q": "quit", "h": "help", "?": "help", "exit": "quit",
 }  # fmt: skip
-FEW = 64  # elements: up to here an array is shown in full
+FEW = 64  # elements: an array of at most this size is shown in full
 MARKS = {"right": ("✓", "green"), "wrong": ("✗", "bold red"), "unclear": ("?", "bold yellow")}
 
 
 class Terminal:
-    """Walks through a trace by commands, and prints what is there.
+    """Reads commands, carries them out in a session, and prints the answers.
 
     Parameters
     ----------
     trace : Trace
     console : Console, optional
-        Where to write; standard output if not given.
+        The console to write to; by default the standard output.
 
     Attributes
     ----------
     session : Session
     done, quit : bool
-        Whether the user left the pass, and whether for good.
+        `done` is True when the user left this pass, `quit` when the user left the stepper.
 
     Examples
     --------
@@ -100,7 +100,7 @@ class Terminal:
         self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def run(self, line: str) -> None:
-        """Carry out one command; a wrong command is answered, and changes nothing."""
+        """Carry out one command. After a command that cannot be carried out, print the reason."""
         word, _, rest = line.strip().partition(" ")
         if not word or word.startswith("#"):
             return
@@ -109,7 +109,7 @@ class Terminal:
                 self.command(word)(rest.strip())
             except CommandError as error:
                 self.print(error, style="red")
-            except Exception as error:  # the program that is looked at goes on all the same
+            except Exception as error:  # an error of the stepper must not end the user's program
                 self.print(f"{word}: {type(error).__name__}: {error}", style="red")
 
     def command(self, word: str) -> Callable[[str], None]:
@@ -131,7 +131,7 @@ class Terminal:
         return [name.removeprefix("do_") for name in vars(cls) if name.startswith("do_")]
 
     def play(self, lines: Iterable[str]) -> None:
-        """Run commands from a file: each is shown before its output."""
+        """Run commands from a file. Each command is printed before its output."""
         self.begin()
         for line in lines:
             if line.strip():
@@ -141,9 +141,10 @@ class Terminal:
                 return
 
     def talk(self) -> None:
-        """Ask for commands: in a terminal with history and completion, in a notebook in its way.
+        """Ask for commands until the user leaves.
 
-        Elsewhere commands are read from the standard input.
+        In a terminal the prompt has history and completion. In a notebook the notebook's own input
+        field is used. Otherwise the commands are read from the standard input.
         """
         terminal = sys.stdin.isatty() and self.console.is_terminal
         if not terminal and not hasattr(builtins, "__IPYTHON__"):
@@ -171,7 +172,7 @@ class Terminal:
                 self.print("interrupted", style="red")
 
     def prompt(self) -> Callable[[str], str]:
-        """Return what asks in a terminal."""
+        """Return the function that shows the prompt in a terminal and returns the typed line."""
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import WordCompleter
         from prompt_toolkit.history import InMemoryHistory
@@ -183,7 +184,7 @@ class Terminal:
         return session.prompt
 
     def words(self) -> list[str]:
-        """Return what may be completed: commands, values and ops."""
+        """Return the words for completion: commands, values and ops."""
         return [*self.commands(), *self.session.names()]
 
     # ---- showing

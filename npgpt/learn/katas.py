@@ -1,8 +1,9 @@
-"""Katas: an op without its rule, to be written by hand and checked by the op's property tests.
+"""Katas: exercises in which the learner writes the rule of an op.
 
-Every registered op is one. A solution is Python source, a function for each input, by its name,
-or one named ``vjp`` for all the others, which returns a tuple. As in ``op.vjp``, the arguments are
-``g``, the cotangent of the output, and what else the rule reads::
+Every registered op is a kata. The solution is Python source with a function for each input, under
+the input's name, or with one function named ``vjp`` for all other inputs, which returns a tuple.
+The arguments are those of the rules in ``op.vjp``: ``g``, the cotangent of the output, and the
+values that the rule reads. The op's property tests check the solution::
 
     def x(g, y):
         return g * y
@@ -47,7 +48,7 @@ PATH = (
 
 
 class WrongRule(UserError):
-    """A solution that is not right, and why."""
+    """A solution is wrong; the message says why."""
 
 
 class Kata:
@@ -63,12 +64,12 @@ class Kata:
     inputs : tuple of str
         The inputs that need a rule.
     joint : bool
-        Whether one rule for all of them is the natural way.
+        Whether the op itself has one rule for several inputs.
 
     Raises
     ------
     UserError
-        If no op has that name.
+        If no op has that name, or the op has no rule.
     """
 
     def __init__(self, op: Op | str) -> None:
@@ -82,22 +83,22 @@ class Kata:
             op = REGISTRY[op]
         self.op = op
         if not op.rules:
-            raise UserError(f"{op.name} has no rule, and so is no exercise")
+            raise UserError(f"{op.name} has no rule, so there is nothing to write")
         self.inputs = tuple(name for rule in op.rules for name in rule.inputs)
         self.joint = any(rule.joint for rule in op.rules)
 
-    # ---- what is asked
+    # ---- the exercise
 
     @property
     def code(self) -> str:
         """The source of the op's function."""
         try:
             return inspect.getsource(self.op.forward).rstrip()
-        except (OSError, TypeError):  # defined in a session of Python
+        except (OSError, TypeError):  # the op was defined in an interactive session
             return f"{self.op.name}{self.op.signature}: {inspect.getdoc(self.op) or ''}"
 
     def formulas(self) -> tuple[list[str], list[str]]:
-        """Return the lines of the formula that define the value, and those after them."""
+        """Return the lines of the formula that define the result, and the lines of the answer."""
         lines = self.op.stated.text().splitlines() if self.op.stated else []
         answer = re.compile(rf"\bd({'|'.join(self.inputs)})(_|\b)")
         lefts = [line.split(" = ")[0] for line in lines]
@@ -106,12 +107,12 @@ class Kata:
         return lines[:n], lines[n:]
 
     def names(self) -> list[str]:
-        """Return the names that a rule may read; shapes only of what needs a rule."""
+        """Return the names that a rule may read. Shapes are those of inputs that need a rule."""
         shapes = [f"{name}_shape" for name in self.inputs]
         return [*self.op.names, "out", *self.op.saves, *shapes, *["needs"] * self.joint]
 
     def helpers(self) -> list[str]:
-        """Return the names of the op's module that its own rules and its reference use."""
+        """Return the functions of the op's module that its own rules and its reference call."""
         functions = [rule.function for rule in self.op.rules]
         if self.op.reference_function is not None:
             functions.append(self.op.reference_function)
@@ -120,7 +121,7 @@ class Kata:
         return [name for name in found if name in known and name != "np" and name[0] != "_"]
 
     def question(self) -> str:
-        """Return what is to be written, and of what."""
+        """Return the text of the exercise: what to write, and which names may be used."""
         gs = "g, the tuple of the outputs' cotangents" if self.op.multiple else "g"
         names = textwrap.fill(", ".join(self.names()), 76)
         return (
@@ -139,7 +140,7 @@ class Kata:
         return f"{top}\n" + "".join(f"\n\ndef {name}(g):\n{body}" for name in names)
 
     def hints(self) -> list[str]:
-        """Return all hints: what the op's own rules read, their formulas, and their source."""
+        """Return all hints: the values that the op's rules read, their formulas, their source."""
         reads = [
             f"The rule of {_and(rule.inputs)} reads {_and(('g', *rule.residuals))}."
             for rule in self.op.rules
@@ -148,10 +149,10 @@ class Kata:
         stages = reads, self.formulas()[1], filter(None, statements)
         return list(filter(None, ("\n".join(stage) for stage in stages)))
 
-    # ---- what is answered
+    # ---- the solution
 
     def rule(self, name: str, expression: str) -> str:
-        """Return the source of a rule that is an expression alone; ``dx =`` may stand before it.
+        """Return the source of a rule that returns an expression. ``dx =`` before it is ignored.
 
         Examples
         --------
@@ -163,7 +164,7 @@ class Kata:
         try:
             tree = ast.parse(expression, mode="eval")
         except (SyntaxError, ValueError) as error:
-            raise WrongRule(f"{expression} is no expression: {error.args[0]}") from None
+            raise WrongRule(f"{expression} is not an expression: {error.args[0]}") from None
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         read = ", ".join(["g", *(known for known in self.op.namespace if known in used)])
         return f"def {name}({read}):\n    return {expression}"
@@ -174,7 +175,7 @@ class Kata:
         Raises
         ------
         WrongRule
-            If the source does not run, an input has no rule, or a rule reads what there is not.
+            If the source does not run, if an input has no rule, or if a rule reads an unknown name.
         """
         op = self.op
         copy = Op(
@@ -198,7 +199,7 @@ class Kata:
         return copy
 
     def _functions(self, source: str) -> dict[str, Callable]:
-        """Run a solution; return its rules."""
+        """Run the source of a solution, and return its rules by name."""
         namespace = {**self.op.forward.__globals__, "np": np, "__name__": "kata"}
         try:
             code = compile(source, self._file, "exec", dont_inherit=True)
@@ -216,19 +217,20 @@ class Kata:
         }
 
     def check(self, source: str, max_examples: int = 30) -> None:
-        """Check a solution by the properties that hold for every op.
+        """Check a solution by the property tests that every op must pass.
 
         Parameters
         ----------
         source : str
-            See the module.
+            The solution, as described at the top of this file.
         max_examples : int
-            Calls that hypothesis draws for each property.
+            How many calls hypothesis draws for each property.
 
         Raises
         ------
         WrongRule
-            With the smallest call that was found, and the diagnosis.
+            If the solution does not run, or a property does not hold. The message has the smallest
+            call that was found, and the likely mistake.
 
         Examples
         --------
@@ -239,7 +241,7 @@ class Kata:
         op = self.solved_by(source)
         passed: list[str] = []
         for check in PROPERTIES:
-            calls: list = [None]  # the last, which is the smallest: hypothesis ends on it
+            calls: list = [None]  # the last call; hypothesis ends with the smallest one that fails
 
             def recorded(op: Op, call: Any, check: Callable = check, calls: list = calls) -> None:
                 calls[0] = call
@@ -261,7 +263,7 @@ class Kata:
                 raise WrongRule(message) from None
             passed.append(check.__name__)
 
-    # ---- what is wrong with it
+    # ---- the mistake
 
     @property
     def _file(self) -> str:
@@ -302,13 +304,13 @@ class Kata:
             if trace.tb_frame.f_code.co_filename == self._file:
                 found = trace.tb_lineno
             trace = trace.tb_next
-        if found is None:  # it says itself what is wrong
+        if found is None:  # an error of the check, whose message says what is wrong
             return str(error) or what
         return f"line {found}: {source.splitlines()[found - 1].strip()}\n  {what}"
 
 
 def _declare(op: Op, inputs: tuple[str, ...], function: Callable) -> None:
-    """Give an op a rule that checks what the learner's function returns."""
+    """Give an op a rule that calls the learner's function and checks the type of its result."""
     line = f"line {function.__code__.co_firstlineno}: {function.__name__}"
     first, *names = [*inspect.signature(function).parameters] or [""]
     if first != "g":
@@ -318,8 +320,8 @@ def _declare(op: Op, inputs: tuple[str, ...], function: Callable) -> None:
     for name in names:
         if name not in known_names:
             raise WrongRule(f"{line} reads {name}, which is none of {', '.join(known_names)}")
-    # an op that saves values gets its second derivative from its reference, which needs every
-    # argument: they are kept also where the rule does not read them
+    # The second derivative of an op that saves values comes from its reference, which needs every
+    # argument. So the tape keeps all arguments, even if the rule does not read them.
     read = [*dict.fromkeys([*names, *(op.names if op.saves else ())])]
     residuals = [name for name in read if name != "needs"]
 
@@ -344,7 +346,7 @@ def _declare(op: Op, inputs: tuple[str, ...], function: Callable) -> None:
 
 
 def _globals(code: types.CodeType) -> Iterator[str]:
-    """Yield the global names that a function reads, and those inside it."""
+    """Yield the global names that a function and the functions inside it read."""
     for instruction in dis.get_instructions(code):
         if instruction.opname == "LOAD_GLOBAL":
             yield instruction.argval
@@ -353,7 +355,7 @@ def _globals(code: types.CodeType) -> Iterator[str]:
 
 
 def _statement(function: Callable) -> str:
-    """Return the source of the statement that made a function, decorators and all."""
+    """Return the source of the statement that defines a function, with its decorators."""
     try:
         source = "".join(inspect.findsource(function.__code__)[0])
     except (OSError, TypeError):
@@ -371,16 +373,19 @@ def _and(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-# ---- what was done
+# ---- the learner's progress
 
 
 class Progress:
-    """What a learner has solved: ``katas.json`` in a folder, and the solutions beside it.
+    """The katas that a learner has solved.
+
+    The file ``katas.json`` lists them, and the folder ``katas`` beside it has the solutions.
 
     Parameters
     ----------
     home : path, optional
-        Of ``$NPGPT_HOME``, or ``npgpt`` in the user's data folder, if not given.
+        The folder of both. By default it is ``$NPGPT_HOME``, or ``npgpt`` in the user's data
+        folder.
     """
 
     def __init__(self, home: str | Path | None = None) -> None:
@@ -388,7 +393,7 @@ class Progress:
         self.file = self.home / "katas.json"
 
     def read(self) -> dict[str, dict[str, int]]:
-        """Return, by op, the ``hints`` seen and those that it was ``solved_with``."""
+        """Return for each op the number of ``hints`` seen, and of those it was ``solved_with``."""
         if not self.file.exists():
             return {}
         move = f"your solutions stand in {self.home / 'katas'}; move the file to begin a new one"
@@ -398,24 +403,24 @@ class Progress:
             raise UserError(f"{error}; {move}") from None
 
     def solved(self) -> list[str]:
-        """Return the ops that are solved, of those that there are."""
+        """Return the names of the registered ops that are solved."""
         done = self.read()
         return [name for name in REGISTRY if "solved_with" in done.get(name, {})]
 
     def following(self) -> str:
-        """Return what comes next on the path; after its end, the way to all others."""
+        """Return the next op on the path; at its end ``--list``, the option that lists all ops."""
         solved = self.solved()
         return next((name for name in PATH if name not in solved), "--list")
 
     def write(self, name: str, **entry: int) -> None:
-        """Record something about an op; the rest is read again first, and kept."""
+        """Add entries about an op to the file; the other entries stay as they are in the file."""
         done = self.read()
         done[name] = done.get(name, {}) | entry
         make_folders(self.home)
         write_json(self.file, done, indent=1)
 
     def solution(self, name: str) -> Path:
-        """Return where an op's solution is kept."""
+        """Return the path of the file with an op's solution."""
         return self.home / "katas" / f"{name}.py"
 
     def keep(self, name: str, source: str) -> None:
@@ -425,11 +430,11 @@ class Progress:
         write_text(path, source.rstrip() + "\n")
 
 
-# ---- a learner, at a terminal or through files
+# ---- the conversation with a learner, at a terminal or through files
 
 
 class Session:
-    """Shows katas, asks for rules, answers, and keeps what was done.
+    """Shows katas, asks for rules, checks them, and saves the learner's progress.
 
     Parameters
     ----------
@@ -448,7 +453,7 @@ class Session:
         self.progress = progress or Progress()
         self.console = console or Console()
         self.ask = ask
-        # hypothesis keeps files of its own, by default in the folder where one happens to be
+        # hypothesis writes files of its own, by default into the current folder
         os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(self.progress.home / "cache"))
 
     def say(self, text: str = "", style: str = "") -> None:
@@ -463,7 +468,7 @@ class Session:
         text.rstrip()
         self.console.print(text, soft_wrap=True)
 
-    # ---- what there is
+    # ---- showing katas
 
     def show_path(self) -> None:
         """Print the suggested path, and how far the learner has come."""
@@ -481,7 +486,7 @@ class Session:
         self.say(f"Next: npgpt kata {following}")
 
     def show_all(self) -> None:
-        """Print every op, by module, with a mark at what is solved."""
+        """Print every op, by module, with a mark at those that are solved."""
         solved = self.progress.solved()
         modules: dict[str, list[str]] = {}
         for name, op in REGISTRY.items():
@@ -505,17 +510,17 @@ class Session:
                 self.say_code(read_text(self.progress.solution(name)))
 
     def hint(self, kata: Kata, *, last: bool = False) -> None:
-        """Print the next hint, or the last: the rules themselves."""
+        """Print the next hint, or with `last` the last one, which shows the rules."""
         hints, name = kata.hints(), kata.op.name
         n = self.progress.read().get(name, {}).get("hints", 0)
         n = len(hints) if last else min(n + 1, len(hints))
         (self.say_code if n == len(hints) else self.say)(hints[n - 1])
         self.progress.write(name, hints=n)
 
-    # ---- what is answered
+    # ---- checking answers
 
     def submit(self, kata: Kata, source: str) -> bool:
-        """Check a solution, say what came out, and keep it if it is right."""
+        """Check a solution, print the result, and save the solution if it is right."""
         name = kata.op.name
         try:
             with self.console.status("checking"):
@@ -533,7 +538,7 @@ class Session:
     def practise(self, kata: Kata) -> bool:
         """Ask for the rule of each input as an expression, until all are right."""
         with suppress(ImportError):
-            import readline  # noqa: F401  # lines can be edited, and have a history
+            import readline  # noqa: F401  # makes lines editable, with a history
         self.say("\nAn expression for each, or: hint, show, edit (for several lines), quit.")
         self.say("Later, Enter alone keeps the last one.\n")
         rules: dict[str, str] = {}

@@ -1,9 +1,9 @@
-"""Lessons: texts in which prose, scripts and the stepper's commands stand together.
+"""Lessons: texts with prose, a script, and commands of the stepper.
 
-A lesson is a Markdown file here, such as ``1_the_chain_rule.md``. Its ``python`` blocks make up one
-script; a ``step`` block walks through the last `backward` of what has run, and shows what the
-stepper prints. ``python -m npgpt.learn.lessons`` writes that anew; the tests hold every lesson to
-it.
+A lesson is a Markdown file in this folder, such as ``1_the_chain_rule.md``. Its ``python`` blocks
+together are one script. A ``step`` block holds commands for the last `backward` of the script so
+far, and the output of the stepper. ``python -m npgpt.learn.lessons`` writes the output again; a
+test checks that every lesson is up to date.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from autograd.stepper.terminal import Terminal
 from npgpt.errors import UserError
 
 HOW = """\
-Enter runs the command that is shown. Type others to look around, the lesson
-waits for you: help lists them, quit leaves.
+Enter runs the command that is shown. You can type other commands to look
+around, and the lesson waits: help lists the commands, quit ends the lesson.
 """
 
 
@@ -43,7 +43,8 @@ class Lesson:
     path : Path
     title : str
     parts : list of (str, str)
-        What it consists of, in order: ``text``, ``python`` and ``step``, each with its content.
+        The parts of the lesson in order. The first entry of a part is its kind, ``text``,
+        ``python`` or ``step``, and the second its content.
 
     Raises
     ------
@@ -71,7 +72,7 @@ class Lesson:
         self.parts = [_part(piece) for piece in blocks.split(text)]
 
     def replayed(self) -> str:
-        """Return the whole text, with what the stepper prints now.
+        """Return the whole text, with the output that the stepper prints now.
 
         Examples
         --------
@@ -116,9 +117,10 @@ def _paths() -> dict[str, Path]:
 
 
 def essential(printed: str) -> str:
-    """Return what the stepper prints without what differs from one machine or version to the next.
+    """Return the stepper's output without the parts that depend on the machine or the version.
 
-    That is the size of rounding errors, lines of the library's own files, and numbers of nodes.
+    These parts are the sizes of rounding errors, line numbers in the library's own files, and the
+    numbers of nodes.
 
     Examples
     --------
@@ -138,16 +140,17 @@ def essential(printed: str) -> str:
 
 
 class Player:
-    """Shows a lesson: all of it, or up to each command until the learner lets it run.
+    """Plays a lesson: prints its parts, and lets the learner run each command.
 
     Parameters
     ----------
     lesson : Lesson
     console : Console, optional
-        One that records; standard output if not given.
+        A console that records; by default one on the standard output.
     ask : callable, optional
-        Gets the lesson's next command, and returns the learner's: none to let that one run. If not
-        given, a prompt in a terminal, and elsewhere nobody is asked.
+        Takes the lesson's next command, and returns the command that the learner types; an empty
+        text runs the lesson's command. By default a terminal shows a prompt; without a terminal all
+        commands run without a question.
     """
 
     def __init__(
@@ -162,15 +165,15 @@ class Player:
             ask = self.prompt()
         self.ask = ask
         self.script, self.names = "", {"__name__": "__main__"}
-        self.stepper: Any = None  # of the script's last pass
-        self.begun = False  # whether its first step was shown
+        self.stepper: Any = None  # the terminal of the script's last backward pass
+        self.begun = False  # whether the first step of this pass was shown
 
     def play(self) -> None:
         """Show the lesson from its beginning to its end, or until the learner leaves."""
         if self.ask:
             self.console.print(Text(HOW, "dim"))
         try:
-            with use_kernels(False):  # which need a while to compile; lessons are small
+            with use_kernels(False):  # kernels take time to compile, and lessons are small
                 for kind, content in self.lesson.parts:
                     self.show(kind, content)
         except _Left:
@@ -180,7 +183,7 @@ class Player:
             self.console.print(f"\nNext: npgpt lesson {following}")
 
     def show(self, kind: str, content: str) -> None:
-        """Show a part."""
+        """Show one part of the lesson."""
         getattr(self, f"show_{kind}")(content)
 
     # ---- the three kinds of parts
@@ -193,7 +196,7 @@ class Player:
         self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def show_python(self, content: str) -> None:
-        """Print what is added to the script, run it, and stand at the beginning of its pass."""
+        """Print the new lines of the script, run them, and go to the first step of their pass."""
         name = f"lesson{self.lesson.number}.py"
         before = self.script.count("\n")
         self.script += content
@@ -213,7 +216,7 @@ class Player:
         self.stepper.session.hidden = hidden
 
     def show_step(self, content: str) -> None:
-        """Run the commands of a block, each when the learner has had a turn."""
+        """Run the commands of a block. Before each command, the learner may type others."""
         if not self.begun:
             self.stepper.begin()
             self.begun = True
@@ -227,7 +230,10 @@ class Player:
     # ---- the learner
 
     def answered(self, command: str) -> bool:
-        """Run what the learner types, beside the lesson; return whether it answers a question."""
+        """Run the commands that the learner types; return whether one answers the question.
+
+        The commands run in a copy of the session, so that the lesson stays at its step.
+        """
         aside = None
         while typed := self.ask(command):  # type: ignore[misc]
             if self.alike(typed, command):
@@ -243,18 +249,19 @@ class Player:
         return False
 
     def alike(self, typed: str, command: str) -> bool:
-        """Return whether two commands are the same, one perhaps shortened."""
+        """Return whether two commands are the same, even if one is abbreviated."""
         (word, _, rest), (other, _, others) = typed.partition(" "), command.partition(" ")
         try:
             same = self.stepper.command(word) == self.stepper.command(other)
-        except ValueError:  # the learner's is none
+        except ValueError:  # the learner typed no command of the stepper
             return False
         return same and rest.strip() == others.strip()
 
     def prompt(self) -> Callable[[str], str]:
-        """Return what asks in a terminal: the lesson's command is there in grey, for Enter.
+        """Return the function that shows the prompt in a terminal.
 
-        A prediction is there up to what is to be predicted.
+        The lesson's command is shown in grey, and Enter runs it. If the lesson asks for a
+        prediction, the beginning of the command is already typed, such as ``predict dx =``.
         """
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import WordCompleter
@@ -262,7 +269,8 @@ class Player:
         from prompt_toolkit.key_binding import KeyBindings
 
         keys = KeyBindings()
-        keys.add("c-d")(lambda event: event.app.exit(exception=EOFError))  # even on a begun line
+        # Ctrl-D leaves, even if the line is not empty
+        keys.add("c-d")(lambda event: event.app.exit(exception=EOFError))
         words = WordCompleter(
             lambda: self.stepper.words() if self.stepper else [],
             pattern=re.compile(r"[\w.\[\]]+"),
@@ -290,7 +298,9 @@ class Player:
 
 
 def question(command: str) -> str:
-    """Return what a prediction is of, up to where the learner's part begins; else nothing.
+    """Return the beginning of a command that predicts, or an empty text for other commands.
+
+    The learner types the rest: the predicted value.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Write what the stepper prints now into the lessons: ``python -m npgpt.learn.lessons``."""
+"""Bring the stepper's output in the lessons up to date: ``python -m npgpt.learn.lessons``."""
 
 from autograd.files import write_text
 from npgpt.learn.lessons import lessons
