@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, npgpt
 
 from npgpt.cli import main
 
@@ -15,7 +16,7 @@ TINY = (
     "--n_layer 1 --n_head 2 --n_embd 8 --block_size 8 --batch_size 2 --max_iters 4 "
     "--eval_interval 2 --eval_iters 1 --log_interval 1"
 ).split()
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = ROOT / "configs"
 
 
 @pytest.fixture
@@ -23,14 +24,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
     return tmp_path
-
-
-def npgpt(*args):
-    """Run the command in this process; return its exit code."""
-    try:
-        return main([str(arg) for arg in args])
-    except SystemExit as stop:
-        return stop.code
 
 
 def test_train_then_generate(here, capsys):

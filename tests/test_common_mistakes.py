@@ -3,17 +3,17 @@
 import contextlib
 import io
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from autograd import nn
 from npgpt import GPT, GPTConfig
 from npgpt.models.blocks import Block
 from npgpt.training.optim import AdamW
 
-PAGE = Path(__file__).parent.parent / "docs" / "common_mistakes.md"
+PAGE = ROOT / "docs" / "common_mistakes.md"
 attention = nn.scaled_dot_product_attention
 
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from helpers import draw_model
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autograd import no_grad
 from autograd.kernels import use_kernels
-from npgpt import GPT, GPTConfig, generate
+from npgpt import generate
 from npgpt.generation.decode import Decoder
 from npgpt.generation.quantize import quantize
 from npgpt.models.blocks import Block
@@ -40,15 +41,6 @@ def compiled():
         yield
 
 
-def small_model(dtype=np.float32, **options):
-    config = dict(vocab_size=66, n_positions=16, n_embd=20, n_layer=2, n_head=2) | options
-    model = GPT(GPTConfig(**config), dtype=dtype).eval()
-    generator = np.random.default_rng(0)
-    for parameter in model.parameters():
-        parameter.data[...] = 0.3 * generator.standard_normal(parameter.shape)
-    return model
-
-
 def read(model, ids, mask=None, prompt=4, kernels=True):
     """Return the logits after the prompt and after each token behind it, and the decoder."""
     decoder = Decoder(model, KVCache(ids.shape[1]))
@@ -72,7 +64,7 @@ def check(model, ids, mask=None, is_kernel=True):
 @pytest.mark.parametrize("bits", [32, 8])
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_it_computes_what_the_modules_compute(options, bits):
-    model = small_model(**options)
+    model = draw_model(**options)
     model = quantize(model) if bits == 8 else model
     ids = np.random.default_rng(1).integers(0, 66, (3, 12))
     mask = np.ones((3, 12), bool)
@@ -87,7 +79,7 @@ def test_it_computes_what_the_modules_compute(options, bits):
 )  # fmt: skip
 def test_any_size(n_head, size, n_inner, vocab_size, B, bits):
     """From 8 channels on: the norm of two or three magnifies rounding."""
-    model = small_model(n_head=n_head, n_embd=n_head * size, n_inner=n_inner, vocab_size=vocab_size)
+    model = draw_model(n_head=n_head, n_embd=n_head * size, n_inner=n_inner, vocab_size=vocab_size)
     model = quantize(model) if bits == 8 else model
     check(model, np.random.default_rng(1).integers(0, vocab_size, (B, 7)))
 
@@ -101,9 +93,9 @@ class OwnLinear(Linear):
 
 def test_what_the_kernel_does_not_know_goes_through_the_modules():
     ids = np.random.default_rng(1).integers(0, 66, (9, 8))
-    check(small_model(), ids, is_kernel=False)  # too many sequences
-    check(small_model(np.float64), ids[:1], is_kernel=False)
-    model = small_model()
+    check(draw_model(), ids, is_kernel=False)  # too many sequences
+    check(draw_model(np.float64), ids[:1], is_kernel=False)
+    model = draw_model()
     layer = OwnLinear(20, 20)
     layer.load_state_dict(model.transformer.h[0].attn.c_proj.state_dict())
     model.transformer.h[0].attn.c_proj = layer
@@ -134,7 +126,7 @@ class Counting(Block):
 
 
 def with_blocks(kind):
-    model = small_model()
+    model = draw_model()
     model.transformer.h = [kind(model.config, layer, np.float32) for layer in range(2)]
     for parameter in model.parameters():
         parameter.data[...] = 0.3 * np.random.default_rng(2).standard_normal(parameter.shape)
@@ -153,7 +145,7 @@ def test_a_forward_without_a_trace_runs_for_each_token():
     model = with_blocks(Counting)
     read(model, ids, prompt=4)
     assert [block.n_calls for block in model.transformer.h] == [5, 5]
-    model, calls = small_model(), []
+    model, calls = draw_model(), []
     block = model.transformer.h[1]
     block.forward = lambda *args: calls.append(1) or Block.forward(block, *args)
     read(model, ids, prompt=4)
@@ -161,7 +153,7 @@ def test_a_forward_without_a_trace_runs_for_each_token():
 
 
 def test_sequences_that_are_repeated_and_reordered():
-    model = small_model()
+    model = draw_model()
     ids = np.random.default_rng(1).integers(0, 66, (1, 6))
     with no_grad():
         decoder = Decoder(model, KVCache(8))
@@ -179,7 +171,7 @@ def test_sequences_that_are_repeated_and_reordered():
 
 @pytest.mark.parametrize("bits", [32, 8])
 def test_the_bits_do_not_depend_on_the_threads(monkeypatch, bits):
-    model = small_model(n_embd=128, n_inner=500)  # large enough to be shared
+    model = draw_model(n_embd=128, n_inner=500)  # large enough to be shared
     model = quantize(model) if bits == 8 else model
     ids = np.random.default_rng(1).integers(0, 66, (2, 16))
     results = []
@@ -191,7 +183,7 @@ def test_the_bits_do_not_depend_on_the_threads(monkeypatch, bits):
 
 
 def test_generated_texts_are_those_of_the_modules():
-    model = small_model()
+    model = draw_model()
     prompts = [[1, 2, 3], [4], [5, 6]]
     options = dict(max_new_tokens=20, output_logprobs=True)  # past the context
     found = generate(model, prompts, **options)
@@ -202,7 +194,7 @@ def test_generated_texts_are_those_of_the_modules():
 
 
 def test_weights_that_change_in_place_are_read():
-    model = small_model()
+    model = draw_model()
     ids = np.random.default_rng(1).integers(0, 66, (1, 8))
     decoder = Decoder(model, KVCache(16))
     with no_grad():
@@ -214,7 +206,7 @@ def test_weights_that_change_in_place_are_read():
 
 
 def test_what_is_wrong_is_said_as_by_the_modules():
-    decoder = Decoder(small_model(), KVCache(4))
+    decoder = Decoder(draw_model(), KVCache(4))
     ids = np.ones((2, 3), int)
     with no_grad():
         decoder(ids)

@@ -9,9 +9,9 @@ import pkgutil
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 import autograd
 import npgpt
@@ -20,7 +20,6 @@ from npgpt import GPT, GPTConfig
 from npgpt.models.registry import ARCHITECTURES
 from npgpt.tokenizers import CharTokenizer, save_tokenizer
 
-ROOT = Path(__file__).parent.parent
 MODULES = sorted(
     module.name
     for package in (autograd, npgpt)

@@ -8,9 +8,9 @@ import re
 
 import numpy as np
 import pytest
+from helpers import Quiet, lines, same_runs, train_config
 from hypothesis import given
 from hypothesis import strategies as st
-from test_train import Quiet, config, lines, same_runs
 
 from autograd.reading import read_tensors
 from npgpt import GPT, GPTConfig, UserError, generate, load_tokenizer
@@ -134,9 +134,9 @@ def documents(tmp_path):
 @pytest.mark.parametrize("step", [3, 4, 9])
 def test_runs_on_documents_resume_bit_for_bit(step, documents, tmp_path, capsys):
     often = dict(documents, log_interval=1, checkpoint_interval=5)
-    whole = start(config("", tmp_path / "whole", **often))
+    whole = start(train_config("", tmp_path / "whole", **often))
     train(whole, Quiet(whole))
-    run = start(config("", tmp_path / "run", **often))
+    run = start(train_config("", tmp_path / "run", **often))
     with pytest.raises(Interrupted):
         train(run, Quiet(run, interrupt_at=step))
     again = resume(run.folder, {})
@@ -162,14 +162,14 @@ def test_runs_on_documents_resume_bit_for_bit(step, documents, tmp_path, capsys)
 
 
 def test_generation_stops_at_the_end_of_a_document(documents, tmp_path):
-    run = start(config("", tmp_path / "run", **documents))
+    run = start(train_config("", tmp_path / "run", **documents))
     train(run, Quiet(run))
     model, end = load_pretrained(run.folder), run.task.end
     assert model.generation_config == {"eos_token_id": end}
     ids = run.tokenizer.encode("ab")
     found = generate(model, ids, max_new_tokens=200, do_sample=True, seed=1)[0]
     assert found[-1] == end and len(found) < 202
-    without = start(config(str(tmp_path / "other.txt"), tmp_path / "without"))
+    without = start(train_config(str(tmp_path / "other.txt"), tmp_path / "without"))
     train(without, Quiet(without))
     assert load_pretrained(without.folder).generation_config == {}
 
@@ -181,11 +181,13 @@ def test_what_is_said_of_documents(documents, tmp_path):
         (dict(val_data=("nowhere.txt",)), "nowhere.txt does not exist"),
     ):
         with pytest.raises(UserError, match=message):
-            start(config("", tmp_path / "run", **{**documents, **changes}))
+            start(train_config("", tmp_path / "run", **{**documents, **changes}))
     (tmp_path / "short.txt").write_text("ab")
     with pytest.raises(UserError, match="--val_data has 3 tokens: too few for a context of 8"):
         start(
-            config("", tmp_path / "run", **{**documents, "val_data": str(tmp_path / "short.txt")})
+            train_config(
+                "", tmp_path / "run", **{**documents, "val_data": str(tmp_path / "short.txt")}
+            )
         )
     assert not (tmp_path / "run").exists()
 
@@ -194,16 +196,16 @@ def test_what_is_said_of_documents(documents, tmp_path):
 
 
 def test_a_token_file_knows_its_documents(documents, tmp_path):
-    run = start(config("", tmp_path / "run", **documents))
+    run = start(train_config("", tmp_path / "run", **documents))
     changes = dict(val_data=(str(run.folder / "val_tokens.bin"),))
-    other = start(config(str(run.folder / "tokens.bin"), tmp_path / "second", **changes))
+    other = start(train_config(str(run.folder / "tokens.bin"), tmp_path / "second", **changes))
     assert other.config.documents and other.model.generation_config == {
         "eos_token_id": run.task.end
     }
     assert np.array_equal(other.task.splits[1], run.task.splits[1])
-    plain = start(config(str(tmp_path / "other.txt"), tmp_path / "plain"))
+    plain = start(train_config(str(tmp_path / "other.txt"), tmp_path / "plain"))
     with pytest.raises(UserError, match="no special token"):
-        start(config(str(plain.folder / "tokens.bin"), tmp_path / "third", documents=True))
+        start(train_config(str(plain.folder / "tokens.bin"), tmp_path / "third", documents=True))
 
 
 def test_token_files_of_nanogpt(tmp_path):
@@ -212,8 +214,8 @@ def test_token_files_of_nanogpt(tmp_path):
         ids.astype("<u2").tofile(tmp_path / f"{name}.bin")
     train_bin, val_bin = str(tmp_path / "train.bin"), str(tmp_path / "val.bin")
     with pytest.raises(UserError, match="train.json does not exist.*--tokenizer gpt2"):
-        start(config(train_bin, tmp_path / "run"))
-    run = start(config(train_bin, tmp_path / "run", val_data=val_bin, tokenizer="byte"))
+        start(train_config(train_bin, tmp_path / "run"))
+    run = start(train_config(train_bin, tmp_path / "run", val_data=val_bin, tokenizer="byte"))
     assert np.array_equal(run.task.text, ids) and run.config.tokenizer == "byte"
     train(run, Quiet(run))
     assert not list(run.folder.glob("*.bin"))
@@ -223,7 +225,7 @@ def test_token_files_of_nanogpt(tmp_path):
     with pytest.raises(UserError, match="val.bin is not the text that .* was trained on"):
         resume(run.folder, {})
     with pytest.raises(UserError, match="holds no end token"):
-        start(config(train_bin, tmp_path / "x", tokenizer="byte", documents=True))
+        start(train_config(train_bin, tmp_path / "x", tokenizer="byte", documents=True))
     for content, message in (
         (b"\0", "has 1 bytes"),
         (b"", "has 0 bytes"),
@@ -232,7 +234,7 @@ def test_token_files_of_nanogpt(tmp_path):
     ):
         (tmp_path / "train.bin").write_bytes(content)
         with pytest.raises(UserError, match=message):
-            start(config(train_bin, tmp_path / "x", tokenizer="byte"))
+            start(train_config(train_bin, tmp_path / "x", tokenizer="byte"))
 
 
 class Bomb:
@@ -244,14 +246,14 @@ def test_meta_pkl_is_never_opened(tmp_path):
     np.zeros(100, "<u2").tofile(tmp_path / "train.bin")
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(UserError, match="meta.pkl.*never opened.*--data input.txt"):
-        start(config(str(tmp_path / "train.bin"), tmp_path / "run"))
+        start(train_config(str(tmp_path / "train.bin"), tmp_path / "run"))
 
 
 # ---- evaluation only, early stopping, samples, the loss curve
 
 
 def test_evaluation_only(documents, tmp_path, capsys):
-    run = start(config("", tmp_path / "run", **documents))
+    run = start(train_config("", tmp_path / "run", **documents))
     train(run, Quiet(run))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert main(["train", "--resume", str(run.folder), "--eval_only"]) == 0
@@ -263,7 +265,7 @@ def test_evaluation_only(documents, tmp_path, capsys):
     whole = whole_loss(run.model, run.task.splits[1], end=run.task.end)
     assert f"loss {whole:.4f} over the whole validation split" in out
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(config("", "", **documents, eval_only=True).to_toml())
+    recipe.write_text(train_config("", "", **documents, eval_only=True).to_toml())
     assert main(["train", str(recipe)]) == 0
     first = lines(run.folder)[0]
     assert (
@@ -280,14 +282,16 @@ def test_early_stopping(documents, tmp_path, capsys):
     wild = dict(
         documents, learning_rate=0.05, min_lr=0.05, eval_interval=1, max_iters=300, beta2=0.5
     )
-    run = start(config("", tmp_path / "run", **wild, patience=3))
+    run = start(train_config("", tmp_path / "run", **wild, patience=3))
     train(run, Quiet(run))
     assert run.progress.finished and run.progress.step == run.progress.best_step + 3 < 300
     assert main(["train", "--resume", str(run.folder)]) == 0
     assert f"stopped early at step {run.progress.step}" in capsys.readouterr().out
     again = resume(run.folder, {"patience": 0, "max_iters": run.progress.step + 4})
     train(again, Quiet(again))
-    whole = start(config("", tmp_path / "whole", **(wild | {"max_iters": again.progress.step})))
+    whole = start(
+        train_config("", tmp_path / "whole", **(wild | {"max_iters": again.progress.step}))
+    )
     train(whole, Quiet(whole))
     for name, array in whole.model.state_dict().items():
         assert np.array_equal(array, again.model.state_dict()[name])
@@ -298,7 +302,7 @@ def test_samples_change_nothing(documents, tmp_path):
     shown = []
     folders = []
     for n in (0, 5):
-        run = start(config("", tmp_path / str(n), **documents, sample_tokens=n, patience=9))
+        run = start(train_config("", tmp_path / str(n), **documents, sample_tokens=n, patience=9))
         display = Quiet(run)
         display.sampled = shown.append
         train(run, display)
@@ -316,7 +320,7 @@ def test_control_characters_of_a_sample_are_shown():
 
 
 def test_the_loss_curve(documents, tmp_path, capsys):
-    run = start(config("", tmp_path / "run", **documents))
+    run = start(train_config("", tmp_path / "run", **documents))
     (run.folder / "metrics.jsonl").write_text("")
     assert loss_curve(run.folder) == ""
     train(run, Quiet(run))
@@ -332,7 +336,7 @@ def test_the_loss_curve(documents, tmp_path, capsys):
 
 
 def test_the_picture_of_the_loss_curve(documents, tmp_path):
-    run = start(config("", tmp_path / "run", **documents))
+    run = start(train_config("", tmp_path / "run", **documents))
     train(run, Quiet(run))
     picture = run.folder / "loss.png"
     with contextlib.suppress(ImportError):
@@ -344,12 +348,12 @@ def test_the_picture_of_the_loss_curve(documents, tmp_path):
 
 
 def test_files_of_validation_data_belong_to_the_run(documents, tmp_path):
-    run = start(config("", tmp_path / "run", **documents))
+    run = start(train_config("", tmp_path / "run", **documents))
     tokens, info = open_tokens(run.folder / "val_tokens.bin")
     assert info.documents and len(tokens) == 121
     where = read_tensors(run.folder / "state.safetensors")[1]["val_tokens"]
     assert json.loads(where) == [str(run.folder / "val_tokens.bin"), info.sha256]
-    plain = start(config(str(tmp_path / "other.txt"), run.folder), overwrite=True)
+    plain = start(train_config(str(tmp_path / "other.txt"), run.folder), overwrite=True)
     assert not (plain.folder / "val_tokens.bin").exists()
 
 

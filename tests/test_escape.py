@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import helpers
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -26,7 +27,6 @@ from autograd.stepper.terminal import Terminal
 from autograd.stepper.to_source import to_source
 from autograd.stepper.trace import Trace, trace
 from npgpt import GPT, GPTConfig
-from npgpt.cli import main
 from npgpt.tokenizers import CharTokenizer, save_tokenizer
 
 EVIL = [
@@ -158,10 +158,7 @@ def model_that_writes(text, folder):
 
 def npgpt(capsys, *args):
     """Run a command; check and return what it prints."""
-    try:
-        code = main([str(arg) for arg in args])
-    except SystemExit as stop:
-        code = stop.code
+    code = helpers.npgpt(*args)
     out, err = capsys.readouterr()
     assert not OBEYED.search(out + err), out + err
     return code, out + err

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT, TINY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +35,6 @@ FAMILIES = {
     "gpt3": dict(window_size=3),
     "sinusoidal": dict(position_embedding="sinusoidal", window_size=1),
 }
-TINY = dict(vocab_size=11, n_positions=8, n_embd=12, n_layer=2, n_head=3)
 
 
 def make(family="gpt2", seed=0, dtype=np.float64, **changes):
@@ -912,7 +912,7 @@ def test_the_readmes_text_in_and_out(shared, tmp_path, monkeypatch, capsys):
         Path(f"{name}.txt").write_text(content, encoding="utf-8")
         assert main(["train", "--data", f"{name}.txt", "--out_dir", f"out/{name}", *tiny]) == 0
     capsys.readouterr()
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     english, chinese = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
     names = {}
     exec(english, names)

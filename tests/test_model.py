@@ -5,6 +5,7 @@ import math
 import re
 import tracemalloc
 
+import helpers
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,10 +25,7 @@ from npgpt.module import unallocated
 from npgpt.training.data import random_batch
 from npgpt.training.task import accumulate_gradients
 
-TINY = GPTConfig(
-    vocab_size=11, n_positions=8, n_embd=12, n_layer=2, n_head=3,
-    resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
-)  # fmt: skip
+TINY = GPTConfig(**helpers.TINY, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
 
 configs = st.builds(
     lambda n_head, width, **rest: GPTConfig(

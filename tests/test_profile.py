@@ -5,10 +5,10 @@ import time
 
 import numpy as np
 import pytest
+from helpers import npgpt
 
 import autograd
 from autograd import Ledger, Roof, ledger, machine, nn
-from npgpt.cli import main
 from npgpt.diagnostics import doctor
 from npgpt.diagnostics.info import Cost
 from npgpt.diagnostics.profile import Step
@@ -16,14 +16,6 @@ from npgpt.training.config import TrainConfig
 
 TINY = dict(n_layer=2, n_head=2, n_embd=16, block_size=8, batch_size=3)
 PRODUCTS = {"matmul", "affine", "attention", "einsum"}
-
-
-def npgpt(*args):
-    """Run the command in this process; return its exit code."""
-    try:
-        return main([str(arg) for arg in args])
-    except SystemExit as stop:
-        return stop.code
 
 
 def tiny_step(**options):

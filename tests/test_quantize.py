@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from helpers import draw_model
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autograd import no_grad
 from autograd.kernels import use_kernels
-from npgpt import GPT, GPTConfig, generate
+from npgpt import GPT, generate
 from npgpt.cli import main
 from npgpt.errors import UserError
 from npgpt.evaluation.loss import whole_loss
@@ -16,15 +17,6 @@ from npgpt.tokenizers import make_tokenizer, save_tokenizer
 
 KERNELS = pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "numpy"])
 EPS = np.finfo(np.float32).eps
-
-
-def small_model(**options):
-    config = dict(vocab_size=66, n_positions=16, n_embd=24, n_layer=2, n_head=2) | options
-    model = GPT(GPTConfig(**config)).eval()
-    generator = np.random.default_rng(0)
-    for parameter in model.parameters():
-        parameter.data[...] = 0.3 * generator.standard_normal(parameter.shape)
-    return model
 
 
 def with_int8_values(model):
@@ -97,7 +89,7 @@ def test_a_product_is_that_of_the_dequantized_weights(kernels, shape, n_in, n_ou
     ids=["tied", "untied", "no_bias", "post_norm"],
 )
 def test_an_int8_model_is_the_model_with_rounded_weights(options, kernels):
-    model = small_model(**options)
+    model = draw_model(**options)
     ids = np.random.default_rng(1).integers(0, 66, (3, 16))
     with use_kernels(kernels), no_grad():
         found = quantize(model)(ids)[0].numpy()
@@ -109,7 +101,7 @@ def test_an_int8_model_is_the_model_with_rounded_weights(options, kernels):
 
 @KERNELS
 def test_it_evaluates_and_generates(kernels):
-    model = small_model()
+    model = draw_model()
     int8, rounded = quantize(model), with_int8_values(model)
     ids = np.random.default_rng(1).integers(0, 66, 100)
     with use_kernels(kernels):
@@ -121,7 +113,7 @@ def test_it_evaluates_and_generates(kernels):
 
 
 def test_the_model_that_it_was_made_of_does_not_change():
-    model = small_model()
+    model = draw_model()
     before = {name: array.copy() for name, array in model.state_dict().items()}
     int8 = quantize(model)
     assert int8.n_parameters() == model.n_parameters()
@@ -131,7 +123,7 @@ def test_the_model_that_it_was_made_of_does_not_change():
 
 
 def test_an_int8_model_is_not_trained(tmp_path):
-    int8 = quantize(small_model())
+    int8 = quantize(draw_model())
     with pytest.raises(UserError, match="have no gradient; train the float32 model"):
         int8.train()
     assert not int8.training
@@ -148,7 +140,7 @@ def test_an_int8_model_is_not_trained(tmp_path):
 
 
 def test_the_command_writes_with_int8(tmp_path, capsys):
-    model, tokenizer = small_model(), make_tokenizer("char", "".join(map(chr, range(32, 98))))
+    model, tokenizer = draw_model(), make_tokenizer("char", "".join(map(chr, range(32, 98))))
     model.save_pretrained(tmp_path)
     save_tokenizer(tokenizer, tmp_path)
     command = ["generate", "--model", str(tmp_path), "--prompt", "HELLO", "--temperature", "0"]
@@ -159,7 +151,7 @@ def test_the_command_writes_with_int8(tmp_path, capsys):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_no_numbers_are_refused(value):
-    model = small_model()
+    model = draw_model()
     model.transformer.h[1].mlp.c_fc.weight.data[3, 4] = value
     with pytest.raises(UserError, match="is NaN or infinite"):
         quantize(model)

@@ -2,16 +2,15 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import TEXT, Quiet, train_config
 from rich.console import Console
 
 import autograd
@@ -25,37 +24,17 @@ from npgpt.commands.step import walk
 from npgpt.commands.why import MOST_ROWS, why
 from npgpt.commands.why import Options as WhyOptions
 from npgpt.training import loop
-from npgpt.training.config import TrainConfig
-from npgpt.training.display import Display
 from npgpt.training.interrupt import Interrupted
 from npgpt.training.replay import Replay, by_sequence, find_weight, follow
 from npgpt.training.run import Run, resume, start, train
 
-TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
-SMALL = dict(
-    n_layer=2, n_head=2, n_embd=16, block_size=8, batch_size=4, max_iters=12, eval_interval=4,
-    eval_iters=2, warmup_iters=2, dropout=0.2, gradient_accumulation_steps=2, log_interval=1,
-    checkpoint_interval=5,
-)  # fmt: skip
+OFTEN = dict(dropout=0.2, log_interval=1, checkpoint_interval=5)
 WEIGHT = "transformer.h.1.mlp.c_fc.weight[3,17]"
-
-
-class Quiet(Display):
-    """A display that interrupts, as Ctrl-C does, when a step is shown."""
-
-    def __init__(self, interrupt_at=None):
-        super().__init__(12, console=Console(quiet=True))
-        self.interrupt_at = interrupt_at
-
-    def step(self, step, loss, rate):
-        if step == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def config(folder, **changes):
     (folder / "text.txt").write_text(TEXT)
-    values = {**SMALL, "data": (str(folder / "text.txt"),), "out_dir": str(folder / "run")}
-    return TrainConfig(**{**values, **changes})
+    return train_config(str(folder / "text.txt"), folder / "run", **(OFTEN | changes))
 
 
 def gradients(run):
@@ -77,9 +56,9 @@ def resumed(tmp_path_factory):
         patch.setattr(Run, "backward", watched)
         run = start(config(folder))
         with pytest.raises(Interrupted):
-            train(run, Quiet(interrupt_at=7))
+            train(run, Quiet(run, interrupt_at=7))
         changes = dict(learning_rate=1e-2, beta1=0.8, weight_decay=0.3, batch_size=3)
-        train(resume(run.folder, changes), Quiet())
+        train(resume(run.folder, changes), Quiet(run))
     assert sorted(seen) == list(range(12))
     return run.folder, seen
 
@@ -142,7 +121,7 @@ def test_nothing_is_written(resumed):
 
 def test_from_another_model(tmp_path):
     base = start(config(tmp_path, max_iters=0))
-    train(base, Quiet())
+    train(base, Quiet(base))
     run = start(config(tmp_path, init_from=str(base.folder), out_dir=str(tmp_path / "second")))
     expected = [run.update() for _ in range(3)]
     replay = Replay(run.folder, 0, 2)
@@ -258,7 +237,7 @@ def test_older_runs_do_not_say(copy, resumed):
 def test_moves_add_up(name, first, tmp_path):
     """What the batches did, with those before them and weight decay, is the way of the weight."""
     run = start(config(tmp_path, weight_decay=0.5, max_iters=12, grad_clip=0.3))
-    train(run, Quiet())
+    train(run, Quiet(run))
     replay = Replay(run.folder, first)
     name, index = find_weight(replay.run, name)
     replay.seek(first)
@@ -310,7 +289,7 @@ def test_a_history(resumed, capsys, monkeypatch):
 
 def test_a_long_history_is_short(tmp_path):
     run = start(config(tmp_path, max_iters=50, n_layer=1, gradient_accumulation_steps=1))
-    train(run, Quiet())
+    train(run, Quiet(run))
     console = Console(width=80, force_terminal=True, color_system="256", record=True)
     with console.capture() as capture:
         why(WhyOptions(run=str(run.folder), param="transformer.ln_f.weight[0]"), console)

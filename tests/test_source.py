@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis.strategies import just
 
@@ -23,7 +24,7 @@ from autograd.testing.properties import Applied
 from npgpt import GPT, GPTConfig
 from npgpt.models.layers import dropout_from
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 GROUPS = sorted({op.__module__ for op in autograd.REGISTRY.values()})
 
 # Runs scripts where nothing but NumPy and Python's own library can be imported.

@@ -11,11 +11,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from helpers import npgpt
 from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt import UserError
-from npgpt.cli import main
 from npgpt.generation import TextStreamer
 from npgpt.tokenizers import (
     AddedToken,
@@ -84,14 +84,6 @@ TOKENIZERS = {
     "bpe": lambda: train_bpe(TEXT, 330),
     "gpt1": small_gpt1,
 }
-
-
-def npgpt(*args):
-    """Run the command in this process; return its exit code."""
-    try:
-        return main([str(arg) for arg in args])
-    except SystemExit as stop:
-        return stop.code
 
 
 # ---- every tokenizer

@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import TEXT, Quiet, cut, lines, same_runs, timeless, train_config
 from safetensors.numpy import save_file
 
 import autograd
@@ -38,13 +39,6 @@ from npgpt.training.run import latest_run, resume, start, train
 from npgpt.training.task import LanguageModelling
 from npgpt.weights.load import load_pretrained
 
-TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
-
-SMALL = dict(
-    n_layer=2, n_head=2, n_embd=16, block_size=8, batch_size=4, max_iters=12, eval_interval=4,
-    eval_iters=2, log_interval=2, warmup_iters=2, dropout=0.1, gradient_accumulation_steps=2,
-)  # fmt: skip
-
 
 @pytest.fixture
 def text(tmp_path):
@@ -53,47 +47,10 @@ def text(tmp_path):
     return str(path)
 
 
-def config(text, folder, **changes):
-    return TrainConfig(**{**SMALL, "data": (text,), "out_dir": str(folder), **changes})
-
-
-class Quiet(Display):
-    """A display that interrupts, as Ctrl-C does, when a step is shown."""
-
-    def __init__(self, run, interrupt_at=None):
-        super().__init__(run.config.max_iters)
-        self.interrupt_at = interrupt_at
-        self.console.quiet = True
-
-    def step(self, step, loss, rate):
-        if step == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 def run_to_the_end(*args, **kwargs):
-    run = start(config(*args, **kwargs))
+    run = start(train_config(*args, **kwargs))
     train(run, Quiet(run))
     return run
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def timeless(folder):
-    times = ("tokens_per_second", "elapsed_seconds")
-    return [{k: v for k, v in line.items() if k not in times} for line in lines(folder)]
-
-
-def same_runs(a, b):
-    """Whether two run folders hold the same results, bit for bit."""
-    assert timeless(a) == timeless(b)
-    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
-    (x, mx), (y, my) = read_tensors(a / "state.safetensors"), read_tensors(b / "state.safetensors")
-    assert x.keys() == y.keys() and all(np.array_equal(x[name], y[name]) for name in x)
-    progress = [json.loads(m["progress"]) for m in (mx, my)]
-    assert [p.pop("elapsed_seconds") > 0 for p in progress] == [True, True]
-    assert progress[0] == progress[1]
 
 
 # ---- a run
@@ -120,7 +77,7 @@ def test_a_run_folder(text, tmp_path):
 
 def test_the_model_file_is_the_best(text, tmp_path):
     # a learning rate that ruins what was learned
-    run = start(config(text, tmp_path / "run", max_iters=40, learning_rate=0.02, min_lr=0.02,
+    run = start(train_config(text, tmp_path / "run", max_iters=40, learning_rate=0.02, min_lr=0.02,
                        weight_decay=0.0, grad_clip=0.0, eval_interval=1, beta2=0.5))  # fmt: skip
     train(run, Quiet(run))
     losses = {
@@ -149,7 +106,7 @@ def test_numbered_folders_and_the_latest(text, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="npgpt train"):
         latest_run()
     first = run_to_the_end(text, "")
-    second = start(config(text, ""))
+    second = start(train_config(text, ""))
     assert (str(first.folder), str(second.folder)) == ("out/0001", "out/0002")
     assert str(latest_run()) == "out/0001"  # the other has no model yet
 
@@ -183,7 +140,7 @@ def test_starting_from_a_model_keeps_all_of_its_architecture(text, tmp_path):
     )
     base = GPT(unusual, seed=4)
     base.save_pretrained(first.folder)
-    run = start(config(text, tmp_path / "second", init_from=str(first.folder), dropout=0.3))
+    run = start(train_config(text, tmp_path / "second", init_from=str(first.folder), dropout=0.3))
     rates = dict(resid_pdrop=0.3, embd_pdrop=0.3, attn_pdrop=0.3)
     assert run.model.config == dataclasses.replace(unusual, **rates)
     x = run.tokenizer.encode("the lazy")[None]
@@ -196,7 +153,7 @@ def test_a_shorter_context_than_the_models(text, tmp_path):
     base.generation_config = {"top_k": 3}
     base.save_pretrained(first.folder)
     changes = dict(init_from=str(first.folder), block_size=5, max_iters=2)
-    run = start(config(text, tmp_path / "second", **changes))
+    run = start(train_config(text, tmp_path / "second", **changes))
     assert run.model.config.n_positions == run.config.block_size == 5
     x = run.tokenizer.encode("lazy ")[None]
     assert np.array_equal(run.model.eval()(x)[0].numpy(), base(x)[0].numpy())
@@ -218,7 +175,7 @@ def test_a_shorter_context_than_the_models(text, tmp_path):
 )
 def test_options_that_a_model_contradicts(changes, given, message, uninterrupted, tmp_path):
     data = str(uninterrupted.parent / "text.txt")
-    wrong = config(data, tmp_path / "run", init_from=str(uninterrupted), **changes)
+    wrong = train_config(data, tmp_path / "run", init_from=str(uninterrupted), **changes)
     with pytest.raises(UserError, match=message):
         start(wrong, given=given)
     assert not (tmp_path / "run").exists()
@@ -227,12 +184,12 @@ def test_options_that_a_model_contradicts(changes, given, message, uninterrupted
 def test_the_tokenizer_of_a_token_file(uninterrupted, tmp_path):
     data = str(uninterrupted / "tokens.bin")
     with pytest.raises(UserError, match=r"tokenizer is byte, and the token file .* has char"):
-        start(config(data, tmp_path / "run", tokenizer="byte"))
+        start(train_config(data, tmp_path / "run", tokenizer="byte"))
     write_tokens(tmp_path / "bytes.bin", TEXT, ByteTokenizer(), [])
     data = str(tmp_path / "bytes.bin")
     with pytest.raises(UserError, match="tokenizer is char"):
-        start(config(data, tmp_path / "run"), given=["tokenizer"])
-    assert start(config(data, tmp_path / "run")).config.tokenizer == "byte"
+        start(train_config(data, tmp_path / "run"), given=["tokenizer"])
+    assert start(train_config(data, tmp_path / "run")).config.tokenizer == "byte"
 
 
 def test_a_token_file_as_data(text, tmp_path):
@@ -258,7 +215,7 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize("step", [2, 4, 6, 12])
 def test_ctrl_c_saves_and_resuming_continues_bit_for_bit(step, text, tmp_path, uninterrupted):
-    run = start(config(text, tmp_path / "run"))
+    run = start(train_config(text, tmp_path / "run"))
     with pytest.raises(Interrupted):
         train(run, Quiet(run, interrupt_at=step))
     assert run.progress.step == step
@@ -271,7 +228,7 @@ def test_ctrl_c_saves_and_resuming_continues_bit_for_bit(step, text, tmp_path, u
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_other_signals_save_as_well(name, text, tmp_path, uninterrupted):
     number = getattr(signal, name)
-    run = start(config(text, tmp_path / "run"))
+    run = start(train_config(text, tmp_path / "run"))
     display = Quiet(run)
 
     def step(*args):  # a shell and the system may both send the signal
@@ -298,7 +255,7 @@ def test_other_signals_save_as_well(name, text, tmp_path, uninterrupted):
 def test_signals_while_a_checkpoint_is_written(
     n_signals, text, tmp_path, monkeypatch, uninterrupted
 ):
-    run = start(config(text, tmp_path / "run"))
+    run = start(train_config(text, tmp_path / "run"))
 
     def interrupted(path, *args):
         with replacing(path) as file:
@@ -327,7 +284,7 @@ def test_output_that_nobody_reads_loses_nothing(n_lines, text, tmp_path, uninter
                 raise BrokenPipeError(errno.EPIPE, "Broken pipe")
             return super().write(text)
 
-    run = start(config(text, tmp_path / "run", sample_tokens=0))
+    run = start(train_config(text, tmp_path / "run", sample_tokens=0))
     display = Display(12)
     display.console.file = Closed()
     with pytest.raises(OutputLost):
@@ -352,9 +309,9 @@ def test_extending_a_finished_run(text, tmp_path, uninterrupted):
 def test_kill_9_at_random_moments(attempt, text, tmp_path):
     """A run that saves all the time, killed again and again, ends as if nothing had happened."""
     often = dict(max_iters=120, eval_interval=1, eval_iters=1)
-    whole = start(config(text, tmp_path / "whole", **often))
+    whole = start(train_config(text, tmp_path / "whole", **often))
     train(whole, Quiet(whole))
-    state = start(config(text, tmp_path / "run", **often)).folder / "state.safetensors"
+    state = start(train_config(text, tmp_path / "run", **often)).folder / "state.safetensors"
     RunFolder(tmp_path / "run").unlock()
     command = [sys.executable, "-m", "npgpt.cli", "train", "--resume", str(tmp_path / "run")]
     chance = random.Random(attempt)
@@ -393,7 +350,7 @@ def test_a_full_disk(tmp_path):
 @pytest.mark.parametrize("interval", [1, 50])
 def test_a_loss_that_is_not_finite_stops_the_run(interval, text, tmp_path):
     wild = dict(max_iters=100, learning_rate=1e30, grad_clip=0.0, eval_interval=interval)
-    run = start(config(text, tmp_path / "run", **wild))
+    run = start(train_config(text, tmp_path / "run", **wild))
     with np.errstate(all="ignore"):
         with pytest.raises(
             UserError, match=r"after step \d+ the .*last good checkpoint.*--learning_rate"
@@ -405,7 +362,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(interval, text, tmp_path):
 
 @pytest.mark.parametrize(("grad_clip", "advised"), [(0.0, True), (5.0, True), (1.0, False)])
 def test_clipping_is_advised_where_nothing_is_clipped(grad_clip, advised, text, tmp_path):
-    run = start(config(text, tmp_path / "run", grad_clip=grad_clip))
+    run = start(train_config(text, tmp_path / "run", grad_clip=grad_clip))
     with pytest.raises(UserError) as caught:
         run.demand_finite("loss", float("nan"))
     assert ("--grad_clip 1" in str(caught.value)) == advised
@@ -450,14 +407,10 @@ def test_numbered_checkpoints(text, tmp_path):
     ],
 )
 def test_damaged_runs(damage, message, text, tmp_path):
-    run = start(config(text, tmp_path / "run"))
+    run = start(train_config(text, tmp_path / "run"))
     damage(run.folder)
     with pytest.raises(UserError, match=message):
         resume(run.folder, {})
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-10])
 
 
 def edit(path, **values):
@@ -484,7 +437,7 @@ def test_weights_that_do_not_fit(change, message, uninterrupted, tmp_path):
 
 
 def test_architecture_cannot_change_on_resume(text, tmp_path):
-    run = start(config(text, tmp_path / "run"))
+    run = start(train_config(text, tmp_path / "run"))
     with pytest.raises(UserError, match="--n_layer is 2 in the run"):
         resume(run.folder, {"n_layer": 5})
     with pytest.raises(UserError, match="--val_data is not given in the run"):
@@ -522,14 +475,14 @@ def test_a_resumed_runs_samples_know_the_models_own_settings(text, tmp_path):
     first = run_to_the_end(text, tmp_path / "first", max_iters=2)
     (first.folder / "generation_config.json").write_text('{"repetition_penalty": 3.0}')
     changes = dict(init_from=str(first.folder), sample_tokens=6)
-    run = start(config(text, tmp_path / "run", **changes))
+    run = start(train_config(text, tmp_path / "run", **changes))
     again = resume(run.folder, {})
     assert again.model.generation_config == {"repetition_penalty": 3.0}
     assert run.task.sample(run.model) == again.task.sample(again.model)
 
 
 def test_a_recipe_that_was_edited(text, tmp_path):
-    run = start(config(text, tmp_path / "run"))
+    run = start(train_config(text, tmp_path / "run"))
     recipe = run.folder / "train.toml"
     written = recipe.read_text()
     for key, value in dict(block_size=4, n_embd=8, seed=5, dropout=0.3, tokenizer='"byte"').items():
@@ -596,7 +549,7 @@ def as_version_0_1_0(folder):
 
 
 def test_runs_of_version_0_1_0(text, tmp_path, uninterrupted, capsys):
-    run = start(config(text, tmp_path / "run"))
+    run = start(train_config(text, tmp_path / "run"))
     with pytest.raises(Interrupted):
         train(run, Quiet(run, interrupt_at=6))
     as_version_0_1_0(run.folder)
@@ -614,7 +567,7 @@ def test_runs_of_version_0_1_0(text, tmp_path, uninterrupted, capsys):
 
 @pytest.mark.parametrize("step", [4, 6, 12])
 def test_a_model_that_is_lost_is_written_again(step, text, tmp_path, capsys):
-    run = start(config(text, tmp_path / "run"))
+    run = start(train_config(text, tmp_path / "run"))
     with pytest.raises(Interrupted):
         train(run, Quiet(run, interrupt_at=step))
     cut(run.folder / "model.safetensors")
@@ -665,12 +618,12 @@ def test_another_task(text, tmp_path):
         run.task = Masked(run.config, run.tokenizer, run.task.data)
         return run
 
-    whole = masked(start(config(text, tmp_path / "whole")))
+    whole = masked(start(train_config(text, tmp_path / "whole")))
     train(whole, Quiet(whole))
     assert lines(whole.folder)[-1]["val_loss"] == pytest.approx(
         whole.task.whole_loss(load_pretrained(whole.folder)), rel=1e-6
     )
-    run = masked(start(config(text, tmp_path / "run")))
+    run = masked(start(train_config(text, tmp_path / "run")))
     with pytest.raises(Interrupted):
         train(run, Quiet(run, interrupt_at=6))
     train(again := masked(resume(run.folder, {})), Quiet(again))
@@ -739,12 +692,12 @@ def test_what_a_run_needs_is_not_overwritten(text, tmp_path):
         dict(init_from=str(folder / "model.safetensors")),
     ):
         with pytest.raises(UserError, match="--overwrite would remove .*give another --out_dir"):
-            start(config(**{"text": text, "folder": folder, "n_layer": 2, **changes}), True)
+            start(train_config(**{"text": text, "folder": folder, "n_layer": 2, **changes}), True)
         assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_leftovers_of_writes_that_were_killed(text, tmp_path):
-    folder = start(config(text, tmp_path / "run")).folder
+    folder = start(train_config(text, tmp_path / "run")).folder
     (folder / "checkpoints").mkdir()
     mine = {".mine.tmp", ".tmp.tmp", "checkpoints/notes.txt"}
 
@@ -758,7 +711,7 @@ def test_leftovers_of_writes_that_were_killed(text, tmp_path):
 
     for again in (
         lambda: resume(folder, {}),
-        lambda: start(config(text, folder, checkpoint_interval=5), overwrite=True),
+        lambda: start(train_config(text, folder, checkpoint_interval=5), overwrite=True),
     ):
         leave()
         again()
@@ -780,7 +733,7 @@ def test_two_processes_in_one_folder(text, tmp_path):
     assert other.stdout.readline() == b"held\n"
     for again in (
         lambda: resume(run.folder, {}),
-        lambda: start(config(text, run.folder), overwrite=True),
+        lambda: start(train_config(text, run.folder), overwrite=True),
     ):
         with pytest.raises(UserError, match="another process trains in"):
             again()
@@ -823,7 +776,7 @@ def test_text_in_brackets_is_no_markup(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("[/i] [bold]x[/b] :smile:\n\t\t\n" * 99)
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(config("text.txt", "[red]x y", max_iters=2).to_toml())
+    recipe.write_text(train_config("text.txt", "[red]x y", max_iters=2).to_toml())
     assert command(recipe) == 0
     out = capsys.readouterr().out
     assert "[red]x y trains" in out and "\t" in out
@@ -832,7 +785,7 @@ def test_text_in_brackets_is_no_markup(tmp_path, monkeypatch, capsys):
 
 def test_a_reader_that_ends(text, tmp_path):
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(config(text, tmp_path / "run", max_iters=10**6).to_toml())
+    recipe.write_text(train_config(text, tmp_path / "run", max_iters=10**6).to_toml())
     process = subprocess.Popen(
         [sys.executable, "-m", "npgpt.cli", "train", recipe],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

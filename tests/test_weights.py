@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import cut
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -291,10 +292,6 @@ def swap_shapes(path):
     shapes = json.loads(path.read_text())
     shapes[3], shapes[4] = shapes[4], shapes[3]
     path.write_text(json.dumps(shapes))
-
-
-def cut(path, n=10):
-    path.write_bytes(path.read_bytes()[:-n])
 
 
 # ---- real trained weights
