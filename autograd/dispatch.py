@@ -85,6 +85,9 @@ class OnTensors:
                 f"{self.name} has no derivative with respect to {name}, and was given a tensor "
                 "there that requires a gradient; use .detach() for a constant"
             )
+        if name == "dtype" and isinstance(value, TensorBase | ndarray):
+            # as in NumPy: without its array, a number as 1 would name a dtype
+            raise TypeError(f"{self.name}: dtype is {value!r}; expected a dtype, as np.float32")
         value = plain(value)
         return value[()] if isinstance(value, ndarray) and value.ndim == 0 else value
 

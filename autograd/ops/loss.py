@@ -18,8 +18,11 @@ from autograd.ops.normalization import log_softmax
 from autograd.precision import in_single
 
 
-def reduced(losses, reduction):
-    """Return the mean or the sum of losses, or all for ``"none"``; the mean of none is NaN."""
+def reduce_losses(losses, reduction):
+    """Return the mean or the sum of losses; for ``"none"`` the losses themselves.
+
+    The mean of an empty array is NaN.
+    """
     check_reduction(reduction)
     if reduction == "none":
         return losses
@@ -28,14 +31,14 @@ def reduced(losses, reduction):
 
 
 def check_reduction(reduction):
-    """Raise ``ValueError`` for what is no reduction."""
+    """Raise ``ValueError`` unless `reduction` is ``"mean"``, ``"sum"`` or ``"none"``."""
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
 
 
 def mse_loss(input, target, reduction="mean"):
     """Squared difference, element by element."""
-    return reduced((input - target) ** 2, reduction)
+    return reduce_losses((input - target) ** 2, reduction)
 
 
 def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean", pos_weight=None):
@@ -49,10 +52,11 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
             f"binary_cross_entropy_with_logits: input has shape {np.shape(input)} and target "
             f"{np.shape(target)}; expected the same"
         )
-    # -pos_weight t log(sigmoid(x)) - (1 - t) log(1 - sigmoid(x)), of which nothing cancels
+    # -pos_weight t log(sigmoid(x)) - (1 - t) log(1 - sigmoid(x)): softplus(-x) is -log(sigmoid(x)),
+    # and softplus(x) is -log(1 - sigmoid(x)), without the difference, which is 0 for a large x.
     positive = target if pos_weight is None else pos_weight * target
     losses = positive * softplus(-input) + (1 - target) * softplus(input)
-    return reduced(losses if weight is None else losses * weight, reduction)
+    return reduce_losses(losses if weight is None else losses * weight, reduction)
 
 
 def cross_entropy(
@@ -67,14 +71,14 @@ def cross_entropy(
     target : array_like of int, (), (N,) or (N, d1, ...); or Tensor or ndarray of `input`'s shape
         Classes, or probabilities of all of them, which may require a gradient.
     weight : array_like, (C,), optional
-        What each class counts.
+        The weight of each class.
     ignore_index : int
-        A class that counts for nothing.
+        Positions with this target have a loss of 0, and do not count for the mean.
     reduction : {"mean", "sum", "none"}
         ``"mean"`` divides by the sum of the weights of the targets that count, or for probabilities
-        by the number of positions. Of none at all, it is NaN.
+        by the number of positions; if that is 0, the result is NaN.
     label_smoothing : float
-        How much of each target goes, in equal parts, to all classes. Szegedy et al. 2016,
+        Which share of each target goes, in equal parts, to all classes. Szegedy et al. 2016,
         arXiv:1512.00567, section 7.
 
     Returns
@@ -115,7 +119,7 @@ def cross_entropy(
     if weight is not None:
         target = target * weight
     losses = -np.sum(log_softmax(input) * target, axis=-1)
-    return reduced(losses, reduction)
+    return reduce_losses(losses, reduction)
 
 
 def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
@@ -130,7 +134,7 @@ def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
     losses = -take_along_axis(input, classes[..., None], -1)[..., 0]
     losses = np.where(target == ignore_index, 0, losses * share)
     if reduction != "mean":
-        return reduced(losses, reduction)
+        return reduce_losses(losses, reduction)
     return np.sum(losses) / (np.sum(share) or np.nan)
 
 
@@ -142,7 +146,10 @@ def classes_last(name, x):
 
 
 def shares(target, weight, ignore_index, dtype):
-    """Return the classes, 0 where ignored, and what each position counts, 0 where ignored."""
+    """Return the class and the weight of each position; both are 0 where the class is ignored.
+
+    For targets [2, -100] and no weights, the classes are [2, 0] and the weights [1, 0].
+    """
     counted = target != ignore_index
     classes = np.where(counted, target, 0)
     share = counted.astype(dtype)
@@ -150,7 +157,7 @@ def shares(target, weight, ignore_index, dtype):
 
 
 def smoothing(label_smoothing, weight, n, dtype):
-    """Return what label smoothing counts each of n classes, in every position."""
+    """Return the share of the target that label smoothing gives to each of n classes, (n,)."""
     spread = np.full(n, label_smoothing / max(n, 1), dtype)
     return spread if weight is None else spread * weight.astype(dtype)
 
