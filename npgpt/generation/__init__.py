@@ -244,7 +244,7 @@ def start_search(
 ) -> Search:
     """Check the prompts, and return the search, which `Search.run` runs.
 
-    The parameters are those of `generate`, and the options of `resolve_options`.
+    The parameters are those of `generate`; `options` is the result of `resolve_options`.
 
     Raises
     ------

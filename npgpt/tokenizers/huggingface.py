@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizer files: reading those of the GPT family, and writing any tokenizer.
+"""Reading and writing Hugging Face's tokenizer files, for the tokenizers of the GPT family.
 
 ``tokenizer.json`` describes the five steps from a text to ids, and the way back:
 
