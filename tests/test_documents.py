@@ -113,7 +113,7 @@ def test_tokenizers_with_an_end_token(tokenizer, tmp_path):
     assert again.to_dict() == tokenizer.to_dict() and again.special_tokens == {END: end}
     with pytest.raises(UserError, match="the tokenizer .char. has no special token"):
         end_token(CharTokenizer.from_text("ab"))
-    with pytest.raises(UserError, match="token twice"):
+    with pytest.raises(UserError, match="special_tokens must be different from each other"):
         ByteTokenizer([END, END])
 
 
