@@ -370,7 +370,7 @@ class Terminal:
         """Draw the neighbourhood in the graph.  where."""
         around = self.session.neighbourhood()
 
-        def draw(mark: str, value: Value, note: str = "", style: str = "dim") -> None:
+        def print_value(mark: str, value: Value, note: str = "", style: str = "dim") -> None:
             line = Text().append(mark, style).append(value.name, "bold")
             line.append(f" = {value.made_by}" if value.made_by else "")
             line.append(f"  {value.kind}", "dim").append(note, "dim")
@@ -378,18 +378,18 @@ class Terminal:
             self.print(line)
 
         for user in around.users:
-            draw("    ▲  ", user)
+            print_value("    ▲  ", user)
         if not around.users:
             self.print(Text("    the pass begins here", "dim"))
         self.print(Text("    │", "dim"))
         for result in around.results:
-            draw("  ▶ ●  ", result, style="bold yellow")
+            print_value("  ▶ ●  ", result, style="bold yellow")
         for i, (parent, arguments, inputs) in enumerate(around.parents):
             last = i == len(around.parents) - 1
-            draw(f"    {'└' if last else '├'}─ ", parent, f"  as {', '.join(arguments)}")
+            print_value(f"    {'└' if last else '├'}─ ", parent, f"  as {', '.join(arguments)}")
             for j, grandparent in enumerate(inputs):
                 corner = "└" if j == len(inputs) - 1 else "├"
-                draw(f"    {' ' if last else '│'}   {corner}─ ", grandparent)
+                print_value(f"    {' ' if last else '│'}   {corner}─ ", grandparent)
 
     def do_print(self, text: str) -> None:
         """Show a value, a slice of one, or any expression of NumPy.  print EXPRESSION.

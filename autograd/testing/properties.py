@@ -69,7 +69,9 @@ class Applied:
         result = self(*values)
         return tuple(result) if self.op.multiple else (result,)
 
-    def run(self, leaves: Sequence[Tensor], cotangents: Sequence | None = None) -> list:
+    def outputs_and_gradients(
+        self, leaves: Sequence[Tensor], cotangents: Sequence | None = None
+    ) -> list:
         """Return the outputs and the gradients as arrays; cotangents are ones by default."""
         outputs = self.outputs(*leaves)
         us = [np.ones(y.shape) for y in outputs] if cotangents is None else cotangents
@@ -135,7 +137,7 @@ def dtype_is_kept(op: Op, call: Call) -> None:
     """
     function, narrow = Applied(op, call), Applied(op, _in_single_precision(call))
     single, double = (
-        applied.run([tensor(x, requires_grad=True) for x in applied.inputs])
+        applied.outputs_and_gradients([tensor(x, requires_grad=True) for x in applied.inputs])
         for applied in (narrow, function)
     )
     # In a result that is a small difference of large terms, the error is relative to the terms.
@@ -151,7 +153,7 @@ def dtype_is_kept(op: Op, call: Call) -> None:
     if any(y.dtype != np.float64 for y in outputs):
         return
     n = len(outputs)
-    gradients = function.run(_leaves(function.inputs), _cotangents(outputs))[n:]
+    gradients = function.outputs_and_gradients(_leaves(function.inputs), _cotangents(outputs))[n:]
     for name, gradient in zip(function.names, gradients, strict=True):
         # smaller elements may be rounding errors
         known = gradient[(np.abs(gradient) > 1e-3) & np.isfinite(gradient)]
@@ -176,10 +178,10 @@ def _in_single_precision(call: Call) -> Call:
 def layout_does_not_matter(op: Op, call: Call) -> None:
     """Check that contiguous copies of the inputs give the same values and gradients."""
     function = Applied(op, call)
-    as_drawn = function.run(_leaves(function.inputs))
+    as_drawn = function.outputs_and_gradients(_leaves(function.inputs))
     contiguous = [x.copy(order="C") for x in function.inputs]
     message = f"{op.name}: the result depends on the order of the inputs in memory"
-    _equal(as_drawn, function.run(_leaves(contiguous)), message, rtol=1e-13)
+    _equal(as_drawn, function.outputs_and_gradients(_leaves(contiguous)), message, rtol=1e-13)
 
 
 def each_input_stands_alone(op: Op, call: Call) -> None:
@@ -188,7 +190,7 @@ def each_input_stands_alone(op: Op, call: Call) -> None:
     inputs = function.inputs
     outputs = function.outputs(*map(Tensor, inputs))
     n, us = len(outputs), _cotangents(outputs)
-    together = function.run(_leaves(inputs), us)[n:]
+    together = function.outputs_and_gradients(_leaves(inputs), us)[n:]
     for i, gradient in enumerate(together if len(inputs) > 1 else ()):
         leaf = Tensor(inputs[i]).requires_grad_()
         values = [leaf if j == i else x for j, x in enumerate(inputs)]
@@ -240,7 +242,7 @@ def passes_are_pure(op: Op, call: Call) -> None:
         np.testing.assert_array_equal(x, original, err_msg=message)
     again = [g.numpy() for g in grad(outputs, leaves, us)]
     _equal(again, first, f"{op.name}: a second backward pass gives another gradient")
-    fresh = function.run(_leaves(inputs), us)[len(outputs) :]
+    fresh = function.outputs_and_gradients(_leaves(inputs), us)[len(outputs) :]
     _equal(first, fresh, f"{op.name}: a gradient depends on a call in between")
 
 
