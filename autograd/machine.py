@@ -127,7 +127,7 @@ def compiles() -> bool:
     """Return whether kernels are on and are compiled, and not run as Python functions."""
     if not kernels_enabled():
         return False
-    from autograd.kernels.jit import settings
+    from autograd.kernels.cache import settings
 
     return not settings.DISABLE_JIT
 

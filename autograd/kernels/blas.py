@@ -13,7 +13,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from autograd.kernels.jit import OVERLOADS, settings
+from autograd.kernels.cache import settings
+from autograd.kernels.jit import OVERLOADS
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's names for them
 

@@ -20,6 +20,7 @@ import os
 import numpy as np
 from numba import carray
 
+from autograd.kernels.cache import settings
 from autograd.kernels.intrinsics import (
     bytes_,
     counts,
@@ -36,7 +37,6 @@ from autograd.kernels.jit import (
     inline,
     jit,
     n_threads,
-    settings,
     share,
     takes,
 )

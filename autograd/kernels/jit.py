@@ -195,7 +195,7 @@ def wait_awake(number: ndarray, before: int, grace: int) -> None:
 
 
 @jit(EXACT)
-def _wait_awake(number, before, grace):
+def _wait_awake(number: ndarray, before: int, grace: int) -> None:
     for _ in range(LOOKS):
         yield_processor()
         if number[0] != before:

@@ -189,7 +189,9 @@ _init = GPTConfig.__init__
 
 
 @functools.wraps(_init)
-def _init_with_alias(self: GPTConfig, *args: Any, block_size: int | None = None, **fields: Any):
+def _init_with_alias(
+    self: GPTConfig, *args: Any, block_size: int | None = None, **fields: Any
+) -> None:
     # block_size is no field: dataclasses.replace(config, n_positions=8) would pass on its old value
     if block_size is not None:
         fields["n_positions"] = block_size
