@@ -22,17 +22,14 @@ from npgpt.commands.completion import find_commands
 from npgpt.errors import UserError
 from npgpt.options import FOREIGN, Argument, check_file, parse, quoted
 
-COMMANDS = [
-    "train", "generate", "info", "export", "tokenizer list", "tokenizer add", "tokenizer train",
-    "tokenizer show", "step", "why", "lesson", "kata", "profile", "doctor", "warmup", "completion",
-]  # fmt: skip
+COMMANDS = [name for name, _ in find_commands("npgpt.commands")]
 
 
-def test_the_table_of_commands():
-    assert [name for name, _ in find_commands("npgpt.commands")] == COMMANDS
+def test_every_file_of_a_command_is_in_the_table():
     folder = Path(npgpt.commands.__file__).parent
     files = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("[!_]*.py")}
     assert files == {name.replace(" ", os.sep) for name in COMMANDS}
+    assert {"train", "tokenizer add", "completion"} <= {*COMMANDS}
 
 
 @dataclass

@@ -40,8 +40,7 @@ COMMANDS = {
     ),
     "lesson": (
         "[N]",
-        "Six lessons on backpropagation, from three numbers to a transformer block. Without N: a "
-        "list.",
+        "Lessons on backpropagation, from three numbers to a transformer block. Without N: a list.",
     ),
     "kata": (
         "[OP]",

@@ -106,8 +106,8 @@ def lessons() -> list[Lesson]:
     Examples
     --------
     >>> from npgpt.learn.lessons import lessons
-    >>> len(lessons())
-    6
+    >>> lessons()[0].title
+    'The chain rule on three scalars'
     """
     return [Lesson(number) for number in _paths()]
 
