@@ -14,7 +14,7 @@ from npgpt.renamed import RENAMED
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = [
-    ["autograd.blocks", "autograd.files", "autograd.formula"],
+    ["autograd.blocks", "autograd.cpus", "autograd.files", "autograd.formula"],
     ["autograd.changes", "autograd.modes"],
     ["autograd.engine"],
     ["autograd.dispatch", "autograd.precision"],

@@ -9,6 +9,7 @@ from helpers import npgpt
 
 import autograd
 from autograd import Ledger, Roof, ledger, machine, nn
+from autograd.cpus import cpu_quota
 from npgpt.diagnostics import doctor
 from npgpt.diagnostics.info import Cost
 from npgpt.diagnostics.profile import Step
@@ -297,7 +298,7 @@ def test_the_quota_of_a_container(files, cpus, tmp_path):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert machine.cpu_quota(tmp_path) == cpus
+    assert cpu_quota(tmp_path) == cpus
 
 
 def test_a_namesake_and_what_is_missing(monkeypatch):
