@@ -104,7 +104,7 @@ def compiles() -> bool:
 
 def kernel_threads() -> int:
     """Return how many threads kernels use."""
-    from autograd.kernels.jit import n_threads
+    from autograd.kernels.team import n_threads
 
     return n_threads()
 

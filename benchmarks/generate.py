@@ -23,7 +23,8 @@ import numpy as np
 from harness import OURS, Row, burst, keep_memory, main, need, take_turns, timed
 from numpy import ndarray
 
-from autograd.kernels.jit import SUMS, jit, n_threads, share
+from autograd.kernels.jit import SUMS
+from autograd.kernels.team import n_threads, parts_of, row_kernel, split
 from autograd.ops.linalg import product
 from npgpt import GPT, GPTConfig, generate
 from npgpt.generation.quantize import quantize
@@ -87,12 +88,13 @@ def make_twin(model: GPT, folder: Path) -> GPT2LMHeadModel:
 # ---- the floor
 
 
-@jit(SUMS)
-def _sum(x):
-    total = np.float32(0)
-    for i in range(x.size):
-        total += x[i]
-    return total
+@row_kernel(SUMS)
+def _sum(starts, stops, totals, x):
+    for k in range(starts.size):
+        part, total = x[starts[k] : stops[k]], np.float32(0)
+        for i in range(part.size):
+            total += part[i]
+        totals[k] = total
 
 
 def time_products(model: GPT, n: int) -> Callable[[], float]:
@@ -109,8 +111,9 @@ def time_products(model: GPT, n: int) -> Callable[[], float]:
 
 def time_reading(n_bytes: int) -> Callable[[], float]:
     """Return a function that measures the seconds of reading so many bytes, on all threads."""
-    parts = np.array_split(np.ones(n_bytes // 4, np.float32), n_threads())
-    return lambda: timed(share, _sum, parts, n_bytes)[0]
+    x, parts = np.ones(n_bytes // 4, np.float32), parts_of(n_bytes // 4, n_threads())
+    rows = (*parts, np.empty(len(parts[0]), np.float32))
+    return lambda: timed(lambda: split(_sum, rows, x, size=n_bytes))[0]
 
 
 # ---- measuring

@@ -176,7 +176,7 @@ def test_the_bits_do_not_depend_on_the_threads(monkeypatch, bits):
     ids = np.random.default_rng(1).integers(0, 66, (2, 16))
     results = []
     for n in (1, 2, 5):
-        monkeypatch.setattr("autograd.kernels.jit.n_threads", lambda n=n: n)
+        monkeypatch.setattr("autograd.kernels.team.n_threads", lambda n=n: n)
         monkeypatch.setattr("autograd.kernels.decode.n_threads", lambda n=n: n)
         results.append(read(model, ids, prompt=1)[0])
     assert all(np.array_equal(result, results[0]) for result in results)

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -177,13 +176,14 @@ def test_empty_and_single(shape, dtype):
 @DTYPE
 def test_results_repeat_bit_for_bit(call, dtype, monkeypatch):
     """Whatever the number of threads."""
-    from autograd.kernels import jit
+    from autograd.kernels import team
 
     x = values(dtype, columns=301)
     expected = run(call, x, True)
-    monkeypatch.setattr(jit, "SMALL", 1)
+    monkeypatch.setattr(team, "GRAIN", 1)
+    monkeypatch.setattr(team, "WORTH_WAKING", 1)
     for n in (1, 2, 3, 3):
-        monkeypatch.setattr(jit, "n_threads", lambda n=n: n)
+        monkeypatch.setattr(team, "n_threads", lambda n=n: n)
         for found, y in zip(run(call, x, True), expected, strict=True):
             np.testing.assert_array_equal(found, y)
 
@@ -231,12 +231,12 @@ SCATTER_ROWS = autograd.REGISTRY["scatter_rows"]
 @pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG)
 def test_arguments_are_checked_before_a_kernel_runs(call, message, kernels, monkeypatch):
     """The same error with kernels and without: what a loop counts by is right when it begins."""
-    from autograd.kernels.jit import split
+    from autograd.kernels.team import split
 
     modules = [m for name, m in sys.modules.items() if name.startswith("autograd.kernels.")]
     for module in modules:
         if getattr(module, "split", None) is split:
-            monkeypatch.setattr(module, "split", lambda *_: pytest.fail("a kernel ran"))
+            monkeypatch.setattr(module, "split", lambda *_, **__: pytest.fail("a kernel ran"))
     with use_kernels(kernels), pytest.raises((ValueError, IndexError), match=message):
         call()
 
@@ -288,7 +288,7 @@ def test_no_kernel_reads_beyond_an_array():
 
 @DTYPE
 def test_scattered_rows_add_up(dtype, monkeypatch):
-    from autograd.kernels import jit
+    from autograd.kernels import team
     from autograd.ops.embedding import scatter_rows
 
     random = np.random.default_rng(0)
@@ -300,7 +300,7 @@ def test_scattered_rows_add_up(dtype, monkeypatch):
         theirs = scatter_rows(g, index, (7, 33))
     found = scatter_rows(g, index, (7, 33))
     assert np.abs(found - exact).max() <= 2 * np.abs(theirs - exact).max() + 1e-14
-    monkeypatch.setattr(jit, "n_threads", lambda: 3)
+    monkeypatch.setattr(team, "n_threads", lambda: 3)
     np.testing.assert_array_equal(found, scatter_rows(g, index, (7, 33)))
     np.testing.assert_array_equal(found, scatter_rows(np.asfortranarray(g), index, (7, 33)))
     assert not scatter_rows(g[:0], index[:0], (7, 33)).any()
@@ -310,7 +310,7 @@ def test_scattered_rows_add_up(dtype, monkeypatch):
 @pytest.mark.parametrize("shape", [(300, 70, 40), (40, 70, 301), (1, 70, 3), (2, 0, 5), (5, 3, 1)])
 def test_products_are_shared_out(shape, dtype, monkeypatch):
     """By rows or by columns; the parts are as many as BLAS has threads, whoever takes them."""
-    from autograd.kernels import blas, jit
+    from autograd.kernels import blas, team
     from autograd.kernels.product import product
 
     monkeypatch.setattr(blas, "n_threads", lambda: 3)
@@ -321,8 +321,7 @@ def test_products_are_shared_out(shape, dtype, monkeypatch):
     exact = x.astype(float) @ y + bias
     found = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr(jit, "n_threads", lambda threads=threads: threads)
-        jit._team.cache_clear()
+        monkeypatch.setattr(team, "n_threads", lambda threads=threads: threads)
         found += [product(x, y, bias), product(np.asfortranarray(x), np.asfortranarray(y), bias)]
     for out in found:
         rounding = 10 * np.finfo(dtype).eps * (np.abs(x) @ np.abs(y) + np.abs(bias))
@@ -689,50 +688,6 @@ def test_no_folder_for_the_cache(tmp_path):
     assert result.stdout == "[0.5, 0.5]\n[0.5, 0.5]\n" and result.returncode == 0, result.stderr
     assert result.stderr.count("compiling kernels, for this process alone") == 1
     assert "NUMBA_CACHE_DIR" in result.stderr
-
-
-def test_an_error_in_a_helper_reaches_the_caller(monkeypatch):
-    """Also an interruption; the other threads are waited for, and work goes on after it."""
-    from autograd.kernels import jit
-
-    monkeypatch.setattr(jit, "n_threads", lambda: 3)
-    caller, both = threading.current_thread(), threading.Barrier(2, timeout=60)
-    seen = []
-
-    def fail_in(helper, error):
-        def task(part):
-            if part < 2:
-                both.wait()  # one part in the caller, one in a helper
-            mine = (threading.current_thread() is not caller) == helper
-            if part < 2 and mine:
-                raise error
-            seen.append(part)
-
-        return task
-
-    for helper, error in [(True, ValueError), (False, KeyboardInterrupt), (True, MemoryError)]:
-        jit._team.cache_clear()
-        with pytest.raises(error):
-            jit.share(fail_in(helper, error), range(20), 10**6)
-        assert len(seen) >= 1
-        seen.clear()
-        jit.share(seen.append, range(20), 10**6)
-        assert sorted(seen) == list(range(20))
-        seen.clear()
-
-
-def test_a_child_process_has_threads_of_its_own(monkeypatch):
-    from autograd.kernels import jit
-
-    need(hasattr(os, "fork"), "os.fork")
-    monkeypatch.setattr(jit, "SMALL", 1)
-    monkeypatch.setattr(jit, "n_threads", lambda: 2)
-    nn.sigmoid(values(np.float32))
-    child = os.fork()
-    if child == 0:
-        nn.sigmoid(values(np.float32))
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_switching():

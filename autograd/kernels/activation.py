@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-from autograd.kernels.jit import EXACT, alike, flat, jit, split
+from autograd.kernels.jit import EXACT, alike, flat
+from autograd.kernels.team import row_kernel, split
 from autograd.kernels.vector import erf, exp
 
 SQRT_2_PI = math.sqrt(2 / math.pi)
@@ -24,7 +25,7 @@ SQRT_2_PI = math.sqrt(2 / math.pi)
 # the normal distribution function, 1/2 (1 + erf(x / sqrt(2))), and dPhi/dx the normal density.
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _gelu_tanh(x, out, phi):
     real = x.dtype.type
     for i in range(x.size):
@@ -33,7 +34,7 @@ def _gelu_tanh(x, out, phi):
         out[i] = x[i] * phi[i]
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _gelu_tanh_vjp(g, x, phi, out):
     real = x.dtype.type
     for i in range(x.size):
@@ -44,7 +45,7 @@ def _gelu_tanh_vjp(g, x, phi, out):
         out[i] = g[i] * (phi[i] + x[i] * (two_du * phi[i] * (real(1) - phi[i])))
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _gelu_erf(x, out, phi):
     real = x.dtype.type
     for i in range(x.size):
@@ -52,7 +53,7 @@ def _gelu_erf(x, out, phi):
         out[i] = x[i] * phi[i]
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _gelu_erf_vjp(g, x, phi, out):
     real = x.dtype.type
     for i in range(x.size):
@@ -79,7 +80,7 @@ def gelu_vjp(g, input, approximate, phi):
 # could lose digits. That of x s is s + x s (1 - s).
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _sigmoid(x, out):
     real = x.dtype.type
     for i in range(x.size):
@@ -87,7 +88,7 @@ def _sigmoid(x, out):
         out[i] = (real(1) if x[i] >= real(0) else e) / (real(1) + e)
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _sigmoid_vjp(g, x, out):
     real = x.dtype.type
     for i in range(x.size):
@@ -95,7 +96,7 @@ def _sigmoid_vjp(g, x, out):
         out[i] = g[i] * (e / ((real(1) + e) * (real(1) + e)))
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _silu(x, out):
     real = x.dtype.type
     for i in range(x.size):
@@ -103,7 +104,7 @@ def _silu(x, out):
         out[i] = x[i] * ((real(1) if x[i] >= real(0) else e) / (real(1) + e))
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _silu_vjp(g, x, y, out):  # y = x s
     real = x.dtype.type
     for i in range(x.size):
@@ -144,7 +145,5 @@ def map_elements(loop, n_results, *arrays):
         return NotImplemented
     shape, dtype = arrays[0].shape, arrays[0].dtype
     results = tuple([np.empty(shape, dtype) for _ in range(n_results)])
-    lines = [flat(x) for x in (*arrays, *results)]  # each (n,)
-    size = lines[0].size
-    split(lambda part: loop(*[line[part] for line in lines]), size, size)
+    split(loop, tuple([flat(x) for x in (*arrays, *results)]))  # each (n,)
     return results if n_results > 1 else results[0]

@@ -21,8 +21,9 @@ from numba.extending import overload
 from autograd.kernels import blas
 from autograd.kernels.blas import PLAIN, ROW_MAJOR, TRANSPOSED, gemm
 from autograd.kernels.dropout import bits_at, mask_constants, row_key
-from autograd.kernels.jit import EXACT, OVERLOADS, inline, jit, split, takes
+from autograd.kernels.jit import EXACT, OVERLOADS, inline, takes
 from autograd.kernels.rows import dot, largest, sum_of
+from autograd.kernels.team import row_kernel, split
 from autograd.kernels.vector import exp
 
 BLOCK = 64  # queries at a time
@@ -72,11 +73,9 @@ def _(score, mask):
     return lambda score, mask: score + mask
 
 
-@jit(EXACT)
-def _attention(
-    start_head, stop_head, q, k, v, mask, masks, sizes, window, scale, drops, out, largests
-):  # fmt: skip
-    """Attend for the heads from ``start_head`` to ``stop_head - 1``.
+@row_kernel(EXACT)
+def _attention(numbers, q, k, v, masks, out, largests, mask, sizes, window, scale, drops):
+    """Attend for some heads; ``numbers (heads,)`` are their numbers among all heads.
 
     ``q``, ``k``, ``v (heads,)`` hold the address of each head's matrix, and ``sizes`` the length of
     their rows: BLAS reads them where they are. Head h takes the mask ``mask[masks[h]]`` of ``mask
@@ -88,7 +87,7 @@ def _attention(
     seed, threshold, factor = drops
     scores = score_buffer(n_queries, n_keys, window, out)
     s, s_row = scores.ctypes.data, scores.shape[1]
-    for h in range(start_head, stop_head):
+    for h in range(numbers.size):
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
@@ -110,7 +109,7 @@ def _attention(
                     mask_row(row, mask[masks[h], min(t, mask.shape[1] - 1), low:high])
                 largests[h, t] = normalize(row)
                 if threshold:
-                    drop(row, row_key(h * n_queries + t, seed), low, threshold, factor)
+                    drop(row, row_key(numbers[h] * n_queries + t, seed), low, threshold, factor)
                 scores[i, : low - first] = 0
                 scores[i, high - first : end - first] = 0
             # The weighted sums of the values.
@@ -148,10 +147,9 @@ def drop(row, key, first, threshold, factor):
         row[j] *= factor if kept else row.dtype.type(0)
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _attention_vjp(
-    start_head, stop_head, g, q, k, v, mask, masks, sizes, window, scale, drops, largests,
-    g_q, g_k, g_v,
+    numbers, q, k, v, masks, g, largests, g_q, g_k, g_v, mask, sizes, window, scale, drops
 ):  # fmt: skip
     """Compute the gradients of query, key and value from ``g (heads, T, V)``.
 
@@ -164,7 +162,7 @@ def _attention_vjp(
     weights = score_buffer(n_queries, n_keys, window, g)
     slopes = np.empty_like(weights)
     p, ds, s_row = weights.ctypes.data, slopes.ctypes.data, weights.shape[1]
-    for h in range(start_head, stop_head):
+    for h in range(numbers.size):
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
@@ -192,7 +190,7 @@ def _attention_vjp(
                 slope = slopes[i, low - first : high - first]
                 if mask.size:
                     mask_row(row, mask[masks[h], min(t, mask.shape[1] - 1), low:high])
-                key = row_key(h * n_queries + t, seed)
+                key = row_key(numbers[h] * n_queries + t, seed)
                 for j in range(row.size):
                     row[j] = exp(row[j] - largests[h, t])
                 if threshold:
@@ -229,17 +227,14 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, w
     call = prepare(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
     if call is None:
         return NotImplemented
-    _alive, static, n = call
+    _alive, heads, static = call
+    n = len(heads[0])
     *lead, n_queries, _ = query.shape
     out = np.empty((*lead, n_queries, value.shape[-1]), query.dtype)
     largest = np.empty((*lead, n_queries, 1), query.dtype)
     results = out.reshape(n, *out.shape[-2:]), largest.reshape(n, n_queries)
-
-    def run(part):
-        _attention(part.start, part.stop, *static, *results)
-
     with blas.one_thread():
-        split(run, n, work(query, key))
+        split(_attention, (*heads, *results), *static, size=work(query, key))
     return out, largest
 
 
@@ -250,18 +245,15 @@ def attention_vjp(
     call = prepare(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
     if call is None or needs[3] or not takes(g, query):
         return NotImplemented
-    _alive, static, n = call
+    _alive, heads, static = call
+    n = len(heads[0])
     g = np.ascontiguousarray(g)
     g_query = np.empty(query.shape, query.dtype)
     g_key, g_value = np.zeros(key.shape, key.dtype), np.zeros(value.shape, value.dtype)
     g, *results = (x.reshape(n, *x.shape[-2:]) for x in (g, g_query, g_key, g_value))
     largest = largest.reshape(n, query.shape[-2])  # (heads, T)
-
-    def run(part):
-        _attention_vjp(part.start, part.stop, g, *static, largest, *results)
-
     with blas.one_thread():
-        split(run, n, work(query, key))
+        split(_attention_vjp, (*heads, g, largest, *results), *static, size=work(query, key))
     return g_query, g_key, g_value, None
 
 
@@ -275,7 +267,7 @@ def work(query, key):
 
 
 def prepare(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
-    """Return the arrays that a call reads, its arguments for the loops, and the number of heads.
+    """Return the arrays that a call reads, and what the loops need for each head and for all.
 
     Or None, if the kernels are not compiled for these arrays, or cannot call a BLAS here. The loops
     get addresses, which do not keep an array in memory: so the caller keeps the arrays until they
@@ -286,18 +278,18 @@ def prepare(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, win
     if not (query.size and key.size and value.size):
         return None
     (n_queries, depth), (n_keys, width) = query.shape[-2:], value.shape[-2:]
-    mask, masks = NO_MASK
+    mask, masks = NO_MASK, mask_numbers((), query.shape[:-2])
     if attn_mask is not None:
         mask, masks = masks_of_heads(attn_mask, query.shape[:-2], n_keys, query.dtype)
     window = min(window_size or n_queries, n_queries) if is_causal else 0
     drops = mask_constants(dropout_p, seed, query.dtype)  # a threshold of 0 means no dropout
     matrices, addresses, row_lengths = zip(*map(by_address, (query, key, value)), strict=True)
     sizes = n_queries, n_keys, depth, width, *row_lengths
-    static = *addresses, mask, masks, sizes, window, query.dtype.type(scale), drops
-    return matrices, static, len(addresses[0])
+    heads = np.arange(len(addresses[0])), *addresses, masks
+    return matrices, heads, (mask, sizes, window, query.dtype.type(scale), drops)
 
 
-NO_MASK = np.empty((1, 0, 0), bool), np.empty(0, np.intp)
+NO_MASK = np.empty((1, 0, 0), bool)
 
 
 def masks_of_heads(mask, lead, n_keys, dtype):

@@ -15,16 +15,16 @@ same bits with any number of threads; they agree with the modules' within roundi
 """
 
 import math
-import os
 
 import numpy as np
 from numba import carray
 
 from autograd.kernels.cache import settings
 from autograd.kernels.intrinsics import (
+    THREADS_CAN_WAIT,
+    add,
     bytes_,
     counts,
-    draw,
     floats,
     prefetch,
     read,
@@ -35,13 +35,11 @@ from autograd.kernels.jit import (
     SUMS,
     as_rows,
     inline,
-    jit,
-    n_threads,
-    share,
     takes,
 )
 from autograd.kernels.normalization import mean_and_rstd
 from autograd.kernels.rows import block_dot, largest, sum_of
+from autograd.kernels.team import n_threads, row_kernel, split
 from autograd.kernels.vector import erf, exp
 
 NORM, PRODUCT, ROWS, ROWS_INT8, ADD, ATTEND = range(6)
@@ -254,9 +252,11 @@ def _await(counter, least):
             yield_processor()
 
 
-@jit(EXACT)
-def _run(program, n, length, mask, counters):
+@row_kernel(EXACT)
+def _run(threads, program, n, length, mask, counters):
     """Draw parts of the program and compute them, until all are done; every thread runs this.
+
+    The rows of this kernel, ``threads``, are the threads themselves, and have nothing in them.
 
     `drawn` counts the parts that are taken, `done` those that are finished. A thread that draws
     part 3 looks for the instruction that has it, waits until `done` has reached the number of the
@@ -266,7 +266,7 @@ def _run(program, n, length, mask, counters):
     drawn, done = counts(counters), counts(counters + 64)  # in two cache lines of 64 bytes
     k = 0
     while True:
-        ticket = draw(drawn)
+        ticket = add(drawn, 1)
         while k < program.size and ticket >= program[k].first + program[k].parts:
             k += 1
         if k == program.size:
@@ -286,7 +286,7 @@ def _run(program, n, length, mask, counters):
             _add(i, n, part)
         else:
             _attend(i, n, part, length, mask)
-        draw(done)
+        add(done, 1)
     last = program[program.size - 1]
     _await(done, last.first + last.parts)
 
@@ -397,12 +397,8 @@ class Program:
             self.table = self._write_table()
         mask = np.empty((0, 0), bool) if mask is None else mask
         self.counters[:] = 0
-        counters = self.counters.ctypes.data
-
-        def work(_):
-            _run(self.table, self.n, length, mask, counters)
-
-        share(work, range(n_threads()), self.size)
+        threads, counters = np.zeros(n_threads(), bool), self.counters.ctypes.data
+        split(_run, (threads,), self.table, self.n, length, mask, counters, size=self.size)
 
 
 def demand(shape, *arrays):
@@ -414,7 +410,7 @@ def demand(shape, *arrays):
 
 def program(n_rows):
     """Return an empty program for a number of rows."""
-    if settings.DISABLE_JIT or not hasattr(os, "sched_yield") or not 0 < n_rows <= MOST_ROWS:
+    if settings.DISABLE_JIT or not THREADS_CAN_WAIT or not 0 < n_rows <= MOST_ROWS:
         return NotImplemented
     return Program(n_rows)
 

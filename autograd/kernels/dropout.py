@@ -7,7 +7,8 @@ elements. The threads share the rows. Attention's kernels use the same bits for 
 
 import numpy as np
 
-from autograd.kernels.jit import EXACT, as_rows, inline, jit, split, takes
+from autograd.kernels.jit import EXACT, as_rows, inline, takes
+from autograd.kernels.team import row_kernel, split
 
 U4, U8 = np.uint32, np.uint64
 
@@ -31,9 +32,9 @@ def bits_at(low, high, column):
     return U4(U4(bits ^ U4(bits >> U4(16))) ^ high)
 
 
-@jit(EXACT)
-def _dropout(x, out, first, seed, threshold, scale):
-    """Multiply rows by their mask; `first` is the number of the first row in the whole array.
+@row_kernel(EXACT)
+def _dropout(x, out, numbers, seed, threshold, scale):
+    """Multiply rows by their mask; ``numbers (rows,)`` are their numbers in the whole array.
 
     A thread that gets rows 512 to 1023 of an array makes the keys of these rows, and so the same
     mask as one thread that does all rows.
@@ -41,7 +42,7 @@ def _dropout(x, out, first, seed, threshold, scale):
     zero = x.dtype.type(0)
     for r in range(x.shape[0]):
         row, kept = x[r], out[r]  # (n,), (n,)
-        low, high = row_key(first + r, seed)
+        low, high = row_key(numbers[r], seed)
         for i in range(row.size):
             kept[i] = row[i] * (scale if bits_at(low, high, i) >= threshold else zero)
 
@@ -53,8 +54,7 @@ def dropout(input, p, seed):
     n = input.shape[-1] if input.ndim else 1
     out = np.empty(input.shape, input.dtype)
     x, rows = as_rows(input, n), as_rows(out, n)  # (rows, n) each
-    static = mask_constants(p, seed, x.dtype)
-    split(lambda part: _dropout(x[part], rows[part], part.start, *static), len(x), x.size)
+    split(_dropout, (x, rows, np.arange(len(x))), *mask_constants(p, seed, x.dtype))
     return out
 
 

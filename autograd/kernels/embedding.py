@@ -8,7 +8,8 @@ float64 and rounded once, where NumPy sums them in their own dtype.
 import numpy as np
 
 from autograd.kernels.intrinsics import prefetch
-from autograd.kernels.jit import EXACT, as_rows, flat, jit, split, takes
+from autograd.kernels.jit import EXACT, as_rows, flat, jit, takes
+from autograd.kernels.team import row_kernel, split
 
 # The rows lie anywhere in a table of many megabytes, and no processor guesses where the next row
 # begins. So while a row is copied, the loop asks for the next row: for index [7, 2], row 2 travels
@@ -16,8 +17,8 @@ from autograd.kernels.jit import EXACT, as_rows, flat, jit, split, takes
 # processor recognizes a sequence and fetches the rest by itself.
 
 
-@jit(EXACT)
-def _embedding(index, table, out):
+@row_kernel(EXACT)
+def _embedding(out, index, table):
     start, step = table.ctypes.data, table.shape[1] * table.itemsize
     for r in range(index.size):
         row, y = table[index[r]], out[r]  # (n,), (n,)
@@ -35,8 +36,7 @@ def embedding(input, weight, padding_idx=None):
         return NotImplemented
     out = np.empty((*index.shape, weight.shape[1]), weight.dtype)
     table, rows = (as_rows(x, weight.shape[1]) for x in (weight, out))
-    index = flat(index)
-    split(lambda p: _embedding(index[p], table, rows[p]), len(rows), out.size)
+    split(_embedding, (rows, flat(index)), table)
     return out
 
 
@@ -64,16 +64,17 @@ def _by_row(index, order, starts):
         places[index[i]] += 1
 
 
-@jit(EXACT)
-def _scatter_rows(values, order, starts, out):
-    """Sum the values that belong to each row of ``out (rows, n)``; ``starts (rows + 1,)``.
+@row_kernel(EXACT)
+def _scatter_rows(out, starts, stops, values, order):
+    """Sum the values that belong to each row of ``out (rows, n)``.
 
-    A row without values is 0, and a row with one value is a copy of it. Only where there are
-    several values does the loop need the total in float64.
+    The values of row k are ``values[i]`` for the i in ``order[starts[k] : stops[k]]``. A row
+    without values is 0, and a row with one value is a copy of it. Only where there are several
+    values does the loop need the total in float64.
     """
     total = np.empty(values.shape[1])
     for k in range(out.shape[0]):
-        first, last, row = starts[k], starts[k + 1], out[k]  # row: (n,)
+        first, last, row = starts[k], stops[k], out[k]  # row: (n,)
         if last - first < 2:
             for j in range(row.size):
                 row[j] = 0 if first == last else values[order[first], j]
@@ -96,9 +97,5 @@ def scatter_rows(values, index, shape):
     rows = as_rows(values, shape[1])  # (N, n)
     order, starts = np.empty(len(index), np.intp), np.zeros(shape[0] + 1, np.intp)
     _by_row(index, order, starts)
-
-    def run(part):
-        _scatter_rows(rows, order, starts[part.start : part.stop + 1], out[part])
-
-    split(run, shape[0], values.size + out.size)
+    split(_scatter_rows, (out, starts[:-1], starts[1:]), rows, order, size=values.size + out.size)
     return out

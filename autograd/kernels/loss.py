@@ -12,9 +12,10 @@ import math
 
 import numpy as np
 
-from autograd.kernels.jit import EXACT, as_rows, jit, split, takes
+from autograd.kernels.jit import EXACT, as_rows, takes
 from autograd.kernels.normalization import or_else
 from autograd.kernels.rows import excess, largest, sum_exp, sum_of
+from autograd.kernels.team import row_kernel, split
 from autograd.kernels.vector import exp
 
 # The loss of a row x with the class c is log(sum(exp(x))) - x[c]. With `top`, the largest logit,
@@ -27,8 +28,8 @@ from autograd.kernels.vector import exp
 # `excess`.
 
 
-@jit(EXACT)
-def _cross_entropy(logits, target, weight, ignore_index, smoothing, losses, largests, log_totals):
+@row_kernel(EXACT)
+def _cross_entropy(logits, target, losses, largests, log_totals, weight, ignore_index, smoothing):
     real, n = logits.dtype.type, logits.shape[1]
     total_weight = sum_of(weight)
     for r in range(logits.shape[0]):
@@ -52,8 +53,8 @@ def _cross_entropy(logits, target, weight, ignore_index, smoothing, losses, larg
 # with the class 0, without smoothing: p = [0.88, 0.12], and the gradient is [0.88 - 1, 0.12].
 
 
-@jit(EXACT)
-def _cross_entropy_vjp(g, logits, target, weight, largests, log_totals, smoothing, out):
+@row_kernel(EXACT)
+def _cross_entropy_vjp(out, g, logits, target, largests, log_totals, weight, smoothing):
     real = logits.dtype.type
     spread = real(smoothing / logits.shape[1])
     spread_weight = spread * sum_of(weight)
@@ -74,12 +75,9 @@ def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothin
         return NotImplemented
     logits, classes, weight, counted = call
     losses, (largest, log_total) = np.empty(len(logits)), np.empty((2, len(logits)), input.dtype)
-    static = weight, int(ignore_index), float(label_smoothing)
     split(
-        lambda part: _cross_entropy(
-            logits[part], classes[part], *static, losses[part], largest[part], log_total[part]
-        ),
-        len(logits), logits.size,
+        _cross_entropy, (logits, classes, losses, largest, log_total),
+        weight, int(ignore_index), float(label_smoothing),
     )  # fmt: skip
     if reduction == "none":
         return losses.reshape(target.shape).astype(input.dtype), largest, log_total
@@ -103,13 +101,10 @@ def cross_entropy_vjp(
         g /= np.sum(weight[classes[counted]]) or 1
     classes[~counted] = 0
     out = np.empty(input.shape, input.dtype)
-    rows, smoothing = as_rows(out, input.shape[-1]), float(label_smoothing)
+    rows = as_rows(out, input.shape[-1])
     split(
-        lambda part: _cross_entropy_vjp(
-            g[part], logits[part], classes[part], weight, largest[part], log_total[part],
-            smoothing, rows[part],
-        ),
-        len(rows), rows.size,
+        _cross_entropy_vjp, (rows, g, logits, classes, largest, log_total),
+        weight, float(label_smoothing),
     )  # fmt: skip
     return out
 

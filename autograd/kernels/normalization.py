@@ -14,19 +14,9 @@ import math
 
 import numpy as np
 
-from autograd.kernels.jit import (
-    EXACT,
-    SUMS,
-    alike,
-    as_rows,
-    inline,
-    jit,
-    share,
-    slices,
-    split,
-    takes,
-)
+from autograd.kernels.jit import EXACT, SUMS, alike, as_rows, inline, takes
 from autograd.kernels.rows import dot, largest, squares, sum_exp, sum_of
+from autograd.kernels.team import parts_of, row_kernel, split
 from autograd.kernels.vector import exp
 
 # ---- softmax and its logarithm
@@ -40,7 +30,7 @@ from autograd.kernels.vector import exp
 # exp(y) is softmax, g - exp(y) sum(g). Each needs one sum over the row before the loop that writes.
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _softmax(x, out):
     real = x.dtype.type
     for r in range(x.shape[0]):
@@ -53,7 +43,7 @@ def _softmax(x, out):
             p[i] *= scale
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _softmax_vjp(g, y, out):
     real = y.dtype.type
     for r in range(y.shape[0]):
@@ -63,7 +53,7 @@ def _softmax_vjp(g, y, out):
             g_x[i] = p[i] * (g_row[i] - mean)
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _log_softmax(x, out):
     real = x.dtype.type
     for r in range(x.shape[0]):
@@ -74,7 +64,7 @@ def _log_softmax(x, out):
             log_p[i] = (row[i] - top) - log_total
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _log_softmax_vjp(g, y, out):
     real = y.dtype.type
     for r in range(y.shape[0]):
@@ -115,8 +105,7 @@ def map_rows(loop, dim, *arrays):
     if dim not in (-1, arrays[0].ndim - 1):
         return np.moveaxis(map_rows(loop, -1, *[np.moveaxis(x, dim, -1) for x in arrays]), -1, dim)
     out = np.empty(arrays[0].shape, arrays[0].dtype)
-    rows = [as_rows(x, out.shape[-1]) for x in (*arrays, out)]  # (rows, n) each
-    split(lambda part: loop(*[x[part] for x in rows]), len(rows[0]), out.size)
+    split(loop, tuple([as_rows(x, out.shape[-1]) for x in (*arrays, out)]))  # (rows, n) each
     return out
 
 
@@ -168,8 +157,8 @@ def scaled_root(row, shift, eps):
 # and for the result. Mean and rstd are kept, two numbers a row, since the rule needs them.
 
 
-@jit(EXACT)
-def _layer_norm(x, weight, bias, eps, out, mean, rstd):
+@row_kernel(EXACT)
+def _layer_norm(x, out, mean, rstd, weight, bias, eps):
     for r in range(x.shape[0]):
         row, y = x[r], out[r]  # (n,), (n,)
         m, s = mean_and_rstd(row, eps)
@@ -178,8 +167,8 @@ def _layer_norm(x, weight, bias, eps, out, mean, rstd):
         mean[r], rstd[r] = m, s
 
 
-@jit(EXACT)
-def _rms_norm(x, weight, eps, out, rstd):
+@row_kernel(EXACT)
+def _rms_norm(x, out, rstd, weight, eps):
     real = x.dtype.type
     for r in range(x.shape[0]):
         row, y = x[r], out[r]  # (n,), (n,)
@@ -193,7 +182,8 @@ def _rms_norm(x, weight, eps, out, rstd):
 # row is rstd (g' - mean(g') - z mean(g' z)); RMS norm has no mean to subtract, and so no mean(g').
 # z is computed again from x, which costs less than storing it. The first pass over a row, in
 # `projections`, makes the two sums, the second writes the gradient, and adds the row's share to the
-# gradients of weight and bias, (n,), which are sums over rows.
+# gradients of weight and bias. These are sums over rows, and each part of the rows, `starts[k]` to
+# `stops[k] - 1`, has its own: `g_weight` and `g_bias` are (parts, n), and begin as zeros.
 
 
 @inline(SUMS)
@@ -207,33 +197,37 @@ def projections(g_row, weight, row, m, s):
     return a, b
 
 
-@jit(EXACT)
-def _layer_norm_vjp(g, x, weight, mean, rstd, g_x, g_weight, g_bias):
+@row_kernel(EXACT)
+def _layer_norm_vjp(starts, stops, g_weight, g_bias, g, x, weight, mean, rstd, g_x):
     real, n = x.dtype.type, x.shape[1]
-    for r in range(x.shape[0]):
-        row, g_row, g_out = x[r], g[r], g_x[r]  # (n,) each
-        m, s = mean[r], rstd[r]
-        a, b = projections(g_row, weight, row, m, s)
-        a, b = real(a / n), real(b / n)
-        for i in range(n):
-            z = (row[i] - m) * s
-            g_out[i] = (g_row[i] * weight[i] - a - z * b) * s
-            g_weight[i] += g_row[i] * z
-            g_bias[i] += g_row[i]
+    for k in range(starts.size):
+        g_w, g_b = g_weight[k], g_bias[k]  # (n,) each
+        for r in range(starts[k], stops[k]):
+            row, g_row, g_out = x[r], g[r], g_x[r]  # (n,) each
+            m, s = mean[r], rstd[r]
+            a, b = projections(g_row, weight, row, m, s)
+            a, b = real(a / n), real(b / n)
+            for i in range(n):
+                z = (row[i] - m) * s
+                g_out[i] = (g_row[i] * weight[i] - a - z * b) * s
+                g_w[i] += g_row[i] * z
+                g_b[i] += g_row[i]
 
 
-@jit(EXACT)
-def _rms_norm_vjp(g, x, weight, rstd, g_x, g_weight):
+@row_kernel(EXACT)
+def _rms_norm_vjp(starts, stops, g_weight, g, x, weight, rstd, g_x):
     real, n = x.dtype.type, x.shape[1]
-    for r in range(x.shape[0]):
-        row, g_row, g_out = x[r], g[r], g_x[r]  # (n,) each
-        s = rstd[r]
-        _, b = projections(g_row, weight, row, real(0), s)
-        b = real(b / n)
-        for i in range(n):
-            z = row[i] * s
-            g_out[i] = (g_row[i] * weight[i] - z * b) * s
-            g_weight[i] += g_row[i] * z
+    for k in range(starts.size):
+        g_w = g_weight[k]  # (n,)
+        for r in range(starts[k], stops[k]):
+            row, g_row, g_out = x[r], g[r], g_x[r]  # (n,) each
+            s = rstd[r]
+            _, b = projections(g_row, weight, row, real(0), s)
+            b = real(b / n)
+            for i in range(n):
+                z = row[i] * s
+                g_out[i] = (g_row[i] * weight[i] - z * b) * s
+                g_w[i] += g_row[i] * z
 
 
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
@@ -242,12 +236,9 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
         return NotImplemented
     out = np.empty(input.shape, input.dtype)
     x, y = (as_rows(array, row_size(normalized_shape)) for array in (input, out))  # (rows, n) each
-    static = or_else(weight, 1, x), or_else(bias, 0, x), float(eps)  # (n,), (n,)
+    weight, bias = or_else(weight, 1, x), or_else(bias, 0, x)  # (n,), (n,)
     mean, rstd = np.empty((2, len(x)), x.dtype)  # (rows,) each
-    split(
-        lambda part: _layer_norm(x[part], *static, y[part], mean[part], rstd[part]),
-        len(x), x.size,
-    )  # fmt: skip
+    split(_layer_norm, (x, y, mean, rstd), weight, bias, float(eps))
     return out, mean[:, None], rstd[:, None]
 
 
@@ -259,11 +250,7 @@ def layer_norm_vjp(g, input, normalized_shape, weight, bias, eps, mean, rstd, ne
     n = row_size(normalized_shape)
     g, x, g_x = (as_rows(array, n) for array in (g, input, g_input))  # (rows, n) each
     mean, rstd, scale = mean.reshape(-1), rstd.reshape(-1), or_else(weight, 1, x)
-
-    def run(p, g_weight, g_bias):
-        _layer_norm_vjp(g[p], x[p], scale, mean[p], rstd[p], g_x[p], g_weight, g_bias)
-
-    g_weight, g_bias = sum_over_rows(run, 2, x)
+    g_weight, g_bias = sum_over_rows(_layer_norm_vjp, 2, x, (g, x, scale, mean, rstd, g_x))
     return (
         g_input if needs[0] else None,
         g_weight.reshape(weight.shape) if needs[1] else None,
@@ -279,7 +266,7 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
     out = np.empty(input.shape, input.dtype)
     x, y = (as_rows(array, row_size(normalized_shape)) for array in (input, out))  # (rows, n) each
     weight, rstd = or_else(weight, 1, x), np.empty(len(x), x.dtype)
-    split(lambda part: _rms_norm(x[part], weight, float(eps), y[part], rstd[part]), len(x), x.size)
+    split(_rms_norm, (x, y, rstd), weight, float(eps))
     return out, rstd[:, None]
 
 
@@ -291,28 +278,25 @@ def rms_norm_vjp(g, input, normalized_shape, weight, eps, rstd, needs):
     n = row_size(normalized_shape)
     g, x, g_x = (as_rows(array, n) for array in (g, input, g_input))  # (rows, n) each
     rstd, scale = rstd.reshape(-1), or_else(weight, 1, x)
-
-    def run(p, g_weight):
-        _rms_norm_vjp(g[p], x[p], scale, rstd[p], g_x[p], g_weight)
-
-    (g_weight,) = sum_over_rows(run, 1, x)
+    (g_weight,) = sum_over_rows(_rms_norm_vjp, 1, x, (g, x, scale, rstd, g_x))
     return g_input if needs[0] else None, g_weight.reshape(weight.shape) if needs[1] else None
 
 
 PARTS = 16  # of the rows, in `sum_over_rows`
 
 
-def sum_over_rows(run, n_sums, x):
-    """Run ``run(part, *sums)`` on parts of the rows x, (rows, n); return the sums, (n,) each.
+def sum_over_rows(kernel, n_sums, x, arguments):
+    """Run a kernel on parts of the rows x, (rows, n), and return its sums, (n,) each.
 
-    ``run`` adds what its rows contribute to arrays (n,) that begin as zeros. The rows are always
-    cut into `PARTS` parts, and the sums of the parts are added in order. One part a thread would
-    be simpler, but sums that are grouped otherwise round otherwise, and the gradients would depend
-    on the number of threads.
+    The kernel is called as ``kernel(starts, stops, *sums, *arguments)`` and adds what the rows of
+    part k contribute to ``sums[k]``, of ``sums (parts, n)``, which begin as zeros. The rows are
+    always cut into `PARTS` parts, and the sums of the parts are added in order. One part a thread
+    would be simpler, but sums that are grouped otherwise round otherwise, and the gradients would
+    depend on the number of threads.
     """
-    parts = slices(len(x), PARTS)
-    sums = np.zeros((n_sums, len(parts), x.shape[1]), x.dtype)
-    share(lambda i: run(parts[i], *sums[:, i]), range(len(parts)), x.size)
+    parts = parts_of(len(x), PARTS)
+    sums = np.zeros((n_sums, len(parts[0]), x.shape[1]), x.dtype)
+    split(kernel, (*parts, *sums), *arguments, size=x.size)
     return [of_parts.sum(axis=0) for of_parts in sums]
 
 

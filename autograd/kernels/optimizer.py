@@ -1,22 +1,23 @@
 """Kernels over all parameters: AdamW, the norm of the gradients, and their scaling.
 
-They are called by `npgpt.training.optim`, with flat arrays that are updated in place. Arrays are
-cut into blocks of 2^18 elements, and the threads share the blocks of all parameters: a model has
-large and small parameters, and one thread each would leave most threads without work.
+They are called by `npgpt.training.optim`, with flat arrays that are updated in place. The threads
+share the elements of one parameter after the other.
 
 AdamW and the scaling compute element by element in the dtype of the parameter, so their results
 have the same bits with any number of threads, and differ from NumPy's where a multiplication and an
-addition are rounded once. The norm sums squares in float64, block by block; the sums of the blocks
-are added exactly and rounded once, so the order does not matter.
+addition are rounded once. The norm sums squares in float64, in blocks of 2^16 elements that the
+threads share; the sums of the blocks are added exactly and rounded once, so the order does not
+matter.
 """
 
 import math
 
 import numpy as np
 
-from autograd.kernels.jit import EXACT, SUMS, alike, inline, jit, share
+from autograd.kernels.jit import EXACT, SUMS, alike, inline
+from autograd.kernels.team import row_kernel, split
 
-BLOCK = 2**18  # elements that a thread takes at a time
+BLOCK = 2**16  # elements whose squares are summed together
 
 
 # One update of an element. The mean of the gradients and the mean of their squares move a little
@@ -27,7 +28,7 @@ BLOCK = 2**18  # elements that a thread takes at a time
 # would read and write these arrays in about ten passes; the loop needs one.
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _adamw(p, g, mean, square, shrink, size, root, eps, beta1, beta2, rest1, rest2):
     real = p.dtype.type
     for i in range(p.size):
@@ -45,12 +46,13 @@ def _squares_in_lanes(g):
     return total
 
 
-@jit(EXACT)
-def _squares(g, total):
-    total[0] = _squares_in_lanes(g)
+@row_kernel(EXACT)
+def _squares(starts, totals, g):
+    for k in range(starts.size):
+        totals[k] = _squares_in_lanes(g[starts[k] : starts[k] + BLOCK])
 
 
-@jit(EXACT)
+@row_kernel(EXACT)
 def _scale(g, scale):
     for i in range(g.size):
         g[i] *= scale
@@ -65,13 +67,9 @@ def adamw(parameters, size, root, eps, betas):
     if not all(is_flat(*arrays) for *arrays, _ in parameters):
         return NotImplemented
     rests = [1 - beta for beta in betas]
-    parts = []
     for *arrays, shrink in parameters:
         real = arrays[0].dtype.type
-        static = [real(x) for x in (shrink, size, root, eps, *betas, *rests)]
-        for start in range(0, arrays[0].size, BLOCK):
-            parts.append([x[start : start + BLOCK] for x in arrays] + static)
-    share(lambda part: _adamw(*part), parts, n_elements([p for p, *_ in parameters]))
+        split(_adamw, tuple(arrays), *map(real, (shrink, size, root, eps, *betas, *rests)))
     return None
 
 
@@ -79,28 +77,22 @@ def global_norm(gradients):
     """Return the joint Euclidean norm of flat arrays, summed in float64 in a fixed order."""
     if not all(map(is_flat, gradients)):
         return NotImplemented
-    blocks = blocks_of(gradients)
-    totals = np.zeros((len(blocks), 1))
-    share(lambda i: _squares(blocks[i], totals[i]), range(len(blocks)), n_elements(gradients))
-    return math.sqrt(math.fsum(totals[:, 0].tolist()))
+    squares = []
+    for g in gradients:  # of 150,000 elements: blocks that begin at 0, 65,536 and 131,072
+        starts = np.arange(0, g.size, BLOCK)
+        totals = np.empty(len(starts))
+        split(_squares, (starts, totals), g, size=g.size)
+        squares += totals.tolist()
+    return math.sqrt(math.fsum(squares))
 
 
 def scale_all(gradients, scale):
     """Multiply flat gradients by a number, in place."""
     if not all(map(is_flat, gradients)):
         return NotImplemented
-    share(lambda g: _scale(g, g.dtype.type(scale)), blocks_of(gradients), n_elements(gradients))
+    for g in gradients:
+        split(_scale, (g,), g.dtype.type(scale))
     return None
-
-
-def blocks_of(arrays):
-    """Return all arrays cut into blocks: 600,000 elements give blocks of 2^18, 2^18 and 75,712."""
-    return [x[i : i + BLOCK] for x in arrays for i in range(0, x.size, BLOCK)]
-
-
-def n_elements(arrays):
-    """Return how many elements all arrays have together."""
-    return sum(x.size for x in arrays)
 
 
 def is_flat(*arrays):

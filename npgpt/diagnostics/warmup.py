@@ -7,6 +7,7 @@ from typing import get_args
 
 import numpy as np
 
+import autograd
 from npgpt.evaluation.loss import whole_loss
 from npgpt.models.config import Activation, GPTConfig
 from npgpt.models.gpt import GPT
@@ -19,6 +20,8 @@ def use_kernels_once() -> None:
     """Train, evaluate and let write a tiny model of every kind."""
     generator = np.random.default_rng(0)
     ids = generator.integers(8, size=(2, 9))
+    large = np.ones((256, 256), np.float32)
+    autograd.tensor(large) @ large  # a product that the threads share
     plain = GPTConfig(
         vocab_size=8, n_positions=8, n_embd=8, n_layer=2, n_head=2, bias=False, window_size=4,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
