@@ -227,7 +227,10 @@ def parse(
         if not any(case.startswith(name) for case in cases):
             parser.error(f"no case begins with {name!r}; the cases are: {names}")
     args.cases = [case for case in cases if case.startswith(tuple(args.cases) or "")]
-    args.processes = args.processes or (1 if args.quick else 3)
+    if args.processes is None:
+        args.processes = 1 if args.quick else 3
+    if args.processes < 1:
+        parser.error("--processes must be at least 1")
     args.threads = args.threads or [usable_cpus()]
     return args
 
@@ -251,7 +254,10 @@ def keep_memory(args: argparse.Namespace) -> None:
 
 def numbers(text: str) -> list[int]:
     """Parse numbers of threads: ``1,2``."""
-    return [int(n) for n in text.split(",")]
+    found = [int(n) if n.strip().isdecimal() else 0 for n in text.split(",")]
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers from 1 on, as in 1,2")
+    return found
 
 
 def new_file(text: str) -> Path:

@@ -1,4 +1,4 @@
-"""Time training steps here, in PyTorch, and of the matrix products that no step can avoid.
+"""Time training steps here and in PyTorch, beside the matrix products of a step.
 
 A step is forward, backward, clipping, AdamW and dropping the gradients, in float32, of the same GPT
 on the same tokens. PyTorch is at its best: scaled_dot_product_attention, and AdamW in one kernel.
@@ -167,10 +167,11 @@ def matrix_products(shape: Shape, is_training: bool) -> list[tuple[ndarray, ndar
 
 
 def make_floor(shape: Shape, n_updated: int) -> Callable[[], float]:
-    """Return a function that measures the least seconds of a step; of a forward, without updates.
+    """Return a function that measures what a step takes at least; a forward pass, without updates.
 
-    These are its matrix products, shared out as in the step, and AdamW's traffic at the speed of a
-    copy: AdamW reads the parameter, its gradient and both means, and writes all but the gradient.
+    This is the time of its matrix products, shared out as in the step, and of AdamW's traffic at the
+    speed of a copy: AdamW reads the parameter, its gradient and both means, and writes all but the
+    gradient. Attention's products are computed in full, with the masked half.
     """
     from autograd.ops.linalg import product
 
