@@ -169,9 +169,9 @@ def matrix_products(shape: Shape, is_training: bool) -> list[tuple[ndarray, ndar
 def make_floor(shape: Shape, n_updated: int) -> Callable[[], float]:
     """Return a function that measures what a step takes at least; a forward pass, without updates.
 
-    This is the time of its matrix products, shared out as in the step, and of AdamW's traffic at the
-    speed of a copy: AdamW reads the parameter, its gradient and both means, and writes all but the
-    gradient. Attention's products are computed in full, with the masked half.
+    This is the time of its matrix products, shared out as in the step, and of AdamW's traffic at
+    the speed of a copy: AdamW reads the parameter, its gradient and both means, and writes all but
+    the gradient. Attention's products are computed in full, with the masked half.
     """
     from autograd.ops.linalg import product
 
