@@ -1,4 +1,4 @@
-"""A terminal of `rich` that writes what it is given: no markup, no emoji codes, no sequences."""
+"""A console of `rich` for text from files: markup, emoji codes and control sequences do nothing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NARROWEST, WIDEST = 40, 1000  # columns
 
 
 class Console(rich.console.Console):
-    """A console for text from files: styles are those of our own ``Text`` objects alone."""
+    """A console that styles only our own ``Text`` objects, and spells control characters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
 
     @property
     def size(self) -> ConsoleDimensions:
-        """The terminal's; no narrower than tables and progress bars have room for."""
+        """The terminal's size; at least as wide as tables and progress bars need."""
         size = super().size
         return ConsoleDimensions(min(max(size.width, NARROWEST), WIDEST), size.height)
 
@@ -31,11 +31,11 @@ class Console(rich.console.Console):
         self._width, self._height = size
 
     def on_broken_pipe(self) -> None:
-        """Let the caller decide: `rich` would end the program, with exit code 1."""
+        """Raise the error again, for the caller: `rich` would end the program with exit code 1."""
         raise  # noqa: PLE0704 (called while the error is handled)
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
-        """Yield what is written; control sequences are only those of the library itself."""
+        """Yield the segments to write; control sequences in them are those of `rich` alone."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment

@@ -1,18 +1,19 @@
-"""Writing files so that readers find the old contents or the new, and never a part of them.
+"""Writing files so that a reader finds the old contents or the new, and never a part of them.
 
-`replacing` writes one file: under a random name beside it, which is then renamed. `together` does
-this for several files that belong together, such as a model and its configuration: it notes in a
-journal which renames are due, and whoever finds the journal of a process that was killed carries
-them out. What is promised:
+`replacing` writes one file: first under a random name beside the file; then the new file is
+renamed.
+`together` does this for several files that belong together, such as a model and its configuration.
+It first writes a journal, a file that lists the renames. If the process is killed before all
+renames are done, the next process that finds the journal does the rest. The guarantees are:
 
 - A file has its old contents or its new ones, whole, after an error, a full disk, a kill or a loss
   of power. When two processes write one file, the contents are those of one of them.
-- Files of one `together` block are all old or all new for whoever reads them by `read_together`.
-  Other programs may, in the moment of the renames, see some of each.
+- The files of one `together` block are all old or all new for a process that reads them with
+  `read_together`. Another program may find some old and some new files during the renames.
 - An existing file keeps its mode, and its owner where the system allows it. A new file has the mode
   that the umask leaves. A file that may not be written is not replaced either.
 - A symbolic link is followed: the file that it points to is replaced, the link stays. The name of
-  the temporary file cannot be foreseen, and nothing is followed there.
+  the temporary file is random, so nobody can put a link in its place beforehand.
 """
 
 from __future__ import annotations
@@ -182,7 +183,10 @@ def remove(path: str | Path) -> None:
 
 
 def written(path: str | Path) -> Path:
-    """Return where the contents of a file are that was written inside of a `together` block."""
+    """Return the path at which a file can be read inside of the `together` block that wrote it.
+
+    Until the block ends, that is the path of a temporary file.
+    """
     path = Path(path)
     group = _group_of(path.parent)
     waits = group.waiting.get(path.name) if group else None
@@ -190,7 +194,7 @@ def written(path: str | Path) -> Path:
 
 
 def make_folders(folder: str | Path) -> bool:
-    """Make a folder, and those that it is in; return whether the folder is new."""
+    """Make a folder and its parents; return whether the folder is new."""
     folder = Path(folder)
     if folder.is_dir():
         return False
@@ -206,7 +210,7 @@ def make_folders(folder: str | Path) -> bool:
 
 
 def _create(target: Path, old: os.stat_result | None = None) -> tuple[Path, BinaryIO]:
-    """Make a new file beside one, as accessible as that."""
+    """Make a temporary file beside a file, with the same owner and mode as the old file."""
     temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.tmp")
     mode = 0o600 if old else 0o666  # nobody may open the file before its mode is that of the old
     try:
@@ -225,7 +229,7 @@ def _create(target: Path, old: os.stat_result | None = None) -> tuple[Path, Bina
 
 
 def _rename(folder: Path, temporary: str, name: str) -> None:
-    """Let a file take its place; without one, leave the place empty."""
+    """Rename a temporary file to its final name; without one, remove the file of that name."""
     try:
         if temporary:
             os.replace(folder / temporary, folder / name)
@@ -242,7 +246,7 @@ def is_writable(path: Path) -> bool:
 
 
 def _sync(descriptor: int) -> None:
-    """Wait until the disk has the contents, on file systems that can tell."""
+    """Wait until the contents are on the disk, on file systems that support this."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -251,7 +255,7 @@ def _sync(descriptor: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder."""
+    """Wait until the names of a folder's files are on the disk."""
     if os.name == "posix":
         with suppress(PermissionError):  # of a folder that may be written and not be read
             descriptor = os.open(folder, os.O_RDONLY)
@@ -266,20 +270,20 @@ def _sync_folder(folder: Path) -> None:
 
 @dataclass
 class _Group:
-    """Files that are written, and wait for each other to take their places in a folder."""
+    """Temporary files of a folder that are renamed together, at the end of a `together` block."""
 
     folder: Path
     waiting: dict[str, str] = field(default_factory=dict)  # names: final, and temporary or none
 
     def add(self, temporary: str, name: str) -> None:
-        """Let a file wait for the others."""
+        """Add a file: its temporary name ("" if the file is to be removed), and its final name."""
         before = self.waiting.get(name)
         self.waiting[name] = temporary
         if before:  # written in this block, and now replaced or removed
             (self.folder / before).unlink()
 
     def commit(self) -> None:
-        """Let all files take their places: by a journal, so that it happens even after a kill."""
+        """Rename all files. A journal makes sure that all are renamed, even after a kill."""
         if len(self.waiting) == 1:
             ((name, temporary),) = self.waiting.items()
             _rename(self.folder, temporary, name)
@@ -301,7 +305,7 @@ class _Group:
                     draft.unlink()
 
     def drop(self) -> None:
-        """Remove the files that wait."""
+        """Remove the temporary files."""
         for temporary in self.waiting.values():
             if temporary:
                 with suppress(OSError):
@@ -319,9 +323,9 @@ def _group_of(folder: Path) -> _Group | None:
 
 @contextmanager
 def together(folder: str | Path) -> Iterator[None]:
-    """Let the files that the block writes to a folder take their places all at once, at its end.
+    """Replace all files that the block writes to a folder at once, when the block ends.
 
-    If the block raises, none of them does. The folder is made if it is not there.
+    If the block raises an error, no file is replaced. The folder is made if it does not exist.
 
     Examples
     --------
@@ -389,7 +393,10 @@ def read_together(folder: Path, names: Callable[[str], bool], read: Callable[[],
 
 
 def finish(folder: Path) -> None:
-    """Carry out the renames that a process was killed in, if there are any; or wait for it."""
+    """Do the renames in a folder that a killed process left undone.
+
+    If the process still runs, wait until it is done.
+    """
     journal = folder / JOURNAL
     while True:
         try:
@@ -422,7 +429,7 @@ def _carry_out(folder: Path, renames: dict[str, str]) -> None:
 
 
 def _renames(file: BinaryIO) -> dict[str, str]:
-    """Read a journal; one that is not ours says nothing."""
+    """Return the renames in a journal; none if the file is no journal that this module wrote."""
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return {}
@@ -441,7 +448,7 @@ def _renames(file: BinaryIO) -> dict[str, str]:
 
 
 def _publish(draft: Path, journal: Path) -> bool:
-    """Give a journal its name, unless there is one."""
+    """Rename a journal to its final name, unless a journal has that name; return whether it did."""
     try:
         os.link(draft, journal)
     except FileExistsError:
@@ -453,7 +460,7 @@ def _publish(draft: Path, journal: Path) -> bool:
 
 
 def _lock(file: BinaryIO) -> None:
-    """Wait until no other process holds a file; the end of a process lets it go."""
+    """Lock a file; wait while another process has the lock, which ends with that process."""
     if fcntl:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -467,7 +474,7 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 
 def _identities(folder: Path, names: Callable[[str], bool]) -> dict[str, tuple[int, int, int]]:
-    """Return what tells whether a file was replaced, by name."""
+    """Return numbers by which one can tell whether a file was replaced, for each name."""
     found = {}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:

@@ -1,7 +1,7 @@
-"""Reading files that anybody may have made: to a limit, and checked against annotated types.
+"""Reading files from unknown sources: no more than a limit, and checked against annotated types.
 
-Every reader of this package goes through this module. A file is opened only if its kind is one that
-the reader expects, so that no reader waits for a pipe or reads a device without end.
+All files that this package reads are opened here. A file is opened only if it is of a kind that the
+reader expects. Otherwise a reader could wait for a pipe forever, or read a device that has no end.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def read_bytes(path: str | Path, limit: int = LARGE, *, pipes: bool = False) -> 
     path : str or Path
     limit : int
     pipes : bool
-        Whether a pipe or a terminal will do, which is read up to its end.
+        Whether the path may also be a pipe or a terminal, which is read up to its end.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def decode(content: bytes | bytearray, name: object) -> str:
 
 
 def _is_stream(mode: int, path: str | Path) -> bool:
-    """Return whether the file is read up to an end: /dev/zero has none."""
+    """Return whether a file is a pipe, a terminal or /dev/null; other devices may have no end."""
     if stat.S_ISCHR(mode):
         with open(path, "rb", buffering=0) as device:
             return device.isatty() or os.path.samefile(path, os.devnull)
@@ -145,7 +145,7 @@ def _kind(mode: int) -> str:
 
 @contextmanager
 def _reported(path: object) -> Iterator[None]:
-    """Report what the system refuses by the name of the file."""
+    """Turn an error of the system into a `UserError` that names the file."""
     try:
         yield
     except FileNotFoundError:

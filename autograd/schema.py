@@ -24,21 +24,24 @@ from autograd.escape import brief
 
 
 class UserError(ValueError):
-    """Something given is wrong: the message says what it was, what was expected, what to do."""
+    """An error that the user can correct.
+
+    The message says what was given, what was expected, and what to do.
+    """
 
 
 @dataclass(frozen=True)
 class Range:
-    """The bounds of a number, for `typing.Annotated`; a number is finite unless this says else.
+    """The bounds of a number, for `typing.Annotated`.
 
     Parameters
     ----------
     low, high : float
         The smallest and the largest value.
     excluded : float, optional
-        A bound that is no value itself.
+        A bound that is itself not allowed.
     finite : bool
-        Whether infinities are refused.
+        Whether infinities are refused. NaN is always refused.
 
     Examples
     --------
@@ -81,7 +84,7 @@ class Range:
 
 
 class _AnyName:
-    """Marks strings that may be a file name of bytes that are not UTF-8."""
+    """Marks a string as a file's name, which may hold bytes that are not UTF-8."""
 
 
 FileName = Annotated[str, _AnyName]
@@ -92,7 +95,10 @@ Check = Callable[[Any, str], Any]
 
 
 class _WrongType(UserError):
-    """The value itself has another type; not a value inside of it."""
+    """The value itself, and not a value inside of it, has the wrong type.
+
+    A union then tries its next type.
+    """
 
 
 def fit(value: Any, annotation: Any, name: str = "") -> Any:
@@ -313,7 +319,11 @@ def _check_object(annotation: Any) -> Check:
 
 
 def _inside(check: Check, item: Any, name: str, key: Any) -> Any:
-    """Check a value inside of another; the name of the value is made only for a message."""
+    """Check a value inside of another value.
+
+    To make the name of each item would be slow. So an item is checked without a name, and again
+    with its name if the first check failed.
+    """
     try:
         return check(item, "")
     except UserError:

@@ -1,4 +1,4 @@
-"""The error for what a user can put right."""
+"""The error that tells users what they can correct."""
 
 from autograd.schema import UserError
 

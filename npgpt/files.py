@@ -11,12 +11,12 @@ from typing import BinaryIO
 def append(file: BinaryIO, line: bytes) -> None:
     """Add a line to the end of a file that is open without a buffer: all of the line, or nothing.
 
-    After a kill in the middle of it, the next who reads finds a last line without its end.
+    If the process is killed while it writes, the file ends with an incomplete line.
     """
     size = os.fstat(file.fileno()).st_size
     try:
         rest = memoryview(line)
-        while rest:  # the system may take less than all of it, of a full disk for one
+        while rest:  # one call may write less than the whole line, for instance on a full disk
             rest = rest[file.write(rest) :]
     except BaseException:
         with suppress(OSError):
@@ -25,6 +25,6 @@ def append(file: BinaryIO, line: bytes) -> None:
 
 
 def home() -> Path:
-    """Return our own folder: ``$NPGPT_HOME``, or ``npgpt`` in the user's data folder."""
+    """Return npgpt's own folder: ``$NPGPT_HOME``, or ``npgpt`` in the user's data folder."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(os.environ.get("NPGPT_HOME") or Path(data) / "npgpt").expanduser()

@@ -1,8 +1,9 @@
 """Options of commands: a data class becomes a command line, with its help.
 
-A field is an option: ``n_layer: int = 4`` is ``--n_layer N``. A field that is annotated with
-`Argument` is given without a name. Values are checked by the annotation, as those of files are
-(`autograd.schema`), and the string below a field is its help.
+Each field is an option: ``n_layer: int = 4`` is ``--n_layer N``. A field annotated with `Argument`
+has no name on the command line: its place says which field a word belongs to. `autograd.schema`
+checks a value against the field's annotation, as it does for values of files. The string below a
+field is the field's help. `npgpt/commands/info.py` is a short example.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ WIDTHS = 40, 100  # of help, in columns
 
 @dataclass(frozen=True)
 class Argument:
-    """Marks a field that is given by its place; several strings, if the field is a tuple.
+    """Marks a field whose value is given by its place, not after ``--name``.
+
+    If the field is a tuple, it takes all words from its place on.
 
     Parameters
     ----------
     shown : str
-        What help calls the argument.
+        The argument's name in the help, as ``CONFIG.toml``.
     is_text : bool
         Whether the value may begin with a hyphen.
     words : callable
@@ -53,13 +56,13 @@ class Argument:
 
 
 class _Written:
-    """Marks a file that the command writes at its end."""
+    """Marks the name of a file that the command writes."""
 
 
 NewFile = Annotated[FileName, _Written]
-"""The name of a file that is written; whether that is possible is checked at once."""
+"""The name of a file to write. `parse` checks that the file can be written, before any work."""
 
-# Options of similar programs that make no sense here, and why.
+# Options that other programs have and npgpt does not: what to say about them.
 CPU = "npgpt computes on the CPU only, with NumPy"
 FOREIGN = {
     **dict.fromkeys(("device", "gpu", "cuda", "mps", "gpus", "n_gpu", "no_cuda"), CPU),
@@ -173,7 +176,7 @@ def _is_option(word: str) -> bool:
 
 
 def _place(word: str, arguments: list[Field], given: dict[str, Any], command: str) -> None:
-    """Give a word to the argument whose turn it is."""
+    """Store a word as the value of the first argument that has none; a tuple takes many words."""
     for field in arguments:
         if field.is_tuple:
             given[field.name] = (*given.get(field.name, ()), field.value_of([word])[0])
@@ -214,7 +217,7 @@ def check_file(option: str, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Field:
-    """An option or an argument: what its annotation says."""
+    """An option or an argument, as a field of a data class describes it."""
 
     name: str
     hint: Any
@@ -223,18 +226,18 @@ class Field:
 
     @property
     def argument(self) -> Argument | None:
-        """The mark of an argument that is given by its place."""
+        """The `Argument` in the annotation; None for an option."""
         metadata = getattr(self.hint, "__metadata__", ())
         return next((each for each in metadata if isinstance(each, Argument)), None)
 
     @property
     def is_text(self) -> bool:
-        """Whether a value may begin with a hyphen."""
+        """Whether the value may begin with a hyphen."""
         return self.argument is not None and self.argument.is_text
 
     @property
     def option(self) -> str:
-        """The name on the command line."""
+        """The option's name on the command line."""
         return f"--{self.name.rstrip('_')}"
 
     @property
@@ -254,7 +257,7 @@ class Field:
 
     @property
     def choices(self) -> list[str]:
-        """All values there are, if they are few."""
+        """All values that the field can have, if its type lists them."""
         found = [
             str(value)
             for part in _parts(self.hint)
@@ -270,7 +273,7 @@ class Field:
 
     @property
     def shown(self) -> str:
-        """What stands for the value in help."""
+        """The placeholder of the value in the help, such as ``N`` or ``FILE ...``."""
         if self.argument:
             return self.argument.shown
         if self.choices:
@@ -287,7 +290,7 @@ class Field:
         return os.path.expanduser(value) if self.is_file and isinstance(value, str) else value
 
     def value_of(self, found: Any) -> Any:
-        """Return the value that a word, or several, stand for."""
+        """Convert a word (several, for a tuple) to the field's type, and check the value."""
         what = self.option
         if self.argument:
             what = self.name if self.choices else self.argument.shown
@@ -302,7 +305,7 @@ class Field:
 
 
 def _converted(word: str, parts: list[Any]) -> Any:
-    """Return a word as one of the types; as a string if it is none of them."""
+    """Convert a word to the first type of a union that fits; without one, return the string."""
     kinds = [_plain(part) for part in parts]
     if type(None) in kinds and word.lower() == "none":
         return None
@@ -346,7 +349,7 @@ def _is_file(hint: Any) -> bool:
 
 @functools.cache
 def fields_of(kind: Any) -> dict[str, Field]:
-    """Return the fields of a data class by their names on the command line."""
+    """Return the fields of a data class, by their names on the command line (without ``--``)."""
     hints, texts = typing.get_type_hints(kind, include_extras=True), _texts(kind)
     found = {}
     for field in dataclasses.fields(kind):
@@ -357,12 +360,16 @@ def fields_of(kind: Any) -> dict[str, Field]:
 
 
 def _texts(kind: type) -> dict[str, str]:
-    """Return the strings that stand below fields in the source of a class and of its bases."""
+    """Return the help of each field: the string below the field in the source of its class.
+
+    A class inherits the help of its bases. Python does not keep these strings, so they are read
+    from the source; in an installation without sources, the help shows names and defaults only.
+    """
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__[:-1]):
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
-        except (OSError, TypeError, SyntaxError):  # an installation without sources
+        except (OSError, TypeError, SyntaxError):  # there is no source
             continue
         body = typing.cast(ast.ClassDef, tree.body[0]).body
         for field, text in zip(body, body[1:], strict=False):
@@ -377,11 +384,12 @@ def _texts(kind: type) -> dict[str, str]:
 
 
 def help_of(kind: Any, command: str) -> str:
-    """Return the help of a command: its use, and every argument and option."""
+    """Return the help of a command: its usage, and every argument and option."""
     width = _width()
     fields = fields_of(kind).values()
     arguments = [field for field in fields if field.argument]
     places = [f"[{field.shown}]" for field in arguments]
+    # options stand after the arguments, but before "[-- ARG ...]", which ends them
     places.insert(sum(not place.startswith("[--") for place in places), "[--OPTION VALUE ...]")
     lines = _wrapped(f"usage: npgpt {command} {' '.join(places)}", width, "", "    ")
     paragraphs = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
@@ -438,7 +446,7 @@ def _width() -> int:
 
 
 def _entry(name: str, text: str, width: int) -> list[str]:
-    """Return the lines of an option: its name, and beside the name what the option does."""
+    """Return the lines of an option: its name, and its help beside the name if there is room."""
     column = 26 if width >= 60 else 8
     lines = _wrapped(name, width, "  ", "      ")
     texts = _wrapped(text, width, " " * column) if text else []
@@ -448,7 +456,7 @@ def _entry(name: str, text: str, width: int) -> list[str]:
 
 
 def _wrapped(text: str, width: int, first: str = "", rest: str | None = None) -> list[str]:
-    if "{" in text and len(first + text) > width:  # choices may stand on several lines
+    if "{" in text and len(first + text) > width:  # so that a list of choices can be wrapped
         text = text.replace(",", ", ")
     return textwrap.wrap(
         text, width, initial_indent=first, subsequent_indent=first if rest is None else rest,
@@ -457,7 +465,7 @@ def _wrapped(text: str, width: int, first: str = "", rest: str | None = None) ->
 
 
 def quoted(text: str) -> str:
-    r"""Return a word as a shell takes it; what cannot be printed is spelled.
+    r"""Quote a word for bash and zsh; characters that cannot be printed are spelled.
 
     Examples
     --------

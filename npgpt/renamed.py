@@ -30,16 +30,16 @@ RENAMED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds a module by its old name, and fills it with the names of its successors."""
+    """Makes a module of an old name, which holds the names of the modules that replaced it."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """Say that a module of an old name can be loaded, by this object."""
+        """Return how to load a module of an old name; None for any other module."""
         if fullname not in RENAMED:
             return None
         return importlib.util.spec_from_loader(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Fill the module, and warn."""
+        """Copy the names of the new modules into the module, and warn."""
         successors = RENAMED[module.__name__]
         modules = [importlib.import_module(name) for name in successors]
         for successor in modules:

@@ -1,4 +1,4 @@
-"""Printing what may come from files: shown, and never obeyed by a terminal."""
+"""Printing text that may come from files, so that no terminal acts on control characters in it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from autograd.escape import shown, shown_text
 
 
 def is_terminal() -> bool:
-    """Return whether the output goes to a terminal; what replaces ``sys.stdout`` may not know."""
+    """Return whether standard output is a terminal.
+
+    An object that a program has put in the place of ``sys.stdout`` may have no ``isatty``; it is
+    taken for no terminal.
+    """
     return bool(getattr(sys.stdout, "isatty", bool)())
 
 
 def say(line: str, file: Any = None) -> None:
-    r"""Print one line; a newline and other control characters in it are shown, as ``\n``."""
+    r"""Print one line; a newline or another control character in the line is spelled, as ``\n``."""
     print(shown(line), file=file, flush=True)
 
 
 def say_text(text: str, end: str = "\n") -> None:
-    """Print a text: in a terminal with its control characters shown, into a file or pipe as it is.
+    """Print a text: unchanged into a file or pipe, with control characters spelled in a terminal.
 
-    Newlines and tabs stay. All others move the cursor, set colours or titles, or turn the direction
-    of writing: in a terminal they could forge what stands there.
+    Newlines and tabs are kept. The other control characters move the cursor, set colours or titles,
+    or turn the direction of writing, so that a text could forge what the terminal shows.
     """
     print(shown_text(text) if is_terminal() else text, end=end, flush=True)
 
 
 def forget_stdout() -> None:
-    """Drop what is buffered for a reader that is gone, and whatever is printed from now on."""
+    """Discard what is printed from now on, and what is still buffered: the reader is gone."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115

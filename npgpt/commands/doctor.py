@@ -15,7 +15,7 @@ from npgpt.say import say
 
 @dataclass
 class Options:
-    """Report versions, threads, vectors, caches and speed, and how to fix what is wrong.
+    """Check versions, threads, vector units, caches and speed, and say how to fix what is wrong.
 
     The exit code is 1 if something is.
     """

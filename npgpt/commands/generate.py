@@ -32,7 +32,7 @@ from npgpt.weights.load import load_pretrained
 LINE = "─" * 72
 
 
-# of what is neither given nor in the model's generation_config.json
+# Defaults of options that are neither given nor in the model's generation_config.json.
 DEFAULTS = {"max_new_tokens": 500, "temperature": 0.8, "top_k": 200}
 
 
@@ -40,77 +40,81 @@ DEFAULTS = {"max_new_tokens": 500, "temperature": 0.8, "top_k": 200}
 class Options:
     """Let a model continue a prompt.
 
-    What is not given is as the model's generation_config.json says. Where that says nothing: up to
-    500 new tokens, drawn at temperature 0.8 among the best 200, or the best ones of a beam search.
+    An option that is not given has the value in the model's generation_config.json. If the file
+    has no value either, up to 500 new tokens follow, each drawn at temperature 0.8 among the 200
+    most probable tokens, or found by a beam search.
     """
 
     prompt: str = ""
-    """The text to continue; - takes one prompt a line from standard input, as a pipe does."""
+    """The text to continue; with -, each line of standard input is a prompt, as from a pipe."""
     prompt_file: FileName = ""
     """A file with the text to continue."""
     model: FileName = ""
-    """A folder with a model, its .safetensors file, or a name on the hub; if empty, the latest run
-    under out/."""
+    """A folder with a model, a .safetensors file, or a name on the Hugging Face hub; if not given,
+    the latest run under out/."""
     int8: bool = False
-    """Round the weights to 8 bits, which generates faster and is a little less exact."""
+    """Round the weights to 8 bits: generation is faster, and a little less exact."""
     max_new_tokens: int | None = None
-    """Tokens that follow at most."""
+    """Most new tokens."""
     max_length: int | None = None
-    """Tokens at most, the prompt's included."""
+    """Most tokens, the prompt's included."""
     min_new_tokens: int | None = None
-    """Tokens that follow at least."""
+    """Fewest new tokens."""
     min_length: int | None = None
-    """Tokens at least, the prompt's included."""
+    """Fewest tokens, the prompt's included."""
     max_time: float | None = None
     """Seconds after which a text ends."""
     do_sample: bool | None = None
-    """Draw each token from its distribution; if nothing says so, yes, but not in a beam search."""
+    """Draw each token from its distribution. The default is True, and False in a beam search."""
     temperature: float | None = None
-    """Below 1 the text is more probable, above 1 wilder; 0 always takes the best token."""
+    """Below 1, probable tokens are drawn more often; above 1, less often; 0 always takes the most
+    probable token."""
     top_k: int | None = None
-    """Choose among this many tokens; 0 is off."""
+    """Draw among this many of the most probable tokens; 0 is off."""
     top_p: float | None = None
-    """Choose among the best tokens that have this probability together."""
+    """Draw among the most probable tokens whose probabilities add up to this number; 1 is off."""
     min_p: float | None = None
-    """Choose among tokens with this part of the best one's probability."""
+    """Draw among tokens with at least this share of the highest probability; 0 is off."""
     typical_p: float | None = None
-    """Choose among the least surprising and boring tokens of this probability together."""
+    """Draw among the tokens whose surprise is nearest to the expected surprise, and whose
+    probabilities add up to this number; 1 is off."""
     epsilon_cutoff: float | None = None
-    """Choose among tokens with at least this probability; 0 is off."""
+    """Draw among tokens with at least this probability; 0 is off."""
     eta_cutoff: float | None = None
-    """As epsilon_cutoff, and among less probable tokens where the choice is wide; 0 is off."""
+    """As epsilon_cutoff, but with a lower bound where many tokens are possible; 0 is off."""
     repetition_penalty: float | None = None
-    """Above 1 makes tokens that are in the text less probable."""
+    """Above 1, tokens that are in the text become less probable; 1 is off."""
     no_repeat_ngram_size: int | None = None
-    """No run of so many tokens comes twice; 0 is off."""
+    """No sequence of this many tokens occurs twice; 0 is off."""
     bad_words: tuple[str, ...] = ()
-    """Words that must not come."""
+    """Words that must not occur in the new text."""
     suppress_tokens: tuple[int, ...] = ()
-    """Tokens that must not come."""
+    """Token ids that must not occur in the new text."""
     begin_suppress_tokens: tuple[int, ...] = ()
-    """Tokens that must not follow the prompt at once."""
+    """Token ids that must not be the first new token."""
     forced_bos_token_id: int | None = None
-    """The token that follows a prompt of one token."""
+    """The token id that follows a prompt of one token."""
     forced_eos_token_id: int | None = None
-    """The last token of a text that is as long as it may be."""
+    """The last token id of a text that reaches its greatest length."""
     stop_strings: tuple[str, ...] = ()
-    """Strings that end the text."""
+    """Strings after which the text ends."""
     eos_token_id: int | None = None
-    """A token that ends the text."""
+    """The token id after which the text ends."""
     num_beams: int | None = None
-    """Above 1: search for the most probable text, among so many beginnings at a time."""
+    """Above 1: a beam search for the most probable text, which keeps this many texts at a time."""
     length_penalty: float | None = None
-    """Beams are compared by their log-probability divided by length to this power."""
+    """A beam's score is its log-probability, divided by its length to this power."""
     early_stopping: Literal["true", "false", "never"] | None = None
-    """When a beam search ends: as soon as there are enough, if no better is likely, or possible."""
+    """When a beam search ends: true: as soon as num_beams texts are complete; false: when a better
+    text is unlikely; never: when a better text is impossible."""
     num_return_sequences: int | None = None
-    """Continuations of each prompt."""
+    """Texts for each prompt."""
     seed: int | None = None
-    """The same seed writes the same text; a random one if not given."""
+    """Of the random draws: the same seed gives the same text. If not given, a random seed."""
     use_cache: bool | None = None
-    """False reads the whole text again for every token."""
+    """If False, the model reads the whole text again for every token, which is slow."""
     json: NewFile = ""
-    """A file for the texts, their tokens and log-probabilities, and why they end."""
+    """A file to write: each text, its token ids and log-probabilities, and why it ended."""
 
 
 def run(args: list[str]) -> int:
@@ -131,12 +135,14 @@ def run(args: list[str]) -> int:
     beams = options.num_beams or model.generation_config.get("num_beams") or 1
     seed = int(np.random.SeedSequence().generate_state(1)[0])
     fallback = DEFAULTS | {"do_sample": beams == 1, "seed": seed}
-    resolved = resolve_options(model, choices_of(options, model, tokenizer), tokenizer, fallback)
+    resolved = resolve_options(
+        model, collect_choices(options, model, tokenizer), tokenizer, fallback
+    )
     records: list[dict[str, Any]] = []
     interrupted = False
     began = time.monotonic()
     try:
-        for prompt in prompts_of(options):
+        for prompt in read_prompts(options):
             if records:
                 print(LINE)
             write(model, tokenizer, prompt, resolved, records, bool(options.json))
@@ -153,7 +159,7 @@ def run(args: list[str]) -> int:
     return 130 if interrupted else 0
 
 
-def choices_of(options: Options, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
+def collect_choices(options: Options, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return what was given, as options of `npgpt.generate`."""
     vocab_size = model.config.vocab_size
     if options.top_k is not None and options.top_k > vocab_size:
@@ -176,7 +182,7 @@ def choices_of(options: Options, model: GPT, tokenizer: Tokenizer) -> dict[str, 
     return {name: value for name, value in choices.items() if value not in (None, (), [])}
 
 
-def prompts_of(options: Options) -> Iterator[str]:
+def read_prompts(options: Options) -> Iterator[str]:
     """Yield the prompts: the option's, a file's, or the lines of standard input as they come."""
     if options.prompt and options.prompt_file:
         raise UserError("give --prompt or --prompt_file, not both")

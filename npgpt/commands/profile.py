@@ -20,17 +20,18 @@ from npgpt.training.memory import keep_freed_memory
 
 @dataclass
 class Options(TrainConfig):
-    """Show what a training step costs, by a file of options and these options.
+    """Show what a training step costs, op by op.
 
-    On random tokens: nothing is trained or written.
+    The steps are taken on random tokens; no run is written. Options on the command line replace
+    those of CONFIG.toml.
     """
 
     config: Annotated[FileName, Argument("CONFIG.toml")] = ""
-    """A TOML file of these options; each is a key."""
+    """A TOML file whose keys are these options."""
     vocab_size: Size | None = None
-    """Of a model from scratch; the tokenizer's if not given."""
+    """The size of the vocabulary of a model from scratch; if not given, the tokenizer's."""
     steps: Size = 10
-    """Steps to take the median of."""
+    """Steps that are measured; each number is their median."""
     json: NewFile = ""
     """A file to write the rows to."""
 

@@ -27,29 +27,29 @@ class Options:
     """Walk through the backward pass of a script, a model, a run or a trace."""
 
     script: Annotated[FileName, Argument("SCRIPT.py")] = ""
-    """A script, which is run as Python runs it."""
+    """A Python script to run."""
     arguments: Annotated[tuple[str, ...], Argument("-- ARG ...")] = ()
-    """What the script finds in sys.argv."""
+    """Arguments of the script, in sys.argv."""
     model: FileName = ""
-    """A folder with a model, or a name on the hub: its loss on --text."""
+    """A folder with a model, or a name on the hub: the backward pass of its loss on --text."""
     text: str = ""
-    """What the model reads."""
+    """The text that the model reads."""
     run: FileName = ""
-    """A run folder: the backward pass of its update --at."""
+    """A run folder: the backward pass of the update --at."""
     at: Steps | None = None
-    """The update that leads from this step to the next; what comes before it is replayed."""
+    """An update, counted from 0. The updates before it are computed again."""
     force: bool = False
-    """Replay although threads, kernels or libraries are not what they were."""
+    """Replay even if the threads, kernels or libraries differ from those of the run."""
     trace: FileName = ""
-    """A folder with a trace that was saved."""
+    """A folder with a saved trace."""
     save: FileName = ""
     """A folder to save the trace to."""
     commands: FileName = ""
-    """A file of commands to run, instead of asking for them."""
+    """A file of the stepper's commands, which are run instead of asking for commands."""
     source: FileName = ""
-    """A file to write the first pass to, as a NumPy script, instead of walking through it."""
+    """A .py file to write instead: the first backward pass as a NumPy script."""
     primitives: bool = False
-    """Write the primitives that fused ops are made of."""
+    """With --source: write each fused op as the primitive ops of its reference."""
 
 
 def run(args: list[str]) -> int:
@@ -73,10 +73,10 @@ def walk(options: Options) -> None:
     session = _Session(options)
     try:
         if options.trace:
-            session.take(saved(options.trace))
+            session.take(load_trace(options.trace))
         elif options.model:
             with session.recording():
-                found = of_model(options.model, options.text)
+                found = trace_model(options.model, options.text)
             session.take(found)
         elif options.run:
             run_step(options, session)
@@ -87,7 +87,7 @@ def walk(options: Options) -> None:
 
 
 def check_source(options: Options) -> None:
-    """Refuse what cannot be written as a script, or where."""
+    """Refuse options that contradict --source, and files that cannot be the script."""
     path = Path(options.source)
     if options.trace or options.save or options.commands:
         raise UserError("--source writes a new pass: leave out --trace, --save and --commands")
@@ -97,8 +97,14 @@ def check_source(options: Options) -> None:
         raise UserError(f"--source {path} is the script itself; name another file")
 
 
-def saved(folder: str) -> Any:
-    """Return the trace in a folder; a UserError if it holds none."""
+def load_trace(folder: str) -> Any:
+    """Return the trace in a folder.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no trace, or the trace is damaged.
+    """
     try:
         return autograd.stepper.Trace.load(folder)
     except FileNotFoundError:
@@ -107,8 +113,8 @@ def saved(folder: str) -> Any:
         raise UserError(str(error)) from None
 
 
-def of_model(folder: str, text: str) -> Any:
-    """Return the trace of a model's loss on a text: each token is to be foretold by those before.
+def trace_model(folder: str, text: str) -> Any:
+    """Return the trace of a model's loss on a text: of each token, given the tokens before.
 
     Raises
     ------
@@ -135,7 +141,7 @@ def of_model(folder: str, text: str) -> Any:
 
 
 class _Session:
-    """Walks through one pass after the other, by a file of commands if there is one."""
+    """Stops at one backward pass after the other; reads commands from a file if one is given."""
 
     def __init__(self, options: Options) -> None:
         self.lines: Iterator[str] | None = None
@@ -145,11 +151,11 @@ class _Session:
         self.count = 0
 
     def recording(self) -> AbstractContextManager:
-        """Record as the passes are to be seen: a script that is written knows no kernels."""
+        """Return the context to record in: without kernels for --source, which writes NumPy."""
         return autograd.use_kernels(False) if self.options.source else nullcontext()
 
     def take(self, trace: Any) -> None:
-        """Walk through a pass, the first of which is saved, or written, if that was asked for."""
+        """Walk through a pass. With --save, the first is saved; with --source, it is written."""
         self.count += 1
         if self.options.source:
             self.write(trace)
@@ -174,11 +180,11 @@ class _Session:
 
 
 class _Left(BaseException):
-    """The stepper was left: so is the script. No script catches it as an Exception."""
+    """The user left the stepper, so the script ends; ``except Exception`` does not catch this."""
 
 
 def run_step(options: Options, session: _Session) -> None:
-    """Take a run to a step again, and stop at each backward of the update from there."""
+    """Replay a run up to an update, and stop at each backward pass of the update."""
     from npgpt.training.replay import Replay
 
     folder, step = options.run, options.at
@@ -201,7 +207,7 @@ def run_step(options: Options, session: _Session) -> None:
 
 
 def run_script(script: str, arguments: list[str], session: _Session) -> None:
-    """Run a script as ``python script.py`` does, with recording on, and stop at each pass."""
+    """Run a script as ``python script.py`` does, and stop at each backward pass."""
     path = Path(script)
     if not path.exists():
         raise UserError(f"the script {script} does not exist")

@@ -26,10 +26,13 @@ from npgpt.weights.load import load_pretrained
 
 @dataclass
 class Options(TrainConfig):
-    """Train a model, by a file of options and these options, which come first."""
+    """Train a model.
+
+    Options on the command line replace those of CONFIG.toml.
+    """
 
     config: Annotated[FileName, Argument("CONFIG.toml")] = ""
-    """A TOML file of these options; each is a key."""
+    """A TOML file whose keys are these options."""
     resume: FileName = ""
     """A run folder to continue."""
     overwrite: bool = False

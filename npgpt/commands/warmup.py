@@ -19,7 +19,7 @@ class Options:
 
 
 def run(args: list[str]) -> int:
-    """Use every kernel once, and say what that took.
+    """Use every kernel once, so that Numba compiles it; print how long that took.
 
     Raises
     ------

@@ -32,9 +32,9 @@ class Options:
     from_: Steps = 0
     """The first update to follow."""
     to: Steps | None = None
-    """The last one; if not given, the last that was saved."""
+    """The last update to follow; if not given, the last that was saved."""
     force: bool = False
-    """Go on although threads, kernels or libraries are not what they were."""
+    """Replay even if the threads, kernels or libraries differ from those of the run."""
 
 
 def run(args: list[str]) -> int:
@@ -85,7 +85,7 @@ def why(options: Options, console: Console) -> None:
 
 
 def _table(history: History) -> Table:
-    """Return a history as a table: if it is long, some of it, the largest included."""
+    """Return a history as a table; of a long history some rows, with the largest values."""
     moves = history.moves
     notes: dict[int, str] = {}
     for title, key in (("update", "change"), ("gradient", "gradient"), ("batch", "moved")):
@@ -116,7 +116,7 @@ def _table(history: History) -> Table:
 
 
 def _sequences(run: Run, name: str, index: tuple[int, ...]) -> Table:
-    """Return, as a table, the sequences of this step that its gradient mostly came from."""
+    """Return a table of the sequences of this step that add most to the weight's gradient."""
     parts = np.array(by_sequence(run, name, index))
     batches = run.task.batches(run.progress.step)
     texts = [text for batch in batches for text in run.task.texts(batch)]
@@ -133,5 +133,5 @@ def _sequences(run: Run, name: str, index: tuple[int, ...]) -> Table:
 
 
 def _signed(x: float) -> Text:
-    """Return a number in the colours that the stepper has for signs."""
+    """Return a number in the colour that the stepper uses for its sign."""
     return Text(f"{x:+.2e}", "color(172)" if x > 0 else "color(68)" if x < 0 else "dim")

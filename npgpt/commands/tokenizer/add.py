@@ -15,16 +15,16 @@ from npgpt.tokenizers.store import add, folder
 
 @dataclass
 class Options:
-    """Keep a tokenizer in our own folder."""
+    """Install a tokenizer: copy its files to the folder that npgpt reads tokenizers from."""
 
     paths: Annotated[tuple[FileName, ...], Argument("PATH ...")] = ()
-    """Its files, or a folder of them."""
+    """The files of the tokenizer, or a folder that holds them."""
     name: str = ""
-    """What to call it; the name of its file or folder if not given."""
+    """The name of the tokenizer; if not given, the name of its file or folder."""
 
 
 def run(args: list[str]) -> int:
-    """``npgpt tokenizer add``."""
+    """Copy the files, and print the name and size of each tokenizer."""
     options = parse(Options, args, "tokenizer add")
     if not options.paths:
         raise UserError("name what to add, as in: npgpt tokenizer add encoder.json vocab.bpe")

@@ -13,11 +13,11 @@ from npgpt.tokenizers.store import KNOWN, folder, gpt1_files, read_encoding
 
 @dataclass
 class Options:
-    """Show the tokenizers that are here, and those that are known."""
+    """Show the tokenizers that are installed, and the published ones that can be added."""
 
 
 def run(args: list[str]) -> int:
-    """``npgpt tokenizer list``."""
+    """Print a line for each tokenizer: its name and size, or how to add it."""
     parse(Options, args, "tokenizer list")
     print("char           of the training text")
     print("byte           256 tokens")

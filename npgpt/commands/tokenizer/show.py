@@ -31,11 +31,11 @@ class Options:
     tokenizer: FileName = "gpt2"
     """A name (see npgpt tokenizer list), a file, or a folder such as a run's."""
     steps: bool = False
-    """Show every merge."""
+    """Show how each piece of the text is merged, step by step."""
 
 
 def run(args: list[str]) -> int:
-    """``npgpt tokenizer show``."""
+    """Print the tokens, or the merges."""
     options = parse(Options, args, "tokenizer show")
     text = options.text
     if text is None:
@@ -71,7 +71,7 @@ def run(args: list[str]) -> int:
 
 
 def merge_lines(tokenizer: Any, text: str) -> Iterator[Text]:
-    """Yield a line for each merge in each different piece of a text, with what it made."""
+    """Yield, for each different piece of a text, a line for each merge and the token it makes."""
     ids = tokenizer.ranks if isinstance(tokenizer, BPETokenizer) else tokenizer.vocab
     for piece in dict.fromkeys(map(tuple, tokenizer.pieces(text))):
         yield Text(" ".join(map(visible, piece)))
@@ -86,6 +86,6 @@ def merge_lines(tokenizer: Any, text: str) -> Iterator[Text]:
 
 
 def visible(token: str | bytes) -> str:
-    """Return a token with all that cannot be seen in a visible form: a space is ``·``."""
+    """Return a token in visible characters: a space is ``·``, a control character is spelled."""
     text = token if isinstance(token, str) else token.decode("utf-8", "backslashreplace")
     return shown(text).replace(" ", "·")

@@ -28,15 +28,15 @@ class Options:
     """Train a byte-pair encoding on a text."""
 
     vocab_size: Annotated[int, Range(1, MOST_IDS)] = 8192
-    """Tokens in all: 256 bytes, merges, special tokens."""
+    """The number of tokens: 256 bytes, the merges, and the special tokens."""
     data: tuple[FileName, ...] = ()
-    """Files, folders or patterns of text; none: Python's own library."""
+    """Files, folders or patterns of text; if not given, Python's own library."""
     out: FileName = ""
-    """The .tiktoken file to write; if empty, bpe and the size, here."""
+    """The .tiktoken file to write; if not given, bpeN.tiktoken in this folder, N the size."""
     pattern: str = PATTERN
-    """The regular expression of a piece, which no token reaches beyond."""
+    """A regular expression that cuts the text into pieces; a token never crosses a cut."""
     special_tokens: tuple[str, ...] = (END_OF_TEXT,)
-    """Tokens that stand for themselves, such as the end of a document."""
+    """Tokens that are never split or merged, such as the mark at the end of a document."""
     min_frequency: Annotated[int, Range(1)] = 2
     """How often a pair must occur to become a token."""
     overwrite: bool = False
@@ -44,7 +44,7 @@ class Options:
 
 
 def run(args: list[str]) -> int:
-    """``npgpt tokenizer train``."""
+    """Train the tokenizer, write the tokenizer, and print how well it compresses the text."""
     options = parse(Options, args, "tokenizer train")
     path = Path(options.out or f"bpe{options.vocab_size}.tiktoken")
     if path.suffix != ".tiktoken":
@@ -76,7 +76,7 @@ def run(args: list[str]) -> int:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show tokens on standard error, in a terminal only."""
+    """Show the number of tokens on standard error, if that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("tokens"), MofNCompleteColumn(), BarColumn(None), TimeElapsedColumn())
     with Progress(
