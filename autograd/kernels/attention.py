@@ -1,10 +1,11 @@
 """Kernels of attention, called by ``attention`` and its rule in `autograd.ops.attention`.
 
-They go head by head and in blocks of 64 queries: no (T, S) matrix is ever stored. For each block,
-BLAS multiplies the queries and the keys, and one pass over the scores does the rest: the mask,
-softmax, dropout. A block multiplies only the keys from the first to the last that one of its
-queries sees. If attention is causal, that halves the work; with a window, the work is proportional
-to the window. BLAS stays on one thread, and our threads share the heads.
+They go head by head and in blocks of 64 queries: no (T, S) matrix is ever stored. Keys and values
+are packed once for each head (see `autograd.kernels.gemm`). For each block, the queries are
+multiplied by the keys, and one pass over the scores does the rest: the mask, softmax, dropout. A
+block multiplies only the keys from the first to the last that one of its queries sees. If attention
+is causal, that halves the work; with a window, the work is proportional to the window. The threads
+share the heads.
 
 The results differ from NumPy's in the last digits, since products of blocks are summed in another
 order and the sums of a row are in float64. They have the same bits with any number of threads. The
@@ -18,9 +19,9 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from autograd.kernels import blas
-from autograd.kernels.blas import PLAIN, ROW_MAJOR, TRANSPOSED, gemm
+from autograd.kernels.cache import settings
 from autograd.kernels.dropout import bits_at, mask_constants, row_key
+from autograd.kernels.gemm import WIDTH, matrix, multiply, new_panels, pack
 from autograd.kernels.jit import EXACT, OVERLOADS, inline, takes
 from autograd.kernels.rows import dot, largest, sum_of
 from autograd.kernels.team import row_kernel, split
@@ -46,7 +47,8 @@ def seen_by(start, stop, n_keys, window):
 def score_buffer(n_queries, n_keys, window, like):
     """Return an array that is large enough for the scores of any block, (queries, keys)."""
     rows = min(BLOCK, n_queries)
-    return np.empty((rows, min(n_keys, rows + window) if window else n_keys), like.dtype)
+    seen = min(n_keys, rows + window + WIDTH // like.itemsize) if window else n_keys
+    return np.empty((rows, seen), like.dtype)
 
 
 @inline(EXACT)
@@ -63,7 +65,7 @@ def masked(score, mask):
     the weight becomes exp(-inf) = 0. A mask of numbers is added. The type of the mask decides when
     the kernel is compiled; no branch is left in the loop.
     """
-    raise NotImplementedError("attention's kernels call BLAS, and run compiled only")
+    raise NotImplementedError("the kernels of attention run compiled only")
 
 
 @overload(masked, jit_options=OVERLOADS)
@@ -78,26 +80,32 @@ def _attention(numbers, q, k, v, masks, out, largests, mask, sizes, window, scal
     """Attend for some heads; ``numbers (heads,)`` are their numbers among all heads.
 
     ``q``, ``k``, ``v (heads,)`` hold the address of each head's matrix, and ``sizes`` the length of
-    their rows: BLAS reads them where they are. Head h takes the mask ``mask[masks[h]]`` of ``mask
-    (n, T or 1, S)``, which is empty if there is none. ``out (heads, T, V)``, ``largests (heads,
-    T)``.
+    their rows, so that parts of a larger array need not be copied. Head h takes the mask
+    ``mask[masks[h]]`` of ``mask (n, T or 1, S)``, which is empty if there is none. ``out (heads, T,
+    V)``, ``largests (heads, T)``.
     """
     real = out.dtype.type
     n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
     seed, threshold, factor = drops
+    size = out.itemsize
     scores = score_buffer(n_queries, n_keys, window, out)
-    s, s_row = scores.ctypes.data, scores.shape[1]
+    s, s_row = scores.ctypes.data, scores.shape[1] * size
+    k_panels, v_panels = new_panels(depth, n_keys, out), new_panels(n_keys, width, out)
+    columns = k_panels.shape[2]
     for h in range(numbers.size):
+        pack(k_panels, matrix(out, k[h], n_keys, k_row, depth), True, scale)  # scale K^T
+        pack(v_panels, matrix(out, v[h], n_keys, v_row, width), False, real(1))
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
-            # The scores of the block, scale Q K^T. For queries 64 to 127 and causal attention,
+            first -= first % columns  # where a panel of keys begins
+            # The scores of the block, Q (scale K^T). For queries 64 to 127 and causal attention,
             # these are queries (64, depth) times keys 0 to 127: (64, 128).
-            gemm(
-                ROW_MAJOR, PLAIN, TRANSPOSED, rows, end - first, depth, scale,
-                q[h] + start * q_row * out.itemsize, q_row,
-                k[h] + first * k_row * out.itemsize, k_row, real(0), s, s_row,
-            )  # (rows, depth) (depth, keys)  # fmt: skip
+            multiply(
+                rows, end - first, depth,
+                q[h] + start * q_row * size, q_row * size, size,
+                k_panels, first // columns, 0, 0, 0, s, s_row,
+            )  # fmt: skip
             # Row by row, softmax over the keys that query t itself sees. The block's other keys,
             # before `low` and from `high` on, get a weight of 0: query 70 sees keys 0 to 70, and
             # the last 57 of the 128 columns become 0.
@@ -113,11 +121,10 @@ def _attention(numbers, q, k, v, masks, out, largests, mask, sizes, window, scal
                 scores[i, : low - first] = 0
                 scores[i, high - first : end - first] = 0
             # The weighted sums of the values.
-            gemm(
-                ROW_MAJOR, PLAIN, PLAIN, rows, width, end - first, real(1), s, s_row,
-                v[h] + first * v_row * out.itemsize, v_row,
-                real(0), out[h, start:].ctypes.data, width,
-            )  # (rows, keys) (keys, width)  # fmt: skip
+            multiply(
+                rows, width, end - first, s, s_row, size, v_panels, 0, first, 0, 0,
+                out[h, start:].ctypes.data, width * size,
+            )  # fmt: skip
 
 
 @inline(EXACT)
@@ -159,26 +166,35 @@ def _attention_vjp(
     real = g.dtype.type
     n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
     seed, threshold, factor = drops
+    size = g.itemsize
     weights = score_buffer(n_queries, n_keys, window, g)
     slopes = np.empty_like(weights)
-    p, ds, s_row = weights.ctypes.data, slopes.ctypes.data, weights.shape[1]
+    p, ds, s_row = weights.ctypes.data, slopes.ctypes.data, weights.shape[1] * size
+    scaled_keys, k_panels = new_panels(depth, n_keys, g), new_panels(n_keys, depth, g)
+    v_panels, columns = new_panels(width, n_keys, g), scaled_keys.shape[2]
     for h in range(numbers.size):
+        keys = matrix(g, k[h], n_keys, k_row, depth)
+        pack(scaled_keys, keys, True, scale)  # scale K^T
+        pack(k_panels, keys, False, real(1))
+        pack(v_panels, matrix(g, v[h], n_keys, v_row, width), True, real(1))  # V^T
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
-            q_rows, g_rows = q[h] + start * q_row * g.itemsize, g[h, start:].ctypes.data
-            k_rows = k[h] + first * k_row * g.itemsize
-            v_rows = v[h] + first * v_row * g.itemsize
+            first -= first % columns
+            q_rows, g_rows = q[h] + start * q_row * size, g[h, start:].ctypes.data
+            q_panels, g_panels = new_panels(rows, depth, g), new_panels(rows, width, g)
+            pack(q_panels, matrix(g, q_rows, rows, q_row, depth), False, real(1))
+            pack(g_panels, g[h, start : start + rows], False, real(1))
             # Two products: the scores again, as in the forward pass, and dp = g V^T, the cotangent
             # of the weights, which is written to where the cotangent of the scores will stand.
-            gemm(
-                ROW_MAJOR, PLAIN, TRANSPOSED, rows, end - first, depth, scale,
-                q_rows, q_row, k_rows, k_row, real(0), p, s_row,
-            )  # scores (rows, keys)  # fmt: skip
-            gemm(
-                ROW_MAJOR, PLAIN, TRANSPOSED, rows, end - first, width, real(1),
-                g_rows, width, v_rows, v_row, real(0), ds, s_row,
-            )  # (rows, width) (width, keys)  # fmt: skip
+            multiply(
+                rows, end - first, depth, q_rows, q_row * size, size,
+                scaled_keys, first // columns, 0, 0, 0, p, s_row,
+            )  # fmt: skip
+            multiply(
+                rows, end - first, width, g_rows, width * size, size,
+                v_panels, first // columns, 0, 0, 0, ds, s_row,
+            )  # fmt: skip
             # Row by row: the weights p from the scores and the saved maximum, and the cotangent of
             # the scores, ds = p (dp - sum(p dp)) scale. The loop over j first leaves exp(score) in
             # `row`; `part` = 1 / total makes weights of these, and `mean` is sum(p dp). With
@@ -208,18 +224,20 @@ def _attention_vjp(
                     array[i, high - first : end - first] = 0
             # Three products: P^T g is added to the gradient of the values, dS K is that of the
             # queries, and dS^T Q is added to that of the keys.
-            gemm(
-                ROW_MAJOR, TRANSPOSED, PLAIN, end - first, width, rows, real(1),
-                p, s_row, g_rows, width, real(1), g_v[h, first:].ctypes.data, width,
-            )  # (keys, rows) (rows, width)  # fmt: skip
-            gemm(
-                ROW_MAJOR, PLAIN, PLAIN, rows, depth, end - first, real(1),
-                ds, s_row, k_rows, k_row, real(0), g_q[h, start:].ctypes.data, depth,
-            )  # (rows, keys) (keys, depth)  # fmt: skip
-            gemm(
-                ROW_MAJOR, TRANSPOSED, PLAIN, end - first, depth, rows, real(1),
-                ds, s_row, q_rows, q_row, real(1), g_k[h, first:].ctypes.data, depth,
-            )  # (keys, rows) (rows, depth)  # fmt: skip
+            there = g_v[h, first:].ctypes.data
+            multiply(
+                end - first, width, rows, p, size, s_row,
+                g_panels, 0, 0, there, width * size, there, width * size,
+            )  # fmt: skip
+            multiply(
+                rows, depth, end - first, ds, s_row, size,
+                k_panels, 0, first, 0, 0, g_q[h, start:].ctypes.data, depth * size,
+            )  # fmt: skip
+            there = g_k[h, first:].ctypes.data
+            multiply(
+                end - first, depth, rows, ds, size, s_row,
+                q_panels, 0, 0, there, depth * size, there, depth * size,
+            )  # fmt: skip
 
 
 def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
@@ -233,8 +251,7 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, w
     out = np.empty((*lead, n_queries, value.shape[-1]), query.dtype)
     largest = np.empty((*lead, n_queries, 1), query.dtype)
     results = out.reshape(n, *out.shape[-2:]), largest.reshape(n, n_queries)
-    with blas.one_thread():
-        split(_attention, (*heads, *results), *static, size=work(query, key))
+    split(_attention, (*heads, *results), *static, size=work(query, key))
     return out, largest
 
 
@@ -252,8 +269,7 @@ def attention_vjp(
     g_key, g_value = np.zeros(key.shape, key.dtype), np.zeros(value.shape, value.dtype)
     g, *results = (x.reshape(n, *x.shape[-2:]) for x in (g, g_query, g_key, g_value))
     largest = largest.reshape(n, query.shape[-2])  # (heads, T)
-    with blas.one_thread():
-        split(_attention_vjp, (*heads, g, largest, *results), *static, size=work(query, key))
+    split(_attention_vjp, (*heads, g, largest, *results), *static, size=work(query, key))
     return g_query, g_key, g_value, None
 
 
@@ -269,11 +285,11 @@ def work(query, key):
 def prepare(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
     """Return the arrays that a call reads, and what the loops need for each head and for all.
 
-    Or None, if the kernels are not compiled for these arrays, or cannot call a BLAS here. The loops
-    get addresses, which do not keep an array in memory: so the caller keeps the arrays until they
-    are done.
+    Or None, if the kernels are not compiled for these arrays, or not at all. The loops get
+    addresses, which do not keep an array in memory: so the caller keeps the arrays until they are
+    done.
     """
-    if not takes(query, key, value) or not blas.usable():
+    if not takes(query, key, value) or settings.DISABLE_JIT:
         return None
     if not (query.size and key.size and value.size):
         return None

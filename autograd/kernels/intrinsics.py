@@ -33,7 +33,9 @@ def _pointer_to(kind):
     return pointer
 
 
-floats, bytes_, counts = map(_pointer_to, (types.float32, types.int8, types.int64))
+floats, doubles, bytes_, counts = map(
+    _pointer_to, (types.float32, types.float64, types.int8, types.int64)
+)
 
 # ---- atomic numbers
 

@@ -1,16 +1,31 @@
-"""Large matrix products, shared out over the kernels' threads.
+"""Large matrix products, shared out over the kernels' threads: by BLAS, or by our own product.
 
 BLAS's own threads spin while they wait for each other. They keep the kernels' threads from their
 processors, and where other programs want these too, a product can take ten times as long. So BLAS
-multiplies on one thread, and each thread of our team multiplies its own rows, or columns.
+multiplies on one thread, and each thread of our team multiplies its own rows, or columns. A product
+of our own (`autograd.kernels.gemm`) is faster on some machines, and at some sizes.
 """
 
-import numpy as np
+import math
+import os
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Literal
 
+import numpy as np
+from llvmlite import binding  # type: ignore[import-untyped]
+
+from autograd.files import write_json
 from autograd.kernels import blas
 from autograd.kernels.blas import PLAIN, ROW_MAJOR, TRANSPOSED, gemm
+from autograd.kernels.cache import folders, settings, writable
+from autograd.kernels.gemm import TILE_ROWS, matrix, multiply, pack_panel, panel_columns
 from autograd.kernels.jit import EXACT, takes
 from autograd.kernels.team import parts_of, row_kernel, split
+from autograd.reading import read_json
+from autograd.schema import UserError
 
 
 @row_kernel(EXACT)
@@ -40,20 +55,17 @@ def _product(starts, stops, x, y, by_rows, bias, out):
                     row[j] += some[j]
 
 
-def product(x, y, bias=None):
-    """Return ``x @ y + bias`` of matrices.
+def blas_product(x, y, bias):
+    """Return ``x @ y + bias``, each part by BLAS on one thread.
 
     There are as many parts as BLAS has threads, so that on these alone the rounding depends.
     """
     n_parts = blas.n_threads()
-    if n_parts == 1 or not takes(x, y, bias) or x.shape[1] != y.shape[0]:
-        return NotImplemented
-    if bias is not None and bias.shape != y.shape[1:]:
+    if n_parts == 1:
         return NotImplemented
     n, m = len(x), y.shape[1]
     out, by_rows = np.empty((n, m), x.dtype), n >= m
     parts = parts_of(n if by_rows else m, n_parts)
-    bias = np.empty(0, x.dtype) if bias is None else np.ascontiguousarray(bias)
     (_x, left), (_y, right) = operand(x), operand(y)
     with blas.one_thread():
         split(_product, parts, left, right, by_rows, bias, out, size=x.size * m)
@@ -73,3 +85,120 @@ def operand(x):
     x = np.array(x, order="C")
     row, column = columns * x.itemsize, x.itemsize
     return x, (x.ctypes.data, columns, max(columns, 1), PLAIN, row, column)
+
+
+# ---- our own product
+
+
+@row_kernel(EXACT)
+def _pack(numbers, panels, y):
+    """Copy panels of y, each of which has a number."""
+    first, columns, length, order, _, _ = y
+    if order == PLAIN:
+        stored = matrix(panels, first, panels.shape[1], length, columns)
+    else:
+        stored = matrix(panels, first, columns, length, panels.shape[1])
+    for i in range(numbers.size):
+        pack_panel(panels[i], numbers[i], stored, order != PLAIN, panels.dtype.type(1))
+
+
+@row_kernel(EXACT)
+def _multiply(starts, stops, x, panels, bias, out):
+    """Compute rows of ``out = x @ y + bias``, from the first start to the last stop."""
+    top, n = starts[0], out.shape[1]
+    address, _, _, _, row, column = x
+    multiply(
+        stops[-1] - top, n, panels.shape[1], address + top * row, row, column, panels, 0, 0,
+        bias.ctypes.data if bias.size else 0, 0, out[top:].ctypes.data, n * out.itemsize,
+    )  # fmt: skip
+
+
+def own_product(x, y, bias):
+    """Return ``x @ y + bias``, multiplied by `autograd.kernels.gemm`.
+
+    The result has the same bits on any number of threads.
+    """
+    (m, k), n = x.shape, y.shape[1]
+    out = np.empty((m, n), x.dtype)
+    if not out.size:
+        return out
+    (_x, left), (_y, right) = operand(x), operand(y)
+    columns = panel_columns(n, x.itemsize)
+    panels = np.empty((-(-n // columns), k, columns), x.dtype)
+    numbers, _ = parts_of(len(panels), len(panels))
+    split(_pack, (numbers, panels), right, size=panels.size)
+    parts = parts_of(m, -(-m // TILE_ROWS))
+    split(_multiply, parts, left, panels, bias, out, size=m * k * n // 16)
+    return out
+
+
+# ---- the choice between the two
+
+Way = Literal["own", "blas"]
+
+
+@dataclass
+class Choice:
+    """Which product multiplies: below and above `LARGE`."""
+
+    small: Way
+    large: Way
+
+
+LARGE = 2**27  # multiplications
+SHAPES = ((768, 128, 512), (512, 768, 3072))  # of a small model's layer, and of GPT-2's: m, k, n
+
+
+def product(x, y, bias=None):
+    """Return ``x @ y + bias`` of matrices, by the product that was faster on this machine."""
+    if not takes(x, y, bias) or x.shape[1] != y.shape[0] or settings.DISABLE_JIT:
+        return NotImplemented
+    if bias is not None and bias.shape != y.shape[1:]:
+        return NotImplemented
+    bias = np.empty(0, x.dtype) if bias is None else np.ascontiguousarray(bias)
+    way = choice().large if x.size * y.shape[1] > LARGE else choice().small
+    return (own_product if way == "own" else blas_product)(x, y, bias)
+
+
+@cache
+def choice() -> Choice:
+    """Return which product multiplies on this machine.
+
+    The two round differently, so the choice is made once on a machine, and stays: it is measured
+    when a product is first needed, and kept in a file beside the compiled kernels. If no file can
+    be kept, BLAS multiplies, since another process could choose otherwise. ``AUTOGRAD_PRODUCT=own``
+    or ``=blas`` in the environment takes the place of the choice.
+
+    Raises
+    ------
+    UserError
+        If ``AUTOGRAD_PRODUCT`` is none of own, blas and auto.
+    """
+    wanted = os.environ.get("AUTOGRAD_PRODUCT", "auto")
+    if wanted not in ("own", "blas", "auto"):
+        raise UserError(f"AUTOGRAD_PRODUCT is {wanted!r}; expected own, blas or auto")
+    if wanted != "auto":
+        return Choice(wanted, wanted)  # type: ignore[arg-type]
+    machine = f"{binding.get_host_cpu_name()}, NumPy {np.__version__}"
+    for folder in folders():
+        with suppress(UserError, KeyError):
+            return read_json(folder / "product.json", dict[str, Choice])[machine]
+    place = writable()
+    if place is None:
+        return Choice("blas", "blas")
+    found = Choice(*(_faster(*shape) for shape in SHAPES))
+    write_json(place / "product.json", {machine: asdict(found)})
+    return found
+
+
+def _faster(m: int, k: int, n: int) -> Way:
+    """Return which product is faster for ``(m, k) @ (k, n)``; our own must win by 3 %."""
+    x, y, bias = np.ones((m, k), np.float32), np.ones((k, n), np.float32), np.empty(0, np.float32)
+    best = dict.fromkeys((own_product, blas_product), math.inf)
+    for _ in range(9):
+        for multiply_by in best:
+            start = time.perf_counter()
+            if multiply_by(x, y, bias) is NotImplemented:
+                np.matmul(x, y)
+            best[multiply_by] = min(best[multiply_by], time.perf_counter() - start)
+    return "own" if best[own_product] < 0.97 * best[blas_product] else "blas"

@@ -1,0 +1,349 @@
+"""A matrix product of our own: C = A B + bias, for the sizes at which it is faster than BLAS.
+
+A processor multiplies and adds in *vectors*: with AVX-512, 16 numbers of float32 at once, and two
+such vectors in each cycle. It can do so only if the numbers are in its registers. A product of
+(m, k) by (k, n) needs each number of A n times and each of B m times, so the work is to load them
+into registers as rarely as possible. Three steps do that:
+
+1. B is *packed* (:func:`_pack`): cut into panels of 64 columns, each of which lies in memory in
+   exactly the order in which it will be read.
+2. C is cut into *tiles* of 6 rows and 64 columns. The sums of a tile stay in 24 registers from the
+   first of the k terms to the last (:func:`tile`). Each step takes 64 numbers of B and 6 of A, and
+   makes 384 products of them.
+3. The k terms are taken in blocks of 256 (:func:`_multiply`), so that the part of the panel that a
+   column of tiles reads again and again stays in the processor's cache.
+
+Each element of C is summed in the same order, whatever rows it is computed with. So results do not
+depend on how the rows are shared out over threads.
+"""
+
+import platform
+
+import numpy as np
+from llvmlite import binding, ir  # type: ignore[import-untyped]
+from numba import carray, types
+from numba.core.cgutils import get_or_insert_function
+from numba.extending import intrinsic, overload
+
+from autograd.kernels.intrinsics import doubles, floats
+from autograd.kernels.jit import EXACT, OVERLOADS, inline
+
+TILE_ROWS = 6
+FUSED = ("contract",)  # a multiplication and an addition in one instruction, where there is one
+BLOCK = 256  # terms: a panel's block of float32 takes 64 kB
+ROWS = 96  # of A: a block of them takes 96 kB and stays in the cache while all panels pass
+
+
+_features = binding.get_host_cpu_features()
+VECTOR = 64 if _features.get("avx512f") else 32 if _features.get("avx") else 16  # bytes
+N_REGISTERS = 32 if VECTOR == 64 or platform.machine() in ("arm64", "aarch64") else 16
+VECTORS = 4 if N_REGISTERS == 32 else 2  # side by side in a tile, so that its sums find room
+WIDTH = VECTOR * VECTORS  # bytes: of a row of a tile, and of a panel
+
+
+def _tile_of(real: types.Float, vectors: int):
+    """Return the intrinsic `tile` for one precision, and for panels of that many vectors."""
+    tile_rows = TILE_ROWS * VECTORS // vectors
+    scalar = ir.FloatType() if real == types.float32 else ir.DoubleType()
+    size = real.bitwidth // 8
+    lanes = VECTOR // size
+    vector = ir.VectorType(scalar, lanes)
+    truths = ir.VectorType(ir.IntType(1), lanes)
+    name = f"v{lanes}f{real.bitwidth}"
+    i32, i64 = ir.IntType(32), ir.IntType(64)
+    zeros = ir.Constant(vector, [0.0] * lanes)
+    to_all_lanes = ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
+
+    @intrinsic
+    def tile(context, a, a_row, a_column, b, n_terms, plus, plus_row, c, c_row, rows, columns):
+        """Write a tile of C = A B + plus: `rows` by `columns`, at most 6 by a panel's.
+
+        Everything is given by address, and by the distance in bytes from one row (or column) to the
+        next. `b` is a block of a packed panel. `plus` is 0 to add nothing.
+        """
+
+        def build(context, builder, signature, args):
+            a, a_row, a_column, b, n_terms, plus, plus_row, c, c_row, rows, columns = args
+            module = builder.module
+
+            def declare(kind, result, *arguments):
+                return get_or_insert_function(module, ir.FunctionType(result, arguments), kind)
+
+            pointer = ir.PointerType(vector)
+            load = declare(f"llvm.masked.load.{name}.p0", vector, pointer, i32, truths, vector)
+            store = declare(
+                f"llvm.masked.store.{name}.p0", ir.VoidType(), vector, pointer, i32, truths
+            )
+
+            def at(address, kind):
+                return builder.inttoptr(address, ir.PointerType(kind))
+
+            def spread(value, kind):
+                """Return a vector that holds a number in each lane."""
+                empty = ir.Constant(ir.VectorType(kind, lanes), ir.Undefined)
+                first = builder.insert_element(empty, value, i32(0))
+                return builder.shuffle_vector(first, empty, to_all_lanes)
+
+            # A tile at the lower edge has fewer rows. It computes all 6 anyhow, reading its last
+            # row again for those that are not there, and stores what is: one loop serves all.
+            last = builder.sub(rows, i64(1))
+            a_rows = []
+            for i in range(tile_rows):
+                row = builder.select(builder.icmp_signed("<", i64(i), last), i64(i), last)
+                a_rows.append(builder.add(a, builder.mul(row, a_row)))
+
+            # The loop over the terms: 4 vectors of B, and 6 numbers of A that each meet all 4.
+            before = builder.block
+            loop, end = builder.append_basic_block("terms"), builder.append_basic_block("end")
+            builder.cbranch(builder.icmp_signed(">", n_terms, i64(0)), loop, end)
+            builder.position_at_end(loop)
+            term, offset = builder.phi(i64), builder.phi(i64)
+            sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(tile_rows)]
+            b_term = builder.add(b, builder.mul(term, i64(VECTOR * vectors)))
+            b_vectors = [
+                builder.load(at(builder.add(b_term, i64(VECTOR * v)), vector), align=size)
+                for v in range(vectors)
+            ]
+            added = []
+            for address, row in zip(a_rows, sums, strict=True):
+                number = builder.load(at(builder.add(address, offset), scalar), align=size)
+                factor = spread(number, scalar)
+                added.append(
+                    [
+                        builder.fadd(builder.fmul(factor, x, flags=FUSED), total, flags=FUSED)
+                        for x, total in zip(b_vectors, row, strict=True)
+                    ]
+                )
+            next_term = builder.add(term, i64(1))
+            term.add_incoming(i64(0), before)
+            term.add_incoming(next_term, loop)
+            offset.add_incoming(i64(0), before)
+            offset.add_incoming(builder.add(offset, a_column), loop)
+            for row, added_row in zip(sums, added, strict=True):
+                for total, increased in zip(row, added_row, strict=True):
+                    total.add_incoming(zeros, before)
+                    total.add_incoming(increased, loop)
+            builder.cbranch(builder.icmp_signed("<", next_term, n_terms), loop, end)
+            builder.position_at_end(end)
+            results = []
+            for added_row in added:
+                for increased in added_row:
+                    result = builder.phi(vector)
+                    result.add_incoming(zeros, before)
+                    result.add_incoming(increased, loop)
+                    results.append(result)
+
+            # The end: add what is to be added, and store. A mask says which columns there are. If
+            # nothing is added, a mask of zeros reads nothing, from an address that exists: the
+            # processor takes hundreds of cycles to find that it need not read a page that does not.
+            adds = builder.icmp_signed("!=", plus, i64(0))
+            plus = builder.select(adds, plus, c)
+            adds = spread(adds, ir.IntType(1))
+            numbers = ir.Constant(ir.VectorType(i64, lanes), list(range(lanes)))
+            masks = [
+                builder.icmp_signed("<", numbers, spread(builder.sub(columns, i64(lanes * v)), i64))
+                for v in range(vectors)
+            ]
+            for i in range(tile_rows):
+                with builder.if_then(builder.icmp_signed("<", i64(i), rows)):
+                    for v, mask in enumerate(masks):
+                        place = i64(VECTOR * v)
+                        source = builder.add(
+                            builder.add(plus, place), builder.mul(plus_row, i64(i))
+                        )
+                        target = builder.add(builder.add(c, place), builder.mul(c_row, i64(i)))
+                        more = builder.call(
+                            load,
+                            [at(source, vector), i32(size), builder.and_(mask, adds), zeros],
+                        )
+                        value = builder.fadd(results[vectors * i + v], more)
+                        builder.call(store, [value, at(target, vector), i32(size), mask])
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 11), build
+
+    return tile
+
+
+def _transposed_of(real: types.Float):
+    """Return the intrinsic `transpose_square` for one precision."""
+    scalar = ir.FloatType() if real == types.float32 else ir.DoubleType()
+    size = real.bitwidth // 8
+    lanes = VECTOR // size
+    vector, numbers = ir.VectorType(scalar, lanes), ir.VectorType(ir.IntType(32), lanes)
+    i64 = ir.IntType(64)
+
+    @intrinsic
+    def transpose_square(context, source, source_row, target, target_row, factor):
+        """Write a square of as many rows as a vector has lanes, transposed, times a factor.
+
+        In registers: 256 numbers take 64 instructions. In a loop, each is loaded and stored alone.
+        """
+
+        def build(context, builder, signature, args):
+            source, source_row, target, target_row, factor = args
+
+            def row_of(address, step, i):
+                address = builder.add(address, builder.mul(step, i64(i)))
+                return builder.inttoptr(address, ir.PointerType(vector))
+
+            rows = [builder.load(row_of(source, source_row, i), align=size) for i in range(lanes)]
+            # The square is cut into four, and the upper right is exchanged with the lower left.
+            # The same is done in each of the four, and so on down to single numbers. Rows i and
+            # i + d exchange the lanes whose numbers differ in the bit d.
+            d = 1
+            while d < lanes:
+                upper = [lane if not lane & d else lanes + lane - d for lane in range(lanes)]
+                lower = [lane + d if not lane & d else lanes + lane for lane in range(lanes)]
+                for i in range(lanes):
+                    if not i & d:
+                        pair = rows[i], rows[i + d]
+                        rows[i] = builder.shuffle_vector(*pair, ir.Constant(numbers, upper))
+                        rows[i + d] = builder.shuffle_vector(*pair, ir.Constant(numbers, lower))
+                d *= 2
+            empty = ir.Constant(vector, ir.Undefined)
+            factors = builder.shuffle_vector(
+                builder.insert_element(empty, factor, ir.IntType(32)(0)),
+                empty,
+                ir.Constant(numbers, [0] * lanes),
+            )
+            for i, row in enumerate(rows):
+                builder.store(builder.fmul(row, factors), row_of(target, target_row, i), align=size)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 4, real), build
+
+    return transpose_square
+
+
+def by_precision(make, *options):
+    """Return a function whose first argument says in which precision the others are meant."""
+    made = {real: make(real, *options) for real in (types.float32, types.float64)}
+
+    def function(like, *arguments):
+        raise NotImplementedError("this runs in compiled kernels only")
+
+    @overload(function, jit_options=OVERLOADS)
+    def _(like, *arguments):
+        chosen = made[like.dtype]
+        return lambda like, *arguments: chosen(*arguments)
+
+    return function
+
+
+tile = by_precision(_tile_of, VECTORS)
+narrow_tile = by_precision(_tile_of, VECTORS // 2)  # of twice as many rows
+transpose_square = by_precision(_transposed_of)
+
+
+def matrix(like, address, n_rows, row_length, n_columns):
+    """Return the matrix at an address as an array of the dtype of `like`; compiled only."""
+    raise NotImplementedError("kernels read arrays by their addresses only when they are compiled")
+
+
+@overload(matrix, jit_options=OVERLOADS)
+def _(like, address, n_rows, row_length, n_columns):
+    pointer = floats if like.dtype == types.float32 else doubles
+
+    def view(like, address, n_rows, row_length, n_columns):
+        return carray(pointer(address), (n_rows, row_length))[:, :n_columns]
+
+    return view
+
+
+@inline(EXACT)
+def panel_columns(n_columns, size):
+    """Return how many columns the panels of a matrix have; a narrow one has panels of half width.
+
+    So a product of 20 columns computes 32 columns and not 64.
+    """
+    columns = WIDTH // size
+    return columns // 2 if n_columns <= columns // 2 else columns
+
+
+@inline(EXACT)
+def new_panels(n_terms, n_columns, like):
+    """Return room for the panels of a matrix (n_terms, n_columns), see `pack`."""
+    columns = panel_columns(n_columns, like.itemsize)
+    return np.empty((-(-n_columns // columns), n_terms, columns), like.dtype)
+
+
+@inline(EXACT)
+def pack(panels, b, is_transposed, factor):
+    """Copy B, times a factor, to ``panels (n, k, columns)``.
+
+    With 64 columns, panel 0 holds columns 0-63 of B, panel 1 columns 64-127, and so on; the last
+    panel is filled up with zeros. `b` is ``(k, n)``, or ``(n, k)`` if it is the transpose of B.
+    """
+    for number in range(len(panels)):
+        pack_panel(panels[number], number, b, is_transposed, factor)
+
+
+@inline(EXACT)
+def pack_panel(panel, number, b, is_transposed, factor):
+    """Copy a panel of B, see `pack`."""
+    n_terms, columns = panel.shape
+    first = number * columns
+    there = min(columns, (b.shape[0] if is_transposed else b.shape[1]) - first)
+    if not is_transposed:
+        for p in range(n_terms):
+            row, source = panel[p], b[p, first : first + there]
+            for j in range(there):
+                row[j] = source[j] * factor
+            row[there:] = 0
+    else:
+        # A column of the panel is a row of `b`. Squares are transposed in registers; what is left
+        # at the right and at the end, number by number.
+        lanes, row = VECTOR // panel.itemsize, b.strides[0]
+        wide, high = there - there % lanes, n_terms - n_terms % lanes
+        for j in range(0, wide, lanes):
+            for p in range(0, high, lanes):
+                source = b.ctypes.data + (first + j) * row + p * panel.itemsize
+                target = panel[p, j:].ctypes.data
+                transpose_square(panel, source, row, target, columns * panel.itemsize, factor)
+        for j in range(there):
+            for p in range(high if j < wide else 0, n_terms):
+                panel[p, j] = b[first + j, p] * factor
+        panel[:, there:] = 0
+
+
+@inline(EXACT)
+def multiply(m, n, k, a, a_row, a_column, panels, first, term, plus, plus_row, c, c_row):
+    """Write ``C (m, n) = A (m, k) @ B (k, n) + plus``.
+
+    A, C and what is added are given by address, and by how many bytes away the next row (and, of A,
+    column) is. B is what lies in `panels` from panel `first` and from term `term` on.
+
+    For m = 200 and k = 600, terms 0-255 of rows 0-95 meet the first panel, the second, and so on;
+    then those of rows 96-191, and of 192-199. Then come terms 256-511, whose products are added to
+    what stands in C, and then 512-599.
+    """
+    n_columns, size = panels.shape[2], panels.itemsize
+    is_wide = n_columns * size == WIDTH
+    height = TILE_ROWS if is_wide else 2 * TILE_ROWS
+    for block in range(0, max(k, 1), BLOCK):
+        n_terms = min(BLOCK, k - block)
+        for begin in range(0, m, ROWS):
+            end = min(begin + ROWS, m)
+            for number in range(-(-n // n_columns)):
+                panel = panels[first + number, term + block :].ctypes.data
+                left = number * n_columns
+                for i in range(begin, end, height):
+                    here = c + i * c_row + left * size
+                    more, more_row = here, c_row  # the sums of the earlier terms
+                    if block == 0:
+                        more, more_row = plus, plus_row
+                        if plus:
+                            more = plus + i * plus_row + left * size
+                    rows, columns = min(height, end - i), min(n_columns, n - left)
+                    there = a + i * a_row + block * a_column
+                    if is_wide:
+                        tile(
+                            panels, there, a_row, a_column, panel, n_terms, more, more_row,
+                            here, c_row, rows, columns,
+                        )  # fmt: skip
+                    else:
+                        narrow_tile(
+                            panels, there, a_row, a_column, panel, n_terms, more, more_row,
+                            here, c_row, rows, columns,
+                        )  # fmt: skip

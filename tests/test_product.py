@@ -1,0 +1,135 @@
+"""The matrix product of our own, and the choice between it and BLAS."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autograd.kernels import kernels_enabled
+
+if not kernels_enabled():
+    pytest.skip("kernels are off", allow_module_level=True)
+
+from autograd.kernels import product as kernels
+from autograd.kernels.cache import settings
+
+if settings.DISABLE_JIT:
+    pytest.skip("the product runs compiled only", allow_module_level=True)
+
+LAYOUTS = {
+    "rows": lambda x: x,
+    "transposed": np.asfortranarray,
+    "a part": lambda x: np.hstack([x, x])[:, : x.shape[1]],
+    "every other": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+}
+layouts = st.sampled_from(sorted(LAYOUTS))
+
+
+def bound(x, y, bias):
+    """How far rounding may lead: an error of one eps for each term and addition."""
+    terms = np.abs(x).astype(float) @ np.abs(y) + np.abs(bias)
+    return (x.shape[1] + 2) * np.finfo(x.dtype).eps * terms
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 600), st.integers(1, 200), layouts, layouts,
+    st.sampled_from([np.float32, np.float64]), st.integers(0, 2**32),
+)  # fmt: skip
+def test_any_shape_and_layout(m, k, n, x_layout, y_layout, dtype, seed):
+    random = np.random.default_rng(seed)
+    x, y, bias = (random.standard_normal(s).astype(dtype) for s in ((m, k), (k, n), n))
+    exact = x.astype(float) @ y.astype(float)
+    x, y = LAYOUTS[x_layout](x), LAYOUTS[y_layout](y)
+    assert (np.abs(kernels.own_product(x, y, bias) - exact - bias) <= bound(x, y, bias)).all()
+    none = np.empty(0, dtype)
+    assert (np.abs(kernels.own_product(x, y, none) - exact) <= bound(x, y, 0 * bias)).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0)])
+def test_without_elements(shape):
+    m, k, n = shape
+    x, y, bias = np.ones((m, k)), np.ones((k, n)), np.arange(float(n))
+    assert np.array_equal(kernels.own_product(x, y, bias), x @ y + bias)
+
+
+def test_what_is_no_number_comes_through():
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((2, 70, 70)).astype(np.float32)
+    x[3, 5], x[20, 2], y[60, 66] = np.nan, np.inf, -np.inf
+    y[5, :] = np.abs(y[5, :])
+    with np.errstate(invalid="ignore"):
+        expected = x.astype(float) @ y.astype(float)
+        found = kernels.own_product(x, y, np.empty(0, np.float32))
+    for kind in (np.isnan, np.isposinf, np.isneginf):
+        assert np.array_equal(kind(found), kind(expected))
+
+
+def test_tiny_numbers_stay():
+    x = np.full((7, 3), 2.0**-75, np.float32)
+    y = np.full((3, 5), 2.0**-74, np.float32)
+    assert (kernels.own_product(x, y, np.empty(0, np.float32)) == 3 * 2.0**-149).all()
+
+
+def test_nothing_else_is_written_or_read():
+    """Beside a part of an array stand NaN, which must neither come in nor be overwritten."""
+    random = np.random.default_rng(0)
+    wide = np.full((40, 90), np.nan, np.float32)
+    x, y = wide[:13, :30], wide[1:31, 40:73]
+    x[:], y[:] = random.standard_normal((13, 30)), random.standard_normal((30, 33))
+    found = kernels.own_product(x, y, np.empty(0, np.float32))
+    assert np.allclose(found, x @ y, atol=1e-4) and np.isnan(wide).sum() == 40 * 90 - 390 - 990
+
+
+PROGRAM = """
+import numpy as np
+from autograd.kernels.product import own_product
+random = np.random.default_rng(0)
+for m, k, n in [(768, 128, 384), (65, 700, 129), (1000, 20, 10)]:
+    x, y = (random.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
+    print(own_product(x, y, np.empty(0, np.float32)).tobytes().hex())
+"""
+
+
+def run(program, **environment):
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | environment, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_bits_do_not_depend_on_the_threads():
+    assert len({run(PROGRAM, NUMBA_NUM_THREADS=n) for n in ("1", "2", "5")}) == 1
+
+
+CHOICE = "from autograd.kernels.product import choice; print(choice())"
+OTHER = {"own": "blas", "blas": "own"}
+
+
+def test_the_choice_is_made_once(tmp_path):
+    """It is measured, kept, and read again; a file that is damaged counts as none."""
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "AUTOGRAD_PRODUCT": "auto"}
+    first = run(CHOICE, **environment)
+    (path,) = tmp_path.rglob("product.json")
+    ((machine, found),) = json.loads(path.read_text()).items()
+    assert str(kernels.Choice(**found)) == first.strip()
+    other = {size: OTHER[way] for size, way in found.items()}
+    path.write_text(json.dumps({machine: other}))
+    assert run(CHOICE, **environment).strip() == str(kernels.Choice(**other))
+    for damage in ("{", "[]", json.dumps({machine: {"small": "fast"}}), json.dumps({machine: 1})):
+        path.write_text(damage)
+        assert run(CHOICE, **environment).startswith("Choice(")
+        assert json.loads(path.read_text())[machine].keys() == found.keys()
+
+
+def test_the_choice_can_be_overridden():
+    for way in ("own", "blas"):
+        assert run(CHOICE, AUTOGRAD_PRODUCT=way).strip() == str(kernels.Choice(way, way))
+    with pytest.raises(AssertionError, match="AUTOGRAD_PRODUCT is 'mkl'; expected own, blas or"):
+        run(CHOICE, AUTOGRAD_PRODUCT="mkl")
