@@ -450,4 +450,5 @@ def test_the_history_is_plain_data(resumed):
     history = json.loads(metadata["history"])
     assert [setting["step"] for setting in history] == [0, 7]
     assert [setting["config"]["learning_rate"] for setting in history] == [3e-3, 1e-2]
-    assert history[0]["environment"].keys() == {"NumPy", "BLAS", "BLAS threads", "kernels"}
+    environment = {"NumPy", "BLAS", "BLAS threads", "kernels", "products"}
+    assert history[0]["environment"].keys() == environment

@@ -72,6 +72,19 @@ def kernels_enabled() -> bool:
     return _wanted and bool(_available)
 
 
+def product_choice() -> str:
+    """Return which matrix product is used, as ``AUTOGRAD_PRODUCT`` takes it: own, blas, own,blas.
+
+    The first call on a machine measures; see `autograd.kernels.product`.
+    """
+    if not kernels_enabled():
+        return "blas"
+    from autograd.kernels.cache import settings
+    from autograd.kernels.product import choice
+
+    return "blas" if settings.DISABLE_JIT else str(choice())
+
+
 class kernel:
     """Let the kernel of a name, ``"file.function"``, stand in for a function where it can.
 

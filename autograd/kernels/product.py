@@ -144,6 +144,10 @@ class Choice:
     small: Way
     large: Way
 
+    def __str__(self) -> str:
+        """Return the choice as ``AUTOGRAD_PRODUCT`` takes it."""
+        return self.small if self.small == self.large else f"{self.small},{self.large}"
+
 
 LARGE = 2**27  # multiplications
 SHAPES = ((768, 128, 512), (512, 768, 3072))  # of a small model's layer, and of GPT-2's: m, k, n
@@ -166,19 +170,21 @@ def choice() -> Choice:
 
     The two round differently, so the choice is made once on a machine, and stays: it is measured
     when a product is first needed, and kept in a file beside the compiled kernels. If no file can
-    be kept, BLAS multiplies, since another process could choose otherwise. ``AUTOGRAD_PRODUCT=own``
-    or ``=blas`` in the environment takes the place of the choice.
+    be kept, BLAS multiplies, since another process could choose otherwise. ``AUTOGRAD_PRODUCT`` in
+    the environment takes the place of the choice: own, blas, or one for small and one for large
+    products, as in ``own,blas``.
 
     Raises
     ------
     UserError
-        If ``AUTOGRAD_PRODUCT`` is none of own, blas and auto.
+        If ``AUTOGRAD_PRODUCT`` is something else.
     """
     wanted = os.environ.get("AUTOGRAD_PRODUCT", "auto")
-    if wanted not in ("own", "blas", "auto"):
-        raise UserError(f"AUTOGRAD_PRODUCT is {wanted!r}; expected own, blas or auto")
     if wanted != "auto":
-        return Choice(wanted, wanted)  # type: ignore[arg-type]
+        small, _, large = wanted.partition(",")
+        if {small, large or small} <= {"own", "blas"}:
+            return Choice(small, large or small)  # type: ignore[arg-type]
+        raise UserError(f"AUTOGRAD_PRODUCT is {wanted!r}; expected own, blas, own,blas or auto")
     machine = f"{binding.get_host_cpu_name()}, NumPy {np.__version__}"
     for folder in folders():
         with suppress(UserError, KeyError):

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 import autograd
 from autograd import Roof
-from autograd.kernels import kernels_enabled
+from autograd.kernels import kernels_enabled, product_choice
 from autograd.reading import hash_file
 from npgpt.errors import UserError
 from npgpt.tokenizers.store import KNOWN, PUBLISHED, folder, gpt1_files, read_encoding
@@ -136,6 +136,10 @@ def kernels() -> Iterator[Finding]:
     bits = autograd.machine.vector_bits()
     width = f"{bits} bits: {bits // 32} numbers of float32" if bits else "of a width not known here"
     yield Finding(section, "Numba's SIMD", width)
+    try:
+        yield Finding(section, "products", f"{product_choice()} (AUTOGRAD_PRODUCT sets another)")
+    except UserError as error:
+        yield Finding(section, "products", str(error), "unset AUTOGRAD_PRODUCT")
     files = autograd.machine.kernel_files()
     for cache, n in Counter(path.parent for path in files["good"]).items():
         yield Finding(section, "cache", f"{n} kernels in {cache}")

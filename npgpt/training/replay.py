@@ -146,6 +146,7 @@ class Replay:
                     "configuration was ever changed"
                 )
                 continue
+            then = {"products": "blas", **then}  # until version 0.2.0 there was no other
             for key in {**then, **here}:
                 if then.get(key) != here.get(key):
                     different[f"{key} {then.get(key)}, here {here.get(key)}"] = None
@@ -154,8 +155,8 @@ class Replay:
         elif different:
             raise UserError(
                 f"{self.run.folder} was computed with {'; '.join(different)}. Make it as it was "
-                "(OPENBLAS_NUM_THREADS and AUTOGRAD_KERNELS set threads and kernels), or add "
-                "--force: the numbers may then differ"
+                "(OPENBLAS_NUM_THREADS, AUTOGRAD_KERNELS and AUTOGRAD_PRODUCT set threads, kernels "
+                "and products), or add --force: the numbers may then differ"
             )
 
     def _configure(self) -> None:

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 from autograd.escape import brief
 from autograd.files import write_tensors
-from autograd.kernels import kernels_enabled
+from autograd.kernels import kernels_enabled, product_choice
 from autograd.reading import parse_json, read_tensors
 from autograd.schema import FileName, Range, fit
 from npgpt.errors import UserError
@@ -170,6 +170,7 @@ def environment() -> dict[str, Any]:
         "BLAS": " ".join(filter(None, named)),
         "BLAS threads": blas.get("num_threads"),
         "kernels": f"Numba {version('numba')}" if kernels_enabled() else "off",
+        "products": product_choice(),
     }
 
 
