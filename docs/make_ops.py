@@ -137,8 +137,8 @@ that float64 gives, rounded. Its error is a few roundings of the gradient, and a
 change that the rounding of the inputs makes. A rule that squares, counts or subtracts on its way
 loses nothing: `np.arctan2(1e-200, 1e-200)`, `np.expm1(-40.0)`, the standard
 deviation and the norm of numbers near `1e200`, and the cross-entropy of float32 logits near `1e4`
-have the right gradients. `tests/test_range.py` checks every op with inputs from the smallest to the
-largest numbers of each dtype.
+have the right gradients. `tests/autograd/ops/test_range.py` checks every op with inputs from the
+smallest to the largest numbers of each dtype.
 
 In float16, rules and the functions of `autograd.nn` compute in float32, and the result is rounded
 to float16: the mean of 70,000 numbers has the gradient 1 / 70,000, although 70,000 is infinite in
