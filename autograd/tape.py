@@ -86,7 +86,7 @@ def _call_variadic(op: Op, arrays: tuple, static: tuple) -> Any:
 
 
 def _forget_sharing(x: Any) -> None:
-    """Note that a leaf's array is no longer shared, if the code that held it has let it go."""
+    """Note that a leaf's array is no longer shared, if no other code refers to it any more."""
     if x._node.is_shared and not changes.has_other_owner(x):
         x._node.unmark("is_shared")
 
