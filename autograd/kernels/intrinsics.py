@@ -158,8 +158,10 @@ def entry_of(context, kernel, rows, static):
         arguments, begin, end = entry.args
         packed = body.load(body.inttoptr(arguments, package.type))
         given = list(cgutils.unpack_tuple(body, packed, len(values)))
-        for i, array in enumerate(signature.args[1]):
-            given[i] = _rows_of(context, body, array, given[i], begin, end)
+        for i, kind in enumerate(kinds):
+            if isinstance(kind, types.Array):
+                bounds = (begin, end) if i < len(signature.args[1]) else None
+                given[i] = _uncounted(context, body, kind, given[i], bounds)
         status, _ = context.call_internal_no_propagate(body, compiled.fndesc, call, given)
         body.ret(body.select(status.is_error, body.ptrtoint(status.excinfoptr, WORD), WORD(0)))
 
@@ -176,9 +178,19 @@ def entry_of(context, kernel, rows, static):
     return signature, build
 
 
-def _rows_of(context, builder, kind, value, begin, end):
-    """Build ``value[begin:end]`` for an array; the bounds are not checked."""
+def _uncounted(context, builder, kind, value, bounds):
+    """Build an array without a count of its references, or some rows of it: ``value[begin:end]``.
+
+    For each row that a loop takes out of an array, Numba changes the count of the references to
+    that array. If several threads change one count, each waits for the memory of the others, and
+    two threads take as long as one. The caller of the kernel keeps the arrays, so that nobody has
+    to count. The bounds are not checked.
+    """
     array = make_array(kind)(context, builder, value)
+    array.meminfo = cgutils.get_null_value(array.meminfo.type)
+    if bounds is None:
+        return array._getvalue()
+    begin, end = bounds
     shape = cgutils.unpack_tuple(builder, array.shape, kind.ndim)
     strides = cgutils.unpack_tuple(builder, array.strides, kind.ndim)
     first = cgutils.pointer_add(builder, array.data, builder.mul(begin, strides[0]))
