@@ -297,6 +297,7 @@ def differentiate(
         for node, cotangent in zip(outputs, cotangents, strict=True):
             if node.number >= oldest:
                 add(node, cotangent)
+        contribution = None
         while heap:
             number = -heappop(heap)
             node, cotangent = nodes.pop(number), sums.pop(number)
@@ -315,7 +316,10 @@ def differentiate(
                 if node in wanted:
                     wanted[node] = cotangent
             elif op is None or not plain and node.retains_grad:
-                _accumulate(node, cotangent)
+                arrived = [cotangent]
+                if op is None:  # the leaf may keep this array, if no other variable refers to it
+                    cotangent = contribution = None
+                _accumulate(node, arrived)
             if op is None or number <= frontier:
                 continue
             if not plain:
@@ -352,8 +356,13 @@ def differentiate(
     return [] if inputs is None or wanted is None else [wanted[node] for node in inputs]
 
 
-def _accumulate(node: Node, cotangent: Any) -> None:
-    """Add a cotangent to the gradient of a leaf, or of a result that retains its gradient."""
+def _accumulate(node: Node, arrived: list) -> None:
+    """Add a cotangent, the only element of a list, to the gradient of a leaf or of a result.
+
+    The first cotangent becomes the gradient. It is copied if it is a view, or if something else
+    refers to its array too: another leaf, say, to which an addition sent the same cotangent.
+    """
+    cotangent = arrived.pop()
     if not node.plain and node.paused:
         return
     with _LOCKS[node.number & 63]:  # `node.lock`, without the call
@@ -363,8 +372,12 @@ def _accumulate(node: Node, cotangent: Any) -> None:
                 node.grad = cotangent if grad is None else grad + cotangent
                 return
             cotangent = cotangent._array
-        if grad is None:  # a copy: the cotangent may be a view, or may go to other leaves as well
-            node.grad = new_tensor(np.array(cotangent, order="C"))
+        if grad is None:
+            grad = new_tensor(cotangent)
+            del cotangent
+            if changes.has_other_owner(grad) or not grad._array.flags.carray:
+                grad = new_tensor(np.array(grad._array, order="C"))
+            node.grad = grad
         elif grad._node is not None:
             node.grad = grad + cotangent
         else:

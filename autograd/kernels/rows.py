@@ -1,10 +1,10 @@
 """Sums over a row, and its maximum, for the kernels of functions of a row.
 
 A sum of many float32 numbers loses digits: 0.1 added 100 million times gives 2 million in the place
-of 10 million. A sum in float64 loses none that matter, but takes twice the time, since a vector holds half
-as many numbers. So a row is summed in two steps: blocks of 1024 terms in the row's own precision,
-and the sums of the blocks in float64. The sum of a row of 5000 numbers is that of 5 numbers in
-float64, of which each is a sum of up to 1024 in float32.
+of 10 million. A sum in float64 loses none that matter, but takes twice the time, since a vector
+holds half as many numbers. So a row is summed in two steps: blocks of 1024 terms in the row's own
+precision, and the sums of the blocks in float64. The sum of a row of 5000 numbers is that of 5
+numbers in float64, of which each is a sum of up to 1024 in float32.
 """
 
 import numpy as np

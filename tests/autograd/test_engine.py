@@ -45,6 +45,43 @@ def test_a_gradient_is_its_own_writable_array():
     assert z.grad.tolist() == [5, 1]
 
 
+def test_a_gradient_is_copied_only_if_its_array_is_shared():
+    made = []
+
+    @autograd.op
+    def doubled(x):
+        """Twice x."""
+        return 2 * x
+
+    del autograd.REGISTRY["doubled"]
+
+    @doubled.vjp("x")
+    def _(g):
+        result = 2 * g
+        made.append(result.ctypes.data)
+        return result
+
+    x = leaf(np.ones(1000))
+    doubled(x).sum().backward()
+    assert x.grad.numpy().ctypes.data == made[0]  # a new array is not copied
+
+    g, x, y, z = np.ones(3), leaf(np.ones(3)), leaf(np.ones(3)), leaf(np.ones(3))
+    ((x + y) + z.T).backward(g)
+    x.backward(g)  # a leaf itself
+    for a in (x, y, z):
+        a.grad.data[0] += 10
+    assert (x.grad.tolist(), y.grad.tolist(), z.grad.tolist(), g.tolist()) == (
+        [12, 2, 2], [11, 1, 1], [11, 1, 1], [1, 1, 1]
+    )  # fmt: skip
+    kept = []
+    x = leaf(np.ones(3))
+    y = 1.0 * x
+    x.register_hook(kept.append)
+    (y * 2).sum().backward()
+    x.grad.data[0] = 9
+    assert kept[0].tolist() == [2, 2, 2]
+
+
 def test_a_diamond_and_a_shared_input():
     x = leaf(3.0)
     a = x * 2
