@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, lru_cache
-from threading import Lock, Thread
+from threading import RLock, Thread
 from typing import Any
 
 import numpy as np
@@ -301,7 +301,7 @@ class Team:
 
 
 _teams: dict[int, Team] = {}
-_making = Lock()
+_making = RLock()  # a finalizer may run a kernel while a team is made
 
 
 def team(n: int) -> Team:
@@ -323,7 +323,7 @@ def _end_all() -> None:
 def _forget_all() -> None:
     """Forget all teams, in a child process: threads do not survive a fork."""
     global _making
-    _making = Lock()
+    _making = RLock()
     _teams.clear()
 
 
