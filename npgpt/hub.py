@@ -45,7 +45,8 @@ def find_model(source: str | Path) -> Path:
         ) from None
     files = ["config.json", "generation_config.json", "model.safetensors",
              "model.safetensors.index.json", "model-*.safetensors", "vocab.json", "merges.txt",
-             "tokenizer*.json", "added_tokens.json", "special_tokens_map.json"]  # fmt: skip
+             "tokenizer*.json", "added_tokens.json", "special_tokens_map.json",
+             "chat_template.jinja"]  # fmt: skip
     try:  # the library falls back on its cache without a network
         return Path(snapshot_download(name, allow_patterns=files))
     except Exception as error:  # the library's own errors, and those of its network libraries

@@ -119,7 +119,7 @@ def test_npgpt_uses_the_engines_public_names():
 
 @pytest.mark.parametrize("module", ["autograd", "autograd.testing", "npgpt"])
 def test_imports_are_light(module):
-    heavy = {"hypothesis", "numba", "torch", "tiktoken", "tyro", "rich", "prompt_toolkit"}
+    heavy = {"hypothesis", "numba", "torch", "tiktoken", "tyro", "rich", "prompt_toolkit", "jinja2"}
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr

@@ -41,6 +41,7 @@ from npgpt.tokenizers.store import (
     tokenizer_of,
     write_tiktoken,
 )
+from npgpt.tokenizers.templates import describe_template
 from npgpt.tokenizers.training import train_bpe
 
 __all__ = [
@@ -124,7 +125,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
     """Write a tokenizer to ``tokenizer.json`` in a folder, from which `load_tokenizer` reads it.
 
     The file of a published tokenizer, such as GPT-2's, holds only the name. The file of any other
-    tokenizer holds the whole vocabulary.
+    tokenizer holds the whole vocabulary. A chat template is in the file, too.
 
     Parameters
     ----------
@@ -145,7 +146,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
     ...     load_tokenizer(folder).decode([1, 3, 2, 0])
     'hole'
     """
-    write_json(Path(folder) / "tokenizer.json", tokenizer.to_dict())
+    values = tokenizer.to_dict() | describe_template(tokenizer)
+    write_json(Path(folder) / "tokenizer.json", values)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

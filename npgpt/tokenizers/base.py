@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 import numpy as np
 from numpy import ndarray
@@ -90,6 +90,11 @@ class Tokenizer(ABC):
         One more than the largest id.
     special_tokens : dict of str to int
         The ids of the added tokens that are special.
+    special_tokens_map : dict of str to str
+        The special tokens by the names that Hugging Face's files give them, such as
+        ``{"bos_token": "<s>"}``. A chat template may use these names.
+    chat_template : str or None
+        How the messages of a conversation become a text, in the language of Jinja2.
 
     Raises
     ------
@@ -120,6 +125,8 @@ class Tokenizer(ABC):
         self.added_tokens = tuple(added_tokens)
         self.before, self.after = tuple(before), tuple(after)
         self.special_tokens = {t.content: t.id for t in self.added_tokens if t.special}
+        self.special_tokens_map: dict[str, str] = {}
+        self.chat_template: str | None = None
         self.n_vocab = max(tokens, default=-1) + 1
         if wrong := [i for i in {*tokens, *self.before, *self.after} if not 0 <= i < MOST_IDS]:
             raise UserError(f"the id of a token is {wrong[0]}; it must be in [0, {MOST_IDS:,})")
@@ -203,6 +210,93 @@ class Tokenizer(ABC):
         ]
         before, after = (self.before, self.after) if add_special_tokens else ((), ())
         return np.concatenate([np.array(before, np.int64), *parts, np.array(after, np.int64)])
+
+    @overload
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: Literal[False],
+        sanitize_control_tokens: bool = False,
+        **variables: Any,
+    ) -> str: ...
+    @overload
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: Literal[True] = True,
+        sanitize_control_tokens: bool = False,
+        **variables: Any,
+    ) -> ndarray: ...
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        sanitize_control_tokens: bool = False,
+        **variables: Any,
+    ) -> str | ndarray:
+        """Return the text of a conversation as a model reads it, or the ids of this text.
+
+        Names and results are those of transformers.
+
+        Parameters
+        ----------
+        conversation : sequence of mapping
+            The messages, each with ``role`` (``"system"``, ``"user"`` or ``"assistant"``) and
+            ``content``.
+        chat_template : str, optional
+            The template, in the language of Jinja2; if not given, the tokenizer's `chat_template`.
+        add_generation_prompt : bool
+            Whether the text ends where an answer begins.
+        tokenize : bool
+            Whether to return ids in place of the text.
+        sanitize_control_tokens : bool
+            Whether a special token that a message spells is encoded like any other text. If False,
+            it becomes the token, so that a message from a stranger can end itself and begin another
+            message.
+        **variables
+            More names for the template, such as ``tools``.
+
+        Returns
+        -------
+        ndarray of int64, (T,), or str
+
+        Raises
+        ------
+        UserError
+            If there is no template, the template is wrong, refuses the messages, or needs more time
+            or memory than a chat template does; or if a message is no object with a role.
+
+        Examples
+        --------
+        >>> from npgpt.tokenizers import ByteTokenizer
+        >>> tokenizer = ByteTokenizer(["<|end|>"])
+        >>> tokenizer.chat_template = (
+        ...     "{% for message in messages %}{{ message.role }}: {{ message.content }}<|end|>"
+        ...     "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}")
+        >>> messages = [{"role": "user", "content": "Hi!"}]
+        >>> tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        'user: Hi!<|end|>assistant: '
+        >>> tokenizer.apply_chat_template(messages)[-2:].tolist()
+        [33, 256]
+        """
+        from npgpt.tokenizers.templates import encode_chat, render_chat
+
+        values = conversation, chat_template, add_generation_prompt, variables
+        if tokenize and sanitize_control_tokens:
+            return encode_chat(self, *values)
+        text = render_chat(self, *values)
+        if not tokenize:
+            return text
+        return self.encode(text, allowed_special="all", add_special_tokens=False)
 
     def _split(self, text: str, wanted: Sequence[AddedToken]) -> Iterator[str | int]:
         """Yield the ids of the added tokens in a text, and the normalized text between them.

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from autograd.escape import brief, shown
-from autograd.files import together, write_json
+from autograd.files import together, write_json, write_text
 from autograd.reading import SMALL, fit_file, read_json
 from npgpt.errors import UserError
 from npgpt.tokenizers.base import (
@@ -541,6 +541,8 @@ def parse_merges(text: str, source: object) -> list[tuple[str, str]]:
 def write_hugging_face(tokenizer: Tokenizer, folder: Path, n_positions: int | None = None) -> None:
     """Write ``tokenizer.json`` and ``tokenizer_config.json``, which transformers reads.
 
+    A chat template is written to ``chat_template.jinja``.
+
     Parameters
     ----------
     tokenizer : Tokenizer
@@ -565,7 +567,10 @@ def write_hugging_face(tokenizer: Tokenizer, folder: Path, n_positions: int | No
         "model_max_length": n_positions,
     }
     config = {key: value for key, value in config.items() if value is not None}
+    config |= tokenizer.special_tokens_map
     with together(folder):
+        if tokenizer.chat_template is not None:
+            write_text(folder / "chat_template.jinja", tokenizer.chat_template)
         write_json(folder / "tokenizer.json", values)
         write_json(folder / "tokenizer_config.json", config, indent=2)
 

@@ -35,6 +35,7 @@ from npgpt.tokenizers.base import AddedToken, ByteTokenizer, CharTokenizer, Toke
 from npgpt.tokenizers.bpe import BPETokenizer, format_ranks, parse_ranks
 from npgpt.tokenizers.gpt1 import GPT1Tokenizer
 from npgpt.tokenizers.huggingface import make_from_pair, parse_merges, read_hugging_face
+from npgpt.tokenizers.templates import describe_template, read_chat_template
 
 # The files of published tokenizers, and their SHA-256. For its own files, tiktoken checks the same
 # hashes.
@@ -208,11 +209,20 @@ def read_tokenizer(path: Path) -> Tokenizer:
         If there is no tokenizer, or a file is missing or damaged.
     """
     folder = path if path.is_dir() else path.parent
-    return read_together(folder, _is_of_tokenizer, lambda: _read(path))
+    return read_together(folder, _is_of_tokenizer, lambda: _read_with_template(path, folder))
 
 
 def _is_of_tokenizer(name: str) -> bool:
-    return name.endswith((".tiktoken", ".json", ".bpe")) or name == "merges.txt"
+    return name.endswith((".tiktoken", ".json", ".bpe", ".jinja")) or name == "merges.txt"
+
+
+def _read_with_template(path: Path, folder: Path) -> Tokenizer:
+    """Read a tokenizer, and the chat template beside it."""
+    tokenizer = _read(path)
+    template, named = read_chat_template(folder)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    tokenizer.special_tokens_map |= named
+    return tokenizer
 
 
 def _read(path: Path) -> Tokenizer:
@@ -292,6 +302,13 @@ class OurBPE(OurFile):
     unreached: NotRequired[str]
 
 
+class OurTemplate(TypedDict):
+    """The keys of our own ``tokenizer.json`` for a chat template."""
+
+    chat_template: NotRequired[str]
+    special_tokens_map: NotRequired[dict[str, str]]
+
+
 def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
     """Return the tokenizer that a JSON file of ours or of Hugging Face's describes.
 
@@ -307,6 +324,15 @@ def tokenizer_of(values: dict[str, Any], path: Path) -> Tokenizer:
     UserError
         If the content describes no tokenizer that is known here, or is damaged.
     """
+    tokenizer = _make(values, path)
+    if "kind" in values:
+        own = fit_file(values, OurTemplate, path)
+        tokenizer.chat_template = own.get("chat_template")
+        tokenizer.special_tokens_map = own.get("special_tokens_map", {})
+    return tokenizer
+
+
+def _make(values: dict[str, Any], path: Path) -> Tokenizer:
     kind, special = values.get("kind"), values.get("special_tokens", [])
     if kind is None and "model" in values:
         return read_hugging_face(values, path)
@@ -437,7 +463,7 @@ def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
             f"the folder {folder()} for tokenizers cannot be created: {error.strerror}"
         ) from None
     for key, tokenizer in added.items():
-        write_json(folder() / f"{key}.json", tokenizer.to_dict())
+        write_json(folder() / f"{key}.json", tokenizer.to_dict() | describe_template(tokenizer))
     with together(_published("")):
         for name, path in published.items():
             with replacing(_published(name)) as file:
