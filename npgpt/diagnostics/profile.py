@@ -38,8 +38,11 @@ class Step:
         self.barrier = architecture.vocab_size - 1 if config.separate else None
         self.random = np.random.default_rng(config.seed)
         self.tokens = self.random.integers(architecture.vocab_size, size=100_000 + self.context)
-        demand_memory(architecture, config.batch_size * config.block_size)
+        demand_memory(
+            architecture, config.batch_size * config.block_size, config.checkpoint_activations
+        )
         self.model = architecture_of(architecture).model(architecture, seed=config.seed)
+        self.model.transformer.checkpoint_activations = config.checkpoint_activations
         self.optimizer = AdamW(
             self.model.named_parameters(),
             (config.beta1, config.beta2),

@@ -15,6 +15,7 @@ from numpy import ndarray
 from numpy.typing import DTypeLike
 
 from autograd import Tensor
+from autograd.functional import checkpoint
 from npgpt.errors import UserError
 from npgpt.models.blocks import Block
 from npgpt.models.cache import KVCache
@@ -27,7 +28,16 @@ from npgpt.module import Module, Parameter, check_ids, is_unallocated
 
 
 class Transformer(Module):
-    """Embeddings, blocks and the final norm: everything but the head."""
+    """Embeddings, blocks and the final norm: everything but the head.
+
+    Attributes
+    ----------
+    checkpoint_activations : bool
+        Keep only the input of each block for the backward pass, which then runs the block again:
+        the same gradients, bit for bit, in less memory and more time (Chen et al. 2016).
+    """
+
+    checkpoint_activations = False
 
     def __init__(self, config: GPTConfig, dtype: DTypeLike, block: Callable[..., Module] = Block):
         self.vocab_size, self.n_positions = config.vocab_size, config.n_positions
@@ -83,7 +93,7 @@ class Transformer(Module):
         for block in self.h:
             if capture is not None:
                 capture.hidden_states.append(x)
-            x = block(x, context)
+            x = (checkpoint(block) if self.checkpoint_activations else block)(x, context)
         if self.ln_f is not None:
             x = self.ln_f(x)
         if capture is not None:

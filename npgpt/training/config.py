@@ -133,6 +133,8 @@ class TrainConfig(ModelKeys, DataKeys):  # the fields of the last class come fir
     beta2: Fraction = 0.99
     grad_clip: Positive = 1.0
     """Largest global norm of the gradient; 0 is off."""
+    checkpoint_activations: bool = False
+    """Compute each block again in the backward pass: less memory, more time, the same result."""
 
     eval_interval: Interval = 250
     """Updates between evaluations, each of which saves a checkpoint."""

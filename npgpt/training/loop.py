@@ -157,6 +157,7 @@ class Run:
         self.config = self.task.config = config
         self.optimizer.betas = config.beta1, config.beta2
         self.optimizer.weight_decay = config.weight_decay
+        self.model.transformer.checkpoint_activations = config.checkpoint_activations
 
     @property
     def folder(self) -> Path:

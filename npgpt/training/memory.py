@@ -13,7 +13,7 @@ LAYER = 20_000  # bytes of the Python objects of a layer
 TOKEN = 10  # numbers that a layer saves for each token and channel; a real layer saves more
 
 
-def demand_memory(config: GPTConfig, n_tokens: int = 0) -> None:
+def demand_memory(config: GPTConfig, n_tokens: int = 0, checkpointed: bool = False) -> None:
     """Refuse a model that cannot be trained in the memory of this machine.
 
     Called before the model is made, since a process that runs out of memory is killed without a
@@ -24,6 +24,8 @@ def demand_memory(config: GPTConfig, n_tokens: int = 0) -> None:
     config : GPTConfig
     n_tokens : int
         The tokens in a batch.
+    checkpointed : bool
+        Whether only the input of each layer is saved for the backward pass.
 
     Raises
     ------
@@ -35,9 +37,8 @@ def demand_memory(config: GPTConfig, n_tokens: int = 0) -> None:
     --------
     >>> demand_memory(GPTConfig(n_embd=8, n_layer=1, n_head=1))
     """
-    n = 4 * sum(parameters_by_part(config).values()) + TOKEN * n_tokens * (
-        config.n_layer * config.n_embd
-    )
+    saved = (1 if checkpointed else TOKEN) * config.n_layer * config.n_embd  # for each token
+    n = 4 * sum(parameters_by_part(config).values()) + n_tokens * saved
     needed = 4 * n + LAYER * config.n_layer
     try:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

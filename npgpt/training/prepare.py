@@ -80,7 +80,9 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
         config = resolve_options(config, base, tokenizer, given, what)
     task = LanguageModelling(config, tokenizer, data)
     architecture = config.model(tokenizer.n_vocab, None if base is None else base.config)
-    demand_memory(architecture, config.batch_size * config.block_size)
+    demand_memory(
+        architecture, config.batch_size * config.block_size, config.checkpoint_activations
+    )
     model = initial_model(architecture, config.seed, base)
     if config.documents:
         for source, tokens in zip(sources, data.values(), strict=True):

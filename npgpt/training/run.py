@@ -161,7 +161,9 @@ def open_run(folder: Path) -> Run:
     architecture = files.read_architecture(state, config)
     tokenizer = files.read_tokenizer(state)
     data = files.read_data(state, tokenizer)
-    demand_memory(architecture, config.batch_size * config.block_size)
+    demand_memory(
+        architecture, config.batch_size * config.block_size, config.checkpoint_activations
+    )
     model = architecture_of(architecture).model(architecture, seed=config.seed)
     run = Run(files, config, model, LanguageModelling(config, tokenizer, data))
     run.take_up(state, files.state)

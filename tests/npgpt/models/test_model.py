@@ -476,3 +476,40 @@ def test_configuration_aliases():
 def test_a_context_that_is_too_long():
     with pytest.raises(ValueError, match="9 tokens do not fit the context of 8"):
         GPT(TINY)(tokens(1, 9))
+
+
+@given(config=configs, seed=st.integers(0, 99))
+def test_checkpoints_save_memory_and_change_no_bit(config, seed):
+    config = dataclasses.replace(config, resid_pdrop=0.3, embd_pdrop=0.1, attn_pdrop=0.2)
+    ids = tokens(2, 9, seed=seed)
+    found = []
+    for checkpoint_activations in (False, True):
+        model = GPT(config, seed=seed)
+        model.transformer.checkpoint_activations = checkpoint_activations
+        with dropout_from(np.random.default_rng(seed)):
+            loss = model(ids[:, :-1], ids[:, 1:])[1]
+        loss.backward()
+        found.append([loss.numpy(), *(p.grad.numpy() for p in model.parameters())])
+    for a, b in zip(*found, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_checkpoints_keep_one_layer_at_a_time():
+    """Twelve layers take little more memory than two."""
+    peaks = {}
+    for n_layer in (2, 12):
+        for checkpoint_activations in (False, True):
+            config = GPTConfig(
+                vocab_size=9, n_positions=64, n_embd=32, n_layer=n_layer, n_head=2,
+                resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+            )  # fmt: skip
+            model = GPT(config)
+            model.transformer.checkpoint_activations = checkpoint_activations
+            ids = tokens(16, 65, high=9)
+            for _ in range(2):
+                tracemalloc.start()
+                model(ids[:, :-1], ids[:, 1:])[1].backward()
+                peaks[n_layer, checkpoint_activations] = tracemalloc.get_traced_memory()[1]
+                tracemalloc.stop()
+    plain, saving = (peaks[12, x] - peaks[2, x] for x in (False, True))
+    assert saving < plain / 5

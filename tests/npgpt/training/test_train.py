@@ -849,3 +849,16 @@ def test_a_second_ctrl_c_ends_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_checkpoints_of_activations_change_no_bit(text, tmp_path):
+    """Also if they are switched on in the middle of a run."""
+    plain = start(train_config(text, tmp_path / "plain"))
+    train(plain, Quiet(plain))
+    saving = start(train_config(text, tmp_path / "saving"))
+    with pytest.raises(Interrupted):
+        train(saving, Quiet(saving, interrupt_at=6))
+    saving = resume(saving.folder, {"checkpoint_activations": True})
+    train(saving, Quiet(saving))
+    for name, array in plain.model.state_dict().items():
+        assert array.tobytes() == saving.model.state_dict()[name].tobytes()
