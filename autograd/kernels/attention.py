@@ -1,7 +1,7 @@
 """Kernels of attention, called by ``attention`` and its rule in `autograd.ops.attention`.
 
-They go head by head and in blocks of 64 queries: no (T, S) matrix is ever stored. Keys and values
-are packed once for each head (see `autograd.kernels.gemm`). For each block, the queries are
+They go head by head and in blocks of 64 queries: no (T, S) matrix is ever stored. Keys are packed
+once for each head (see `autograd.kernels.gemm`). For each block, the queries are
 multiplied by the keys, and one pass over the scores does the rest: the mask, softmax, dropout. A
 block multiplies only the keys from the first to the last that one of its queries sees. If attention
 is causal, that halves the work; with a window, the work is proportional to the window. The threads
@@ -21,7 +21,8 @@ from numba.extending import overload
 
 from autograd.kernels.cache import settings
 from autograd.kernels.dropout import bits_at, mask_constants, row_key
-from autograd.kernels.gemm import WIDTH, matrix, multiply, new_panels, pack
+from autograd.kernels.gemm import WIDTH, multiply, new_panels, new_rest, pack, pack_rest
+from autograd.kernels.intrinsics import matrix_at
 from autograd.kernels.jit import EXACT, OVERLOADS, inline, takes
 from autograd.kernels.rows import dot, largest, sum_of
 from autograd.kernels.team import row_kernel, split
@@ -84,17 +85,16 @@ def _attention(numbers, q, k, v, masks, out, largests, mask, sizes, window, scal
     ``mask[masks[h]]`` of ``mask (n, T or 1, S)``, which is empty if there is none. ``out (heads, T,
     V)``, ``largests (heads, T)``.
     """
-    real = out.dtype.type
     n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
     seed, threshold, factor = drops
     size = out.itemsize
     scores = score_buffer(n_queries, n_keys, window, out)
     s, s_row = scores.ctypes.data, scores.shape[1] * size
-    k_panels, v_panels = new_panels(depth, n_keys, out), new_panels(n_keys, width, out)
+    k_panels, v_rest = new_panels(depth, n_keys, out), new_rest(n_keys, width, out)
     columns = k_panels.shape[2]
     for h in range(numbers.size):
-        pack(k_panels, matrix(out, k[h], n_keys, k_row, depth), True, scale)  # scale K^T
-        pack(v_panels, matrix(out, v[h], n_keys, v_row, width), False, real(1))
+        pack(k_panels, matrix_at(out, k[h], n_keys, k_row, depth), True, scale)  # scale K^T
+        pack_rest(v_rest, matrix_at(out, v[h], n_keys, v_row, width))
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
@@ -104,7 +104,7 @@ def _attention(numbers, q, k, v, masks, out, largests, mask, sizes, window, scal
             multiply(
                 rows, end - first, depth,
                 q[h] + start * q_row * size, q_row * size, size,
-                k_panels, first // columns, 0, 0, 0, s, s_row,
+                0, 0, k_panels, first // columns, 0, 0, 0, s, s_row,
             )  # fmt: skip
             # Row by row, softmax over the keys that query t itself sees. The block's other keys,
             # before `low` and from `high` on, get a weight of 0: query 70 sees keys 0 to 70, and
@@ -122,7 +122,8 @@ def _attention(numbers, q, k, v, masks, out, largests, mask, sizes, window, scal
                 scores[i, high - first : end - first] = 0
             # The weighted sums of the values.
             multiply(
-                rows, width, end - first, s, s_row, size, v_panels, 0, first, 0, 0,
+                rows, width, end - first, s, s_row, size,
+                v[h] + first * v_row * size, v_row * size, v_rest, 0, first, 0, 0,
                 out[h, start:].ctypes.data, width * size,
             )  # fmt: skip
 
@@ -170,30 +171,30 @@ def _attention_vjp(
     weights = score_buffer(n_queries, n_keys, window, g)
     slopes = np.empty_like(weights)
     p, ds, s_row = weights.ctypes.data, slopes.ctypes.data, weights.shape[1] * size
-    scaled_keys, k_panels = new_panels(depth, n_keys, g), new_panels(n_keys, depth, g)
-    v_panels, columns = new_panels(width, n_keys, g), scaled_keys.shape[2]
+    k_panels, v_panels = new_panels(depth, n_keys, g), new_panels(width, n_keys, g)
+    k_rest, columns = new_rest(n_keys, depth, g), k_panels.shape[2]
     for h in range(numbers.size):
-        keys = matrix(g, k[h], n_keys, k_row, depth)
-        pack(scaled_keys, keys, True, scale)  # scale K^T
-        pack(k_panels, keys, False, real(1))
-        pack(v_panels, matrix(g, v[h], n_keys, v_row, width), True, real(1))  # V^T
+        keys = matrix_at(g, k[h], n_keys, k_row, depth)
+        pack(k_panels, keys, True, scale)  # scale K^T
+        pack(v_panels, matrix_at(g, v[h], n_keys, v_row, width), True, real(1))  # V^T
+        pack_rest(k_rest, keys)
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
             first -= first % columns
             q_rows, g_rows = q[h] + start * q_row * size, g[h, start:].ctypes.data
-            q_panels, g_panels = new_panels(rows, depth, g), new_panels(rows, width, g)
-            pack(q_panels, matrix(g, q_rows, rows, q_row, depth), False, real(1))
-            pack(g_panels, g[h, start : start + rows], False, real(1))
+            q_rest, g_rest = new_rest(rows, depth, g), new_rest(rows, width, g)
+            pack_rest(q_rest, matrix_at(g, q_rows, rows, q_row, depth))
+            pack_rest(g_rest, g[h, start : start + rows])
             # Two products: the scores again, as in the forward pass, and dp = g V^T, the cotangent
             # of the weights, which is written to where the cotangent of the scores will stand.
             multiply(
                 rows, end - first, depth, q_rows, q_row * size, size,
-                scaled_keys, first // columns, 0, 0, 0, p, s_row,
+                0, 0, k_panels, first // columns, 0, 0, 0, p, s_row,
             )  # fmt: skip
             multiply(
                 rows, end - first, width, g_rows, width * size, size,
-                v_panels, first // columns, 0, 0, 0, ds, s_row,
+                0, 0, v_panels, first // columns, 0, 0, 0, ds, s_row,
             )  # fmt: skip
             # Row by row: the weights p from the scores and the saved maximum, and the cotangent of
             # the scores, ds = p (dp - sum(p dp)) scale. The loop over j first leaves exp(score) in
@@ -226,17 +227,18 @@ def _attention_vjp(
             # queries, and dS^T Q is added to that of the keys.
             there = g_v[h, first:].ctypes.data
             multiply(
-                end - first, width, rows, p, size, s_row,
-                g_panels, 0, 0, there, width * size, there, width * size,
+                end - first, width, rows, p, size, s_row, g_rows, width * size,
+                g_rest, 0, 0, there, width * size, there, width * size,
             )  # fmt: skip
             multiply(
                 rows, depth, end - first, ds, s_row, size,
-                k_panels, 0, first, 0, 0, g_q[h, start:].ctypes.data, depth * size,
+                k[h] + first * k_row * size, k_row * size, k_rest, 0, first, 0, 0,
+                g_q[h, start:].ctypes.data, depth * size,
             )  # fmt: skip
             there = g_k[h, first:].ctypes.data
             multiply(
-                end - first, depth, rows, ds, size, s_row,
-                q_panels, 0, 0, there, depth * size, there, depth * size,
+                end - first, depth, rows, ds, size, s_row, q_rows, q_row * size,
+                q_rest, 0, 0, there, depth * size, there, depth * size,
             )  # fmt: skip
 
 

@@ -5,12 +5,12 @@ such vectors in each cycle. It can do so only if the numbers are in its register
 (m, k) by (k, n) needs each number of A n times and each of B m times, so the work is to load them
 into registers as rarely as possible. Three steps do that:
 
-1. B is *packed* (:func:`_pack`): cut into panels of 64 columns, each of which lies in memory in
-   exactly the order in which it will be read.
+1. B is cut into panels of 64 columns. If B is a transposed matrix, the panels are *packed*
+   (:func:`pack`): copied, such that each row of a panel lies in memory as it will be read.
 2. C is cut into *tiles* of 6 rows and 64 columns. The sums of a tile stay in 24 registers from the
    first of the k terms to the last (:func:`tile`). Each step takes 64 numbers of B and 6 of A, and
    makes 384 products of them.
-3. The k terms are taken in blocks of 256 (:func:`_multiply`), so that the part of the panel that a
+3. The k terms are taken in blocks of 256 (:func:`multiply`), so that the part of the panel that a
    column of tiles reads again and again stays in the processor's cache.
 
 Each element of C is summed in the same order, whatever rows it is computed with. So results do not
@@ -21,11 +21,10 @@ import platform
 
 import numpy as np
 from llvmlite import binding, ir  # type: ignore[import-untyped]
-from numba import carray, types
+from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
-from autograd.kernels.intrinsics import doubles, floats
 from autograd.kernels.jit import EXACT, OVERLOADS, inline
 
 TILE_ROWS = 6
@@ -55,15 +54,17 @@ def _tile_of(real: types.Float, vectors: int):
     to_all_lanes = ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
 
     @intrinsic
-    def tile(context, a, a_row, a_column, b, n_terms, plus, plus_row, c, c_row, rows, columns):
+    def tile(
+        context, a, a_row, a_column, b, b_row, n_terms, plus, plus_row, c, c_row, rows, columns
+    ):  # fmt: skip
         """Write a tile of C = A B + plus: `rows` by `columns`, at most 6 by a panel's.
 
         Everything is given by address, and by the distance in bytes from one row (or column) to the
-        next. `b` is a block of a packed panel. `plus` is 0 to add nothing.
+        next. `b` is a block of a panel. `plus` is 0 to add nothing.
         """
 
         def build(context, builder, signature, args):
-            a, a_row, a_column, b, n_terms, plus, plus_row, c, c_row, rows, columns = args
+            a, a_row, a_column, b, b_row, n_terms, plus, plus_row, c, c_row, rows, columns = args
             module = builder.module
 
             def declare(kind, result, *arguments):
@@ -99,7 +100,7 @@ def _tile_of(real: types.Float, vectors: int):
             builder.position_at_end(loop)
             term, offset = builder.phi(i64), builder.phi(i64)
             sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(tile_rows)]
-            b_term = builder.add(b, builder.mul(term, i64(VECTOR * vectors)))
+            b_term = builder.add(b, builder.mul(term, b_row))
             b_vectors = [
                 builder.load(at(builder.add(b_term, i64(VECTOR * v)), vector), align=size)
                 for v in range(vectors)
@@ -160,7 +161,7 @@ def _tile_of(real: types.Float, vectors: int):
                         builder.call(store, [value, at(target, vector), i32(size), mask])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 11), build
+        return types.void(*[types.int64] * 12), build
 
     return tile
 
@@ -236,21 +237,6 @@ narrow_tile = by_precision(_tile_of, VECTORS // 2)  # of twice as many rows
 transpose_square = by_precision(_transposed_of)
 
 
-def matrix(like, address, n_rows, row_length, n_columns):
-    """Return the matrix at an address as an array of the dtype of `like`; compiled only."""
-    raise NotImplementedError("kernels read arrays by their addresses only when they are compiled")
-
-
-@overload(matrix, jit_options=OVERLOADS)
-def _(like, address, n_rows, row_length, n_columns):
-    pointer = floats if like.dtype == types.float32 else doubles
-
-    def view(like, address, n_rows, row_length, n_columns):
-        return carray(pointer(address), (n_rows, row_length))[:, :n_columns]
-
-    return view
-
-
 @inline(EXACT)
 def panel_columns(n_columns, size):
     """Return how many columns the panels of a matrix have; a narrow one has panels of half width.
@@ -266,6 +252,23 @@ def new_panels(n_terms, n_columns, like):
     """Return room for the panels of a matrix (n_terms, n_columns), see `pack`."""
     columns = panel_columns(n_columns, like.itemsize)
     return np.empty((-(-n_columns // columns), n_terms, columns), like.dtype)
+
+
+@inline(EXACT)
+def new_rest(n_terms, n_columns, like):
+    """Return room for the last panel of a matrix that is read in place, if that panel is no whole.
+
+    Of a matrix of 80 columns, columns 0 to 63 are read in place, and 64 to 79 are packed.
+    """
+    columns = panel_columns(n_columns, like.itemsize)
+    return np.empty((1 if n_columns % columns else 0, n_terms, columns), like.dtype)
+
+
+@inline(EXACT)
+def pack_rest(panels, b):
+    """Copy the last panel of B to what `new_rest` returned, if that panel is no whole."""
+    if len(panels):
+        pack_panel(panels[0], b.shape[1] // panels.shape[2], b, False, b.dtype.type(1))
 
 
 @inline(EXACT)
@@ -308,17 +311,20 @@ def pack_panel(panel, number, b, is_transposed, factor):
 
 
 @inline(EXACT)
-def multiply(m, n, k, a, a_row, a_column, panels, first, term, plus, plus_row, c, c_row):
+def multiply(m, n, k, a, a_row, a_column, b, b_row, panels, first, term, plus, plus_row, c, c_row):
     """Write ``C (m, n) = A (m, k) @ B (k, n) + plus``.
 
-    A, C and what is added are given by address, and by how many bytes away the next row (and, of A,
-    column) is. B is what lies in `panels` from panel `first` and from term `term` on.
+    A, B, C and what is added are given by address, and by how many bytes away the next row (and, of
+    A, column) is. If `b` is not 0, whole panels of B are read where they are, and `panels` holds
+    what is left of B, if there is any. If `b` is 0, all of B lies in `panels`, from panel `first`
+    and from term `term` on.
 
     For m = 200 and k = 600, terms 0-255 of rows 0-95 meet the first panel, the second, and so on;
     then those of rows 96-191, and of 192-199. Then come terms 256-511, whose products are added to
     what stands in C, and then 512-599.
     """
     n_columns, size = panels.shape[2], panels.itemsize
+    n_whole = n // n_columns if b else 0
     is_wide = n_columns * size == WIDTH
     height = TILE_ROWS if is_wide else 2 * TILE_ROWS
     for block in range(0, max(k, 1), BLOCK):
@@ -326,8 +332,12 @@ def multiply(m, n, k, a, a_row, a_column, panels, first, term, plus, plus_row, c
         for begin in range(0, m, ROWS):
             end = min(begin + ROWS, m)
             for number in range(-(-n // n_columns)):
-                panel = panels[first + number, term + block :].ctypes.data
                 left = number * n_columns
+                if number < n_whole:
+                    panel, panel_row = b + left * size + block * b_row, b_row
+                else:
+                    panel = panels[first + number - n_whole, term + block :].ctypes.data
+                    panel_row = n_columns * size
                 for i in range(begin, end, height):
                     here = c + i * c_row + left * size
                     more, more_row = here, c_row  # the sums of the earlier terms
@@ -339,11 +349,11 @@ def multiply(m, n, k, a, a_row, a_column, panels, first, term, plus, plus_row, c
                     there = a + i * a_row + block * a_column
                     if is_wide:
                         tile(
-                            panels, there, a_row, a_column, panel, n_terms, more, more_row,
-                            here, c_row, rows, columns,
+                            panels, there, a_row, a_column, panel, panel_row, n_terms,
+                            more, more_row, here, c_row, rows, columns,
                         )  # fmt: skip
                     else:
                         narrow_tile(
-                            panels, there, a_row, a_column, panel, n_terms, more, more_row,
-                            here, c_row, rows, columns,
+                            panels, there, a_row, a_column, panel, panel_row, n_terms,
+                            more, more_row, here, c_row, rows, columns,
                         )  # fmt: skip

@@ -10,7 +10,7 @@ import sys
 
 import llvmlite.binding  # type: ignore[import-untyped]
 from llvmlite import ir
-from numba import types
+from numba import carray, types
 from numba.core import cgutils
 from numba.core.callconv import RETCODE_USEREXC, Status, excinfo_ptr_t
 from numba.core.cgutils import get_or_insert_function
@@ -36,6 +36,33 @@ def _pointer_to(kind):
 floats, doubles, bytes_, counts = map(
     _pointer_to, (types.float32, types.float64, types.int8, types.int64)
 )
+
+
+def vector_at(like, address, n):
+    """Return n numbers at an address as an array of the dtype of `like`, in compiled kernels."""
+    raise NotImplementedError("an address is read in compiled kernels only")
+
+
+@overload(vector_at)
+def _(like, address, n):
+    pointer = floats if like.dtype == types.float32 else doubles
+    return lambda like, address, n: carray(pointer(address), n)
+
+
+def matrix_at(like, address, n_rows, row_length, n_columns):
+    """Return a matrix at an address as an array; its rows are `row_length` numbers apart."""
+    raise NotImplementedError("an address is read in compiled kernels only")
+
+
+@overload(matrix_at)
+def _(like, address, n_rows, row_length, n_columns):
+    pointer = floats if like.dtype == types.float32 else doubles
+
+    def view(like, address, n_rows, row_length, n_columns):
+        return carray(pointer(address), (n_rows, row_length))[:, :n_columns]
+
+    return view
+
 
 # ---- atomic numbers
 

@@ -1,23 +1,25 @@
 """Kernels over all parameters: AdamW, the norm of the gradients, and their scaling.
 
-They are called by `npgpt.training.optim`, with flat arrays that are updated in place. The threads
-share the elements of one parameter after the other.
+They are called by `npgpt.training.optim`, with flat arrays that are updated in place. A model has
+many small arrays, so each kernel runs once, on the pieces of all arrays: a row of the kernel is a
+piece of up to 2^16 elements, given by its address and length (see `pieces`).
 
 AdamW and the scaling compute element by element in the dtype of the parameter, so their results
 have the same bits with any number of threads, and differ from NumPy's where a multiplication and an
-addition are rounded once. The norm sums squares in float64, in blocks of 2^16 elements that the
-threads share; the sums of the blocks are added exactly and rounded once, so the order does not
-matter.
+addition are rounded once. The norm sums the squares of each piece in float64; the sums of the
+pieces are added exactly and rounded once, so the order does not matter.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
-from autograd.kernels.jit import EXACT, SUMS, alike, inline
+from autograd.kernels.intrinsics import vector_at
+from autograd.kernels.jit import EXACT, SUMS, alike, inline, takes
 from autograd.kernels.team import row_kernel, split
 
-BLOCK = 2**16  # elements whose squares are summed together
+PIECE = 2**16  # elements
 
 
 # One update of an element. The mean of the gradients and the mean of their squares move a little
@@ -29,12 +31,18 @@ BLOCK = 2**16  # elements whose squares are summed together
 
 
 @row_kernel(EXACT)
-def _adamw(p, g, mean, square, shrink, size, root, eps, beta1, beta2, rest1, rest2):
-    real = p.dtype.type
-    for i in range(p.size):
-        mean[i] = mean[i] * beta1 + g[i] * rest1
-        square[i] = square[i] * beta2 + g[i] * g[i] * rest2
-        p[i] = p[i] * shrink - mean[i] / (real(math.sqrt(square[i])) * root + eps) * size
+def _adamw(
+    ps, gs, means, squares, sizes, shrinks, like, rate, root, eps, beta1, beta2, rest1, rest2
+):  # fmt: skip
+    real = like.dtype.type
+    for k in range(sizes.size):
+        n, shrink = sizes[k], real(shrinks[k])
+        p, g = vector_at(like, ps[k], n), vector_at(like, gs[k], n)
+        mean, square = vector_at(like, means[k], n), vector_at(like, squares[k], n)
+        for i in range(n):
+            mean[i] = mean[i] * beta1 + g[i] * rest1
+            square[i] = square[i] * beta2 + g[i] * g[i] * rest2
+            p[i] = p[i] * shrink - mean[i] / (real(math.sqrt(square[i])) * root + eps) * rate
 
 
 @inline(SUMS)
@@ -47,15 +55,17 @@ def _squares_in_lanes(g):
 
 
 @row_kernel(EXACT)
-def _squares(starts, totals, g):
-    for k in range(starts.size):
-        totals[k] = _squares_in_lanes(g[starts[k] : starts[k] + BLOCK])
+def _squares(gs, sizes, totals, like):
+    for k in range(sizes.size):
+        totals[k] = _squares_in_lanes(vector_at(like, gs[k], sizes[k]))
 
 
 @row_kernel(EXACT)
-def _scale(g, scale):
-    for i in range(g.size):
-        g[i] *= scale
+def _scale(gs, sizes, like, scale):
+    for k in range(sizes.size):
+        g = vector_at(like, gs[k], sizes[k])
+        for i in range(g.size):
+            g[i] *= scale
 
 
 def adamw(parameters, size, root, eps, betas):
@@ -64,37 +74,68 @@ def adamw(parameters, size, root, eps, betas):
     The numbers become the parameter's dtype first: float32 times a float64 number would be computed
     in float64.
     """
-    if not all(is_flat(*arrays) for *arrays, _ in parameters):
+    *lists, shrinks = zip(*parameters, strict=True) if parameters else [()] * 5
+    if not all(map(alike, *lists)) or not are_flat(*(x for arrays in lists for x in arrays)):
         return NotImplemented
-    rests = [1 - beta for beta in betas]
-    for *arrays, shrink in parameters:
-        real = arrays[0].dtype.type
-        split(_adamw, tuple(arrays), *map(real, (shrink, size, root, eps, *betas, *rests)))
+    if not parameters:
+        return None
+    like = lists[0][0][:0]
+    which, starts, sizes = pieces(tuple(x.size for x in lists[0]))
+    addresses = [addresses_of(arrays)[which] + starts * like.itemsize for arrays in lists]
+    numbers = map(like.dtype.type, (size, root, eps, *betas, *(1 - beta for beta in betas)))
+    rows = (*addresses, sizes, np.array(shrinks)[which])
+    split(_adamw, rows, like, *numbers, size=int(sizes.sum()))
     return None
 
 
 def global_norm(gradients):
     """Return the joint Euclidean norm of flat arrays, summed in float64 in a fixed order."""
-    if not all(map(is_flat, gradients)):
+    if not are_flat(*gradients):
         return NotImplemented
-    squares = []
-    for g in gradients:  # of 150,000 elements: blocks that begin at 0, 65,536 and 131,072
-        starts = np.arange(0, g.size, BLOCK)
-        totals = np.empty(len(starts))
-        split(_squares, (starts, totals), g, size=g.size)
-        squares += totals.tolist()
-    return math.sqrt(math.fsum(squares))
+    if not gradients:
+        return 0.0
+    like = gradients[0][:0]
+    which, starts, sizes = pieces(tuple(g.size for g in gradients))
+    addresses = addresses_of(gradients)[which] + starts * like.itemsize
+    totals = np.empty(len(sizes))
+    split(_squares, (addresses, sizes, totals), like, size=int(sizes.sum()))
+    return math.sqrt(math.fsum(totals.tolist()))
 
 
 def scale_all(gradients, scale):
     """Multiply flat gradients by a number, in place."""
-    if not all(map(is_flat, gradients)):
+    if not are_flat(*gradients):
         return NotImplemented
-    for g in gradients:
-        split(_scale, (g,), g.dtype.type(scale))
+    if not gradients:
+        return None
+    like = gradients[0][:0]
+    which, starts, sizes = pieces(tuple(g.size for g in gradients))
+    addresses = addresses_of(gradients)[which] + starts * like.itemsize
+    split(_scale, (addresses, sizes), like, like.dtype.type(scale), size=int(sizes.sum()))
     return None
 
 
-def is_flat(*arrays):
-    """Return whether kernels are compiled for these arrays, and each is one axis without gaps."""
-    return alike(*arrays) and all(x.ndim == 1 and x.flags.c_contiguous for x in arrays)
+def are_flat(*arrays):
+    """Return whether kernels are compiled for arrays of one dtype, each one axis without gaps."""
+    return not arrays or (
+        takes(*arrays) and all(x.ndim == 1 and x.flags.c_contiguous for x in arrays)
+    )
+
+
+def addresses_of(arrays):
+    """Return where the elements of some arrays begin."""
+    return np.array([x.ctypes.data for x in arrays])
+
+
+@lru_cache(maxsize=16)
+def pieces(sizes):
+    """Cut arrays of these sizes into pieces; return whose each is, where it begins, and its size.
+
+    Arrays of 150,000 and of 10 elements have the pieces 0, 0, 0 and 1, which begin at 0, 65,536,
+    131,072 and 0, and have 65,536, 65,536, 18,928 and 10 elements.
+    """
+    all_sizes = np.array(sizes)
+    counts = -(-all_sizes // PIECE)
+    which = np.repeat(np.arange(len(sizes)), counts)
+    starts = PIECE * (np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts))
+    return which, starts, np.minimum(all_sizes[which] - starts, PIECE)

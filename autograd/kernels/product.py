@@ -21,7 +21,8 @@ from autograd.files import write_json
 from autograd.kernels import blas
 from autograd.kernels.blas import PLAIN, ROW_MAJOR, TRANSPOSED, gemm
 from autograd.kernels.cache import folders, settings, writable
-from autograd.kernels.gemm import TILE_ROWS, matrix, multiply, pack_panel, panel_columns
+from autograd.kernels.gemm import TILE_ROWS, multiply, pack_panel, panel_columns
+from autograd.kernels.intrinsics import matrix_at
 from autograd.kernels.jit import EXACT, takes
 from autograd.kernels.team import parts_of, row_kernel, split
 from autograd.reading import read_json
@@ -91,24 +92,26 @@ def operand(x):
 
 
 @row_kernel(EXACT)
-def _pack(numbers, panels, y):
+def _pack(panels, numbers, y):
     """Copy panels of y, each of which has a number."""
     first, columns, length, order, _, _ = y
-    if order == PLAIN:
-        stored = matrix(panels, first, panels.shape[1], length, columns)
-    else:
-        stored = matrix(panels, first, columns, length, panels.shape[1])
+    terms = panels.shape[1]
+    shape = (terms, columns) if order == PLAIN else (columns, terms)
+    stored = matrix_at(panels, first, shape[0], length, shape[1])
     for i in range(numbers.size):
         pack_panel(panels[i], numbers[i], stored, order != PLAIN, panels.dtype.type(1))
 
 
 @row_kernel(EXACT)
-def _multiply(starts, stops, x, panels, bias, out):
-    """Compute rows of ``out = x @ y + bias``, from the first start to the last stop."""
+def _multiply(starts, stops, x, y, y_row, panels, bias, out):
+    """Compute rows of ``out = x @ y + bias``, from the first start to the last stop.
+
+    Panels of y are read at the address `y`, or are in `panels`; see `gemm.multiply`.
+    """
     top, n = starts[0], out.shape[1]
-    address, _, _, _, row, column = x
+    address, terms, _, _, row, column = x
     multiply(
-        stops[-1] - top, n, panels.shape[1], address + top * row, row, column, panels, 0, 0,
+        stops[-1] - top, n, terms, address + top * row, row, column, y, y_row, panels, 0, 0,
         bias.ctypes.data if bias.size else 0, 0, out[top:].ctypes.data, n * out.itemsize,
     )  # fmt: skip
 
@@ -123,12 +126,16 @@ def own_product(x, y, bias):
     if not out.size:
         return out
     (_x, left), (_y, right) = operand(x), operand(y)
+    address, _, _, order, row, _ = right
     columns = panel_columns(n, x.itemsize)
-    panels = np.empty((-(-n // columns), k, columns), x.dtype)
-    numbers, _ = parts_of(len(panels), len(panels))
-    split(_pack, (numbers, panels), right, size=panels.size)
+    n_panels, n_whole = -(-n // columns), n // columns if order == PLAIN else 0
+    panels = np.empty((n_panels - n_whole, k, columns), x.dtype)
+    if panels.size:
+        numbers = parts_of(n_panels, n_panels)[0][n_whole:]
+        split(_pack, (panels, numbers), right)
     parts = parts_of(m, -(-m // TILE_ROWS))
-    split(_multiply, parts, left, panels, bias, out, size=m * k * n // 16)
+    in_place = address if order == PLAIN else 0
+    split(_multiply, parts, left, in_place, row, panels, bias, out, size=m * k * n // 16)
     return out
 
 
@@ -170,8 +177,22 @@ def choice() -> Choice:
 
     The two round differently, so the choice is made once on a machine, and stays: it is measured
     when a product is first needed, and kept in a file beside the compiled kernels. If no file can
-    be kept, BLAS multiplies, since another process could choose otherwise. ``AUTOGRAD_PRODUCT`` in
-    the environment takes the place of the choice: own, blas, or one for small and one for large
+    be kept, BLAS multiplies, since another process could choose otherwise.
+    """
+    if (known := known_choice()) is not None:
+        return known
+    folder = writable()
+    if folder is None:
+        return Choice("blas", "blas")
+    found = Choice(*(_faster(*shape) for shape in SHAPES))
+    write_json(folder / "product.json", {_machine(): asdict(found)})
+    return found
+
+
+def known_choice() -> Choice | None:
+    """Return the choice that ``AUTOGRAD_PRODUCT`` or the file says, or None if there is none.
+
+    The variable in the environment comes first: own, blas, or one for small and one for large
     products, as in ``own,blas``.
 
     Raises
@@ -185,16 +206,15 @@ def choice() -> Choice:
         if {small, large or small} <= {"own", "blas"}:
             return Choice(small, large or small)  # type: ignore[arg-type]
         raise UserError(f"AUTOGRAD_PRODUCT is {wanted!r}; expected own, blas, own,blas or auto")
-    machine = f"{binding.get_host_cpu_name()}, NumPy {np.__version__}"
     for folder in folders():
         with suppress(UserError, KeyError):
-            return read_json(folder / "product.json", dict[str, Choice])[machine]
-    place = writable()
-    if place is None:
-        return Choice("blas", "blas")
-    found = Choice(*(_faster(*shape) for shape in SHAPES))
-    write_json(place / "product.json", {machine: asdict(found)})
-    return found
+            return read_json(folder / "product.json", dict[str, Choice])[_machine()]
+    return None
+
+
+def _machine() -> str:
+    """Return what a choice depends on."""
+    return f"{binding.get_host_cpu_name()}, NumPy {np.__version__}"
 
 
 def _faster(m: int, k: int, n: int) -> Way:

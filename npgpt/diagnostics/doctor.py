@@ -137,7 +137,8 @@ def kernels() -> Iterator[Finding]:
     width = f"{bits} bits: {bits // 32} numbers of float32" if bits else "of a width not known here"
     yield Finding(section, "Numba's SIMD", width)
     try:
-        yield Finding(section, "products", f"{product_choice()} (AUTOGRAD_PRODUCT sets another)")
+        chosen = product_choice(measure=False) or "measured when the first is needed"
+        yield Finding(section, "products", f"{chosen} (AUTOGRAD_PRODUCT chooses by hand)")
     except UserError as error:
         yield Finding(section, "products", str(error), "unset AUTOGRAD_PRODUCT")
     files = autograd.machine.kernel_files()

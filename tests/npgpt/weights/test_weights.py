@@ -542,7 +542,7 @@ def test_biases_of_a_model_without(tmp_path):
         ({"n_layer": "two"}, "n_layer must be a whole number"),
         ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon is too large"),
         ({"add_cross_attention": True}, "cross-attention"),
-        ({"activation_function": "quick_gelu"}, "activation_function is 'quick_gelu'"),
+        ({"activation_function": "quick_gelu"}, "and is 'quick_gelu'"),
     ],
 )
 def test_configurations_that_do_not_fit(values, message, folder):
