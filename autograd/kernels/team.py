@@ -59,19 +59,19 @@ PATIENCE = 1000  # times that a helper does so before it sleeps: some millisecon
 
 
 def n_threads() -> int:
-    """Return how many threads kernels use: ``NUMBA_NUM_THREADS``, or one a CPU that is usable.
+    """Return how many threads kernels use: ``NUMBA_NUM_THREADS``, but at most one for each CPU.
 
     There is one if kernels are not compiled, so that a debugger has one thread to follow, and if
     the system has no function by which threads can wait.
     """
-    return 1 if settings.DISABLE_JIT or not THREADS_CAN_WAIT else _n_wanted()
+    return 1 if settings.DISABLE_JIT or not THREADS_CAN_WAIT else _n_useful()
 
 
 @cache
-def _n_wanted() -> int:
-    wanted = settings.NUMBA_NUM_THREADS
-    # Numba counts CPUs, but not the time that a container may use them.
-    return wanted if "NUMBA_NUM_THREADS" in os.environ else min(wanted, usable_cpus())
+def _n_useful() -> int:
+    # With more threads than CPUs, the caller would wait for helpers that do not run. Numba's own
+    # number does not know how much time a container may use.
+    return min(settings.NUMBA_NUM_THREADS, usable_cpus())
 
 
 def row_kernel(flags: set[str]) -> Callable:

@@ -255,6 +255,9 @@ team.GRAIN = team.WORTH_WAKING = 1
 x = np.linspace(-1, 1, 4096).astype(np.float32)
 expected = x / (1 + np.exp(-x))
 
+def use(n):
+    team.n_threads = lambda: n
+
 def work():
     assert np.allclose(nn.silu(x), expected, atol=1e-6)
 
@@ -286,8 +289,8 @@ def run(code, **environment):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_program_ends(ending):
-    for n in ("2", "5"):
-        run(PROGRAM + ENDINGS[ending], NUMBA_NUM_THREADS=n)
+    for n in (2, 5):
+        run(f"{PROGRAM}\nuse({n}); {ENDINGS[ending]}")
 
 
 def test_one_thread_has_no_helpers():
@@ -328,19 +331,14 @@ def test_a_system_without_another_thread(threads, monkeypatch):
     assert (rows == 1).all() and team.team(7).threads == []
 
 
-def test_the_number_of_threads(monkeypatch):
-    """A container may use less time than Numba counts CPUs; who sets a number gets that number."""
-    assert n_threads() >= 1
-    monkeypatch.setattr(team.settings, "NUMBA_NUM_THREADS", 64)
-    for environment, usable, expected in (({}, 3, 3), ({"NUMBA_NUM_THREADS": "64"}, 3, 64)):
-        team._n_wanted.cache_clear()
-        monkeypatch.setattr(team, "usable_cpus", lambda usable=usable: usable)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        if not environment:
-            monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
-        assert team.n_threads() == expected
-    team._n_wanted.cache_clear()
+@pytest.mark.parametrize(("wanted", "usable", "expected"), [(64, 3, 3), (2, 3, 2), (1, 8, 1)])
+def test_the_number_of_threads(wanted, usable, expected, monkeypatch):
+    """Who asks for more threads than CPUs, or than a container may use, gets as many as help."""
+    monkeypatch.setattr(team.settings, "NUMBA_NUM_THREADS", wanted)
+    monkeypatch.setattr(team, "usable_cpus", lambda: usable)
+    team._n_useful.cache_clear()
+    assert n_threads() == (1 if team.settings.DISABLE_JIT else expected)
+    team._n_useful.cache_clear()
 
 
 def test_parts_do_not_depend_on_threads():
