@@ -1,8 +1,9 @@
-"""What several test files use: small models, small runs, and the command line."""
+"""What several test files use: small models, small runs, GGUF files, and the command line."""
 
 import json
 import os
 import signal
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from autograd.reading import read_tensors
 from npgpt import GPT, GPTConfig
 from npgpt.cli import main
+from npgpt.tokenizers.huggingface import byte_letters
 from npgpt.training.config import TrainConfig
 from npgpt.training.display import Display
+from npgpt.weights.gguf import QUANTIZED
 
 ROOT = Path(__file__).parent.parent  # of the repository
 
@@ -92,3 +95,112 @@ def same_runs(a, b):
     progress = [json.loads(m["progress"]) for m in (mx, my)]
     assert [p.pop("elapsed_seconds") > 0 for p in progress] == [True, True]
     assert progress[0] == progress[1]
+
+
+# ---- GGUF files
+
+GGUF_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "BF16": 30}
+
+
+def write_gguf(path, metadata, tensors, version=3, alignment=32):
+    """Write a GGUF file.
+
+    A tensor is a pair of its type and an array: the values, or of a quantized tensor the blocks
+    (out, in / 32), as they are stored. A metadata value is a number, a text, or a list of these.
+    """
+    head = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(metadata))
+    for key, value in metadata.items():
+        head += gguf_text(key) + gguf_value(value)
+    data = b""
+    for name, (kind, array) in tensors.items():
+        is_quantized = array.dtype.names is not None
+        shape = (*array.shape[:-1], array.shape[-1] * 32) if is_quantized else array.shape
+        axes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])
+        head += gguf_text(name) + axes + struct.pack("<IQ", GGUF_TYPES[kind], len(data))
+        data += array.tobytes()
+        data += bytes(-len(data) % alignment)
+    path.write_bytes(head + bytes(-len(head) % alignment) + data)
+
+
+def gguf_text(text):
+    """Return a text as a GGUF file has it."""
+    content = text.encode()
+    return struct.pack("<Q", len(content)) + content
+
+
+def gguf_value(value):
+    """Return the number of a value's type, and the value."""
+    if isinstance(value, list):
+        parts = [gguf_value(each) for each in value] or [gguf_value(0)]
+        return struct.pack("<I4sQ", 9, parts[0][:4], len(value)) + b"".join(
+            part[4:] for part in parts[: len(value)]
+        )
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + gguf_text(value)
+    kind, form = {bool: (7, "?"), int: (4, "I"), float: (6, "f")}[type(value)]
+    return struct.pack(f"<I{form}", kind, value)
+
+
+def gguf_vocabulary(**changes):
+    """Return the metadata of a tokenizer of 259 tokens that cuts as SmolLM2's."""
+    tokens = ["<|end|>", *byte_letters().values(), "th", "the"]
+    metadata = {
+        "model": "gpt2",
+        "pre": "smollm",
+        "tokens": tokens,
+        "token_type": [3] + [1] * 258,
+        "merges": ["t h", "th e"],
+        "eos_token_id": 0,
+    }
+    return {f"tokenizer.ggml.{key}": value for key, value in (metadata | changes).items()}
+
+
+def gguf_llama(kinds=None, seed=0, n_layer=2, **changes):
+    """Return the metadata and the tensors of a Llama of 64 channels, 4 heads and 2 of keys.
+
+    `kinds` has the type of a matrix whose name ends with the key; others are of type F32.
+    """
+    C, D, F, V = 64, 16, 96, 259
+    shapes = {"token_embd.weight": (V, C), "output_norm.weight": (C,)}
+    for i in range(n_layer):
+        of_block = {"attn_q": (4 * D, C), "attn_k": (2 * D, C), "attn_v": (2 * D, C),
+                    "attn_output": (C, 4 * D), "ffn_gate": (F, C), "ffn_up": (F, C),
+                    "ffn_down": (C, F), "attn_norm": (C,), "ffn_norm": (C,)}  # fmt: skip
+        shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in of_block.items()}
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in shapes.items():
+        kind = next(
+            (k for end, k in (kinds or {}).items() if name.endswith(f"{end}.weight")), "F32"
+        )
+        tensors[name] = kind, draw_gguf(kind, shape, rng)
+    metadata = {
+        "block_count": n_layer,
+        "context_length": 32,
+        "embedding_length": C,
+        "feed_forward_length": F,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 10000.0,
+    }
+    metadata = {f"llama.{key}": value for key, value in (metadata | changes).items()}
+    return {"general.architecture": "llama"} | metadata | gguf_vocabulary(), tensors
+
+
+def draw_gguf(kind, shape, rng):
+    """Return random values of a type, or random blocks."""
+    if kind in QUANTIZED:
+        blocks = np.empty((*shape[:-1], shape[-1] // 32), QUANTIZED[kind].block)
+        for field in blocks.dtype.names:
+            part = blocks[field]
+            part[...] = (
+                rng.integers(0, 256, part.shape).astype(part.dtype)
+                if field == "q"
+                else {"Q8_0": 0.002}.get(kind, 0.03) * rng.standard_normal(part.shape)
+            )
+        return blocks
+    values = (0.2 * rng.standard_normal(shape) + (len(shape) == 1)).astype(np.float32)
+    if kind == "BF16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16)
+    return values.astype({"F32": np.float32, "F16": np.float16}[kind])

@@ -11,7 +11,7 @@ import base64
 import functools
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ Part = TypeVar("Part", str, bytes)
 
 
 class BPETokenizer(Tokenizer):
-    """A byte-pair encoding over bytes, which can encode any text.
+    """A byte-pair encoding over bytes, which can encode any text whose bytes are tokens.
 
     Encoding has two steps. The pattern cuts the text into pieces: each match is a piece, and the
     text between two matches is a piece, too. Then the neighbours in each piece merge: of all pairs
@@ -43,7 +43,7 @@ class BPETokenizer(Tokenizer):
     ----------
     ranks : mapping of bytes to int
         The id of each token. A token with a lower id merges first. The 256 single bytes must be
-        tokens.
+        tokens, unless `lacks` names them.
     pattern : str or sequence of str, optional
         The regular expression whose matches are pieces; GPT-2's if not given. If there are several
         patterns, the second cuts the pieces that the first has made, and so on.
@@ -65,6 +65,10 @@ class BPETokenizer(Tokenizer):
         Whether to encode a text as if a space stood before it, if it does not begin with a space.
     unreached : mapping of bytes to int, optional
         The ids of tokens that no merge makes. Decoding knows them; encoding never returns them.
+    lacks : collection of int, optional
+        The single bytes that are no tokens. Encoding leaves them out of a text, as the tokenizers
+        library does. For example, the vocabulary of SmolLM2 lacks 21 bytes: some that no UTF-8 has,
+        and some control characters.
 
     Raises
     ------
@@ -100,6 +104,7 @@ class BPETokenizer(Tokenizer):
         normalizer: Mapping[str, Any] | None = None,
         add_prefix_space: bool = False,
         unreached: Mapping[bytes, int] | None = None,
+        lacks: Collection[int] = (),
     ) -> None:
         added = [AddedToken(token, i) for token, i in (special_tokens or {}).items()]
         added += added_tokens
@@ -114,10 +119,12 @@ class BPETokenizer(Tokenizer):
                 f"{name}: an id stands for two tokens, or a token is added twice; each token must "
                 "have an id of its own"
             )
-        if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
+        missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+        if missing != [*lacks]:
             raise UserError(
-                f"{name}: {len(missing)} of the 256 single bytes are no tokens, the first of them "
-                f"is {missing[0]}; an encoding without these bytes cannot encode every text"
+                f"{name}: {len(missing)} of the 256 single bytes are no tokens, from "
+                f"{missing[:1]} on, and {len(lacks)} may lack; an encoding without these bytes "
+                "cannot encode every text"
             )
         super().__init__(tokens, added, before, after)
         import tiktoken
@@ -135,7 +142,7 @@ class BPETokenizer(Tokenizer):
             raise UserError(f"{name}: the pattern is no regular expression: {error}") from None
         self.ranks, self.pattern, self.name, self.kind = ranks, pattern, name, kind
         self.normalizer, self.add_prefix_space = normalizer, add_prefix_space
-        self.unreached = unreached
+        self.unreached, self.lacks = unreached, bytes(missing)
         self._patterns = patterns
 
     def normalize(self, text: str) -> str:
@@ -144,6 +151,8 @@ class BPETokenizer(Tokenizer):
 
     def _encode(self, text: str) -> ndarray:
         text = self._with_space(text)
+        if self.lacks and len(self._without_lacking(text)) < len(text.encode()):
+            return self._encode_pieces(text)
         whole = cut_by(self._patterns[:-1], [text])
         try:
             ids = [i for piece in whole for i in self._encoding.encode_ordinary(piece)]
@@ -155,9 +164,18 @@ class BPETokenizer(Tokenizer):
                 raise
             covered = False
         if not covered:  # tiktoken drops the text between two matches, so we cut the text here
-            pieces = cut_by(self._patterns, [text])
-            ids = [i for piece in pieces for i in self._encoding._encode_single_piece(piece)]
+            return self._encode_pieces(text)
         return np.array(ids, np.int64)
+
+    def _encode_pieces(self, text: str) -> ndarray:
+        """Return the ids of a text that is cut here, not by tiktoken."""
+        pieces = map(self._without_lacking, cut_by(self._patterns, [text]))
+        ids = [i for piece in pieces if piece for i in self._encoding._encode_single_piece(piece)]
+        return np.array(ids, np.int64)
+
+    def _without_lacking(self, text: str) -> bytes:
+        """Return the bytes of a text, without those that are no tokens."""
+        return text.encode().translate(None, self.lacks)
 
     def _with_space(self, text: str) -> str:
         return f" {text}" if self.add_prefix_space and text and text[0] != " " else text
@@ -182,7 +200,8 @@ class BPETokenizer(Tokenizer):
         [[b'a'], [b' ', b'b']]
         """
         pieces = cut_by(self._patterns, [self._with_space(self.normalize(text))])
-        return [[bytes([byte]) for byte in piece.encode()] for piece in pieces]
+        found = ([bytes([byte]) for byte in self._without_lacking(piece)] for piece in pieces)
+        return [piece for piece in found if piece]
 
     def merge_steps(self, piece: Sequence[bytes]) -> Iterator[list[bytes]]:
         """Yield the parts of a piece after each merge; the last list is the piece's tokens.
@@ -233,6 +252,7 @@ class BPETokenizer(Tokenizer):
             "normalizer": self.normalizer,
             "add_prefix_space": self.add_prefix_space,
             "unreached": format_ranks(self.unreached),
+            "lacks": list(self.lacks),
         }
         return {
             "name": self.name,

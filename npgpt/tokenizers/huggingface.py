@@ -164,6 +164,7 @@ def _read_steps(values: dict[str, Any], path: Path) -> Tokenizer:
         patterns.append(PATTERN)
     tokenizer = make_byte_level(
         vocab, merges, added, path, path, bool(model.get("ignore_merges")),
+        may_lack_bytes=model.get("unk_token") is None,
         pattern=patterns or [EVERYTHING], before=before, after=after,
         normalizer=values.get("normalizer"), add_prefix_space=prefix,
     )  # fmt: skip
@@ -417,6 +418,7 @@ def make_byte_level(
     vocab_file: Path,
     merges_file: Path,
     ignore_merges: bool = False,
+    may_lack_bytes: bool = False,
     **options: Any,
 ) -> BPETokenizer:
     """Return the byte-pair encoding of a vocabulary that spells bytes as letters.
@@ -438,6 +440,8 @@ def make_byte_level(
         The files, for messages.
     ignore_merges : bool
         Whether a piece that is a token becomes this token even if no merges make the token.
+    may_lack_bytes : bool
+        Whether bytes that are no tokens are left out of texts; see `BPETokenizer`.
     **options
         Options of `BPETokenizer`.
 
@@ -448,12 +452,16 @@ def make_byte_level(
         merges are not those that follow from the ids.
     """
     letters = {letter: byte for byte, letter in byte_letters().items()}
+    lacks = [letters[x] for x in letters if x not in vocab] if may_lack_bytes else []
+    single = [letter for letter, byte in letters.items() if byte not in lacks]
 
-    def spelled(token: str) -> bytes:
-        return bytes(letters[letter] for letter in token)
+    characters = str.maketrans({letter: chr(byte) for letter, byte in letters.items()})
+
+    def spelled(token: str) -> bytes:  # of letters only
+        return token.translate(characters).encode("latin-1")
 
     made = list(map("".join, merges))
-    for token in [*letters, *made, *(part for pair in merges for part in pair)]:
+    for token in [*single, *made, *(part for pair in merges for part in pair)]:
         if token not in vocab:
             raise UserError(
                 f"{vocab_file} lacks the token {brief(token)}, which a merge in {merges_file.name} "
@@ -462,7 +470,7 @@ def make_byte_level(
     added_contents = {token.content for token in added or ()}
     whole = [t for t in vocab if {*t} <= letters.keys() and t not in added_contents and t]
     ranks, last = {}, -1
-    for token in dict.fromkeys([*letters, *made, *(whole if ignore_merges else ())]):
+    for token in dict.fromkeys([*single, *made, *(whole if ignore_merges else ())]):
         if not set(token) <= letters.keys():
             raise UserError(f"{token!r} in {merges_file} is not made of bytes")
         ranks[spelled(token)] = vocab[token]
@@ -485,8 +493,10 @@ def make_byte_level(
         for token, i in rest.items()
         if token not in added_contents
     }
-    name = vocab_file.resolve().parent.name
-    return BPETokenizer(ranks, name=name, added_tokens=added, unreached=unreached, **options)
+    options.setdefault("name", vocab_file.resolve().parent.name)
+    return BPETokenizer(
+        ranks, added_tokens=added, unreached=unreached, lacks=sorted(lacks), **options
+    )
 
 
 def make_byte_level_of_bytes(name: str) -> BPETokenizer:
@@ -667,7 +677,7 @@ def _byte_level(tokenizer: BPETokenizer) -> dict[str, Any]:
     tokens = sorted([*tokenizer.ranks.items(), *tokenizer.unreached.items()], key=lambda t: t[1])
     vocab = {letters_of(token): i for token, i in tokens}
     merges = [(letters_of(left), letters_of(right)) for left, right in tokenizer.merges]
-    has_whole = len(merges) + 256 < len(tokenizer.ranks)
+    has_whole = len(merges) + 256 - len(tokenizer.lacks) < len(tokenizer.ranks)
     return _bpe(vocab, merges, None, None, has_whole)
 
 

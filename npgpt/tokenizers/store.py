@@ -33,6 +33,7 @@ from npgpt.errors import UserError
 from npgpt.files import home
 from npgpt.tokenizers.base import AddedToken, ByteTokenizer, CharTokenizer, TokenId, Tokenizer
 from npgpt.tokenizers.bpe import BPETokenizer, format_ranks, parse_ranks
+from npgpt.tokenizers.gguf import read_gguf_tokenizer
 from npgpt.tokenizers.gpt1 import GPT1Tokenizer
 from npgpt.tokenizers.huggingface import make_from_pair, parse_merges, read_hugging_face
 from npgpt.tokenizers.templates import describe_template, read_chat_template
@@ -201,13 +202,16 @@ def read_tokenizer(path: Path) -> Tokenizer:
         - a ``.tiktoken`` file, beside which a JSON file has the pattern and the special tokens
           (a published ``.tiktoken`` file needs no JSON file),
         - ``vocab.json`` or ``merges.txt``, of which the other is in the same folder,
-        - ``tokenizer.json``, ours or Hugging Face's.
+        - ``tokenizer.json``, ours or Hugging Face's,
+        - a ``.gguf`` file.
 
     Raises
     ------
     UserError
         If there is no tokenizer, or a file is missing or damaged.
     """
+    if path.suffix == ".gguf":
+        return read_gguf_tokenizer(path)
     folder = path if path.is_dir() else path.parent
     return read_together(folder, _is_of_tokenizer, lambda: _read_with_template(path, folder))
 
@@ -249,7 +253,7 @@ def _read(path: Path) -> Tokenizer:
         return tokenizer_of(values, path)
     raise UserError(
         f"{path} is no tokenizer; give a .tiktoken file, vocab.json (merges.txt stands beside it), "
-        "or a folder with them"
+        "a folder with them, or a .gguf file"
     )
 
 
@@ -300,6 +304,7 @@ class OurBPE(OurFile):
     normalizer: NotRequired[dict[str, Any] | None]
     add_prefix_space: NotRequired[bool]
     unreached: NotRequired[str]
+    lacks: NotRequired[list[TokenId]]
 
 
 class OurTemplate(TypedDict):
@@ -362,6 +367,7 @@ def _bpe(ranks: dict[bytes, int], values: dict[str, Any], path: Path) -> BPEToke
         normalizer=values.get("normalizer"),
         add_prefix_space=values.get("add_prefix_space", False),
         unreached=parse_ranks(values.get("unreached", ""), path),
+        lacks=values.get("lacks", ()),
         **_rare(values),
     )  # fmt: skip
 

@@ -115,11 +115,21 @@ class Mapped:
         if np.may_share_memory(values, raw):
             if not values.flags.aligned or os.name == "nt":  # Windows locks a file that is mapped
                 values = values.copy()
-        elif hasattr(self.buffer, "madvise"):  # after a copy, the file's pages need no memory
-            first = -(-self.start // mmap.PAGESIZE) * mmap.PAGESIZE
-            if self.stop > first:
-                self.buffer.madvise(mmap.MADV_DONTNEED, first, self.stop - first)
+        else:
+            release_pages(self.buffer, self.start, self.stop)
         return values
+
+
+def release_pages(buffer: mmap.mmap, start: int, stop: int) -> None:
+    """Give the pages of a tensor whose values were copied back to the system, where it can.
+
+    Pages that hold a part of another tensor are kept: that tensor may be a parameter which was
+    changed in memory.
+    """
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = stop // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0 and hasattr(buffer, "madvise"):
+        buffer.madvise(mmap.MADV_DONTNEED, first, length)
 
 
 class Index(TypedDict):

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import gguf_llama, write_gguf
 from hypothesis import settings
 from rich.console import Console
 
@@ -41,6 +43,8 @@ from npgpt.training.data import read_text as read_corpus
 from npgpt.training.folder import RunFolder
 from npgpt.training.metrics import Metrics
 from npgpt.training.replay import Replay
+from npgpt.weights.gguf import open_gguf
+from npgpt.weights.gguf_model import name_tensors, read_config
 from npgpt.weights.load import load_pretrained
 
 TEXT = "to be, or not to be: that is the question.\n" * 20
@@ -87,6 +91,18 @@ def read_safetensors(path):
     from autograd.reading import read_tensors
 
     return read_tensors(path)
+
+
+def make_gguf(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    write_gguf(folder / "tiny.gguf", *gguf_llama({"ffn_up": "Q4_1"}, n_layer=1))
+
+
+def read_gguf(folder):
+    file = open_gguf(folder / "tiny.gguf")
+    for tensor in name_tensors(file, read_config(file)).values():
+        tensor.read(np.float32)
+    read_any_tokenizer(folder / "tiny.gguf", folder)
 
 
 def make_release(folder):
@@ -228,12 +244,12 @@ def make_hugging_face(folder):
     (folder / "tokenizer.json").write_text(json.dumps(values))
 
 
-def read_any_tokenizer(folder):
-    tokenizer = load_tokenizer(folder)
+def read_any_tokenizer(path, folder=None):
+    tokenizer = load_tokenizer(path)
     ids = tokenizer.encode("to be", allowed_special="all")
     "".join(tokenizer.decode_stream(ids))
     tokenizer.decode(ids, skip_special_tokens=True)
-    again = folder / "again"
+    again = (folder or path) / "again"
     _save(tokenizer, again)
     load_tokenizer(again)
 
@@ -296,6 +312,7 @@ def read_texts(folder):
 KINDS = {
     "model": (make_model, read_model),
     "sharded model": (make_sharded, read_model),
+    "gguf": (make_gguf, read_gguf),
     "release": (make_release, load_pretrained),
     "run": (make_run, read_run),
     "train.toml": (make_toml, read_toml_config),
@@ -425,6 +442,8 @@ def _mutated(path, content, rng):
         text = "\n".join(lines)
     elif path.suffix == ".safetensors" and way < 0.7:
         content = mutate_safetensors(content, rng)
+    elif path.suffix == ".gguf" and way < 0.7:
+        content = mutate_gguf(content, rng)
     elif path.suffix == ".npy" and way < 0.5:
         content = content.replace(b"(", b"(-" if way < 0.2 else b"(9" * rng.randrange(30), 1)
     else:
@@ -452,6 +471,41 @@ def mutate_safetensors(content, rng):
         new = mutate_json(header, rng)
     new = new.encode("utf-8", "surrogatepass")
     return struct.pack("<Q", len(new)) + new + content[8 + length :]
+
+
+NUMBERS = [
+    0,
+    1,
+    2,
+    3,
+    4,
+    7,
+    8,
+    9,
+    12,
+    31,
+    33,
+    64,
+    2**15,
+    2**20,
+    2**31,
+    2**32,
+    2**60,
+    2**63,
+    2**64 - 1,
+]
+
+
+def mutate_gguf(content, rng):
+    """Change a number of the header; or lengths, types and values of an entry of metadata."""
+    form = rng.choice(["<I", "<Q"])
+    value = rng.choice(NUMBERS) % 2 ** (8 * struct.calcsize(form))
+    places = [8, 16]  # how many tensors and entries there are
+    for key in re.findall(rb"(?:general|llama|tokenizer|blk|token_embd|output)[\w.]*", content):
+        end = content.index(key) + len(key)
+        places += [end - len(key) - 8, *range(end, end + 32, 4)]
+    place = rng.choice(places)
+    return content[:place] + struct.pack(form, value) + content[place + struct.calcsize(form) :]
 
 
 # ---- the limits

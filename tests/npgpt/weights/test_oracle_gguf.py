@@ -1,0 +1,124 @@
+"""GGUF files against llama.cpp's own library and the tokenizers library."""
+
+import os
+
+import numpy as np
+import pytest
+from helpers import gguf_vocabulary, write_gguf
+from hypothesis import given
+from hypothesis import strategies as st
+
+if os.environ.get("NPGPT_TEST_ALL") == "1":
+    import gguf
+    import tokenizers
+else:
+    gguf = pytest.importorskip("gguf")
+    tokenizers = pytest.importorskip("tokenizers")
+from tokenizers import decoders, models, pre_tokenizers  # noqa: E402
+
+from npgpt import load_tokenizer  # noqa: E402
+from npgpt.tokenizers import train_bpe  # noqa: E402
+from npgpt.tokenizers.gguf import PATTERNS, WHOLE  # noqa: E402
+from npgpt.tokenizers.huggingface import byte_letters, write_hugging_face  # noqa: E402
+from npgpt.weights.gguf import QUANTIZED, open_gguf  # noqa: E402
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", *QUANTIZED])
+def test_a_file_of_the_library(kind, tmp_path):
+    """Metadata and values of a file that the library wrote are those that the library reads."""
+    path, rng = tmp_path / "a.gguf", np.random.default_rng(0)
+    weight, scale = rng.standard_normal((24, 96), np.float32), np.ones(7, np.float32)
+    number = gguf.GGMLQuantizationType[kind]
+    packed = gguf.quants.quantize(weight, number)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_custom_alignment(64)
+    writer.add_rope_freq_base(1e5)
+    writer.add_array("tokens", ["a", "é", ""])
+    writer.add_array("numbers", [1, 2, 3])
+    writer.add_bool("yes", True)
+    writer.add_tensor("scale", scale)
+    writer.add_tensor("w", packed, raw_dtype=number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = open_gguf(path)
+    assert found.metadata["general.architecture"] == "llama"
+    assert found.metadata["llama.rope.freq_base"] == 1e5 and found.metadata["yes"] is True
+    assert found.metadata["tokens"] == ["a", "é", ""]
+    assert found.metadata["numbers"].tolist() == [1, 2, 3]
+    assert np.array_equal(found.tensors["scale"].read(np.float32), scale)
+    expected = gguf.quants.dequantize(packed, number)
+    values = found.tensors["w"].read(np.float32)
+    assert values.shape == weight.shape and np.array_equal(values, expected)
+
+
+# ---- tokenizers
+
+
+def tokenizer_of(tokens, merges, special, cut):
+    """Return what the tokenizers library makes of a vocabulary and a name of llama.cpp's."""
+    vocab = {token: i for i, token in enumerate(tokens)}
+    pairs = [tuple(line.split(" ")) for line in merges]
+    made = tokenizers.Tokenizer(models.BPE(vocab, pairs, ignore_merges=cut in WHOLE))
+    if cut in ("gpt-2", "smollm"):
+        digits = [pre_tokenizers.Digits(individual_digits=True)] if cut == "smollm" else []
+        steps = [*digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    else:
+        words = pre_tokenizers.Split(tokenizers.Regex(PATTERNS[cut][0]), "isolated")
+        steps = [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    made.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(
+        [tokenizers.AddedToken(token, special=True, normalized=False) for token in special]
+    )
+    return made
+
+
+PARTS = [
+    "def f(x):\n    return x[0] ** 2\n", "1234567", "3.14159e-10", "   ", "\n\n\n", "\t", "\r\n",
+    " the", "The", "don't", "WE'LL", "今天天气很好", "，", "😀👩\u200d👩\u200d👧", "é", "e\u0301",
+    "½²٣", "ß", " ", "\u00a0", "\u3000", "\x04", "\x1d", "\U00040000", "<|end|>", "<|im_start|>",
+    "a", "!?", "_",
+]  # fmt: skip
+TEXT = st.lists(st.one_of(st.sampled_from(PARTS), st.text(max_size=8))).map("".join)
+
+
+@pytest.fixture(scope="module", params=PATTERNS)
+def pair(request, tmp_path_factory):
+    """A small tokenizer in a GGUF file, and the same of the tokenizers library."""
+    cut = request.param
+    path = tmp_path_factory.mktemp("gguf") / "a.gguf"
+    letters = byte_letters()
+    trained = train_bpe("".join(PARTS) * 3 + "the then there", 330, special_tokens=())
+    spelled = {token: "".join(letters[byte] for byte in token) for token in trained.ranks}
+    lacking = {letters[4], letters[0xF1]} if cut == "smollm" else set()
+    tokens = ["<|end|>", *(token for token in spelled.values() if token not in lacking)]
+    merges = [f"{spelled[left]} {spelled[right]}" for left, right in trained.merges]
+    kept = [line for line in merges if not lacking & {*line}]
+    tokens = [token for token in tokens if not lacking & {*token}]
+    kinds = [3] + [1] * (len(tokens) - 1)
+    changes = {"pre": cut, "tokens": tokens, "token_type": kinds, "merges": kept,
+               "add_bos_token": False}  # fmt: skip
+    write_gguf(path, gguf_vocabulary(**changes), {})
+    return load_tokenizer(path), tokenizer_of(tokens, kept, ["<|end|>"], cut)
+
+
+@given(text=TEXT)
+def test_a_tokenizer_is_that_of_the_library(text, pair):
+    ours, theirs = pair
+    ids = ours.encode(text, allowed_special="all")
+    expected = theirs.encode(text, add_special_tokens=False).ids
+    assert ids.tolist() == expected
+    assert ours.decode(ids) == theirs.decode(expected, skip_special_tokens=False)
+
+
+def test_an_exported_tokenizer(pair, tmp_path):
+    """What `npgpt export` writes is read the same by the tokenizers library, and by us."""
+    ours, theirs = pair
+    write_hugging_face(ours, tmp_path)
+    again = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in ["".join(PARTS), *PARTS]:
+        expected = theirs.encode(text, add_special_tokens=False).ids
+        assert again.encode(text, add_special_tokens=False).ids == expected
+        assert load_tokenizer(tmp_path).encode(text, allowed_special="all").tolist() == expected
