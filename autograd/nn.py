@@ -21,6 +21,7 @@ from autograd.ops.index import scatter_add, topk
 from autograd.ops.loss import binary_cross_entropy_with_logits, cross_entropy, mse_loss, nll_loss
 from autograd.ops.normalization import layer_norm, log_softmax, rms_norm, softmax
 from autograd.ops.reduce import logsumexp
+from autograd.ops.rotary import rope
 
 __all__ = [name for name in dir() if not name.startswith("_")]
 

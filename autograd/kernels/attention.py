@@ -93,8 +93,9 @@ def _attention(numbers, q, k, v, masks, out, largests, mask, sizes, window, scal
     k_panels, v_rest = new_panels(depth, n_keys, out), new_rest(n_keys, width, out)
     columns = k_panels.shape[2]
     for h in range(numbers.size):
-        pack(k_panels, matrix_at(out, k[h], n_keys, k_row, depth), True, scale)  # scale K^T
-        pack_rest(v_rest, matrix_at(out, v[h], n_keys, v_row, width))
+        if h == 0 or k[h] != k[h - 1] or v[h] != v[h - 1]:  # else the panels of h - 1 are its own
+            pack(k_panels, matrix_at(out, k[h], n_keys, k_row, depth), True, scale)  # scale K^T
+            pack_rest(v_rest, matrix_at(out, v[h], n_keys, v_row, width))
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
@@ -159,10 +160,26 @@ def drop(row, key, first, threshold, factor):
 def _attention_vjp(
     numbers, q, k, v, masks, g, largests, g_q, g_k, g_v, mask, sizes, window, scale, drops
 ):  # fmt: skip
-    """Compute the gradients of query, key and value from ``g (heads, T, V)``.
+    """Compute the gradients of query, key and value from ``g (groups, heads, T, V)``.
 
-    ``g_q (heads, T, D)``, ``g_k (heads, S, D)`` and ``g_v (heads, S, V)`` are written; g_k and g_v
-    begin as zeros, since each block of queries adds to them.
+    The heads of a group share their keys: ``g_q (groups, heads, T, D)``, ``g_k (groups, S, D)``,
+    ``g_v (groups, S, V)``. A group has one head if all heads have keys of their own.
+    """
+    for i in range(len(g_k)):
+        _group_vjp(
+            numbers[i], q[i], k[i], v[i], masks[i], g[i], largests[i], g_q[i], g_k[i], g_v[i],
+            mask, sizes, window, scale, drops,
+        )  # fmt: skip
+
+
+@inline(EXACT)
+def _group_vjp(
+    numbers, q, k, v, masks, g, largests, g_q, g_k, g_v, mask, sizes, window, scale, drops
+):  # fmt: skip
+    """Compute the gradients of the queries of some heads, and of the keys that these share.
+
+    ``g_q (heads, T, D)``, ``g_k (S, D)`` and ``g_v (S, V)`` are written; g_k and g_v begin as
+    zeros, since each head and each block of queries adds to them.
     """
     real = g.dtype.type
     n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
@@ -173,11 +190,11 @@ def _attention_vjp(
     p, ds, s_row = weights.ctypes.data, slopes.ctypes.data, weights.shape[1] * size
     k_panels, v_panels = new_panels(depth, n_keys, g), new_panels(width, n_keys, g)
     k_rest, columns = new_rest(n_keys, depth, g), k_panels.shape[2]
+    keys = matrix_at(g, k[0], n_keys, k_row, depth)
+    pack(k_panels, keys, True, scale)  # scale K^T
+    pack(v_panels, matrix_at(g, v[0], n_keys, v_row, width), True, real(1))  # V^T
+    pack_rest(k_rest, keys)
     for h in range(numbers.size):
-        keys = matrix_at(g, k[h], n_keys, k_row, depth)
-        pack(k_panels, keys, True, scale)  # scale K^T
-        pack(v_panels, matrix_at(g, v[h], n_keys, v_row, width), True, real(1))  # V^T
-        pack_rest(k_rest, keys)
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
@@ -225,7 +242,7 @@ def _attention_vjp(
                     array[i, high - first : end - first] = 0
             # Three products: P^T g is added to the gradient of the values, dS K is that of the
             # queries, and dS^T Q is added to that of the keys.
-            there = g_v[h, first:].ctypes.data
+            there = g_v[first:].ctypes.data
             multiply(
                 end - first, width, rows, p, size, s_row, g_rows, width * size,
                 g_rest, 0, 0, there, width * size, there, width * size,
@@ -235,7 +252,7 @@ def _attention_vjp(
                 k[h] + first * k_row * size, k_row * size, k_rest, 0, first, 0, 0,
                 g_q[h, start:].ctypes.data, depth * size,
             )  # fmt: skip
-            there = g_k[h, first:].ctypes.data
+            there = g_k[first:].ctypes.data
             multiply(
                 end - first, depth, rows, ds, size, s_row, q_rows, q_row * size,
                 q_rest, 0, 0, there, depth * size, there, depth * size,
@@ -265,12 +282,17 @@ def attention_vjp(
     if call is None or needs[3] or not takes(g, query):
         return NotImplemented
     _alive, heads, static = call
-    n = len(heads[0])
+    n, groups = len(heads[0]), math.prod(key.shape[:-2])
+    numbers = numbers_of(key.shape[:-2], query.shape[:-2])
+    if not np.array_equal(numbers, np.repeat(np.arange(groups), n // groups)):
+        return NotImplemented  # the heads that share their keys do not lie side by side
+    heads = [x.reshape(groups, -1) for x in heads]
     g = np.ascontiguousarray(g)
     g_query = np.empty(query.shape, query.dtype)
     g_key, g_value = np.zeros(key.shape, key.dtype), np.zeros(value.shape, value.dtype)
-    g, *results = (x.reshape(n, *x.shape[-2:]) for x in (g, g_query, g_key, g_value))
-    largest = largest.reshape(n, query.shape[-2])  # (heads, T)
+    g, g_rows = (x.reshape(groups, -1, *x.shape[-2:]) for x in (g, g_query))
+    results = g_rows, *(x.reshape(groups, *x.shape[-2:]) for x in (g_key, g_value))
+    largest = largest.reshape(groups, -1, query.shape[-2])  # (groups, heads, T)
     split(_attention_vjp, (*heads, g, largest, *results), *static, size=work(query, key))
     return g_query, g_key, g_value, None
 
@@ -281,7 +303,7 @@ def work(query, key):
     The scores count one each. Reading a key costs as much as depth / 16 scores, which matters for a
     single query.
     """
-    return key.size // key.shape[-1] * (query.shape[-2] + key.shape[-1] // 16)
+    return query.size // query.shape[-1] * key.shape[-2] + key.size // 16
 
 
 def prepare(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
@@ -296,12 +318,15 @@ def prepare(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, win
     if not (query.size and key.size and value.size):
         return None
     (n_queries, depth), (n_keys, width) = query.shape[-2:], value.shape[-2:]
-    mask, masks = NO_MASK, mask_numbers((), query.shape[:-2])
+    mask, masks = NO_MASK, numbers_of((), query.shape[:-2])
     if attn_mask is not None:
         mask, masks = masks_of_heads(attn_mask, query.shape[:-2], n_keys, query.dtype)
     window = min(window_size or n_queries, n_queries) if is_causal else 0
     drops = mask_constants(dropout_p, seed, query.dtype)  # a threshold of 0 means no dropout
     matrices, addresses, row_lengths = zip(*map(by_address, (query, key, value)), strict=True)
+    if key.shape[:-2] != query.shape[:-2]:
+        numbers = numbers_of(key.shape[:-2], query.shape[:-2])
+        addresses = addresses[0], addresses[1][numbers], addresses[2][numbers]
     sizes = n_queries, n_keys, depth, width, *row_lengths
     heads = np.arange(len(addresses[0])), *addresses, masks
     return matrices, heads, (mask, sizes, window, query.dtype.type(scale), drops)
@@ -319,7 +344,7 @@ def masks_of_heads(mask, lead, n_keys, dtype):
     rows = mask.shape[-2] if mask.ndim > 1 else 1
     if mask.ndim < 2 or mask.shape[-1] != n_keys:
         mask = np.broadcast_to(mask, (*mask.shape[:-2], rows, n_keys))
-    masks = mask_numbers(mask.shape[:-2], lead)
+    masks = numbers_of(mask.shape[:-2], lead)
     # Numba compiles a second version of a kernel for read-only arrays, so we ask for a writable
     # array, which is copied if the mask was not.
     mask = np.require(mask, bool if mask.dtype == bool else dtype, "CW")
@@ -327,9 +352,12 @@ def masks_of_heads(mask, lead, n_keys, dtype):
 
 
 @lru_cache(maxsize=64)
-def mask_numbers(masks_lead, lead):
-    """Return for each head the number of its mask; the leading axes of the masks broadcast."""
-    numbers = np.arange(math.prod(masks_lead)).reshape(masks_lead)
+def numbers_of(few, lead):
+    """Return for each head the number of its mask, or of its keys, whose leading axes broadcast.
+
+    For ``few`` = (2, 1) and ``lead`` = (2, 3), that is [0, 0, 0, 1, 1, 1].
+    """
+    numbers = np.arange(math.prod(few)).reshape(few)
     return np.array(np.broadcast_to(numbers, lead)).reshape(-1)
 
 

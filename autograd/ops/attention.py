@@ -33,6 +33,7 @@ def scaled_dot_product_attention(
     scale=None,
     generator=None,
     window_size=None,
+    enable_gqa=False,
 ):
     """softmax(query key^T scale + mask) value, as PyTorch's function of that name.
 
@@ -44,6 +45,7 @@ def scaled_dot_product_attention(
     query : Tensor or ndarray, (..., T, D)
     key : Tensor or ndarray, (..., S, D)
     value : Tensor or ndarray, (..., S, V)
+        The leading axes of `key` and `value` are those of `query`; an axis of 1 is broadcast.
     attn_mask : Tensor or ndarray, broadcasting to (..., T, S), optional
         Booleans (True takes part), or numbers to add, which may require a gradient.
     dropout_p : float
@@ -55,6 +57,11 @@ def scaled_dot_product_attention(
         1 / sqrt(D) if not given.
     window_size : int, optional
         With `is_causal`: a query sees its own position and the ``window_size - 1`` before it.
+    enable_gqa : bool
+        Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245): the axis before T counts
+        heads, and `key` and `value` have fewer heads than `query`. With 6 query heads and 2 key
+        heads, the query heads 0, 1, 2 look at key head 0, and 3, 4, 5 at key head 1. Keys and
+        values are not copied.
 
     Returns
     -------
@@ -66,7 +73,8 @@ def scaled_dot_product_attention(
     TypeError
         If the mask holds integers: 0 and 1 could be meant as booleans, or be added.
     ValueError
-        If the shapes do not fit, or the window is smaller than 1 or without `is_causal`.
+        If the shapes do not fit, if the number of query heads is no multiple of the number of key
+        heads, or if the window is smaller than 1 or without `is_causal`.
 
     Examples
     --------
@@ -92,10 +100,37 @@ def scaled_dot_product_attention(
             f"{is_causal}; expected a window of 1 or more, with is_causal=True"
         )
     query, attn_mask = as_array(query), as_array(attn_mask)
+    shape = query.shape
+    if enable_gqa:
+        query, key, value, attn_mask = grouped(query, as_array(key), as_array(value), attn_mask)
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1] if query.ndim else 0, 1))
     seed = new_seed(generator) if dropout_p else 0
-    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
+    out = attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
+    return np.reshape(out, (*shape[:-1], out.shape[-1])) if enable_gqa else out
+
+
+def grouped(query, key, value, attn_mask):
+    """Return the arguments of grouped-query attention with an axis for the groups.
+
+    With 6 query heads and 2 key heads, ``query (..., 6, T, D)`` becomes ``(..., 2, 3, T, D)``, and
+    ``key (..., 2, S, D)`` becomes ``(..., 2, 1, S, D)``, which is broadcast over the 3 query heads
+    of a group.
+    """
+    if min(query.ndim, key.ndim, value.ndim) < 3 or query.shape[-3] % max(key.shape[-3], 1):
+        raise ValueError(
+            f"scaled_dot_product_attention: query {query.shape} and key {key.shape} do not fit "
+            "enable_gqa; expected (..., H, T, D) and (..., K, S, D), with H a multiple of K"
+        )
+    heads, key_heads = query.shape[-3], key.shape[-3]
+    groups = (key_heads, heads // max(key_heads, 1))
+    query = np.reshape(query, (*query.shape[:-3], *groups, *query.shape[-2:]))
+    key, value = np.expand_dims(key, -3), np.expand_dims(value, -3)
+    if attn_mask is not None and attn_mask.ndim > 2:  # a mask may have an axis of heads, or of 1
+        split = groups if attn_mask.shape[-3] == heads else (attn_mask.shape[-3], 1)
+        lead = attn_mask.shape[:-3]
+        attn_mask = np.reshape(attn_mask, (*lead, *split, *attn_mask.shape[-2:]))
+    return query, key, value, attn_mask
 
 
 def check_attention(
@@ -104,7 +139,8 @@ def check_attention(
     """Raise unless query, key, value and mask fit each other, and hold numbers to compute with."""
     if (
         min(query.ndim, key.ndim, value.ndim) < 2
-        or query.shape[:-2] != key.shape[:-2]
+        or query.ndim != key.ndim
+        or any(k not in (1, q) for q, k in zip(query.shape[:-2], key.shape[:-2], strict=True))
         or query.shape[-1] != key.shape[-1]
         or key.shape[:-1] != value.shape[:-1]
     ):
@@ -135,6 +171,7 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, w
     """Attention with every argument given; see `scaled_dot_product_attention`.
 
     Shapes: ``query (..., T, D)``, ``key (..., S, D)``, ``value (..., S, V)`` -> ``(..., T, V)``.
+    A leading axis of 1 of keys and values is broadcast to that of the queries, without a copy.
     Each query's largest score, ``(..., T, 1)``, is saved, so that the rule can compute the softmax
     again.
     """
@@ -213,15 +250,21 @@ def _(
             mask = block.dropout()
             dropped = p * mask
             dp *= mask
-        g_value[..., block.keys, :] += np.swapaxes(dropped, -1, -2) @ g_rows
+        add_to_keys(g_value, block.keys, np.swapaxes(dropped, -1, -2) @ g_rows)
         dp -= np.sum(p * dp, axis=-1, keepdims=True)
         dp *= p
         if needs[3]:
             block.add_to_mask(g_mask, dp)
         dp *= scale
         g_query[..., block.rows, :] = dp @ key[..., block.keys, :]
-        g_key[..., block.keys, :] += np.swapaxes(dp, -1, -2) @ query[..., block.rows, :]
+        add_to_keys(g_key, block.keys, np.swapaxes(dp, -1, -2) @ query[..., block.rows, :])
     return g_query, g_key, g_value, g_mask
+
+
+def add_to_keys(total, keys, part):
+    """Add what a block gives for its keys, (..., keys, D), summed over broadcast leading axes."""
+    rows = total[..., keys, :]
+    rows += sum_to_shape(part, rows.shape)
 
 
 class QueryBlocks:
@@ -319,7 +362,8 @@ def _(draw):
     batch = draw.shape(max_dims=2, max_side=2)
     n_queries, n_keys = draw.integer(1, 4), draw.integer(1, 4)
     query = draw.array(shape=(*batch, n_queries, 2))
-    key, value = draw.array(shape=(*batch, n_keys, 2)), draw.array(shape=(*batch, n_keys, 3))
+    lead = draw.choice([batch, (*batch[:-1], *[1] * len(batch[-1:]))])  # one key for a group
+    key, value = draw.array(shape=(*lead, n_keys, 2)), draw.array(shape=(*lead, n_keys, 3))
     mask = draw.integers((n_queries, n_keys), 0, 1).astype(bool)
     mask[:, 0] = True  # a query that sees no key has no formula
     np.fill_diagonal(mask, True)

@@ -30,6 +30,14 @@ def attend(**options):
     return call
 
 
+def attend_in_groups(x):
+    """Attention of (6, n): four heads of 6 queries, and two of 6 keys and values."""
+    width = x.shape[1] // 8
+    parts = np.split(x[:, : 8 * width], [4 * width, 6 * width], axis=1)
+    heads = [np.reshape(part, (6, -1, width)).swapaxes(0, 1) for part in parts]
+    return nn.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
+
+
 CALLS = {
     "gelu": lambda x: nn.gelu(x),
     "gelu_tanh": lambda x: nn.gelu(x, "tanh"),
@@ -42,6 +50,7 @@ CALLS = {
     "layer_norm": lambda x: nn.layer_norm(x, x.shape[1:], x[1] * 0.5, x[2]),
     "layer_norm_plain": lambda x: nn.layer_norm(x, x.shape[1:]),
     "rms_norm": lambda x: nn.rms_norm(x, x.shape[1:], x[1], 1e-5),
+    "rope": lambda x: nn.rope(x[:, :4], x[:1, 1:3], x[2:3, 2:4]),
     "cross_entropy": lambda x: nn.cross_entropy(x, TARGET),
     "cross_entropy_each": lambda x: nn.cross_entropy(x, TARGET, reduction="none"),
     "cross_entropy_smooth": lambda x: nn.cross_entropy(x, TARGET, label_smoothing=0.1),
@@ -54,6 +63,7 @@ ATTENTION = {
     "attention_causal": attend(is_causal=True),
     "attention_dropout": attend(is_causal=True, dropout_p=0.3),
     "attention_mask": attend(attn_mask=np.tri(6, k=-1, dtype=bool)),  # the first sees nothing
+    "attention_grouped": attend_in_groups,
 }
 CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 ANY_CALL = pytest.mark.parametrize("call", (CALLS | ATTENTION).values(), ids=CALLS | ATTENTION)
@@ -220,6 +230,16 @@ WRONG = {
         lambda: nn.scaled_dot_product_attention(Q, Q, Q, np.ones((2, 3), bool)),
         "does not broadcast",
     ),
+    "attention_grouped": (
+        lambda: nn.scaled_dot_product_attention(Q[None], Q[None], Q[None, :1], enable_gqa=True),
+        "do not fit",
+    ),
+    "attention_groups": (
+        lambda: nn.scaled_dot_product_attention(np.ones((3, 3, 4)), Q, Q, enable_gqa=True),
+        "H a multiple of K",
+    ),
+    "rope": (lambda: nn.rope(X, X, X), "do not fit"),
+    "rope_rows": (lambda: nn.rope(X, np.ones((3, 2)), np.ones((3, 2))), "do not fit"),
     "affine": (lambda: nn.affine(np.ones((3000, 40)), np.ones((41, 2000)), None), r"\(in, out\)"),
     "scatter_rows": (lambda: SCATTER_ROWS(X, np.arange(3), (5, 4)), "expected"),
     "scatter_rows_empty": (lambda: SCATTER_ROWS(X, np.zeros(2, int), (0, 4)), "has none"),

@@ -126,6 +126,11 @@ def twins():
         kept = dropout_like(tuple(p.shape), dropout_p, seed, float)
         return p * torch.tensor(kept, dtype=p.dtype) @ value
 
+    def rope(input, cos, sin):
+        """A pair of channels as a complex number, which the angle's own turns."""
+        turned = torch.complex(*input.tensor_split(2, -1)) * torch.complex(cos, sin)
+        return torch.cat([turned.real, turned.imag], -1)
+
     return {
         **{name: getattr(torch, name) for name in SAME_NAME},
         **{name: getattr(F, name) for name in SAME_NAME_IN_NN},
@@ -155,6 +160,7 @@ def twins():
         "power": torch.pow,
         "prod": prod,
         "rint": torch.round,
+        "rope": rope,
         "scatter": scatter,
         "scatter_rows": lambda values, index, shape: scatter(values, (index,), shape),
         "sliding_windows": lambda x, size, stride, dilation: (
@@ -367,11 +373,19 @@ NN_CALLS = [
        dict(query=QUERY, key=KEY, value=VALUE, **options))
       for also, options in [("", {}), ("", dict(is_causal=True)), ("", dict(attn_mask=SEEN)),
                             ("attn_mask", dict(attn_mask=BIAS, scale=0.3))]),
+    *(("scaled_dot_product_attention", f"query key value {also}",
+       dict(query=normal((2, 6, 3, 4)), key=normal((2, 2, 5, 4)), value=normal((2, 2, 5, 2)),
+            enable_gqa=True, **options))
+      for also, options in [("", {}), ("", dict(is_causal=True)), ("", dict(attn_mask=SEEN)),
+                            ("", dict(attn_mask=normal((2, 1, 1, 5)) > -1)),
+                            ("attn_mask", dict(attn_mask=normal((2, 6, 3, 5)))),
+                            ("attn_mask", dict(attn_mask=normal((2, 1, 3, 5))))]),
 ]  # fmt: skip
 NN_APART = {
     "affine": "linear with the weight transposed: compared as an op",
     "dropout": "its random bits are not PyTorch's",
     "one_hot": "integers: compared below",
+    "rope": "PyTorch has none: compared as an op",
 }
 
 
