@@ -7,6 +7,8 @@ from numpy import ndarray
 
 from autograd import Tensor, is_grad_enabled
 
+FIRST = 128  # tokens that the first arrays of a cache have memory for
+
 
 class KVCache:
     """The keys and values of the tokens that a model has read, so that it reads each token once.
@@ -14,13 +16,15 @@ class KVCache:
     Parameters
     ----------
     capacity : int
-        The number of tokens that it has room for: at most the model's ``n_positions``.
+        The largest number of tokens that it may hold: at most the model's ``n_positions``. Memory
+        is allocated as tokens come, so that a short text in a long context needs little.
 
     Attributes
     ----------
     keys, values : list of ndarray
-        Those of each layer, (B, H, capacity, D); made when the layer first stores some. The first
-        `length` positions are filled.
+        Those of each layer, (B, H, n, D), where n is the number of tokens that there is memory for;
+        H counts heads of keys. The first `length` positions are filled. Arrays that are too small
+        are replaced by larger ones.
     length : int
         The number of tokens that were read, of each sequence.
 
@@ -44,8 +48,8 @@ class KVCache:
         self.keys: list[ndarray] = []
         self.values: list[ndarray] = []
 
-    def demand_room(self, batch_size: int, n_tokens: int) -> None:
-        """Raise ValueError unless the new tokens of a batch can be stored."""
+    def make_room(self, batch_size: int, n_tokens: int) -> None:
+        """Make room for the new tokens of a batch; raise ValueError if they cannot be stored."""
         if is_grad_enabled():
             raise ValueError("a cache holds no tape: read with it under autograd.no_grad()")
         if self.keys and len(self.keys[0]) != batch_size:
@@ -54,6 +58,19 @@ class KVCache:
             raise ValueError(
                 f"{self.length + n_tokens} tokens do not fit the cache of {self.capacity}"
             )
+        if self.keys and self.length + n_tokens > self.keys[0].shape[2]:
+            size = self._size_for(self.length + n_tokens)
+            for layers in (self.keys, self.values):
+                for i, old in enumerate(layers):
+                    layers[i] = np.empty((*old.shape[:2], size, old.shape[3]), old.dtype)
+                    layers[i][:, :, : self.length] = old[:, :, : self.length]
+
+    def _size_for(self, n_tokens: int) -> int:
+        """Return for how many tokens to allocate memory: a power of 2, or the capacity.
+
+        A text that grows token by token is then copied a few times only, when its length doubles.
+        """
+        return min(self.capacity, max(FIRST, 1 << (n_tokens - 1).bit_length()))
 
     def extend(
         self, layer: int, key: Tensor, value: Tensor, window_size: int | None
@@ -68,7 +85,8 @@ class KVCache:
         found = []
         for layers, new in ((self.keys, key), (self.values, value)):
             if layer == len(layers):
-                layers.append(np.empty((*new.shape[:2], self.capacity, new.shape[3]), new.dtype))
+                size = self._size_for(stop)
+                layers.append(np.empty((*new.shape[:2], size, new.shape[3]), new.dtype))
             layers[layer][:, :, self.length : stop] = new.numpy()
             found.append(layers[layer][:, :, first:stop])
         return found[0], found[1]
