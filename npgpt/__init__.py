@@ -53,12 +53,12 @@ from npgpt.models.config import GPTConfig  # noqa: E402
 from npgpt.models.gpt import GPT  # noqa: E402
 from npgpt.tokenizers import load_tokenizer  # noqa: E402
 from npgpt.training.config import TrainConfig  # noqa: E402
-from npgpt.weights.load import load_pretrained as _load_pretrained  # noqa: E402
+from npgpt.weights.load import load_model  # noqa: E402
 from npgpt.weights.load import save_pretrained as _save_pretrained  # noqa: E402
 
 # The methods of GPT that stand for functions of upper layers, which models/gpt.py cannot import.
 GPT.generate = generate
-GPT.from_pretrained = staticmethod(_load_pretrained)
+GPT.from_pretrained = staticmethod(load_model)
 GPT.save_pretrained = _save_pretrained
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "generate",
+    "load_model",
     "load_tokenizer",
 ]
 __version__ = "0.2.0"

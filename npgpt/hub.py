@@ -8,7 +8,7 @@ from pathlib import Path
 from autograd.escape import brief
 from autograd.reading import SMALL, read_json
 from npgpt.errors import UserError
-from npgpt.models.config import GPTConfig
+from npgpt.models.config import ModelConfig
 from npgpt.models.registry import ARCHITECTURES
 from npgpt.weights.release import is_release, release_config
 
@@ -56,7 +56,7 @@ def find_model(source: str | Path) -> Path:
         ) from None
 
 
-def find_config(path: Path) -> GPTConfig:
+def find_config(path: Path) -> ModelConfig:
     """Return the configuration of the model in a folder, or beside a file; see `find_model`."""
     if is_release(path):
         return release_config(path)
@@ -65,7 +65,7 @@ def find_config(path: Path) -> GPTConfig:
     return load_config(path if path.is_dir() else path.parent)
 
 
-def load_config(folder: Path) -> GPTConfig:
+def load_config(folder: Path) -> ModelConfig:
     """Read ``config.json`` from a folder."""
     path = folder / "config.json"
     values = read_json(path, limit=SMALL)

@@ -103,13 +103,31 @@ class Traced:
         """Trace layer norm."""
         raise TypeError(f"{type(self).__name__} cannot trace layer norm")
 
+    def rms_norm(self, weight: Parameter, eps: float) -> Any:
+        """Trace RMS norm."""
+        raise TypeError(f"{type(self).__name__} cannot trace RMS norm")
+
     def activation(self, function: Any) -> Any:
         """Trace a function of each element, which follows a linear layer."""
         raise TypeError(f"{type(self).__name__} cannot trace {function}")
 
-    def attend(self, layer: int, n_head: int, scale: float, window_size: int | None) -> Any:
-        """Trace causal attention of queries, keys and values, which lie side by side, (..., 3C)."""
+    def rotate(self, head_size: int) -> Any:
+        """Trace the rotation of heads by the angles of their positions."""
+        raise TypeError(f"{type(self).__name__} cannot trace rotary positions")
+
+    def split(self, n: int) -> Any:
+        """Trace the division of the last axis into n equal parts."""
+        raise TypeError(f"{type(self).__name__} cannot trace a split")
+
+    def attend(
+        self, key: Any, value: Any, layer: int, n_head: int, scale: float, window_size: int | None
+    ) -> Any:
+        """Trace causal attention of queries, (..., H D), to keys and values, (..., K D)."""
         raise TypeError(f"{type(self).__name__} cannot trace attention")
+
+    def __mul__(self, other: Any) -> Any:
+        """Trace a product, element by element."""
+        raise TypeError(f"{type(self).__name__} cannot trace a product")
 
     def __add__(self, other: Any) -> Any:
         """Trace a residual connection."""

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from autograd.reading import read_tensors
-from npgpt import GPT, GPTConfig
+from npgpt import GPTConfig
 from npgpt.cli import main
+from npgpt.models.llama import LlamaConfig
+from npgpt.models.registry import architecture_of
 from npgpt.tokenizers.huggingface import byte_letters
 from npgpt.training.config import TrainConfig
 from npgpt.training.display import Display
@@ -38,9 +40,13 @@ TINY = dict(vocab_size=11, n_positions=8, n_embd=12, n_layer=2, n_head=3)
 
 
 def draw_model(dtype=np.float32, **options):
-    """Return a model with all weights normal, so that no part of it is neutral."""
-    config = dict(vocab_size=66, n_positions=16, n_embd=20, n_layer=2, n_head=2) | options
-    model = GPT(GPTConfig(**config), dtype=dtype).eval()
+    """Return a model with all weights normal, so that no part of it is neutral.
+
+    With a `model_type`, it is a Llama.
+    """
+    fields = dict(vocab_size=66, n_positions=16, n_embd=20, n_layer=2, n_head=2) | options
+    config = (LlamaConfig if "model_type" in options else GPTConfig)(**fields)
+    model = architecture_of(config).model(config, dtype=dtype).eval()
     generator = np.random.default_rng(0)
     for parameter in model.parameters():
         parameter.data[...] = 0.3 * generator.standard_normal(parameter.shape)

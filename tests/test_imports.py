@@ -102,7 +102,7 @@ def test_imports_run_in_no_circle():
 def test_methods_of_upper_layers_are_there_whatever_is_imported_first():
     code = (
         "from npgpt.models.gpt import GPT; import npgpt, npgpt.weights.load as load\n"
-        "assert GPT.generate is npgpt.generate and GPT.from_pretrained is load.load_pretrained\n"
+        "assert GPT.generate is npgpt.generate and GPT.from_pretrained is load.load_model\n"
         "assert GPT.save_pretrained is load.save_pretrained"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -164,7 +164,7 @@ def test_the_old_names_that_people_use():
         "from npgpt.config import GPTConfig, TrainConfig; from npgpt.model import GPT, KVCache\n"
         "from npgpt.nn import Module, Parameter, dropout_from; from npgpt.train import train_step\n"
         "from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at\n"
-        "from npgpt.weights import MINGPT, find_model, load_pretrained\n"
+        "from npgpt.weights import MINGPT, find_model, load_model\n"
         "import npgpt.models.gpt; assert GPT is npgpt.models.gpt.GPT\n"
         "from npgpt.training.run import accumulate_gradients as new; assert train_step is new"
     )

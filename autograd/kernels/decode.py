@@ -37,12 +37,12 @@ from autograd.kernels.jit import (
     inline,
     takes,
 )
-from autograd.kernels.normalization import mean_and_rstd
+from autograd.kernels.normalization import inverse_root, mean_and_rstd
 from autograd.kernels.rows import block_dot, largest, sum_of
 from autograd.kernels.team import n_threads, row_kernel, split
 from autograd.kernels.vector import erf, exp
 
-NORM, PRODUCT, ROWS, ROWS_INT8, ADD, ATTEND = range(6)
+NORM, PRODUCT, ROWS, ROWS_INT8, ADD, ROTATE, ATTEND = range(7)
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu", "tanh")
 GELU, GELU_TANH, RELU, SILU, TANH = range(1, len(ACTIVATIONS))
 
@@ -55,8 +55,12 @@ PATIENCE = 2000  # how often a waiting thread looks before it lets others have i
 
 _INTEGERS = (
     "kind", "parts", "first",  # first: how many parts all instructions before it have
-    "x", "weight", "scale", "bias", "residual", "keys", "values", "out",  # addresses, or 0
-    "n_in", "n_out", "slabs", "activation", "heads", "capacity", "window",
+    # addresses, or 0:
+    "x", "weight", "scale", "bias", "factor", "residual", "cos", "sin",
+    "key", "value", "keys", "values", "out",
+    "n_in", "n_out", "slabs", "centred", "activation", "depth", "heads", "key_heads",
+    "row", "key_row",  # from one row of x to the next, and of key and value
+    "capacity", "window",
 )  # fmt: skip
 INSTRUCTION = np.dtype([(name, np.int64) for name in _INTEGERS] + [("real", np.float64)])
 
@@ -70,10 +74,14 @@ INSTRUCTION = np.dtype([(name, np.int64) for name in _INTEGERS] + [("real", np.f
 
 @inline(EXACT)
 def _norm(i, n, b):
-    """Compute the layer norm of row b, with an eps of ``i.real``."""
+    """Compute the norm of row b, with an eps of ``i.real``: layer norm if centred, or RMS norm."""
     x, out = carray(floats(i.x), (n, i.n_in))[b], carray(floats(i.out), (n, i.n_in))[b]
     weight = carray(floats(i.weight), (i.n_in,))
-    m, s = mean_and_rstd(x, i.real)
+    m, s = np.float32(0), np.float32(0)
+    if i.centred:
+        m, s = mean_and_rstd(x, i.real)
+    else:
+        s = np.float32(inverse_root(x, m, i.real))
     for j in range(x.size):
         out[j] = (x[j] - m) * s * weight[j]
     if i.bias:
@@ -163,7 +171,7 @@ def _rows_int8(i, n, part):
 
 @inline(EXACT)
 def _add(i, n, b):
-    """Row b of activation(sum of the slabs + bias) + residual, (n, n_out)."""
+    """Row b of activation(sum of the slabs + bias) * factor + residual, (n, n_out)."""
     slabs = carray(floats(i.x), (i.slabs, n, i.n_out))
     out = carray(floats(i.out), (n, i.n_out))[b]
     total = slabs[0, b]
@@ -172,6 +180,10 @@ def _add(i, n, b):
     if i.bias:
         _add_row(np.float32(1), carray(floats(i.bias), (i.n_out,)), total)
     _activate(i.activation, total)
+    if i.factor:
+        factor = carray(floats(i.factor), (n, i.n_out))[b]
+        for j in range(i.n_out):
+            total[j] *= factor[j]
     if i.residual:
         _add_row(np.float32(1), carray(floats(i.residual), (n, i.n_out))[b], total)
     for j in range(i.n_out):
@@ -201,27 +213,49 @@ def _activate(activation, x):
 
 
 @inline(EXACT)
+def _rotate(i, n, b):
+    """Rotate the pairs of channels of all heads of row b by the row's angles, as ``rope`` does."""
+    half = i.depth // 2
+    x = carray(floats(i.x), (n, i.heads, 2, half))[b]
+    out = carray(floats(i.out), (n, i.heads, 2, half))[b]
+    cos, sin = carray(floats(i.cos), (n, half))[b], carray(floats(i.sin), (n, half))[b]
+    for h in range(i.heads):
+        for j in range(half):
+            out[h, 0, j] = x[h, 0, j] * cos[j] - x[h, 1, j] * sin[j]
+            out[h, 1, j] = x[h, 1, j] * cos[j] + x[h, 0, j] * sin[j]
+
+
+@inline(EXACT)
 def _attend(i, n, part, length, mask):
-    """Append one head's new key and value to the cache, and attend to the keys in it.
+    """Attend with one head's query to the keys in the cache and to the new key.
 
     With 10 positions in the cache, the new key becomes number 10 and the query sees keys 0 to 10;
     with a window of 4, keys 7 to 10. Then softmax over the scores, and the weighted sum of the
     values, as `kernels.attention` computes them for many queries.
+
+    With 9 heads and 3 heads of keys, the heads 0 to 2 share the key head 0. Head 0 appends the new
+    key and value to the cache. The others may run at the same time, so no head reads the new key
+    and value from the cache.
     """
     b, h = divmod(part, i.heads)
-    width = i.n_out
-    depth = width // i.heads
-    heads = carray(floats(i.x), (n, 3, i.heads, depth))
-    query, key, value = heads[b, 0, h], heads[b, 1, h], heads[b, 2, h]
-    shape = (n * i.heads, i.capacity, depth)
-    keys, values = carray(floats(i.keys), shape)[part], carray(floats(i.values), shape)[part]
+    depth, group = i.depth, i.heads // i.key_heads
+    k = h // group
+    query = carray(floats(i.x + 4 * (b * i.row + h * depth)), (depth,))
+    key = carray(floats(i.key + 4 * (b * i.key_row + k * depth)), (depth,))
+    value = carray(floats(i.value + 4 * (b * i.key_row + k * depth)), (depth,))
+    shape, at = (n * i.key_heads, i.capacity, depth), b * i.key_heads + k
+    keys, values = carray(floats(i.keys), shape)[at], carray(floats(i.values), shape)[at]
     out = carray(floats(i.out), (n, i.heads, depth))[b, h]
     for j in range(depth):
-        keys[length, j], values[length, j], out[j] = key[j], value[j], 0
+        out[j] = 0
+    if h == k * group:
+        for j in range(depth):
+            keys[length, j], values[length, j] = key[j], value[j]
     first = max(0, length + 1 - i.window)
     scores, scale = np.empty(length + 1 - first, np.float32), np.float32(i.real)
     for t in range(scores.size):
-        scores[t] = block_dot(query, keys[first + t]) * scale
+        seen = keys[first + t] if first + t < length else key
+        scores[t] = block_dot(query, seen) * scale
         if mask.size and not mask[b, first + t]:
             scores[t] = -np.inf
     top = largest(scores)
@@ -230,8 +264,9 @@ def _attend(i, n, part, length, mask):
     for t in range(scores.size):
         scores[t] = exp(scores[t] - top)
     factor = np.float32(1 / sum_of(scores))
-    for t in range(scores.size):
+    for t in range(scores.size - 1):
         _add_row(scores[t] * factor, values[first + t], out)
+    _add_row(scores[-1] * factor, value, out)
 
 
 # ---- the program
@@ -284,6 +319,8 @@ def _run(threads, program, n, length, mask, counters):
             _rows_int8(i, n, part)
         elif i.kind == ADD:
             _add(i, n, part)
+        elif i.kind == ROTATE:
+            _rotate(i, n, part)
         else:
             _attend(i, n, part, length, mask)
         add(done, 1)
@@ -294,7 +331,7 @@ def _run(threads, program, n, length, mask, counters):
 class Program:
     """Instructions for ``n`` rows of float32, which are added one by one and then run many times.
 
-    The methods `norm`, `linear` and `attend` check the shapes of their arrays and add an
+    The methods `norm`, `linear`, `rotate` and `attend` check the shapes of their arrays and add an
     instruction. Instructions read and write the given arrays themselves, not copies: each run finds
     in them what the caller has written there since.
     """
@@ -307,16 +344,19 @@ class Program:
         self.table = None
         self.counters = np.zeros(16, np.int64)
 
-    def norm(self, x, weight, bias, eps, out):
-        """Add ``out = layer_norm(x)``, with ``x, out (n, width)``."""
+    def norm(self, x, weight, bias, eps, out, centred=True):
+        """Add ``out = layer_norm(x)``, or RMS norm if not centred, with ``x, out (n, width)``."""
         demand((self.n, x.shape[1]), x, out)
         demand(x.shape[1:], weight, bias)
         self._append(
-            NORM, self.n, x=x, weight=weight, bias=bias, out=out, n_in=x.shape[1], real=eps
-        )
+            NORM, self.n, x=x, weight=weight, bias=bias, out=out, n_in=x.shape[1], real=eps,
+            centred=int(centred),
+        )  # fmt: skip
 
-    def linear(self, x, weight, bias, out, scale=None, activation=None, residual=None):
-        """Add ``out = activation(x @ weight * scale + bias) + residual``.
+    def linear(
+        self, x, weight, bias, out, scale=None, activation=None, factor=None, residual=None
+    ):  # fmt: skip
+        """Add ``out = activation(x @ weight * scale + bias) * factor + residual``.
 
         ``x (n, in)``, ``out (n, out)``; ``weight (in, out)``, either contiguous or the transpose of
         a contiguous array (out, in). Such an array may be of int8, with a scale for each output,
@@ -324,7 +364,7 @@ class Program:
         """
         n_in, n_out = weight.shape
         demand((self.n, n_in), x)
-        demand((self.n, n_out), out, residual)
+        demand((self.n, n_out), out, factor, residual)
         demand((n_out,), bias, scale)
         sizes = dict(n_in=n_in, n_out=n_out)
         self.size += weight.size
@@ -333,7 +373,7 @@ class Program:
             self._append(PRODUCT, slabs, x=x, weight=weight, out=SCRATCH, **sizes)
         else:
             slabs = 1
-            plain = bias is None and activation is None and residual is None
+            plain = bias is activation is factor is residual is None
             self._append(
                 ROWS if scale is None else ROWS_INT8, min(PARTS, n_out),
                 x=x, weight=weight.T, scale=scale, out=out if plain else SCRATCH, **sizes,
@@ -342,23 +382,42 @@ class Program:
                 return
         self.widest = max(self.widest, n_out)
         self._append(
-            ADD, self.n, x=SCRATCH, bias=bias, residual=residual, out=out, slabs=slabs,
-            activation=ACTIVATIONS.index(activation), **sizes,
+            ADD, self.n, x=SCRATCH, bias=bias, factor=factor, residual=residual, out=out,
+            slabs=slabs, activation=ACTIVATIONS.index(activation), **sizes,
         )  # fmt: skip
 
-    def attend(self, x, keys, values, out, scale, window=None):
+    def rotate(self, x, cos, sin, out):
+        """Add ``out = rope(x, cos, sin)``, ``x, out (n, H D)`` and ``cos, sin (n, D / 2)``."""
+        depth = 2 * cos.shape[1]
+        heads = x.shape[1] // depth
+        demand((self.n, heads * depth), x, out)
+        demand((self.n, depth // 2), cos, sin)
+        self._append(ROTATE, self.n, x=x, cos=cos, sin=sin, out=out, depth=depth, heads=heads)
+
+    def attend(self, query, key, value, keys, values, out, scale, window=None):
         """Add causal attention of new tokens, whose keys and values it appends to a cache.
 
-        ``x (n, 3 H D)`` holds the query, the key and the value of each row; ``keys`` and ``values
-        (n, H, capacity, D)`` are the cache; ``out (n, H D)``.
+        ``query (n, H D)``, ``key`` and ``value (n, K D)``, which may be columns of larger arrays;
+        ``keys`` and ``values (n, K, capacity, D)`` are the cache; ``out (n, H D)``. H is K, or a
+        multiple.
         """
-        _, heads, capacity, depth = keys.shape
-        demand((self.n, heads, capacity, depth), keys, values)
-        demand((self.n, 3 * heads * depth), x)
-        demand((self.n, heads * depth), out)
+        _, key_heads, capacity, depth = keys.shape
+        heads = query.shape[1] // depth
+        if heads % key_heads:
+            raise ValueError(f"{heads} heads cannot share {key_heads} heads of keys")
+        demand((self.n, key_heads, capacity, depth), keys, values)
+        demand((self.n, heads * depth), query, out)
+        demand((self.n, key_heads * depth), key, value)
+        if any(x.dtype != np.float32 or x.strides[1] != 4 for x in (query, key, value)):
+            raise TypeError("query, key and value must be float32, the elements of a row together")
+        if key.strides != value.strides:
+            raise ValueError("key and value must have rows that lie equally far apart")
+        self.arrays += query, key, value
         self._append(
-            ATTEND, self.n * heads, x=x, keys=keys, values=values, out=out, n_out=out.shape[1],
-            heads=heads, capacity=capacity, window=window or capacity, real=scale,
+            ATTEND, self.n * heads, x=query.ctypes.data, key=key.ctypes.data,
+            value=value.ctypes.data, row=query.strides[0] // 4, key_row=key.strides[0] // 4,
+            keys=keys, values=values, out=out, depth=depth, heads=heads, key_heads=key_heads,
+            capacity=capacity, window=window or capacity, real=scale,
         )  # fmt: skip
 
     def _append(self, kind, parts, **fields):

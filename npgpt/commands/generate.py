@@ -27,7 +27,7 @@ from npgpt.options import NewFile, parse, quoted
 from npgpt.say import say_text
 from npgpt.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training.memory import keep_freed_memory
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 LINE = "─" * 72
 
@@ -129,7 +129,7 @@ def run(args: list[str]) -> int:
         from npgpt.training.run import latest_run  # takes longer to import than all of the others
 
         folder = latest_run()
-    model, tokenizer = load_pretrained(folder), load_tokenizer(folder)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
     if options.int8:
         model = quantize(model)
     beams = options.num_beams or model.generation_config.get("num_beams") or 1

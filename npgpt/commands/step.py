@@ -123,10 +123,10 @@ def trace_model(folder: str, text: str) -> Any:
     """
     from npgpt.hub import find_model
     from npgpt.tokenizers import load_tokenizer
-    from npgpt.weights.load import load_pretrained
+    from npgpt.weights.load import load_model
 
     path = find_model(folder)
-    model = load_pretrained(path)
+    model = load_model(path)
     ids = np.array([load_tokenizer(path).encode(text)])  # (1, T + 1)
     if ids.shape[1] < 2:
         raise UserError("the text needs two tokens or more: give it with --text TEXT")

@@ -21,7 +21,7 @@ from npgpt.training.config import TrainConfig
 from npgpt.training.curve import loss_curve
 from npgpt.training.display import Display, OutputLost, showing
 from npgpt.training.task import SAMPLING
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 
 @dataclass
@@ -166,7 +166,7 @@ def tell(text: str, file: Any = None) -> None:
 
 def show_sample(run: training.Run) -> None:
     """Print what the trained model writes, and the command that writes more."""
-    model = load_pretrained(run.folder)
+    model = load_model(run.folder)
     prompt = run.task.prompt()
     ids = run.tokenizer.encode(prompt, allowed_special="all")
     length = 120 if run.tokenizer.n_vocab > 256 and run.tokenizer.kind != "char" else 400

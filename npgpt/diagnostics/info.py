@@ -20,16 +20,16 @@ from autograd import nn
 from autograd.schema import nearest
 from npgpt.errors import UserError
 from npgpt.hub import find_config, find_model
-from npgpt.models.config import PRESETS, GPTConfig
+from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.parts import parameters_by_part
-from npgpt.models.registry import architecture_of
+from npgpt.models.registry import PRESETS, architecture_of
 from npgpt.module import Parameter, Traced, unallocated
 
 FLOAT = 4  # bytes
 
 
-def config_of(source: str) -> GPTConfig:
+def config_of(source: str) -> ModelConfig:
     """Return the configuration of a preset, of a folder with a model, or of a name on the hub."""
     if source in PRESETS and not Path(source).is_dir():
         return PRESETS[source]
@@ -84,37 +84,68 @@ class Counted(Traced):
 
     def __init__(self, width: int, tally: Tally) -> None:
         self.width, self.tally = width, tally
+        self.is_kept = False
+
+    def keep(self) -> None:
+        """Count the numbers as kept by the tape, once."""
+        self.tally.kept += 0 if self.is_kept else self.width
+        self.is_kept = True
 
     def linear(self, weight: ndarray, bias: Parameter | None = None, scale: Any = None) -> Counted:
         """Count a product, which keeps its input."""
         self.tally.flops += 2 * weight.size
-        self.tally.kept += self.width
+        self.keep()
         return Counted(weight.shape[1], self.tally)
 
     def layer_norm(self, weight: Parameter, bias: Parameter | None, eps: float) -> Counted:
         """Count a norm, which keeps its input, the mean and the deviation."""
-        self.tally.kept += self.width + 2
-        return self
+        self.keep()
+        self.tally.kept += 2
+        return Counted(self.width, self.tally)
 
     def activation(self, function: Any) -> Counted:
         """Count what an activation keeps beside its result."""
         self.tally.kept += KEPT.get(function, 2) * self.width
-        return self
+        return Counted(self.width, self.tally)
 
-    def attend(self, layer: int, n_head: int, scale: float, window_size: int | None) -> Counted:
+    def rms_norm(self, weight: Parameter, eps: float) -> Counted:
+        """Count a norm, which keeps its input, and the root of the mean square."""
+        self.keep()
+        self.tally.kept += 1
+        return Counted(self.width, self.tally)
+
+    def rotate(self, head_size: int) -> Counted:
+        """Count a rotation, which keeps cosines and sines only, as all layers share them."""
+        return Counted(self.width, self.tally)
+
+    def split(self, n: int) -> list[Counted]:
+        """Count the parts, which are views."""
+        return [Counted(self.width // n, self.tally) for _ in range(n)]
+
+    def attend(
+        self, key: Any, value: Any, layer: int, n_head: int, scale: float, window_size: int | None
+    ) -> Counted:
         """Count attention: two products; it keeps query, key, value, result, and each maximum."""
-        T, width = self.tally.context, self.width // 3
+        T, width = self.tally.context, self.width
         far = min(window_size or T, T)  # keys that the last query sees
         keys = (far * (far + 1) / 2 + (T - far) * far) / T  # the mean of min(t, far), t = 1 ... T
         self.tally.keys += keys
         self.tally.attention_flops += 4 * width * keys
-        self.tally.kept += 4 * width + n_head
-        self.tally.cached += 2 * width * far
+        for part in (self, key, value):
+            part.keep()
+        self.tally.kept += width + n_head
+        self.tally.cached += (key.width + value.width) * far
         return Counted(width, self.tally)
 
+    def __mul__(self, other: Any) -> Counted:
+        """Count a product, which keeps both sides."""
+        self.keep()
+        other.keep()
+        return Counted(self.width, self.tally)
+
     def __add__(self, other: Any) -> Counted:
-        """Return the sum, of which the tape keeps nothing."""
-        return self
+        """Return the sum, for which the tape keeps nothing."""
+        return Counted(self.width, self.tally)
 
 
 KEPT = {nn.relu: 0, np.tanh: 0, nn.silu: 1}  # arrays beside the result; GELU keeps two
@@ -126,14 +157,14 @@ class Cost:
 
     Parameters
     ----------
-    config : GPTConfig
+    config : ModelConfig
     batch : int
         Sequences.
     context : int
         Tokens of each.
     """
 
-    config: GPTConfig
+    config: ModelConfig
     batch: int
     context: int
 
@@ -144,24 +175,27 @@ class Cost:
 
     @cached_property
     def _model(self) -> GPT:
-        """A model of at most two layers, without memory: even layers are alike, and odd ones."""
+        """A model of one layer, without memory."""
         with unallocated():
-            config = dataclasses.replace(self.config, n_layer=min(self.config.n_layer, 2))
+            config = dataclasses.replace(self.config, n_layer=1)
             return architecture_of(config).model(config)
 
     def _of_layer(self, layer: int) -> Tally:
         """Return what a token costs in one layer."""
         tally = Tally(self.context)
-        self._model.transformer.h[layer % 2](Counted(self.config.n_embd, tally))
+        with unallocated():
+            block = self._model.block(self.config, layer, np.float32)
+        block(Counted(self.config.n_embd, tally))
         return tally
 
     @cached_property
     def _of_token(self) -> Tally:
-        """What a token costs in all layers and in the head."""
-        tally, odd = Tally(self.context), self.config.n_layer // 2
-        tally.add(self._of_layer(0), self.config.n_layer - odd)
-        if odd:
-            tally.add(self._of_layer(1), odd)
+        """What a token costs in all layers and in the head; layers of one window are alike."""
+        tally, alike = Tally(self.context), dict[int | None, list[int]]()
+        for layer in range(self.config.n_layer):
+            alike.setdefault(self.config.window_of(layer), []).append(layer)
+        for layers in alike.values():
+            tally.add(self._of_layer(layers[0]), len(layers))
         self._model.lm_head(Counted(self.config.n_embd, tally))
         return tally
 
@@ -219,11 +253,11 @@ class Cost:
 
 
 def sections(
-    config: GPTConfig, batch: int, context: int, lengths: list[int]
+    config: ModelConfig, batch: int, context: int, lengths: list[int]
 ) -> dict[str, dict[str, str]]:
     """Return the page of an architecture: for each section, the values by their labels."""
     cost, parts = Cost(config, batch, context), parameters_by_part(config)
-    total, window = sum(parts.values()), config.window_size
+    total = sum(parts.values())
 
     def growing(cost_at: Callable[[Cost], float], unit: str) -> dict[str, str]:
         return {
@@ -237,14 +271,9 @@ def sections(
         "architecture": {
             "layers": f"{config.n_layer}",
             "width": f"{config.n_embd:,}",
-            "heads": f"{config.n_head} of {config.head_size}",
-            "MLP": f"{config.mlp_width:,}, {config.activation_function}",
-            "norm": config.norm_position,
-            "attention": "dense" if window is None else f"dense, last {window:,} in turn",
-            "positions": f"{config.n_positions:,}, {config.position_embedding}",
+            **config.described(),
             "vocabulary": f"{config.vocab_size:,}",
             "head": "tied" if config.tie_word_embeddings else "its own",
-            "biases": "yes" if config.bias else "no",
         },
         "parameters": {
             "all": f"{total:,}",

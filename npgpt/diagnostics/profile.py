@@ -11,7 +11,7 @@ import autograd
 from autograd import Ledger, Roof
 from autograd.kernels import kernels_enabled
 from npgpt.diagnostics.info import config_of
-from npgpt.models.config import GPTConfig
+from npgpt.models.config import ModelConfig
 from npgpt.models.layers import dropout_from
 from npgpt.models.registry import architecture_of
 from npgpt.training.config import TrainConfig, keys_of
@@ -30,10 +30,10 @@ class Step:
     Parameters
     ----------
     config : TrainConfig
-    architecture : GPTConfig
+    architecture : ModelConfig
     """
 
-    def __init__(self, config: TrainConfig, architecture: GPTConfig) -> None:
+    def __init__(self, config: TrainConfig, architecture: ModelConfig) -> None:
         self.config, self.context = config, architecture.n_positions
         self.barrier = architecture.vocab_size - 1 if config.separate else None
         self.random = np.random.default_rng(config.seed)
@@ -77,7 +77,7 @@ class Step:
         return ledger
 
 
-def resolve_model(config: TrainConfig, vocab_size: int | None) -> GPTConfig:
+def resolve_model(config: TrainConfig, vocab_size: int | None) -> ModelConfig:
     """Return the architecture that a training run with this configuration would have.
 
     If no size of the vocabulary is given, the size is that of the run's tokenizer.

@@ -69,6 +69,8 @@ class Decoder:
     ) -> ndarray:
         """Return the logits after ``input_ids (B, T)``, (B, V); see `GPT.forward`."""
         B, T = input_ids.shape
+        if self.cache is not None:
+            self.cache.make_room(B, T)  # which may give the cache new arrays
         step = self._written() if T == 1 else None
         length = 0 if self.cache is None else self.cache.length
         if attention_mask is not None and np.shape(attention_mask) != (B, length + 1):
@@ -78,11 +80,13 @@ class Decoder:
                 input_ids, attention_mask, position_ids, cache=self.cache
             )  # (B, T, C)
             return self.model.lm_head(hidden[:, -1]).numpy()
-        self.cache.demand_room(B, 1)
         if position_ids is None:
             position_ids = np.array([length])
         x = self.model.transformer.embed(input_ids, position_ids)  # (B, 1, C)
         step.x[:] = x.numpy()[:, 0]
+        turn = self.model.transformer.rotation(position_ids)
+        for there, now in zip(step.rotation, turn or (), strict=True):
+            there[:] = now.reshape(-1, there.shape[1])  # of all sequences, or of each
         step.run(length, None if attention_mask is None else np.array(attention_mask, bool))
         self.cache.length += 1
         return step.logits.copy()
@@ -104,6 +108,7 @@ class Step(NamedTuple):
 
     run: Any  # (length, mask)
     x: ndarray  # (B, C), the embeddings
+    rotation: tuple[ndarray, ...]  # the cosines and sines of their positions, (B, D / 2) each
     logits: ndarray  # (B, V)
 
 
@@ -123,12 +128,23 @@ def write(model: GPT, cache: KVCache) -> Step | None:
     program = new_program(B) if dtypes == {np.dtype(np.float32)} else None
     if program is None:
         return None
-    x = Row(program, cache, np.empty((B, model.config.n_embd), np.float32))
+    turn = model.transformer.rotation(np.zeros(1, int)) or ()
+    rotation = tuple(np.empty((B, part.shape[-1]), np.float32) for part in turn)
+    writing = Writing(program, cache, rotation)
+    x = Row(writing, np.empty((B, model.config.n_embd), np.float32))
     try:
         logits = model.lm_head(model.transformer(x))
-        return Step(program, x.array(), logits.array())
+        return Step(program, x.array(), rotation, logits.array())
     except (AttributeError, TypeError, ValueError):  # a traced value cannot do what numbers can
         return None
+
+
+class Writing(NamedTuple):
+    """What all rows of a trace share."""
+
+    program: Any  # an autograd.kernels.decode.Program, to which instructions are added
+    cache: KVCache
+    rotation: tuple[ndarray, ...]  # cosines and sines, (B, D / 2) each; empty without rotation
 
 
 class Row(Traced):
@@ -141,8 +157,7 @@ class Row(Traced):
 
     Parameters
     ----------
-    program : autograd.kernels.decode.Program
-    cache : KVCache
+    writing : Writing
     array : ndarray, (B, C), optional
         Where the numbers are, once the program has run up to here.
     waiting : dict, optional
@@ -151,12 +166,11 @@ class Row(Traced):
 
     def __init__(
         self,
-        program: Any,
-        cache: KVCache,
+        writing: Writing,
         array: ndarray | None = None,
         waiting: dict[str, Any] | None = None,
     ) -> None:
-        self.program, self.cache, self._array, self._waiting = program, cache, array, waiting
+        self.writing, self._array, self._waiting = writing, array, waiting
 
     def array(self) -> ndarray:
         """Return where the numbers are; a linear layer that waits is added to the program."""
@@ -169,38 +183,70 @@ class Row(Traced):
         if self._waiting is None:
             raise TypeError("an instruction has an activation or a sum only after a linear layer")
         out = self._new(self._waiting["weight"].shape[1])
-        self.program.linear(**self._waiting, out=out, **follows)
-        return Row(self.program, self.cache, out)
+        self.writing.program.linear(**self._waiting, out=out, **follows)
+        return Row(self.writing, out)
 
     def _new(self, width: int) -> ndarray:
-        return np.empty((self.program.n, width), np.float32)
+        return np.empty((self.writing.program.n, width), np.float32)
 
     def linear(self, weight: ndarray, bias: Parameter | None = None, scale: Any = None) -> Row:
         """Let a linear layer wait for what follows."""
         numbers = None if bias is None else bias.numpy()
         waiting = dict(x=self.array(), weight=weight, bias=numbers, scale=scale)
-        return Row(self.program, self.cache, waiting=waiting)
+        return Row(self.writing, waiting=waiting)
 
     def layer_norm(self, weight: Parameter, bias: Parameter | None, eps: float) -> Row:
         """Add a layer norm."""
         x = self.array()
         out = self._new(x.shape[1])
-        self.program.norm(x, weight.numpy(), None if bias is None else bias.numpy(), eps, out)
-        return Row(self.program, self.cache, out)
+        numbers = None if bias is None else bias.numpy()
+        self.writing.program.norm(x, weight.numpy(), numbers, eps, out)
+        return Row(self.writing, out)
+
+    def rms_norm(self, weight: Parameter, eps: float) -> Row:
+        """Add an RMS norm."""
+        x = self.array()
+        out = self._new(x.shape[1])
+        self.writing.program.norm(x, weight.numpy(), None, eps, out, centred=False)
+        return Row(self.writing, out)
 
     def activation(self, function: Any) -> Row:
-        """Add the linear layer that waits, and its activation."""
+        """Let the linear layer that waits have an activation, and wait on."""
         if function not in ACTIVATION_NAMES:
             raise TypeError(f"the kernel has no activation {function}")
-        return self._finish(activation=ACTIVATION_NAMES[function])
+        if self._waiting is None or "activation" in self._waiting:
+            raise TypeError("the kernel has an activation only after a linear layer")
+        waiting = self._waiting | {"activation": ACTIVATION_NAMES[function]}
+        return Row(self.writing, waiting=waiting)
 
-    def attend(self, layer: int, n_head: int, scale: float, window_size: int | None) -> Row:
-        """Add attention to all that is in the cache; the new keys and values are stored there."""
+    def rotate(self, head_size: int) -> Row:
+        """Add the rotation of all heads."""
         x = self.array()
-        out = self._new(x.shape[1] // 3)
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        self.program.attend(x, keys, values, out, scale, window_size)
-        return Row(self.program, self.cache, out)
+        out = self._new(x.shape[1])
+        self.writing.program.rotate(x, *self.writing.rotation, out)
+        return Row(self.writing, out)
+
+    def split(self, n: int) -> list[Row]:
+        """Return the parts of the columns, which are views."""
+        return [Row(self.writing, part) for part in np.split(self.array(), n, axis=1)]
+
+    def attend(
+        self, key: Any, value: Any, layer: int, n_head: int, scale: float, window_size: int | None
+    ) -> Row:
+        """Add attention to all that is in the cache; the new keys and values are stored there."""
+        query = self.array()
+        out = self._new(query.shape[1])
+        keys, values = self.writing.cache.keys[layer], self.writing.cache.values[layer]
+        self.writing.program.attend(
+            query, key.array(), value.array(), keys, values, out, scale, window_size
+        )
+        return Row(self.writing, out)
+
+    def __mul__(self, other: Any) -> Row:
+        """Add the linear layer that waits on this side, with the other side as its factor."""
+        if not isinstance(other, Row):
+            return NotImplemented
+        return self._finish(factor=other.array())
 
     def __add__(self, other: Any) -> Row:
         """Add the linear layer that waits on one side, with the other side as its residual."""

@@ -10,43 +10,40 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import Tensor, nn
-from npgpt.models.config import GPTConfig
+from npgpt.models.config import GPTConfig, ModelConfig
 from npgpt.models.context import ALONE, Context
 from npgpt.models.layers import Dropout, Linear, dropout_generator
 from npgpt.module import Module, Traced
 
 
-class Attention(Module):
-    """Self-attention with several heads (Vaswani et al. 2017, section 3.2)."""
+class SelfAttention(Module):
+    """What self-attention of all architectures has: the mask, the cache and the weighted sums.
+
+    A subclass has the linear layers. Its `forward` makes the heads and calls `attend`.
+    """
 
     part = "attention"
     is_causal = True  # no position looks at those after it
 
-    def __init__(self, config: GPTConfig, layer: int, dtype: Any):
+    def __init__(self, config: ModelConfig, layer: int):
         self.layer = layer
         self.n_head = config.n_head
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, config.bias, dtype)
-        self.c_proj = Linear(config.n_embd, config.n_embd, config.bias, dtype)
         self.resid_dropout = Dropout(config.resid_pdrop)
         self.attn_pdrop = config.attn_pdrop
-        self.scale = 1.0
-        if config.scale_attn_weights:
-            self.scale /= math.sqrt(config.head_size)
-        if config.scale_attn_by_inverse_layer_idx:
-            self.scale /= layer + 1
-        self.window_size = config.window_size if layer % 2 else None  # GPT-3: every other layer
+        self.scale = 1 / math.sqrt(config.head_size)
+        self.window_size = config.window_of(layer)
 
-    def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
-        """Let every position look at itself and at those before it: ``(B, T, C) -> (B, T, C)``.
+    def attend(self, query: Any, key: Any, value: Any, context: Context) -> Tensor:
+        """Let every position look at itself and at those before it, (B, T, H D).
 
-        With a cache, the positions before it include the tokens that were read earlier. There are
-        S keys in all.
+        ``query (B, H, T, D)``, ``key`` and ``value (B, K, T, D)``: with fewer heads of keys than of
+        queries, the queries of a group share the keys. With a cache, the positions before a
+        position include the tokens that were read earlier. There are S keys in all.
         """
-        B, T, C = x.shape
+        B, _, T, _ = query.shape
         mask, cache = context.mask, context.cache
-        query, key, value = self.heads(x)  # (B, H, T, D)
         if cache is not None:
-            key, value = cache.extend(self.layer, key, value, self.window_size)  # (B, H, S, D)
+            key, value = cache.extend(self.layer, key, value, self.window_size)  # (B, K, S, D)
         S = key.shape[2]
         if mask is not None:
             mask = mask[..., -S:]
@@ -62,24 +59,46 @@ class Attention(Module):
             is_causal=is_causal,
             scale=self.scale,
             window_size=self.window_size if is_causal else None,
+            enable_gqa=query.shape[1] != key.shape[1],
         )
         if context.capture is not None:  # with the identity as values, the result is the weights
             context.capture.attentions.append(
-                attend(value=np.broadcast_to(np.eye(S, dtype=x.dtype), (*query.shape[:-2], S, S)))
+                attend(value=np.broadcast_to(np.eye(S, dtype=query.dtype), (*key.shape[:-2], S, S)))
             )
         y = attend(
             value=value,
             dropout_p=self.attn_pdrop if self.training else 0.0,
             generator=dropout_generator(),
         )
-        y = y.swapaxes(1, 2).reshape(B, T, C)  # (B, H, T, D) -> (B, T, C)
+        return y.swapaxes(1, 2).reshape(B, T, -1)  # (B, H, T, D) -> (B, T, H D)
+
+    def trace_attend(self, query: Traced, key: Traced, value: Traced) -> Traced:
+        """Trace `attend` for one token, after those whose keys and values are in the cache."""
+        return query.attend(key, value, self.layer, self.n_head, self.scale, self.window_size)
+
+
+class Attention(SelfAttention):
+    """Self-attention with several heads (Vaswani et al. 2017, section 3.2), as in GPT-2."""
+
+    def __init__(self, config: GPTConfig, layer: int, dtype: Any):
+        super().__init__(config, layer)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, config.bias, dtype)
+        self.c_proj = Linear(config.n_embd, config.n_embd, config.bias, dtype)
+        if not config.scale_attn_weights:
+            self.scale = 1.0
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scale /= layer + 1
+
+    def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
+        """Let every position look at itself and at those before it: ``(B, T, C) -> (B, T, C)``."""
+        query, key, value = self.heads(x)
+        y = self.attend(query, key, value, context)  # (B, T, C)
         return self.resid_dropout(self.c_proj(y))
 
     def trace(self, x: Traced, context: Context = ALONE) -> Traced:
         """Trace the pass of one token, after those whose keys and values are in the cache."""
-        qkv = self.c_attn(x)  # (B, 3C)
-        y = qkv.attend(self.layer, self.n_head, self.scale, self.window_size)  # (B, C)
-        return self.resid_dropout(self.c_proj(y))
+        query, key, value = self.c_attn(x).split(3)  # (B, 3C) -> three times (B, C)
+        return self.resid_dropout(self.c_proj(self.trace_attend(query, key, value)))
 
     def heads(self, x: Tensor) -> tuple[Any, ...]:
         """Return queries, keys and values: ``(B, T, C) ->`` three times ``(B, H, T, D)``."""

@@ -1,4 +1,4 @@
-"""The configuration of a GPT, with Hugging Face's names, and the published sizes."""
+"""What all configurations share, the configuration of a GPT, and the published sizes of GPTs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import os
 import urllib.parse
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from autograd.schema import Range, fit_fields, nearest
 from npgpt.errors import UserError
@@ -37,7 +37,103 @@ GPT2_END = 50256  # transformers takes this id for the end of a text where no fi
 
 
 @dataclass
-class GPTConfig:
+class ModelConfig:
+    """The fields that all architectures have; `GPTConfig` says what each is.
+
+    A subclass gives its own defaults, and adds fields. It says what stands in a ``config.json``
+    (`from_dict`, `to_dict`), and by which name of the registry a model of it goes (`model_type`).
+    """
+
+    hugging_face: ClassVar[dict[str, str]] = {}  # the classes of transformers, by `model_type`
+    presets: ClassVar[dict[str, Any]] = {}  # the published sizes, by name
+
+    vocab_size: Size = 50257
+    n_positions: Size = 1024
+    n_embd: Size = 768
+    n_layer: Layers = 12
+    n_head: Size = 12
+    n_inner: Size | None = None
+    activation_function: Activation = "gelu_new"
+    resid_pdrop: Fraction = 0.0
+    embd_pdrop: Fraction = 0.0
+    attn_pdrop: Fraction = 0.0
+    initializer_range: Positive = 0.02
+    tie_word_embeddings: bool = True
+    window_size: Size | None = None
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """Return a published architecture, by a name of `presets`, with some fields changed."""
+        if name not in cls.presets:
+            raise UserError(f"unknown preset {name!r}{nearest(name, list(cls.presets))}")
+        return dataclasses.replace(cls.presets[name], **changes)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Make a configuration of a Hugging Face ``config.json``; unknown fields are ignored."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields of a Hugging Face ``config.json``."""
+        raise NotImplementedError
+
+    @property
+    def model_type(self) -> str:
+        """The name in the registry, which stands in ``config.json``."""
+        raise NotImplementedError
+
+    @property
+    def block_size(self) -> int:
+        """The context length, by nanoGPT's name."""
+        return self.n_positions
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def mlp_width(self) -> int:
+        """Channels between the linear layers of an MLP."""
+        return self.n_inner or 4 * self.n_embd
+
+    @property
+    def n_branches(self) -> int:
+        """The number of residual branches whose results are added up without a norm."""
+        return 2 * self.n_layer
+
+    def window_of(self, layer: int) -> int | None:
+        """Return how many tokens a position sees in a layer; None for all before it."""
+        raise NotImplementedError
+
+    def described(self) -> dict[str, str]:
+        """Return what `npgpt info` says of the parts of a block."""
+        raise NotImplementedError
+
+
+def takes_block_size(config: type) -> type:
+    """Let a class of configurations take ``block_size`` as another name of ``n_positions``.
+
+    ``block_size`` is no field: ``dataclasses.replace(config, n_positions=8)`` would pass on the old
+    value of a field of that name.
+    """
+    init = config.__init__  # type: ignore[misc]
+
+    @functools.wraps(init)
+    def init_with_alias(
+        self: Any, *args: Any, block_size: int | None = None, **fields: Any
+    ) -> None:
+        if block_size is not None:
+            fields["n_positions"] = block_size
+        init(self, *args, **fields)
+
+    config.__init__ = init_with_alias  # type: ignore[misc]
+    return config
+
+
+@takes_block_size
+@dataclass
+class GPTConfig(ModelConfig):
     """The architecture of a GPT, with Hugging Face's field names and GPT-2's values.
 
     Parameters
@@ -92,26 +188,16 @@ class GPTConfig:
         "openai-gpt": "OpenAIGPTLMHeadModel",
     }
 
-    vocab_size: Size = 50257
-    n_positions: Size = 1024
-    n_embd: Size = 768
-    n_layer: Layers = 12
-    n_head: Size = 12
-    n_inner: Size | None = None
-    activation_function: Activation = "gelu_new"
     resid_pdrop: Fraction = 0.1
     embd_pdrop: Fraction = 0.1
     attn_pdrop: Fraction = 0.1
     layer_norm_epsilon: Positive = 1e-5
-    initializer_range: Positive = 0.02
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     reorder_and_upcast_attn: bool = False
-    tie_word_embeddings: bool = True
     bias: bool = True
     norm_position: NormPosition = "pre"
     position_embedding: PositionEmbedding = "learned"
-    window_size: Size | None = None
 
     def __post_init__(self) -> None:
         fit_fields(self)
@@ -122,14 +208,7 @@ class GPTConfig:
             )
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> GPTConfig:
-        """Return a published architecture, by a name of `PRESETS`, with some fields changed."""
-        if name not in PRESETS:
-            raise UserError(f"unknown preset {name!r}{nearest(name, list(PRESETS))}")
-        return dataclasses.replace(PRESETS[name], **changes)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Make a configuration of a Hugging Face ``config.json``; unknown fields are ignored."""
         if values.get("add_cross_attention"):
             raise UserError("add_cross_attention is true; this GPT has no cross-attention")
@@ -140,7 +219,8 @@ class GPTConfig:
             values["activation_function"] = "gelu_new" if afn == "gelu" else afn
         known = {f.name for f in dataclasses.fields(cls)}
         fields = {key: value for key, value in values.items() if key in known}
-        return dataclasses.replace(PRESETS["gpt1"] if is_gpt1 else cls(), **fields)
+        base: Any = PRESETS["gpt1"] if is_gpt1 else cls()
+        return dataclasses.replace(base, **fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
@@ -170,35 +250,25 @@ class GPTConfig:
         return "openai-gpt" if as_published else "npgpt"
 
     @property
-    def block_size(self) -> int:
-        """The context length, by nanoGPT's name."""
-        return self.n_positions
+    def n_branches(self) -> int:
+        """The number of residual branches whose results are added up without a norm."""
+        return 2 * self.n_layer if self.norm_position == "pre" else 1
 
-    @property
-    def head_size(self) -> int:
-        """Channels of one head."""
-        return self.n_embd // self.n_head
+    def window_of(self, layer: int) -> int | None:
+        """Return how many tokens a position sees in a layer; None for all before it."""
+        return self.window_size if layer % 2 else None  # GPT-3: every other layer
 
-    @property
-    def mlp_width(self) -> int:
-        """Channels between the two linear layers of an MLP."""
-        return self.n_inner or 4 * self.n_embd
-
-
-_init = GPTConfig.__init__
-
-
-@functools.wraps(_init)
-def _init_with_alias(
-    self: GPTConfig, *args: Any, block_size: int | None = None, **fields: Any
-) -> None:
-    # block_size is no field: dataclasses.replace(config, n_positions=8) would pass on its old value
-    if block_size is not None:
-        fields["n_positions"] = block_size
-    _init(self, *args, **fields)
-
-
-GPTConfig.__init__ = _init_with_alias  # type: ignore[method-assign]
+    def described(self) -> dict[str, str]:
+        """Return what `npgpt info` says of the parts of a block."""
+        window = self.window_size
+        return {
+            "heads": f"{self.n_head} of {self.head_size}",
+            "MLP": f"{self.mlp_width:,}, {self.activation_function}",
+            "norm": self.norm_position,
+            "attention": "dense" if window is None else f"dense, last {window:,} in turn",
+            "positions": f"{self.n_positions:,}, {self.position_embedding}",
+            "biases": "yes" if self.bias else "no",
+        }
 
 
 def path_of(name: str) -> str:
@@ -246,3 +316,4 @@ PRESETS = {
     "gpt3-13b": _gpt3(40, 5120, 40),
     "gpt3-175b": _gpt3(96, 12288, 96),
 }
+GPTConfig.presets = PRESETS

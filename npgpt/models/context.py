@@ -32,11 +32,15 @@ class Context:
         Where hidden states and attention weights are stored.
     cache : KVCache, optional
         The keys and values of the tokens that were read earlier.
+    rotation : tuple of ndarray, optional
+        The cosines and sines of the positions' angles, (T, 1, D / 2) or (B, T, 1, D / 2) each; of a
+        model with rotary positions.
     """
 
     mask: ndarray | None = None
     capture: Activations | None = None
     cache: KVCache | None = None
+    rotation: tuple[ndarray, ndarray] | None = None
 
 
-ALONE = Context()  # of a pass over whole sequences: no mask, no cache
+ALONE = Context()  # of a pass over whole sequences: no mask, no cache, no rotation

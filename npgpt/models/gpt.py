@@ -19,7 +19,7 @@ from autograd.functional import checkpoint
 from npgpt.errors import UserError
 from npgpt.models.blocks import Block
 from npgpt.models.cache import KVCache
-from npgpt.models.config import GPTConfig
+from npgpt.models.config import GPTConfig, ModelConfig
 from npgpt.models.context import ALONE, Activations, Context
 from npgpt.models.heads import Head, next_token_loss
 from npgpt.models.layers import Dropout, Embedding, LayerNorm
@@ -49,7 +49,9 @@ class Transformer(Module):
         )
         self.drop = Dropout(config.embd_pdrop)
         self.h = [block(config, layer, dtype) for layer in range(config.n_layer)]
-        self.ln_f = (  # the last block of a post-norm model ends with a norm as it is
+        self.ln_f: (
+            Module | None
+        ) = (  # the last block of a post-norm model ends with a norm as it is
             LayerNorm(config.n_embd, config.bias, config.layer_norm_epsilon, dtype)
             if config.norm_position == "pre"
             else None
@@ -73,12 +75,12 @@ class Transformer(Module):
         if self.n_positions < S:
             raise ValueError(f"{S} tokens do not fit the context of {self.n_positions}")
         if cache is not None:
-            cache.demand_room(B, T)
+            cache.make_room(B, T)
         position_ids = np.arange(past, S) if position_ids is None else np.asarray(position_ids)
         check_ids("position_ids", position_ids, self.n_positions, "the context has {} positions")
         mask = None if attention_mask is None else mask_of(attention_mask, B, T, past)
         x = self.embed(input_ids, position_ids)
-        x = self.apply_blocks(x, Context(mask, capture, cache))
+        x = self.apply_blocks(x, Context(mask, capture, cache, self.rotation(position_ids)))
         if cache is not None:
             cache.length = S
         return x
@@ -86,6 +88,10 @@ class Transformer(Module):
     def embed(self, input_ids: ndarray, position_ids: ndarray) -> Tensor:
         """Map ``(B, T)`` ids to ``(B, T, C)``: the sum of a token's and of a position's vector."""
         return self.drop(self.wte(input_ids) + self.wpe(position_ids))
+
+    def rotation(self, position_ids: ndarray) -> tuple[ndarray, ndarray] | None:
+        """Return what turns queries and keys at these positions; GPTs add a vector instead."""
+        return None
 
     def apply_blocks(self, x: Tensor, context: Context = ALONE) -> Tensor:
         """Apply the blocks and the last norm, ``(B, T, C) -> (B, T, C)``."""
@@ -144,18 +150,20 @@ class GPT(Module):
     (65, 16)
     """
 
+    body: ClassVar[Callable[..., Transformer]] = Transformer  # made as body(config, dtype, block)
     block: ClassVar[Callable[..., Module]] = Block  # made as block(config, layer, dtype)
+    branch_ends: ClassVar[tuple[str, ...]] = ("c_proj.weight",)  # the last matrices of branches
 
     # What generates, loads and saves is built on top of the model, and so is not imported here:
-    # npgpt/__init__.py makes `npgpt.generate`, `load_pretrained` and `save_pretrained` methods.
+    # npgpt/__init__.py makes `npgpt.generate`, `load_model` and `save_pretrained` methods.
     generate: ClassVar[Callable[..., Any]]
     from_pretrained: ClassVar[Callable[..., GPT]]
     save_pretrained: ClassVar[Callable[..., None]]
 
-    def __init__(self, config: GPTConfig, seed: int = 0, dtype: DTypeLike = np.float32):
+    def __init__(self, config: ModelConfig, seed: int = 0, dtype: DTypeLike = np.float32):
         self.config = config
         self.generation_config: dict[str, Any] = {}  # defaults of `generate`
-        self.transformer = Transformer(config, dtype, self.block)
+        self.transformer = self.body(config, dtype, self.block)
         self.lm_head = Head(
             self.transformer.wte.weight
             if config.tie_word_embeddings
@@ -172,11 +180,10 @@ class GPT(Module):
         GPT-1 normalizes this sum, and so does not divide.
         """
         config = self.config
-        branches = 2 * config.n_layer if config.norm_position == "pre" else 1
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 continue  # biases are 0, the weights of norms 1
-            shrink = math.sqrt(branches) if name.endswith("c_proj.weight") else 1
+            shrink = math.sqrt(config.n_branches) if name.endswith(self.branch_ends) else 1
             draw = generator.standard_normal(parameter.shape, np.float32)
             parameter.data[...] = draw * (config.initializer_range / shrink)
 

@@ -65,6 +65,24 @@ class LayerNorm(Module):
         return x.layer_norm(self.weight, self.bias, self.eps)
 
 
+class RMSNorm(Module):
+    """Divide the last axis by the root of its mean square, then scale."""
+
+    part = "norms"
+
+    def __init__(self, width: int, eps: float = 1e-6, dtype: DTypeLike = np.float32):
+        self.weight = Parameter.full((width,), 1, dtype)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(..., width)``."""
+        return nn.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+    def trace(self, x: Traced) -> Traced:
+        """Trace the norm."""
+        return x.rms_norm(self.weight, self.eps)
+
+
 class Dropout(Module):
     """Set elements to zero with probability p, in training."""
 

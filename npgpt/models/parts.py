@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from npgpt.models.config import GPTConfig
+from npgpt.models.config import ModelConfig
 from npgpt.models.registry import architecture_of
 from npgpt.module import unallocated
 
 
-def parameters_by_part(config: GPTConfig) -> dict[str, int]:
+def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     """Return the number of parameters in each part of a model; tied parameters count once.
 
     Examples

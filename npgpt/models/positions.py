@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy import ndarray
 from numpy.typing import DTypeLike
@@ -35,3 +38,106 @@ class SinusoidalEmbedding(Module):
     def rows(self, n: int) -> ndarray:
         """Return the first rows of the table, (n, width)."""
         return self.forward(np.arange(n))
+
+
+class RotaryEmbedding:
+    """The angles by which queries and keys are rotated (Su et al. 2021, section 3.2).
+
+    Pair i of a head's D channels turns by ``base^(-2i / D)`` from one position to the next: the
+    first pair by one radian, later pairs more and more slowly. Later models are trained on short
+    texts and then told to read longer ones; `scaling` says how the angles change for this.
+
+    Parameters
+    ----------
+    size : int
+        D, the channels of a head.
+    base : float
+        ``rope_theta`` in Hugging Face's files.
+    scaling : dict, optional
+        ``rope_scaling`` in Hugging Face's files, complete: see `npgpt.models.llama.LlamaConfig`.
+
+    Attributes
+    ----------
+    frequencies : ndarray of float64, (D / 2,)
+        The angle of each pair from one position to the next, in radians.
+    magnitude : float
+        What cosines and sines are multiplied with; 1 but for YaRN.
+
+    Examples
+    --------
+    >>> rotary = RotaryEmbedding(4, base=100.0)
+    >>> rotary.frequencies
+    array([1. , 0.1])
+    >>> cos, sin = rotary(np.arange(3), np.float64)
+    >>> cos.shape, sin[1, 0].round(3).tolist()
+    ((3, 1, 2), [0.841, 0.1])
+    """
+
+    def __init__(self, size: int, base: float, scaling: dict[str, Any] | None = None):
+        self.frequencies, self.magnitude = base ** (-np.arange(0, size, 2) / size), 1.0
+        if scaling is not None:
+            scale = SCALINGS[scaling["rope_type"]]
+            self.frequencies = scale(self.frequencies, base, scaling)
+            self.magnitude = scaling.get("attention_factor", 1.0)
+
+    def __call__(self, ids: ndarray, dtype: DTypeLike) -> tuple[ndarray, ndarray]:
+        """Return the cosines and sines of positions: ``(...) ->`` twice ``(..., 1, D / 2)``."""
+        angle = np.asarray(ids)[..., None, None] * self.frequencies
+        cos, sin = np.cos(angle) * self.magnitude, np.sin(angle) * self.magnitude
+        return cos.astype(dtype), sin.astype(dtype)
+
+
+def scale_linearly(frequencies: ndarray, base: float, scaling: dict) -> ndarray:
+    """Turn all pairs more slowly: position 8 of a factor of 4 has the angles of position 2.
+
+    Chen et al. 2023, arXiv:2306.15595.
+    """
+    return frequencies / scaling["factor"]
+
+
+def scale_dynamically(frequencies: ndarray, base: float, scaling: dict) -> ndarray:
+    """Change nothing: this scaling begins where a text is longer than the context."""
+    return frequencies
+
+
+def scale_by_bands(frequencies: ndarray, base: float, scaling: dict) -> ndarray:
+    """Turn slow pairs more slowly, as Llama 3.1 does (Grattafiori et al. 2024, arXiv:2407.21783).
+
+    A pair that turns full circle at least ``high_freq_factor`` times in the original context keeps
+    its frequency. A pair that turns at most ``low_freq_factor`` times has its frequency divided by
+    the factor. The frequencies of the pairs between are interpolated.
+    """
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling["factor"])
+
+
+def scale_by_ramp(frequencies: ndarray, base: float, scaling: dict) -> ndarray:
+    """Turn slow pairs more slowly, and sharpen attention: YaRN.
+
+    A pair that turns ``beta_fast`` times in the original context, or more often, keeps its
+    frequency. A pair that turns ``beta_slow`` times, or fewer, has it divided by the factor.
+    Between, the share of each falls linearly with the number of the pair. Cosines and sines are
+    multiplied with ``attention_factor``, so that scores grow by its square. Peng et al.
+    2023, arXiv:2309.00071, section 3.
+    """
+    original, size = scaling["original_max_position_embeddings"], 2 * len(frequencies)
+
+    def pair_that_turns(times: float) -> float:
+        return size * math.log(original / (times * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = pair_that_turns(scaling["beta_fast"]), pair_that_turns(scaling["beta_slow"])
+    if scaling["truncate"]:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    slowed = np.clip((np.arange(size // 2) - low) / ((high - low) or 0.001), 0, 1)
+    return frequencies * (1 - slowed + slowed / scaling["factor"])
+
+
+SCALINGS = {
+    "linear": scale_linearly,
+    "dynamic": scale_dynamically,
+    "llama3": scale_by_bands,
+    "yarn": scale_by_ramp,
+}

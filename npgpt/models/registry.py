@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from npgpt.models.config import GPTConfig
+from npgpt.models import llama
+from npgpt.models.config import GPTConfig, ModelConfig
 from npgpt.models.gpt import GPT
 
 
@@ -28,7 +29,7 @@ class Architecture:
         anything, the same in both; ``.T`` at the end says that the file has the matrix transposed.
     """
 
-    config: type[GPTConfig]
+    config: type[ModelConfig]
     model: type[GPT]
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -42,10 +43,17 @@ ARCHITECTURES = {
     "gpt2": Architecture(GPTConfig, GPT),
     "openai-gpt": Architecture(GPTConfig, GPT, GPT1_NAMES),
     "npgpt": Architecture(GPTConfig, GPT),  # a GPT that transformers has no model for
+    **{
+        model_type: Architecture(llama.LlamaConfig, llama.Llama, llama.NAMES_IN_FILES)
+        for model_type in llama.LlamaConfig.hugging_face
+    },
 }
 
 
-def architecture_of(config: GPTConfig) -> Architecture:
+PRESETS: dict[str, ModelConfig] = {**GPTConfig.presets, **llama.LlamaConfig.presets}
+
+
+def architecture_of(config: ModelConfig) -> Architecture:
     """Return the architecture that a configuration belongs to.
 
     Examples

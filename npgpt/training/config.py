@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from autograd.escape import brief
 from autograd.reading import read_toml
@@ -18,6 +18,7 @@ from npgpt.models.config import (
     GPTConfig,
     Interval,
     Layers,
+    ModelConfig,
     NormPosition,
     PositionEmbedding,
     Positive,
@@ -27,6 +28,7 @@ from npgpt.models.config import (
     path_of,
     uri_of,
 )
+from npgpt.models.registry import ARCHITECTURES
 from npgpt.options import FOREIGN
 
 
@@ -56,46 +58,82 @@ class DataKeys:
 class ModelKeys:
     """The keys of a run that say what its model is.
 
-    A key is a field of `GPTConfig` of the same name, except for those in `FIELDS_OF`. A new key
-    needs one line here: the model's configuration, the check of a model to start from, and the
-    check of a resumed run follow from the fields of this class.
+    A key is a field of the same name of the model's configuration, except for those in `FIELDS_OF`.
+    A new key needs one line here: the model's configuration, the check of a model to start from,
+    and the check of a resumed run follow from the fields of this class.
     """
 
+    model_type: Literal["gpt", "llama", "mistral", "qwen2"] = "gpt"
+    """gpt is GPT-1, 2 or 3, as the keys below say."""
     n_layer: Layers = 4
     n_head: Size = 4
+    n_kv_head: Size | None = None
+    """Heads of keys and values; as many as n_head, if not given. Not of gpt."""
     n_embd: Size = 128
     block_size: Size = 64
     """Context length, in tokens; with init_from the model's, or less."""
     dropout: Fraction = 0.0
     bias: bool = False
     """Whether linear layers and norms have biases."""
-    activation_function: Activation = "gelu_new"
+    activation_function: Activation | None = None
+    """gelu_new for gpt and silu for the others, if not given."""
     norm_position: NormPosition = "pre"
-    """pre normalizes what a branch reads (GPT-2), post the sum after it (GPT-1)."""
+    """pre normalizes what a branch reads (GPT-2), post the sum after it (GPT-1). Of gpt alone."""
     position_embedding: PositionEmbedding = "learned"
+    """Of gpt alone: the others have rotary positions."""
     window_size: Size | None = None
-    """Tokens that every other layer sees (GPT-3's local attention); all, if not given."""
+    """Tokens that every other layer sees (GPT-3), or every layer of mistral and qwen2; all, if not
+    given."""
 
-    def model(self, vocab_size: int, base: GPTConfig | None = None) -> GPTConfig:
+    def model(self, vocab_size: int, base: ModelConfig | None = None) -> ModelConfig:
         """Return the configuration of the model that these keys describe.
 
         With `base`, the configuration of a model to start from, the result is `base` with the
         values of these keys; the vocabulary stays that of `base`.
         """
-        values = {name: getattr(self, key) for key, names in MODEL_KEYS.items() for name in names}
-        return dataclasses.replace(base or GPTConfig(vocab_size=vocab_size), **values)
+        known = {} if base is None else keys_of(base)
+        if base is None:
+            kind = GPTConfig if self.model_type == "gpt" else ARCHITECTURES[self.model_type].config
+            base = kind(vocab_size=vocab_size)
+        values: dict[str, Any] = {}
+        for key, default in MODEL_KEYS.items():
+            value, names = getattr(self, key), fields_of(key, base)
+            if value is not None and value != known.get(key):
+                values |= dict.fromkeys(names, value)
+            if not names and value != default:
+                raise UserError(
+                    f"{key} is {value}, and a model of model_type {self.model_type} has no such "
+                    f"choice: leave {key} out"
+                )
+        return dataclasses.replace(base, **values)
 
 
 FIELDS_OF = {  # the keys that have other names in the model's configuration
+    "bias": ("bias", "attention_bias", "mlp_bias"),
     "block_size": ("n_positions",),
     "dropout": ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
 }
-MODEL_KEYS = {f.name: FIELDS_OF.get(f.name, (f.name,)) for f in dataclasses.fields(ModelKeys)}
+MODEL_KEYS = {f.name: f.default for f in dataclasses.fields(ModelKeys)}
+
+
+def fields_of(key: str, config: ModelConfig) -> list[str]:
+    """Return the fields of a configuration that a key decides; none if it has no such fields.
+
+    Examples
+    --------
+    >>> from npgpt import GPTConfig
+    >>> fields_of("dropout", GPTConfig()), fields_of("n_kv_head", GPTConfig())
+    (['resid_pdrop', 'embd_pdrop', 'attn_pdrop'], [])
+    """
+    known = {f.name for f in dataclasses.fields(config)}
+    return [name for name in FIELDS_OF.get(key, (key,)) if name in known]
+
+
 FIXED = tuple(f.name for f in (*dataclasses.fields(DataKeys), *dataclasses.fields(ModelKeys)))
 """The keys that a resumed run cannot change."""
 
 
-def keys_of(config: GPTConfig) -> dict[str, Any]:
+def keys_of(config: ModelConfig) -> dict[str, Any]:
     """Return the training keys that a model to start from decides: all of its own but dropout.
 
     Examples
@@ -104,7 +142,10 @@ def keys_of(config: GPTConfig) -> dict[str, Any]:
     >>> keys_of(GPTConfig(n_layer=2))["n_layer"], keys_of(GPTConfig())["block_size"]
     (2, 1024)
     """
-    return {key: getattr(config, names[0]) for key, names in MODEL_KEYS.items() if key != "dropout"}
+    found = {key: fields_of(key, config) for key in MODEL_KEYS if key != "dropout"}
+    return {
+        key: getattr(config, names[0]) if names else MODEL_KEYS[key] for key, names in found.items()
+    }
 
 
 @dataclass

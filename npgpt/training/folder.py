@@ -20,13 +20,13 @@ from autograd.files import TEMPORARY, finish, make_folders, remove
 from autograd.reading import LARGE, demand_intact, hash_file, open_file
 from npgpt.errors import UserError
 from npgpt.hub import load_config
-from npgpt.models.config import GPTConfig
+from npgpt.models.config import ModelConfig
 from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer, load_tokenizer
-from npgpt.training.config import FIXED, MODEL_KEYS, TrainConfig, keys_of
+from npgpt.training.config import FIXED, TrainConfig, fields_of, keys_of
 from npgpt.training.data import RESTORE, Tokens, open_tokens
 from npgpt.training.state import State
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 try:
     import fcntl
@@ -221,14 +221,15 @@ class RunFolder:
             )
         return config
 
-    def read_architecture(self, state: State, config: TrainConfig) -> GPTConfig:
+    def read_architecture(self, state: State, config: TrainConfig) -> ModelConfig:
         """Read ``config.json``; refuse one that is not of the model that the run trains."""
         architecture = load_config(self.path)
         expected = state.architecture
         if not expected:  # of version 0.1.0; what the configuration of the run says of the model
             expected = dataclasses.asdict(config.model(architecture.vocab_size))
             if config.init_from != "scratch":
-                decided = [name for key in keys_of(architecture) for name in MODEL_KEYS[key]]
+                keys = keys_of(architecture)
+                decided = [name for key in keys for name in fields_of(key, architecture)]
                 expected = {name: expected[name] for name in decided}
         here = dataclasses.asdict(architecture)
         changed = [
@@ -272,7 +273,7 @@ class RunFolder:
 
         Where it must be `hashed`, as in runs after version 0.1.0, it must hold a hash of itself.
         """
-        load_pretrained(self.path)
+        load_model(self.path)
         with open_file(self.model) as file:
             if not demand_intact(file, self.model) and hashed:
                 raise UserError(f"{self.model} is not as this run wrote it: it holds no hash")

@@ -29,7 +29,7 @@ from npgpt.training.metrics import Metrics
 from npgpt.training.optim import AdamW, clip_grad_norm, learning_rate_at
 from npgpt.training.state import Progress, Setting, State, environment, hash_parameters
 from npgpt.training.task import Task, accumulate_gradients
-from npgpt.weights.load import load_pretrained, save_weights
+from npgpt.weights.load import load_model, save_weights
 
 
 def train(run: Run, display: Display) -> None:
@@ -101,7 +101,7 @@ def train(run: Run, display: Display) -> None:
                 if config.checkpoint_interval and progress.step % config.checkpoint_interval == 0:
                     run.save_state(run.files.checkpoint(progress.step))
             if not progress.finished:  # as it is for a complete run that is resumed as it was
-                best = load_pretrained(run.folder)
+                best = load_model(run.folder)
                 loss = run.task.whole_loss(best, interrupt.check)
                 progress.finished = True
                 metrics.write(progress.step, val_loss=loss, elapsed_seconds=elapsed())

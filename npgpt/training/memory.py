@@ -6,14 +6,14 @@ import ctypes
 import os
 import sys
 
-from npgpt.models.config import GPTConfig
+from npgpt.models.config import ModelConfig
 from npgpt.models.parts import parameters_by_part
 
 LAYER = 20_000  # bytes of the Python objects of a layer
 TOKEN = 10  # numbers that a layer saves for each token and channel; a real layer saves more
 
 
-def demand_memory(config: GPTConfig, n_tokens: int = 0, checkpointed: bool = False) -> None:
+def demand_memory(config: ModelConfig, n_tokens: int = 0, checkpointed: bool = False) -> None:
     """Refuse a model that cannot be trained in the memory of this machine.
 
     Called before the model is made, since a process that runs out of memory is killed without a
@@ -21,7 +21,7 @@ def demand_memory(config: GPTConfig, n_tokens: int = 0, checkpointed: bool = Fal
 
     Parameters
     ----------
-    config : GPTConfig
+    config : ModelConfig
     n_tokens : int
         The tokens in a batch.
     checkpointed : bool
@@ -35,6 +35,7 @@ def demand_memory(config: GPTConfig, n_tokens: int = 0, checkpointed: bool = Fal
 
     Examples
     --------
+    >>> from npgpt import GPTConfig
     >>> demand_memory(GPTConfig(n_embd=8, n_layer=1, n_head=1))
     """
     saved = (1 if checkpointed else TOKEN) * config.n_layer * config.n_embd  # for each token

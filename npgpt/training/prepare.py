@@ -12,7 +12,7 @@ import numpy as np
 from npgpt.errors import UserError
 from npgpt.generation import resolve_options as resolve_generation_options
 from npgpt.hub import find_model
-from npgpt.models.config import GPTConfig
+from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.registry import architecture_of
 from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
@@ -29,7 +29,7 @@ from npgpt.training.data import (
 )
 from npgpt.training.memory import demand_memory
 from npgpt.training.task import SAMPLING, LanguageModelling
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 
 @dataclass
@@ -62,7 +62,7 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
         If the model cannot be trained in the memory of this machine.
     """
     origin = None if config.init_from == "scratch" else find_model(config.init_from)
-    base = None if origin is None else load_pretrained(origin)
+    base = None if origin is None else load_model(origin)
     sources = read_sources(config)
     tokenizer = None if origin is None else load_tokenizer(origin)
     tokenizer = tokenizer_for(config, sources, tokenizer, origin)
@@ -175,7 +175,7 @@ def tokenizer_for(
 # ---- the model
 
 
-def initial_model(architecture: GPTConfig, seed: int, base: GPT | None) -> GPT:
+def initial_model(architecture: ModelConfig, seed: int, base: GPT | None) -> GPT:
     """Make the model that a run begins with: a new one, or one with the weights of `base`."""
     model = architecture_of(architecture).model(architecture, seed=seed)
     if base is not None:

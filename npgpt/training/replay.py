@@ -31,7 +31,7 @@ from npgpt.training.memory import keep_freed_memory
 from npgpt.training.prepare import initial_model
 from npgpt.training.run import open_run
 from npgpt.training.state import Progress, Setting, environment, hash_parameters
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 
 class Replay:
@@ -126,7 +126,7 @@ class Replay:
             # Otherwise the state was saved before the run was resumed from an earlier state, with
             # another configuration: the run as it is now never had these parameters.
         source = run.config.init_from
-        base = None if source == "scratch" else load_pretrained(find_model(source))
+        base = None if source == "scratch" else load_model(find_model(source))
         model = initial_model(run.model.config, run.config.seed, base)
         self.run = dataclasses.replace(run, model=model, progress=Progress())
         return "the initialization" if base is None else source

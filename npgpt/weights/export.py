@@ -9,7 +9,7 @@ from npgpt.errors import UserError
 from npgpt.hub import find_model
 from npgpt.tokenizers import load_tokenizer
 from npgpt.tokenizers.huggingface import write_hugging_face
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 END = "<|endoftext|>"
 
@@ -21,7 +21,7 @@ def export(source: str | Path, folder: str | Path) -> None:
     ----------
     source : str or Path
         A run folder, or another folder with a model and a tokenizer, or a name on the hub, as
-        `npgpt.load_pretrained` and `npgpt.load_tokenizer` take them.
+        `npgpt.load_model` and `npgpt.load_tokenizer` take them.
     folder : str or Path
         The folder to write to. It is created if it does not exist. It gets ``config.json``,
         ``model.safetensors``, ``tokenizer.json`` and ``tokenizer_config.json``, and also
@@ -52,7 +52,7 @@ def export(source: str | Path, folder: str | Path) -> None:
         raise UserError(
             f"{folder} exists and is not an empty folder; export to an empty or a new folder"
         )
-    model, tokenizer = load_pretrained(path), load_tokenizer(path)
+    model, tokenizer = load_model(path), load_tokenizer(path)
     config = model.config
     if config.model_type not in config.hugging_face:
         raise UserError(

@@ -20,7 +20,7 @@ from autograd.reading import SMALL, read_json
 from npgpt.errors import UserError
 from npgpt.generation.options import options_in_config
 from npgpt.hub import find_config, find_model
-from npgpt.models.config import GPTConfig
+from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.registry import architecture_of
 from npgpt.module import unallocated
@@ -29,10 +29,10 @@ from npgpt.weights.release import is_release, open_release
 from npgpt.weights.safetensors import Index, Stored, open_safetensors
 
 
-def load_pretrained(
+def load_model(
     source: str | Path,
     *,
-    config: GPTConfig | None = None,
+    config: ModelConfig | None = None,
     mapping: Mapping[str, str] | None = None,
     dtype: DTypeLike = np.float32,
 ) -> GPT:
@@ -45,7 +45,7 @@ def load_pretrained(
         files and their index) of a GPT-2 or GPT-1, a run folder, OpenAI's GPT-1 release
         (``params_shapes.json`` and ``params_*.npy``), one ``.safetensors`` file, or the name of a
         model on the Hugging Face hub.
-    config : GPTConfig, optional
+    config : ModelConfig, optional
         Instead of the source's own ``config.json``.
     mapping : mapping of str to str, optional
         For files with other names than those of the architecture (see `npgpt.models.registry`): a
@@ -79,7 +79,7 @@ def load_pretrained(
     path = find_model(source)
     folder = path if path.is_dir() else path.parent
 
-    def opened() -> tuple[GPTConfig, dict[str, Stored], str, dict[str, Any]]:
+    def opened() -> tuple[ModelConfig, dict[str, Stored], str, dict[str, Any]]:
         found = read_generation_config(folder, is_own=config is None)
         return config or find_config(path), *open_weights(path), found
 
@@ -144,7 +144,7 @@ def save_weights(model: GPT, path: Path) -> None:
     write_tensors(path, model.state_dict(), {"format": "pt"})
 
 
-def save_config(config: GPTConfig, folder: Path) -> None:
+def save_config(config: ModelConfig, folder: Path) -> None:
     """Write ``config.json`` to a folder."""
     write_json(folder / "config.json", config.to_dict(), indent=2)
 

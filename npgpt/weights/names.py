@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy import ndarray
 
+from npgpt.models.config import GPTConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import LayerNorm, Linear
 from npgpt.models.positions import SinusoidalEmbedding
@@ -59,10 +60,12 @@ def fitted(model: GPT, tensors: dict[str, Stored], mapping: Mapping[str, str]) -
 def implied(model: GPT) -> dict[str, tuple[tuple[int, ...], Callable[[], ndarray]]]:
     """Return the tensors that transformers stores and this model has not: name, shape and value.
 
-    These are the biases of a model without biases, which are zeros, and the table of sinusoidal
+    These are the biases of a GPT without biases, which are zeros, and the table of sinusoidal
     positions, which is computed here.
     """
     found: dict[str, tuple[tuple[int, ...], Callable[[], ndarray]]] = {}
+    if not isinstance(model.config, GPTConfig):
+        return found
     for name, module in model.named_modules():
         if isinstance(module, Linear | LayerNorm) and module.bias is None:
             shape, dtype = module.weight.shape[-1:], module.weight.dtype
@@ -73,8 +76,8 @@ def implied(model: GPT) -> dict[str, tuple[tuple[int, ...], Callable[[], ndarray
     return found
 
 
-# Masks and counters that old checkpoints keep beside the weights.
-_BUFFER = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|position_ids)$")
+# Masks, counters and frequencies that old checkpoints keep beside the weights.
+_BUFFER = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|position_ids|rotary_emb\.inv_freq)$")
 
 
 def names_in_files(name: str, model: GPT) -> list[str]:

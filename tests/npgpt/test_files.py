@@ -44,7 +44,7 @@ from npgpt.training.config import TrainConfig
 from npgpt.training.data import open_tokens, write_tokens
 from npgpt.training.folder import RunFolder
 from npgpt.training.run import open_run, start
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 CALLS = "open fsync replace link unlink".split()  # of the system, at which a process may end
@@ -63,7 +63,7 @@ def write_model(folder, new):
 
 
 def read_model(folder):
-    model = load_pretrained(folder / "m")
+    model = load_model(folder / "m")
     assert model.state_dict()["transformer.wte.weight"].shape[1] == model.config.n_embd
     return model.config.n_embd == 8
 

@@ -45,7 +45,7 @@ from npgpt.training.metrics import Metrics
 from npgpt.training.replay import Replay
 from npgpt.weights.gguf import open_gguf
 from npgpt.weights.gguf_model import name_tensors, read_config
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 TEXT = "to be, or not to be: that is the question.\n" * 20
 MEMORY = 2**30  # bytes that a reader may take
@@ -67,7 +67,7 @@ def make_model(folder):
 
 
 def read_model(folder):
-    model = load_pretrained(folder)
+    model = load_model(folder)
     generate(model, [[1, 2]], max_new_tokens=2, seed=0)
 
 
@@ -313,7 +313,7 @@ KINDS = {
     "model": (make_model, read_model),
     "sharded model": (make_sharded, read_model),
     "gguf": (make_gguf, read_gguf),
-    "release": (make_release, load_pretrained),
+    "release": (make_release, load_model),
     "run": (make_run, read_run),
     "train.toml": (make_toml, read_toml_config),
     "characters": (make_char, read_any_tokenizer),

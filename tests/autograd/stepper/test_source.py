@@ -21,8 +21,10 @@ from autograd.stepper.to_source import to_source
 from autograd.tensor import Tensor
 from autograd.testing import op_calls
 from autograd.testing.properties import Applied
-from npgpt import GPT, GPTConfig
+from npgpt import GPTConfig
 from npgpt.models.layers import dropout_from
+from npgpt.models.llama import LlamaConfig
+from npgpt.models.registry import architecture_of
 
 EXAMPLES = ROOT / "examples"
 GROUPS = sorted({op.__module__ for op in autograd.REGISTRY.values()})
@@ -289,10 +291,11 @@ def test_a_users_op_of_several_arrays(tmp_path):
 
 
 def gpt(p, dtype=np.float32, **fields):
-    """Return the loss of a training step of a GPT of two layers."""
-    config = GPTConfig(vocab_size=17, n_positions=8, n_embd=8, n_layer=2, n_head=2, resid_pdrop=p,
-                       embd_pdrop=p, attn_pdrop=p, **fields)  # fmt: skip
-    model = GPT(config, seed=1, dtype=dtype).train()
+    """Return the loss of a training step of a GPT, or a Llama, of two layers."""
+    kind = LlamaConfig if "model_type" in fields else GPTConfig
+    config = kind(vocab_size=17, n_positions=8, n_embd=8, n_layer=2, n_head=2, resid_pdrop=p,
+                  embd_pdrop=p, attn_pdrop=p, **fields)  # fmt: skip
+    model = architecture_of(config).model(config, seed=1, dtype=dtype).train()
     ids = np.random.default_rng(0).integers(0, 17, (2, 7))
     with record(), dropout_from(np.random.default_rng(2)):
         _, loss = model(ids[:, :-1], targets=ids[:, 1:])
@@ -315,6 +318,8 @@ def test_a_gpts_training_step(p, tmp_path):
         {"position_embedding": "sinusoidal", "activation_function": "silu"},
         {"tie_word_embeddings": False, "bias": False, "activation_function": "relu"},
         {"scale_attn_by_inverse_layer_idx": True, "norm_position": "post", "window_size": 2},
+        {"model_type": "llama", "n_kv_head": 1},
+        {"model_type": "mistral", "window_size": 3},
     ],
     ids="-".join,
 )

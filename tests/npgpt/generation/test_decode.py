@@ -29,6 +29,11 @@ MODELS = {
     "untied": {"tie_word_embeddings": False},
     "layer_scale": {"scale_attn_by_inverse_layer_idx": True},
     "wide": {"n_inner": 11},
+    "llama": {"model_type": "llama", "n_head": 5, "n_kv_head": 1},
+    "llama, biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+    "llama, wide heads": {"model_type": "llama", "n_head": 4, "n_kv_head": 2, "head_dim": 6},
+    "mistral": {"model_type": "mistral", "window_size": 3},
+    "qwen2": {"model_type": "qwen2", "window_size": 3, "max_window_layers": 1, "n_head": 1},
 }
 
 

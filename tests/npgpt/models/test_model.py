@@ -17,10 +17,11 @@ from npgpt import GPT, GPTConfig, UserError
 from npgpt.diagnostics.info import Cost, config_of, show
 from npgpt.evaluation.loss import whole_loss
 from npgpt.generation.quantize import quantize
-from npgpt.models.config import PRESETS
 from npgpt.models.layers import dropout_from
+from npgpt.models.llama import LlamaConfig
 from npgpt.models.parts import parameters_by_part
 from npgpt.models.positions import SinusoidalEmbedding
+from npgpt.models.registry import PRESETS, architecture_of
 from npgpt.module import unallocated
 from npgpt.training.data import random_batch
 from npgpt.training.task import accumulate_gradients
@@ -260,6 +261,11 @@ SIZES = {
     "gpt3-6.7b": 6_658_404_352,
     "gpt3-13b": 12_853_386_240,
     "gpt3-175b": 174_604_259_328,
+    "llama-7b": 6_738_415_616,
+    "llama3.2-1b": 1_235_814_400,
+    "mistral-7b": 7_241_732_096,
+    "qwen2-0.5b": 494_032_768,
+    "smollm2-135m": 134_515_008,
 }
 
 
@@ -268,7 +274,7 @@ def test_every_preset_has_the_published_size():
     assert sizes == SIZES
     for name, config in PRESETS.items():
         with unallocated():  # 175 billion take no memory, and under a second
-            assert GPT(config).n_parameters() == SIZES[name]
+            assert architecture_of(config).model(config).n_parameters() == SIZES[name]
 
 
 def test_parts_are_those_of_a_real_model():
@@ -294,13 +300,21 @@ def test_the_cost_of_attention_counts_what_is_seen(config, T):
     assert cost.attention_flops == pytest.approx(total)
 
 
-@pytest.mark.parametrize("changes", [{}, {"norm_position": "post", "activation_function": "relu"}])
-def test_activations_are_what_the_tape_keeps(changes):
-    config = GPTConfig(
-        vocab_size=100, n_positions=64, n_embd=64, n_layer=3, n_head=4,
-        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **changes,
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPTConfig(),
+        GPTConfig(norm_position="post", activation_function="relu"),
+        LlamaConfig(n_kv_head=2, n_inner=200),
+    ],
+    ids=["gpt2", "gpt1", "llama"],
+)
+def test_activations_are_what_the_tape_keeps(config):
+    config = dataclasses.replace(
+        config, vocab_size=100, n_positions=64, n_embd=64, n_layer=3, n_head=4,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
     )  # fmt: skip
-    model = GPT(config)
+    model = architecture_of(config).model(config)
     x, y = tokens(2, 8, 64, high=100)
     model(x, y)  # what is made once
     tracemalloc.start()
@@ -316,11 +330,12 @@ def test_activations_are_what_the_tape_keeps(changes):
         ("gpt1", 241499136, 482799616, 37748736),
         ("gpt2", 265956864, 1005654016, 75497472),
         ("gpt3-175b", 352110944256, 203628879872, 10871635968),
+        ("smollm2-135m", 552109824, 12040077312, 377487360),
     ],
 )
 def test_costs_that_were_worked_out_by_hand(name, flops, activations, cache):
     """By the formulas for a layer's matrices, and for the arrays that the tape keeps of it."""
-    config = GPTConfig.preset(name)
+    config = PRESETS[name]
     cost = Cost(config, 1, config.n_positions)
     assert (cost.flops, cost.activations, cost.cache) == (flops, activations, cache)
 
@@ -423,8 +438,8 @@ def test_wrong_configurations(fields, message):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_config_survives_its_file(name):
-    config = GPTConfig.preset(name, bias=False, n_inner=8)
-    assert GPTConfig.from_dict(config.to_dict()) == config
+    config = dataclasses.replace(PRESETS[name], attn_pdrop=0.25, n_inner=8)
+    assert type(config).from_dict(config.to_dict()) == config
 
 
 def test_presets():

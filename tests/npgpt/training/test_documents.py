@@ -23,7 +23,7 @@ from npgpt.training.display import Display
 from npgpt.training.interrupt import Interrupted
 from npgpt.training.replay import Replay, by_sequence
 from npgpt.training.run import accumulate_gradients, resume, start, train
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 TINY = dict(vocab_size=6, n_positions=12, n_embd=8, n_layer=2, n_head=2)
 
@@ -164,14 +164,14 @@ def test_runs_on_documents_resume_bit_for_bit(step, documents, tmp_path, capsys)
 def test_generation_stops_at_the_end_of_a_document(documents, tmp_path):
     run = start(train_config("", tmp_path / "run", **documents))
     train(run, Quiet(run))
-    model, end = load_pretrained(run.folder), run.task.end
+    model, end = load_model(run.folder), run.task.end
     assert model.generation_config == {"eos_token_id": end}
     ids = run.tokenizer.encode("ab")
     found = generate(model, ids, max_new_tokens=200, do_sample=True, seed=1)[0]
     assert found[-1] == end and len(found) < 202
     without = start(train_config(str(tmp_path / "other.txt"), tmp_path / "without"))
     train(without, Quiet(without))
-    assert load_pretrained(without.folder).generation_config == {}
+    assert load_model(without.folder).generation_config == {}
 
 
 def test_what_is_said_of_documents(documents, tmp_path):

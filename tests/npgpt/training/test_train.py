@@ -37,7 +37,7 @@ from npgpt.training.optim import AdamW, clip_grad_norm
 from npgpt.training.replay import Replay
 from npgpt.training.run import latest_run, resume, start, train
 from npgpt.training.task import LanguageModelling
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_run_folder(text, tmp_path):
     step = next(line for line in found if "lr" in line)
     assert step.keys() == {"step", "train_loss", "lr", "grad_norm", "tokens_per_second",
                            "elapsed_seconds"}  # fmt: skip
-    best = load_pretrained(run.folder)
+    best = load_model(run.folder)
     assert found[-1]["val_loss"] == pytest.approx(whole_loss(best, run.task.splits[1]), rel=1e-6)
     assert found[-1]["val_loss"] < found[0]["val_loss"]
     assert TrainConfig.from_toml(run.folder / "train.toml") == run.config
@@ -87,7 +87,7 @@ def test_the_model_file_is_the_best(text, tmp_path):
     assert losses[run.progress.best_step] == min(losses.values())
     assert (
         not np.array_equal(
-            load_pretrained(run.folder).transformer.wte.weight.numpy(),
+            load_model(run.folder).transformer.wte.weight.numpy(),
             run.model.transformer.wte.weight.numpy(),
         )
         or run.progress.best_step == 40
@@ -149,7 +149,7 @@ def test_starting_from_a_model_keeps_all_of_its_architecture(text, tmp_path):
 
 def test_a_shorter_context_than_the_models(text, tmp_path):
     first = run_to_the_end(text, tmp_path / "first")
-    base = load_pretrained(first.folder)
+    base = load_model(first.folder)
     base.generation_config = {"top_k": 3}
     base.save_pretrained(first.folder)
     changes = dict(init_from=str(first.folder), block_size=5, max_iters=2)
@@ -158,7 +158,7 @@ def test_a_shorter_context_than_the_models(text, tmp_path):
     x = run.tokenizer.encode("lazy ")[None]
     assert np.array_equal(run.model.eval()(x)[0].numpy(), base(x)[0].numpy())
     train(run, Quiet(run))
-    assert load_pretrained(run.folder).generation_config == {"top_k": 3}
+    assert load_model(run.folder).generation_config == {"top_k": 3}
     Replay(run.folder).seek(1)
 
 
@@ -433,7 +433,7 @@ def test_weights_that_do_not_fit(change, message, uninterrupted, tmp_path):
     change(tensors)
     write_tensors(folder / "model.safetensors", tensors, {})
     with pytest.raises(UserError, match=message):
-        load_pretrained(folder)
+        load_model(folder)
 
 
 def test_architecture_cannot_change_on_resume(text, tmp_path):
@@ -577,7 +577,7 @@ def test_a_model_that_is_lost_is_written_again(step, text, tmp_path, capsys):
     train(again := resume(run.folder, {}), Quiet(again))
     assert "model.safetensors does not exist" in capsys.readouterr().err
     assert again.progress.finished
-    load_pretrained(run.folder)
+    load_model(run.folder)
     resume(run.folder, {})
     assert not capsys.readouterr().err
 
@@ -621,7 +621,7 @@ def test_another_task(text, tmp_path):
     whole = masked(start(train_config(text, tmp_path / "whole")))
     train(whole, Quiet(whole))
     assert lines(whole.folder)[-1]["val_loss"] == pytest.approx(
-        whole.task.whole_loss(load_pretrained(whole.folder)), rel=1e-6
+        whole.task.whole_loss(load_model(whole.folder)), rel=1e-6
     )
     run = masked(start(train_config(text, tmp_path / "run")))
     with pytest.raises(Interrupted):
