@@ -49,6 +49,7 @@ _os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 from npgpt import renamed as _renamed  # noqa: E402, F401
 from npgpt.errors import UserError  # noqa: E402
 from npgpt.generation import TextStreamer, generate  # noqa: E402
+from npgpt.generation.chat import Chat  # noqa: E402
 from npgpt.models.config import GPTConfig  # noqa: E402
 from npgpt.models.gpt import GPT  # noqa: E402
 from npgpt.tokenizers import load_tokenizer  # noqa: E402
@@ -63,6 +64,7 @@ GPT.save_pretrained = _save_pretrained
 
 __all__ = [
     "GPT",
+    "Chat",
     "GPTConfig",
     "TextStreamer",
     "TrainConfig",

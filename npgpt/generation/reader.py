@@ -73,6 +73,9 @@ class Reader:
         The largest number of columns that `ids` will have.
     use_cache : bool
         Whether to keep the keys and values of the tokens that the model has read.
+    cache : KVCache, optional
+        A cache that holds the beginning of the prompts already: each prompt's first `cache.length`
+        tokens, which must be fewer than all of them. The prompts must have one length.
 
     Attributes
     ----------
@@ -97,7 +100,12 @@ class Reader:
     """
 
     def __init__(
-        self, model: GPT, prompts: Sequence[ndarray], longest: int, use_cache: bool = True
+        self,
+        model: GPT,
+        prompts: Sequence[ndarray],
+        longest: int,
+        use_cache: bool = True,
+        cache: KVCache | None = None,
     ) -> None:
         self.model = model
         self.n_positions = model.config.n_positions
@@ -107,9 +115,11 @@ class Reader:
         self.ids = np.zeros((len(prompts), width), np.int64)
         for row, prompt in zip(self.ids, prompts, strict=True):
             row[width - len(prompt) :] = prompt
-        self.cache = KVCache(min(longest, self.n_positions)) if use_cache else None
+        self._cached_from = None if cache is None else self.begin
+        if cache is None and use_cache:
+            cache = KVCache(min(longest, self.n_positions))
+        self.cache = cache
         self.decoder = Decoder(model, self.cache)
-        self._cached_from: ndarray | None = None
 
     def rows(self) -> list[ndarray]:
         """Return the tokens of each row without padding: B arrays of shape (T,)."""

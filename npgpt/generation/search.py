@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -233,13 +233,21 @@ class Sampling(Search):
         ]
 
     def search(self, streamer: Streamer | None) -> None:
-        """Choose a token for each row that grows, until the last row has ended.
+        """Take all steps, and show them to the streamer."""
+        if streamer:
+            streamer.put(self.prompts)
+        for chosen in self.steps():
+            if streamer:
+                streamer.put(chosen)
+        if streamer:
+            streamer.end()
+
+    def steps(self) -> Iterator[ndarray]:
+        """Choose a token for each row that grows, until the last row has ended; yield the tokens.
 
         A row that has ended stays in the array, and grows by padding that is ignored.
         """
         n = self.options.num_return_sequences
-        if streamer:
-            streamer.put(self.prompts)
         while growing := [i for i, row in enumerate(self.found) if not row.finish_reason]:
             logits = self.reader.logits()  # (B, V)
             if self.n_new == 0:  # a prompt is read once, and copied for each of its n rows
@@ -259,10 +267,7 @@ class Sampling(Search):
                 if logprobs is not None:
                     found.logprobs.append(float(logprobs[row, token]))
                 found.finish_reason = reasons[row]
-            if streamer:
-                streamer.put(chosen)
-        if streamer:
-            streamer.end()
+            yield chosen
 
     def choose(self, scores: ndarray, growing: list[int]) -> ndarray:
         """Return a token for each row that grows, of its scores (G, V).

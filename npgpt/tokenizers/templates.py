@@ -40,8 +40,8 @@ TEMPLATES = {
 {%- endif %}""",
     "plain": """\
 {% for message in messages %}
-{{ (message.content if message.role == 'system' else
-    message.role | capitalize + ': ' + message.content) + '\n' }}
+{{ ('' if message.role == 'system' else message.role | capitalize + ': ')
+    + message.content | trim + '\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
 {{- 'Assistant:' }}
