@@ -18,6 +18,11 @@ COMMANDS = {
         "Let a model continue a text. Without --model: the latest run under out/. Without a "
         "prompt: each line from a pipe is a prompt.",
     ),
+    "chat": (
+        "[--model DIR] [--system TEXT]",
+        "Talk with a model. Without --model: with the latest run under out/. In a terminal, /help "
+        "lists commands. Each line from a pipe is a message.",
+    ),
     "info": (
         "[PRESET|DIR] [--compare A B] [--batch N] [--context N]",
         "What a model is and costs: parameters, computation, memory. Without a name: the presets.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -37,13 +38,8 @@ DEFAULTS = {"max_new_tokens": 500, "temperature": 0.8, "top_k": 200}
 
 
 @dataclass
-class Options:
-    """Let a model continue a prompt.
-
-    An option that is not given has the value in the model's generation_config.json. If the file
-    has no value either, up to 500 new tokens follow, each drawn at temperature 0.8 among the 200
-    most probable tokens, or found by a beam search.
-    """
+class Prompt:
+    """What to continue, and the model: the first options of the command."""
 
     prompt: str = ""
     """The text to continue; with -, each line of standard input is a prompt, as from a pipe."""
@@ -54,14 +50,16 @@ class Options:
     the latest run under out/."""
     int8: bool = False
     """Round the weights to 8 bits: generation is faster, and a little less exact."""
+
+
+@dataclass
+class Sampling:
+    """The options of a text that is written token by token; ``npgpt chat`` has them, too."""
+
     max_new_tokens: int | None = None
     """Most new tokens."""
-    max_length: int | None = None
-    """Most tokens, the prompt's included."""
     min_new_tokens: int | None = None
     """Fewest new tokens."""
-    min_length: int | None = None
-    """Fewest tokens, the prompt's included."""
     max_time: float | None = None
     """Seconds after which a text ends."""
     do_sample: bool | None = None
@@ -90,16 +88,35 @@ class Options:
     """Words that must not occur in the new text."""
     suppress_tokens: tuple[int, ...] = ()
     """Token ids that must not occur in the new text."""
+    stop_strings: tuple[str, ...] = ()
+    """Strings after which the text ends."""
+    eos_token_id: int | None = None
+    """The token id after which the text ends."""
+    seed: int | None = None
+    """Of the random draws: the same seed gives the same text. If not given, a random seed."""
+    use_cache: bool | None = None
+    """If False, the model reads the whole text again for every token, which is slow."""
+
+
+@dataclass
+class Options(Sampling, Prompt):  # help shows the fields of the last base class first
+    """Let a model continue a prompt.
+
+    An option that is not given has the value in the model's generation_config.json. If the file
+    has no value either, up to 500 new tokens follow, each drawn at temperature 0.8 among the 200
+    most probable tokens, or found by a beam search.
+    """
+
+    max_length: int | None = None
+    """Most tokens, the prompt's included."""
+    min_length: int | None = None
+    """Fewest tokens, the prompt's included."""
     begin_suppress_tokens: tuple[int, ...] = ()
     """Token ids that must not be the first new token."""
     forced_bos_token_id: int | None = None
     """The token id that follows a prompt of one token."""
     forced_eos_token_id: int | None = None
     """The last token id of a text that reaches its greatest length."""
-    stop_strings: tuple[str, ...] = ()
-    """Strings after which the text ends."""
-    eos_token_id: int | None = None
-    """The token id after which the text ends."""
     num_beams: int | None = None
     """Above 1: a beam search for the most probable text, which keeps this many texts at a time."""
     length_penalty: float | None = None
@@ -109,10 +126,6 @@ class Options:
     text is unlikely; never: when a better text is impossible."""
     num_return_sequences: int | None = None
     """Texts for each prompt."""
-    seed: int | None = None
-    """Of the random draws: the same seed gives the same text. If not given, a random seed."""
-    use_cache: bool | None = None
-    """If False, the model reads the whole text again for every token, which is slow."""
     json: NewFile = ""
     """A file to write: each text, its token ids and log-probabilities, and why it ended."""
 
@@ -159,19 +172,16 @@ def run(args: list[str]) -> int:
     return 130 if interrupted else 0
 
 
-def collect_choices(options: Options, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
+def collect_choices(options: Sampling, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return what was given, as options of `npgpt.generate`."""
     vocab_size = model.config.vocab_size
     if options.top_k is not None and options.top_k > vocab_size:
         raise UserError(f"top_k is {options.top_k}, and the vocabulary has {vocab_size} tokens")
-    choices = {
-        name: value
-        for name, value in vars(options).items()
-        if name not in ("prompt", "prompt_file", "model", "int8", "bad_words", "json")
-    }
+    names = {field.name for field in dataclasses.fields(GenerationOptions)}
+    choices = {name: value for name, value in vars(options).items() if name in names}
     if "" in options.bad_words:
         raise UserError("one of --bad_words is empty; it must be a word")
-    early = options.early_stopping
+    early = choices.get("early_stopping")
     choices["early_stopping"] = {"true": True, "false": False}.get(str(early), early)
     in_text = tokenizer.kind not in ("char", "byte")  # where a word has a token with its space
     choices["bad_words_ids"] = [
@@ -197,19 +207,24 @@ def read_prompts(options: Options) -> Iterator[str]:
     elif options.prompt == "-" or is_piped():
         if sys.stdin.isatty():
             print("one prompt a line; Ctrl-D ends", file=sys.stderr)
-        empty = True
-        for number, line in enumerate(sys.stdin.buffer, 1):
-            try:
-                prompt = line.decode().rstrip("\r\n")
-            except UnicodeDecodeError:
-                raise UserError(f"line {number} of standard input is not UTF-8") from None
-            if prompt:
-                empty = False
-                yield prompt
-        if empty:
-            raise UserError("the prompt is empty: standard input has no text")
+        yield from read_lines()
     else:
         raise UserError("the prompt is empty; give the text to continue with --prompt TEXT")
+
+
+def read_lines() -> Iterator[str]:
+    """Yield the lines of standard input that are not empty, as they come."""
+    empty = True
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            prompt = line.decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UserError(f"line {number} of standard input is not UTF-8") from None
+        if prompt:
+            empty = False
+            yield prompt
+    if empty:
+        raise UserError("the prompt is empty: standard input has no text")
 
 
 def is_piped() -> bool:

@@ -1,0 +1,212 @@
+"""``npgpt chat``: talk with a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autograd.escape import brief
+from autograd.schema import FileName, nearest
+from npgpt.commands.generate import Sampling, collect_choices, is_piped, read_lines
+from npgpt.errors import UserError
+from npgpt.generation.chat import Chat, read_turns
+from npgpt.generation.quantize import quantize
+from npgpt.hub import find_model
+from npgpt.options import check_file, parse
+from npgpt.say import is_terminal, say, say_text
+from npgpt.tokenizers import load_tokenizer
+from npgpt.tokenizers.templates import find_template
+from npgpt.training.memory import keep_freed_memory
+from npgpt.weights.load import load_pretrained
+
+
+@dataclass
+class Partner:
+    """Whom to talk with, and how it begins: the first options of the command."""
+
+    model: FileName = ""
+    """A folder with a model, its .safetensors file, or a name on the hub; if empty, the latest run
+    under out/."""
+    system: str = ""
+    """What the model is told before the conversation; if empty, what its template says."""
+    template: str = ""
+    """The chat template, if the model has none or another is wanted: chatml, plain, or a file with
+    a template in the language of Jinja2."""
+    load: FileName = ""
+    """A conversation to go on with, as /save has written it."""
+    int8: bool = False
+    """Round the weights to 8 bits, which answers faster and is a little less exact."""
+    json: bool = False
+    """Print each answer as one line of JSON: the message, the text, its tokens, why it ended."""
+
+
+@dataclass
+class Options(Sampling, Partner):  # the fields of the last base class come first
+    """Talk with a model that was trained on conversations.
+
+    In a terminal, Ctrl-C stops an answer, Ctrl-D ends the conversation, and /help lists commands.
+    Each line from a pipe is a message of one conversation, and is answered.
+
+    What is not given is as the model's generation_config.json says. Where that says nothing: up to
+    512 tokens an answer, drawn at temperature 0.7 among the best that have 90 % together.
+    """
+
+
+def run(args: list[str]) -> int:
+    """Answer messages until there are no more."""
+    options = parse(Options, args, "chat")
+    keep_freed_memory()
+    if options.model:
+        folder = find_model(options.model)
+    else:
+        from npgpt.training.run import latest_run  # takes longer to import than all of the others
+
+        folder = latest_run()
+    model, tokenizer = load_pretrained(folder), load_tokenizer(folder)
+    if options.int8:
+        model = quantize(model)
+    template = find_template(options.template) if options.template else None
+    choices = collect_choices(options, model, tokenizer)
+    chat = Chat(model, tokenizer, options.system or None, chat_template=template, **choices)
+    if options.load:
+        chat.load(options.load)
+    if is_piped():
+        for line in filter(str.strip, read_lines()):
+            answer(chat, line, options.json)
+        return 0
+    Terminal(chat, options.json).talk()
+    return 0
+
+
+def answer(chat: Chat, text: str, as_json: bool) -> None:
+    """Print the answer to a message: while it is written, or as a line of JSON."""
+    with closing(chat.stream(text)) as pieces:
+        for piece in pieces:
+            if not as_json:
+                say_text(piece, end="")
+    if not as_json:
+        print(flush=True)
+        return
+    assert chat.last is not None
+    question, said = chat.turns[-1]
+    values = {
+        "message": question,
+        "text": said,
+        "ids": chat.last.ids,
+        "finish_reason": chat.last.finish_reason,
+        "forgotten_turns": chat.n_forgotten,
+    }
+    print(json.dumps(values), flush=True)
+
+
+class Terminal:
+    """A conversation in a terminal, where a line that begins with a slash is a command.
+
+    Each command is a method: `do_undo` carries out ``/undo``, and its docstring is its help.
+
+    Parameters
+    ----------
+    chat : Chat
+    as_json : bool
+        Whether answers are printed as JSON.
+    """
+
+    def __init__(self, chat: Chat, as_json: bool = False) -> None:
+        self.chat, self.as_json = chat, as_json
+
+    @classmethod
+    def commands(cls) -> list[str]:
+        """Return the names of the commands."""
+        return [name.removeprefix("do_") for name in vars(cls) if name.startswith("do_")]
+
+    def talk(self) -> None:
+        """Read lines, and carry out each, until Ctrl-D."""
+        ask = self.prompt()
+        say("/help lists commands; Ctrl-C stops an answer, Ctrl-D ends", sys.stderr)
+        while True:
+            try:
+                line = ask("> ")
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return
+            try:
+                self.run(line)
+            except KeyboardInterrupt:
+                print("", "(stopped)", sep="\n", flush=True)
+            except UserError as error:
+                say(str(error), sys.stderr)
+            except OSError as error:  # a disk that is full
+                say(f"{error.filename or 'a file'}: {error.strerror or error}", sys.stderr)
+
+    def prompt(self) -> Callable[[str], str]:
+        """Return the function that shows the prompt and returns the typed line."""
+        if not sys.stdin.isatty() or not is_terminal():
+            return input
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import InMemoryHistory
+
+        words = WordCompleter([f"/{name}" for name in self.commands()], sentence=True)
+        session: Any = PromptSession(
+            history=InMemoryHistory(), completer=words, complete_while_typing=False
+        )
+        return session.prompt
+
+    def run(self, line: str) -> None:
+        """Carry out a command, or answer a message."""
+        if not line.strip():
+            return
+        if not line.startswith("/"):
+            answer(self.chat, line.strip(), self.as_json)
+            return
+        word, _, rest = line[1:].partition(" ")
+        if word not in self.commands():
+            raise UserError(
+                f"there is no command {brief('/' + word)}{nearest(word, self.commands(), '/')}; a "
+                "message that begins with / is written with a space before it"
+            )
+        getattr(self, f"do_{word}")(rest.strip())
+
+    def do_help(self, rest: str) -> None:
+        """List the commands."""
+        for name in self.commands():
+            usage, _, text = (getattr(self, f"do_{name}").__doc__ or "").rpartition(": ")
+            say(f"  {f'/{name} {usage}':<14}  {text}")
+
+    def do_reset(self, rest: str) -> None:
+        """Begin a new conversation, with the same system prompt."""
+        self.chat.reset()
+
+    def do_undo(self, rest: str) -> None:
+        """Forget the last message and its answer."""
+        say(f"forgotten: {self.chat.undo()}")
+
+    def do_system(self, rest: str) -> None:
+        """TEXT: Tell the model something in advance; without TEXT, what its template says."""
+        self.chat.system = rest or None
+
+    def do_save(self, rest: str) -> None:
+        """FILE: Write the conversation to a JSON file."""
+        path = self._path(rest, "save")
+        if path.exists():
+            read_turns(path)  # refuses to replace a file that is no conversation
+        check_file("/save", path)
+        self.chat.save(path)
+        say(f"{path}: {len(self.chat.turns)} turns")
+
+    def do_load(self, rest: str) -> None:
+        """FILE: Go on with a conversation that was saved."""
+        path = self._path(rest, "load")
+        self.chat.load(path)
+        say(f"{path}: {len(self.chat.turns)} turns")
+
+    def _path(self, rest: str, command: str) -> Path:
+        if not rest or "\0" in rest:
+            raise UserError(f"name the file, as in: /{command} chat.json")
+        return Path(rest).expanduser()
