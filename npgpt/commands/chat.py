@@ -22,7 +22,7 @@ from npgpt.say import is_terminal, say, say_text
 from npgpt.tokenizers import load_tokenizer
 from npgpt.tokenizers.templates import find_template
 from npgpt.training.memory import keep_freed_memory
-from npgpt.weights.load import load_pretrained
+from npgpt.weights.load import load_model
 
 
 @dataclass
@@ -67,7 +67,7 @@ def run(args: list[str]) -> int:
         from npgpt.training.run import latest_run  # takes longer to import than all of the others
 
         folder = latest_run()
-    model, tokenizer = load_pretrained(folder), load_tokenizer(folder)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
     if options.int8:
         model = quantize(model)
     template = find_template(options.template) if options.template else None
