@@ -128,6 +128,20 @@ def has_other_owner(x: Any) -> bool:
     return x._array.base is not None or _references(x) > _ALONE
 
 
+def is_alone(arrays: Any, key: int) -> bool:
+    """Return whether nothing refers to an array but the list or dictionary that holds it.
+
+    The array may be a view, if nothing else refers to the array whose memory it shows.
+    """
+    if arrays[key].base is not None and (
+        type(arrays[key].base) is not ndarray
+        or arrays[key].base.base is not None
+        or sys.getrefcount(arrays[key].base) > _ALONE_BASE
+    ):
+        return False
+    return sys.getrefcount(arrays[key]) <= _ALONE_INSIDE
+
+
 def _references(x: Any) -> int:
     return sys.getrefcount(x._array)
 
@@ -141,6 +155,9 @@ class _Probe:
 
 _probe = _Probe()
 _ALONE = _references(_probe)
+_inside = [np.empty((2, 1)).T]
+_ALONE_INSIDE = sys.getrefcount(_inside[0])
+_ALONE_BASE = sys.getrefcount(_inside[0].base)
 
 
 def check_unchanged(node: Node, steps: tuple) -> None:

@@ -224,6 +224,8 @@ def log_write(data: ndarray) -> None:
 # below does, for the plainest nodes and with fewer calls. Without it everything works, slower.
 visit_quickly: Callable | None = None
 
+LARGE_SUM = 65536  # bytes: larger sums of contributions are added to in place
+
 
 def differentiate(
     outputs: Sequence[Node],
@@ -276,7 +278,7 @@ def differentiate(
     def add(node: Node, contribution: Any) -> None:
         number = node.number
         if number in nodes:
-            sums[number] = sums[number] + contribution
+            add_to(sums, number, contribution)
         else:
             nodes[number], sums[number] = node, contribution
             heappush(heap, -number)
@@ -356,32 +358,48 @@ def differentiate(
     return [] if inputs is None or wanted is None else [wanted[node] for node in inputs]
 
 
+def add_to(sums: dict[int, Any], number: int, contribution: Any) -> None:
+    """Add a contribution to a sum.
+
+    A large sum is added to in place, if nothing else refers to its array: a new array would cost
+    more time than the addition, since the system clears each page of new memory.
+    """
+    total = sums[number]
+    if type(total) is ndarray and total.nbytes > LARGE_SUM and type(contribution) is ndarray:
+        del total
+        flags = sums[number].flags
+        is_whole = flags.writeable and flags.forc  # no element stands twice in memory
+        del flags
+        if is_whole and changes.is_alone(sums, number):
+            np.add(sums[number], contribution, out=sums[number])
+            return
+    sums[number] = sums[number] + contribution
+
+
 def _accumulate(node: Node, arrived: list) -> None:
     """Add a cotangent, the only element of a list, to the gradient of a leaf or of a result.
 
-    The first cotangent becomes the gradient. It is copied if it is a view, or if something else
-    refers to its array too: another leaf, say, to which an addition sent the same cotangent.
+    The first cotangent becomes the gradient. It is copied if something else refers to its memory
+    too: another leaf, say, to which an addition sent the same cotangent.
     """
-    cotangent = arrived.pop()
     if not node.plain and node.paused:
         return
     with _LOCKS[node.number & 63]:  # `node.lock`, without the call
         grad = node.grad
-        if isinstance(cotangent, TensorBase):
-            if cotangent._node is not None:  # create_graph: the gradient is on the tape
-                node.grad = cotangent if grad is None else grad + cotangent
+        if isinstance(arrived[0], TensorBase):
+            if arrived[0]._node is not None:  # create_graph: the gradient is on the tape
+                node.grad = arrived[0] if grad is None else grad + arrived[0]
                 return
-            cotangent = cotangent._array
+            arrived[0] = arrived[0]._array
         if grad is None:
-            grad = new_tensor(cotangent)
-            del cotangent
-            if changes.has_other_owner(grad) or not grad._array.flags.carray:
-                grad = new_tensor(np.array(grad._array, order="C"))
-            node.grad = grad
+            is_own = type(arrived[0]) is ndarray and changes.is_alone(arrived, 0)
+            if not is_own or not arrived[0].flags.carray:
+                arrived[0] = np.array(arrived[0], order="C")
+            node.grad = new_tensor(arrived[0])
         elif grad._node is not None:
-            node.grad = grad + cotangent
+            node.grad = grad + arrived[0]
         else:
-            np.add(grad._array, cotangent, out=grad._array)
+            np.add(grad._array, arrived[0], out=grad._array)
 
 
 def _call_hook(hook: Callable, cotangent: Any) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import changes, engine
-from autograd.engine import Node, TensorBase, new_result
+from autograd.engine import Node, TensorBase, add_to, new_result
 from autograd.modes import grad_mode
 from autograd.op import Op
 from autograd.tape import IMMUTABLE, record
@@ -149,7 +149,7 @@ def visit_plain(
             if not heap and len(steps) == 1:
                 following = parent
             elif number in nodes:
-                sums[number] = sums[number] + contribution
+                add_to(sums, number, contribution)
             else:
                 nodes[number], sums[number] = parent, contribution
                 heappush(heap, -number)

@@ -5,8 +5,9 @@ such vectors in each cycle. It can do so only if the numbers are in its register
 (m, k) by (k, n) needs each number of A n times and each of B m times, so the work is to load them
 into registers as rarely as possible. Three steps do that:
 
-1. B is cut into panels of 64 columns. If B is a transposed matrix, the panels are *packed*
-   (:func:`pack`): copied, such that each row of a panel lies in memory as it will be read.
+1. B is cut into panels of 64 columns. The panels are *packed* (:func:`pack`): copied, such that
+   each row of a panel follows the one before it in memory, and all of a block stay in the cache.
+   Where A has few rows, the copy would cost more than it saves, and B is read in place.
 2. C is cut into *tiles* of 6 rows and 64 columns. The sums of a tile stay in 24 registers from the
    first of the k terms to the last (:func:`tile`). Each step takes 64 numbers of B and 6 of A, and
    makes 384 products of them.

@@ -91,6 +91,9 @@ def operand(x):
 # ---- our own product
 
 
+WORTH_PACKING = 256  # rows of x: for fewer, to copy y costs more than it saves
+
+
 @row_kernel(EXACT)
 def _pack(panels, numbers, y):
     """Copy panels of y, each of which has a number."""
@@ -128,14 +131,15 @@ def own_product(x, y, bias):
     (_x, left), (_y, right) = operand(x), operand(y)
     address, _, _, order, row, _ = right
     columns = panel_columns(n, x.itemsize)
-    n_panels, n_whole = -(-n // columns), n // columns if order == PLAIN else 0
+    in_place = order == PLAIN and m < WORTH_PACKING
+    n_panels, n_whole = -(-n // columns), n // columns if in_place else 0
     panels = np.empty((n_panels - n_whole, k, columns), x.dtype)
     if panels.size:
         numbers = parts_of(n_panels, n_panels)[0][n_whole:]
         split(_pack, (panels, numbers), right)
     parts = parts_of(m, -(-m // TILE_ROWS))
-    in_place = address if order == PLAIN else 0
-    split(_multiply, parts, left, in_place, row, panels, bias, out, size=m * k * n // 16)
+    where = address if in_place else 0
+    split(_multiply, parts, left, where, row, panels, bias, out, size=m * k * n // 16)
     return out
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from autograd.kernels import kernel
 from autograd.op import op
 from autograd.ops.checks import check_count
-from autograd.ops.linalg import product, rows
+from autograd.ops.linalg import matrix_gradient, product, rows
 from autograd.pullback import sum_to_shape
 
 
@@ -38,7 +38,7 @@ affine.vjp(
     input=lambda g, weight, input_shape: np.reshape(
         product(rows(g), np.swapaxes(weight, 0, 1)), input_shape
     ),
-    weight=lambda g, input: product(np.swapaxes(rows(input), 0, 1), rows(g)),
+    weight=lambda g, input, weight: matrix_gradient(rows(input), rows(g), weight),
     bias=lambda g, bias_shape: sum_to_shape(rows(g), bias_shape),
 )
 

@@ -12,6 +12,7 @@ import string
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from autograd.dispatch import plain
 from autograd.engine import TensorBase
 from autograd.kernels import kernel
 from autograd.op import implements, op
@@ -50,6 +51,18 @@ def rows(x):
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
+def matrix_gradient(x, g, y):
+    """Return ``x.T @ g``, the gradient of y in ``x @ y``, in the order in memory that y has.
+
+    A model's head multiplies by the transpose of its embedding table. The gradient of the table is
+    then a sum of two: if they lay in memory in two orders, the sum would take many times as long.
+    """
+    flags = plain(y).flags
+    if flags.f_contiguous and not flags.c_contiguous:
+        return np.swapaxes(product(np.swapaxes(g, 0, 1), x), 0, 1)
+    return product(np.swapaxes(x, 0, 1), g)
+
+
 @matmul.formula
 def _(x_shape=(2, 3), y_shape=(3, 2)):
     if len(x_shape) == len(y_shape) == 1:
@@ -73,15 +86,13 @@ def _(g, y, x_shape):
 
 
 @matmul.vjp("y")
-def _(g, x, y_shape):
+def _(g, x, y):
     if x.ndim == 1:
-        return x * g[..., None] if len(y_shape) == 1 else x[:, None] * g[..., None, :]
-    if len(y_shape) == 1:
+        return x * g[..., None] if y.ndim == 1 else x[:, None] * g[..., None, :]
+    if y.ndim == 1:
         return (np.swapaxes(x, -1, -2) @ g[..., None])[..., 0]  # (..., k, n) @ (..., n, 1)
-    if len(y_shape) == 2:
-        return product(
-            np.swapaxes(rows(x), 0, 1), rows(g)
-        )  # (k, ... n) @ (... n, m): sums over the batch
+    if y.ndim == 2:
+        return matrix_gradient(rows(x), rows(g), y)  # (k, ... n) @ (... n, m): sums over the batch
     return np.swapaxes(x, -1, -2) @ g  # (..., k, n) @ (..., n, m)
 
 

@@ -82,6 +82,21 @@ def test_a_gradient_is_copied_only_if_its_array_is_shared():
     assert kept[0].tolist() == [2, 2, 2]
 
 
+def test_large_sums_are_added_to_in_place_and_shared_ones_are_not():
+    """Each cotangent that somebody else holds stays as it was."""
+    n = 20_000  # 160 kB
+    x, w = leaf(np.ones(n)), leaf(np.full(n, 3.0))
+    seen, g = [], np.full(n, 2.0)
+    y = x * 1.0
+    y.register_hook(lambda gradient: seen.append(gradient))
+    z = (y + w) + (y + w) + y * 5.0 + y
+    z.backward(g)
+    assert (g == 2).all() and (x.grad.numpy() == 16).all() and (w.grad.numpy() == 4).all()
+    assert (seen[0].numpy() == 16).all()
+    x.grad.data[:] = 0
+    assert (seen[0].numpy() == 16).all() and (w.grad.numpy() == 4).all()
+
+
 def test_a_diamond_and_a_shared_input():
     x = leaf(3.0)
     a = x * 2
