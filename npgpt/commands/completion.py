@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Annotated, Any, Literal
 
 from npgpt.errors import UserError
+from npgpt.hub import KNOWN as KNOWN_MODELS
 from npgpt.options import Argument, fields_of, parse
 from npgpt.tokenizers.store import KNOWN
 
@@ -42,7 +43,11 @@ def find_commands(package: str, before: str = "") -> Iterator[tuple[str, Any]]:
 def make_script(shell: str, commands: dict[str, Any]) -> str:
     """Return the script for "bash" or "zsh" that completes commands, given their options."""
     by_value, by_command = [], []
+    groups: dict[str, list[str]] = {}  # the inner commands of tokenizer, of models
     for command, kind in commands.items():
+        name, _, inner = command.partition(" ")
+        if inner:
+            groups.setdefault(name, []).append(inner)
         fields = fields_of(kind).values()
         options = [field for field in fields if not field.argument]
         for field in options:
@@ -54,28 +59,34 @@ def make_script(shell: str, commands: dict[str, Any]) -> str:
     return (
         {"bash": BASH, "zsh": ZSH}[shell]
         .replace("COMMANDS", " ".join(dict.fromkeys(name.split()[0] for name in commands)))
-        .replace("INNER", " ".join(name.split()[1] for name in commands if " " in name))
+        .replace(
+            "    BY_GROUP",
+            "\n".join(f'    {name}) inner="{" ".join(inner)}";;' for name, inner in groups.items()),
+        )
         .replace("    BY_VALUE", "\n".join(by_value))
         .replace("    BY_COMMAND", "\n".join(by_command))
     )
 
 
-WORDS = {"--tokenizer": ["char", "byte", *KNOWN]}
+WORDS = {"--tokenizer": ["char", "byte", *KNOWN], "--model": [*KNOWN_MODELS]}
 """What may stand in the place of an option's value, beside files."""
 BASH = """\
 # Completion of npgpt for bash. In ~/.bashrc: eval "$(npgpt completion bash)"
 _npgpt() {
   local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}"
-  local command="${COMP_WORDS[1]}" first=2 found= options= extra=
+  local command="${COMP_WORDS[1]}" first=2 found= options= extra= inner=
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
     COMPREPLY=($(compgen -W "COMMANDS" -- "$current")); return
   fi
-  if [ "$command" = tokenizer ]; then
+  case "$command" in
+    BY_GROUP
+  esac
+  if [ -n "$inner" ]; then
     if [ "$COMP_CWORD" -eq 2 ]; then
-      COMPREPLY=($(compgen -W "INNER" -- "$current")); return
+      COMPREPLY=($(compgen -W "$inner" -- "$current")); return
     fi
-    command="tokenizer ${COMP_WORDS[2]}" first=3
+    command="$command ${COMP_WORDS[2]}" first=3
   fi
   case "$command $before" in
     BY_VALUE
@@ -98,15 +109,18 @@ ZSH = """\
 # Completion of npgpt for zsh. In ~/.zshrc, after compinit: eval "$(npgpt completion zsh)"
 _npgpt() {
   local current="$words[CURRENT]" before="$words[CURRENT-1]" command="$words[2]"
-  local first=3 found= options= extra=
+  local first=3 found= options= extra= inner=
   if (( CURRENT == 2 )); then
     compadd -- ${=:-COMMANDS}; return
   fi
-  if [[ $command == tokenizer ]]; then
+  case "$command" in
+    BY_GROUP
+  esac
+  if [[ -n $inner ]]; then
     if (( CURRENT == 3 )); then
-      compadd -- ${=:-INNER}; return
+      compadd -- ${=inner}; return
     fi
-    command="tokenizer $words[3]" first=4
+    command="$command $words[3]" first=4
   fi
   case "$command $before" in
     BY_VALUE

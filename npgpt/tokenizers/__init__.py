@@ -158,8 +158,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     path : str or Path
         A folder, a file, or a name on the hub. A folder holds ``tokenizer.json`` (ours or Hugging
         Face's), or ``vocab.json`` and ``merges.txt``. A file is one that `read_tokenizer` reads, or
-        a ``.safetensors`` file in such a folder. Names on the hub are those of
-        `GPT.from_pretrained`.
+        a ``.safetensors`` file in such a folder. Names are those of `GPT.from_pretrained`.
 
     Raises
     ------

@@ -19,11 +19,13 @@ from autograd.files import read_together, remove, together, write_json, write_te
 from autograd.reading import SMALL, read_json
 from npgpt.errors import UserError
 from npgpt.generation.options import options_in_config
-from npgpt.hub import find_config, find_model
+from npgpt.hub import find_config, find_model, make_config
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.registry import architecture_of
 from npgpt.module import unallocated
+from npgpt.weights.gguf import open_gguf
+from npgpt.weights.gguf_model import name_tensors, read_config, read_token_ids
 from npgpt.weights.names import fitted, implied, renamed
 from npgpt.weights.release import is_release, open_release
 from npgpt.weights.safetensors import Index, Stored, open_safetensors
@@ -43,8 +45,9 @@ def load_model(
     source : str or Path
         A folder in Hugging Face's layout (``config.json`` and ``model.safetensors``, or several
         files and their index) of a GPT-2 or GPT-1, a run folder, OpenAI's GPT-1 release
-        (``params_shapes.json`` and ``params_*.npy``), one ``.safetensors`` file, or the name of a
-        model on the Hugging Face hub.
+        (``params_shapes.json`` and ``params_*.npy``), one ``.safetensors`` file, a ``.gguf`` file,
+        the name of a model that ``npgpt models add`` has added, or the name of a model on the
+        Hugging Face hub.
     config : ModelConfig, optional
         Instead of the source's own ``config.json``.
     mapping : mapping of str to str, optional
@@ -76,14 +79,27 @@ def load_model(
     ...     GPT.from_pretrained(folder).n_parameters() == model.n_parameters()
     True
     """
+    model, tensors, what = fit_model(source, config=config, mapping=mapping, dtype=dtype)
+    try:
+        model.adopt_state_dict({name: tensor.read(dtype) for name, tensor in tensors.items()})
+    except ValueError as error:
+        raise UserError(f"{what} does not fit its configuration: {error}") from None
+    return model
+
+
+def fit_model(
+    source: str | Path,
+    *,
+    config: ModelConfig | None = None,
+    mapping: Mapping[str, str] | None = None,
+    dtype: DTypeLike = np.float32,
+) -> tuple[GPT, dict[str, Stored], str]:
+    """Return the model of `load_model` without memory, its tensors, and the path for messages.
+
+    No tensor is read. Names and shapes are checked as `load_model` checks them.
+    """
     path = find_model(source)
-    folder = path if path.is_dir() else path.parent
-
-    def opened() -> tuple[ModelConfig, dict[str, Stored], str, dict[str, Any]]:
-        found = read_generation_config(folder, is_own=config is None)
-        return config or find_config(path), *open_weights(path), found
-
-    config, tensors, what, defaults = read_together(folder, _is_of_model, opened)
+    config, tensors, what, defaults = read_model(path, config)
     if config.n_layer > len(tensors):  # before a model of so many layers is made
         raise UserError(
             f"{what} has {len(tensors)} tensors, too few for the {config.n_layer} layers of its "
@@ -94,12 +110,42 @@ def load_model(
             model = architecture_of(config).model(config, dtype=dtype)
         tensors = fitted(model, tensors, mapping or {})
         model.check_shapes({name: tensor.shape for name, tensor in tensors.items()})
-        model.adopt_state_dict({name: tensor.read(dtype) for name, tensor in tensors.items()})
     except ValueError as error:
         raise UserError(f"{what} does not fit its configuration: {error}") from None
     model.eval()
     model.generation_config = defaults
-    return model
+    return model, tensors, what
+
+
+def read_model(
+    path: Path, config: ModelConfig | None = None
+) -> tuple[ModelConfig, dict[str, Stored], str, dict[str, Any]]:
+    """Return what a folder or a file holds, of whatever layout.
+
+    Parameters
+    ----------
+    path : Path
+    config : ModelConfig, optional
+        Instead of that of the folder or file.
+
+    Returns
+    -------
+    tuple
+        The configuration, the tensors by their names in Hugging Face's files, the path for
+        messages, and the defaults of generation.
+    """
+    if path.suffix == ".gguf":
+        file = open_gguf(path)
+        fields = read_config(file)
+        config = config or make_config(fields, path)
+        return config, name_tensors(file, fields), str(path), read_token_ids(file)
+    folder = path if path.is_dir() else path.parent
+
+    def opened() -> tuple[ModelConfig, dict[str, Stored], str, dict[str, Any]]:
+        found = read_generation_config(folder, is_own=config is None)
+        return config or find_config(path), *open_weights(path), found
+
+    return read_together(folder, _is_of_model, opened)
 
 
 def read_generation_config(folder: Path, is_own: bool = True) -> dict[str, Any]:

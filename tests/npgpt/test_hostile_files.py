@@ -43,8 +43,6 @@ from npgpt.training.data import read_text as read_corpus
 from npgpt.training.folder import RunFolder
 from npgpt.training.metrics import Metrics
 from npgpt.training.replay import Replay
-from npgpt.weights.gguf import open_gguf
-from npgpt.weights.gguf_model import name_tensors, read_config
 from npgpt.weights.load import load_model
 
 TEXT = "to be, or not to be: that is the question.\n" * 20
@@ -99,9 +97,7 @@ def make_gguf(folder):
 
 
 def read_gguf(folder):
-    file = open_gguf(folder / "tiny.gguf")
-    for tensor in name_tensors(file, read_config(file)).values():
-        tensor.read(np.float32)
+    read_model(folder / "tiny.gguf")
     read_any_tokenizer(folder / "tiny.gguf", folder)
 
 
@@ -645,7 +641,7 @@ def test_special_files(kind, what, valid, tmp_path, monkeypatch):
         "train --tokenizer X --data text.txt", "generate --model X --prompt a", "info X",
         "generate --model run --prompt_file X", "step --trace X", "step X", "step --run X --at 0",
         "step --model run --text abc --commands X", "tokenizer add X",
-        "tokenizer show a --tokenizer X",
+        "tokenizer show a --tokenizer X", "models add X", "models add X.whl", "models add X.gguf",
         "tokenizer train --data X", "why --run X --param a[0]", "kata multiply --file X",
         "profile X.toml", "profile --data X", "export X out", "train --val_data X --data text.txt",
         "info --compare X run",

