@@ -303,7 +303,7 @@ class Chat:
             cache = cache or KVCache(n_positions)
             n = min(len(ids) - 1, len(self._read))
             differs = np.flatnonzero(ids[:n] != self._read[:n])
-            cache.length = min([cache.length, n, *differs[:1]])
+            cache.length = min([cache.length, n, *differs[:1].tolist()])
         reader = Reader(self.model, [ids], n_positions, options.use_cache, cache)
         return Sampling(reader, options, [ids], self.tokenizer)
 
