@@ -224,7 +224,7 @@ def log_write(data: ndarray) -> None:
 # below does, for the plainest nodes and with fewer calls. Without it everything works, slower.
 visit_quickly: Callable | None = None
 
-LARGE_SUM = 65536  # bytes: larger sums of contributions are added to in place
+LARGE = 65536  # bytes: larger arrays are not copied, and added to in place, where that is safe
 
 
 def differentiate(
@@ -303,7 +303,7 @@ def differentiate(
         while heap:
             number = -heappop(heap)
             node, cotangent = nodes.pop(number), sums.pop(number)
-            if quick is not None:  # follow the tape as far as nodes are plain and paths are single
+            if quick is not None and node.op is not None:  # follow plain nodes on a single path
                 node, cotangent = quick(
                     node, cotangent, nodes, sums, heap, wanted, oldest, frontier, retain_graph
                 )
@@ -365,7 +365,7 @@ def add_to(sums: dict[int, Any], number: int, contribution: Any) -> None:
     more time than the addition, since the system clears each page of new memory.
     """
     total = sums[number]
-    if type(total) is ndarray and total.nbytes > LARGE_SUM and type(contribution) is ndarray:
+    if type(total) is ndarray and total.nbytes > LARGE and type(contribution) is ndarray:
         del total
         flags = sums[number].flags
         is_whole = flags.writeable and flags.forc  # no element stands twice in memory
@@ -392,8 +392,11 @@ def _accumulate(node: Node, arrived: list) -> None:
                 return
             arrived[0] = arrived[0]._array
         if grad is None:
-            is_own = type(arrived[0]) is ndarray and changes.is_alone(arrived, 0)
-            if not is_own or not arrived[0].flags.carray:
+            if (
+                arrived[0].nbytes <= LARGE  # a copy takes no longer than to ask who else has it
+                or not changes.is_alone(arrived, 0)
+                or not arrived[0].flags.carray
+            ):
                 arrived[0] = np.array(arrived[0], order="C")
             node.grad = new_tensor(arrived[0])
         elif grad._node is not None:

@@ -61,7 +61,7 @@ def test_a_gradient_is_copied_only_if_its_array_is_shared():
         made.append(result.ctypes.data)
         return result
 
-    x = leaf(np.ones(1000))
+    x = leaf(np.ones(10_000))
     doubled(x).sum().backward()
     assert x.grad.numpy().ctypes.data == made[0]  # a new array is not copied
 
