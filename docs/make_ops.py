@@ -82,6 +82,7 @@ TITLES = {
     "loss": "Losses",
     "dropout": "Dropout",
     "attention": "Attention",
+    "rotary": "Rotary positions",
     "op": "Other",
 }
 TAIL = """
