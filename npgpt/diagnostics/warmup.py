@@ -9,9 +9,10 @@ import numpy as np
 
 import autograd
 from npgpt.evaluation.loss import whole_loss
-from npgpt.models.config import Activation, GPTConfig
-from npgpt.models.gpt import GPT
+from npgpt.models.config import Activation, GPTConfig, ModelConfig
 from npgpt.models.layers import dropout_from
+from npgpt.models.llama import LlamaConfig
+from npgpt.models.registry import architecture_of
 from npgpt.training.optim import AdamW, clip_grad_norm
 from npgpt.training.task import accumulate_gradients
 
@@ -27,9 +28,11 @@ def use_kernels_once() -> None:
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     dropping = replace(plain, bias=True, resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1)
-    kinds = [plain, *(replace(dropping, activation_function=x) for x in get_args(Activation))]
+    llama = LlamaConfig(vocab_size=8, n_positions=8, n_embd=8, n_layer=2, n_head=4, n_kv_head=2)
+    kinds: list[ModelConfig] = [plain, llama]
+    kinds += (replace(dropping, activation_function=x) for x in get_args(Activation))
     for config in kinds:
-        model = GPT(config)
+        model = architecture_of(config).model(config)
         optimizer = AdamW(model.named_parameters())
         with dropout_from(generator):
             accumulate_gradients(model, [(ids[:, :-1], ids[:, 1:])])
