@@ -219,6 +219,12 @@ class LlamaConfig(ModelConfig):
             rotary = fit(rotary, dict[str, Any], "rope_parameters")
             values["rope_scaling"] = rotary
             values["rope_theta"] = rotary.get("rope_theta", values.get("rope_theta", 10000.0))
+            values.setdefault("partial_rotary_factor", rotary.get("partial_rotary_factor"))
+        if values.get("partial_rotary_factor") not in (None, 1):
+            raise UserError(
+                f"partial_rotary_factor is {brief(values['partial_rotary_factor'])}; here all "
+                "channels of a head are rotated, which is 1"
+            )
         values = ABSENT.get(kind, {}) | values
         if kind == "qwen2":
             if not values.get("use_sliding_window"):

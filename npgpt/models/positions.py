@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,6 @@ class RotaryEmbedding:
 
     Attributes
     ----------
-    frequencies : ndarray of float64, (D / 2,)
-        The angle of each pair from one position to the next, in radians.
     magnitude : float
         What cosines and sines are multiplied with; 1 but for YaRN.
 
@@ -74,11 +73,16 @@ class RotaryEmbedding:
     """
 
     def __init__(self, size: int, base: float, scaling: dict[str, Any] | None = None):
-        self.frequencies, self.magnitude = base ** (-np.arange(0, size, 2) / size), 1.0
-        if scaling is not None:
-            scale = SCALINGS[scaling["rope_type"]]
-            self.frequencies = scale(self.frequencies, base, scaling)
-            self.magnitude = scaling.get("attention_factor", 1.0)
+        self.size, self.base, self.scaling = size, base, scaling or {}
+        self.magnitude = self.scaling.get("attention_factor", 1.0)
+
+    @cached_property  # a model without memory, of any size, computes none
+    def frequencies(self) -> ndarray:
+        """The angle of each pair from one position to the next, float64 (D / 2,)."""
+        plain = self.base ** (-np.arange(0, self.size, 2) / self.size)
+        if not self.scaling:
+            return plain
+        return SCALINGS[self.scaling["rope_type"]](plain, self.base, self.scaling)
 
     def __call__(self, ids: ndarray, dtype: DTypeLike) -> tuple[ndarray, ndarray]:
         """Return the cosines and sines of positions: ``(...) ->`` twice ``(..., 1, D / 2)``."""
