@@ -74,10 +74,18 @@ def logits_of(theirs, ids):
 
 
 @pytest.mark.parametrize("kind", QUANTIZED)
-def test_a_model_is_that_of_transformers(kind, tmp_path):
-    """Queries and keys too, whose rows stand in another order in the file."""
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_a_model_is_that_of_transformers(architecture, kind, tmp_path):
+    """Queries and keys too: in a file of a Llama, their rows stand in another order."""
     path = tmp_path / "a.gguf"
     metadata, tensors = gguf_llama({"norm": "F32", "": kind})
+    if architecture == "qwen2":
+        metadata = {key.replace("llama.", "qwen2."): value for key, value in metadata.items()}
+        metadata["general.architecture"] = "qwen2"
+        biases = np.random.default_rng(1).standard_normal((3, 64), np.float32)
+        for name, bias, width in zip("qkv", biases, (64, 32, 32), strict=True):
+            for i in range(2):
+                tensors[f"blk.{i}.attn_{name}.bias"] = "F32", bias[:width]
     metadata |= gguf_vocabulary(bos_token_id=0, unknown_token_id=0, padding_token_id=0)
     write_gguf(path, metadata, tensors)
     ours, theirs = GPT.from_pretrained(path), transformers_of(path)
