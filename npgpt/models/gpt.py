@@ -150,6 +150,7 @@ class GPT(Module):
     (65, 16)
     """
 
+    configuration: ClassVar[type[ModelConfig]] = GPTConfig
     body: ClassVar[Callable[..., Transformer]] = Transformer  # made as body(config, dtype, block)
     block: ClassVar[Callable[..., Module]] = Block  # made as block(config, layer, dtype)
     branch_ends: ClassVar[tuple[str, ...]] = ("c_proj.weight",)  # the last matrices of branches
@@ -161,6 +162,12 @@ class GPT(Module):
     save_pretrained: ClassVar[Callable[..., None]]
 
     def __init__(self, config: ModelConfig, seed: int = 0, dtype: DTypeLike = np.float32):
+        if not isinstance(config, self.configuration):
+            raise UserError(
+                f"{type(self).__name__} takes a {self.configuration.__name__}, and this is a "
+                f"{type(config).__name__}; npgpt.models.registry.architecture_of(config).model has "
+                "the class of its models"
+            )
         self.config = config
         self.generation_config: dict[str, Any] = {}  # defaults of `generate`
         self.transformer = self.body(config, dtype, self.block)

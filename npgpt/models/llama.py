@@ -481,6 +481,7 @@ class Llama(GPT):
     (1, 7)
     """
 
+    configuration = LlamaConfig
     body = LlamaTransformer
     block = LlamaBlock
     branch_ends = ("o_proj.weight", "down_proj.weight")

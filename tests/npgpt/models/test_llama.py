@@ -10,7 +10,7 @@ from helpers import TEXT, Quiet, draw_model, npgpt, train_config
 import autograd
 from autograd import use_kernels
 from autograd.testing import gradcheck
-from npgpt import UserError, generate, load_model
+from npgpt import GPT, GPTConfig, UserError, generate, load_model
 from npgpt.diagnostics.info import show
 from npgpt.generation.quantize import quantize
 from npgpt.models.cache import KVCache
@@ -213,6 +213,13 @@ def test_the_page_of_smollm2():
     assert "9 of 64, 3 of keys" in page and "8,192, rotary 100,000" in page
     assert "1,536, gated silu" in page and "pre, RMS" in page
     assert "last 4,096" in show(["mistral-7b"]) and "query, key, value" in show(["qwen2-0.5b"])
+
+
+def test_a_configuration_of_another_class():
+    with pytest.raises(UserError, match="GPT takes a GPTConfig, and this is a LlamaConfig"):
+        GPT(LlamaConfig(n_layer=1))
+    with pytest.raises(UserError, match="Llama takes a LlamaConfig, and this is a GPTConfig"):
+        Llama(GPTConfig(n_layer=1))
 
 
 def test_attention_alone_says_what_it_needs():
