@@ -97,6 +97,11 @@ def test_commands(gguf, capsys, tmp_path, monkeypatch):
     assert npgpt("generate", "--model", "tiny", "--prompt", "the", "--max_new_tokens", "2") == 0
     assert npgpt("step", "--model", "tiny", "--text", "the the", "--commands", os.devnull) == 0
     assert npgpt("export", "tiny", "out") == 0
+    assert npgpt("info", "tiny") == 0
+    (tmp_path / "text.txt").write_text("the then there " * 99)
+    assert npgpt(*"train --init_from tiny --data text.txt --max_iters 1 --out_dir run".split()) == 0
+    tokenizer = load_tokenizer("run")
+    assert tokenizer.to_dict() == load_tokenizer("tiny").to_dict()
     (models_folder() / "broken.gguf").write_bytes(b"GGUF")
     capsys.readouterr()
     assert npgpt("models", "list") == 0
