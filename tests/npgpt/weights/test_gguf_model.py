@@ -34,6 +34,38 @@ def test_a_model_is_that_of_its_folder(kinds, path, tmp_path):
     assert out.shape[1] <= 4
 
 
+def write_parts(folder, split=(0, 9), count=2):
+    """Write a model in two files; return their paths."""
+    metadata, tensors = gguf_llama()
+    names = list(tensors)
+    paths = [folder / f"a-{i:05}-of-00002.gguf" for i in (1, 2)]
+    of_part = {"split.count": count, "split.tensors.count": len(names)}
+    write_gguf(paths[0], metadata | of_part, {name: tensors[name] for name in names[: split[1]]})
+    write_gguf(paths[1], of_part, {name: tensors[name] for name in names[split[1] - split[0] :]})
+    return paths
+
+
+def test_a_model_in_several_files(path, tmp_path):
+    write_gguf(path, *gguf_llama())
+    ids = np.arange(20)[None]
+    expected = GPT.from_pretrained(path)(ids)[0].numpy()
+    for part in write_parts(tmp_path):
+        assert np.array_equal(GPT.from_pretrained(part)(ids)[0].numpy(), expected)
+        assert load_tokenizer(part).n_vocab == 259
+    one, two = write_parts(tmp_path, split=(1, 9))
+    with pytest.raises(UserError, match="00002-of-00002.gguf has the tensor .* as a file before"):
+        GPT.from_pretrained(one)
+    two.unlink()
+    with pytest.raises(UserError, match="a-00002-of-00002.gguf does not exist"):
+        GPT.from_pretrained(one)
+    one.rename(path)
+    with pytest.raises(UserError, match="tiny.gguf is one of 2 files of a model; expected a name"):
+        GPT.from_pretrained(path)
+    one, two = write_parts(tmp_path, count=2**31)
+    with pytest.raises(UserError, match="one of 2147483648 files"):
+        GPT.from_pretrained(one)
+
+
 def test_ids_that_end_a_text(path):
     metadata, tensors = gguf_llama()
     ids = {"bos": 5, "eos": 0, "eot": 7, "padding": 3}
