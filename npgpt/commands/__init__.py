@@ -20,8 +20,8 @@ COMMANDS = {
     ),
     "chat": (
         "[--model DIR] [--system TEXT]",
-        "Talk with a model. Without --model: with the latest run under out/. In a terminal, /help "
-        "lists commands. Each line from a pipe is a message.",
+        "Talk with a model. Without --model: with smollm2, which npgpt models add downloads. In a "
+        "terminal, /help lists commands. Each line from a pipe is a message.",
     ),
     "info": (
         "[PRESET|DIR] [--compare A B] [--batch N] [--context N]",

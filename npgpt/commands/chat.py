@@ -16,7 +16,7 @@ from npgpt.commands.generate import Sampling, collect_choices, is_piped, read_li
 from npgpt.errors import UserError
 from npgpt.generation.chat import Chat, read_turns
 from npgpt.generation.quantize import quantize
-from npgpt.hub import find_model
+from npgpt.hub import KNOWN, find_model
 from npgpt.options import check_file, parse
 from npgpt.say import is_terminal, say, say_text
 from npgpt.tokenizers import load_tokenizer
@@ -24,14 +24,16 @@ from npgpt.tokenizers.templates import find_template
 from npgpt.training.memory import keep_freed_memory
 from npgpt.weights.load import load_model
 
+DEFAULT = "smollm2"
+
 
 @dataclass
 class Partner:
     """Whom to talk with, and how it begins: the first options of the command."""
 
     model: FileName = ""
-    """A folder with a model, its .safetensors file, or a name on the hub; if empty, the latest run
-    under out/."""
+    """A folder with a model, a .safetensors or .gguf file, the name of an added model (npgpt models
+    list), or a name on the Hugging Face hub; if not given, smollm2."""
     system: str = ""
     """What the model is told before the conversation; if empty, what its template says."""
     template: str = ""
@@ -61,12 +63,7 @@ def run(args: list[str]) -> int:
     """Answer messages until there are no more."""
     options = parse(Options, args, "chat")
     keep_freed_memory()
-    if options.model:
-        folder = find_model(options.model)
-    else:
-        from npgpt.training.run import latest_run  # takes longer to import than all of the others
-
-        folder = latest_run()
+    folder = find_partner(options.model)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     if options.int8:
         model = quantize(model)
@@ -81,6 +78,24 @@ def run(args: list[str]) -> int:
         return 0
     Terminal(chat, options.json).talk()
     return 0
+
+
+def find_partner(name: str) -> Path:
+    """Return the folder or file of a model; in a terminal, offer to download a published one."""
+    try:
+        return find_model(name or DEFAULT)
+    except UserError as error:
+        name = name or DEFAULT
+        if name not in KNOWN or not sys.stdin.isatty() or not is_terminal():
+            raise
+        model = KNOWN[name]
+        print(f"The model {name} ({model.about}) is not on this machine.")
+        reply = input(f"Download it, {model.size / 1e6:.0f} MB? [Y/n] ").strip().lower()
+        if reply not in ("", "y", "yes"):
+            raise error
+    from npgpt.weights.store import add
+
+    return add(name)[1]
 
 
 def answer(chat: Chat, text: str, as_json: bool) -> None:

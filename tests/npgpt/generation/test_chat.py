@@ -14,7 +14,7 @@ from helpers import draw_model, npgpt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt import Chat, generate
+from npgpt import Chat, generate, load_model, load_tokenizer
 from npgpt.commands.chat import Terminal
 from npgpt.errors import UserError
 from npgpt.generation.chat import Cutter
@@ -372,6 +372,47 @@ def test_a_model_without_a_template(tmp_path, capsys, monkeypatch):
     assert npgpt("chat", "--model", tmp_path, "--template", "plan") == 2
     assert "did you mean 'plain'" in capsys.readouterr().err
     assert npgpt("chat", "--model", tmp_path, "--template", "plain", "--load", tmp_path / "x") == 2
+
+
+def test_without_the_model(monkeypatch, capsys):
+    """In a pipe the message says the command; in a terminal, the command offers to download."""
+    assert npgpt("chat") == 2
+    assert "npgpt models add smollm2 downloads it (98 MB)" in capsys.readouterr().err
+    assert npgpt("chat", "--model", "nowhere/at/all") == 2
+    capsys.readouterr()
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    asked, added = [], []
+
+    def reply(prompt):
+        asked.append(prompt)
+        return "n" if len(asked) == 1 else ""
+
+    def add(name):
+        added.append(name)
+        raise UserError("there is no network here")
+
+    monkeypatch.setattr("builtins.input", reply)
+    monkeypatch.setattr("npgpt.weights.store.add", add)
+    assert npgpt("chat") == 2 and not added
+    assert "98 MB" in asked[0] and "npgpt models add smollm2" in capsys.readouterr().err
+    assert npgpt("chat") == 2 and added == ["smollm2"]
+    assert "no network" in capsys.readouterr().err
+
+
+def test_a_real_model(smollm2, tmp_path):
+    """Its default system prompt is in its template; the sentence is transformers' on the file."""
+    chat = Chat(load_model(smollm2), load_tokenizer(smollm2), temperature=0, max_new_tokens=60)
+    assert chat.say("What is the capital of France, and why is it famous?") == (
+        "The capital of France is Paris. It's a city steeped in history and culture, and it's also "
+        "famous for its iconic landmarks like the Eiffel Tower and the Louvre Museum."
+    )
+    assert chat.last.finish_reason == "eos"
+    n_read = len(chat._read)
+    chat.say("And of Italy?")
+    prompt = chat.tokenizer.apply_chat_template(chat.messages[:-1], add_generation_prompt=True)
+    assert chat._read[: len(prompt)].tolist() == prompt.tolist() and len(prompt) - n_read < 20
+    assert "Rome" in chat.turns[-1][1]
 
 
 def test_a_cache_of_the_whole_context_is_not_needed_twice(model):
