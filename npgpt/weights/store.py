@@ -166,7 +166,7 @@ def copy(source: Path, new: Path) -> Path:
     if not source.is_dir():
         if source.suffix != ".gguf":
             raise UserError(f"{source} is no model; expected a .whl or .gguf file, or a folder")
-        if "split.count" in open_gguf(source).metadata:
+        if open_gguf(source).metadata.get("split.count", 1) != 1:
             raise UserError(
                 f"{source} is a part of a model, and one file is expected here; --model {source} "
                 "opens a model in several files where they are"

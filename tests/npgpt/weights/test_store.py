@@ -212,9 +212,10 @@ def test_what_cannot_be_added(gguf, tmp_path, monkeypatch):
         "empty": "empty is no folder with a model .it has no config.json",
         "a.txt": "a.txt is no model; expected a .whl or .gguf file, or a folder",
         "bare": "bare holds no tokenizer",
-        "part.gguf": "part.gguf is a part of a model, and one file is expected here",
+        "a-00001-of-00002.gguf": "is a part of a model, and one file is expected here",
     }
-    write_gguf(tmp_path / "part.gguf", {"split.count": 2}, {})
+    for i in (1, 2):
+        write_gguf(tmp_path / f"a-0000{i}-of-00002.gguf", {"split.count": 2}, {})
     for source, message in cases.items():
         with pytest.raises(UserError, match=message):
             add(source)
