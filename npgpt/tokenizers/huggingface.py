@@ -604,10 +604,11 @@ def to_hugging_face(tokenizer: Tokenizer) -> dict[str, Any]:
         model = _bpe(tokenizer.vocab, tokenizer.merges, "<unk>", END, False)
         decoder = {"type": "BPEDecoder", "suffix": END}
     elif isinstance(tokenizer, BPETokenizer | ByteTokenizer):
-        if isinstance(tokenizer, ByteTokenizer):
-            tokenizer = make_byte_level_of_bytes("byte")
-        normalizer, cuts = tokenizer.normalizer, _cuts(tokenizer)
-        model = _byte_level(tokenizer)
+        encoding = tokenizer
+        if isinstance(encoding, ByteTokenizer):
+            encoding = make_byte_level_of_bytes("byte")
+        normalizer, cuts = encoding.normalizer, _cuts(encoding)
+        model = _byte_level(encoding)
         decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
     else:
         raise UserError(

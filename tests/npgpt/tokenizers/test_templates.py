@@ -3,9 +3,12 @@
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from npgpt.errors import UserError
 from npgpt.tokenizers import ByteTokenizer, load_tokenizer, sandbox, save_tokenizer
+from npgpt.tokenizers.huggingface import write_hugging_face
 from npgpt.tokenizers.sandbox import render_template
 from npgpt.tokenizers.templates import TEMPLATES, find_template
 
@@ -153,3 +156,35 @@ def test_a_template_is_written_and_read_with_its_tokenizer(tmp_path):
     named = '{"chat_template": [{"name": "default", "template": "x"}, {"name": "tools"}]}'
     (tmp_path / "tokenizer_config.json").write_text(named)
     assert load_tokenizer(tmp_path).chat_template == "x"
+
+
+def test_an_exported_tokenizer_of_bytes_keeps_its_special_tokens(tmp_path):
+    tokenizer = ByteTokenizer(["<|im_start|>", "<|im_end|>"])
+    tokenizer.chat_template = TEMPLATES["chatml"]
+    write_hugging_face(tokenizer, tmp_path)
+    found = load_tokenizer(tmp_path)
+    assert (
+        found.apply_chat_template(HELLO).tolist() == tokenizer.apply_chat_template(HELLO).tolist()
+    )
+
+
+PARTS = st.sampled_from(
+    "{% {{ }} %} {# #} -%} {%- for in if else elif endfor endif set endset macro endmacro call "
+    "endcall filter endfilter raw endraw generation endgeneration break continue recursive "
+    "messages message loop namespace range dict raise_exception ns.x . | ~ + * / // % ** ( ) [ ] "
+    "{ } : , = == 'a' 99 1 true none not and is defined a b tojson join replace map upper "
+    "content role [::-1] loop.index first items default".split()
+)
+
+
+@given(parts=st.lists(PARTS, max_size=30), ends=st.booleans())
+def test_any_template_renders_or_ends_in_one_line(parts, ends):
+    source = " ".join(parts)
+    if ends:  # a template that is right at its outside
+        source = "{% for a in messages %}{{ " + source + " }}{% endfor %}"
+    try:
+        text = render_template(source, {"messages": HELLO})
+    except UserError as error:
+        assert str(error).isprintable() and len(str(error)) < 700
+    else:
+        assert len(text) < 10_000
