@@ -54,7 +54,15 @@ def decode_q4_0(blocks: ndarray) -> ndarray:
 
 
 def decode_q4_1(blocks: ndarray) -> ndarray:
-    """Return d * q + m, (..., 32) of blocks (...); byte i has the integers i and i + 16."""
+    """Return d * q + m, (..., 32) of blocks (...); byte i has the integers i and i + 16.
+
+    Examples
+    --------
+    >>> block = np.zeros((), QUANTIZED["Q4_1"].block)
+    >>> block["d"], block["m"], block["q"][0] = 0.5, 1, 0x32
+    >>> decode_q4_1(block)[[0, 1, 16]]
+    array([2. , 1. , 2.5], dtype=float32)
+    """
     values = _nibbles(blocks)
     values *= _scale(blocks["d"])
     values += _scale(blocks["m"])
@@ -185,7 +193,10 @@ class SplitHeads:
         return self.stored.shape
 
     def order(self) -> ndarray:
-        """Return the place in the file of each row, (out,)."""
+        """Return the place in the file of each row, (out,): 0 2 4 1 3 5 for a head of 6 channels.
+
+        The same order is that of a quantized matrix's blocks: ``stored.blocks()[order]``.
+        """
         return np.arange(self.shape[0]).reshape(self.n_head, -1, 2).swapaxes(1, 2).reshape(-1)
 
     def read(self, dtype: DTypeLike, transposed: bool = False) -> ndarray:
