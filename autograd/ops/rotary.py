@@ -5,6 +5,7 @@ import numpy as np
 from autograd.kernels import kernel
 from autograd.op import op
 from autograd.ops.checks import check_floats
+from autograd.precision import in_single
 
 
 def check_rope(input, cos, sin):
@@ -45,7 +46,8 @@ def rope(input, cos, sin):
     last. Su et al. 2021, arXiv:2104.09864, equation 34, in the order of channels of Llama's files
     in transformers.
     """
-    first, second = halves(input)  # (..., D / 2)
+    x, cos, sin = map(in_single, (input, cos, sin))
+    first, second = halves(x)  # (..., D / 2)
     rotated = [first * cos - second * sin, second * cos + first * sin]
     return np.concatenate(rotated, axis=-1).astype(input.dtype, copy=False)
 

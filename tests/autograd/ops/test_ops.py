@@ -956,9 +956,17 @@ def test_whole_numbers_are_not_rounded_away(dtype):
         "cross_entropy": lambda x: nn.cross_entropy(x, np.array([0, 1])),
         "dropout": lambda x: nn.dropout(x, 0.5),
         "attention": lambda x: nn.scaled_dot_product_attention(x, x, x),
+        "rope": lambda x: nn.rope(x, x[:, :1], x[:, :1]),
     }.items():
         with pytest.raises(TypeError, match=f"{name}: .* has dtype {np.dtype(dtype)}"):
             call(autograd.tensor(x))
+
+
+def test_rope_of_float16_computes_in_float32():
+    x, cos, sin = np.random.default_rng(0).standard_normal((3, 5, 8)).astype(np.float16)
+    cos, sin = cos[:, :4], sin[:, 4:]
+    expected = nn.rope(*(each.astype(np.float32) for each in (x, cos, sin)))
+    assert np.array_equal(nn.rope(x, cos, sin), expected.astype(np.float16))
 
 
 def test_attention_of_vectors_is_refused_by_name():
