@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import json
 import time
+import warnings
 from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from contextvars import ContextVar
 from datetime import datetime
@@ -354,7 +355,9 @@ def refuse_format(*args: Any, **kwargs: Any) -> NoReturn:
 @functools.lru_cache(8)
 def compile_template(source: str) -> jinja2.Template:
     """Return the compiled template; the last few are kept."""
-    return Environment().compile_paying(source)
+    with warnings.catch_warnings():  # Python's, of the code that Jinja2 makes of ``9[0]``
+        warnings.simplefilter("ignore", SyntaxWarning)
+        return Environment().compile_paying(source)
 
 
 def render_template(source: str, variables: Mapping[str, Any]) -> str:

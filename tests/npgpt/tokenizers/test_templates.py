@@ -93,6 +93,12 @@ def test_a_long_conversation_is_within_the_budget():
         assert len(text) > 2_000_000
 
 
+def test_no_warning_of_a_strangers_code_is_printed(recwarn):
+    with pytest.raises(UserError, match="cannot be rendered"):
+        render_template("{{ 9[::-1] }}", {})
+    assert not recwarn.list
+
+
 def test_a_namespace_shows_nothing():
     assert render_template("{% set n = namespace(x=1) %}{{ n }}", {}) == "<Namespace>"
 
