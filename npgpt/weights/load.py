@@ -7,6 +7,7 @@ when it is first used, and a change to a parameter never reaches the file.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,10 @@ def open_weights(path: Path) -> tuple[dict[str, Stored], str]:
         if name not in tensors:
             raise UserError(f"{path / where[name]} does not hold {name}, as {index.name} says")
     return tensors, str(index)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_pretrained":
+        warnings.warn("load_pretrained is now load_model", DeprecationWarning, stacklevel=2)
+        return load_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
