@@ -1,8 +1,10 @@
 """Who may import whom, and what an import may cost."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -170,3 +172,13 @@ def test_the_old_names_that_people_use():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_no_folder_of_tests_hides_a_library():
+    """Python would import the folder where the library is not installed."""
+    root = Path(__file__).parent
+    project = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    libraries = {re.split(r"[^\w-]", line)[0] for line in lines}
+    assert {"numpy", "tokenizers"} <= libraries
+    assert libraries.isdisjoint(path.name for path in root.rglob("*") if path.is_dir())
