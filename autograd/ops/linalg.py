@@ -33,7 +33,10 @@ def matmul(x, y):
     return product(rows(x), y).reshape(*x.shape[:-1], y.shape[1])
 
 
-LARGE = 2**23  # multiplications: for fewer, NumPy takes less time than preparing the threads
+# Multiplications: for fewer, waking threads takes more time than they save. NumPy's BLAS then uses
+# threads of its own, which spin afterwards for some 20 ms on a processor that kernels need: a model
+# whose products are just below the limit is slower than one whose products are above.
+LARGE = 2**22
 
 
 @kernel("product.product", pays=lambda x, y, *_: x.size * y.shape[1] > LARGE)
