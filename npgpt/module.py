@@ -125,6 +125,10 @@ class Traced:
         """Trace causal attention of queries, (..., H D), to keys and values, (..., K D)."""
         raise TypeError(f"{type(self).__name__} cannot trace attention")
 
+    def attend_all(self, key: Any, value: Any, n_head: int, cached: bool = False) -> Any:
+        """Trace attention to all keys of a sequence, which may be `cached` for later queries."""
+        raise TypeError(f"{type(self).__name__} cannot trace attention in both directions")
+
     def __mul__(self, other: Any) -> Any:
         """Trace a product, element by element."""
         raise TypeError(f"{type(self).__name__} cannot trace a product")
@@ -259,7 +263,7 @@ class Module:
         for _, module in self.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Parameter):
-                    setattr(module, name, new[id(value)])
+                    setattr(module, name, new.get(id(value), value))  # or new already
 
     def train(self, mode: bool = True) -> Module:
         """Switch dropout on, here and below."""

@@ -23,6 +23,7 @@ from npgpt.generation import TextStreamer, resolve_options, start_search
 from npgpt.generation.options import Options as GenerationOptions
 from npgpt.generation.quantize import quantize
 from npgpt.hub import find_model
+from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
 from npgpt.options import NewFile, parse, quoted
 from npgpt.say import say_text
@@ -257,6 +258,8 @@ def write(
         search.run(streamer if is_one else None)
     except (KeyboardInterrupt, BrokenPipeError) as error:
         stop = error
+    if isinstance(model, EncoderDecoder):  # which answers its prompt, and does not continue it
+        ids = ids[:0]
     known = len(tokenizer.decode(ids, skip_special_tokens=True))
     texts = []
     for found in search.continuations():

@@ -122,11 +122,17 @@ def trace_model(folder: str, text: str) -> Any:
         If the text has fewer than two tokens, or more than the model reads at once.
     """
     from npgpt.hub import find_model
+    from npgpt.models.encoder_decoder import EncoderDecoder
     from npgpt.tokenizers import load_tokenizer
     from npgpt.weights.load import load_model
 
     path = find_model(folder)
     model = load_model(path)
+    if isinstance(model, EncoderDecoder):
+        raise UserError(
+            f"{folder} is an encoder-decoder, whose loss needs a source and a target: write a "
+            "script that calls model(source, target)[1].backward(), and step through it"
+        )
     ids = np.array([load_tokenizer(path).encode(text)])  # (1, T + 1)
     if ids.shape[1] < 2:
         raise UserError("the text needs two tokens or more: give it with --text TEXT")

@@ -137,6 +137,17 @@ class Counted(Traced):
         self.tally.cached += (key.width + value.width) * far
         return Counted(width, self.tally)
 
+    def attend_all(self, key: Any, value: Any, n_head: int, cached: bool = False) -> Counted:
+        """Count attention of each token to all tokens of a context."""
+        T, width = self.tally.context, self.width
+        self.tally.keys += T
+        self.tally.attention_flops += 4 * width * T
+        for part in (self, key, value):
+            part.keep()
+        self.tally.kept += width + n_head
+        self.tally.cached += (key.width + value.width) * T if cached else 0
+        return Counted(width, self.tally)
+
     def __mul__(self, other: Any) -> Counted:
         """Count a product, which keeps both sides."""
         self.keep()

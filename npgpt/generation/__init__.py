@@ -16,13 +16,15 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import ArrayLike
 
+from autograd import no_grad
 from npgpt.errors import UserError
 from npgpt.generation.options import Options, fit_own_options
 from npgpt.generation.reader import Reader, window_step
 from npgpt.generation.search import BeamSearch, Generated, Sampling, Search
 from npgpt.generation.streaming import Streamer, TextStreamer
+from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
-from npgpt.module import check_ids
+from npgpt.module import check_ids, evaluating
 from npgpt.say import say
 from npgpt.tokenizers.base import Tokenizer
 
@@ -64,7 +66,9 @@ def generate(
         ``generation_config`` (from ``generation_config.json``), if it has one. An option that is
         given as None is off: with ``eos_token_id=None``, no token ends a text.
     input_ids : array_like of int, (T,) or (B, T), or sequence of (T,)
-        The prompts, of at least one token each. In a sequence, prompts may differ in length.
+        The prompts, of at least one token each. In a sequence, prompts may differ in length. For
+        an `EncoderDecoder` they are sources, and the result has the targets, each with the token
+        that the decoder reads first.
     attention_mask : array_like of the shape of `input_ids`, optional
         0 for padding, and 1 for text. The model does not read padding; the result keeps it. If
         there is no mask, every token is text.
@@ -251,6 +255,8 @@ def start_search(
     UserError
         If a prompt is empty or too long, or has an id that is not in the vocabulary.
     """
+    if isinstance(model, EncoderDecoder):
+        return start_target(model, input_ids, options, attention_mask, tokenizer, wants_logprobs)
     n_positions = model.config.n_positions
     given, prompts = check_prompts(input_ids, attention_mask, model.config.vocab_size)
     lengths = [len(prompt) for prompt in prompts]
@@ -258,8 +264,46 @@ def start_search(
     if max(np.add(lengths, limits)) - 1 > n_positions:  # the last token is not read
         announce_window(max(lengths), n_positions)
     reader = Reader(model, prompts, max(lengths) + max(limits), options.use_cache)
+    return search_of(reader, options, given, tokenizer, wants_logprobs)
+
+
+def search_of(reader: Reader, options: Options, *others: Any) -> Search:
+    """Return the kind of search that the options ask for."""
     kind = BeamSearch if options.num_beams > 1 else Sampling
-    return kind(reader, options, given, tokenizer, wants_logprobs)
+    return kind(reader, options, *others)
+
+
+def start_target(
+    model: EncoderDecoder,
+    input_ids: Prompts,
+    options: Options,
+    attention_mask: Prompts | None = None,
+    tokenizer: Tokenizer | None = None,
+    wants_logprobs: bool = False,
+) -> Search:
+    """Let the encoder read the sources, and return the search for their targets.
+
+    The rows of the search are targets, which begin with ``decoder_start_token_id``. A target has
+    at most as many tokens as the model has positions. See `start_search`.
+    """
+    config = model.config
+    _, sources = check_prompts(input_ids, attention_mask, config.vocab_size)
+    width = max(map(len, sources))
+    ids = np.full((len(sources), width), config.pad_token_id)
+    mask = np.zeros(ids.shape, bool)
+    for row, shown, source in zip(ids, mask, sources, strict=True):
+        row[: len(source)], shown[: len(source)] = source, True
+    start = [np.array([config.decoder_start_token_id])] * len(ids)
+    limit = options.limit(1, config.n_positions)
+    if limit > config.n_positions:
+        raise UserError(
+            f"{limit} new tokens are asked for, and the model writes at most {config.n_positions}: "
+            "lower max_new_tokens or max_length"
+        )
+    with no_grad(), evaluating():
+        memory = model.encode(ids, None if mask.all() else mask)
+    reader = Reader(model, start, 1 + limit, options.use_cache, memory=memory)
+    return search_of(reader, options, start, tokenizer, wants_logprobs)
 
 
 def check_prompts(

@@ -14,7 +14,7 @@ from numpy import ndarray
 import autograd
 from autograd import nn
 from autograd.kernels import kernel, kernels_enabled
-from npgpt.models.cache import KVCache
+from npgpt.models.cache import KVCache, Memory
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import ACTIVATIONS
 from npgpt.module import Parameter, Traced
@@ -40,6 +40,8 @@ class Decoder:
     model : GPT
         With dropout off.
     cache : KVCache, optional
+    memory : Memory, optional
+        The sources, if the model is an encoder-decoder.
 
     Examples
     --------
@@ -56,8 +58,10 @@ class Decoder:
     (1, 65)
     """
 
-    def __init__(self, model: GPT, cache: KVCache | None = None) -> None:
-        self.model, self.cache = model, cache
+    def __init__(
+        self, model: GPT, cache: KVCache | None = None, memory: Memory | None = None
+    ) -> None:
+        self.model, self.cache, self.memory = model, cache, memory
         self._step: Step | None = None
         self._keys: ndarray | None = None  # the first layer's, when the step was written
 
@@ -77,7 +81,7 @@ class Decoder:
             step = None  # the modules say what is wrong
         if step is None or self.cache is None:
             hidden = self.model.transformer(
-                input_ids, attention_mask, position_ids, cache=self.cache
+                input_ids, attention_mask, position_ids, cache=self.cache, memory=self.memory
             )  # (B, T, C)
             return self.model.lm_head(hidden[:, -1]).numpy()
         if position_ids is None:

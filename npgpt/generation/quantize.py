@@ -14,6 +14,7 @@ from numpy import ndarray
 from autograd import Tensor
 from autograd.kernels import kernel
 from npgpt.errors import UserError
+from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
 from npgpt.models.heads import Head
 from npgpt.models.layers import Embedding, Linear
@@ -153,7 +154,7 @@ def quantize(model: GPT) -> Int8GPT:
     Raises
     ------
     UserError
-        If a weight is NaN or infinite.
+        If a weight is NaN or infinite, or the model is an encoder-decoder.
 
     Examples
     --------
@@ -168,6 +169,8 @@ def quantize(model: GPT) -> Int8GPT:
     """
     if isinstance(model, Int8GPT):
         return model
+    if isinstance(model, EncoderDecoder):
+        raise UserError("an encoder-decoder cannot be quantized; generate without --int8")
     head = model.lm_head.weight
     table = Int8Matrix(head.numpy())
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from npgpt.generation.decode import Decoder
-from npgpt.models.cache import KVCache
+from npgpt.models.cache import KVCache, Memory
 from npgpt.models.gpt import GPT
 
 
@@ -76,6 +76,8 @@ class Reader:
     cache : KVCache, optional
         A cache that holds the beginning of the prompts already: each prompt's first `cache.length`
         tokens, which must be fewer than all of them. The prompts must have one length.
+    memory : Memory, optional
+        The sources of the rows, if the model is an encoder-decoder: the rows are then its targets.
 
     Attributes
     ----------
@@ -106,8 +108,9 @@ class Reader:
         longest: int,
         use_cache: bool = True,
         cache: KVCache | None = None,
+        memory: Memory | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.memory = model, memory
         self.n_positions = model.config.n_positions
         self.lengths = np.array([len(prompt) for prompt in prompts])
         width = self.lengths.max()
@@ -119,7 +122,7 @@ class Reader:
         if cache is None and use_cache:
             cache = KVCache(min(longest, self.n_positions))
         self.cache = cache
-        self.decoder = Decoder(model, self.cache)
+        self.decoder = Decoder(model, self.cache, memory)
 
     def rows(self) -> list[ndarray]:
         """Return the tokens of each row without padding: B arrays of shape (T,)."""
@@ -163,3 +166,5 @@ class Reader:
         if self.cache is not None and self._cached_from is not None:
             self.cache.reorder(rows)
             self._cached_from = self._cached_from[rows]
+        if self.memory is not None:
+            self.memory.reorder(rows)

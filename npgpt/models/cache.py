@@ -1,6 +1,9 @@
-"""The cache of keys and values."""
+"""The cache of keys and values, and what a decoder keeps of its source."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -106,3 +109,36 @@ class KVCache:
                 else:
                     (moved,) = np.nonzero(rows != np.arange(len(rows)))
                     old[moved, :, past] = old[rows[moved], :, past]
+
+
+class Memory:
+    """What a decoder reads of the source: the encoder's result, in as many passes as needed.
+
+    Parameters
+    ----------
+    states : Tensor, (B, S, C)
+        The encoder's result.
+    mask : ndarray of bool, (B, 1, 1, S), optional
+        False for the padding of the source.
+    """
+
+    def __init__(self, states: Tensor, mask: ndarray | None = None):
+        self.states, self.mask = states, mask
+        self._heads: dict[int, tuple[Any, Any]] = {}  # of each layer, once they were needed
+
+    def heads(self, layer: int, make: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+        """Return the keys and values of a layer, (B, H, S, D) each, which `make` computes.
+
+        Under `autograd.no_grad`, they are kept: no later token computes them again.
+        """
+        if is_grad_enabled():
+            return make()
+        if layer not in self._heads:
+            self._heads[layer] = make()
+        return self._heads[layer]
+
+    def reorder(self, rows: ndarray) -> None:
+        """Let sequence i read the source of sequence ``rows[i]``; see `KVCache.reorder`."""
+        self.states = self.states[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
+        self._heads = {layer: (k[rows], v[rows]) for layer, (k, v) in self._heads.items()}

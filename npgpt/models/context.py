@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from numpy import ndarray
 
 from autograd import Tensor
-from npgpt.models.cache import KVCache
+from npgpt.models.cache import KVCache, Memory
 
 
 @dataclass
@@ -18,6 +18,10 @@ class Activations:
     """The embeddings and the result of each block, (B, T, C); the last is what the head reads."""
     attentions: list[Tensor] = field(default_factory=list)
     """The weights of each layer's heads, (B, H, T, T): row t says where position t looks."""
+    cross_attentions: list[Tensor] = field(default_factory=list)
+    """In an encoder-decoder, where position t of the target looks in the source, (B, H, T, S)."""
+    encoder: Activations | None = None
+    """In an encoder-decoder, the values of the encoder."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,15 @@ class Context:
     rotation : tuple of ndarray, optional
         The cosines and sines of the positions' angles, (T, 1, D / 2) or (B, T, 1, D / 2) each; of a
         model with rotary positions.
+    memory : Memory, optional
+        The source that a decoder reads.
     """
 
     mask: ndarray | None = None
     capture: Activations | None = None
     cache: KVCache | None = None
     rotation: tuple[ndarray, ndarray] | None = None
+    memory: Memory | None = None
 
 
 ALONE = Context()  # of a pass over whole sequences: no mask, no cache, no rotation

@@ -18,7 +18,7 @@ from autograd import Tensor
 from autograd.functional import checkpoint
 from npgpt.errors import UserError
 from npgpt.models.blocks import Block
-from npgpt.models.cache import KVCache
+from npgpt.models.cache import KVCache, Memory
 from npgpt.models.config import GPTConfig, ModelConfig
 from npgpt.models.context import ALONE, Activations, Context
 from npgpt.models.heads import Head, next_token_loss
@@ -64,8 +64,12 @@ class Transformer(Module):
         position_ids: ndarray | None = None,
         capture: Activations | None = None,
         cache: KVCache | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states; see `GPT.forward`."""
+        """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states; see `GPT.forward`.
+
+        A model with a source reads it in `memory`, which `EncoderDecoder.encode` makes.
+        """
         if input_ids.ndim != 2 or not input_ids.shape[1]:
             raise UserError(f"input_ids must have shape (B, T), T > 0, and has {input_ids.shape}")
         check_ids("input_ids", input_ids, self.vocab_size, "the vocabulary has {} tokens")
@@ -80,10 +84,15 @@ class Transformer(Module):
         check_ids("position_ids", position_ids, self.n_positions, "the context has {} positions")
         mask = None if attention_mask is None else mask_of(attention_mask, B, T, past)
         x = self.embed(input_ids, position_ids)
-        x = self.apply_blocks(x, Context(mask, capture, cache, self.rotation(position_ids)))
+        rotation = self.rotation(position_ids)
+        x = self.apply_blocks(x, Context(mask, capture, cache, rotation, memory))
         if cache is not None:
             cache.length = S
         return x
+
+    def first_layers(self) -> list[Module]:
+        """Return a block of each kind; all blocks of a kind have the same parameters."""
+        return self.h[:1]
 
     def embed(self, input_ids: ndarray, position_ids: ndarray) -> Tensor:
         """Map ``(B, T)`` ids to ``(B, T, C)``: the sum of a token's and of a position's vector."""
@@ -135,6 +144,9 @@ class GPT(Module):
     ----------
     generation_config : dict
         Defaults for the options of `generate`, from ``generation_config.json``.
+    label_smoothing : float
+        In training, the part of each target's probability that is spread over all tokens (Szegedy
+        et al. 2015, arXiv:1512.00567, section 7). Without training, as dropout, it is off.
 
     Examples
     --------
@@ -154,6 +166,8 @@ class GPT(Module):
     body: ClassVar[Callable[..., Transformer]] = Transformer  # made as body(config, dtype, block)
     block: ClassVar[Callable[..., Module]] = Block  # made as block(config, layer, dtype)
     branch_ends: ClassVar[tuple[str, ...]] = ("c_proj.weight",)  # the last matrices of branches
+
+    label_smoothing = 0.0
 
     # What generates, loads and saves is built on top of the model, and so is not imported here:
     # npgpt/__init__.py makes `npgpt.generate`, `load_model` and `save_pretrained` methods.
@@ -193,6 +207,11 @@ class GPT(Module):
             shrink = math.sqrt(config.n_branches) if name.endswith(self.branch_ends) else 1
             draw = generator.standard_normal(parameter.shape, np.float32)
             parameter.data[...] = draw * (config.initializer_range / shrink)
+
+    @property
+    def smoothing(self) -> float:
+        """The label smoothing of the next loss: `label_smoothing` in training, and else 0."""
+        return self.label_smoothing if self.training else 0.0
 
     def forward(
         self,
@@ -243,7 +262,9 @@ class GPT(Module):
             np.asarray(input_ids), attention_mask, position_ids, cache=cache
         )  # (B, T, C)
         logits = self.lm_head(x)
-        return logits, None if targets is None else next_token_loss(logits, targets)
+        if targets is None:
+            return logits, None
+        return logits, next_token_loss(logits, targets, self.smoothing)
 
     def activations(
         self,

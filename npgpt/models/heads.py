@@ -25,10 +25,10 @@ class Head(Module):
         return x.linear(self.weight.numpy().T)
 
 
-def next_token_loss(logits: Tensor, targets: ndarray) -> Tensor:
+def next_token_loss(logits: Tensor, targets: ndarray, label_smoothing: float = 0.0) -> Tensor:
     """Return the mean cross-entropy of ``logits (B, T, V)`` at ``targets (B, T)``.
 
-    A target of -100 does not count.
+    A target of -100 does not count. Label smoothing is that of PyTorch's ``cross_entropy``.
     """
     rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V), a view
-    return nn.cross_entropy(rows, targets.reshape(-1))
+    return nn.cross_entropy(rows, targets.reshape(-1), label_smoothing=label_smoothing)

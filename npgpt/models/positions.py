@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy import ndarray
@@ -24,17 +24,34 @@ class SinusoidalEmbedding(Module):
     """A fixed table of positions: sines and cosines (Vaswani et al. 2017, section 3.5).
 
     Channel 2i of position p is sin(p / 10000^(2i / width)), and channel 2i + 1 is the cosine of the
-    same angle. The angles of later channels grow more slowly with the position.
+    same angle. The angles of later channels grow more slowly with the position. This is the layout
+    "interleaved". In the layout "halves", that of Marian, all sines come first, in the same order,
+    and all cosines after them.
+
+    Examples
+    --------
+    >>> SinusoidalEmbedding(4, np.float64).rows(2)[1].round(2).tolist()
+    [0.84, 0.54, 0.01, 1.0]
+    >>> SinusoidalEmbedding(4, np.float64, "halves").rows(2)[1].round(2).tolist()
+    [0.84, 0.01, 0.54, 1.0]
     """
 
-    def __init__(self, width: int, dtype: DTypeLike = np.float32):
-        self.width, self.dtype = width, dtype
+    def __init__(
+        self,
+        width: int,
+        dtype: DTypeLike = np.float32,
+        layout: Literal["interleaved", "halves"] = "interleaved",
+    ):
+        self.width, self.dtype, self.layout = width, dtype, layout
 
     def forward(self, ids: ndarray) -> ndarray:
         """Compute rows: ``(...) -> (..., width)``."""
         channel = np.arange(self.width)
         angle = np.asarray(ids)[..., None] / 10000.0 ** ((channel - channel % 2) / self.width)
-        return np.where(channel % 2, np.cos(angle), np.sin(angle)).astype(self.dtype)
+        table = np.where(channel % 2, np.cos(angle), np.sin(angle)).astype(self.dtype)
+        if self.layout == "halves":
+            return np.concatenate([table[..., ::2], table[..., 1::2]], axis=-1)
+        return table
 
     def rows(self, n: int) -> ndarray:
         """Return the first rows of the table, (n, width)."""

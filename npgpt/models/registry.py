@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from npgpt.models import llama
+from npgpt.models import encoder_decoder, llama
 from npgpt.models.config import GPTConfig, ModelConfig
 from npgpt.models.gpt import GPT
 
@@ -47,10 +47,22 @@ ARCHITECTURES = {
         model_type: Architecture(llama.LlamaConfig, llama.Llama, llama.NAMES_IN_FILES)
         for model_type in llama.LlamaConfig.hugging_face
     },
+    **{
+        model_type: Architecture(
+            encoder_decoder.EncoderDecoderConfig,
+            encoder_decoder.EncoderDecoder,
+            encoder_decoder.NAMES_IN_FILES,
+        )
+        for model_type in ("encoder-decoder", "marian")
+    },
 }
 
 
-PRESETS: dict[str, ModelConfig] = {**GPTConfig.presets, **llama.LlamaConfig.presets}
+PRESETS: dict[str, ModelConfig] = {
+    **GPTConfig.presets,
+    **llama.LlamaConfig.presets,
+    **encoder_decoder.EncoderDecoderConfig.presets,
+}
 
 
 def architecture_of(config: ModelConfig) -> Architecture:

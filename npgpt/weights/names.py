@@ -10,6 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from npgpt.models.config import GPTConfig
+from npgpt.models.encoder_decoder import EncoderDecoderConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import LayerNorm, Linear
 from npgpt.models.positions import SinusoidalEmbedding
@@ -64,7 +65,7 @@ def implied(model: GPT) -> dict[str, tuple[tuple[int, ...], Callable[[], ndarray
     positions, which is computed here.
     """
     found: dict[str, tuple[tuple[int, ...], Callable[[], ndarray]]] = {}
-    if not isinstance(model.config, GPTConfig):
+    if not isinstance(model.config, GPTConfig | EncoderDecoderConfig):
         return found
     for name, module in model.named_modules():
         if isinstance(module, Linear | LayerNorm) and module.bias is None:
