@@ -207,8 +207,19 @@ class Cost:
             alike.setdefault(self.config.window_of(layer), []).append(layer)
         for layers in alike.values():
             tally.add(self._of_layer(layers[0]), len(layers))
-        self._model.lm_head(Counted(self.config.n_embd, tally))
+        if self._has_logits:
+            self._model.lm_head(Counted(self.config.n_embd, tally))
         return tally
+
+    @property
+    def _has_logits(self) -> bool:
+        """Whether there are logits for each token; a pooler reads one token of a text only."""
+        return self._model.lm_head is not None
+
+    @property
+    def _logits(self) -> int:
+        """The number of logits for a token."""
+        return self.config.vocab_size if self._has_logits else 0
 
     def visible(self, layer: int) -> float:
         """Return how many keys a query of a layer sees, on average over the context."""
@@ -244,7 +255,7 @@ class Cost:
         Beside what the layers keep, these are the hidden states before the last norm, and the
         logits.
         """
-        per_token = self._of_token.kept + self.config.n_embd + self.config.vocab_size
+        per_token = self._of_token.kept + self.config.n_embd + self._logits
         return FLOAT * self.batch * self.context * per_token
 
     @property
@@ -260,7 +271,7 @@ class Cost:
     @property
     def inference(self) -> int:
         """Bytes for generating token by token: weights, cache, and the logits."""
-        return self.weights + self.cache + FLOAT * self.batch * self.config.vocab_size
+        return self.weights + self.cache + FLOAT * self.batch * self._logits
 
 
 def sections(
@@ -268,6 +279,7 @@ def sections(
 ) -> dict[str, dict[str, str]]:
     """Return the page of an architecture: for each section, the values by their labels."""
     cost, parts = Cost(config, batch, context), parameters_by_part(config)
+    described = config.described()
     total = sum(parts.values())
 
     def growing(cost_at: Callable[[Cost], float], unit: str) -> dict[str, str]:
@@ -282,9 +294,9 @@ def sections(
         "architecture": {
             "layers": f"{config.n_layer}",
             "width": f"{config.n_embd:,}",
-            **config.described(),
+            **described,
             "vocabulary": f"{config.vocab_size:,}",
-            "head": "tied" if config.tie_word_embeddings else "its own",
+            "head": described.get("head", "tied" if config.tie_word_embeddings else "its own"),
         },
         "parameters": {
             "all": f"{total:,}",

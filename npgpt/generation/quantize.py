@@ -14,6 +14,7 @@ from numpy import ndarray
 from autograd import Tensor
 from autograd.kernels import kernel
 from npgpt.errors import UserError
+from npgpt.models.bert import Bert
 from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
 from npgpt.models.heads import Head
@@ -154,7 +155,7 @@ def quantize(model: GPT) -> Int8GPT:
     Raises
     ------
     UserError
-        If a weight is NaN or infinite, or the model is an encoder-decoder.
+        If a weight is NaN or infinite, or the model is an encoder-decoder or a BERT.
 
     Examples
     --------
@@ -169,8 +170,9 @@ def quantize(model: GPT) -> Int8GPT:
     """
     if isinstance(model, Int8GPT):
         return model
-    if isinstance(model, EncoderDecoder):
-        raise UserError("an encoder-decoder cannot be quantized; generate without --int8")
+    if isinstance(model, EncoderDecoder | Bert):
+        kind = "a BERT" if isinstance(model, Bert) else "an encoder-decoder"
+        raise UserError(f"{kind} cannot be quantized; generate without --int8")
     head = model.lm_head.weight
     table = Int8Matrix(head.numpy())
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy import ndarray
 
+from npgpt.errors import UserError
 from npgpt.generation.decode import Decoder
+from npgpt.models.bert import Bert
 from npgpt.models.cache import KVCache, Memory
 from npgpt.models.gpt import GPT
 
@@ -110,6 +112,8 @@ class Reader:
         cache: KVCache | None = None,
         memory: Memory | None = None,
     ) -> None:
+        if isinstance(model, Bert):
+            raise UserError("a BERT reads a text in both directions, and cannot continue one")
         self.model, self.memory = model, memory
         self.n_positions = model.config.n_positions
         self.lengths = np.array([len(prompt) for prompt in prompts])

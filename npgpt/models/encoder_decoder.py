@@ -206,9 +206,7 @@ class ProjectedAttention(SelfAttention):
     With `is_causal`, no position looks at those after it, as in the decoder.
     """
 
-    def __init__(
-        self, config: EncoderDecoderConfig, layer: int, dtype: DTypeLike, is_causal: bool = False
-    ):
+    def __init__(self, config: ModelConfig, layer: int, dtype: DTypeLike, is_causal: bool = False):
         super().__init__(config, layer)
         C = config.n_embd
         self.is_causal = is_causal
@@ -270,7 +268,7 @@ class FeedForward(Module):
 
     part = "MLPs"
 
-    def __init__(self, config: EncoderDecoderConfig, dtype: DTypeLike):
+    def __init__(self, config: ModelConfig, dtype: DTypeLike):
         self.fc1 = Linear(config.n_embd, config.mlp_width, True, dtype)
         self.fc2 = Linear(config.mlp_width, config.n_embd, True, dtype)
         self.activation = ACTIVATIONS[config.activation_function]
@@ -288,7 +286,7 @@ class FeedForward(Module):
 class EncoderLayer(Module):
     """Attention in both directions, then an MLP; each sum with what was read is normalized."""
 
-    def __init__(self, config: EncoderDecoderConfig, layer: int, dtype: DTypeLike):
+    def __init__(self, config: ModelConfig, layer: int, dtype: DTypeLike):
         self.self_attn = ProjectedAttention(config, layer, dtype)
         self.self_attn_layer_norm = LayerNorm(config.n_embd, dtype=dtype)
         self.mlp = FeedForward(config, dtype)
@@ -344,7 +342,7 @@ class LayerPair(Module):
 class PaddedEmbedding(Embedding):
     """A table in which the row of the padding gets no gradient where the row is looked up."""
 
-    def __init__(self, n_rows: int, width: int, padding: int, dtype: DTypeLike = np.float32):
+    def __init__(self, n_rows: int, width: int, padding: int | None, dtype: DTypeLike = np.float32):
         super().__init__(n_rows, width, dtype)
         self.padding = padding
 

@@ -65,10 +65,12 @@ class Transformer(Module):
         capture: Activations | None = None,
         cache: KVCache | None = None,
         memory: Memory | None = None,
+        **more: Any,
     ) -> Tensor:
         """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states; see `GPT.forward`.
 
-        A model with a source reads it in `memory`, which `EncoderDecoder.encode` makes.
+        A model with a source reads it in `memory`, which `EncoderDecoder.encode` makes. `more` is
+        what `embed` of this model takes beside ids and positions, such as segments.
         """
         if input_ids.ndim != 2 or not input_ids.shape[1]:
             raise UserError(f"input_ids must have shape (B, T), T > 0, and has {input_ids.shape}")
@@ -83,7 +85,7 @@ class Transformer(Module):
         position_ids = np.arange(past, S) if position_ids is None else np.asarray(position_ids)
         check_ids("position_ids", position_ids, self.n_positions, "the context has {} positions")
         mask = None if attention_mask is None else mask_of(attention_mask, B, T, past)
-        x = self.embed(input_ids, position_ids)
+        x = self.embed(input_ids, position_ids, **more)
         rotation = self.rotation(position_ids)
         x = self.apply_blocks(x, Context(mask, capture, cache, rotation, memory))
         if cache is not None:
@@ -166,6 +168,7 @@ class GPT(Module):
     body: ClassVar[Callable[..., Transformer]] = Transformer  # made as body(config, dtype, block)
     block: ClassVar[Callable[..., Module]] = Block  # made as block(config, layer, dtype)
     branch_ends: ClassVar[tuple[str, ...]] = ("c_proj.weight",)  # the last matrices of branches
+    optional_tensors: ClassVar[tuple[str, ...]] = ()  # of other heads: how their names begin
 
     label_smoothing = 0.0
 
@@ -185,13 +188,18 @@ class GPT(Module):
         self.config = config
         self.generation_config: dict[str, Any] = {}  # defaults of `generate`
         self.transformer = self.body(config, dtype, self.block)
+        self.make_heads(dtype)
+        if not is_unallocated():
+            self._initialize(np.random.default_rng(seed))
+
+    def make_heads(self, dtype: DTypeLike) -> None:
+        """Make the modules that read the last hidden states."""
+        config, table = self.config, self.transformer.wte.weight
         self.lm_head = Head(
-            self.transformer.wte.weight
+            table
             if config.tie_word_embeddings
             else Parameter.full((config.vocab_size, config.n_embd), 0, dtype)
         )
-        if not is_unallocated():
-            self._initialize(np.random.default_rng(seed))
 
     def _initialize(self, generator: np.random.Generator) -> None:
         """Draw the weights: matrices are normal, with a standard deviation of 0.02.

@@ -28,7 +28,8 @@ def fitted(model: GPT, tensors: dict[str, Stored], mapping: Mapping[str, str]) -
     A tensor is looked up under the name that `mapping` gives, which must then be there; otherwise
     under the names of `names_in_files`.
     """
-    rest, result = dict(tensors), dict[str, Stored]()
+    rest = {_OLD_NORM.sub(_new_norm, name): stored for name, stored in tensors.items()}
+    result = dict[str, Stored]()
     parameters, tied = dict(model.named_parameters()), tied_names(model)
     for name in parameters:
         if (theirs := name_there(name, mapping)) is not None:
@@ -41,7 +42,12 @@ def fitted(model: GPT, tensors: dict[str, Stored], mapping: Mapping[str, str]) -
                 if name in result:
                     raise ValueError(f"{theirs} is there twice, under two names")
                 result[name] = stored
-    result |= {name: stored for name, stored in rest.items() if not _BUFFER.search(name)}
+    ignored = model.optional_tensors
+    result |= {
+        name: stored
+        for name, stored in rest.items()
+        if not _BUFFER.search(name) and not name.startswith(ignored)
+    }
     for name, first in tied.items():
         if (stored := result.pop(name, None)) is not None:
             if not _equal(stored, result.setdefault(first, stored)):
@@ -79,6 +85,13 @@ def implied(model: GPT) -> dict[str, tuple[tuple[int, ...], Callable[[], ndarray
 
 # Masks, counters and frequencies that old checkpoints keep beside the weights.
 _BUFFER = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|position_ids|rotary_emb\.inv_freq)$")
+
+# What TensorFlow called the weight and the bias of a norm; BERT's published files still do.
+_OLD_NORM = re.compile(r"(?<=LayerNorm\.)(gamma|beta)$")
+
+
+def _new_norm(found: re.Match[str]) -> str:
+    return {"gamma": "weight", "beta": "bias"}[found[0]]
 
 
 def names_in_files(name: str, model: GPT) -> list[str]:

@@ -266,6 +266,9 @@ SIZES = {
     "mistral-7b": 7_241_732_096,
     "qwen2-0.5b": 494_032_768,
     "smollm2-135m": 134_515_008,
+    "bert-base": 109_514_298,  # Devlin et al. 2018: 110 million
+    "bert-large": 335_174_458,  # 340 million
+    "minilm-l6": 22_713_216,
     "transformer-base": 63_119_496,  # 65 million by the paper, of another vocabulary
     "transformer-big": 214_282_376,  # 213 million
 }
