@@ -142,7 +142,7 @@ def surprises(model: GPT, ids: ndarray, k: int = 5) -> Predictions:
     Examples
     --------
     >>> from npgpt import GPTConfig
-    >>> model = GPT(GPTConfig(vocab_size=65, n_positions=8, n_embd=16, n_layer=2, n_head=2))
+    >>> model = GPT(GPTConfig(vocab_size=65, n_positions=8, n_embd=16, n_layer=2, n_head=2)).eval()
     >>> ids = np.array([1, 2, 3, 4])
     >>> _, loss = model(ids[None, :-1], targets=ids[None, 1:])
     >>> bool(np.isclose(surprises(model, ids).surprises.mean(), loss.item()))
