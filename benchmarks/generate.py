@@ -2,8 +2,11 @@
 
 A GPT-2 of 124M random weights continues prompts greedily, with a cache. A step for one token has to
 read every weight once: the bytes of the weights over the memory's bandwidth are its floor; that of
-a prompt is the matrix products of its tokens. Last come the seconds from the start of the command
-`npgpt generate` to its first token.
+a prompt is the matrix products of its tokens. Then come the seconds from the start of the command
+`npgpt generate` to its first token. The last case is SmolLM2, with the weights that its file packs,
+int8 and float32; it needs ``npgpt models add smollm2``. llama.cpp runs beside it where Node.js is
+there and ``NODE_MODULES`` names a folder with the packages node-llama-cpp and
+@node-llama-cpp/linux-x64 (or that of another system).
 
     python benchmarks/generate.py [batch1 prompt512 ...] [--threads 1,2] [--quick] [--json FILE]
 """
@@ -11,6 +14,9 @@ a prompt is the matrix products of its tokens. Last come the seconds from the st
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,12 +32,14 @@ from numpy import ndarray
 from autograd.kernels.jit import SUMS
 from autograd.kernels.team import n_threads, parts_of, row_kernel, split
 from autograd.ops.linalg import product
-from npgpt import GPT, GPTConfig, generate
+from npgpt import GPT, GPTConfig, UserError, generate, load_model
 from npgpt.generation.quantize import quantize
+from npgpt.hub import find_model
 from npgpt.tokenizers import make_tokenizer, save_tokenizer
 
 torch = need("torch")
-GPT2LMHeadModel = need("transformers").GPT2LMHeadModel
+transformers = need("transformers")
+GPT2LMHeadModel = transformers.GPT2LMHeadModel
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ CASES = {
     "prompt512": Case(1, 512, 1),
 }
 STARTS = "starts"  # the case of the command
+PACKED, PACKED_PROMPT, PACKED_TOKENS = "smollm2", 43, 128
 
 
 # ---- who generates
@@ -57,10 +66,10 @@ STARTS = "starts"  # the case of the command
 
 def run_ours(model: GPT) -> Callable[[ndarray, int], None]:
     """Return a function that continues prompts with our code."""
-    return lambda ids, n: generate(model, ids, max_new_tokens=n)
+    return lambda ids, n: generate(model, ids, max_new_tokens=n, min_new_tokens=n)
 
 
-def run_transformers(model: GPT2LMHeadModel) -> Callable[[ndarray, int], None]:
+def run_transformers(model: torch.nn.Module) -> Callable[[ndarray, int], None]:
     """Return a function that continues prompts with transformers."""
 
     def run(ids: ndarray, n: int) -> None:
@@ -121,6 +130,8 @@ def time_reading(n_bytes: int) -> Callable[[], float]:
 
 def measure(name: str, args: argparse.Namespace) -> list[Row]:
     """Return the rows of a case."""
+    if name == PACKED:
+        return measure_packed(args)
     with tempfile.TemporaryDirectory() as folder:
         model = GPT(GPTConfig()).eval()
         other = make_twin(model, Path(folder))
@@ -137,6 +148,55 @@ def measure(name: str, args: argparse.Namespace) -> list[Row]:
     return measure_tokens(
         name, runs, time_reading(4 * model.n_parameters()), ids, case.new_tokens, args
     )
+
+
+def measure_packed(args: argparse.Namespace) -> list[Row]:
+    """Return the rows of SmolLM2; none if it is not there."""
+    keep_memory(args)
+    try:
+        path = find_model(PACKED)
+    except UserError as error:
+        print(f"{PACKED} is left out: {error}", file=sys.stderr)
+        return []
+    model, whole = load_model(path, packed=True), load_model(path)
+    with tempfile.TemporaryDirectory() as folder:
+        whole.save_pretrained(folder)
+        other = transformers.LlamaForCausalLM.from_pretrained(folder).eval()
+    runs = {
+        OURS: run_ours(model),
+        "transformers": run_transformers(other),
+        "int8": run_ours(quantize(model)),
+        "float32": run_ours(whole),
+    }
+    ids = np.random.default_rng(0).integers(model.config.vocab_size, size=(1, PACKED_PROMPT))
+    n_bytes = path.stat().st_size
+    rows = measure_tokens(PACKED, runs, time_reading(n_bytes), ids, PACKED_TOKENS, args)
+    node, modules = shutil.which("node"), os.environ.get("NODE_MODULES")
+    if not node or not modules:
+        print("llama.cpp is left out: it needs node, and NODE_MODULES", file=sys.stderr)
+        return rows
+    command = [
+        node, str(Path(__file__).with_name("llama_cpp.mjs")), modules, str(path),
+        json.dumps(ids[0].tolist()), str(PACKED_TOKENS), str(args.n_threads),
+    ]  # fmt: skip
+    ours = runs[OURS]
+
+    def turn() -> tuple[ndarray, ndarray]:
+        """Return the seconds of the first token and of all, ours and llama.cpp's."""
+        found = subprocess.run(command, capture_output=True, text=True)
+        if found.returncode:
+            sys.exit(f"llama.cpp: {found.stderr}")
+        ours(ids, 1)  # the kernels' threads are awake again
+        mine = [timed(ours, ids, n)[0] for n in (1, PACKED_TOKENS)]
+        return np.array(mine), np.array(json.loads(found.stdout.splitlines()[-1]))
+
+    times = np.array([turn() for _ in range(args.rounds)])  # (rounds, 2, 2)
+    first, all_of = ({OURS: t[:, 0], "llama.cpp": t[:, 1]} for t in (times[..., 0], times[..., 1]))
+    step = {who: (all_of[who] - first[who]) / (PACKED_TOKENS - 1) for who in first}
+    return rows + [
+        Row(PACKED, "first token, llama.cpp", "s", as_lists(first)),
+        Row(PACKED, "each token after it, llama.cpp", "s", as_lists(step)),
+    ]
 
 
 def measure_prompt(
@@ -218,4 +278,4 @@ def make_command(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(__doc__, [*CASES, STARTS], measure, rounds=3)
+    main(__doc__, [*CASES, STARTS, PACKED], measure, rounds=3)

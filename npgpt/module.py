@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -95,8 +95,18 @@ class Traced:
 
     __array_ufunc__ = None  # NumPy's functions refuse a traced value
 
-    def linear(self, weight: ndarray, bias: Parameter | None = None, scale: Any = None) -> Any:
-        """Trace ``x @ weight * scale + bias``, with ``weight (in, out)`` and ``scale (out,)``."""
+    def linear(
+        self,
+        weight: ndarray,
+        bias: Parameter | None = None,
+        scale: Any = None,
+        packing: str | None = None,
+    ) -> Any:
+        """Trace ``x @ weight * scale + bias``, with ``weight (in, out)`` and ``scale (out,)``.
+
+        With a packing, which names a format of `npgpt.weights.packed`, a column of the weight is
+        the bytes of an output's numbers.
+        """
         raise TypeError(f"{type(self).__name__} cannot trace a linear layer")
 
     def layer_norm(self, weight: Parameter, bias: Parameter | None, eps: float) -> Any:
@@ -256,14 +266,22 @@ class Module:
             more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
             raise ValueError("; ".join(problems[:3]) + more)
 
-    def adopt_state_dict(self, state: dict[str, ndarray]) -> None:
-        """Make new parameters of arrays, without copying them; tied ones stay tied."""
-        self.check_shapes({name: array.shape for name, array in state.items()})
-        new = {id(old): Parameter(state[name]) for name, old in self.named_parameters()}
+    def adopt_state_dict(self, state: dict[str, ndarray], but: Collection[str] = ()) -> None:
+        """Make new parameters of arrays, without copying them; tied ones stay tied.
+
+        Parameters named in `but` stay as they are.
+        """
+        kept = {name: p.shape for name, p in self.named_parameters() if name in but}
+        self.check_shapes(kept | {name: array.shape for name, array in state.items()})
+        new = {
+            id(old): Parameter(state[name])
+            for name, old in self.named_parameters()
+            if name not in kept
+        }
         for _, module in self.named_modules():
             for name, value in vars(module).items():
-                if isinstance(value, Parameter):
-                    setattr(module, name, new.get(id(value), value))  # or new already
+                if isinstance(value, Parameter) and id(value) in new:
+                    setattr(module, name, new[id(value)])
 
     def train(self, mode: bool = True) -> Module:
         """Switch dropout on, here and below."""

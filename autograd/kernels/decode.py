@@ -10,8 +10,9 @@ product of 4 and an addition of 1, the numbers are 0, then 1 to 4, then 5. Each 
 lowest number that nobody has, computes that part, and draws again. Before it computes, it waits
 until all parts of the earlier instructions are done, since it reads their results.
 
-All numbers are float32, weights may be int8. Every part adds in a fixed order, so results have the
-same bits with any number of threads; they agree with the modules' within rounding.
+All numbers are float32; weights may be packed (`autograd.kernels.packed`). Every part adds in a
+fixed order, so results have the same bits with any number of threads; they agree with the modules'
+within rounding.
 """
 
 import math
@@ -23,7 +24,6 @@ from autograd.kernels.cache import settings
 from autograd.kernels.intrinsics import (
     THREADS_CAN_WAIT,
     add,
-    bytes_,
     counts,
     floats,
     prefetch,
@@ -32,24 +32,30 @@ from autograd.kernels.intrinsics import (
 )
 from autograd.kernels.jit import (
     EXACT,
-    SUMS,
     as_rows,
     inline,
     takes,
 )
 from autograd.kernels.normalization import inverse_root, mean_and_rstd
+from autograd.kernels.packed import (
+    NAMES,
+    demand_packed,
+    dot_packed,
+    multiply_packed,
+    unpack,
+)
 from autograd.kernels.rows import block_dot, largest, sum_of
 from autograd.kernels.team import n_threads, row_kernel, split
 from autograd.kernels.vector import erf, exp
 
-NORM, PRODUCT, ROWS, ROWS_INT8, ADD, ROTATE, ATTEND = range(7)
+NORM, PRODUCT, ROWS, ROWS_PACKED, ADD, ROTATE, ATTEND = range(7)
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu", "tanh")
 GELU, GELU_TANH, RELU, SILU, TANH = range(1, len(ACTIVATIONS))
 
 MOST_ROWS = 8  # of x: for more, products by BLAS take less time
 SLABS = 4  # parts of x @ weight: each gives a partial sum, and these are added in order
 PARTS = 8  # parts of x @ weight.T: each computes some of the outputs
-AHEAD = 6  # how many rows of an int8 weight before its turn a row is asked for
+AHEAD = 6  # how many rows of a packed weight before its turn a row is asked for
 SCRATCH = "scratch"  # in an instruction: the address of the scratch array, once it is made
 PATIENCE = 2000  # how often a waiting thread looks before it lets others have its processor
 
@@ -58,7 +64,8 @@ _INTEGERS = (
     # addresses, or 0:
     "x", "weight", "scale", "bias", "factor", "residual", "cos", "sin",
     "key", "value", "keys", "values", "out",
-    "n_in", "n_out", "slabs", "centred", "activation", "depth", "heads", "key_heads",
+    "n_in", "n_out", "slabs", "format", "row_bytes", "centred", "activation",
+    "depth", "heads", "key_heads",
     "row", "key_row",  # from one row of x to the next, and of key and value
     "capacity", "window",
 )  # fmt: skip
@@ -144,29 +151,26 @@ def _rows(i, n, part):
             out[b, r] = block_dot(x[b], w[r])
 
 
-@inline(SUMS)
-def _dot_int8(x, w):
-    """Return the dot product of float32 and int8, in float32."""
-    total = np.float32(0)
-    for j in range(x.size):
-        total += x[j] * np.float32(w[j])
-    return total
-
-
 @inline(EXACT)
-def _rows_int8(i, n, part):
-    """Compute some columns of x @ weight.T * scale, (n, n_out), for a weight of int8.
+def _rows_packed(i, n, part):
+    """Compute some columns of x @ weight.T * scale, (n, n_out), for a packed weight.
 
-    A row of int8 is read so fast that the memory falls behind: the loop asks for each row six rows
-    before it is needed.
+    A row of few bits is read so fast that the memory falls behind: the loop asks for each row six
+    rows before it is needed. For several rows of x, a row of the weight is unpacked only once.
     """
-    x, w = carray(floats(i.x), (n, i.n_in)), carray(bytes_(i.weight), (i.n_out, i.n_in))
-    out, scale = carray(floats(i.out), (n, i.n_out)), carray(floats(i.scale), (i.n_out,))
+    x, out = carray(floats(i.x), (n, i.n_in)), carray(floats(i.out), (n, i.n_out))
+    scale, unpacked = carray(floats(i.scale), (i.n_out,)), np.empty(i.n_in, np.float32)
     for r in range(i.n_out * part // i.parts, i.n_out * (part + 1) // i.parts):
-        for line in range((r + AHEAD) * i.n_in, (r + AHEAD + 1) * i.n_in, 64):
-            prefetch(i.weight + line)
-        for b in range(n):
-            out[b, r] = _dot_int8(x[b], w[r]) * scale[r]
+        row = i.weight + r * i.row_bytes
+        for line in range(row + AHEAD * i.row_bytes, row + (AHEAD + 1) * i.row_bytes, 64):
+            prefetch(line)
+        factor = scale[r] if i.scale else np.float32(1)
+        if n == 1:
+            out[0, r] = dot_packed(i.format, x[0], row) * factor
+        else:
+            unpack(i.format, row, unpacked)
+            for b in range(n):
+                out[b, r] = block_dot(x[b], unpacked) * factor
 
 
 @inline(EXACT)
@@ -315,8 +319,8 @@ def _run(threads, program, n, length, mask, counters):
             _product(i, n, part)
         elif i.kind == ROWS:
             _rows(i, n, part)
-        elif i.kind == ROWS_INT8:
-            _rows_int8(i, n, part)
+        elif i.kind == ROWS_PACKED:
+            _rows_packed(i, n, part)
         elif i.kind == ADD:
             _add(i, n, part)
         elif i.kind == ROTATE:
@@ -354,32 +358,39 @@ class Program:
         )  # fmt: skip
 
     def linear(
-        self, x, weight, bias, out, scale=None, activation=None, factor=None, residual=None
+        self, x, weight, bias, out, scale=None, packing=None, activation=None, factor=None,
+        residual=None,
     ):  # fmt: skip
         """Add ``out = activation(x @ weight * scale + bias) * factor + residual``.
 
         ``x (n, in)``, ``out (n, out)``; ``weight (in, out)``, either contiguous or the transpose of
-        a contiguous array (out, in). Such an array may be of int8, with a scale for each output,
-        (out,).
+        a contiguous array (out, in). With a packing, a key of `autograd.kernels.packed.FORMATS`, it
+        is the transpose of (out, bytes of a row), and may have a scale for each output, (out,).
         """
-        n_in, n_out = weight.shape
+        n_in, n_out = x.shape[1], out.shape[1]
         demand((self.n, n_in), x)
         demand((self.n, n_out), out, factor, residual)
-        demand((n_out,), bias, scale)
+        demand((n_out,), bias)
         sizes = dict(n_in=n_in, n_out=n_out)
-        self.size += weight.size
-        if scale is None and weight.flags.c_contiguous:
-            slabs = min(SLABS, n_in)
-            self._append(PRODUCT, slabs, x=x, weight=weight, out=SCRATCH, **sizes)
+        self.size += n_in * n_out
+        slabs = 1
+        if packing:
+            demand_packed(weight.T, packing, scale, n_in, n_out)
+            kind, parts = ROWS_PACKED, min(PARTS, n_out)
+            number, row_bytes = NAMES.index(packing), len(weight)
+            stored = dict(weight=weight.T, scale=scale, format=number, row_bytes=row_bytes)
         else:
-            slabs = 1
-            plain = bias is activation is factor is residual is None
-            self._append(
-                ROWS if scale is None else ROWS_INT8, min(PARTS, n_out),
-                x=x, weight=weight.T, scale=scale, out=out if plain else SCRATCH, **sizes,
-            )  # fmt: skip
-            if plain:
-                return
+            demand((n_in, n_out), weight)
+            if weight.flags.c_contiguous:
+                slabs = min(SLABS, n_in)
+                kind, parts = PRODUCT, slabs
+            else:
+                kind, parts, weight = ROWS, min(PARTS, n_out), weight.T
+            stored = dict(weight=weight)
+        plain = kind != PRODUCT and bias is activation is factor is residual is None
+        self._append(kind, parts, x=x, out=out if plain else SCRATCH, **stored, **sizes)
+        if plain:
+            return
         self.widest = max(self.widest, n_out)
         self._append(
             ADD, self.n, x=SCRATCH, bias=bias, factor=factor, residual=residual, out=out,
@@ -425,7 +436,8 @@ class Program:
         fields |= dict(kind=kind, parts=parts, first=self.n_parts)
         for name, value in fields.items():
             if isinstance(value, np.ndarray):
-                if not value.flags.c_contiguous or value.dtype not in (np.float32, np.int8):
+                is_known = value.dtype in (np.float32, np.int8, np.uint8)
+                if not value.flags.c_contiguous or not is_known:
                     raise TypeError(f"{name} is {value.dtype}, or not contiguous")
                 self.arrays.append(value)
                 fields[name] = value.ctypes.data
@@ -474,15 +486,21 @@ def program(n_rows):
     return Program(n_rows)
 
 
-def product_int8(x, values, scale):
-    """Return x @ (values * scale[:, None]).T for a few rows: a program of one instruction."""
-    if not takes(x, scale) or x.dtype != np.float32 or x.shape[-1:] != values.shape[1:]:
+def product_packed(x, values, scale=None, name="int8"):
+    """Return ``x @ weight.T`` for the weight that a format packs into ``values (n_out, bytes)``.
+
+    A few rows of x are multiplied as in a step of generation, by a program of one instruction.
+    """
+    if settings.DISABLE_JIT or not takes(x, scale) or x.dtype != np.float32 or not x.size:
         return NotImplemented
-    rows = as_rows(x, values.shape[1])
+    n_out = len(values)
+    rows = as_rows(x, x.shape[-1])
+    demand_packed(values, name, scale, x.shape[-1], n_out)
     step = program(len(rows))
     if step is NotImplemented:
-        return NotImplemented
-    out = np.empty((len(rows), len(values)), np.float32)
-    step.linear(rows, values.T, None, out, scale)
-    step()
-    return out.reshape(*x.shape[:-1], len(values))
+        out = multiply_packed(rows, values, name, scale)
+    else:
+        out = np.empty((len(rows), n_out), np.float32)
+        step.linear(rows, values.T, None, out, scale, name)
+        step()
+    return out.reshape(*x.shape[:-1], n_out)

@@ -12,17 +12,14 @@ from typing import Any
 
 from autograd.escape import brief
 from autograd.schema import FileName, nearest
-from npgpt.commands.generate import Sampling, collect_choices, is_piped, read_lines
+from npgpt.commands.generate import Sampling, collect_choices, is_piped, load_writer, read_lines
 from npgpt.errors import UserError
 from npgpt.generation.chat import Chat, read_turns
-from npgpt.generation.quantize import quantize
 from npgpt.hub import KNOWN, find_model
 from npgpt.options import check_file, parse
 from npgpt.say import is_terminal, say, say_text
-from npgpt.tokenizers import load_tokenizer
 from npgpt.tokenizers.templates import find_template
 from npgpt.training.memory import keep_freed_memory
-from npgpt.weights.load import load_model
 
 DEFAULT = "smollm2"
 
@@ -42,7 +39,11 @@ class Partner:
     load: FileName = ""
     """A conversation to go on with, as /save has written it."""
     int8: bool = False
-    """Round the weights to 8 bits, which answers faster and is a little less exact."""
+    """Round the weights to 8 bits. A model of 16 or 32 bits then answers faster, and is a little
+    less exact."""
+    float32: bool = False
+    """Compute with float32 weights where the model's file has fewer bits, which takes more memory
+    and time. Without it, quantized and 16-bit weights stay as they are in the file."""
     json: bool = False
     """Print each answer as one line of JSON: the message, the text, its tokens, why it ended."""
 
@@ -64,9 +65,7 @@ def run(args: list[str]) -> int:
     options = parse(Options, args, "chat")
     keep_freed_memory()
     folder = find_partner(options.model)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
-    if options.int8:
-        model = quantize(model)
+    model, tokenizer = load_writer(folder, options.int8, options.float32)
     template = find_template(options.template) if options.template else None
     choices = collect_choices(options, model, tokenizer)
     chat = Chat(model, tokenizer, options.system or None, chat_template=template, **choices)

@@ -51,6 +51,9 @@ class Prompt:
     the latest run under out/."""
     int8: bool = False
     """Round the weights to 8 bits: generation is faster, and a little less exact."""
+    float32: bool = False
+    """Compute with float32 weights where the model's file has fewer bits, which takes more memory
+    and time. Without it, quantized and 16-bit weights stay as they are in the file."""
 
 
 @dataclass
@@ -143,9 +146,7 @@ def run(args: list[str]) -> int:
         from npgpt.training.run import latest_run  # takes longer to import than all of the others
 
         folder = latest_run()
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
-    if options.int8:
-        model = quantize(model)
+    model, tokenizer = load_writer(folder, options.int8, options.float32)
     beams = options.num_beams or model.generation_config.get("num_beams") or 1
     seed = int(np.random.SeedSequence().generate_state(1)[0])
     fallback = DEFAULTS | {"do_sample": beams == 1, "seed": seed}
@@ -171,6 +172,17 @@ def run(args: list[str]) -> int:
         n = sum(len(record["ids"]) for record in records)
         print(f"{n:,} tokens in {seconds:.1f} s, {n / seconds:,.1f} a second", file=sys.stderr)
     return 130 if interrupted else 0
+
+
+def load_writer(folder: Path, int8: bool, float32: bool) -> tuple[GPT, Tokenizer]:
+    """Return a model that is to write, and its tokenizer.
+
+    Weights stay as they are packed in the file, unless one of the two options says otherwise.
+    """
+    if int8 and float32:
+        raise UserError("give --int8 or --float32, not both")
+    model = load_model(folder, packed=not float32)
+    return quantize(model) if int8 else model, load_tokenizer(folder)
 
 
 def collect_choices(options: Sampling, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:

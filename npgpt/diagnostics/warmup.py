@@ -15,6 +15,7 @@ from npgpt.models.llama import LlamaConfig
 from npgpt.models.registry import architecture_of
 from npgpt.training.optim import AdamW, clip_grad_norm
 from npgpt.training.task import accumulate_gradients
+from npgpt.weights.packed import product
 
 
 def use_kernels_once() -> None:
@@ -23,6 +24,7 @@ def use_kernels_once() -> None:
     ids = generator.integers(8, size=(2, 9))
     large = np.ones((256, 256), np.float32)
     autograd.tensor(large) @ large  # a product that the threads share
+    product(large, large.astype(np.int8), large[0])  # with packed weights
     plain = GPTConfig(
         vocab_size=8, n_positions=8, n_embd=8, n_layer=2, n_head=2, bias=False, window_size=4,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,

@@ -193,10 +193,16 @@ class Row(Traced):
     def _new(self, width: int) -> ndarray:
         return np.empty((self.writing.program.n, width), np.float32)
 
-    def linear(self, weight: ndarray, bias: Parameter | None = None, scale: Any = None) -> Row:
+    def linear(
+        self,
+        weight: ndarray,
+        bias: Parameter | None = None,
+        scale: Any = None,
+        packing: str | None = None,
+    ) -> Row:
         """Let a linear layer wait for what follows."""
         numbers = None if bias is None else bias.numpy()
-        waiting = dict(x=self.array(), weight=weight, bias=numbers, scale=scale)
+        waiting = dict(x=self.array(), weight=weight, bias=numbers, scale=scale, packing=packing)
         return Row(self.writing, waiting=waiting)
 
     def layer_norm(self, weight: Parameter, bias: Parameter | None, eps: float) -> Row:

@@ -11,23 +11,26 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from autograd import Tensor
-from autograd.kernels import kernel
 from npgpt.errors import UserError
 from npgpt.models.bert import Bert
 from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
-from npgpt.models.heads import Head
 from npgpt.models.layers import Embedding, Linear
-from npgpt.module import Module, Parameter, Traced, check_ids
-
-UNTRAINABLE = (
-    "int8 weights have no gradient; train the float32 model from which they were made, and "
-    "quantize it again"
+from npgpt.weights.packed import (
+    PackedEmbedding,
+    PackedGPT,
+    PackedLinear,
+    PackedMatrix,
+    product,
+    repack,
 )
 
+__all__ = ["Int8Embedding", "Int8GPT", "Int8Linear", "Int8Matrix", "product", "quantize"]
 
-class Int8Matrix:
+Int8Linear, Int8Embedding = PackedLinear, PackedEmbedding  # their names before there were others
+
+
+class Int8Matrix(PackedMatrix):
     """A matrix that is stored as int8 values and one scale for each row.
 
     The matrix is about ``values * scale[:, None]``. The scale of a row is its largest absolute
@@ -58,8 +61,9 @@ class Int8Matrix:
     """
 
     def __init__(self, matrix: ndarray) -> None:
-        self.values = np.empty(matrix.shape, np.int8)
-        self.scale = np.empty(len(matrix), np.float32)
+        values, scale = np.empty(matrix.shape, np.int8), np.empty(len(matrix), np.float32)
+        super().__init__(values, "int8", scale)
+        self.scale: ndarray
         for start in range(0, len(matrix), 256):  # 256 rows at a time, which fit into the cache
             rows = slice(start, start + 256)
             part = np.ascontiguousarray(matrix[rows])
@@ -72,67 +76,9 @@ class Int8Matrix:
             scale = self.scale[rows, None]
             self.values[rows] = np.rint(part / np.where(scale > 0, scale, 1))
 
-    def rows(self, index: Any = slice(None)) -> ndarray:
-        """Return the rows of an index, (..., N) float32; all rows if no index is given."""
-        return self.values[index] * self.scale[index][..., None]
 
-
-@kernel("decode.product_int8")
-def product(x: ndarray, values: ndarray, scale: ndarray) -> ndarray:
-    """Return ``x @ (values * scale[:, None]).T``: ``(..., N) -> (..., R)``."""
-    return x @ (values * scale[:, None]).T
-
-
-class Int8Linear(Module):
-    """A linear layer whose weight is an `Int8Matrix` of shape (out, in)."""
-
-    def __init__(self, weight: Int8Matrix, bias: Parameter | None = None) -> None:
-        self.weight, self.bias = weight, bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., in) -> (..., out)``."""
-        if x.requires_grad:
-            raise UserError(UNTRAINABLE)
-        y = Tensor(product(x.numpy(), self.weight.values, self.weight.scale))
-        return y if self.bias is None else y + self.bias
-
-    def trace(self, x: Traced) -> Traced:
-        """Trace the product and the bias."""
-        return x.linear(self.weight.values.T, self.bias, self.weight.scale)
-
-
-class Int8Embedding(Module):
-    """An embedding whose table is an `Int8Matrix` of shape (vocabulary, width)."""
-
-    def __init__(self, weight: Int8Matrix) -> None:
-        self.weight = weight
-
-    def forward(self, ids: ndarray) -> Tensor:
-        """Look up rows: ``(...) -> (..., width)``."""
-        check_ids("input_ids", ids, len(self.weight.scale), "the vocabulary has {} tokens")
-        return Tensor(self.weight.rows(ids))
-
-
-class Int8GPT(GPT):
+class Int8GPT(PackedGPT):
     """A GPT with int8 weights, which `quantize` makes. It can generate, and cannot be trained."""
-
-    def train(self, mode: bool = True) -> Module:
-        """Switch train mode off, or raise a UserError, because int8 weights cannot be trained."""
-        if mode:
-            raise UserError(UNTRAINABLE)
-        return super().train(mode)
-
-    def n_parameters(self) -> int:
-        """Return the number of parameters, those of int8 and those of float32 together."""
-        linears = [m.weight for _, m in self.named_modules() if isinstance(m, Int8Linear)]
-        return super().n_parameters() + sum(weight.values.size for weight in linears)
-
-    def save_pretrained(self, folder: Any) -> None:
-        """Raise a UserError, because int8 weights are made from the saved float32 weights."""
-        raise UserError(
-            "int8 weights cannot be saved: save the float32 model, and quantize it when it "
-            "generates (--int8, or npgpt.generation.quantize.quantize)"
-        )
 
 
 def quantize(model: GPT) -> Int8GPT:
@@ -145,7 +91,7 @@ def quantize(model: GPT) -> Int8GPT:
     Parameters
     ----------
     model : GPT
-        A model in float32.
+        A model in float32, or with packed weights, which are rounded to 8 bits.
 
     Returns
     -------
@@ -173,29 +119,18 @@ def quantize(model: GPT) -> Int8GPT:
     if isinstance(model, EncoderDecoder | Bert):
         kind = "a BERT" if isinstance(model, Bert) else "an encoder-decoder"
         raise UserError(f"{kind} cannot be quantized; generate without --int8")
-    head = model.lm_head.weight
-    table = Int8Matrix(head.numpy())
+    made: dict[int, Int8Matrix] = {}  # by the weight: a tied one is quantized once
 
-    def copy(module: Module) -> Any:
-        if type(module) is Linear:
-            bias = None if module.bias is None else frozen(module.bias)
-            return Int8Linear(Int8Matrix(module.weight.numpy().T), bias)
-        if type(module) is Head or type(module) is Embedding and module.weight is head:
-            return (Int8Linear if type(module) is Head else Int8Embedding)(table)
-        new = object.__new__(Int8GPT if module is model else type(module))
-        for name, value in vars(module).items():
-            if isinstance(value, Module):
-                value = copy(value)
-            elif isinstance(value, list) and all(isinstance(item, Module) for item in value):
-                value = [copy(item) for item in value]
-            elif isinstance(value, Parameter):
-                value = frozen(value)
-            setattr(new, name, value)
-        return new
+    def pack(module: Any) -> Int8Matrix | None:
+        weight = module.weight
+        if isinstance(module, Embedding | PackedEmbedding) and weight is not model.lm_head.weight:
+            return None
+        if id(weight) not in made:
+            if isinstance(weight, PackedMatrix):
+                made[id(weight)] = Int8Matrix(weight.rows())
+            else:
+                numbers = weight.numpy()
+                made[id(weight)] = Int8Matrix(numbers.T if type(module) is Linear else numbers)
+        return made[id(weight)]
 
-    def frozen(parameter: Parameter) -> Parameter:
-        new = Parameter(parameter.numpy())
-        new.requires_grad_(False)
-        return new
-
-    return copy(model).eval()
+    return repack(model, pack, Int8GPT)

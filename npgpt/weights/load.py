@@ -8,7 +8,7 @@ when it is first used, and a change to a parameter never reaches the file.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from npgpt.module import unallocated
 from npgpt.weights.gguf import open_gguf
 from npgpt.weights.gguf_model import name_tensors, read_config, read_token_ids
 from npgpt.weights.names import fitted, implied, renamed
+from npgpt.weights.packed import pack_stored
 from npgpt.weights.release import is_release, open_release
 from npgpt.weights.safetensors import Index, Stored, open_safetensors
 
@@ -38,6 +39,7 @@ def load_model(
     config: ModelConfig | None = None,
     mapping: Mapping[str, str] | None = None,
     dtype: DTypeLike = np.float32,
+    packed: bool = False,
 ) -> GPT:
     """Make the model that a folder, a file or a name stands for, ready to use: dropout is off.
 
@@ -58,11 +60,16 @@ def load_model(
         mapping does not name keeps its name. `npgpt.weights.names.MINGPT` is such a mapping.
     dtype : dtype_like
         The dtype of the parameters; the file may hold float16, bfloat16, float32 or float64.
+    packed : bool
+        Whether matrices with rows of few bits stay as the file has them, for generation alone: see
+        `npgpt.weights.packed`. Such a model needs less memory and writes faster, and computes the
+        same but for rounding. All else is in `dtype`, which must be float32.
 
     Returns
     -------
     GPT
-        Of the class that the registry has for the ``model_type`` of the configuration.
+        Of the class that the registry has for the ``model_type`` of the configuration. With
+        `packed`, a `PackedGPT` if the file has a matrix that can stay packed.
 
     Raises
     ------
@@ -81,8 +88,16 @@ def load_model(
     True
     """
     model, tensors, what = fit_model(source, config=config, mapping=mapping, dtype=dtype)
+
+    def fill(but: Collection[str] = ()) -> None:
+        model.adopt_state_dict(
+            {name: t.read(dtype) for name, t in tensors.items() if name not in but}, but
+        )
+
     try:
-        model.adopt_state_dict({name: tensor.read(dtype) for name, tensor in tensors.items()})
+        if packed and np.dtype(dtype) == np.float32:
+            return pack_stored(model, tensors, fill)
+        fill()
     except ValueError as error:
         raise UserError(f"{what} does not fit its configuration: {error}") from None
     return model
