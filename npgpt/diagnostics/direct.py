@@ -176,8 +176,16 @@ class Followed(Traced):
         self.last = value[-1].astype(np.float64)
         self.layer = shared.layer
 
-    def linear(self, weight: ndarray, bias: Parameter | None = None, scale: Any = None) -> Followed:
+    def linear(
+        self,
+        weight: ndarray,
+        bias: Parameter | None = None,
+        scale: Any = None,
+        packing: str | None = None,
+    ) -> Followed:
         """Follow a linear layer."""
+        if packing is not None:
+            raise TypeError("a packed weight has no rows to follow; load the model without packed")
         value = self.value @ weight
         if scale is not None:
             value = value * scale

@@ -528,7 +528,7 @@ def test_biases_of_a_model_without(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "bert"}, "of a 'bert' model"),
+        ({"model_type": "t5"}, "of a 't5' model"),
         ({"model_type": ["gpt2"]}, "of a .* model"),
         ({"n_layer": 10**6}, "too few for the 1000000 layers"),
         ({"n_layer": 10**9}, "n_layer is too large"),
