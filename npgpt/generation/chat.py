@@ -325,11 +325,13 @@ class Cutter:
 
     def put(self, piece: str) -> str:
         """Return what can be shown after another piece."""
+        if self.done:
+            return ""
         text = self.kept + piece
         found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        if found or self.done:
+        if found:
             self.kept, self.done = "", True
-            return text[: min(found, default=0)]
+            return text[: min(found)]
         longest = max(map(len, self.stops), default=1) - 1
         kept = next(
             n

@@ -240,6 +240,11 @@ def test_a_text_is_cut_at_its_first_stop_string(text, stops, data):
         assert shown == text[: min(place for stop in stops if (place := text.find(stop)) >= 0)]
 
 
+def test_nothing_is_shown_after_a_stop_string():
+    cutter = Cutter(["a"])
+    assert [cutter.put(piece) for piece in ("xa", "#a", "b")] == ["x", "", ""]
+
+
 def test_wrong_options(model):
     with pytest.raises(UserError, match="no chat template"):
         Chat(model, ByteTokenizer())
