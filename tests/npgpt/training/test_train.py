@@ -403,7 +403,7 @@ def test_numbered_checkpoints(text, tmp_path):
         (lambda f: edit(f / "config.json", n_head=4), "n_head is 4, and 2 in the run"),
         (lambda f: edit(f / "config.json", resid_pdrop=0.2), "resid_pdrop is 0.2, and 0.1 in"),
         (lambda f: edit(f / "config.json", layer_norm_epsilon=0.1), "layer_norm_epsilon is 0.1"),
-        (lambda f: edit(f / "config.json", model_type="bert"), "of a 'bert' model"),
+        (lambda f: edit(f / "config.json", model_type="t5"), "of a 't5' model"),
     ],
 )
 def test_damaged_runs(damage, message, text, tmp_path):
