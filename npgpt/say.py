@@ -32,6 +32,18 @@ def say_text(text: str, end: str = "\n") -> None:
     print(shown_text(text) if is_terminal() else text, end=end, flush=True)
 
 
+def visible(token: str | bytes) -> str:
+    r"""Return a token in visible characters: a space is ``·``, a control character is spelled.
+
+    Examples
+    --------
+    >>> print(visible(b" the"), visible("\n"))
+    ·the \n
+    """
+    text = token if isinstance(token, str) else token.decode("utf-8", "backslashreplace")
+    return shown(text).replace(" ", "·")
+
+
 def forget_stdout() -> None:
     """Discard what is printed from now on, and what is still buffered: the reader is gone."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115

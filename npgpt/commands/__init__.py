@@ -39,6 +39,11 @@ COMMANDS = {
         "list|add|train|show",
         "Tokenizers: those that are installed, your own, and the tokens they make of a text.",
     ),
+    "look": (
+        "attention|lens|surprise|attribution",
+        "Look inside a model: where heads look at a text, what each layer would predict, what "
+        "surprises the model, and what adds to a prediction.",
+    ),
     "step": (
         "SCRIPT.py | --model DIR --text TEXT | --run DIR --at STEP",
         "Walk through backpropagation, number by number: a debugger for the backward pass.",

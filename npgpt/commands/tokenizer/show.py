@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from rich.text import Text
 
 from autograd.console import Console
-from autograd.escape import shown
 from autograd.reading import read_stream
 from autograd.schema import FileName
 from npgpt.errors import UserError
 from npgpt.options import Argument, parse
+from npgpt.say import visible
 from npgpt.tokenizers import make_tokenizer
 from npgpt.tokenizers.bpe import BPETokenizer
 from npgpt.tokenizers.gpt1 import GPT1Tokenizer
@@ -83,9 +83,3 @@ def merge_lines(tokenizer: Any, text: str) -> Iterator[Text]:
                 line.append(visible(part), "bold green" if part == made else "").append(" ")
             yield line.append(f"  {visible(made)} = {ids[made]}", "dim")
             parts = merged
-
-
-def visible(token: str | bytes) -> str:
-    """Return a token in visible characters: a space is ``·``, a control character is spelled."""
-    text = token if isinstance(token, str) else token.decode("utf-8", "backslashreplace")
-    return shown(text).replace(" ", "·")
