@@ -17,6 +17,7 @@ from numpy import ndarray
 
 from autograd.escape import shown
 
+READABLE = 0.6  # of a colour, at most, behind text
 POSITIVE, NEGATIVE = (31, 119, 180), (214, 106, 0)  # blue and orange: also for the colour-blind
 
 STYLE = """
@@ -90,7 +91,8 @@ def colour(share: float) -> str:
 def colour_text(tokens: Sequence[str], shares: Sequence[float], titles: Sequence[str]) -> str:
     """Return a text whose tokens have the colours of numbers, and titles under the pointer."""
     spans = [
-        f'<span style="background:{colour(share)}" title="{escape(title)}">{escape(token)}</span>'
+        f'<span style="background:{colour(READABLE * share)}" title="{escape(title)}">'
+        f"{escape(token)}</span>"
         for token, share, title in zip(tokens, shares, titles, strict=True)
     ]
     return f'<p class="text">{"<wbr>".join(spans)}</p>'
@@ -108,7 +110,8 @@ def colour_table(
     lines = [f"<tr><th></th>{head}</tr>"]
     for name, texts, line, about in zip(rows, cells, shares, titles, strict=True):
         filled = "".join(
-            f'<td style="background:{colour(share)}" title="{escape(title)}">{escape(text)}</td>'
+            f'<td style="background:{colour(READABLE * share)}" title="{escape(title)}">'
+            f"{escape(text)}</td>"
             for text, share, title in zip(texts, line, about, strict=True)
         )
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{filled}</tr>')

@@ -156,8 +156,8 @@ def page_parts(
     rest = found.total - added.sum()
     parts = [
         page.note(
-            f"{what} is {found.logit:.4f}. Blue adds to it, orange takes away. The terms of the "
-            "two heat maps, and the other terms in the last line, add up to it."
+            f"{what[0].upper()}{what[1:]} is {found.logit:.4f}. Blue adds to it, and orange takes "
+            "away. The numbers of the first picture and of the line below it add up to it."
         ),
         page.heading("By head and MLP"),
         page.heat_map(added, layers, [*heads, "MLP"], f"What each head and MLP adds to {what}"),
