@@ -1,9 +1,9 @@
 """Tokenizers: text to token ids and back.
 
 There are tokenizers of characters and of bytes, GPT-1's and GPT-2's byte-pair encodings, the other
-encodings of tiktoken, tokenizers from Hugging Face's files (``tokenizer.json``, or ``vocab.json``
-with ``merges.txt``), and the byte-pair encodings that `train_bpe` trains. No file is ever
-downloaded.
+encodings of tiktoken, BERT's WordPiece, tokenizers from Hugging Face's files (``tokenizer.json``,
+``vocab.txt``, or ``vocab.json`` with ``merges.txt``), and the byte-pair encodings that
+`train_bpe` trains. No file is ever downloaded.
 
 An example of the way from a text to ids, for a byte-pair encoding:
 
@@ -43,6 +43,7 @@ from npgpt.tokenizers.store import (
 )
 from npgpt.tokenizers.templates import describe_template
 from npgpt.tokenizers.training import train_bpe
+from npgpt.tokenizers.wordpiece import WordPieceTokenizer
 
 __all__ = [
     "AddedToken",
@@ -53,6 +54,7 @@ __all__ = [
     "GPT2Tokenizer",
     "StreamDecoder",
     "Tokenizer",
+    "WordPieceTokenizer",
     "add",
     "load_tokenizer",
     "make_tokenizer",

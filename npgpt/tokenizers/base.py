@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, overload
+from typing import Annotated, Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy import ndarray
@@ -68,6 +68,14 @@ class AddedToken:
     normalized: bool = False
 
 
+class Encoded(NamedTuple):
+    """Texts as a model reads them, of `Tokenizer.encode_batch`: B rows of T tokens."""
+
+    input_ids: ndarray  # (B, T) of int64
+    attention_mask: ndarray  # (B, T): 1 for the tokens of a text, 0 for padding
+    token_type_ids: ndarray  # (B, T): 1 for the tokens of a second text
+
+
 class Tokenizer(ABC):
     """The base class of tokenizers, which turn a text into token ids and token ids into a text.
 
@@ -113,6 +121,7 @@ class Tokenizer(ABC):
     """
 
     kind: str
+    has_segments = False  # whether a pair of texts can be encoded, each as a segment
 
     def __init__(
         self,
@@ -210,6 +219,87 @@ class Tokenizer(ABC):
         ]
         before, after = (self.before, self.after) if add_special_tokens else ((), ())
         return np.concatenate([np.array(before, np.int64), *parts, np.array(after, np.int64)])
+
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        max_length: int | None = None,
+    ) -> Encoded:
+        """Return the ids of several texts as one array, the shorter rows filled up at their end.
+
+        A special token that a text spells is encoded like any other text.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        pairs : sequence of str, optional
+            A second text for each text, as ``[CLS] text [SEP] pair [SEP]``: the second segment.
+        max_length : int, optional
+            The most tokens of a row. A longer text loses its last tokens. Of a pair, the longer
+            text is cut, as far as the other is long; then both are.
+
+        Returns
+        -------
+        Encoded
+
+        Raises
+        ------
+        UserError
+            If there is no text, if there are not as many pairs as texts, if the tokenizer has no
+            segments, or if no token fits `max_length` beside those of the template.
+
+        Examples
+        --------
+        >>> from npgpt.tokenizers import ByteTokenizer
+        >>> batch = ByteTokenizer().encode_batch(["abc", "d"], max_length=2)
+        >>> batch.input_ids.tolist(), batch.attention_mask.tolist()
+        ([[97, 98], [100, 0]], [[1, 1], [1, 0]])
+        """
+        if isinstance(texts, str) or not len(texts):
+            raise UserError("encode_batch takes a list of one text or more")
+        if pairs is not None and not self.has_segments:
+            raise UserError(
+                f"a tokenizer of kind {self.kind!r} has no segments, so it encodes no pairs"
+            )
+        if pairs is not None and len(pairs) != len(texts):
+            raise UserError(f"there are {len(texts)} texts and {len(pairs)} pairs; give one each")
+        room = None
+        if max_length is not None:
+            room = max_length - len(self.before) - len(self.after) * (1 if pairs is None else 2)
+            if room < 1:
+                raise UserError(
+                    f"max_length is {max_length}, and {max_length - room} tokens stand before and "
+                    "after each text: give a larger max_length"
+                )
+
+        def encode(text: str) -> list[int]:
+            ids = self.encode(text, disallowed_special=(), add_special_tokens=False)
+            return ids.tolist()
+
+        rows, firsts = [], []
+        for n, text in enumerate(texts):
+            a, b = encode(text), [] if pairs is None else encode(pairs[n])
+            if room is not None:
+                length, other = shorten(len(a), len(b), room)
+                a, b = a[:length], b[:other]
+            first = [*self.before, *a, *self.after]
+            rows.append(first if pairs is None else [*first, *b, *self.after])
+            firsts.append(len(first))
+        shape = len(rows), max(map(len, rows))
+        ids = np.full(shape, self.pad_token_id)
+        mask, segments = np.zeros((2, *shape), np.int64)
+        for n, (row, first_length) in enumerate(zip(rows, firsts, strict=True)):
+            ids[n, : len(row)], mask[n, : len(row)] = row, 1
+            segments[n, first_length : len(row)] = 1
+        return Encoded(ids, mask, segments)
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id that fills up shorter rows: the padding token's, or 0, which no mask shows."""
+        name = self.special_tokens_map.get("pad_token", "[PAD]")
+        return self.special_tokens.get(name, 0)
 
     @overload
     def apply_chat_template(
@@ -381,9 +471,9 @@ class Tokenizer(ABC):
         if text := decoder.end():
             yield text
 
-    def _content(self, i: int) -> tuple[bytes, bytes]:
-        """Return the bytes of an id, and the bytes that separate the id from an id after it."""
-        return self.tokens[i], b""
+    def _piece(self, i: int, previous: int | None) -> bytes:
+        """Return the bytes that an id adds to a text, after a previous id if there is one."""
+        return self.tokens[i]
 
     # ---- saving
 
@@ -413,7 +503,7 @@ class StreamDecoder:
         self._tokenizer = tokenizer
         self._skipped = set(tokenizer.special_tokens.values()) if skip_special_tokens else set()
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
-        self._separator = b""
+        self._previous: int | None = None
 
     def put(self, ids: Iterable[int]) -> str:
         """Return the text that these ids add to the text so far.
@@ -442,14 +532,28 @@ class StreamDecoder:
                     f"token id {i} stands for nothing in this vocabulary of {tokenizer.n_vocab:,}"
                     " tokens"
                 )
-            token, separator = tokenizer._content(i)
-            content += [self._separator, token]
-            self._separator = separator
+            content.append(tokenizer._piece(i, self._previous))
+            self._previous = i
         return self._characters.decode(b"".join(content))
 
     def end(self) -> str:
         """Return U+FFFD if the ids ended in the middle of a character, or an empty string."""
         return self._characters.decode(b"", final=True)
+
+
+def shorten(first: int, second: int, room: int) -> tuple[int, int]:
+    """Return the lengths that two texts are cut to, so that both fit: the longer is cut first.
+
+    Examples
+    --------
+    >>> shorten(3, 9, room=8), shorten(7, 9, room=8), shorten(9, 0, room=8)
+    ((3, 5), (4, 4), (8, 0))
+    """
+    if first + second <= room:
+        return first, second
+    short = min(first, second, room // 2)
+    long = room - short
+    return (short, long) if first <= second else (long, short)
 
 
 def split_at(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[str | int]:

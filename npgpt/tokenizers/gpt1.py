@@ -7,7 +7,6 @@ The last character of each word carries the mark ``</w>``, so that the token ``l
 from __future__ import annotations
 
 import functools
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,12 +17,9 @@ from numpy import ndarray
 from npgpt.errors import UserError
 from npgpt.tokenizers.base import AddedToken, Tokenizer
 from npgpt.tokenizers.bpe import merge, merge_steps
+from npgpt.tokenizers.normalizers import is_punctuation, normalize_as_bert
 
 END = "</w>"  # the mark of the end of a word
-CHINESE = (  # the blocks that BERT's tokenizer lists; each character in them is a word of its own
-    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F),
-)  # fmt: skip
 
 
 class GPT1Tokenizer(Tokenizer):
@@ -107,7 +103,7 @@ class GPT1Tokenizer(Tokenizer):
 
     def normalize(self, text: str) -> str:
         """Return a text without control characters and accents, in lower case."""
-        return _normalize(text)
+        return normalize_as_bert(text)
 
     def _encode(self, text: str) -> ndarray:
         ids = [i for word in _words(text) for i in self._ids_of_word(word)]
@@ -120,9 +116,9 @@ class GPT1Tokenizer(Tokenizer):
     def _rank(self, left: str, right: str) -> int | None:
         return self._ranks.get((left, right))
 
-    def _content(self, i: int) -> tuple[bytes, bytes]:
-        content = self.tokens[i]
-        return (content[:-1], b" ") if i in self._ends else (content, b"")
+    def _piece(self, i: int, previous: int | None) -> bytes:
+        content = self.tokens[i].removesuffix(b" ") if i in self._ends else self.tokens[i]
+        return b" " + content if previous in self._ends else content
 
     def pieces(self, text: str) -> list[list[str]]:
         """Return the characters of each word of a text; each last character has the mark ``</w>``.
@@ -165,38 +161,11 @@ def words(text: str) -> list[str]:
     >>> words("Déjà vu: 天气!")
     ['deja', 'vu', ':', '天', '气', '!']
     """
-    return _words(_normalize(text))
-
-
-def _normalize(text: str) -> str:
-    kept = "".join(map(_clean, text))
-    plain = (c for c in unicodedata.normalize("NFD", kept) if unicodedata.category(c) != "Mn")
-    # each character alone: str.lower of a whole word has a rule of its own for a last sigma
-    return "".join(map(str.lower, plain))
+    return _words(normalize_as_bert(text))
 
 
 def _words(text: str) -> list[str]:
-    return "".join(f" {c} " if _is_punctuation(c) else c for c in text).split()
-
-
-@functools.cache
-def _clean(c: str) -> str:
-    """Return the replacement of a character.
-
-    White space becomes a space, a control character nothing, a Chinese character a word of its own
-    between two spaces. Any other character stays.
-    """
-    category = unicodedata.category(c)
-    if c in "\t\n\r" or category.startswith("Z"):
-        return " "
-    if c == "\ufffd" or category in ("Cc", "Cf", "Co"):
-        return ""
-    return f" {c} " if any(first <= ord(c) <= last for first, last in CHINESE) else c
-
-
-@functools.cache
-def _is_punctuation(c: str) -> bool:
-    return "!" <= c <= "~" and not c.isalnum() or unicodedata.category(c[:1]).startswith("P")
+    return "".join(f" {c} " if is_punctuation(c) else c for c in text).split()
 
 
 def _characters(word: str) -> list[str]:

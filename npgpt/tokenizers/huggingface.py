@@ -1,4 +1,4 @@
-"""Reading and writing Hugging Face's tokenizer files, for the tokenizers of the GPT family.
+"""Reading and writing Hugging Face's tokenizer files, for the tokenizers of GPTs and of BERT.
 
 ``tokenizer.json`` describes the five steps from a text to ids, and the way back:
 
@@ -9,8 +9,9 @@
     post_processor   adds ids before and after the text ("template" in this file)
     decoder          turns ids into text
 
-Older versions of transformers write the model to ``vocab.json`` and ``merges.txt``, and the added
-tokens to ``tokenizer_config.json``, ``added_tokens.json`` and ``special_tokens_map.json``.
+Older versions of transformers write the model to ``vocab.json`` and ``merges.txt``, or to
+``vocab.txt`` (BERT's kind), and the added tokens to ``tokenizer_config.json``,
+``added_tokens.json`` and ``special_tokens_map.json``.
 
 A step that this file does not know is refused, and the error names the step, because the ids would
 be wrong without it.
@@ -21,11 +22,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from autograd.escape import brief, shown
 from autograd.files import together, write_json, write_text
 from autograd.reading import SMALL, fit_file, read_json
+from autograd.schema import Range
 from npgpt.errors import UserError
 from npgpt.tokenizers.base import (
     AddedToken,
@@ -37,6 +39,7 @@ from npgpt.tokenizers.base import (
 from npgpt.tokenizers.bpe import PATTERN, BPETokenizer, find_merges
 from npgpt.tokenizers.gpt1 import END, GPT1Tokenizer
 from npgpt.tokenizers.normalizers import from_their_pattern, to_their_pattern
+from npgpt.tokenizers.wordpiece import SPECIAL, WordPieceTokenizer
 
 Merges = Sequence[tuple[str, str]]
 
@@ -64,6 +67,15 @@ class HuggingFaceModel(TypedDict):
 
     vocab: dict[str, TokenId]
     merges: list[str | tuple[str, str]]
+
+
+class HuggingFaceWordPiece(TypedDict):
+    """The model of a ``tokenizer.json`` of BERT's kind."""
+
+    vocab: dict[str, TokenId]
+    unk_token: NotRequired[str]
+    continuing_subword_prefix: NotRequired[str]
+    max_input_chars_per_word: NotRequired[Annotated[int, Range(0, 2**20)]]
 
 
 class HuggingFaceToken(TypedDict):
@@ -116,12 +128,15 @@ def _read_steps(values: dict[str, Any], path: Path) -> Tokenizer:
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     cuts = _flat(values.get("pre_tokenizer"), "pretokenizers")
     names = ", ".join(str(cut["type"]) for cut in cuts) or "nothing"
+    if kind == "WordPiece" and names == "BertPreTokenizer":
+        return _make_wordpiece(values, path)
     if kind == "WordLevel" and names == "Split":
         return _make_characters(values, model["vocab"], cuts[0])
     if kind != "BPE" or not (names == "BertPreTokenizer" or names.endswith("ByteLevel")):
         raise UserError(
             f"{path} is a {kind} tokenizer that cuts by {names}; known here are GPT-2's kind (BPE "
-            "that cuts by ByteLevel) and GPT-1's kind (BPE that cuts by BertPreTokenizer)"
+            "that cuts by ByteLevel), GPT-1's kind (BPE that cuts by BertPreTokenizer) and BERT's "
+            "kind (WordPiece that cuts by BertPreTokenizer)"
         )
     model = fit_file(model, HuggingFaceModel, path)
     vocab = dict(model["vocab"])
@@ -170,6 +185,50 @@ def _read_steps(values: dict[str, Any], path: Path) -> Tokenizer:
     )  # fmt: skip
     is_bytes = tokenizer.to_dict() == make_byte_level_of_bytes(tokenizer.name).to_dict()
     return ByteTokenizer() if is_bytes else tokenizer
+
+
+def _make_wordpiece(values: dict[str, Any], path: Path) -> WordPieceTokenizer:
+    """Return BERT's kind of tokenizer."""
+    model: dict[str, Any] = fit_file(values["model"], HuggingFaceWordPiece, path)
+    normalizer = values.get("normalizer") or {"type": None}
+    check(
+        normalizer["type"] == "BertNormalizer",
+        f"the normalizer {normalizer['type']} is not known before WordPiece",
+    )
+    normalizer = {key: normalizer.get(key, BERT[key]) for key in BERT if key != "type"}
+    step = values.get("decoder") or {"type": None}
+    check(step["type"] == "WordPiece", f"the decoder is {step['type']}, and WordPiece is known")
+    prefix = model.get("continuing_subword_prefix", "##")
+    check(
+        step.get("prefix", "##") == prefix,
+        f"the decoder's prefix is {brief(step.get('prefix'))}, and that of the model {prefix!r}",
+    )
+    declared = [
+        _added(token, token["content"], token["id"]) for token in values.get("added_tokens", ())
+    ]
+    added = _placed(_updated(declared, _declared_beside(path.parent)), model["vocab"])
+    before, after = _template(values.get("post_processor"))
+    for processor in _flat(values.get("post_processor"), "processors"):
+        if processor["type"] == "TemplateProcessing":
+            check(
+                processor.get("pair") == _pair(processor["single"]),
+                "the template of a pair is not that of BERT: text, [SEP], pair, [SEP]",
+            )
+    return WordPieceTokenizer(
+        model["vocab"], **normalizer, unk_token=model.get("unk_token", "[UNK]"), prefix=prefix,
+        max_input_chars_per_word=model.get("max_input_chars_per_word", 100),
+        cleanup=bool(step.get("cleanup", True)), added_tokens=added, before=before, after=after,
+    )  # fmt: skip
+
+
+def _pair(single: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return BERT's template of a pair, given that of a text: what follows a text follows both."""
+    end = next(n for n, piece in enumerate(single) if "Sequence" in piece)
+    second = [{"Sequence": {"id": "B"}}, *single[end + 1 :]]
+    return [
+        *single,
+        *({kind: values | {"type_id": 1}} for piece in second for kind, values in piece.items()),
+    ]
 
 
 def _make_characters(
@@ -405,6 +464,44 @@ def make_from_pair(
     )  # fmt: skip
 
 
+WORDPIECE_CLASSES = ("Bert", "DistilBert", "Electra", "MobileBert")
+
+
+def make_from_lines(lines: Sequence[str], vocab_file: Path) -> WordPieceTokenizer:
+    """Return the tokenizer of ``vocab.txt``, BERT's list of tokens in the order of their ids.
+
+    Raises
+    ------
+    UserError
+        If the list lacks ``[UNK]``, or the files beside it name a class of another kind.
+    """
+    path = vocab_file.with_name("tokenizer_config.json")
+    config: dict[str, Any] = read_json(path, limit=SMALL) if path.exists() else {}
+    name = str(config.get("tokenizer_class") or "Bert")
+    if name.removesuffix("Fast").removesuffix("Tokenizer") not in WORDPIECE_CLASSES:
+        raise UserError(
+            f"{path} is of a {name:.40}, which cuts a text otherwise than BertTokenizer; open the "
+            "folder with transformers 5 and save it, which writes tokenizer.json"
+        )
+    vocab = {token: i for i, token in enumerate(lines)}
+    if "[UNK]" not in vocab:
+        raise UserError(
+            f"{vocab_file} has no line [UNK], so it is no vocabulary of BERT's kind (vocab.txt)"
+        )
+    added = _placed(_declared_beside(vocab_file.parent, SPECIAL), vocab)
+    found: dict[str, Any] = {
+        ours: config.get(theirs, default)
+        for ours, theirs, default in (
+            ("lowercase", "do_lower_case", True),
+            ("handle_chinese_chars", "tokenize_chinese_chars", True),
+            ("strip_accents", "strip_accents", None),
+        )
+    }
+    for key, value in found.items():
+        check(isinstance(value, bool | None), f"{path}: {key} is {brief(value)}, no true or false")
+    return WordPieceTokenizer(vocab, **found, added_tokens=added)
+
+
 def _id_of(config: Mapping[str, Any], name: str, added: Sequence[AddedToken] | None) -> int:
     value = config.get(name, "<|endoftext|>")
     content = value.get("content") if isinstance(value, dict) else value
@@ -578,7 +675,18 @@ def write_hugging_face(tokenizer: Tokenizer, folder: Path, n_positions: int | No
     }
     config = {key: value for key, value in config.items() if value is not None}
     config |= tokenizer.special_tokens_map
+    lines = None
+    if isinstance(tokenizer, WordPieceTokenizer) and tokenizer.normalizer["clean_text"]:
+        config |= {  # a tokenizer that does not clean texts has no class in transformers
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": tokenizer.normalizer["lowercase"],
+            "tokenize_chinese_chars": tokenizer.normalizer["handle_chinese_chars"],
+            "strip_accents": tokenizer.normalizer["strip_accents"],
+        }
+        lines = [token for token, _ in sorted(tokenizer.vocab.items(), key=lambda t: t[1])]
     with together(folder):
+        if lines is not None:
+            write_text(folder / "vocab.txt", "".join(f"{line}\n" for line in lines))
         if tokenizer.chat_template is not None:
             write_text(folder / "chat_template.jinja", tokenizer.chat_template)
         write_json(folder / "tokenizer.json", values)
@@ -610,6 +718,18 @@ def to_hugging_face(tokenizer: Tokenizer) -> dict[str, Any]:
         normalizer, cuts = encoding.normalizer, _cuts(encoding)
         model = _byte_level(encoding)
         decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+    elif isinstance(tokenizer, WordPieceTokenizer):
+        normalizer, cuts = BERT | tokenizer.normalizer, [{"type": "BertPreTokenizer"}]
+        model = {
+            "type": "WordPiece",
+            "unk_token": tokenizer.unk_token,
+            "continuing_subword_prefix": tokenizer.prefix,
+            "max_input_chars_per_word": tokenizer.max_input_chars_per_word,
+            "vocab": dict(tokenizer.vocab),
+        }
+        decoder = {
+            "type": "WordPiece", "prefix": tokenizer.prefix, "cleanup": tokenizer.cleanup,
+        }  # fmt: skip
     else:
         raise UserError(
             f"a tokenizer of kind {tokenizer.kind!r} cannot be exported: transformers has no "
@@ -719,6 +839,8 @@ def _their_template(tokenizer: Tokenizer) -> dict[str, Any] | None:
     return {
         "type": "TemplateProcessing",
         "single": single,
-        "pair": [*single, {"Sequence": {"id": "B", "type_id": 0}}],
+        "pair": _pair(single)
+        if tokenizer.has_segments
+        else [*single, {"Sequence": {"id": "B", "type_id": 0}}],
         "special_tokens": tokens,
     }

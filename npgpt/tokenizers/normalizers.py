@@ -9,6 +9,7 @@ other difference, because the pattern would cut some text at another place.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -149,6 +150,71 @@ def make_normalizer(values: Any) -> Normalizer:
 
         return replace
     raise UserError(f"the normalizer {kind:.80} is not known here")
+
+
+# ---- BERT's
+
+CHINESE = (  # the blocks that BERT's tokenizer lists; each character in them is a word of its own
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+
+
+def normalize_as_bert(
+    text: str,
+    clean_text: bool = True,
+    handle_chinese_chars: bool = True,
+    strip_accents: bool | None = None,
+    lowercase: bool = True,
+) -> str:
+    r"""Return a text as ``BertNormalizer`` of Hugging Face's library returns it.
+
+    Parameters
+    ----------
+    text : str
+    clean_text : bool
+        Remove control characters and U+FFFD; white space becomes a space.
+    handle_chinese_chars : bool
+        Put a space before and after each Chinese character (`CHINESE`).
+    strip_accents : bool, optional
+        Remove accents; as `lowercase` if not given.
+    lowercase : bool
+
+    Examples
+    --------
+    >>> normalize_as_bert("Déjà\tvu 天气")
+    'deja vu  天  气 '
+    >>> normalize_as_bert("Déjà vu", lowercase=False)
+    'Déjà vu'
+    """
+    if text.isascii() and text.isprintable():
+        return text.lower() if lowercase else text
+    if clean_text or handle_chinese_chars:
+        text = "".join([_clean(c, clean_text, handle_chinese_chars) for c in text])
+    if lowercase if strip_accents is None else strip_accents:
+        parts = unicodedata.normalize("NFD", text)
+        text = "".join([c for c in parts if unicodedata.category(c) != "Mn"])
+    # each character alone: str.lower of a whole word has a rule of its own for a last sigma
+    return "".join(map(str.lower, text)) if lowercase else text
+
+
+@functools.cache
+def _clean(c: str, clean_text: bool, handle_chinese_chars: bool) -> str:
+    """Return the replacement of a character; see `normalize_as_bert`."""
+    if clean_text:
+        category = unicodedata.category(c)
+        if c in "\t\n\r" or category.startswith("Z"):
+            return " "
+        if c == "\ufffd" or category in ("Cc", "Cf", "Co"):
+            return ""
+    is_chinese = handle_chinese_chars and any(a <= ord(c) <= b for a, b in CHINESE)
+    return f" {c} " if is_chinese else c
+
+
+@functools.cache
+def is_punctuation(c: str) -> bool:
+    """Return whether BERT's tokenizer takes a character for punctuation: a word of its own."""
+    return "!" <= c <= "~" and not c.isalnum() or unicodedata.category(c[:1]).startswith("P")
 
 
 def _text(value: object) -> str:

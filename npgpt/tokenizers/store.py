@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from autograd.escape import brief
 from autograd.files import make_folders, read_together, replacing, together, write_json, write_text
@@ -29,14 +29,21 @@ from autograd.reading import (
     read_json,
     read_text,
 )
+from autograd.schema import Range
 from npgpt.errors import UserError
 from npgpt.files import home
 from npgpt.tokenizers.base import AddedToken, ByteTokenizer, CharTokenizer, TokenId, Tokenizer
 from npgpt.tokenizers.bpe import BPETokenizer, format_ranks, parse_ranks
 from npgpt.tokenizers.gguf import read_gguf_tokenizer
 from npgpt.tokenizers.gpt1 import GPT1Tokenizer
-from npgpt.tokenizers.huggingface import make_from_pair, parse_merges, read_hugging_face
+from npgpt.tokenizers.huggingface import (
+    make_from_lines,
+    make_from_pair,
+    parse_merges,
+    read_hugging_face,
+)
 from npgpt.tokenizers.templates import describe_template, read_chat_template
+from npgpt.tokenizers.wordpiece import WordPieceTokenizer
 
 # The files of published tokenizers, and their SHA-256. For its own files, tiktoken checks the same
 # hashes.
@@ -202,6 +209,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         - a ``.tiktoken`` file, beside which a JSON file has the pattern and the special tokens
           (a published ``.tiktoken`` file needs no JSON file),
         - ``vocab.json`` or ``merges.txt``, of which the other is in the same folder,
+        - ``vocab.txt``, BERT's list of tokens,
         - ``tokenizer.json``, ours or Hugging Face's,
         - a ``.gguf`` file.
 
@@ -217,7 +225,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _is_of_tokenizer(name: str) -> bool:
-    return name.endswith((".tiktoken", ".json", ".bpe", ".jinja")) or name == "merges.txt"
+    named = name in ("merges.txt", "vocab.txt")
+    return named or name.endswith((".tiktoken", ".json", ".bpe", ".jinja"))
 
 
 def _read_with_template(path: Path, folder: Path) -> Tokenizer:
@@ -232,12 +241,13 @@ def _read_with_template(path: Path, folder: Path) -> Tokenizer:
 def _read(path: Path) -> Tokenizer:
     if path.is_dir():
         # Where both are there, tokenizer.json says more than vocab.json, so it comes first.
-        names = ["tokenizer.json", *PAIRS, *sorted(p.name for p in path.glob("*.tiktoken"))]
+        encodings = sorted(p.name for p in path.glob("*.tiktoken"))
+        names = ["tokenizer.json", *PAIRS, *encodings, "vocab.txt"]
         found = next((path / name for name in names if (path / name).is_file()), None)
         if found is None:
             raise UserError(
                 f"{path} holds no tokenizer: no tokenizer.json, no vocab.json with merges.txt, no "
-                ".tiktoken file"
+                "vocab.txt, no .tiktoken file"
             )
         return _read(found)
     demand_file(path)
@@ -246,14 +256,17 @@ def _read(path: Path) -> Tokenizer:
             return _read_pair(path.with_name(vocab), path.with_name(merges))
     if path.suffix == ".tiktoken":
         return _read_tiktoken(path)
+    if path.name.endswith("vocab.txt"):
+        lines = read_text(path, LARGE).removesuffix("\n").split("\n")
+        return make_from_lines([line.removesuffix("\r") for line in lines], path)
     if path.suffix == ".json":
         values = read_json(path)
         if "pattern" in values and "kind" not in values:
             return _read(path.with_suffix(".tiktoken"))
         return tokenizer_of(values, path)
     raise UserError(
-        f"{path} is no tokenizer; give a .tiktoken file, vocab.json (merges.txt stands beside it), "
-        "a folder with them, or a .gguf file"
+        f"{path} is no tokenizer; give a .tiktoken file, vocab.txt, vocab.json (merges.txt stands "
+        "beside it), a folder with them, or a .gguf file"
     )
 
 
@@ -293,6 +306,20 @@ class OurGPT1(OurFile):
 
     vocab: Vocabulary
     merges: list[str]
+
+
+class OurWordPiece(OurFile):
+    """Our own ``tokenizer.json`` of BERT's kind."""
+
+    vocab: Vocabulary
+    clean_text: NotRequired[bool]
+    handle_chinese_chars: NotRequired[bool]
+    strip_accents: NotRequired[bool | None]
+    lowercase: NotRequired[bool]
+    unk_token: NotRequired[str]
+    prefix: NotRequired[str]
+    max_input_chars_per_word: NotRequired[Annotated[int, Range(0, 2**20)]]
+    cleanup: NotRequired[bool]
 
 
 class OurBPE(OurFile):
@@ -355,6 +382,11 @@ def _make(values: dict[str, Any], path: Path) -> Tokenizer:
         values = fit_file(values, OurGPT1, path)
         merges = parse_merges("\n".join(values["merges"]), path)
         return GPT1Tokenizer(values["vocab"], merges, **_rare(values))
+    if kind == "wordpiece" and "vocab" in values:
+        values = fit_file(values, OurWordPiece, path)
+        return WordPieceTokenizer(
+            **{key: values[key] for key in OurWordPiece.__annotations__ if key in values}
+        )
     if isinstance(kind, str) and kind in KNOWN:
         return make_known(kind)
     raise UserError(f"{path} describes no tokenizer that is known here (kind {brief(kind)})")
@@ -420,8 +452,8 @@ def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
         Files that `read_tokenizer` reads, or folders with such files.
     name : str, optional
         The name for a tokenizer that is not published. If not given, the name is the name of the
-        file, or of the folder if the file is called ``vocab.json``, ``merges.txt`` or
-        ``tokenizer.json``.
+        file, or of the folder if the file is called ``vocab.json``, ``merges.txt``, ``vocab.txt``
+        or ``tokenizer.json``.
 
     Returns
     -------
@@ -453,7 +485,7 @@ def add(paths: Sequence[Path], name: str = "") -> dict[str, Tokenizer]:
         if path.with_suffix(".tiktoken") in others and path.suffix == ".json":
             continue  # the JSON file beside a .tiktoken file, which is read with it
         tokenizer = read_tokenizer(path)
-        if path.name in (*PAIRS, *PAIRS.values(), "tokenizer.json"):
+        if path.name in (*PAIRS, *PAIRS.values(), "tokenizer.json", "vocab.txt"):
             path = path.resolve().parent
         key = name or path.stem
         if key in ("char", "byte", *KNOWN) or Path(key).name != key:
