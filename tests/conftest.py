@@ -69,12 +69,23 @@ def shared() -> Path:
 @pytest.fixture
 def smollm2(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the model that ``npgpt models add smollm2`` downloads."""
+    return added_model("smollm2", monkeypatch)
+
+
+@pytest.fixture
+def minilm(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the model that ``npgpt models add minilm`` downloads."""
+    return added_model("minilm", monkeypatch)
+
+
+def added_model(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where a published model is; skip the test without it."""
     from npgpt.hub import find_added, find_installed
 
     with monkeypatch.context() as patch:
         patch.setenv("NPGPT_HOME", HOME)
-        path = find_added("smollm2") or find_installed("smollm2")
-    need(path is not None, "the model smollm2 (npgpt models add smollm2)")
+        path = find_added(name) or find_installed(name)
+    need(path is not None, f"the model {name} (npgpt models add {name})")
     return path
 
 

