@@ -33,7 +33,7 @@ LAYERS = [
     ["npgpt.errors", "npgpt.files", "npgpt.module", "npgpt.options", "npgpt.say"],
     ["npgpt.models"],
     ["npgpt.generation.options", "npgpt.hub", "npgpt.tokenizers", "npgpt.weights"],
-    ["npgpt.evaluation", "npgpt.generation", "npgpt.training"],
+    ["npgpt.evaluation", "npgpt.generation", "npgpt.sentences", "npgpt.training"],
     ["npgpt.diagnostics", "npgpt.learn"],
     ["npgpt.commands"],
     ["npgpt"],

@@ -23,6 +23,11 @@ COMMANDS = {
         "Talk with a model. Without --model: with smollm2, which npgpt models add downloads. In a "
         "terminal, /help lists commands. Each line from a pipe is a message.",
     ),
+    "embed": (
+        "TEXT ... | --file FILE | --nearest TEXT",
+        "Vectors of sentences, how similar they are, and the nearest ones. Without --model: with "
+        "minilm, which npgpt models add downloads. Each line from a pipe is a sentence.",
+    ),
     "info": (
         "[PRESET|DIR] [--compare A B] [--batch N] [--context N]",
         "What a model is and costs: parameters, computation, memory. Without a name: the presets.",

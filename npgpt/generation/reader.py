@@ -113,7 +113,10 @@ class Reader:
         memory: Memory | None = None,
     ) -> None:
         if isinstance(model, Bert):
-            raise UserError("a BERT reads a text in both directions, and cannot continue one")
+            raise UserError(
+                "a BERT reads a text in both directions, and cannot continue one; npgpt embed "
+                "makes vectors of sentences with it"
+            )
         self.model, self.memory = model, memory
         self.n_positions = model.config.n_positions
         self.lengths = np.array([len(prompt) for prompt in prompts])
