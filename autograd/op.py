@@ -110,7 +110,7 @@ class Op:
         self.forward = forward
         self.name = forward.__name__.strip("_")
         self.__name__, self.__doc__ = self.name, forward.__doc__
-        self.__module__ = forward.__module__
+        self.__module__ = forward.__module__ or "__main__"  # None in code that exec runs
         self.signature = inspect.signature(forward)
         self.names = tuple(self.signature.parameters)
         parameters = self.signature.parameters.values()

@@ -1125,3 +1125,12 @@ print(type(autograd.REGISTRY["add"]).__name__)
         found.append(run.stdout.split("\n"))
     assert found[0][0] == found[1][0] and len(found[0][0]) > 100
     assert (found[0][1], found[1][1]) == ("BinaryOp", "Op")
+
+
+def test_an_op_of_code_without_a_module():
+    names = {"autograd": autograd}
+    exec("@autograd.op\ndef nameless(x):\n    return x * 1\nnameless.vjp(x=lambda g: g)", names)
+    try:
+        assert names["nameless"].__module__ == "__main__"
+    finally:
+        del autograd.REGISTRY["nameless"]

@@ -1,6 +1,7 @@
 """BERT without an oracle: both directions, its files, the tools, and messages for wrong input."""
 
-import runpy
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -130,14 +131,14 @@ def test_masks_of_other_shapes_and_long_texts_are_refused():
 
 
 @pytest.mark.parametrize("primitives", [False, True])
-def test_a_pass_is_written_as_a_script(primitives, tmp_path, capsys):
+def test_a_pass_is_written_as_a_script(primitives, tmp_path):
     model = tiny()
     with autograd.use_kernels(False), autograd.record():
         loss = model(np.array([[3, 4]]), np.array([[5, -100]]), np.array([[1, 1]]))[1]
     path = tmp_path / "script.py"
     autograd.to_source(autograd.stepper.trace(loss), path, primitives=primitives)
-    runpy.run_path(str(path), run_name="__main__")
-    name, _, value = capsys.readouterr().out.split()[:3]
+    run = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
+    name, _, value = run.stdout.split()[:3]
     assert name == "loss" and float(value) == pytest.approx(loss.item(), rel=1e-5)
 
 

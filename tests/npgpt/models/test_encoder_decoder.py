@@ -1,6 +1,7 @@
 """The encoder-decoder without an oracle: the paper's positions, and messages for wrong input."""
 
-import runpy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -98,12 +99,12 @@ def test_the_commands(tmp_path, capsys):
     assert "encoder-decoder" in capsys.readouterr().err
 
 
-def test_a_pass_is_written_as_a_script(tmp_path, capsys):
+def test_a_pass_is_written_as_a_script(tmp_path):
     model = tiny()
     with autograd.use_kernels(False), autograd.record():
         loss = model(np.array([[3, 4]]), np.array([[5, 1]]))[1]
     path = tmp_path / "script.py"
     autograd.to_source(autograd.stepper.trace(loss), path)
-    runpy.run_path(str(path), run_name="__main__")
-    name, _, value = capsys.readouterr().out.split()[:3]
+    run = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
+    name, _, value = run.stdout.split()[:3]
     assert name == "loss" and float(value) == pytest.approx(loss.item(), rel=1e-6)
