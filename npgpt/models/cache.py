@@ -94,6 +94,20 @@ class KVCache:
             found.append(layers[layer][:, :, first:stop])
         return found[0], found[1]
 
+    def branch(self, rows: ndarray, n_tokens: int) -> KVCache:
+        """Return a new cache, whose sequence i goes on from the tokens of sequence ``rows[i]``.
+
+        Unlike `reorder`, this cache stays as it is. The new one has memory for `n_tokens` more.
+        """
+        new = KVCache(self.capacity)
+        new.length = self.length
+        for theirs, ours in ((self.keys, new.keys), (self.values, new.values)):
+            for old in theirs:
+                B, H, S, D = len(rows), old.shape[1], self.length + n_tokens, old.shape[3]
+                ours.append(np.empty((B, H, min(S, self.capacity), D), old.dtype))
+                ours[-1][:, :, : self.length] = old[rows, :, : self.length]
+        return new
+
     def reorder(self, rows: ndarray) -> None:
         """Let sequence i go on from the tokens of sequence ``rows[i]``.
 
