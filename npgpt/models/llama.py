@@ -217,6 +217,11 @@ class LlamaConfig(ModelConfig):
         rotary = values.get("rope_parameters")  # since version 5 of transformers
         if rotary is not None:
             rotary = fit(rotary, dict[str, Any], "rope_parameters")
+            if per_layer := [key for key, each in rotary.items() if isinstance(each, dict)]:
+                raise UserError(
+                    f"rope_parameters has values of its own for {brief(per_layer[0])}; expected "
+                    "one set of values for all layers"
+                )
             values["rope_scaling"] = rotary
             values["rope_theta"] = rotary.get("rope_theta", values.get("rope_theta", 10000.0))
             values.setdefault("partial_rotary_factor", rotary.get("partial_rotary_factor"))

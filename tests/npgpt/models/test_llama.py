@@ -188,6 +188,10 @@ def test_wrong_configurations(fields, message):
         ({"num_hidden_layers": 10**5}, "too few for the 100000 layers"),
         ({"rope_parameters": [1]}, "rope_parameters"),
         ({"rope_parameters": {"rope_theta": "x"}}, "rope_theta"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+            "rope_parameters has values of its own for .full_attention.",
+        ),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
         ({"partial_rotary_factor": [1]}, "partial_rotary_factor is"),
         ({"hidden_size": 2**28, "num_attention_heads": 2, "head_dim": None}, "expected"),
