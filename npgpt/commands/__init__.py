@@ -33,8 +33,9 @@ COMMANDS = {
         "What a model is and costs: parameters, computation, memory. Without a name: the presets.",
     ),
     "export": (
-        "DIR FOLDER",
-        "Write a run's model and tokenizer to a new folder that Hugging Face's transformers opens.",
+        "DIR FOLDER | DIR FILE.gguf --gguf",
+        "Write a run's model and tokenizer to a new folder that Hugging Face's transformers opens; "
+        "with --gguf, to a file that llama.cpp opens.",
     ),
     "models": (
         "list|add|remove",

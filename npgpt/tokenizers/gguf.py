@@ -7,6 +7,7 @@ llama.cpp has a list of the ways to cut a text, with their regular expressions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,14 @@ from numpy import ndarray
 from autograd.escape import brief
 from autograd.schema import fit
 from npgpt.errors import UserError
-from npgpt.tokenizers.base import AddedToken, TokenId
+from npgpt.tokenizers.base import AddedToken, ByteTokenizer, TokenId, Tokenizer
 from npgpt.tokenizers.bpe import PATTERN, BPETokenizer
-from npgpt.tokenizers.huggingface import make_byte_level, parse_merges
+from npgpt.tokenizers.huggingface import (
+    GPT2_PATTERNS,
+    byte_letters,
+    make_byte_level,
+    parse_merges,
+)
 from npgpt.weights.gguf import open_gguf
 
 WORDS = (  # of Llama 3 and Qwen2; DIGITS stands for how many digits a piece has
@@ -114,3 +120,98 @@ def _make_tokenizer(metadata: dict[str, Any], path: Path) -> BPETokenizer:
         metadata.get("tokenizer.chat_template"), str | None, "tokenizer.chat_template"
     )
     return tokenizer
+
+
+# ---- writing
+
+UNUSED = 5  # the type of an id that is no token
+END = "<|endoftext|>"
+
+
+def describe_for_gguf(tokenizer: Tokenizer, n_vocab: int, ids: Mapping[str, int]) -> dict[str, Any]:
+    """Return the metadata of a GGUF file that describe a tokenizer.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    n_vocab : int
+        The number of the model's tokens. Those that the tokenizer does not have are marked.
+    ids : mapping of str to int
+        The ids of special tokens, by the names of `NAMED`, and of ``eot``; they come before those
+        of ``tokenizer.special_tokens_map``.
+
+    Raises
+    ------
+    UserError
+        If such a file can have no tokenizer that gives the same ids.
+    """
+    if isinstance(tokenizer, ByteTokenizer):  # nothing is merged, so any cut gives the same ids
+        encoding = BPETokenizer({bytes([byte]): byte for byte in range(256)})
+    elif isinstance(tokenizer, BPETokenizer):
+        encoding = tokenizer
+    else:
+        raise UserError(
+            f"a GGUF file has no tokenizer of the kind {tokenizer.kind}; it has byte-pair "
+            "encodings over bytes, as a model has that was trained with --tokenizer byte or gpt2"
+        )
+    cut = _find_cut(encoding)
+    letters = byte_letters()
+
+    def spelled(token: bytes) -> str:
+        return "".join(map(letters.__getitem__, token))
+
+    tokens = [f"[PAD{i}]" for i in range(n_vocab)]
+    kinds = np.full(n_vocab, UNUSED)
+    for token, i in [*encoding.ranks.items(), *encoding.unreached.items()]:
+        tokens[i], kinds[i] = spelled(token), NORMAL
+    for added in tokenizer.added_tokens:
+        tokens[added.id], kinds[added.id] = added.content, CONTROL if added.special else OURS
+    own = {token: i for i, token in enumerate(tokens)}
+    found = {"bos": END, "eos": END} if END in tokenizer.special_tokens else {}
+    found |= {
+        name: tokenizer.special_tokens_map[f"{theirs}_token"]
+        for name, theirs in NAMED.items()
+        if f"{theirs}_token" in tokenizer.special_tokens_map
+    }
+    special = {name: own[token] for name, token in found.items() if token in own} | dict(ids)
+    metadata: dict[str, Any] = {
+        "model": "gpt2",
+        "pre": cut,
+        "tokens": tokens,
+        "token_type": kinds,
+        "merges": [f"{spelled(left)} {spelled(right)}" for left, right in encoding.merges],
+        "add_bos_token": bool(tokenizer.before),
+        "add_eos_token": bool(tokenizer.after),
+    }
+    metadata |= {f"{name}_token_id": i for name, i in special.items()}
+    metadata = {f"tokenizer.ggml.{name}": value for name, value in metadata.items()}
+    if tokenizer.chat_template is not None:
+        metadata["tokenizer.chat_template"] = tokenizer.chat_template
+    again = _make_tokenizer(metadata, Path("the GGUF file"))
+    if (
+        (again.ranks, again.lacks) != (encoding.ranks, encoding.lacks)
+        or [*again.before] != [*tokenizer.before]
+        or [*again.after] != [*tokenizer.after]
+        or {each.content: each.id for each in again.added_tokens}
+        != {each.content: each.id for each in tokenizer.added_tokens}
+    ):
+        raise UserError(
+            "a GGUF file cannot hold this tokenizer: what is read from it would give other ids "
+            "(its merges, its added tokens, or what it puts before and after a text)"
+        )
+    return metadata
+
+
+def _find_cut(encoding: BPETokenizer) -> str:
+    """Return the name in `PATTERNS` of the way in which a tokenizer cuts a text."""
+    patterns = [encoding.pattern] if isinstance(encoding.pattern, str) else [*encoding.pattern]
+    if patterns[-1] in GPT2_PATTERNS:
+        patterns[-1] = PATTERN
+    cut = next((name for name, known in PATTERNS.items() if known == patterns), None)
+    if cut is None or encoding.normalizer or encoding.add_prefix_space:
+        raise UserError(
+            "a GGUF file cannot hold this tokenizer: it names one of the ways to cut a text that "
+            f"llama.cpp knows, of which {', '.join(PATTERNS)} are known here, and nothing else "
+            "changes the text first"
+        )
+    return cut

@@ -1,14 +1,19 @@
-"""Export a model and its tokenizer to a folder that transformers opens."""
+"""Export a model and its tokenizer: to a folder for transformers, or to a file for llama.cpp."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from autograd.files import together
 from npgpt.errors import UserError
-from npgpt.hub import find_model
+from npgpt.hub import find_model, make_config
+from npgpt.models.gpt import GPT
 from npgpt.tokenizers import load_tokenizer
+from npgpt.tokenizers.gguf import describe_for_gguf
 from npgpt.tokenizers.huggingface import write_hugging_face
+from npgpt.weights.gguf import BLOCK, GGUF, Unwritten, write_gguf
+from npgpt.weights.gguf_model import describe_for_gguf_model, name_for_gguf, read_config
 from npgpt.weights.load import load_model
 
 END = "<|endoftext|>"
@@ -71,3 +76,107 @@ def export(source: str | Path, folder: str | Path) -> None:
     with together(folder):
         write_hugging_face(tokenizer, folder, config.n_positions)
         model.save_pretrained(folder)
+
+
+# The types of matrices, and the number that says in a file which one most tensors have.
+GGUF_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7}
+# Fields that a GGUF file lacks: they matter for training only, or follow from the tensors.
+UNSAID = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "initializer_range", "bias",
+          "position_embedding", "model_type", "reorder_and_upcast_attn")  # fmt: skip
+
+
+def export_gguf(source: str | Path, path: str | Path, kind: str = "F32") -> None:
+    """Write a GGUF file, with the model and its tokenizer, that llama.cpp opens.
+
+    Parameters
+    ----------
+    source : str or Path
+        As in `export`: a GPT-2, or a Llama, a Mistral without a window, or a Qwen2.
+    path : str or Path
+        The new file.
+    kind : {"F32", "F16", "Q8_0", "Q4_1", "Q4_0"}
+        The type of matrices. F32 keeps all numbers as they are. A matrix whose rows have no
+        multiple of 32 numbers cannot be quantized, and is of type F16. Vectors and the table of
+        positions are of type F32.
+
+    Raises
+    ------
+    UserError
+        If the file exists, or such a file cannot hold the model or the tokenizer, or a number is
+        too large for the type. Then nothing is written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from npgpt import GPT, GPTConfig
+    >>> from npgpt.tokenizers import ByteTokenizer, save_tokenizer
+    >>> model = GPT(GPTConfig(vocab_size=256, n_positions=8, n_embd=32, n_layer=2, n_head=2))
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     model.save_pretrained(run)
+    ...     save_tokenizer(ByteTokenizer(), run)
+    ...     export_gguf(run, Path(run) / "model.gguf", "Q8_0")
+    ...     load_model(Path(run) / "model.gguf").n_parameters() == model.n_parameters()
+    True
+    """
+    if kind not in GGUF_TYPES:
+        raise UserError(f"the type is {kind!r}; known are {', '.join(GGUF_TYPES)}")
+    origin, path = find_model(source), Path(path)
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists; export to a new file")
+    model, tokenizer = load_model(origin), load_tokenizer(origin)
+    config = model.config
+    architecture = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "gpt2": "gpt2"}.get(
+        config.model_type
+    )
+    if architecture is None:
+        raise UserError(
+            f"{source} cannot be exported: it is a {config.model_type} model, and a GGUF file can "
+            "hold a gpt2, a llama, a mistral or a qwen2 here"
+        )
+    if tokenizer.n_vocab > config.vocab_size:
+        raise UserError(
+            f"{source} has a tokenizer of {tokenizer.n_vocab:,} tokens, and its model has a "
+            f"vocabulary of only {config.vocab_size:,}; export a model with its own tokenizer"
+        )
+    tensors = {
+        name: Unwritten(_type_of(name, make().shape, kind), make().shape, make)
+        for name, make in name_for_gguf(model, architecture)
+    }
+    metadata = describe_for_gguf_model(config, architecture)
+    metadata |= {"general.name": str(origin.resolve().stem), "general.file_type": GGUF_TYPES[kind]}
+    if kind.startswith("Q"):
+        metadata["general.quantization_version"] = 2
+    again = make_config(read_config(GGUF(path, metadata, dict(tensors))), path)
+    differ = [
+        f"{name} {ours!r}"
+        for name, ours in dataclasses.asdict(config).items()
+        if name not in UNSAID
+        and ours != getattr(again, name)
+        and not (name == "n_inner" and config.mlp_width == again.mlp_width)
+    ]
+    if differ:
+        raise UserError(
+            f"{source} cannot be exported: a GGUF file of a {architecture} has no place for its "
+            f"{', '.join(differ)}"
+        )
+    metadata |= describe_for_gguf(tokenizer, config.vocab_size, _special_ids(model))
+    write_gguf(path, metadata, tensors)
+
+
+def _type_of(name: str, shape: tuple[int, ...], kind: str) -> str:
+    if len(shape) == 1 or name == "position_embd.weight":
+        return "F32"
+    return "F16" if kind.startswith("Q") and shape[-1] % BLOCK else kind
+
+
+def _special_ids(model: GPT) -> dict[str, int]:
+    """Return the ids of special tokens that the options of generation name."""
+    options = model.generation_config
+    ends = options.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    names = {
+        "bos": options.get("bos_token_id"),
+        "padding": options.get("pad_token_id"),
+        **dict(zip(("eos", "eot"), ends, strict=False)),
+    }
+    return {name: i for name, i in names.items() if isinstance(i, int)}

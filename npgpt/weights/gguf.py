@@ -1,4 +1,4 @@
-"""Reading GGUF files, the format of llama.cpp, whose tensors are mapped into memory.
+"""GGUF files, the format of llama.cpp: reading, where tensors are mapped into memory, and writing.
 
 A file has four parts, all little-endian:
 
@@ -32,9 +32,10 @@ from numpy import ndarray
 from numpy.typing import DTypeLike
 
 from autograd.escape import brief
+from autograd.files import replacing
 from autograd.reading import MIB, open_file
 from npgpt.errors import UserError
-from npgpt.weights.safetensors import Mapped, Stored, release_pages
+from npgpt.weights.safetensors import FLOATS, Mapped, Stored, release_pages
 
 VERSIONS = (2, 3)
 LARGEST_HEADER = 32 * MIB  # a vocabulary of 260,000 tokens with its merges needs a third
@@ -76,6 +77,49 @@ def decode_q8_0(blocks: ndarray) -> ndarray:
     return values
 
 
+def encode_q4_0(values: ndarray, blocks: ndarray) -> None:
+    """Fill blocks (...) with values (..., 32): the largest without sign becomes q = 0."""
+    largest = np.take_along_axis(values, np.abs(values).argmax(axis=-1)[..., None], axis=-1)
+    blocks["d"], inverse = _divisor(largest / -8)
+    _fill_nibbles(blocks, values * inverse + 8.5)
+
+
+def encode_q4_1(values: ndarray, blocks: ndarray) -> None:
+    """Fill blocks (...) with values (..., 32): q is 0 for the least, and 15 for the greatest.
+
+    Examples
+    --------
+    >>> block = np.zeros((), QUANTIZED["Q4_1"].block)
+    >>> encode_q4_1(np.arange(32, dtype=np.float32) % 16, block)
+    >>> decode_q4_1(block)[[0, 1, 15, 16]]
+    array([ 0.,  1., 15.,  0.], dtype=float32)
+    """
+    least = values.min(axis=-1, keepdims=True)
+    blocks["d"], inverse = _divisor((values.max(axis=-1, keepdims=True) - least) / 15)
+    blocks["m"] = least[..., 0]
+    _fill_nibbles(blocks, (values - least) * inverse + 0.5)
+
+
+def encode_q8_0(values: ndarray, blocks: ndarray) -> None:
+    """Fill blocks (...) with values (..., 32): q is 127 or -127 for the largest without sign."""
+    blocks["d"], inverse = _divisor(np.abs(values).max(axis=-1, keepdims=True) / 127)
+    scaled = values * inverse
+    blocks["q"] = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))  # halves go away from 0
+
+
+def _divisor(scale: ndarray) -> tuple[ndarray, ndarray]:
+    """Return the scale of each block, and what its values are multiplied with, (..., 1)."""
+    inverse = np.zeros_like(scale)
+    np.divide(1, scale, out=inverse, where=scale != 0)
+    return scale[..., 0], inverse
+
+
+def _fill_nibbles(blocks: ndarray, values: ndarray) -> None:
+    """Store 32 numbers as integers from 0 to 15, which are their whole parts."""
+    whole = np.clip(np.trunc(values), 0, 15).astype(np.uint8)
+    blocks["q"] = whole[..., :16] | whole[..., 16:] << 4
+
+
 def _nibbles(blocks: ndarray) -> ndarray:
     """Return the 32 integers of each block: the lower halves of 16 bytes, then the upper halves.
 
@@ -102,18 +146,21 @@ class Quantization:
         The fields of a block: ``d``, for Q4_1 also ``m``, and the integers ``q``.
     decode : callable
         Returns the values of blocks in float32, (...) -> (..., 32).
+    encode : callable
+        Fills blocks (...) with values of float32, (..., 32), as llama.cpp does.
     """
 
     block: np.dtype
     decode: Callable[[ndarray], ndarray]
+    encode: Callable[[ndarray, ndarray], None]
 
 
 BLOCK = 32  # values of a block
 SCALE, HALVES = ("d", "<f2"), ("q", "u1", 16)
 QUANTIZED = {
-    "Q4_0": Quantization(np.dtype([SCALE, HALVES]), decode_q4_0),
-    "Q4_1": Quantization(np.dtype([SCALE, ("m", "<f2"), HALVES]), decode_q4_1),
-    "Q8_0": Quantization(np.dtype([SCALE, ("q", "i1", 32)]), decode_q8_0),
+    "Q4_0": Quantization(np.dtype([SCALE, HALVES]), decode_q4_0, encode_q4_0),
+    "Q4_1": Quantization(np.dtype([SCALE, ("m", "<f2"), HALVES]), decode_q4_1, encode_q4_1),
+    "Q8_0": Quantization(np.dtype([SCALE, ("q", "i1", 32)]), decode_q8_0, encode_q8_0),
 }
 PLAIN = {"F32": 4, "F16": 2, "BF16": 2}  # types that are not quantized, and the bytes of a value
 # The names of types by their numbers in a file; a dot is a number that is not used any more.
@@ -197,12 +244,17 @@ class SplitHeads:
 
         The same order is that of a quantized matrix's blocks: ``stored.blocks()[order]``.
         """
-        return np.arange(self.shape[0]).reshape(self.n_head, -1, 2).swapaxes(1, 2).reshape(-1)
+        return order_in_file(self.shape[0], self.n_head)
 
     def read(self, dtype: DTypeLike, transposed: bool = False) -> ndarray:
         """Return a copy of the values in a dtype."""
         values = self.stored.read(dtype)[self.order()]
         return np.ascontiguousarray(values.T) if transposed else values
+
+
+def order_in_file(n_rows: int, n_head: int) -> ndarray:
+    """Return the place in a GGUF file of each row of queries or keys; see `SplitHeads`."""
+    return np.arange(n_rows).reshape(n_head, -1, 2).swapaxes(1, 2).reshape(-1)
 
 
 # ---- the file
@@ -421,3 +473,126 @@ class Header:
                              f"have no whole number of blocks of {BLOCK} values")  # fmt: skip
         n_blocks = math.prod(shape) // BLOCK
         return offset, n_blocks * QUANTIZED[kind].block.itemsize, name, kind, shape
+
+
+# ---- writing
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """A tensor of a file that is to be written.
+
+    Parameters
+    ----------
+    kind : str
+        Its type in the file: F32, F16 or a key of `QUANTIZED`.
+    shape : tuple of int
+        Of a quantized tensor, the last axis is a multiple of 32.
+    make : callable
+        Returns the values. It is called once, when they are written.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    make: Callable[[], ndarray]
+
+    @property
+    def n_bytes(self) -> int:
+        """The number of bytes in the file."""
+        size = math.prod(self.shape)
+        if self.kind in PLAIN:
+            return size * PLAIN[self.kind]
+        return size // BLOCK * QUANTIZED[self.kind].block.itemsize
+
+    def read(self, dtype: DTypeLike, transposed: bool = False) -> ndarray:
+        """Return the values in a dtype, before they are rounded to the type of the file."""
+        values = self.make().astype(dtype)
+        return np.ascontiguousarray(values.T) if transposed else values
+
+    def encode(self) -> bytes:
+        """Return what the file has for the values.
+
+        Raises
+        ------
+        ValueError
+            If a number that is finite is too large for the type.
+        """
+        values = self.make()
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.kind in QUANTIZED:
+                values = np.ascontiguousarray(values, np.float32)
+                values = values.reshape(*self.shape[:-1], -1, BLOCK)
+                stored = np.empty(values.shape[:-1], QUANTIZED[self.kind].block)
+                QUANTIZED[self.kind].encode(values, stored)
+                scales = [stored[name] for name in ("d", "m") if name in stored.dtype.fields]
+            else:
+                stored = np.ascontiguousarray(values, FLOATS[self.kind])
+                scales = [stored]
+        if not all(np.isfinite(each).all() for each in scales):
+            largest = np.abs(values).max()
+            raise ValueError(f"its largest number is {largest:.3g}, too large for {self.kind}")
+        return stored.tobytes()
+
+
+def write_gguf(path: Path, metadata: dict[str, Any], tensors: dict[str, Unwritten]) -> None:
+    """Write a GGUF file of version 3, with an alignment of 32.
+
+    Parameters
+    ----------
+    path : Path
+    metadata : dict
+        Texts, truth values, whole numbers (written as 32 bits, without sign), fractions (float32),
+        lists of texts, and arrays of int32.
+    tensors : dict of str to Unwritten
+        The values of one tensor at a time are in memory.
+
+    Raises
+    ------
+    UserError
+        If a number is too large for its type. Then nothing is written.
+    """
+    head = struct.pack("<4sIQQ", b"GGUF", VERSIONS[-1], len(tensors), len(metadata))
+    for key, value in metadata.items():
+        head += _text(key) + _typed(value)
+    offset = 0
+    for name, tensor in tensors.items():
+        n_axes = len(tensor.shape)
+        head += _text(name) + struct.pack(f"<I{n_axes}Q", n_axes, *tensor.shape[::-1])
+        head += struct.pack("<IQ", TYPES.index(tensor.kind), offset)
+        offset += -(-tensor.n_bytes // ALIGNMENT) * ALIGNMENT
+    with replacing(path) as file:
+        file.write(_padded(head))
+        for name, tensor in tensors.items():
+            try:
+                file.write(_padded(tensor.encode()))
+            except ValueError as error:
+                raise UserError(f"{name} cannot be written: {error}") from None
+
+
+ALIGNMENT = 32
+
+
+def _padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % ALIGNMENT)
+
+
+def _text(text: str) -> bytes:
+    content = text.encode()
+    return struct.pack("<Q", len(content)) + content
+
+
+def _typed(value: Any) -> bytes:
+    """Return the number of a value's type, and the value."""
+    if isinstance(value, str):
+        return struct.pack("<I", TEXT) + _text(value)
+    if isinstance(value, list):
+        return struct.pack("<IIQ", ARRAY, TEXT, len(value)) + b"".join(map(_text, value))
+    if isinstance(value, ndarray):
+        numbers = value.astype("<i4")
+        return struct.pack("<IIQ", ARRAY, _number_of("<i4"), len(numbers)) + numbers.tobytes()
+    form = {bool: "?", int: "<u4", float: "<f4"}[type(value)]
+    return struct.pack("<I", _number_of(form)) + np.array(value, form).tobytes()
+
+
+def _number_of(form: str) -> int:
+    return next(number for number, each in NUMBERS.items() if each == form)

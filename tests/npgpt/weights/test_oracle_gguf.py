@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from helpers import gguf_llama, gguf_vocabulary, write_gguf
+from helpers import draw_model, gguf_llama, gguf_vocabulary, write_gguf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,10 +16,11 @@ else:
     tokenizers = pytest.importorskip("tokenizers")
 from tokenizers import decoders, models, pre_tokenizers  # noqa: E402
 
-from npgpt import GPT, generate, load_tokenizer  # noqa: E402
-from npgpt.tokenizers import train_bpe  # noqa: E402
+from npgpt import GPT, generate, load_model, load_tokenizer  # noqa: E402
+from npgpt.tokenizers import save_tokenizer, train_bpe  # noqa: E402
 from npgpt.tokenizers.gguf import PATTERNS, WHOLE  # noqa: E402
 from npgpt.tokenizers.huggingface import byte_letters, write_hugging_face  # noqa: E402
+from npgpt.weights.export import export_gguf  # noqa: E402
 from npgpt.weights.gguf import QUANTIZED, open_gguf  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("oracle")
@@ -53,6 +54,45 @@ def test_a_file_of_the_library(kind, tmp_path):
     expected = gguf.quants.dequantize(packed, number)
     values = found.tensors["w"].read(np.float32)
     assert values.shape == weight.shape and np.array_equal(values, expected)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_blocks_are_those_of_the_library(kind):
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((60, 64), np.float32) * np.logspace(-4, 3, 60)[:, None]
+    values = values.astype(np.float32)
+    values[0], values[1, :32], values[2] = 0, 1, np.round(values[2] * 1e4) / 2  # halves
+    blocks = np.empty((60, 2), QUANTIZED[kind].block)
+    QUANTIZED[kind].encode(values.reshape(60, 2, 32), blocks)
+    expected = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
+    assert blocks.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", *QUANTIZED])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
+def test_an_exported_file(architecture, kind, tmp_path):
+    """The library reads every number as we do; transformers computes the same from the file."""
+    options = {} if architecture == "gpt2" else {"model_type": architecture, "n_kv_head": 2}
+    tokenizer = train_bpe("".join(PARTS) * 3, 320, special_tokens=["<|endoftext|>"])
+    # transformers reads no other n_inner and n_positions of a GPT-2
+    sizes = dict(vocab_size=330, n_embd=64, n_head=4, n_inner=256, n_positions=1024)
+    draw_model(**sizes, **options).save_pretrained(tmp_path / "model")
+    save_tokenizer(tokenizer, tmp_path / "model")
+    file = tmp_path / "a.gguf"
+    export_gguf(tmp_path / "model", file, kind)
+    reader = gguf.GGUFReader(file)
+    ours = open_gguf(file)
+    for tensor in reader.tensors:
+        expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        assert np.array_equal(ours.tensors[tensor.name].read(np.float32), expected)
+    assert len(reader.tensors) == len(ours.tensors)
+    for key, value in ours.metadata.items():
+        assert np.array_equal(reader.fields[key].contents(), value), key
+    ids = np.arange(30)[None] * 11 % 330
+    expected = logits_of(transformers_of(file), ids)
+    spread = np.abs(expected).max()
+    found = load_model(file)(ids)[0].numpy()
+    np.testing.assert_allclose(found / spread, expected / spread, atol=1e-5)
 
 
 def transformers_of(path):
