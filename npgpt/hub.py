@@ -25,6 +25,8 @@ FILES = [  # of a model in Hugging Face's layout
     "modules.json", "sentence_bert_config.json", "*_Pooling/config.json",  # sentence-transformers
 ]  # fmt: skip
 
+ADAPTER = "adapter_config.json"  # in a folder that changes a model, as peft writes it
+
 
 @dataclass(frozen=True)
 class Published:
@@ -164,9 +166,31 @@ def find_config(path: Path) -> ModelConfig:
         return release_config(path)
     if path.suffix == ".gguf":
         return make_config(read_config(open_gguf(path)), path)
+    if is_adapter(path):
+        return find_config(find_base(path))
     if path.is_dir() and not (path / "config.json").exists():
         raise UserError(f"{path} is no folder with a model (it has no config.json)")
     return load_config(path if path.is_dir() else path.parent)
+
+
+def is_adapter(path: Path) -> bool:
+    """Return whether a folder holds LoRA's matrices in peft's format, and no whole model."""
+    return (path / ADAPTER).is_file() and not (path / "config.json").exists()
+
+
+def find_base(folder: Path) -> Path:
+    """Return the folder or file of the model that the LoRA matrices in a folder change."""
+    path = folder / ADAPTER
+    base = read_json(path, limit=SMALL).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(
+            f"{path} does not say which model it changes (base_model_name_or_path): load that "
+            "model, and then this folder with npgpt.weights.adapters.load_adapter"
+        )
+    found = find_model(base)
+    if is_adapter(found):
+        raise UserError(f"{path}: base_model_name_or_path is {brief(base)}, no model but a change")
+    return found
 
 
 def load_config(folder: Path) -> ModelConfig:

@@ -74,7 +74,7 @@ class SentenceEncoder:
     >>> vectors = encoder.encode(["a cat", "a dog", "a cat"])
     >>> vectors.shape
     (3, 8)
-    >>> bool((vectors[0] == vectors[2]).all())
+    >>> bool(np.allclose(vectors[0], vectors[2], atol=1e-6))
     True
     """
 

@@ -149,6 +149,8 @@ class GPT(Module):
     label_smoothing : float
         In training, the part of each target's probability that is spread over all tokens (Szegedy
         et al. 2015, arXiv:1512.00567, section 7). Without training, as dropout, it is off.
+    lora_config : LoraConfig or None
+        How the linear layers are changed while the rest is frozen (`npgpt.weights.adapters`).
 
     Examples
     --------
@@ -187,6 +189,7 @@ class GPT(Module):
             )
         self.config = config
         self.generation_config: dict[str, Any] = {}  # defaults of `generate`
+        self.lora_config: Any = None
         self.transformer = self.body(config, dtype, self.block)
         self.make_heads(dtype)
         if not is_unallocated():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -16,7 +17,15 @@ from npgpt.module import Module, Parameter, Traced
 
 
 class Linear(Module):
-    """x @ weight + bias, with ``weight (in, out)``; GPT-2's checkpoints call this Conv1D."""
+    """x @ weight + bias, with ``weight (in, out)``; GPT-2's checkpoints call this Conv1D.
+
+    Attributes
+    ----------
+    adapter : Module or None
+        A change of the layer, which is trained while the layer is frozen; see `npgpt.models.lora`.
+    """
+
+    adapter: Any = None
 
     def __init__(self, n_in: int, n_out: int, bias: bool = True, dtype: DTypeLike = np.float32):
         self.weight = Parameter.full((n_in, n_out), 0, dtype)
@@ -24,11 +33,17 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in) -> (..., out)``."""
-        return nn.affine(x, self.weight, self.bias)
+        y = nn.affine(x, self.weight, self.bias)
+        if self.adapter is None or self.adapter.frozen:  # merged into the weight
+            return y
+        return y + self.adapter(x)
 
     def trace(self, x: Traced) -> Traced:
-        """Trace the product and the bias."""
-        return x.linear(self.weight.numpy(), self.bias)
+        """Trace the product and the bias; a change of the layer is merged for it."""
+        weight = self.weight.numpy()
+        if self.adapter is not None and not self.adapter.frozen:
+            weight = weight + self.adapter.change()
+        return x.linear(weight, self.bias)
 
 
 class Embedding(Module):

@@ -174,4 +174,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         path = find_model(str(path))
     if path.suffix == ".safetensors" and path.is_file():
         path = path.parent
+    if (path / "adapter_config.json").is_file() and not (path / "tokenizer.json").exists():
+        from npgpt.hub import find_base
+
+        path = find_base(path)  # the model that LoRA's matrices in this folder change
     return read_tokenizer(path)

@@ -20,11 +20,12 @@ from autograd.files import read_together, remove, together, write_json, write_te
 from autograd.reading import SMALL, read_json
 from npgpt.errors import UserError
 from npgpt.generation.options import options_in_config
-from npgpt.hub import find_config, find_model, make_config
+from npgpt.hub import find_base, find_config, find_model, is_adapter, make_config
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.registry import architecture_of
 from npgpt.module import unallocated
+from npgpt.weights.adapters import load_adapter
 from npgpt.weights.gguf import open_gguf
 from npgpt.weights.gguf_model import name_tensors, read_config, read_token_ids
 from npgpt.weights.names import fitted, implied, renamed
@@ -48,9 +49,10 @@ def load_model(
     source : str or Path
         A folder in Hugging Face's layout (``config.json`` and ``model.safetensors``, or several
         files and their index) of a GPT-2 or GPT-1, a run folder, OpenAI's GPT-1 release
-        (``params_shapes.json`` and ``params_*.npy``), one ``.safetensors`` file, a ``.gguf`` file,
-        the name of a model that ``npgpt models add`` has added, or the name of a model on the
-        Hugging Face hub.
+        (``params_shapes.json`` and ``params_*.npy``), LoRA's matrices in peft's format
+        (``adapter_config.json``, which names the model that they change), one ``.safetensors``
+        file, a ``.gguf`` file, the name of a model that ``npgpt models add`` has added, or the name
+        of a model on the Hugging Face hub.
     config : ModelConfig, optional
         Instead of the source's own ``config.json``.
     mapping : mapping of str to str, optional
@@ -87,7 +89,10 @@ def load_model(
     ...     GPT.from_pretrained(folder).n_parameters() == model.n_parameters()
     True
     """
-    model, tensors, what = fit_model(source, config=config, mapping=mapping, dtype=dtype)
+    if is_adapter(path := find_model(source)):
+        base = load_model(find_base(path), config=config, mapping=mapping, dtype=dtype)
+        return load_adapter(base, path)
+    model, tensors, what = fit_model(path, config=config, mapping=mapping, dtype=dtype)
 
     def fill(but: Collection[str] = ()) -> None:
         model.adopt_state_dict(

@@ -1,0 +1,107 @@
+"""LoRA against peft: each reads the other's files, and both compute the same."""
+
+import numpy as np
+import pytest
+
+from npgpt import GPT, GPTConfig, load_model
+from npgpt.models.llama import Llama, LlamaConfig
+from npgpt.models.lora import LoraConfig, adapted_layers, merge_lora, unmerge_lora
+from npgpt.weights.adapters import add_lora, name_in_files, save_adapter
+
+pytestmark = pytest.mark.usefixtures("oracle")
+
+SIZES = dict(vocab_size=37, n_positions=19, n_embd=24, n_layer=2, n_head=6)
+MODELS = {
+    "gpt2": (GPT, GPTConfig(**SIZES, activation_function="gelu_new"), np.float64, 1e-10),
+    "llama": (Llama, LlamaConfig(**SIZES, n_kv_head=2), np.float32, 1e-5),
+    "qwen2": (Llama, LlamaConfig(**SIZES, model_type="qwen2"), np.float32, 1e-5),
+}
+CONFIGS = {
+    "as usual": dict(r=3, lora_alpha=7),
+    "all": dict(r=2, lora_alpha=4, target_modules="all-linear", use_rslora=True),
+    "pattern": dict(r=1, lora_alpha=1, target_modules=r".*\.1\.(self_attn|attn)\.\w*(proj|attn)"),
+}
+
+
+def opened(folder, dtype):
+    import torch
+    import transformers
+
+    kind = torch.float64 if dtype == np.float64 else torch.float32
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=kind, attn_implementation="eager"
+    )
+    return model.eval()
+
+
+def batch():
+    return np.random.default_rng(3).integers(0, SIZES["vocab_size"], (2, 2, 9))
+
+
+@pytest.mark.parametrize("options", CONFIGS)
+@pytest.mark.parametrize("name", MODELS)
+def test_peft_reads_our_files(name, options, tmp_path):
+    import peft
+    import torch
+
+    kind, config, dtype, tolerance = MODELS[name]
+    ours = kind(config, dtype=dtype).eval()
+    ours.save_pretrained(tmp_path / "base")
+    add_lora(ours, LoraConfig(**CONFIGS[options]))
+    draw = np.random.default_rng(1)
+    for _, _, adapter in adapted_layers(ours):
+        adapter.lora_B.data[...] = 0.3 * draw.standard_normal(adapter.lora_B.shape)
+    save_adapter(ours, tmp_path / "change", base=str(tmp_path / "base"))
+
+    theirs = peft.PeftModel.from_pretrained(
+        opened(tmp_path / "base", dtype), str(tmp_path / "change"), is_trainable=True
+    )
+    theirs.to(torch.float64 if dtype == np.float64 else torch.float32).eval()
+    x, y = batch()
+    logits, loss = ours(x, y)
+    loss.backward()
+    result = theirs(torch.tensor(x))
+    expected = torch.nn.functional.cross_entropy(
+        result.logits.reshape(-1, config.vocab_size), torch.tensor(y).reshape(-1)
+    )
+    expected.backward()
+    scale = result.logits.abs().max().item()
+    assert np.abs(logits.numpy() - result.logits.detach().numpy()).max() <= tolerance * scale
+    assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
+    gradients = {n: p.grad for n, p in theirs.named_parameters() if p.requires_grad}
+    largest = max(g.abs().max().item() for g in gradients.values())
+    n_compared = 0
+    for path, _, adapter in adapted_layers(ours):
+        for key in ("lora_A", "lora_B"):
+            theirs_of = f"base_model.model.{name_in_files(path, ours)}.{key}.default.weight"
+            found = getattr(adapter, key).grad.numpy().T
+            assert np.abs(found - gradients[theirs_of].numpy()).max() <= tolerance * largest
+            n_compared += 1
+    assert n_compared == len(gradients) > 0
+
+
+@pytest.mark.parametrize("options", CONFIGS)
+@pytest.mark.parametrize("name", MODELS)
+def test_we_read_their_files(name, options, tmp_path):
+    import peft
+    import torch
+
+    kind, config, dtype, tolerance = MODELS[name]
+    kind(config, dtype=dtype).save_pretrained(tmp_path / "base")
+    base = opened(tmp_path / "base", dtype)
+    torch.manual_seed(0)
+    theirs = peft.get_peft_model(
+        base, peft.LoraConfig(task_type="CAUSAL_LM", **CONFIGS[options], init_lora_weights=False)
+    ).eval()
+    theirs.save_pretrained(tmp_path / "change")
+    ours = load_model(tmp_path / "change", dtype=dtype)
+    x, _ = batch()
+    logits = ours(x)[0].numpy()
+    expected = theirs(torch.tensor(x)).logits.detach().numpy()
+    scale = np.abs(expected).max()
+    assert np.abs(logits - expected).max() <= 10 * tolerance * scale  # float32 matrices of peft
+    merged = merge_lora(ours)(x)[0].numpy()
+    theirs.merge_adapter()
+    expected = theirs(torch.tensor(x)).logits.detach().numpy()
+    assert np.abs(merged - expected).max() <= 10 * tolerance * scale
+    np.testing.assert_array_equal(unmerge_lora(ours)(x)[0].numpy(), logits)
