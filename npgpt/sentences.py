@@ -144,20 +144,12 @@ class SentenceEncoder:
         with no_grad(), evaluating():
             for group in batches([len(row) for row in rows]):
                 vectors[group] = self._vectors([rows[n] for n in group])
-        if self.normalize:
-            lengths = np.sqrt(np.sum(vectors**2, axis=1, keepdims=True))
-            vectors /= np.maximum(lengths, np.finfo(dtype).tiny)
-        return vectors
+        return unit(vectors) if self.normalize else vectors
 
     def _ids(self, text: str) -> ndarray:
         """Return the ids of a text with those before and after; too long a text loses its end."""
-        tokenizer = self.tokenizer
         text = text.lower() if self.lowercase else text
-        ids = tokenizer.encode(text, disallowed_special=(), add_special_tokens=False)
-        room = self.max_length - len(tokenizer.before) - len(tokenizer.after)
-        if room < 1:
-            raise UserError(f"a text of at most {self.max_length} tokens has no room for a word")
-        return np.array([*tokenizer.before, *ids[:room], *tokenizer.after], np.int64)
+        return self.tokenizer.encode_batch([text], max_length=self.max_length).input_ids[0]
 
     def _vectors(self, rows: list[ndarray]) -> ndarray:
         """Return the vectors of some rows of ids, (N, width), before they are normalized."""
@@ -218,16 +210,21 @@ def nearest(query: ndarray, vectors: ndarray, n: int) -> tuple[ndarray, ndarray]
     >>> numbers.tolist(), cosines.round(2).tolist()
     ([2, 1], [1.0, 0.71])
     """
-    cosines = similarities(np.concatenate([query[None], vectors]))[0, 1:]
+    cosines = unit(vectors) @ unit(query[None])[0]
     numbers = np.argsort(-cosines, kind="stable")[:n]
     return numbers, cosines[numbers]
 
 
 def similarities(vectors: ndarray) -> ndarray:
     """Return the cosine of each vector with each other: ``(N, C) -> (N, N)``; 0 with zeros."""
+    directions = unit(vectors)
+    return directions @ directions.T
+
+
+def unit(vectors: ndarray) -> ndarray:
+    """Return vectors (N, C) divided by their lengths; zeros stay zeros."""
     lengths = np.sqrt(np.sum(vectors**2, axis=1, keepdims=True))
-    unit = vectors / np.where(lengths > 0, lengths, 1)
-    return unit @ unit.T
+    return vectors / np.where(lengths > 0, lengths, 1)
 
 
 # ---- the files of sentence-transformers

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -255,3 +256,14 @@ def test_real_model_reads_in_both_directions(minilm, capsys):
     assert "22,713,216" in out and "both ways" in out
     assert npgpt("generate", "--model", minilm, "--prompt", "a") == 2
     assert "cannot continue" in capsys.readouterr().err
+
+
+def test_the_nearest_need_little_memory():
+    """The query is compared with each vector, and no vector with another."""
+    vectors = np.random.default_rng(0).standard_normal((3000, 8))
+    tracemalloc.start()
+    numbers, cosines = nearest(vectors[7], vectors, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert numbers[0] == 7 and cosines[0] == pytest.approx(1)
+    assert peak < 10 * vectors.nbytes  # all with all: 375 times as much
