@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from autograd import no_grad
+from autograd import Tensor, nn, no_grad
 from autograd.escape import brief
 from npgpt.errors import UserError
 from npgpt.models.cache import KVCache
@@ -152,7 +152,7 @@ class Scorer:
         ids = np.stack([question.prompt[past:] for question in questions])  # (B, T)
         cache = self._shared.branch(np.zeros(len(ids), int), ids.shape[1])
         hidden = model.transformer(ids, cache=cache)[:, -1]  # (B, C)
-        first = log_softmax(model.lm_head(hidden).numpy())  # (B, V)
+        first = nn.log_softmax(exact(model.lm_head(hidden)), -1)  # (B, V)
         scores = [
             first[b, [choice[0] for choice in question.choices]]
             for b, question in enumerate(questions)
@@ -188,8 +188,9 @@ class Scorer:
         step = max(1, MOST_LOGITS // self.model.config.vocab_size)
         for i in range(0, len(targets), step):
             some = slice(i, i + step)
-            logits = self.model.lm_head(hidden[where[0][some], where[1][some]]).numpy()  # (n, V)
-            found[some] = log_softmax(logits)[np.arange(len(logits)), targets[some]]
+            logits = self.model.lm_head(hidden[where[0][some], where[1][some]])  # (n, V)
+            logs = nn.log_softmax(exact(logits), -1)
+            found[some] = logs[np.arange(len(logs)), targets[some]]
         return [found[where[0] == row].sum() for row in range(len(choices))]
 
 
@@ -264,8 +265,6 @@ def count_common(a: ndarray, b: ndarray) -> int:
     return int(differs[0]) if len(differs) else n
 
 
-def log_softmax(logits: ndarray) -> ndarray:
-    """Return log-probabilities of logits, (..., V), in float64."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+def exact(logits: Tensor) -> ndarray:
+    """Return logits in float64, so that a sum over many tokens stays exact."""
+    return logits.numpy().astype(np.float64)

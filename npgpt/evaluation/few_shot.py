@@ -14,6 +14,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from numpy import ndarray
 
+from autograd import nn
 from autograd.escape import brief
 from autograd.reading import parse_json, read_text
 from autograd.schema import fit
@@ -178,7 +179,7 @@ def classify(
         scores = np.array(scorer.score(prompts, choices)).reshape(-1, len(labels))
         if normalized:
             scores = normalize(scores, choices)
-        return _share(scores)
+        return nn.softmax(scores, -1)
 
     found = probabilities(questions)
     if not calibrated:
@@ -195,13 +196,7 @@ def calibrate(found: ndarray, content_free: ndarray) -> ndarray:
     array([[0.333, 0.667]])
     """
     tiny = np.finfo(np.float64).tiny
-    return _share(np.log(np.maximum(found, tiny)) - np.log(np.maximum(content_free, tiny)))
-
-
-def _share(scores: ndarray) -> ndarray:
-    """Return the softmax of each row."""
-    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
+    return nn.softmax(np.log(np.maximum(found, tiny)) - np.log(np.maximum(content_free, tiny)), -1)
 
 
 def read_examples(path: str | Path) -> list[Example]:
