@@ -95,19 +95,13 @@ class Traced:
 
     __array_ufunc__ = None  # NumPy's functions refuse a traced value
 
-    def linear(
-        self,
-        weight: ndarray,
-        bias: Parameter | None = None,
-        scale: Any = None,
-        packing: str | None = None,
-    ) -> Any:
-        """Trace ``x @ weight * scale + bias``, with ``weight (in, out)`` and ``scale (out,)``.
-
-        With a packing, which names a format of `npgpt.weights.packed`, a column of the weight is
-        the bytes of an output's numbers.
-        """
+    def linear(self, weight: ndarray, bias: Parameter | None = None) -> Any:
+        """Trace ``x @ weight + bias``, with ``weight (in, out)``."""
         raise TypeError(f"{type(self).__name__} cannot trace a linear layer")
+
+    def packed_linear(self, weight: Any, bias: Parameter | None = None) -> Any:
+        """Trace a linear layer whose weight is a `npgpt.weights.packed.PackedMatrix`."""
+        raise TypeError(f"{type(self).__name__} cannot trace a packed weight")
 
     def layer_norm(self, weight: Parameter, bias: Parameter | None, eps: float) -> Any:
         """Trace layer norm."""

@@ -26,6 +26,7 @@ import autograd
 from autograd import nn
 from npgpt.models.gpt import GPT
 from npgpt.module import Parameter, Traced, evaluating
+from npgpt.weights.packed import demand_float32
 
 Back = Callable[[ndarray], Iterator[tuple["Followed", ndarray]]]
 
@@ -87,6 +88,8 @@ def attribute_directly(
 
     Raises
     ------
+    UserError
+        If the model has packed weights.
     TypeError
         If a module of the model cannot be traced.
 
@@ -100,6 +103,7 @@ def attribute_directly(
     >>> bool(np.isclose(found.total, found.logit, rtol=1e-5))
     True
     """
+    demand_float32(model)
     T = len(ids)
     with autograd.no_grad(), evaluating():
         positions = np.arange(T)
@@ -176,24 +180,14 @@ class Followed(Traced):
         self.last = value[-1].astype(np.float64)
         self.layer = shared.layer
 
-    def linear(
-        self,
-        weight: ndarray,
-        bias: Parameter | None = None,
-        scale: Any = None,
-        packing: str | None = None,
-    ) -> Followed:
+    def linear(self, weight: ndarray, bias: Parameter | None = None) -> Followed:
         """Follow a linear layer."""
-        if packing is not None:
-            raise TypeError("a packed weight has no rows to follow; load the model without packed")
         value = self.value @ weight
-        if scale is not None:
-            value = value * scale
         if bias is not None:
             value = value + bias.numpy()
 
         def back(d: ndarray) -> Iterator[tuple[Followed, ndarray]]:
-            yield self, weight @ (d if scale is None else d * scale)
+            yield self, weight @ d
 
         made = Followed(value, self.shared, back, bias)
         made.is_of_attention = isinstance(self, Attended)

@@ -91,15 +91,9 @@ class Counted(Traced):
         self.tally.kept += 0 if self.is_kept else self.width
         self.is_kept = True
 
-    def linear(
-        self,
-        weight: ndarray,
-        bias: Parameter | None = None,
-        scale: Any = None,
-        packing: str | None = None,
-    ) -> Counted:
+    def linear(self, weight: ndarray, bias: Parameter | None = None) -> Counted:
         """Count a product, which keeps its input."""
-        self.tally.flops += 2 * self.width * weight.shape[1]
+        self.tally.flops += 2 * weight.size
         self.keep()
         return Counted(weight.shape[1], self.tally)
 

@@ -17,12 +17,13 @@ import numpy as np
 from numpy import ndarray
 
 import autograd
-from autograd import Tensor, no_grad
+from autograd import Tensor, nn, no_grad
 from autograd.functional import value_and_grad
 from npgpt.errors import UserError
 from npgpt.models.context import Context
 from npgpt.models.gpt import GPT
 from npgpt.module import evaluating
+from npgpt.weights.packed import demand_float32
 
 MOST_NUMBERS = 2**28  # in the attention maps of all heads together: 1 GiB of float32
 AT_ONCE = 2**23  # logits that are computed at once
@@ -173,13 +174,11 @@ def _judge(model: GPT, state: Tensor, tokens: ndarray, k: int) -> Predictions:
     for logits in _logits(model, state):
         of = tokens[first : first + len(logits), None]
         first += len(logits)
-        logits = logits.astype(np.float64)
-        logits -= logits.max(axis=-1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))  # log-probabilities
-        best = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
-        own = np.take_along_axis(logits, of, axis=-1)
-        ranks = 1 + (logits > own).sum(axis=-1)
-        chosen = np.take_along_axis(logits, best, axis=-1)
+        logs = nn.log_softmax(logits.astype(np.float64), -1)
+        best = np.argsort(-logs, axis=-1, kind="stable")[:, :k]
+        own = np.take_along_axis(logs, of, axis=-1)
+        ranks = 1 + (logs > own).sum(axis=-1)
+        chosen = np.take_along_axis(logs, best, axis=-1)
         parts.append((best, np.exp(chosen), ranks, -own[:, 0]))
     return Predictions(*map(np.concatenate, zip(*parts, strict=True)))
 
@@ -284,6 +283,11 @@ def integrate_gradients(
     most_gradients : int
         The number of gradients after which no piece is halved, even if the errors are larger.
 
+    Raises
+    ------
+    UserError
+        If the model has packed weights.
+
     Examples
     --------
     >>> from npgpt import GPTConfig
@@ -292,6 +296,7 @@ def integrate_gradients(
     >>> found.tokens.shape, found.tokens[0].item(), abs(found.error) < 0.01
     ((3,), 0.0, True)
     """
+    demand_float32(model)
     frozen = copy.deepcopy(model, {id(p): p.detach() for p in model.parameters()})
     transformer, positions = frozen.transformer, np.arange(len(ids))
     context = Context(rotation=transformer.rotation(positions))

@@ -18,6 +18,7 @@ from npgpt.models.cache import KVCache, Memory
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import ACTIVATIONS
 from npgpt.module import Parameter, Traced
+from npgpt.weights.packed import PackedMatrix
 
 ACTIVATION_NAMES = {
     ACTIVATIONS["gelu_new"]: "gelu_tanh",
@@ -193,17 +194,18 @@ class Row(Traced):
     def _new(self, width: int) -> ndarray:
         return np.empty((self.writing.program.n, width), np.float32)
 
-    def linear(
-        self,
-        weight: ndarray,
-        bias: Parameter | None = None,
-        scale: Any = None,
-        packing: str | None = None,
-    ) -> Row:
+    def linear(self, weight: ndarray, bias: Parameter | None = None) -> Row:
         """Let a linear layer wait for what follows."""
+        return self._wait(bias, weight=weight)
+
+    def packed_linear(self, weight: PackedMatrix, bias: Parameter | None = None) -> Row:
+        """Let a linear layer with a packed weight wait for what follows."""
+        stored = dict(weight=weight.values.T, scale=weight.scale, packing=weight.format)
+        return self._wait(bias, **stored)
+
+    def _wait(self, bias: Parameter | None, **weight: Any) -> Row:
         numbers = None if bias is None else bias.numpy()
-        waiting = dict(x=self.array(), weight=weight, bias=numbers, scale=scale, packing=packing)
-        return Row(self.writing, waiting=waiting)
+        return Row(self.writing, waiting=dict(x=self.array(), bias=numbers, **weight))
 
     def layer_norm(self, weight: Parameter, bias: Parameter | None, eps: float) -> Row:
         """Add a layer norm."""

@@ -129,8 +129,10 @@ def quantize(model: GPT) -> Int8GPT:
             if isinstance(weight, PackedMatrix):
                 made[id(weight)] = Int8Matrix(weight.rows())
             else:
-                numbers = weight.numpy()
-                made[id(weight)] = Int8Matrix(numbers.T if type(module) is Linear else numbers)
+                is_linear = type(module) is Linear
+                made[id(weight)] = Int8Matrix(
+                    module.whole_weight().T if is_linear else weight.numpy()
+                )
         return made[id(weight)]
 
     return repack(model, pack, Int8GPT)

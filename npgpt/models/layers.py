@@ -34,16 +34,21 @@ class Linear(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in) -> (..., out)``."""
         y = nn.affine(x, self.weight, self.bias)
-        if self.adapter is None or self.adapter.frozen:  # merged into the weight
-            return y
-        return y + self.adapter(x)
+        return y + self.adapter(x) if self.is_changed else y
 
     def trace(self, x: Traced) -> Traced:
-        """Trace the product and the bias; a change of the layer is merged for it."""
+        """Trace the product and the bias."""
+        return x.linear(self.whole_weight(), self.bias)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is an adapter whose change is not in the weight."""
+        return self.adapter is not None and self.adapter.unmerged is None
+
+    def whole_weight(self) -> ndarray:
+        """Return the weight with the change of the adapter, (in, out)."""
         weight = self.weight.numpy()
-        if self.adapter is not None and not self.adapter.frozen:
-            weight = weight + self.adapter.change()
-        return x.linear(weight, self.bias)
+        return weight + self.adapter.change() if self.is_changed else weight
 
 
 class Embedding(Module):

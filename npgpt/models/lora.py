@@ -77,8 +77,8 @@ class LowRank(Module):
 
     Attributes
     ----------
-    frozen : Parameter or None
-        While the change is merged into the layer, the layer's weight without the change.
+    unmerged : ndarray or None
+        While the change is merged into the layer's weight, the weight without the change.
     """
 
     part = "adapters"
@@ -91,7 +91,7 @@ class LowRank(Module):
         self.lora_B = Parameter.full((config.r, n_out), 0, dtype)
         self.dropout = Dropout(config.lora_dropout)
         self.scale = config.scale
-        self.frozen: tuple[Parameter, ...] = ()  # a tuple, so that it is none of our parameters
+        self.unmerged: ndarray | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in) -> (..., out)``."""
@@ -128,19 +128,25 @@ def merge_lora(model: GPT) -> GPT:
     True
     """
     for _, layer, adapter in adapted_layers(model):
-        if not adapter.frozen:
-            adapter.frozen = (layer.weight,)
-            layer.weight = Parameter(layer.weight.numpy() + adapter.change())
-            layer.weight.requires_grad_(False)
+        if adapter.unmerged is None:
+            whole, adapter.unmerged = layer.whole_weight(), layer.weight.numpy()
+            layer.weight = frozen(whole)
     return model
 
 
 def unmerge_lora(model: GPT) -> GPT:
     """Take merged changes out of the weights again: the layer and its change are two as before."""
     for _, layer, adapter in adapted_layers(model):
-        if adapter.frozen:
-            (layer.weight,), adapter.frozen = adapter.frozen, ()
+        if adapter.unmerged is not None:
+            layer.weight, adapter.unmerged = frozen(adapter.unmerged), None
     return model
+
+
+def frozen(array: ndarray) -> Parameter:
+    """Return a parameter that requires no gradient."""
+    parameter = Parameter(array)
+    parameter.requires_grad_(False)
+    return parameter
 
 
 def remove_lora(model: GPT) -> GPT:

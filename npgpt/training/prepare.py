@@ -14,6 +14,7 @@ from npgpt.generation import resolve_options as resolve_generation_options
 from npgpt.hub import find_model
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
+from npgpt.models.lora import remove_lora
 from npgpt.models.registry import architecture_of
 from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from npgpt.training.config import TrainConfig, keys_of
@@ -179,7 +180,7 @@ def initial_model(architecture: ModelConfig, seed: int, base: GPT | None) -> GPT
     """Make the model that a run begins with: a new one, or one with the weights of `base`."""
     model = architecture_of(architecture).model(architecture, seed=seed)
     if base is not None:
-        state = base.state_dict()
+        state = remove_lora(base).state_dict()  # with its change, if the model has one
         table = "transformer.wpe.weight"
         if table in state:  # a shorter context than that of `base`: the first positions only
             state[table] = state[table][: architecture.n_positions]

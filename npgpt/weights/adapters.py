@@ -25,6 +25,7 @@ from npgpt.models.lora import LoraConfig, LowRank, adapted_layers
 from npgpt.models.registry import architecture_of
 from npgpt.module import Parameter
 from npgpt.weights.names import name_there
+from npgpt.weights.packed import demand_float32
 from npgpt.weights.safetensors import open_safetensors
 
 USUAL = {
@@ -38,7 +39,11 @@ USUAL = {
     "marian": ("q_proj", "v_proj"),
     "encoder-decoder": ("q_proj", "v_proj"),
 }
-"""The layers that are changed if a configuration names none, by the model type: those of peft."""
+"""The layers that are changed if a configuration names none, by the model type: as in peft, which has
+none for Marian."""
+
+TASKS = {"bert": None, "marian": "SEQ_2_SEQ_LM", "encoder-decoder": None}
+"""What peft calls the task of a model, where it is not to continue a text."""
 
 WEIGHTS = "adapter_model.safetensors"
 FIRST = "base_model.model."  # what peft puts before the names of transformers
@@ -75,7 +80,8 @@ def add_lora(model: GPT, config: LoraConfig, seed: int = 0) -> GPT:
     Raises
     ------
     UserError
-        If the model has such changes already, or no linear layer has a name that is asked for.
+        If the model has such changes already, or packed weights, or no linear layer has a name
+        that is asked for.
 
     Examples
     --------
@@ -85,6 +91,7 @@ def add_lora(model: GPT, config: LoraConfig, seed: int = 0) -> GPT:
     >>> [name for name, p in model.named_parameters() if p.requires_grad][:2]
     ['transformer.h.0.attn.c_attn.adapter.lora_A', 'transformer.h.0.attn.c_attn.adapter.lora_B']
     """
+    demand_float32(model)
     if any(adapted_layers(model)):
         raise UserError("the model has LoRA's matrices already: merge and remove these first")
     chosen = choose_layers(model, config.target_modules)
@@ -108,12 +115,11 @@ def choose_layers(model: GPT, targets: tuple[str, ...] | str | None) -> dict[str
         If a name is that of no linear layer.
     """
     layers = {
-        name_in_files(name, model): module
+        layer_in_files(name, model): module
         for name, module in model.named_modules()
         if isinstance(module, Linear) and module.part != "head"
     }
-    if targets is None:
-        targets = USUAL.get(model.config.model_type, "all-linear")
+    targets = targets or USUAL[model.config.model_type]
     if targets == "all-linear":
         return layers
     if isinstance(targets, str):
@@ -140,14 +146,14 @@ def choose_layers(model: GPT, targets: tuple[str, ...] | str | None) -> dict[str
     return found
 
 
-def name_in_files(name: str, model: GPT) -> str:
+def layer_in_files(name: str, model: GPT) -> str:
     """Return the name of a linear layer in Hugging Face's files.
 
     Examples
     --------
     >>> from npgpt.models.llama import Llama, LlamaConfig
     >>> model = Llama(LlamaConfig(vocab_size=9, n_positions=4, n_embd=8, n_layer=1, n_head=2))
-    >>> name_in_files("transformer.h.0.self_attn.q_proj", model)
+    >>> layer_in_files("transformer.h.0.self_attn.q_proj", model)
     'model.layers.0.self_attn.q_proj'
     """
     whole = f"{name}.weight"
@@ -172,18 +178,19 @@ def save_adapter(model: GPT, folder: str | Path, base: str = "") -> None:
     UserError
         If the model has no such matrices.
     """
-    layers = {name_in_files(name, model): adapter for name, _, adapter in adapted_layers(model)}
+    layers = {layer_in_files(name, model): adapter for name, _, adapter in adapted_layers(model)}
     if not layers:
         raise UserError("the model has no LoRA matrices to write; save_pretrained writes a model")
     config = model.lora_config
-    targets = config.target_modules or USUAL.get(model.config.model_type, "all-linear")
+    kind = model.config.model_type
+    targets = config.target_modules or USUAL[kind]
     tensors: dict[str, ndarray] = {}
     for name, adapter in layers.items():
         for key, matrix in (("lora_A", adapter.lora_A), ("lora_B", adapter.lora_B)):
             tensors[f"{FIRST}{name}.{key}.weight"] = np.ascontiguousarray(matrix.numpy().T)
     values = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": TASKS.get(kind, "CAUSAL_LM"),
         "base_model_name_or_path": base or None,
         "r": config.r,
         "lora_alpha": config.lora_alpha,
@@ -191,7 +198,7 @@ def save_adapter(model: GPT, folder: str | Path, base: str = "") -> None:
         "use_rslora": config.use_rslora,
         "target_modules": targets if isinstance(targets, str) else list(targets),
         # whether transformers stores the layers of this model as (in, out), as GPT-2's
-        "fan_in_fan_out": model.config.model_type in ("gpt2", "openai-gpt", "npgpt"),
+        "fan_in_fan_out": kind in ("gpt2", "openai-gpt", "npgpt"),
         "bias": "none",
         "inference_mode": True,
     }
@@ -230,7 +237,7 @@ def load_adapter(model: GPT, folder: str | Path) -> GPT:
             )
     add_lora(model, config)
     for name, _, adapter in adapted_layers(model):
-        theirs = f"{FIRST}{name_in_files(name, model)}"
+        theirs = f"{FIRST}{layer_in_files(name, model)}"
         dtype = adapter.lora_A.dtype
         for key in ("lora_A", "lora_B"):
             matrix = tensors[f"{theirs}.{key}.weight"].read(dtype)

@@ -9,7 +9,8 @@ from autograd.files import together
 from npgpt.errors import UserError
 from npgpt.hub import find_model, make_config
 from npgpt.models.gpt import GPT
-from npgpt.tokenizers import load_tokenizer
+from npgpt.models.lora import remove_lora
+from npgpt.tokenizers import Tokenizer, load_tokenizer
 from npgpt.tokenizers.gguf import describe_for_gguf
 from npgpt.tokenizers.huggingface import write_hugging_face
 from npgpt.weights.gguf import BLOCK, GGUF, Unwritten, write_gguf
@@ -52,22 +53,17 @@ def export(source: str | Path, folder: str | Path) -> None:
     ...     len(list((Path(run) / "exported").iterdir()))
     4
     """
-    path, folder = find_model(source), Path(folder)
+    folder = Path(folder)
     if folder.exists() and not folder.is_dir() or folder.is_dir() and any(folder.iterdir()):
         raise UserError(
             f"{folder} exists and is not an empty folder; export to an empty or a new folder"
         )
-    model, tokenizer = load_model(path), load_tokenizer(path)
+    model, tokenizer = open_both(source)
     config = model.config
     if config.model_type not in config.hugging_face:
         raise UserError(
             f"{source} cannot be exported: transformers has no model with this window_size, "
             "norm_position and activation_function together"
-        )
-    if tokenizer.n_vocab > config.vocab_size:
-        raise UserError(
-            f"{source} has a tokenizer of {tokenizer.n_vocab:,} tokens, and its model has a "
-            f"vocabulary of only {config.vocab_size:,}; export a model with its own tokenizer"
         )
     end = tokenizer.special_tokens.get(END)
     if end is not None:
@@ -76,6 +72,24 @@ def export(source: str | Path, folder: str | Path) -> None:
     with together(folder):
         write_hugging_face(tokenizer, folder, config.n_positions)
         model.save_pretrained(folder)
+
+
+def open_both(source: str | Path) -> tuple[GPT, Tokenizer]:
+    """Return the model of a source, LoRA's change in its weights, and the tokenizer.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer has more tokens than the model.
+    """
+    path = find_model(source)
+    model, tokenizer = remove_lora(load_model(path)), load_tokenizer(path)
+    if tokenizer.n_vocab > model.config.vocab_size:
+        raise UserError(
+            f"{source} has a tokenizer of {tokenizer.n_vocab:,} tokens, and its model has a "
+            f"vocabulary of only {model.config.vocab_size:,}; export a model with its own tokenizer"
+        )
+    return model, tokenizer
 
 
 # The types of matrices, and the number that says in a file which one most tensors have.
@@ -120,10 +134,10 @@ def export_gguf(source: str | Path, path: str | Path, kind: str = "F32") -> None
     """
     if kind not in GGUF_TYPES:
         raise UserError(f"the type is {kind!r}; known are {', '.join(GGUF_TYPES)}")
-    origin, path = find_model(source), Path(path)
+    path = Path(path)
     if path.exists() or path.is_symlink():
         raise UserError(f"{path} exists; export to a new file")
-    model, tokenizer = load_model(origin), load_tokenizer(origin)
+    model, tokenizer = open_both(source)
     config = model.config
     architecture = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "gpt2": "gpt2"}.get(
         config.model_type
@@ -133,17 +147,15 @@ def export_gguf(source: str | Path, path: str | Path, kind: str = "F32") -> None
             f"{source} cannot be exported: it is a {config.model_type} model, and a GGUF file can "
             "hold a gpt2, a llama, a mistral or a qwen2 here"
         )
-    if tokenizer.n_vocab > config.vocab_size:
-        raise UserError(
-            f"{source} has a tokenizer of {tokenizer.n_vocab:,} tokens, and its model has a "
-            f"vocabulary of only {config.vocab_size:,}; export a model with its own tokenizer"
-        )
     tensors = {
         name: Unwritten(_type_of(name, make().shape, kind), make().shape, make)
         for name, make in name_for_gguf(model, architecture)
     }
     metadata = describe_for_gguf_model(config, architecture)
-    metadata |= {"general.name": str(origin.resolve().stem), "general.file_type": GGUF_TYPES[kind]}
+    metadata |= {
+        "general.name": find_model(source).resolve().stem,
+        "general.file_type": GGUF_TYPES[kind],
+    }
     if kind.startswith("Q"):
         metadata["general.quantization_version"] = 2
     again = make_config(read_config(GGUF(path, metadata, dict(tensors))), path)

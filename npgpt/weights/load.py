@@ -23,6 +23,7 @@ from npgpt.generation.options import options_in_config
 from npgpt.hub import find_base, find_config, find_model, is_adapter, make_config
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
+from npgpt.models.lora import adapted_layers
 from npgpt.models.registry import architecture_of
 from npgpt.module import unallocated
 from npgpt.weights.adapters import load_adapter
@@ -195,6 +196,12 @@ def save_pretrained(model: GPT, folder: str | Path) -> None:
     and sinusoidal positions as a table. ``model.generation_config`` is written to
     ``generation_config.json``.
     """
+    if any(adapted_layers(model)):
+        raise UserError(
+            "the model has LoRA's matrices apart from its weights: write these alone with "
+            "npgpt.weights.adapters.save_adapter, or put them into the weights first, with "
+            "npgpt.models.lora.remove_lora"
+        )
     folder = Path(folder)
     tensors = model.state_dict()
     if model.config.model_type in model.config.hugging_face:

@@ -22,13 +22,14 @@ from npgpt.errors import UserError
 from npgpt.models.gpt import GPT
 from npgpt.models.heads import Head
 from npgpt.models.layers import Embedding, Linear
+from npgpt.models.lora import frozen
 from npgpt.module import Module, Parameter, Traced, check_ids
 from npgpt.weights.gguf import BLOCK, QUANTIZED, Packed, SplitHeads
 from npgpt.weights.safetensors import Mapped, Stored, Transposed
 
 UNTRAINABLE = (
-    "packed weights, as those of int8, have no gradient; train the float32 model: load_model "
-    "without packed, and without quantize"
+    "packed weights, as those of int8, have no gradient; use the float32 model: load_model without "
+    "packed, and without quantize"
 )
 
 
@@ -125,8 +126,7 @@ class PackedLinear(Module):
 
     def trace(self, x: Traced) -> Traced:
         """Trace the product and the bias."""
-        weight = self.weight
-        return x.linear(weight.values.T, self.bias, weight.scale, weight.format)
+        return x.packed_linear(self.weight, self.bias)
 
 
 class PackedEmbedding(Module):
@@ -167,6 +167,12 @@ class PackedGPT(GPT):
         )
 
 
+def demand_float32(model: GPT) -> None:
+    """Raise UserError if a model has packed weights, which have no gradient."""
+    if isinstance(model, PackedGPT):
+        raise UserError(UNTRAINABLE)
+
+
 Kind = TypeVar("Kind", bound=PackedGPT)
 
 
@@ -191,7 +197,7 @@ def repack(model: GPT, pack: Callable[[Module], PackedMatrix | None], kind: type
                 if type(module) in (Embedding, PackedEmbedding):
                     return PackedEmbedding(matrix)
                 bias = getattr(module, "bias", None)
-                return PackedLinear(matrix, None if bias is None else frozen(bias))
+                return PackedLinear(matrix, None if bias is None else frozen(bias.numpy()))
         new = object.__new__(kind if module is model else type(module))
         for name, value in vars(module).items():
             if isinstance(value, Module):
@@ -199,13 +205,8 @@ def repack(model: GPT, pack: Callable[[Module], PackedMatrix | None], kind: type
             elif isinstance(value, list) and all(isinstance(item, Module) for item in value):
                 value = [copy(item) for item in value]
             elif isinstance(value, Parameter):
-                value = frozen(value)
+                value = frozen(value.numpy())
             setattr(new, name, value)
-        return new
-
-    def frozen(parameter: Parameter) -> Parameter:
-        new = Parameter(parameter.numpy())
-        new.requires_grad_(False)
         return new
 
     return copy(model).eval()

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from helpers import draw_model
+from helpers import draw_model, gguf_llama, write_gguf
 
 from autograd import no_grad
-from npgpt import UserError
+from npgpt import UserError, load_model
 from npgpt.diagnostics.direct import attribute_directly
 from npgpt.diagnostics.inside import (
     attention_maps,
@@ -159,3 +159,15 @@ def test_what_cannot_be_looked_into(monkeypatch):
     monkeypatch.setattr("npgpt.diagnostics.inside.MOST_NUMBERS", 300)
     with pytest.raises(UserError, match="has 9 tokens; at most 8 can be shown"):
         attention_maps(model, IDS)
+
+
+def test_attribution_needs_float32_weights(tmp_path):
+    """Packed weights are read forwards only; what reads them forwards agrees with float32."""
+    write_gguf(tmp_path / "a.gguf", *gguf_llama({"norm": "F32", "": "Q4_1"}))
+    packed, whole = (load_model(tmp_path / "a.gguf", packed=p) for p in (True, False))
+    ids = np.arange(5)
+    for attribute in (attribute_directly, integrate_gradients):
+        with pytest.raises(UserError, match="load_model without packed"):
+            attribute(packed, ids, 3)
+    found, expected = surprises(packed, ids), surprises(whole, ids)
+    np.testing.assert_allclose(found.surprises, expected.surprises, rtol=1e-4)

@@ -124,7 +124,7 @@ def test_the_model_that_it_was_made_of_does_not_change():
 
 def test_an_int8_model_is_not_trained(tmp_path):
     int8 = quantize(draw_model())
-    with pytest.raises(UserError, match="have no gradient; train the float32 model"):
+    with pytest.raises(UserError, match="have no gradient; use the float32 model"):
         int8.train()
     assert not int8.training
     ids = np.arange(6)[None]

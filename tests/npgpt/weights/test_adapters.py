@@ -4,13 +4,18 @@ import json
 
 import numpy as np
 import pytest
+from helpers import gguf_llama, write_gguf
 
 import autograd
 from autograd.testing import gradcheck
-from npgpt import GPT, GPTConfig, UserError, generate, load_model
+from npgpt import GPT, GPTConfig, TrainConfig, UserError, generate, load_model
+from npgpt.generation.quantize import quantize
 from npgpt.models.llama import Llama, LlamaConfig
 from npgpt.models.lora import LoraConfig, adapted_layers, merge_lora, remove_lora, unmerge_lora
+from npgpt.tokenizers import ByteTokenizer, save_tokenizer
+from npgpt.training.run import start
 from npgpt.weights.adapters import add_lora, load_adapter, save_adapter
+from npgpt.weights.export import export
 
 IDS = np.array([[1, 2, 3, 4], [5, 6, 7, 0]])
 SIZES = dict(vocab_size=9, n_positions=8, n_embd=8, n_layer=2, n_head=2)
@@ -100,6 +105,44 @@ def test_files(model, tmp_path):
     np.testing.assert_array_equal(again(IDS)[0].numpy(), model(IDS)[0].numpy())
     assert again.lora_config.scale == model.lora_config.scale
     assert not again.training
+
+
+def test_other_forms_of_a_model_keep_the_change(tmp_path):
+    """Int8 weights, an exported model, and a run that starts from the change."""
+    model = noisy(GPT(GPTConfig(**SIZES | dict(vocab_size=256))))
+    model.save_pretrained(tmp_path / "base")
+    save_tokenizer(ByteTokenizer(), tmp_path / "base")
+    randomized(model)
+    save_adapter(model, tmp_path / "change", base=str(tmp_path / "base"))
+    expected = model(IDS)[0].numpy()
+    spread = np.abs(expected).max()
+    change = np.abs(expected - load_model(tmp_path / "base")(IDS)[0].numpy()).max()
+    assert change > 0.1 * spread  # no other form could lose it without being noticed
+    np.testing.assert_array_equal(
+        quantize(model)(IDS)[0].numpy(), quantize(merge_lora(model))(IDS)[0].numpy()
+    )
+    unmerge_lora(model)
+    with pytest.raises(UserError, match="save_adapter, or put them into the weights first"):
+        model.save_pretrained(tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    export(tmp_path / "change", tmp_path / "exported")
+    (tmp_path / "text.txt").write_text("to be or not to be " * 20)
+    run = start(
+        TrainConfig(
+            data=(str(tmp_path / "text.txt"),), init_from=str(tmp_path / "change"),
+            out_dir=str(tmp_path / "run"), batch_size=1, max_iters=1, eval_iters=1,
+        )
+    )  # fmt: skip
+    for other in (load_model(tmp_path / "exported"), run.model.eval()):
+        np.testing.assert_allclose(other(IDS)[0].numpy(), expected, atol=1e-5 * spread)
+    assert all(p.requires_grad for p in run.model.parameters())
+
+
+def test_packed_weights_are_refused(tmp_path):
+    metadata, tensors = gguf_llama({"norm": "F32", "": "Q8_0"})
+    write_gguf(tmp_path / "a.gguf", metadata, tensors)
+    with pytest.raises(UserError, match="without packed"):
+        add_lora(load_model(tmp_path / "a.gguf", packed=True), LoraConfig())
 
 
 def test_refusals(tmp_path):

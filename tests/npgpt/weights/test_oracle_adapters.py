@@ -1,12 +1,17 @@
 """LoRA against peft: each reads the other's files, and both compute the same."""
 
+import json
+
 import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig, load_model
+from npgpt.models.bert import Bert, BertConfig
+from npgpt.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from npgpt.models.heads import next_token_loss
 from npgpt.models.llama import Llama, LlamaConfig
 from npgpt.models.lora import LoraConfig, adapted_layers, merge_lora, unmerge_lora
-from npgpt.weights.adapters import add_lora, name_in_files, save_adapter
+from npgpt.weights.adapters import USUAL, add_lora, layer_in_files, save_adapter
 
 pytestmark = pytest.mark.usefixtures("oracle")
 
@@ -15,11 +20,17 @@ MODELS = {
     "gpt2": (GPT, GPTConfig(**SIZES, activation_function="gelu_new"), np.float64, 1e-10),
     "llama": (Llama, LlamaConfig(**SIZES, n_kv_head=2), np.float32, 1e-5),
     "qwen2": (Llama, LlamaConfig(**SIZES, model_type="qwen2"), np.float32, 1e-5),
-}
+    "bert": (Bert, BertConfig(**SIZES), np.float64, 1e-10),
+    "marian": (
+        EncoderDecoder, EncoderDecoderConfig(**SIZES, model_type="marian"), np.float64, 1e-10,
+    ),
+}  # fmt: skip
 CONFIGS = {
     "as usual": dict(r=3, lora_alpha=7),
     "all": dict(r=2, lora_alpha=4, target_modules="all-linear", use_rslora=True),
-    "pattern": dict(r=1, lora_alpha=1, target_modules=r".*\.1\.(self_attn|attn)\.\w*(proj|attn)"),
+    "pattern": dict(
+        r=1, lora_alpha=1, target_modules=r".*\.1\.(self_attn|attn|attention\.self)\.[cqvk]\w+"
+    ),
 }
 
 
@@ -28,10 +39,27 @@ def opened(folder, dtype):
     import transformers
 
     kind = torch.float64 if dtype == np.float64 else torch.float32
-    model = transformers.AutoModelForCausalLM.from_pretrained(
+    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    model = getattr(transformers, name).from_pretrained(
         folder, dtype=kind, attn_implementation="eager"
     )
     return model.eval()
+
+
+def logits_of(theirs, x, y):
+    """The logits at tokens x; of an encoder-decoder, those of a target y that it reads."""
+    import torch
+
+    x, y = torch.tensor(x), torch.tensor(y)
+    if theirs.config.is_encoder_decoder:
+        return theirs(x, decoder_input_ids=y).logits
+    return theirs(x).logits
+
+
+def logits_here(ours, x, y):
+    if isinstance(ours, EncoderDecoder):
+        return ours(x, decoder_input_ids=y)[0]
+    return ours(x)[0]
 
 
 def batch():
@@ -58,22 +86,22 @@ def test_peft_reads_our_files(name, options, tmp_path):
     )
     theirs.to(torch.float64 if dtype == np.float64 else torch.float32).eval()
     x, y = batch()
-    logits, loss = ours(x, y)
+    logits, there = logits_here(ours, x, y), logits_of(theirs, x, y)
+    loss = next_token_loss(logits, y)
     loss.backward()
-    result = theirs(torch.tensor(x))
     expected = torch.nn.functional.cross_entropy(
-        result.logits.reshape(-1, config.vocab_size), torch.tensor(y).reshape(-1)
+        there.reshape(-1, config.vocab_size), torch.tensor(y).reshape(-1)
     )
     expected.backward()
-    scale = result.logits.abs().max().item()
-    assert np.abs(logits.numpy() - result.logits.detach().numpy()).max() <= tolerance * scale
+    scale = there.abs().max().item()
+    assert np.abs(logits.numpy() - there.detach().numpy()).max() <= tolerance * scale
     assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
     gradients = {n: p.grad for n, p in theirs.named_parameters() if p.requires_grad}
     largest = max(g.abs().max().item() for g in gradients.values())
     n_compared = 0
     for path, _, adapter in adapted_layers(ours):
         for key in ("lora_A", "lora_B"):
-            theirs_of = f"base_model.model.{name_in_files(path, ours)}.{key}.default.weight"
+            theirs_of = f"base_model.model.{layer_in_files(path, ours)}.{key}.default.weight"
             found = getattr(adapter, key).grad.numpy().T
             assert np.abs(found - gradients[theirs_of].numpy()).max() <= tolerance * largest
             n_compared += 1
@@ -90,18 +118,19 @@ def test_we_read_their_files(name, options, tmp_path):
     kind(config, dtype=dtype).save_pretrained(tmp_path / "base")
     base = opened(tmp_path / "base", dtype)
     torch.manual_seed(0)
-    theirs = peft.get_peft_model(
-        base, peft.LoraConfig(task_type="CAUSAL_LM", **CONFIGS[options], init_lora_weights=False)
-    ).eval()
+    chosen = dict(CONFIGS[options])
+    if name == "marian":  # for which peft has no usual layers
+        chosen.setdefault("target_modules", [*USUAL["marian"]])
+    theirs = peft.get_peft_model(base, peft.LoraConfig(**chosen, init_lora_weights=False)).eval()
     theirs.save_pretrained(tmp_path / "change")
     ours = load_model(tmp_path / "change", dtype=dtype)
-    x, _ = batch()
-    logits = ours(x)[0].numpy()
-    expected = theirs(torch.tensor(x)).logits.detach().numpy()
+    x, y = batch()
+    logits = logits_here(ours, x, y).numpy()
+    expected = logits_of(theirs, x, y).detach().numpy()
     scale = np.abs(expected).max()
     assert np.abs(logits - expected).max() <= 10 * tolerance * scale  # float32 matrices of peft
-    merged = merge_lora(ours)(x)[0].numpy()
+    merged = logits_here(merge_lora(ours), x, y).numpy()
     theirs.merge_adapter()
-    expected = theirs(torch.tensor(x)).logits.detach().numpy()
+    expected = logits_of(theirs, x, y).detach().numpy()
     assert np.abs(merged - expected).max() <= 10 * tolerance * scale
-    np.testing.assert_array_equal(unmerge_lora(ours)(x)[0].numpy(), logits)
+    np.testing.assert_array_equal(logits_here(unmerge_lora(ours), x, y).numpy(), logits)

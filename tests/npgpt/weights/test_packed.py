@@ -150,7 +150,7 @@ def test_int8_of_a_packed_model_is_that_of_the_float32_model(files):
 
 def test_it_is_neither_trained_nor_saved(files, tmp_path):
     packed = load_model(files / "Q8_0.gguf", packed=True)
-    with pytest.raises(UserError, match="have no gradient; train the float32 model"):
+    with pytest.raises(UserError, match="have no gradient; use the float32 model"):
         packed.train()
     with pytest.raises(UserError, match="cannot be saved: load the model with float32 weights"):
         packed.save_pretrained(tmp_path / "new")
