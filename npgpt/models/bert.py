@@ -14,7 +14,6 @@ Shapes: B texts, T positions, C = n_embd channels, H heads, V tokens.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -152,14 +151,11 @@ class BertConfig(ModelConfig):
             )
         if isinstance(labels := values.get("id2label"), dict):
             values["num_labels"] = len(labels)
-        values = {NAMES.get(key, key): value for key, value in values.items()}
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        return cls.from_names(values, NAMES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
-        theirs = {ours: name for name, ours in NAMES.items()}
-        fields = {theirs.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        fields = self.to_names(NAMES)
         del fields["architecture"], fields["num_labels"], fields["window_size"]
         labels = range(self.num_labels)
         return fields | dict(
@@ -173,10 +169,6 @@ class BertConfig(ModelConfig):
     def n_branches(self) -> int:
         """The number of residual branches whose results are added up without a norm."""
         return 1
-
-    def window_of(self, layer: int) -> int | None:
-        """Return None: a position sees all others."""
-        return None
 
     def described(self) -> dict[str, str]:
         """Return what `npgpt info` says of the parts of a block, and of the head."""

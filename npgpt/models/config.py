@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import os
 import urllib.parse
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -37,7 +39,7 @@ GPT2_END = 50256  # transformers takes this id for the end of a text where no fi
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(ABC):
     """The fields that all architectures have; `GPTConfig` says what each is.
 
     A subclass gives its own defaults, and adds fields. It says what stands in a ``config.json``
@@ -69,18 +71,30 @@ class ModelConfig:
         return dataclasses.replace(cls.presets[name], **changes)
 
     @classmethod
+    @abstractmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Make a configuration of a Hugging Face ``config.json``; unknown fields are ignored."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def model_type(self) -> str:
         """The name in the registry, which stands in ``config.json``."""
-        raise NotImplementedError
+
+    @classmethod
+    def from_names(cls, values: dict[str, Any], names: Mapping[str, str]) -> Self:
+        """Make a configuration of fields by other names, which a table translates to ours."""
+        values = {names.get(key, key): value for key, value in values.items()}
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+    def to_names(self, names: Mapping[str, str]) -> dict[str, Any]:
+        """Return all fields by the names that a table translates to ours; see `from_names`."""
+        theirs = {ours: name for name, ours in names.items()}
+        return {theirs.get(name, name): value for name, value in dataclasses.asdict(self).items()}
 
     @property
     def block_size(self) -> int:
@@ -103,12 +117,12 @@ class ModelConfig:
         return 2 * self.n_layer
 
     def window_of(self, layer: int) -> int | None:
-        """Return how many tokens a position sees in a layer; None for all before it."""
-        raise NotImplementedError
+        """Return how many tokens a position sees in a layer; None for all that no mask hides."""
+        return None
 
+    @abstractmethod
     def described(self) -> dict[str, str]:
         """Return what `npgpt info` says of the parts of a block."""
-        raise NotImplementedError
 
 
 def takes_block_size(config: type) -> type:

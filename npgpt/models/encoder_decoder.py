@@ -13,7 +13,6 @@ C = n_embd channels, H heads of D = C / H channels, V tokens.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from npgpt.models.config import (
 )
 from npgpt.models.context import ALONE, Activations, Context
 from npgpt.models.gpt import GPT, Transformer, mask_of
-from npgpt.models.heads import Head, next_token_loss
+from npgpt.models.heads import Head, check_targets, next_token_loss
 from npgpt.models.layers import ACTIVATIONS, Dropout, Embedding, LayerNorm, Linear
 from npgpt.models.positions import SinusoidalEmbedding
 from npgpt.module import Module, Parameter, Traced, check_ids
@@ -157,14 +156,11 @@ class EncoderDecoderConfig(ModelConfig):
                 "share_encoder_decoder_embeddings is false; here source and target share a table"
             )
         values.setdefault("embd_pdrop", values["dropout"])
-        values = {NAMES.get(key, key): value for key, value in values.items()}
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        return cls.from_names(values, NAMES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
-        theirs = {ours: name for name, ours in NAMES.items()}
-        fields = {theirs.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        fields = self.to_names(NAMES)
         fields["encoder_ffn_dim"] = self.mlp_width
         fields |= {name: fields[other] for name, other in TWICE.items()}
         fields |= dict(
@@ -179,10 +175,6 @@ class EncoderDecoderConfig(ModelConfig):
     def layout(self) -> Literal["interleaved", "halves"]:
         """Where sines and cosines of positions stand; see `SinusoidalEmbedding`."""
         return "halves" if self.model_type == "marian" else "interleaved"
-
-    def window_of(self, layer: int) -> int | None:
-        """Return None: a position sees all before it."""
-        return None
 
     def described(self) -> dict[str, str]:
         """Return what `npgpt info` says of the parts of a block."""
@@ -478,8 +470,8 @@ class EncoderDecoder(GPT):
     config: EncoderDecoderConfig
     transformer: Stacks
 
-    def __init__(self, config: ModelConfig, seed: int = 0, dtype: DTypeLike = np.float32):
-        super().__init__(config, seed, dtype)
+    def make_heads(self, dtype: DTypeLike) -> None:
+        """Make the head, which has the table of embeddings for its weight."""
         self.lm_head = BiasedHead(self.transformer.wte.weight)
 
     def _initialize(self, generator: np.random.Generator) -> None:
@@ -555,9 +547,7 @@ class EncoderDecoder(GPT):
             If a target has more tokens than the model has positions, or the mask another shape.
         """
         if targets is not None:
-            targets = np.asarray(targets)
-            of = "the vocabulary has {} tokens"
-            check_ids("targets", targets, self.config.vocab_size, of, ignored=-100)
+            targets = check_targets(targets, self.config.vocab_size)
         if decoder_input_ids is None:
             if targets is None:
                 raise UserError(

@@ -21,7 +21,7 @@ from npgpt.models.blocks import Block
 from npgpt.models.cache import KVCache, Memory
 from npgpt.models.config import GPTConfig, ModelConfig
 from npgpt.models.context import ALONE, Activations, Context
-from npgpt.models.heads import Head, next_token_loss
+from npgpt.models.heads import Head, check_targets, next_token_loss
 from npgpt.models.layers import Dropout, Embedding, LayerNorm
 from npgpt.models.positions import PositionEmbedding, SinusoidalEmbedding
 from npgpt.module import Module, Parameter, check_ids, is_unallocated
@@ -266,9 +266,7 @@ class GPT(Module):
             If the tokens do not fit the context or the cache, or the mask has another shape.
         """
         if targets is not None:
-            targets = np.asarray(targets)
-            of = "the vocabulary has {} tokens"
-            check_ids("targets", targets, self.config.vocab_size, of, ignored=-100)
+            targets = check_targets(targets, self.config.vocab_size)
         x = self.transformer(
             np.asarray(input_ids), attention_mask, position_ids, cache=cache
         )  # (B, T, C)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numpy import ndarray
+from numpy.typing import ArrayLike
 
 from autograd import Tensor, nn
-from npgpt.module import Module, Parameter, Traced
+from npgpt.module import Module, Parameter, Traced, check_ids
 
 
 class Head(Module):
@@ -23,6 +25,13 @@ class Head(Module):
     def trace(self, x: Traced) -> Traced:
         """Trace the product."""
         return x.linear(self.weight.numpy().T)
+
+
+def check_targets(targets: ArrayLike, vocab_size: int) -> ndarray:
+    """Return targets as an array; refuse one that is no token, and not -100."""
+    found = np.asarray(targets)
+    check_ids("targets", found, vocab_size, "the vocabulary has {} tokens", ignored=-100)
+    return found
 
 
 def next_token_loss(logits: Tensor, targets: ndarray, label_smoothing: float = 0.0) -> Tensor:

@@ -14,7 +14,6 @@ of a head, F = mlp_width.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -240,13 +239,11 @@ class LlamaConfig(ModelConfig):
             values["window_size"] = None  # transformers' Llama has none, whatever the file says
         if kind != "qwen2":
             values["max_window_layers"] = 0
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        return cls.from_names(values, {})  # all have our names already
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
-        theirs = {ours: name for name, ours in NAMES.items()}
-        fields = {theirs.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        fields = self.to_names(NAMES)
         fields |= dict(
             architectures=[self.hugging_face[self.model_type]],
             intermediate_size=self.mlp_width,

@@ -39,8 +39,10 @@ USUAL = {
     "marian": ("q_proj", "v_proj"),
     "encoder-decoder": ("q_proj", "v_proj"),
 }
-"""The layers that are changed if a configuration names none, by the model type: as in peft, which has
-none for Marian."""
+"""The layers that are changed if a configuration names none, by the model type.
+
+They are those of peft, which has none for encoder-decoders.
+"""
 
 TASKS = {"bert": None, "marian": "SEQ_2_SEQ_LM", "encoder-decoder": None}
 """What peft calls the task of a model, where it is not to continue a text."""
