@@ -232,8 +232,31 @@ def test_smollm2s_tokenizer(smollm2):
 PROMPTS = [
     "The capital of France is",
     "def fibonacci(n):\n",
-    "<|im_start|>user\nWhat is 12 + 30?<|im_end|>\n<|im_start|>assistant\n",
+    "Once upon a time",
+    "3.14159265",
+    "1, 1, 2, 3, 5, 8,",
+    "SELECT name FROM",
+    "\n\n    ",
+    "今天天气",
+    "Être ou ne pas être",
+    "😀😀 👩\u200d👩\u200d👧",
+    "<html>\n  <body>",
+    "Q: Who wrote Hamlet?\nA:",
+    "The following is a list of fruits:\n-",
+    "a",
+    *(
+        f"{system}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        for system, question in [
+            ("", "What is 12 + 30?"),
+            ("", "Write a haiku about the sea."),
+            ("", "¿Cómo estás?"),
+            ("<|im_start|>system\nYou are a pirate.<|im_end|>\n", "Who are you?"),
+            ("<|im_start|>system\nAnswer in one word.<|im_end|>\n", "Is water wet?"),
+            ("<|im_start|>system\n<|im_end|>\n", "Sort 3, 1 and 2."),
+        ]
+    ),
 ]
+assert len(PROMPTS) == 20
 
 
 def test_smollm2_is_that_of_transformers(smollm2):
