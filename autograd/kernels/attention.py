@@ -66,7 +66,7 @@ def masked(score, mask):
     the weight becomes exp(-inf) = 0. A mask of numbers is added. The type of the mask decides when
     the kernel is compiled; no branch is left in the loop.
     """
-    raise NotImplementedError("the kernels of attention run compiled only")
+    raise RuntimeError("the kernels of attention run compiled only")
 
 
 @overload(masked, jit_options=OVERLOADS)

@@ -68,7 +68,7 @@ _products = {real: (_gemm(real), _gemv(real)) for real in (types.float32, types.
 
 def gemm(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
     """C = alpha A B + beta C, with A (m, k), B (k, n), C (m, n) by address and row length."""
-    raise NotImplementedError("a BLAS is called from compiled kernels only")
+    raise RuntimeError("a BLAS is called from compiled kernels only")
 
 
 @overload(gemm, jit_options=OVERLOADS)

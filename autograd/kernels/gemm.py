@@ -223,7 +223,7 @@ def by_precision(make, *options):
     made = {real: make(real, *options) for real in (types.float32, types.float64)}
 
     def function(like, *arguments):
-        raise NotImplementedError("this runs in compiled kernels only")
+        raise RuntimeError("this runs in compiled kernels only")
 
     @overload(function, jit_options=OVERLOADS)
     def _(like, *arguments):

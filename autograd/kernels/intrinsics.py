@@ -40,7 +40,7 @@ floats, doubles, bytes_, counts = map(
 
 def vector_at(like, address, n):
     """Return n numbers at an address as an array of the dtype of `like`, in compiled kernels."""
-    raise NotImplementedError("an address is read in compiled kernels only")
+    raise RuntimeError("an address is read in compiled kernels only")
 
 
 @overload(vector_at)
@@ -51,7 +51,7 @@ def _(like, address, n):
 
 def matrix_at(like, address, n_rows, row_length, n_columns):
     """Return a matrix at an address as an array; its rows are `row_length` numbers apart."""
-    raise NotImplementedError("an address is read in compiled kernels only")
+    raise RuntimeError("an address is read in compiled kernels only")
 
 
 @overload(matrix_at)
