@@ -165,10 +165,17 @@ class TrainConfig(ModelKeys, DataKeys):  # the fields of the last class come fir
     """Updates."""
     learning_rate: Positive = 3e-3
     min_lr: Positive = 1e-4
+    """Where the cosine ends."""
     warmup_iters: Steps = 100
     lr_decay_iters: Steps | None = None
-    """Where the cosine ends; max_iters if not given."""
+    """When the cosine ends; max_iters if not given."""
+    lr_schedule: Literal["cosine", "inverse_sqrt"] = "cosine"
+    """How the rate falls after the warm-up: to min_lr by a cosine, or with the root of the number
+    of updates (Vaswani et al. 2017)."""
     decay_lr: bool = True
+    """With False, the rate is learning_rate from the first update on."""
+    label_smoothing: Fraction = 0.0
+    """The part of each target's probability that training spreads over all tokens."""
     weight_decay: Positive = 0.1
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99

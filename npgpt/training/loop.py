@@ -26,7 +26,12 @@ from npgpt.training.folder import RunFolder
 from npgpt.training.interrupt import Interrupted, interruptible
 from npgpt.training.memory import keep_freed_memory
 from npgpt.training.metrics import Metrics
-from npgpt.training.optim import AdamW, clip_grad_norm, learning_rate_at
+from npgpt.training.optim import (
+    AdamW,
+    clip_grad_norm,
+    inverse_sqrt_rate_at,
+    learning_rate_at,
+)
 from npgpt.training.state import Progress, Setting, State, environment, hash_parameters
 from npgpt.training.task import Task, accumulate_gradients
 from npgpt.weights.load import load_model, save_weights
@@ -158,6 +163,7 @@ class Run:
         self.optimizer.betas = config.beta1, config.beta2
         self.optimizer.weight_decay = config.weight_decay
         self.model.transformer.checkpoint_activations = config.checkpoint_activations
+        self.model.label_smoothing = config.label_smoothing
 
     @property
     def folder(self) -> Path:
@@ -205,10 +211,11 @@ class Run:
         config = self.config
         if not config.decay_lr:
             return config.learning_rate
+        step, peak = self.progress.step, config.learning_rate
+        if config.lr_schedule == "inverse_sqrt":
+            return inverse_sqrt_rate_at(step, peak, config.warmup_iters)
         until = config.max_iters if config.lr_decay_iters is None else config.lr_decay_iters
-        return learning_rate_at(
-            self.progress.step, config.learning_rate, config.min_lr, config.warmup_iters, until
-        )
+        return learning_rate_at(step, peak, config.min_lr, config.warmup_iters, until)
 
     @property
     def tokens_per_update(self) -> int:

@@ -232,3 +232,28 @@ def learning_rate_at(
         return minimum
     progress = (step - warmup) / (decay_until - warmup)
     return minimum + 0.5 * (1 + math.cos(math.pi * progress)) * (peak - minimum)
+
+
+def inverse_sqrt_rate_at(step: int, peak: float, warmup: int) -> float:
+    """Return the learning rate of an update by the schedule of Vaswani et al. 2017, section 5.3.
+
+    The rate rises linearly, and then falls with the root of the number of the update (arXiv:
+    1706.03762, equation 3). There, the peak is ``(n_embd * warmup) ** -0.5``: 7e-4 for the base
+    model, with 4,000 updates of warm-up.
+
+    Parameters
+    ----------
+    step : int
+        The number of the update, from 0. The equation counts from 1.
+    peak : float
+        The learning rate of the last update of the warm-up.
+    warmup : int
+        Updates of the warm-up. 0 is the same as 1.
+
+    Examples
+    --------
+    >>> [round(inverse_sqrt_rate_at(step, 1.0, 4), 3) for step in (0, 1, 2, 3, 15, 63)]
+    [0.25, 0.5, 0.75, 1.0, 0.5, 0.25]
+    """
+    n, warmup = step + 1, max(1, warmup)
+    return peak * min(n / warmup, math.sqrt(warmup / n))

@@ -198,7 +198,10 @@ class LanguageModelling(Task):
         inputs, targets, mask, positions = batch
         logits, _ = model(inputs, None, mask, positions)  # (B, T, V)
         rows = logits.reshape(-1, logits.shape[-1])  # (B T, V)
-        return nn.cross_entropy(rows, targets.reshape(-1), reduction="none").reshape(targets.shape)
+        losses = nn.cross_entropy(
+            rows, targets.reshape(-1), reduction="none", label_smoothing=model.smoothing
+        )
+        return losses.reshape(targets.shape)
 
     def texts(self, batch: Batch) -> list[str]:
         """Return the text of each window: its inputs, and the token after them."""

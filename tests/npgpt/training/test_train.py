@@ -75,6 +75,31 @@ def test_a_run_folder(text, tmp_path):
     assert TrainConfig.from_toml(run.folder / "train.toml") == run.config
 
 
+def test_the_learning_rate_of_the_transformer(text, tmp_path):
+    """Vaswani et al. 2017, equation 3, with its d_model ** -0.5 as a part of the peak."""
+    d_model, warmup = 512, 5
+    run = start(
+        train_config(text, tmp_path / "run", lr_schedule="inverse_sqrt", warmup_iters=warmup,
+                     learning_rate=(d_model * warmup) ** -0.5)
+    )  # fmt: skip
+    for n in range(1, 13):
+        expected = d_model**-0.5 * min(n**-0.5, n * warmup**-1.5)
+        assert run.update()[2] == pytest.approx(expected, rel=1e-12)
+
+
+def test_label_smoothing_is_of_training_alone(text, tmp_path):
+    plain = start(train_config(text, tmp_path / "a", dropout=0.0))
+    smooth = start(train_config(text, tmp_path / "b", dropout=0.0, label_smoothing=0.1))
+    assert plain.evaluate() == smooth.evaluate()
+    batch = smooth.task.batches(0)[0]
+    logits = smooth.model(batch.inputs)[0].numpy().astype(np.float64)
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    right = np.take_along_axis(logp, batch.targets[..., None], -1)[..., 0]
+    expected = -0.9 * right - 0.1 * logp.mean(-1)
+    np.testing.assert_allclose(smooth.task.losses(smooth.model, batch).numpy(), expected, rtol=1e-5)
+    assert smooth.model(*batch)[1].item() == pytest.approx(expected.mean(), rel=1e-5)
+
+
 def test_the_model_file_is_the_best(text, tmp_path):
     # a learning rate that ruins what was learned
     run = start(train_config(text, tmp_path / "run", max_iters=40, learning_rate=0.02, min_lr=0.02,
