@@ -8,17 +8,22 @@
 [-0.7788, -0.7358]
 """
 
+from typing import TYPE_CHECKING, Any
+
 from autograd import functional, nn
 from autograd.anomaly import AnomalyError, debug, detect_anomaly, explain
 from autograd.kernels import use_kernels
 from autograd.ledger import Ledger
 from autograd.machine import Roof
 from autograd.modes import Observer, enable_grad, is_grad_enabled, no_grad, observe
-from autograd.op import REGISTRY, Op, op
+from autograd.op import Op, op
 from autograd.stepper import record, step
 from autograd.stepper.draw import draw
 from autograd.stepper.to_source import to_source
 from autograd.tensor import Tensor, grad, tensor, write_in_place
+
+if TYPE_CHECKING:
+    from autograd.op import REGISTRY
 
 __all__ = [
     "REGISTRY",
@@ -47,3 +52,14 @@ __all__ = [
     "use_kernels",
     "write_in_place",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return the registry of all ops, also of those whose modules are imported when needed."""
+    if name != "REGISTRY":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from autograd.dispatch import import_rarely_used
+    from autograd.op import REGISTRY
+
+    import_rarely_used()
+    return REGISTRY

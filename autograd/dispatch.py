@@ -15,12 +15,17 @@ written in ops. Each parameter of such a function is of one of three kinds:
 
 A function, or an argument of it, may have no implementation. If nothing in the call requires a
 gradient, NumPy's own function then runs on the plain arrays; otherwise the call raises.
+
+Importing the implementations of functions that few programs call would slow down every program's
+start. The modules of these functions are in `RARELY_USED`: the first call of a function that is not
+in `NUMPY` imports them.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -31,6 +36,9 @@ from autograd.modes import is_grad_enabled
 
 NUMPY: dict[Any, Callable] = {}  # NumPy's function -> its implementation on tensors
 METHODS: dict[tuple[np.ufunc, str], Callable] = {}  # the same, for methods of ufuncs
+
+# Modules that add to both tables, and that are imported when a function is not found there
+RARELY_USED: list[str] = []
 
 # NumPy's functions that change their first argument
 WRITERS = {np.copyto, np.fill_diagonal, np.place, np.put, np.put_along_axis, np.putmask}
@@ -114,6 +122,8 @@ def implements(
     """
 
     def declare(implementation: Callable) -> Callable:
+        if not str(getattr(implementation, "__module__", "")).startswith("autograd."):
+            import_rarely_used()  # or these modules would later replace a user's implementation
         known = implementation
         if inspect.isfunction(implementation):
             known = OnTensors(name_of(functions[0]), implementation, inputs, asks)
@@ -126,6 +136,19 @@ def implements(
 def answers(*functions: Callable) -> None:
     """Declare that the results of some of NumPy's functions have no derivative: they are plain."""
     NUMPY.update({function: Question(function) for function in functions})
+
+
+def import_rarely_used() -> None:
+    """Import the modules in `RARELY_USED`."""
+    for module in RARELY_USED:
+        import_module(module)
+
+
+def find(table: dict, key: Any) -> Any:
+    """Return the implementation that `NUMPY` or `METHODS` has, or None."""
+    if key not in table:
+        import_rarely_used()
+    return table.get(key)
 
 
 def name_of(function: Any) -> str:
@@ -144,7 +167,7 @@ def call_function(function: Callable, args: tuple, kwargs: dict, name: str = "")
     arguments that have NumPy's default value. If one is still unknown, or the implementation raises
     `NoRule`, NumPy's function runs on plain arrays, provided that no gradient is lost.
     """
-    implementation = NUMPY.get(function)
+    implementation = find(NUMPY, function)
     if implementation is None:
         name = name or name_of(function)
         _refuse_gradients(name, args, kwargs, JOINING if function in WRITERS else "")
@@ -167,18 +190,19 @@ def call_function(function: Callable, args: tuple, kwargs: dict, name: str = "")
     name = name or name_of(function)
     _refuse_gradients(f"{name} with {lacking}", args, kwargs)
     result = _on_arrays(name, function, args, kwargs)
-    return result if "out=" in lacking else _as_tensors(result)
+    return result if "out=" in lacking else as_tensors(result)
 
 
 def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict) -> Any:
     """Run one of NumPy's ufuncs, or a method of it, on tensors."""
+    called = method == "__call__"
+    implementation = find(NUMPY, ufunc) if called else find(METHODS, (ufunc, method))
     asked = isinstance(NUMPY.get(ufunc), Question)
-    implementation = NUMPY.get(ufunc) if method == "__call__" else METHODS.get((ufunc, method))
     kwargs = {key: x for key, x in kwargs.items() if not _is_usual(key, x)}
     if implementation is not None and not asked:
         if not kwargs or kwargs.keys() <= _signature(implementation).parameters.keys():
             return implementation(*inputs, **kwargs)
-    name = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
+    name = f"np.{ufunc.__name__}" + ("" if called else f".{method}")
     if kwargs:
         name += " with " + ", ".join(f"{key}=" for key in kwargs)
     if any(x is inputs[0] for x in kwargs.get("out", ())):
@@ -186,7 +210,7 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict) -> Any
     if not asked:
         _refuse_gradients(name, inputs, kwargs)
     result = _on_arrays(name, getattr(ufunc, method), inputs, kwargs, writes=method == "at")
-    return result if asked or implementation is None or "out" in kwargs else _as_tensors(result)
+    return result if asked or implementation is None or "out" in kwargs else as_tensors(result)
 
 
 def _refuse_gradients(name: str, args: tuple, kwargs: dict, instead: str = "") -> None:
@@ -235,12 +259,12 @@ def _positional_out(function: Any, args: tuple) -> Any:
         return None
 
 
-def _as_tensors(result: Any) -> Any:
+def as_tensors(result: Any) -> Any:
     """Return a result of NumPy with its real arrays as tensors, as results of ops are."""
     if isinstance(result, ndarray | np.generic):
         return new_tensor(result) if result.dtype.kind in "fiub" else result
     if isinstance(result, tuple | list):
-        return _rebuilt(result, [_as_tensors(part) for part in result])
+        return rebuilt(result, [as_tensors(part) for part in result])
     return result
 
 
@@ -340,10 +364,10 @@ def plain(x: Any, written: Iterable[TensorBase] = ()) -> Any:
         return view
     if isinstance(x, tuple | list):
         parts = [plain(part, written) for part in x]
-        return x if all(a is b for a, b in zip(x, parts, strict=True)) else _rebuilt(x, parts)
+        return x if all(a is b for a, b in zip(x, parts, strict=True)) else rebuilt(x, parts)
     return {key: plain(v, written) for key, v in x.items()} if isinstance(x, dict) else x
 
 
-def _rebuilt(x: Any, parts: list) -> Any:
+def rebuilt(x: Any, parts: list) -> Any:
     """Return a list or tuple of the type of `x`, also a named tuple, with other parts."""
     return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)

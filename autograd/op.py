@@ -28,6 +28,7 @@ from numpy import ndarray
 
 from autograd.dispatch import NUMPY as NUMPY
 from autograd.dispatch import implements as implements
+from autograd.dispatch import import_rarely_used
 from autograd.engine import Node
 from autograd.precision import single_rule
 from autograd.pullback import differentiate_reference, fit, run_rules
@@ -298,6 +299,8 @@ def op(function: Callable | None = None, **options: Any) -> Any:
 
     def make(function: Callable) -> Op:
         made = Op(function, **options)
+        if not made.__module__.startswith("autograd."):
+            import_rarely_used()  # the names of their ops are taken, too
         if made.name in REGISTRY:
             raise ValueError(f"an op named {made.name!r} is registered already")
         REGISTRY[made.name] = made

@@ -182,3 +182,47 @@ def test_no_folder_of_tests_hides_a_library():
     libraries = {re.split(r"[^\w-]", line)[0] for line in lines}
     assert {"numpy", "tokenizers"} <= libraries
     assert libraries.isdisjoint(path.name for path in root.rglob("*") if path.is_dir())
+
+
+RARE = """
+import sys
+import numpy as np, autograd
+from autograd.dispatch import RARELY_USED
+
+def imported():
+    return [name for name in RARELY_USED if name in sys.modules]
+
+x = autograd.tensor(np.eye(4).reshape(4, 2, 2) + 1, requires_grad=True)
+np.sum(x @ x).backward()
+assert RARELY_USED and not imported(), imported()
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "assert np.linalg.tensorinv(x, 1).requires_grad",
+        "assert np.multiply.outer(x.detach(), x.detach()).shape == (4, 2, 2) * 2",
+        "assert 'add' in autograd.REGISTRY",
+        "autograd.op(lambda x: x)",
+    ],
+)
+def test_files_of_rarely_used_functions_are_imported_when_they_are_needed(code):
+    code = f"{RARE}\n{code}\nassert imported() == RARELY_USED"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_users_implementation_stays():
+    code = f"""{RARE}
+from autograd.op import implements
+
+@implements(np.linalg.tensorinv)
+def _(a, ind=2):
+    return "mine"
+
+assert np.linalg.tensorinv(x) == "mine" and autograd.REGISTRY
+assert np.linalg.tensorinv(x) == "mine"
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -1,3 +1,6 @@
 """The ops: one file for each kind. `autograd.fast` comes first: it chooses the class of an op."""
 
 from autograd import fast as fast
+from autograd.dispatch import RARELY_USED
+
+RARELY_USED += ["autograd.ops.decomposition"]

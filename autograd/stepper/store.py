@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy import ndarray
 
+from autograd.dispatch import import_rarely_used
 from autograd.escape import brief
 from autograd.files import read_together, together, write_json, write_tensors
 from autograd.op import REGISTRY, Op
@@ -277,6 +278,8 @@ def _is_of_trace(name: str) -> bool:
 
 
 def _op(name: str) -> Op:
+    if name not in REGISTRY:
+        import_rarely_used()
     if name not in REGISTRY:
         raise ValueError(
             f"the op {brief(name)} is not registered; import the module that defines the op"

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 import autograd
 from autograd import Tensor, tensor
-from autograd.dispatch import NUMPY, WRITERS, Question, name_of
+from autograd.dispatch import NUMPY, WRITERS, Question, import_rarely_used, name_of
 
+import_rarely_used()  # NUMPY has all implementations from here on
 RANDOM = np.random.default_rng(0)
 
 
@@ -413,3 +414,23 @@ def tensors_of(x):
     elif isinstance(x, tuple | list | dict):
         for part in x.values() if isinstance(x, dict) else x:
             yield from tensors_of(part)
+
+
+# ---- functions that are composed of ops, of which NumPy checks the arguments
+
+
+def test_a_composed_function_has_numpys_dtypes_and_errors():
+    narrow = tensor(np.eye(4, dtype=np.float32).reshape(4, 2, 2) + 1, requires_grad=True)
+    found = np.linalg.tensorsolve(narrow, np.ones(4))
+    assert found.requires_grad and found.dtype == np.float64
+    found.sum().backward()
+    assert narrow.grad.dtype == np.float32
+    with autograd.no_grad():
+        assert isinstance(np.linalg.tensorinv(narrow, 1), Tensor)
+    assert isinstance(np.linalg.tensorinv(narrow.detach(), ind=1), Tensor)
+    with pytest.raises(ValueError, match="Invalid ind argument"):
+        np.linalg.tensorinv(narrow, 0)
+    with pytest.raises(np.linalg.LinAlgError, match="must be square"):
+        np.linalg.tensorinv(narrow, 2)
+    with pytest.raises(TypeError, match="ind, and was given a tensor there that requires"):
+        np.linalg.tensorinv(narrow, ind=narrow)
