@@ -13,14 +13,12 @@ from typing import Annotated, Any
 from autograd.reading import read_toml
 from autograd.schema import FileName
 from npgpt.errors import UserError
-from npgpt.generation import generate
 from npgpt.options import Argument, quoted, read
 from npgpt.say import forget_stdout, say, say_text
 from npgpt.training import run as training
 from npgpt.training.config import TrainConfig
 from npgpt.training.curve import loss_curve
 from npgpt.training.display import Display, OutputLost, showing
-from npgpt.training.task import SAMPLING
 from npgpt.weights.load import load_model
 
 
@@ -165,15 +163,10 @@ def tell(text: str, file: Any = None) -> None:
 
 
 def show_sample(run: training.Run) -> None:
-    """Print what the trained model writes, and the command that writes more."""
-    model = load_model(run.folder)
-    prompt = run.task.prompt()
-    ids = run.tokenizer.encode(prompt, allowed_special="all")
-    length = 120 if run.tokenizer.n_vocab > 256 and run.tokenizer.kind != "char" else 400
-    seed, tokenizer = run.config.seed, run.tokenizer
-    out = generate(model, ids, max_new_tokens=length, seed=seed, tokenizer=tokenizer, **SAMPLING)
+    """Print what the trained model does, and the command that shows more."""
+    text = run.task.final_sample(load_model(run.folder))
     print("\n" + "─" * 72)
-    say_text(run.tokenizer.decode(out[0], skip_special_tokens=True))
+    say_text(text)
     print("─" * 72 + "\n")
     say(f"the run is in {run.folder}; for more of it:")
-    say(f"  npgpt generate --model {quoted(str(run.folder))} --prompt={quoted(prompt)}")
+    say(f"  {run.task.command(run.folder)}")

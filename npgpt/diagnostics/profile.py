@@ -18,7 +18,7 @@ from npgpt.training.config import TrainConfig, keys_of
 from npgpt.training.data import random_batch, separated
 from npgpt.training.memory import demand_memory
 from npgpt.training.optim import AdamW, clip_grad_norm
-from npgpt.training.prepare import read_sources, tokenizer_for
+from npgpt.training.prepare import read_sources, resolve_model_type, tokenizer_for
 from npgpt.training.task import accumulate_gradients
 
 WARM_UP = 3  # steps: kernels are loaded, memory and caches are in use
@@ -85,6 +85,7 @@ def resolve_model(config: TrainConfig, vocab_size: int | None) -> ModelConfig:
     if config.init_from != "scratch":
         base = config_of(config.init_from)
         return dataclasses.replace(config, **keys_of(base)).model(base.vocab_size, base)
+    config = resolve_model_type(config, None)
     if vocab_size is not None:
         return config.model(vocab_size)
     return config.model(tokenizer_for(config, read_sources(config), None, None).n_vocab)

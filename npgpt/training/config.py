@@ -31,11 +31,17 @@ from npgpt.models.config import (
 from npgpt.models.registry import ARCHITECTURES
 from npgpt.options import FOREIGN
 
+ModelType = Literal["gpt", "llama", "mistral", "qwen2"]
+TaskName = Literal["language_modelling"]
+"""The names of the tasks (`npgpt.training.registry.TASKS`)."""
+
 
 @dataclass
 class DataKeys:
-    """The keys of a run that say what is read, and what the run begins with."""
+    """The keys of a run that say what is read, what is learned, and what the run begins with."""
 
+    task: TaskName = "language_modelling"
+    """What the model learns: language_modelling predicts each token from the tokens before it."""
     data: tuple[FileName, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
     val_data: tuple[FileName, ...] = ()
@@ -63,8 +69,8 @@ class ModelKeys:
     and the check of a resumed run follow from the fields of this class.
     """
 
-    model_type: Literal["gpt", "llama", "mistral", "qwen2"] = "gpt"
-    """gpt is GPT-1, 2 or 3, as the keys below say."""
+    model_type: ModelType = "gpt"
+    """gpt is GPT-1, 2 or 3, as the keys below say. If not given, the first that the task takes."""
     n_layer: Layers = 4
     n_head: Size = 4
     n_kv_head: Size | None = None

@@ -16,7 +16,7 @@ import json
 import sys
 import sysconfig
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -45,6 +45,15 @@ RESTORE = "Put back a copy of both files, or train a new run on the text"
 
 
 # ---- reading
+
+
+@dataclass
+class Source:
+    """Where tokens come from: a token file that is there, or text that becomes one."""
+
+    file: Path | None = None
+    text: str | list[str] = ""  # or documents
+    names: list[str] = field(default_factory=list)
 
 
 def read_text(sources: tuple[str, ...]) -> tuple[str, list[str]]:

@@ -93,13 +93,14 @@ class Display:
             self._shown = time.monotonic()
             self._print(f"step {step:>6}  train {loss:.4f}  {rate:,.0f} tokens/s")
 
-    def evaluated(self, step: int, train_loss: float, val_loss: float) -> None:
+    def evaluated(self, step: int, train_loss: float, val_loss: float, **others: float) -> None:
         """Show an evaluation, on a line of its own that stays."""
         self._step = step
         self._losses = {"train": train_loss, "val": val_loss}
         self._update()
         self._shown = time.monotonic()
-        self._print(f"step {step:>6}  train {train_loss:.4f}  val {val_loss:.4f}")
+        more = "".join(f"  {name} {value:.4f}" for name, value in others.items())
+        self._print(f"step {step:>6}  train {train_loss:.4f}  val {val_loss:.4f}{more}")
 
     def sampled(self, text: str) -> None:
         """Show a sample; its control characters are spelled out, and not sent to the terminal."""

@@ -84,10 +84,11 @@ def train(run: Run, display: Display) -> None:
                     paused = time.monotonic()
                     train_loss, val_loss = run.evaluate(interrupt.check)
                     run.save_if_best(val_loss)
-                    values = {"train_loss": train_loss, "val_loss": val_loss}
+                    others = run.task.metrics(run.model, progress.step, interrupt.check)
+                    values = {"train_loss": train_loss, "val_loss": val_loss, **others}
                     metrics.write(progress.step, **values, elapsed_seconds=elapsed())
                     run.save_state()
-                    display.evaluated(progress.step, train_loss, val_loss)
+                    display.evaluated(progress.step, train_loss, val_loss, **others)
                     if config.sample_tokens:
                         display.sampled(run.task.sample(run.model))
                     since += time.monotonic() - paused

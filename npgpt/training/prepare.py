@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from npgpt.errors import UserError
 from npgpt.generation import resolve_options as resolve_generation_options
@@ -19,17 +18,16 @@ from npgpt.models.registry import architecture_of
 from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from npgpt.training.config import TrainConfig, keys_of
 from npgpt.training.data import (
-    END,
     TOKEN_FILES,
+    Source,
     Tokens,
     encode_text,
     open_tokens,
-    read_documents,
-    read_text,
     tokenizer_of_tokens,
 )
 from npgpt.training.memory import demand_memory
-from npgpt.training.task import SAMPLING, LanguageModelling
+from npgpt.training.registry import TASKS
+from npgpt.training.task import SAMPLING, Task
 from npgpt.weights.load import load_model
 
 
@@ -39,7 +37,7 @@ class Plan:
 
     config: TrainConfig
     model: GPT
-    task: LanguageModelling
+    task: Task
     sources: list[Source]  # of the data, and of the validation data if there is any
 
 
@@ -64,6 +62,7 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
     """
     origin = None if config.init_from == "scratch" else find_model(config.init_from)
     base = None if origin is None else load_model(origin)
+    config = resolve_model_type(config, None if base is None else base.config, given)
     sources = read_sources(config)
     tokenizer = None if origin is None else load_tokenizer(origin)
     tokenizer = tokenizer_for(config, sources, tokenizer, origin)
@@ -79,19 +78,13 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
     if base is not None or files:
         what = f"the token file {files[0]}" if base is None else f"the model {config.init_from}"
         config = resolve_options(config, base, tokenizer, given, what)
-    task = LanguageModelling(config, tokenizer, data)
-    architecture = config.model(tokenizer.n_vocab, None if base is None else base.config)
+    task = TASKS[config.task](config, tokenizer, data)
+    architecture = task.architecture(None if base is None else base.config)
     demand_memory(
         architecture, config.batch_size * config.block_size, config.checkpoint_activations
     )
     model = initial_model(architecture, config.seed, base)
-    if config.documents:
-        for source, tokens in zip(sources, data.values(), strict=True):
-            if not np.any(tokens.array == task.end):
-                raise UserError(
-                    f"{source.file} holds no end token ({task.end}): leave out --documents"
-                )
-        model.generation_config = {**model.generation_config, "eos_token_id": task.end}
+    model.generation_config = {**model.generation_config, **task.generation_config()}
     demand_generation(model, tokenizer)
     return Plan(config, model, task, sources)
 
@@ -107,30 +100,13 @@ def demand_generation(model: GPT, tokenizer: Tokenizer) -> None:
 # ---- data
 
 
-@dataclass
-class Source:
-    """Where tokens come from: a token file that is there, or text that becomes one."""
-
-    file: Path | None = None
-    text: str | list[str] = ""  # or documents
-    names: list[str] = field(default_factory=list)
-
-
 def read_sources(config: TrainConfig) -> list[Source]:
     """Return the source of the data, and that of the validation data if there is any."""
-    sources = [read_source(config.data, config, True)]
+    task = TASKS[config.task]
+    sources = [task.read(config.data, config, True)]
     if config.val_data:
-        sources.append(read_source(config.val_data, config, False))
+        sources.append(task.read(config.val_data, config, False))
     return sources
-
-
-def read_source(names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
-    """Read what `names` says: the value of ``--data``, or (not `is_main`) of ``--val_data``."""
-    if len(names) == 1 and names[0].endswith(".bin"):
-        return Source(Path(names[0]).expanduser().resolve(), names=list(names))
-    if config.documents:
-        return Source(None, *read_documents(names, config.separator, is_main))
-    return Source(None, *read_text(names))
 
 
 def tokenizer_for(
@@ -147,7 +123,7 @@ def tokenizer_for(
         If a token file was made with another tokenizer than that of the model, or of the other
         token file; if the text has only one character.
     """
-    special = [END] if config.documents else []
+    special = TASKS[config.task].special_tokens(config)
     for source in sources:
         if source.file is None:
             continue
@@ -189,7 +165,36 @@ def initial_model(architecture: ModelConfig, seed: int, base: GPT | None) -> GPT
     return model
 
 
-# ---- options that a model or a token file determines
+# ---- options that a task, a model or a token file determines
+
+
+def resolve_model_type(
+    config: TrainConfig, base: ModelConfig | None, given: Collection[str] = ()
+) -> TrainConfig:
+    """Return the configuration with a type of models that its task trains.
+
+    If the user gave no model type, a new model gets the first of the task. A model to start from,
+    whose configuration is `base`, keeps its own (`resolve_options`).
+
+    Raises
+    ------
+    UserError
+        If the task does not train such models.
+    """
+    known = TASKS[config.task].model_types
+    model_type: Any = config.model_type
+    if base is not None:
+        model_type = keys_of(base)["model_type"]
+    elif "model_type" not in given and model_type == TrainConfig.model_type:
+        model_type = known[0]
+    if model_type not in known:
+        others = [name for name, task in TASKS.items() if model_type in task.model_types]
+        advice = f": a model of this type learns by --task {others[0]}" if others else ""
+        raise UserError(
+            f"the model_type is {model_type}, and --task {config.task} trains "
+            f"{', '.join(known)}{advice}"
+        )
+    return config if base is not None else dataclasses.replace(config, model_type=model_type)
 
 
 def resolve_options(

@@ -25,7 +25,8 @@ from npgpt.training.interrupt import Interrupted
 from npgpt.training.loop import Run, train
 from npgpt.training.memory import demand_memory
 from npgpt.training.prepare import demand_generation, plan
-from npgpt.training.task import LanguageModelling, accumulate_gradients
+from npgpt.training.registry import TASKS
+from npgpt.training.task import accumulate_gradients
 from npgpt.weights.load import read_generation_config, save_config, save_generation_config
 
 __all__ = ["Interrupted", "Run", "accumulate_gradients", "latest_run", "resume", "start", "train"]
@@ -165,7 +166,7 @@ def open_run(folder: Path) -> Run:
         architecture, config.batch_size * config.block_size, config.checkpoint_activations
     )
     model = architecture_of(architecture).model(architecture, seed=config.seed)
-    run = Run(files, config, model, LanguageModelling(config, tokenizer, data))
+    run = Run(files, config, model, TASKS[config.task](config, tokenizer, data))
     run.take_up(state, files.state)
     return run
 

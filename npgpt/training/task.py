@@ -2,32 +2,41 @@
 
 The training loop (`npgpt.training.loop`) knows no text. It asks a `Task` for the batches of an
 update, for losses to show, and for a sample. `LanguageModelling` predicts each token from the
-tokens before it. Another kind of training is another subclass of `Task`.
+tokens before it. Another kind of training is another subclass of `Task`. The key `task` of a run's
+configuration names its task, by which `npgpt.training.registry.TASKS` finds the class.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy import ndarray
 
 from autograd import Tensor, nn
+from npgpt.errors import UserError
 from npgpt.evaluation.loss import Check, mean_loss, whole_loss
 from npgpt.generation import generate
+from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
+from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer
-from npgpt.training.config import TrainConfig
+from npgpt.training.config import ModelType, TrainConfig
 from npgpt.training.data import (
+    END,
     IGNORED,
     Batch,
+    Source,
     Tokens,
     demand_context,
     end_token,
     n_predicted,
     random_batch,
+    read_documents,
+    read_text,
     separated,
     split_tokens,
 )
@@ -74,9 +83,10 @@ def accumulate_gradients(model: GPT, batches: Sequence[Batch | tuple[ndarray, nd
 class Task(ABC):
     """What a model is trained to do.
 
-    A subclass holds the data. It draws random batches, judges a model by all of the validation
-    data, and shows what the model does. Each batch is what the model reads: ``model(*batch)``
-    returns the output and the mean loss over the targets of the batch.
+    A subclass says which models it trains and how its data are read, and holds the data. It draws
+    random batches, judges a model by all of the validation data, and shows what the model does.
+    Each batch is what the model reads: ``model(*batch)`` returns the output and the mean loss over
+    the targets of the batch.
 
     All random numbers are a function of the seed, of what they are for, and of the step. So a run
     that is resumed, or replayed, has the same batches as the run without a break.
@@ -88,7 +98,17 @@ class Task(ABC):
     tokenizer : Tokenizer
     data : dict of str to Tokens
         The token files, by their names in a run folder (`npgpt.training.data.TOKEN_FILES`).
+
+    Attributes
+    ----------
+    name : str
+        The value of the key `task` in the configuration of a run.
+    model_types : tuple of ModelType
+        The values of the key `model_type` with which the task trains. The first is the default.
     """
+
+    name: ClassVar[str]
+    model_types: ClassVar[tuple[ModelType, ...]]
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
         self.config = config
@@ -99,6 +119,30 @@ class Task(ABC):
     def n_tokens(self) -> int:
         """How many tokens the first token file holds."""
         return len(next(iter(self.data.values())).array)
+
+    # ---- before a run begins; a subclass may replace each
+
+    @classmethod
+    def read(cls, names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
+        """Read what `names` says: the value of ``--data``, or (not `is_main`) of ``--val_data``."""
+        if len(names) == 1 and names[0].endswith(".bin"):
+            return Source(Path(names[0]).expanduser().resolve(), names=list(names))
+        if config.documents:
+            return Source(None, *read_documents(names, config.separator, is_main))
+        return Source(None, *read_text(names))
+
+    @classmethod
+    def special_tokens(cls, config: TrainConfig) -> list[str]:
+        """Return the special tokens that a tokenizer needs which is made for a run."""
+        return [END] if config.documents else []
+
+    def architecture(self, base: ModelConfig | None) -> ModelConfig:
+        """Return the configuration of the model; `base` is that of a model to start from."""
+        return self.config.model(self.tokenizer.n_vocab, base)
+
+    def generation_config(self) -> dict[str, Any]:
+        """Return the options that ``generation_config.json`` is to hold besides the model's own."""
+        return {}
 
     # ---- what a subclass defines
 
@@ -124,7 +168,19 @@ class Task(ABC):
 
     @abstractmethod
     def sample(self, model: GPT) -> str:
-        """Return what the model makes of the prompt."""
+        """Return what the model makes of the prompt, in `sample_tokens` tokens or fewer."""
+
+    @abstractmethod
+    def final_sample(self, model: GPT) -> str:
+        """Return a longer sample, which is shown after the training."""
+
+    @abstractmethod
+    def command(self, folder: Path) -> str:
+        """Return a command that shows more of what the model in a run folder does."""
+
+    def metrics(self, model: GPT, step: int, check: Check = lambda: None) -> dict[str, float]:
+        """Return numbers that an evaluation shows besides the losses, by their names."""
+        return {}
 
     # ---- what all tasks do in the same way
 
@@ -167,9 +223,12 @@ class LanguageModelling(Task):
     Raises
     ------
     UserError
-        If a split does not hold a context and the token after it, or if there are documents and the
-        tokenizer has no end token.
+        If a split does not hold a context and the token after it; or if there are documents, and
+        the tokenizer has no end token or a token file holds none.
     """
+
+    name = "language_modelling"
+    model_types = "gpt", "llama", "mistral", "qwen2"
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
         super().__init__(config, tokenizer, data)
@@ -181,7 +240,16 @@ class LanguageModelling(Task):
         else:
             self.splits = split_tokens(self.text, config.block_size)
         self.end = end_token(tokenizer) if config.documents else None
+        for tokens in data.values() if config.documents else ():
+            if not np.any(tokens.array == self.end):
+                raise UserError(
+                    f"{tokens.path} holds no end token ({self.end}): leave out --documents"
+                )
         self.boundary = self.end if config.separate else None
+
+    def generation_config(self) -> dict[str, Any]:
+        """Return the token at which generation stops, if the text consists of documents."""
+        return {"eos_token_id": self.end} if self.config.documents else {}
 
     def random_batch(self, split: int, generator: np.random.Generator) -> Batch:
         """Draw windows of a split at random, (B, T)."""
@@ -236,6 +304,21 @@ class LanguageModelling(Task):
         found = generate(model, ids, max_new_tokens=n, seed=seed, eos_token_id=end, **SAMPLING)[0]
         known = [i for i in found.tolist() if i in self.tokenizer.tokens]
         return self.tokenizer.decode(known, skip_special_tokens=True)
+
+    def final_sample(self, model: GPT) -> str:
+        """Return what the model writes after the prompt: 400 tokens, or 120 if these are words."""
+        tokenizer = self.tokenizer
+        ids = tokenizer.encode(self.prompt(), allowed_special="all")
+        length = 120 if tokenizer.n_vocab > 256 and tokenizer.kind != "char" else 400
+        found = generate(
+            model, ids, max_new_tokens=length, seed=self.config.seed, tokenizer=tokenizer,
+            **SAMPLING,
+        )  # fmt: skip
+        return tokenizer.decode(found[0], skip_special_tokens=True)
+
+    def command(self, folder: Path) -> str:
+        """Return the command that writes more after the prompt."""
+        return f"npgpt generate --model {quoted(str(folder))} --prompt={quoted(self.prompt())}"
 
 
 def first_words(text: str) -> str:

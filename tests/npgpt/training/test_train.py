@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -28,12 +29,13 @@ from npgpt.cli import main
 from npgpt.evaluation.loss import every_window, mean_loss, whole_loss
 from npgpt.module import Parameter
 from npgpt.tokenizers import ByteTokenizer
-from npgpt.training.config import TrainConfig
+from npgpt.training.config import ModelType, TaskName, TrainConfig
 from npgpt.training.data import IGNORED, Batch, write_tokens
 from npgpt.training.display import Display, OutputLost
 from npgpt.training.folder import RunFolder
 from npgpt.training.interrupt import Interrupted, interruptible
 from npgpt.training.optim import AdamW, clip_grad_norm
+from npgpt.training.registry import TASKS
 from npgpt.training.replay import Replay
 from npgpt.training.run import latest_run, resume, start, train
 from npgpt.training.task import LanguageModelling
@@ -619,6 +621,39 @@ def test_metrics_that_are_damaged(text, tmp_path):
 # ---- the task
 
 
+def test_a_run_names_its_task(text, tmp_path):
+    """An older run names none: it predicts the next token."""
+    whole = run_to_the_end(text, tmp_path / "whole")
+    run = start(train_config(text, tmp_path / "run"))
+    with pytest.raises(Interrupted):
+        train(run, Quiet(run, interrupt_at=6))
+    recipe, named = run.files.recipe, 'task = "language_modelling"\n'
+    recipe.write_text(recipe.read_text().replace(named, ""))
+    tensors, metadata = read_tensors(run.files.state)
+    history = json.loads(metadata["history"])
+    assert history[0]["config"].pop("task") == "language_modelling"
+    write_tensors(run.files.state, tensors, metadata | {"history": json.dumps(history)})
+    again = resume(run.folder, {})
+    assert type(again.task) is LanguageModelling
+    train(again, Quiet(again))
+    same_runs(run.folder, whole.folder)
+    replay = Replay(run.folder, 3, 3)
+    replay.seek(3)
+    assert replay.origin == "the initialization"
+    recipe.write_text('task = "flying"\n' + recipe.read_text())
+    with pytest.raises(UserError, match="train.toml: task must be") as error:
+        resume(run.folder, {})
+    assert "\n" not in str(error.value)
+
+
+def test_the_table_of_tasks():
+    assert tuple(TASKS) == get_args(TaskName)
+    for name, task in TASKS.items():
+        assert task.name == name and {*task.model_types} <= {*get_args(ModelType)}
+    with pytest.raises(UserError, match="task must be"):
+        TrainConfig(task="flying")
+
+
 class Masked(LanguageModelling):
     """Find the tokens that a mask hides: another task, on the same text."""
 
@@ -635,6 +670,9 @@ class Masked(LanguageModelling):
         windows = every_window(self.splits[1], self.config.block_size, 4, None)
         return mean_loss(model, (self.hide(batch, random) for batch in windows), check)
 
+    def metrics(self, model, step, check=lambda: None):
+        return {"share": step / 4}
+
 
 def test_another_task(text, tmp_path):
     """The loop, the folder, and what is drawn from the seed know nothing of language modelling."""
@@ -648,6 +686,7 @@ def test_another_task(text, tmp_path):
     assert lines(whole.folder)[-1]["val_loss"] == pytest.approx(
         whole.task.whole_loss(load_model(whole.folder)), rel=1e-6
     )
+    assert [line["share"] for line in lines(whole.folder) if "share" in line] == [0, 1, 2, 3]
     run = masked(start(train_config(text, tmp_path / "run")))
     with pytest.raises(Interrupted):
         train(run, Quiet(run, interrupt_at=6))

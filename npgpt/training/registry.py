@@ -1,0 +1,12 @@
+"""The tasks that a run can have, by the names that the key `task` of a configuration takes.
+
+A task is a subclass of `npgpt.training.task.Task`. A new one needs its name in
+`npgpt.training.config.TaskName`, which lists the names without an import of any task, and its
+entry here.
+"""
+
+from __future__ import annotations
+
+from npgpt.training.task import LanguageModelling, Task
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (LanguageModelling,)}
