@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy import ndarray
@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike
 
 from autograd import Tensor, nn
 from autograd.escape import brief
-from autograd.schema import Range, fit_fields
+from autograd.schema import fit_fields
 from npgpt.errors import UserError
 from npgpt.models.config import (
     ALIASES,
@@ -33,10 +33,11 @@ from npgpt.models.config import (
     ModelConfig,
     Positive,
     Size,
+    TokenId,
     takes_block_size,
 )
 from npgpt.models.context import Activations
-from npgpt.models.encoder_decoder import EncoderLayer, PaddedEmbedding
+from npgpt.models.encoder_decoder import EncoderLayer
 from npgpt.models.gpt import GPT, Transformer
 from npgpt.models.heads import Head, next_token_loss
 from npgpt.models.layers import ACTIVATIONS, Dropout, Embedding, LayerNorm, Linear
@@ -48,7 +49,6 @@ from npgpt.module import Module, Parameter, Traced, check_ids
 Kind = Literal[
     "BertModel", "BertForMaskedLM", "BertForNextSentencePrediction", "BertForSequenceClassification"
 ]
-TokenId = Annotated[int, Range(0, 2**28)]
 
 NAMES = ALIASES | {  # in files
     "hidden_act": "activation_function",
@@ -101,6 +101,12 @@ class BertConfig(ModelConfig):
     """
 
     hugging_face: ClassVar[dict[str, str]] = {"bert": "BertForMaskedLM"}
+    fixed: ClassVar[dict[str, tuple[Any, str]]] = {
+        "is_decoder": (False, "a BERT here is an encoder"),
+        "add_cross_attention": (False, "a BERT here is an encoder"),
+        "is_encoder_decoder": (False, "a BERT here is an encoder alone"),
+        "position_embedding_type": ("absolute", "each position has a vector of its own"),
+    }
 
     vocab_size: Size = 30522
     n_positions: Size = 512
@@ -131,15 +137,12 @@ class BertConfig(ModelConfig):
                 "tokens"
             )
         if not self.tie_word_embeddings or self.window_size is not None:
-            raise UserError("a BERT has tied embeddings, and no window_size")
+            raise UserError("a BERT has tied embeddings (tie_word_embeddings), and no window_size")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Make a configuration of a Hugging Face ``config.json``; unknown fields are ignored."""
-        if values.get("is_decoder") or values.get("add_cross_attention"):
-            raise UserError("is_decoder or add_cross_attention is true; a BERT here is an encoder")
-        if (kind := values.get("position_embedding_type", "absolute")) != "absolute":
-            raise UserError(f"position_embedding_type is {brief(kind)}; here it is 'absolute'")
+        """Make a configuration of the fields of a Hugging Face ``config.json``."""
+        cls.demand_fixed(values)
         values = {"hidden_dropout_prob": 0.1} | values
         values.setdefault("embd_pdrop", values["hidden_dropout_prob"])
         names = values.get("architectures") or ["BertModel"]
@@ -151,7 +154,19 @@ class BertConfig(ModelConfig):
             )
         if isinstance(labels := values.get("id2label"), dict):
             values["num_labels"] = len(labels)
-        return cls.from_names(values, NAMES)
+        config = cls.from_names(values, NAMES)
+        if config.architecture == "BertForSequenceClassification":
+            config.demand_loss(values.get("problem_type"))
+        return config
+
+    def demand_loss(self, problem: Any) -> None:
+        """Refuse a ``problem_type`` of a ``config.json`` with another loss than the labels'."""
+        expected = "regression" if self.num_labels == 1 else "single_label_classification"
+        if problem not in (None, expected):
+            raise UserError(
+                f"problem_type is {brief(problem)}; with {self.num_labels} labels, expected "
+                f"{expected!r}: other losses are not computed here"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
@@ -216,7 +231,7 @@ class BertTransformer(Transformer):
         C = config.n_embd
         self.vocab_size, self.n_positions = config.vocab_size, config.n_positions
         self.type_vocab_size = config.type_vocab_size
-        self.wte = PaddedEmbedding(config.vocab_size, C, config.pad_token_id, dtype)
+        self.wte = Embedding(config.vocab_size, C, dtype, config.pad_token_id)
         self.wpe = PositionEmbedding(config.n_positions, C, dtype)
         self.wse = SegmentEmbedding(config.type_vocab_size, C, dtype)
         self.ln = LayerNorm(C, True, config.layer_norm_epsilon, dtype)

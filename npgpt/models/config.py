@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from autograd.escape import brief
 from autograd.schema import Range, fit_fields, nearest
 from npgpt.errors import UserError
 
@@ -21,6 +22,7 @@ Interval = Annotated[int, Range(1, 2**53)]
 Seed = Annotated[int, Range(0, 2**64 - 1)]
 Positive = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1, excluded=1)]
+TokenId = Annotated[int, Range(0, 2**28)]
 
 Activation = Literal[
     "gelu_new", "gelu", "relu", "silu", "tanh",
@@ -35,6 +37,11 @@ ALIASES = {  # names that transformers accepts as well
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
+# Fields of a config.json that change what is computed, and the only value with which it is computed
+# here (None: there must be no such field), and why. These are the fields of all architectures.
+FIXED: dict[str, tuple[Any, str]] = {
+    "quantization_config": (None, "weights are read in 16, 32 or 64 bits, floating point"),
+}
 GPT2_END = 50256  # transformers takes this id for the end of a text where no file says another
 
 
@@ -48,6 +55,7 @@ class ModelConfig(ABC):
 
     hugging_face: ClassVar[dict[str, str]] = {}  # the classes of transformers, by `model_type`
     presets: ClassVar[dict[str, Any]] = {}  # the published sizes, by name
+    fixed: ClassVar[dict[str, tuple[Any, str]]] = {}  # beside those in `FIXED`
 
     vocab_size: Size = 50257
     n_positions: Size = 1024
@@ -73,7 +81,11 @@ class ModelConfig(ABC):
     @classmethod
     @abstractmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Make a configuration of a Hugging Face ``config.json``; unknown fields are ignored."""
+        """Make a configuration of the fields of a Hugging Face ``config.json``.
+
+        A field that changes what is computed is used, or is refused if it has another value than
+        the one of `fixed`. All other fields are ignored.
+        """
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -87,9 +99,17 @@ class ModelConfig(ABC):
     @classmethod
     def from_names(cls, values: dict[str, Any], names: Mapping[str, str]) -> Self:
         """Make a configuration of fields by other names, which a table translates to ours."""
-        values = {names.get(key, key): value for key, value in values.items()}
+        values = translate(values, names)
         known = {f.name for f in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in values.items() if key in known})
+
+    @classmethod
+    def demand_fixed(cls, values: Mapping[str, Any]) -> None:
+        """Refuse a field of a ``config.json`` that has another value than `fixed` says."""
+        for name, (expected, why) in (FIXED | cls.fixed).items():
+            value = values.get(name)
+            if value is not None and value != expected:
+                raise UserError(f"{name} is {_json(value)}; expected {_json(expected)}: {why}")
 
     def to_names(self, names: Mapping[str, str]) -> dict[str, Any]:
         """Return all fields by the names that a table translates to ours; see `from_names`."""
@@ -123,6 +143,37 @@ class ModelConfig(ABC):
     @abstractmethod
     def described(self) -> dict[str, str]:
         """Return what `npgpt info` says of the parts of a block."""
+
+
+def translate(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return fields by our names, of fields by other names.
+
+    Raises
+    ------
+    UserError
+        If a field stands under two names, with different values.
+
+    Examples
+    --------
+    >>> translate({"hidden_size": 8, "bias": True}, ALIASES)
+    {'n_embd': 8, 'bias': True}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        ours = names.get(key, key)
+        if ours in found and found[ours] != value:
+            raise UserError(
+                f"{key} is {brief(value)}, and another name of the same field has the value "
+                f"{brief(found[ours])}; expected one of the two names"
+            )
+        found[ours] = value
+    return found
+
+
+def _json(value: Any) -> str:
+    """Return a short form of a value, with the words of a JSON file."""
+    words = {None: "no such field", True: "true", False: "false"}
+    return words[value] if value is None or value is True or value is False else brief(value)
 
 
 def takes_block_size(config: type) -> type:
@@ -202,6 +253,11 @@ class GPTConfig(ModelConfig):
         "openai-gpt": "OpenAIGPTLMHeadModel",
     }
 
+    fixed: ClassVar[dict[str, tuple[Any, str]]] = {
+        "add_cross_attention": (False, "this GPT has no cross-attention"),
+        "is_encoder_decoder": (False, "a GPT has no encoder"),
+    }
+
     resid_pdrop: Fraction = 0.1
     embd_pdrop: Fraction = 0.1
     attn_pdrop: Fraction = 0.1
@@ -223,10 +279,9 @@ class GPTConfig(ModelConfig):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Make a configuration of a Hugging Face ``config.json``; unknown fields are ignored."""
-        if values.get("add_cross_attention"):
-            raise UserError("add_cross_attention is true; this GPT has no cross-attention")
-        values = {ALIASES.get(key, key): value for key, value in values.items()}
+        """Make a configuration of the fields of a Hugging Face ``config.json``."""
+        cls.demand_fixed(values)
+        values = translate(values, ALIASES)
         is_gpt1 = values.get("model_type") == "openai-gpt"
         if is_gpt1 and "afn" in values:  # GPT-1 calls the tanh form "gelu"
             afn = values["afn"]

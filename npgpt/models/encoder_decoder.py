@@ -16,16 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy import ndarray
 from numpy.typing import DTypeLike
 
-from autograd import Tensor, nn
+from autograd import Tensor
 from autograd.escape import brief
 from autograd.functional import checkpoint
-from autograd.schema import Range, fit_fields
+from autograd.schema import fit_fields
 from npgpt.errors import UserError
 from npgpt.models.attention import SelfAttention
 from npgpt.models.cache import Memory
@@ -35,6 +35,7 @@ from npgpt.models.config import (
     Layers,
     ModelConfig,
     Size,
+    TokenId,
     takes_block_size,
 )
 from npgpt.models.context import ALONE, Activations, Context
@@ -68,7 +69,6 @@ ABSENT: dict[str, Any] = dict(  # what transformers takes where a file says noth
     decoder_ffn_dim=4096, decoder_attention_heads=16, dropout=0.1, scale_embedding=False,
     pad_token_id=58100, decoder_start_token_id=58100, eos_token_id=0,
 )  # fmt: skip
-TokenId = Annotated[int, Range(0, 2**28)]
 
 
 @takes_block_size
@@ -107,6 +107,14 @@ class EncoderDecoderConfig(ModelConfig):
     """
 
     hugging_face: ClassVar[dict[str, str]] = {"marian": "MarianMTModel"}
+    fixed: ClassVar[dict[str, tuple[Any, str]]] = {
+        "is_encoder_decoder": (True, "the model has an encoder and a decoder"),
+        "is_decoder": (False, "the model has an encoder and a decoder"),
+        "share_encoder_decoder_embeddings": (True, "source and target share a table"),
+        "encoder_layerdrop": (0, "training leaves out no layer"),
+        "decoder_layerdrop": (0, "training leaves out no layer"),
+        "activation_dropout": (0, "an MLP has no dropout between its two layers"),
+    }
 
     vocab_size: Size = 37000
     n_positions: Size = 512
@@ -139,11 +147,14 @@ class EncoderDecoderConfig(ModelConfig):
                     "tokens"
                 )
         if not self.tie_word_embeddings or self.window_size is not None:
-            raise UserError("an encoder-decoder has tied embeddings, and no window_size")
+            raise UserError(
+                "an encoder-decoder has tied embeddings (tie_word_embeddings), and no window_size"
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Make a configuration of a Hugging Face ``config.json``; unknown fields are ignored."""
+        """Make a configuration of the fields of a Hugging Face ``config.json``."""
+        cls.demand_fixed(values)
         values = ABSENT | {key: value for key, value in values.items() if value is not None}
         for theirs, ours in TWICE.items():
             if values.get(theirs, values[ours]) != values[ours]:
@@ -151,10 +162,6 @@ class EncoderDecoderConfig(ModelConfig):
                     f"{theirs} is {brief(values[theirs])} and {ours} is {brief(values[ours])}; "
                     "here encoder and decoder are of one size"
                 )
-        if values.get("share_encoder_decoder_embeddings") is False:
-            raise UserError(
-                "share_encoder_decoder_embeddings is false; here source and target share a table"
-            )
         values.setdefault("embd_pdrop", values["dropout"])
         return cls.from_names(values, NAMES)
 
@@ -331,18 +338,6 @@ class LayerPair(Module):
         raise TypeError("a LayerPair is for counting costs; Stacks runs the layers")
 
 
-class PaddedEmbedding(Embedding):
-    """A table in which the row of the padding gets no gradient where the row is looked up."""
-
-    def __init__(self, n_rows: int, width: int, padding: int | None, dtype: DTypeLike = np.float32):
-        super().__init__(n_rows, width, dtype)
-        self.padding = padding
-
-    def forward(self, ids: ndarray) -> Tensor:
-        """Look up rows: ``(...) -> (..., width)``."""
-        return nn.embedding(ids, self.weight, padding_idx=self.padding)
-
-
 class Stack(Module):
     """The layers of the encoder, or of the decoder; both know the one table of embeddings."""
 
@@ -362,7 +357,7 @@ class Stacks(Transformer):
         self, config: EncoderDecoderConfig, dtype: DTypeLike, block: Callable[..., Module]
     ):
         self.vocab_size, self.n_positions = config.vocab_size, config.n_positions
-        self.wte = PaddedEmbedding(config.vocab_size, config.n_embd, config.pad_token_id, dtype)
+        self.wte = Embedding(config.vocab_size, config.n_embd, dtype, config.pad_token_id)
         self.encoder = Stack(config, dtype, self.wte, EncoderLayer)
         self.decoder = Stack(config, dtype, self.wte, DecoderLayer)
         self.drop = Dropout(config.embd_pdrop)

@@ -52,16 +52,24 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """A table with one row for each token of the vocabulary."""
+    """A table with one row for each token of the vocabulary.
+
+    The row `padding`, if there is one, gets no gradient where the row is looked up.
+    """
 
     part = "token embedding"
 
-    def __init__(self, n_rows: int, width: int, dtype: DTypeLike = np.float32):
+    def __init__(
+        self, n_rows: int, width: int, dtype: DTypeLike = np.float32, padding: int | None = None
+    ):
         self.weight = Parameter.full((n_rows, width), 0, dtype)
+        self.padding = padding
 
     def forward(self, ids: ndarray) -> Tensor:
         """Look up rows: ``(...) -> (..., width)``."""
-        return nn.embedding(ids, self.weight)
+        if self.padding is None:
+            return nn.embedding(ids, self.weight)
+        return nn.embedding(ids, self.weight, padding_idx=self.padding)
 
 
 class LayerNorm(Module):

@@ -35,7 +35,9 @@ from npgpt.models.config import (
     ModelConfig,
     Positive,
     Size,
+    TokenId,
     takes_block_size,
+    translate,
 )
 from npgpt.models.context import ALONE, Context
 from npgpt.models.gpt import GPT, Transformer
@@ -133,6 +135,9 @@ class LlamaConfig(ModelConfig):
         The number of layers, from the first on, that see everything although there is a window.
     attention_bias, mlp_bias : bool
         Whether a Llama's linear layers of attention, and of the MLP, have biases.
+    pad_token_id : int, optional
+        The token that fills up shorter rows. As in transformers, its embedding gets no gradient
+        where it is looked up.
 
     Raises
     ------
@@ -154,6 +159,10 @@ class LlamaConfig(ModelConfig):
         "mistral": "MistralForCausalLM",
         "qwen2": "Qwen2ForCausalLM",
     }
+    fixed: ClassVar[dict[str, tuple[Any, str]]] = {
+        "is_encoder_decoder": (False, "the model has no encoder"),
+        "partial_rotary_factor": (1, "all channels of a head are rotated"),
+    }
 
     vocab_size: Size = 32000
     n_positions: Size = 2048
@@ -172,6 +181,7 @@ class LlamaConfig(ModelConfig):
     max_window_layers: Annotated[int, Range(0, 2**20)] = 0
     attention_bias: bool = False
     mlp_bias: bool = False
+    pad_token_id: TokenId | None = None
 
     def __post_init__(self) -> None:
         fit_fields(self)
@@ -195,13 +205,18 @@ class LlamaConfig(ModelConfig):
             raise UserError("model_type llama has no window_size; mistral and qwen2 have")
         if not is_llama and (self.attention_bias or self.mlp_bias):
             raise UserError(
-                f"model_type {self.model_type} does not choose its biases; llama does, and qwen2 "
-                "has those of queries, keys and values"
+                f"attention_bias or mlp_bias is true, and model_type {self.model_type} does not "
+                "choose its biases; llama does, and qwen2 has those of queries, keys and values"
             )
         if self.window_size is None or self.max_window_layers >= self.n_layer:
             self.window_size, self.max_window_layers = None, 0
         if self.model_type != "qwen2" and self.max_window_layers:
             raise UserError(f"model_type {self.model_type} has no max_window_layers; qwen2 has")
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            raise UserError(
+                f"pad_token_id is {self.pad_token_id}, and the vocabulary has {self.vocab_size} "
+                "tokens"
+            )
         self.rope_scaling = complete_scaling(self.rope_scaling, self.n_positions)
         # A size that follows from others is None, so that a configuration equals that of its file.
         self.n_kv_head = None if self.n_kv_head == self.n_head else self.n_kv_head
@@ -210,12 +225,15 @@ class LlamaConfig(ModelConfig):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Make a configuration of a Hugging Face ``config.json``; unknown fields are ignored."""
-        values = {NAMES.get(key, key): value for key, value in values.items()}
+        """Make a configuration of the fields of a Hugging Face ``config.json``."""
+        cls.demand_fixed(values)
+        values = translate(values, NAMES)
         kind = values.get("model_type", "llama")
-        rotary = values.get("rope_parameters")  # since version 5 of transformers
-        if rotary is not None:
-            rotary = fit(rotary, dict[str, Any], "rope_parameters")
+        # the newer name of the two; transformers, too, prefers the older one if a file has both
+        name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
+        if values.get(name) is not None:
+            rotary = fit(values[name], dict[str, Any], name)
+            cls.demand_fixed(rotary)
             if per_layer := [key for key, each in rotary.items() if isinstance(each, dict)]:
                 raise UserError(
                     f"rope_parameters has values of its own for {brief(per_layer[0])}; expected "
@@ -223,23 +241,36 @@ class LlamaConfig(ModelConfig):
                 )
             values["rope_scaling"] = rotary
             values["rope_theta"] = rotary.get("rope_theta", values.get("rope_theta", 10000.0))
-            values.setdefault("partial_rotary_factor", rotary.get("partial_rotary_factor"))
-        if values.get("partial_rotary_factor") not in (None, 1):
-            raise UserError(
-                f"partial_rotary_factor is {brief(values['partial_rotary_factor'])}; here all "
-                "channels of a head are rotated, which is 1"
-            )
         values = ABSENT.get(kind, {}) | values
+        layer_types = values.get("layer_types")
         if kind == "qwen2":
             if not values.get("use_sliding_window"):
                 values["window_size"] = None
-            elif values.get("layer_types") is not None:
-                values["max_window_layers"] = first_windowed(values["layer_types"])
+            elif layer_types is not None:
+                values["max_window_layers"] = first_windowed(layer_types)
         elif kind == "llama":
             values["window_size"] = None  # transformers' Llama has none, whatever the file says
         if kind != "qwen2":
             values["max_window_layers"] = 0
-        return cls.from_names(values, {})  # all have our names already
+        values["pad_token_id"] = find_padding(values)
+        config = cls.from_names(values, {})  # all have our names already
+        if layer_types is not None:
+            config.demand_layer_types(layer_types)
+        return config
+
+    def demand_layer_types(self, found: Any) -> None:
+        """Refuse the ``layer_types`` of a ``config.json`` that are not those of the model."""
+        found = fit(found, list[Any], "layer_types")
+        if len(found) != self.n_layer:
+            raise UserError(f"layer_types has {len(found)} layers, and the model {self.n_layer}")
+        for layer, kind in enumerate(found):
+            is_dense = self.window_of(layer) is None
+            expected = "full_attention" if is_dense else "sliding_attention"
+            if kind != expected:
+                raise UserError(
+                    f"layer_types has {brief(kind)} for layer {layer}; expected {expected!r}, "
+                    f"which follows from the other fields of this {self.model_type}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
@@ -347,6 +378,14 @@ def first_windowed(layer_types: Any) -> int:
     return first
 
 
+def find_padding(values: dict[str, Any]) -> Any:
+    """Return ``pad_token_id``; None if no token has this id, which may count from the end."""
+    found, size = values.get("pad_token_id"), values.get("vocab_size", LlamaConfig.vocab_size)
+    if type(found) is not int or type(size) is not int:
+        return found
+    return found % size if -size <= found < size else None
+
+
 # ---- the model
 
 
@@ -437,7 +476,7 @@ class LlamaTransformer(Transformer):
         self, config: LlamaConfig, dtype: DTypeLike, block: Callable[..., Module] = LlamaBlock
     ):
         self.vocab_size, self.n_positions = config.vocab_size, config.n_positions
-        self.wte = Embedding(config.vocab_size, config.n_embd, dtype)
+        self.wte = Embedding(config.vocab_size, config.n_embd, dtype, config.pad_token_id)
         self.drop = Dropout(config.embd_pdrop)
         self.h = [block(config, layer, dtype) for layer in range(config.n_layer)]
         self.ln_f = RMSNorm(config.n_embd, config.rms_norm_eps, dtype)

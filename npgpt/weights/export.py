@@ -95,7 +95,7 @@ def open_both(source: str | Path) -> tuple[GPT, Tokenizer]:
 # The types of matrices, and the number that says in a file which one most tensors have.
 GGUF_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7}
 # Fields that a GGUF file lacks: they matter for training only, or follow from the tensors.
-UNSAID = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "initializer_range", "bias",
+UNSAID = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "initializer_range", "bias", "pad_token_id",
           "position_embedding", "model_type", "reorder_and_upcast_attn")  # fmt: skip
 
 

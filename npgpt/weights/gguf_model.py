@@ -64,6 +64,27 @@ LLAMA_NAMES = {
 NAMES = {"llama": LLAMA_NAMES, "qwen2": LLAMA_NAMES, "gpt2": GPT2_NAMES}
 EMBEDDING, FREQUENCIES = "token_embd.weight", "rope_freqs.weight"
 Number = Annotated[float, Range(0)]
+# Metadata that change what is computed, and the only value with which it is computed here. 0 also
+# says that there is no such thing.
+FIXED: dict[str, Any] = {
+    "expert_count": 0,
+    "attention.causal": True,
+    "attention.clamp_kqv": 0,
+    "attention.max_alibi_bias": 0,
+    "attention.scale": 0,
+    "attention.sliding_window": 0,
+    "attn_logit_softcapping": 0,
+    "final_logit_softcapping": 0,
+    "embedding_scale": 0,
+    "logit_scale": 0,
+    "residual_scale": 0,
+    "rope.scaling.attn_factor": 1,
+    "rope.scaling.yarn_attn_factor": 1,
+    "rope.scaling.yarn_beta_fast": 32,
+    "rope.scaling.yarn_beta_slow": 1,
+    "rope.scaling.yarn_ext_factor": 1,
+    "use_parallel_residual": False,
+}
 
 
 def read_config(file: GGUF) -> dict[str, Any]:
@@ -96,8 +117,12 @@ def _read_config(file: GGUF) -> dict[str, Any]:
         return float(f"{value:.7g}") if isinstance(value, float) else value
 
     n_head, width = field("attention.head_count", Size), field("embedding_length", Size)
-    if experts := field("expert_count", int, 0):
-        raise UserError(f"it has {experts} experts; a mixture of experts is not known here")
+    for name, expected in FIXED.items():
+        found = file.metadata.get(f"{kind}.{name}", expected)
+        if isinstance(found, ndarray) or found != expected:
+            raise UserError(
+                f"its {kind}.{name} is {brief(found)}; only {brief(expected)} is known here"
+            )
     embedding = file.tensors.get(EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
         raise UserError(f"it lacks the tensor {EMBEDDING}, (tokens, channels)")
@@ -139,11 +164,13 @@ def _read_config(file: GGUF) -> dict[str, Any]:
     if kind == "llama":
         values["attention_bias"] = "blk.0.attn_output.bias" in file.tensors
         values["mlp_bias"] = "blk.0.ffn_down.bias" in file.tensors
-    scaling = field("rope.scaling.type", str, "none")
+    older = field("rope.scale_linear", Number, 0.0)
+    factor = field("rope.scaling.factor", Number, older)
+    scaling = field("rope.scaling.type", str, "linear" if factor else "none")
     if scaling != "none":
         values["rope_scaling"] = {
             "rope_type": scaling,
-            "factor": field("rope.scaling.factor", Number),
+            "factor": factor,
             "original_max_position_embeddings": field(
                 "rope.scaling.original_context_length", Size | None, None
             ),

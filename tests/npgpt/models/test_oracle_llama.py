@@ -29,6 +29,7 @@ CONFIGS = {
     | dict(tie_word_embeddings=True, rope_theta=100.0, rms_norm_eps=0.1),
     "llama, biases": SMALL | dict(attention_bias=True, mlp_bias=True),
     "llama, biases of attention": SMALL | dict(attention_bias=True, activation_function="gelu_new"),
+    "llama, padding": SMALL | dict(pad_token_id=3),
     "llama, wide heads": SMALL | dict(head_dim=10),
     "llama, long": SMALL | dict(n_positions=150, n_layer=1),
     "llama, linear": SMALL | dict(rope_scaling=dict(rope_type="linear", factor=2.5)),

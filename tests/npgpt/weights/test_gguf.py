@@ -130,6 +130,10 @@ def test_the_configuration(path):
     assert read_config(open_gguf(path))["rope_scaling"] == {
         "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8,
     }  # fmt: skip
+    for name in ("rope.scaling.factor", "rope.scale_linear"):  # without a type: linear
+        write(path, **{name: 4.0})
+        found = read_config(open_gguf(path))["rope_scaling"]
+        assert found["rope_type"] == "linear" and found["factor"] == 4.0
 
 
 def test_llama3s_frequencies():

@@ -103,7 +103,10 @@ def matrix(*shape):
 WRONG = [
     (with_metadata(general__architecture="gemma"), "its architecture is 'gemma'; known here are"),
     (without("general.architecture"), "its architecture is None"),
-    (with_metadata(llama__expert_count=8), "it has 8 experts"),
+    (with_metadata(llama__expert_count=8), "its llama.expert_count is 8; only 0 is known here"),
+    (with_metadata(llama__attention__sliding_window=8), "attention.sliding_window is 8"),
+    (with_metadata(llama__rope__scaling__attn_factor=[1, 2]), "attn_factor is array"),
+    (with_metadata(llama__rope__scaling__type="yarn"), "factor"),
     (with_metadata(llama__block_count=[2, 2]), "llama.block_count must be a whole number"),
     (with_metadata(llama__block_count=0), "llama.block_count is 0; it must be at least 1"),
     (with_metadata(llama__block_count=2**19), "too few for the 524288 layers"),
