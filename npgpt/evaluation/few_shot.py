@@ -8,34 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy import ndarray
 
 from autograd import nn
 from autograd.escape import brief
-from autograd.reading import parse_json, read_text
-from autograd.schema import fit
 from npgpt.errors import UserError
 from npgpt.evaluation.choices import Scorer, normalize
 from npgpt.tokenizers.base import Tokenizer
 
 CONTENT_FREE = ("N/A", "", "[MASK]")  # inputs that say nothing: Zhao et al. 2021, section 5
 BETWEEN = "\n\n"  # examples
-
-
-class Example(NamedTuple):
-    """A question and its answer."""
-
-    input: str
-    output: str
-
-
-class _Line(TypedDict):
-    input: str
-    output: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +31,7 @@ class FewShot:
     template : str
         How an example is written: a text with ``{input}``, and after it ``{output}``.
     examples : sequence of (str, str)
-        Questions with their answers.
+        Questions with their answers; `npgpt.evaluation.examples` reads them from files.
     instruction : str
         A text in front of the examples.
     as_chat : bool
@@ -197,38 +181,3 @@ def calibrate(found: ndarray, content_free: ndarray) -> ndarray:
     """
     tiny = np.finfo(np.float64).tiny
     return nn.softmax(np.log(np.maximum(found, tiny)) - np.log(np.maximum(content_free, tiny)), -1)
-
-
-def read_examples(path: str | Path) -> list[Example]:
-    """Return the examples in a file.
-
-    A ``.jsonl`` file has an object with ``input`` and ``output`` in each line. Any other file has
-    an input, a tab and an output in each line. Lines of white space are left out.
-
-    Raises
-    ------
-    UserError
-        If a line has another form (the message has its number), or there is no example.
-    """
-    examples = []
-    is_json = Path(path).suffix == ".jsonl"
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        if is_json:
-            values = fit(parse_json(line, f"{path}, line {number}"), _Line, f"line {number}")
-            example = Example(values["input"], values["output"])
-        else:
-            parts = line.rstrip("\r").split("\t")
-            if len(parts) != 2:
-                raise UserError(
-                    f"{path}, line {number} has {len(parts) - 1} tabs; expected an input, a tab "
-                    "and an output (or a .jsonl file with input and output)"
-                )
-            example = Example(*parts)
-        if not example.output.strip():
-            raise UserError(f"{path}, line {number} has no output")
-        examples.append(example)
-    if not examples:
-        raise UserError(f"{path} has no example")
-    return examples

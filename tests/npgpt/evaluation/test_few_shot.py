@@ -7,7 +7,7 @@ from helpers import draw_model
 from autograd import nn
 from npgpt import UserError
 from npgpt.evaluation.choices import Scorer, encode_question, normalize
-from npgpt.evaluation.few_shot import FewShot, classify, read_examples
+from npgpt.evaluation.few_shot import FewShot, classify
 from npgpt.tokenizers import ByteTokenizer, train_bpe
 
 PROMPTS = ["one two: ", "one: ", "one two three: ", "one two; ", "x"]
@@ -79,19 +79,7 @@ def test_examples_become_turns_of_a_conversation():
     assert classify(scorer, task, ["b"], ["yes", "no"]).sum() == pytest.approx(1)
 
 
-def test_examples_in_files(tmp_path):
-    (tmp_path / "a.tsv").write_text("one\tyes\r\n\ntwo\tno\n")
-    (tmp_path / "a.jsonl").write_text(
-        '{"input": "one", "output": "yes", "n": 1}\n{"input": "two", "output": "no"}\n'
-    )
-    for name in ("a.tsv", "a.jsonl"):
-        assert read_examples(tmp_path / name) == [("one", "yes"), ("two", "no")]
-    (tmp_path / "a.jsonl").write_text('{"input": "one"}\n')
-    with pytest.raises(UserError, match="line 1"):
-        read_examples(tmp_path / "a.jsonl")
-
-
-def test_what_is_refused(tmp_path):
+def test_what_is_refused():
     scorer = Scorer(draw_model(vocab_size=256, n_positions=16), ByteTokenizer())
     with pytest.raises(UserError, match="prompt 1 has 20 tokens with its longest choice"):
         scorer.score(["a", "a" * 20], ["b"])
@@ -104,7 +92,3 @@ def test_what_is_refused(tmp_path):
     for template in ("{input}", "{output} {input}", "{input} {input} {output}"):
         with pytest.raises(UserError, match="it must have {input} once"):
             FewShot(template)
-    for text, message in (("a\tb\nc", "line 2 has 0 tabs"), ("\n", "no example")):
-        (tmp_path / "shots.tsv").write_text(text)
-        with pytest.raises(UserError, match=message):
-            read_examples(tmp_path / "shots.tsv")
