@@ -23,6 +23,11 @@ COMMANDS = {
         "Talk with a model. Without --model: with smollm2, which npgpt models add downloads. In a "
         "terminal, /help lists commands. Each line from a pipe is a message.",
     ),
+    "translate": (
+        "[--model DIR] [--beams N] [--json] [FILE ...]",
+        "Translate the lines of files, or of standard input, with a model that npgpt train --pairs "
+        "has trained. Without --model: the latest run under out/.",
+    ),
     "embed": (
         "TEXT ... | --file FILE | --nearest TEXT",
         "Vectors of sentences, how similar they are, and the nearest ones. Without --model: with "

@@ -33,7 +33,7 @@ class Options:
     model: FileName = ""
     """A folder with a model, or a name on the hub: the backward pass of its loss on --text."""
     text: str = ""
-    """The text that the model reads."""
+    """The text that the model reads; of an encoder-decoder a source, a tab and a target."""
     run: FileName = ""
     """A run folder: the backward pass of the update --at."""
     at: Steps | None = None
@@ -116,33 +116,45 @@ def load_trace(folder: str) -> Any:
 def trace_model(folder: str, text: str) -> Any:
     """Return the trace of a model's loss on a text: of each token, given the tokens before.
 
+    The text of an encoder-decoder is a source, a tab and a target, as in a pairs file.
+
     Raises
     ------
     UserError
-        If the text has fewer than two tokens, or more than the model reads at once.
+        If the text has fewer than two tokens, or more than the model reads at once; or if there is
+        no tab, and the model is an encoder-decoder.
     """
     from npgpt.hub import find_model
     from npgpt.models.encoder_decoder import EncoderDecoder
     from npgpt.tokenizers import load_tokenizer
+    from npgpt.translation import encode_source
     from npgpt.weights.load import load_model
 
     path = find_model(folder)
     model = load_model(path)
+    tokenizer = load_tokenizer(path)
     if isinstance(model, EncoderDecoder):
+        source, tab, target = text.partition("\t")
+        if not (tab and source and target):
+            raise UserError(
+                f"{folder} is an encoder-decoder, whose loss needs a source and a target: give "
+                "both with --text, and a tab between them"
+            )
+        ids = encode_source(model, tokenizer, source)[None]  # (1, S)
+        targets = np.array([[*tokenizer.encode(target), model.config.eos_token_id]])  # (1, T)
+    else:
+        whole = np.array([tokenizer.encode(text)])  # (1, T + 1)
+        if whole.shape[1] < 2:
+            raise UserError("the text needs two tokens or more: give it with --text TEXT")
+        ids, targets = whole[:, :-1], whole[:, 1:]
+    if targets.shape[1] > model.config.n_positions:
         raise UserError(
-            f"{folder} is an encoder-decoder, whose loss needs a source and a target: write a "
-            "script that calls model(source, target)[1].backward(), and step through it"
-        )
-    ids = np.array([load_tokenizer(path).encode(text)])  # (1, T + 1)
-    if ids.shape[1] < 2:
-        raise UserError("the text needs two tokens or more: give it with --text TEXT")
-    if ids.shape[1] - 1 > model.config.n_positions:
-        raise UserError(
-            f"the text has {ids.shape[1]} tokens, and the model reads {model.config.n_positions}"
+            f"the text has {targets.shape[1] + 1} tokens, and the model reads "
+            f"{model.config.n_positions}"
         )
     model.eval()
     with autograd.record():
-        logits, loss = model(ids[:, :-1], targets=ids[:, 1:])
+        logits, loss = model(ids, targets=targets)
     return autograd.stepper.trace(loss)
 
 

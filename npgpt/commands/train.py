@@ -31,6 +31,8 @@ class Options(TrainConfig):
 
     config: Annotated[FileName, Argument("CONFIG.toml")] = ""
     """A TOML file whose keys are these options."""
+    pairs: tuple[FileName, ...] = ()
+    """Files with a source, a tab and a target on each line: short for --task pairs --data."""
     resume: FileName = ""
     """A run folder to continue."""
     overwrite: bool = False
@@ -39,7 +41,7 @@ class Options(TrainConfig):
 
 def run(args: list[str]) -> int:
     """Train, and return the exit code: 128 + n if signal n ended the training."""
-    given = read(Options, args, "train")
+    given = spell_out_pairs(read(Options, args, "train"))
     default, in_file = read_defaults(given)
     options = dataclasses.replace(default, **given)
     config = TrainConfig(
@@ -67,6 +69,19 @@ def run(args: list[str]) -> int:
         print(f"\n{curve}")
     show_sample(started)
     return 0
+
+
+def spell_out_pairs(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that are given, with those that --pairs stands for in its place."""
+    if "pairs" not in given:
+        return given
+    others = {name: value for name, value in given.items() if name != "pairs"}
+    for name in ("data", "task"):
+        if name in others:
+            raise UserError(f"--pairs is short for --task pairs --data: leave out --{name}")
+    if not given["pairs"]:
+        raise UserError("--pairs names no file; give one, as in --pairs FILE.tsv")
+    return others | {"task": "pairs", "data": given["pairs"]}
 
 
 def read_defaults(given: dict[str, Any]) -> tuple[Options, dict[str, Any]]:

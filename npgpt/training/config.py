@@ -31,8 +31,8 @@ from npgpt.models.config import (
 from npgpt.models.registry import ARCHITECTURES
 from npgpt.options import FOREIGN
 
-ModelType = Literal["gpt", "llama", "mistral", "qwen2"]
-TaskName = Literal["language_modelling"]
+ModelType = Literal["gpt", "llama", "mistral", "qwen2", "encoder-decoder", "marian"]
+TaskName = Literal["language_modelling", "pairs"]
 """The names of the tasks (`npgpt.training.registry.TASKS`)."""
 
 
@@ -41,7 +41,8 @@ class DataKeys:
     """The keys of a run that say what is read, what is learned, and what the run begins with."""
 
     task: TaskName = "language_modelling"
-    """What the model learns: language_modelling predicts each token from the tokens before it."""
+    """What the model learns: language_modelling predicts each token from the tokens before it;
+    pairs writes the target of a source, such as a translation."""
     data: tuple[FileName, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
     val_data: tuple[FileName, ...] = ()

@@ -167,9 +167,10 @@ def _text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path} is not UTF-8 (byte {error.start}); convert it first, for example with "
-            f"iconv -f LATIN1 -t UTF-8"
+            f"{path} is not UTF-8 (byte {error.start}) in line {line}; convert it first, for "
+            "example with iconv -f LATIN1 -t UTF-8"
         ) from None
 
 
@@ -215,8 +216,10 @@ def library_texts() -> tuple[list[str], list[str]]:
 END = "<|endoftext|>"
 
 
-def end_token(tokenizer: Tokenizer) -> int:
-    """Return the id of the token that ends a document.
+def end_token(
+    tokenizer: Tokenizer, why: str = f"--documents puts the token {END} after each document"
+) -> int:
+    """Return the id of the token that ends a document; `why` one is needed is for the error.
 
     The token is ``<|endoftext|>``, or if the tokenizer does not have it, the only special token
     besides ``<unk>``.
@@ -233,8 +236,8 @@ def end_token(tokenizer: Tokenizer) -> int:
         return next(iter(special.values()))
     others = f"the special tokens {', '.join(special)}" if special else "no special token"
     raise UserError(
-        f"--documents puts the token {END} after each document, and the tokenizer "
-        f"({tokenizer.kind}) has {others}. Leave --documents out, or take a tokenizer that has one"
+        f"{why}, and the tokenizer ({tokenizer.kind}) has {others}. Take a tokenizer that has one, "
+        "such as --tokenizer char"
     )
 
 

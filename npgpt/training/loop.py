@@ -221,8 +221,7 @@ class Run:
     @property
     def tokens_per_update(self) -> int:
         """How many tokens the batches of an update hold."""
-        config = self.config
-        return config.batch_size * config.block_size * config.gradient_accumulation_steps
+        return self.task.tokens_per_batch * self.config.gradient_accumulation_steps
 
     def demand_finite(self, what: str, value: float) -> None:
         """Stop the run, before anything is saved, if a number shows that training diverged."""

@@ -120,6 +120,11 @@ class Task(ABC):
         """How many tokens the first token file holds."""
         return len(next(iter(self.data.values())).array)
 
+    @property
+    def tokens_per_batch(self) -> int:
+        """How many tokens a batch holds, on average."""
+        return self.config.batch_size * self.config.block_size
+
     # ---- before a run begins; a subclass may replace each
 
     @classmethod
