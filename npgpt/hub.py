@@ -14,7 +14,7 @@ from npgpt.errors import UserError
 from npgpt.files import home
 from npgpt.models.config import ModelConfig
 from npgpt.models.registry import ARCHITECTURES
-from npgpt.weights.gguf import open_gguf
+from npgpt.weights.gguf import find_gguf, open_gguf
 from npgpt.weights.gguf_model import read_config
 from npgpt.weights.release import is_release, release_config
 
@@ -90,7 +90,8 @@ def find_model(source: str | Path) -> Path:
     source : str or Path
         A folder, a ``.safetensors`` or ``.gguf`` file, the name of a model that ``npgpt models
         add`` has added, or a name on the Hugging Face hub. A model of the hub is downloaded, or
-        taken from the hub's cache on this machine.
+        taken from the hub's cache on this machine. A folder without a model in Hugging Face's
+        layout stands for the ``.gguf`` file in it.
 
     Raises
     ------
@@ -104,12 +105,14 @@ def find_model(source: str | Path) -> Path:
         "and no .gguf file"
     )
     is_file_name = path.suffix in (".safetensors", ".gguf")
-    if name and path.is_dir() or is_file_name and path.is_file():
+    if name and path.is_dir():
+        return inside(path)
+    if is_file_name and path.is_file():
         return path
     if path.exists() or is_file_name:
         raise UserError(expected)
     if (found := find_added(name) or find_installed(name)) is not None:
-        return found
+        return inside(found)
     if name in KNOWN:
         raise UserError(
             f"the model {name} is not on this machine; npgpt models add {name} downloads it "
@@ -131,6 +134,13 @@ def find_model(source: str | Path) -> Path:
             f"{name} is no folder with a model, and neither the Hugging Face hub nor its cache on "
             f"this machine gave a model of that name ({type(error).__name__})"
         ) from None
+
+
+def inside(path: Path) -> Path:
+    """Return the GGUF file in a folder that has no model in another layout; else the path."""
+    if any((path / name).exists() for name in ("config.json", "params_shapes.json", ADAPTER)):
+        return path
+    return find_gguf(path) or path
 
 
 def find_added(name: str) -> Path | None:

@@ -44,6 +44,7 @@ from npgpt.tokenizers.huggingface import (
 )
 from npgpt.tokenizers.templates import describe_template, read_chat_template
 from npgpt.tokenizers.wordpiece import WordPieceTokenizer
+from npgpt.weights.gguf import find_gguf
 
 # The files of published tokenizers, and their SHA-256. For its own files, tiktoken checks the same
 # hashes.
@@ -211,7 +212,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         - ``vocab.json`` or ``merges.txt``, of which the other is in the same folder,
         - ``vocab.txt``, BERT's list of tokens,
         - ``tokenizer.json``, ours or Hugging Face's,
-        - a ``.gguf`` file.
+        - a ``.gguf`` file, or several of one model.
 
     Raises
     ------
@@ -244,10 +245,12 @@ def _read(path: Path) -> Tokenizer:
         encodings = sorted(p.name for p in path.glob("*.tiktoken"))
         names = ["tokenizer.json", *PAIRS, *encodings, "vocab.txt"]
         found = next((path / name for name in names if (path / name).is_file()), None)
+        if found is None and (model := find_gguf(path)) is not None:
+            return read_gguf_tokenizer(model)
         if found is None:
             raise UserError(
                 f"{path} holds no tokenizer: no tokenizer.json, no vocab.json with merges.txt, no "
-                "vocab.txt, no .tiktoken file"
+                "vocab.txt, no .tiktoken file, no .gguf file"
             )
         return _read(found)
     demand_file(path)

