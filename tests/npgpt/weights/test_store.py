@@ -54,6 +54,7 @@ def index(monkeypatch, give, status=0):
 
     def run(command, **options):
         calls.append(command)
+        assert options["start_new_session"]  # for Ctrl-C
         give(store.Path(command[command.index("--dest") + 1]))
         return SimpleNamespace(returncode=status)
 
