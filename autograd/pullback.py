@@ -134,8 +134,13 @@ def _arguments(op: Op, rule: Rule, parents: tuple) -> dict[int, Any]:
 
 
 def _as_tensors(op: Op, node: Node, steps: tuple, sources: tuple[int, ...], residuals: Any) -> list:
-    """Return residuals as the Tensors that they were when the op ran: each on its own node."""
-    nodes: dict[int, Any] = {len(op.names): node}  # `out` stands behind the arguments
+    """Return residuals as the Tensors that they were when the op ran: each on its own node.
+
+    The several outputs of an op have nodes that are not known here, and stay plain: a rule that
+    reads them computes them again from the arguments.
+    """
+    # `out` stands behind the arguments
+    nodes: dict[int, Any] = {} if op.multiple else {len(op.names): node}
     for rule, _, parents in steps:
         nodes.update(_arguments(op, rule, parents))
     values = [

@@ -57,8 +57,8 @@ in range, as in NumPy's forward pass.
 attention: A score and its mask are rounded where they are added: an error is relative to the
 largest score. Scores must be smaller than 1 / (10 eps).
 
-`inv`, `solve`, `det`, `slogdet`, `cholesky`: What LAPACK computes on its way must be in range.
-NumPy has no float16 here.
+`inv`, `solve`, `det`, `slogdet`, `cholesky`, `eigh`, `svd`: What LAPACK computes on its way must be
+in range. NumPy has no float16 here.
 
 `power`: x^(y - 1) must be in range, even if y x^(y - 1) is.
 
@@ -73,6 +73,7 @@ TITLES = {
     "elementwise": "Element by element",
     "reduce": "Reductions, and sums and products so far",
     "linalg": "Products of matrices, and `np.linalg`",
+    "decomposition": "Decompositions of matrices",
     "shape": "Shape and order",
     "index": "Indexing",
     "activation": "Activations",
@@ -130,6 +131,11 @@ tie, `maximum` and `minimum` give one half to each; `sort` and `topk` are stable
 of equals goes first; `unique` picks the first of equals; the counts of a histogram are constants,
 and the edges of its bins move with the ends of the data; `prod` and `cumprod` are exact at zeros;
 `0**y` has the gradient 0 for y.
+
+The vectors of equal eigenvalues or singular values can turn, so the gradient through such vectors
+is NaN; the gradient through the values exists. Values count as equal, or as 0, if the difference is
+at most eps times the largest value times the larger side of the matrix. A singular value of 0 has
+the gradient u v^T, as in PyTorch.
 
 ## Range and rounding
 

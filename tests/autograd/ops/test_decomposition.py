@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import autograd
+from autograd.functional import jvp
 from autograd.testing import gradcheck, gradgradcheck
 
 normal = np.random.default_rng(3).standard_normal
@@ -13,6 +14,119 @@ def dominated(*shape):
     """An array whose elements are those of a matrix with a dominating diagonal."""
     n = round(np.prod(shape) ** 0.5)
     return (normal((n, n)) / n + 2 * np.eye(n)).reshape(shape)
+
+
+SQUARE, TALL, WIDE = normal((3, 3)), normal((2, 5, 3)), normal((3, 4))
+
+
+@pytest.mark.parametrize(
+    ("function", "x"),
+    [
+        (lambda a: np.linalg.eigh(a).eigenvectors, SQUARE),
+        (lambda a: np.linalg.eigh(a, "u").eigenvectors, SQUARE),
+        (lambda a: np.linalg.eigh(a @ a.T).eigenvalues, WIDE),
+        (np.linalg.eigvalsh, np.stack([SQUARE, SQUARE.T])),
+        (lambda a: np.linalg.eigvalsh(a, UPLO="U"), SQUARE),
+        (lambda a: np.linalg.svd(a, full_matrices=False).U, TALL),
+        (lambda a: np.linalg.svd(a).U[..., :3] @ np.linalg.svd(a).Vh, TALL),
+        (lambda a: np.linalg.svd(a).Vh, WIDE),  # the one vector more is at a right angle to all
+        (lambda a: np.linalg.svd(a.T).U, WIDE),
+        (lambda a: np.linalg.svd(a, compute_uv=False), TALL),
+        (np.linalg.svdvals, WIDE),
+        (lambda a: np.linalg.svd(a, hermitian=True).U, SQUARE),
+        (lambda a: np.linalg.svd(a, hermitian=True).Vh, SQUARE),
+        (lambda a: np.linalg.svd(a, hermitian=True, compute_uv=False), SQUARE),
+    ],
+)
+def test_functions_of_a_matrix(function, x):
+    found = function(autograd.tensor(x, requires_grad=True))
+    assert found.requires_grad
+    np.testing.assert_allclose(found.detach().numpy(), function(x), rtol=1e-11, atol=1e-13)
+    assert gradcheck(function, [x]) and gradgradcheck(function, [x])
+
+
+def gradient(function, x):
+    x = autograd.tensor(np.array(x, float), requires_grad=True)
+    return autograd.grad(function(x), x).numpy()
+
+
+def test_the_gradient_of_a_symmetric_matrix_is_symmetric():
+    """And that of any other one is in the triangle that NumPy reads."""
+    a = SQUARE + SQUARE.T
+    for UPLO, zeros in (("L", np.triu), ("U", np.tril)):
+        found = gradient(lambda x, u=UPLO: np.linalg.eigh(x, u)[1][0, 2], a)
+        np.testing.assert_allclose(found, found.T, rtol=1e-13)
+        for function in (np.linalg.eigvalsh, lambda *x: np.linalg.eigh(*x)[1]):
+            one = gradient(lambda x, u=UPLO, f=function: np.sum(f(x, u)), SQUARE)
+            assert not zeros(one, 1 if zeros is np.triu else -1).any() and one.any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_values_have_a_gradient_and_their_vectors_have_none():
+    eye, eigh, svd = np.eye(3), np.linalg.eigh, np.linalg.svd
+    rotated, _ = np.linalg.qr(SQUARE)
+    for a in (eye, rotated @ rotated.T):  # the second is the identity but for rounding
+        np.testing.assert_allclose(
+            gradient(lambda x: np.sum(eigh(x)[0] ** 2), a), 2 * a, atol=1e-14
+        )
+        assert np.isnan(gradient(lambda x: np.sum(eigh(x)[1]), a)).all()
+        assert np.isnan(gradient(lambda x: np.sum(svd(x)[2]), a)).all()
+        np.testing.assert_allclose(gradient(lambda x: np.sum(svd(x)[1]), a), a, atol=1e-14)
+    pair = np.diag([1.0, 1.0, 2.0])  # only two of the vectors can turn
+    for k in range(3):
+        assert np.isnan(gradient(lambda x, k=k: np.sum(eigh(x)[1][:, k]), pair)).any() == (k < 2)
+        assert np.isnan(gradient(lambda x, k=k: np.sum(svd(x)[0][:, k]), pair)).any() == (k > 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_singular_values_of_zero():
+    svd, ones = np.linalg.svd, np.ones((3, 2))
+    np.testing.assert_allclose(gradient(lambda x: svd(x, False)[1][0], ones), 6**-0.5 * ones)
+    assert np.isfinite(gradient(lambda x: np.sum(svd(x)[1]), np.zeros((3, 2)))).all()
+    assert np.isfinite(gradient(lambda x: np.sum(svd(x, False)[0][:, 0]), ones)).all()
+    assert np.isfinite(gradient(lambda x: np.sum(svd(x, False)[2]), ones)).all()
+    assert np.isnan(gradient(lambda x: np.sum(svd(x, False)[0][:, 1]), ones)).any()
+    # two vectors more than columns: they can turn in their own plane
+    assert np.isnan(gradient(lambda x: np.sum(svd(x)[0][:, 3]), TALL[0])).all()
+    assert np.isfinite(gradient(lambda x: np.sum(svd(x)[0][:, :3]), TALL[0])).all()
+
+
+def test_forward_derivatives_where_some_do_not_exist():
+    """`jvp` goes through the derivatives of the rules with cotangents of 0."""
+    eigh, svd = np.linalg.eigh, np.linalg.svd
+    direction = SQUARE + SQUARE.T
+    _, moved = jvp(lambda x: eigh(x)[0], [np.eye(3)], [direction])
+    np.testing.assert_allclose(moved, np.diagonal(direction))
+    _, moved = jvp(lambda x: eigh(x)[1], [np.eye(3)], [direction])
+    assert np.isnan(moved).all()
+    _, moved = jvp(lambda x: eigh(x)[1][:, 2], [np.diag([1.0, 1.0, 2.0])], [direction])
+    np.testing.assert_allclose(moved, [*direction[:2, 2], 0])
+    _, moved = jvp(lambda x: svd(x)[0], [TALL[0]], [TALL[1]])
+    assert (np.isnan(moved) == [False] * 3 + [True] * 2).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (2, 0, 0), (0, 3), (3, 0), (0, 3, 2)])
+def test_matrices_without_elements(shape):
+    x = autograd.tensor(np.zeros(shape), requires_grad=True)
+    results = [*np.linalg.svd(x), np.linalg.svdvals(x)]
+    if shape[-1] == shape[-2]:
+        results += np.linalg.eigh(x)
+    gradient = autograd.grad(results, x, [np.ones(y.shape) for y in results])
+    assert gradient.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: np.linalg.eigh(x[:2]), np.linalg.LinAlgError, "expected square matrices, got"),
+        (lambda x: np.linalg.eigh(x, "lower"), ValueError, "UPLO is 'lower'; expected 'L' or 'U'"),
+        (lambda x: np.linalg.svd(x[0]), np.linalg.LinAlgError, "at least two-dimensional"),
+        (lambda x: np.linalg.svd(x * np.nan), np.linalg.LinAlgError, "did not converge"),
+    ],
+)
+def test_wrong_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call(autograd.tensor(SQUARE, requires_grad=True))
 
 
 @pytest.mark.parametrize(

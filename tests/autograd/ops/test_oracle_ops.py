@@ -106,6 +106,20 @@ def twins():
         x = torch.linalg.solve(a, columns)
         return x[..., 0] if b.ndim == 1 else x
 
+    def signs(ours, theirs):
+        """Return the signs of our vectors, relative to PyTorch's: both are right."""
+        return torch.sign((torch.tensor(ours.copy()) * theirs.detach()).sum(-2, keepdim=True))
+
+    def eigh(a, UPLO):
+        a = (a + a.mT) / 2
+        values, vectors = torch.linalg.eigh(a, UPLO)
+        return values, vectors * signs(np.linalg.eigh(a.numpy(force=True), UPLO)[1], vectors)
+
+    def svd(a, full_matrices):
+        u, s, vh = torch.linalg.svd(a, full_matrices)
+        sign = signs(np.linalg.svd(a.numpy(force=True), full_matrices)[0], u)
+        return u * sign, s, vh * sign.mT
+
     def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size):
         attend = partial(F.scaled_dot_product_attention, query, key, scale=scale)
         shape = (query.shape[-2], key.shape[-2])
@@ -143,6 +157,7 @@ def twins():
         "concatenate": torch.cat,
         "cross_entropy": cross_entropy,
         "det": torch.linalg.det,
+        "eigh": eigh,
         "einsum": lambda operands, subscripts: torch.einsum(subscripts, *operands),
         "embedding": embedding,
         "erf": torch.erf,
@@ -174,6 +189,7 @@ def twins():
         "stack": torch.stack,
         "std": partial(deviation, torch.std),
         "sum": lambda x, axis, keepdims: torch.sum(x, dims(x, axis), keepdims),
+        "svd": svd,
         "transpose": lambda x, axes: torch.permute(x, axes or tuple(range(x.ndim))[::-1]),
         "vector_norm": lambda x, axis, keepdims, ord: torch.linalg.vector_norm(
             x, ord, dims(x, axis), keepdims

@@ -23,7 +23,7 @@ if np.finfo(np.longdouble).eps == np.finfo(np.float64).eps:  # as on Windows
 OPS = sorted(autograd.REGISTRY)
 
 PRODUCTS = "cumprod einsum prod".split()  # of many numbers
-LAPACK = "cholesky det inv slogdet solve".split()  # which knows float32 and float64 only
+LAPACK = "cholesky det eigh inv slogdet solve svd".split()  # which knows float32 and float64 only
 
 
 # ---- calls
