@@ -59,11 +59,15 @@ ARGUMENTS = {
     "02_train_and_generate.py": ["--steps", "3"],
     "08_sorter.py": ["--steps", "20"],
     "09_pretrained.py": ["model", "--text", "bca>ab"],
+    "10_images.py": ["--steps", "20"],
 }
+NEEDS = {"10_images.py": "sklearn"}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
 def test_examples(name, tmp_path):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     tokenizer = CharTokenizer.from_text("abc>")
     GPT(GPTConfig(tokenizer.n_vocab, 8, 8, 2, 2)).save_pretrained(tmp_path / "model")
     save_tokenizer(tokenizer, tmp_path / "model")

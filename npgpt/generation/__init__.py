@@ -24,6 +24,7 @@ from npgpt.generation.search import BeamSearch, Generated, Sampling, Search
 from npgpt.generation.streaming import Streamer, TextStreamer
 from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
+from npgpt.models.vision import VisionGPT
 from npgpt.module import check_ids, evaluating
 from npgpt.say import say
 from npgpt.tokenizers.base import Tokenizer
@@ -50,6 +51,7 @@ def generate(
     tokenizer: Tokenizer | None = None,
     streamer: Streamer | None = None,
     output_logprobs: bool = False,
+    pixel_values: ArrayLike | None = None,
     **options: Any,
 ) -> ndarray | Generated:
     """Continue sequences of tokens. Names, meanings and defaults of options are Hugging Face's.
@@ -79,6 +81,9 @@ def generate(
         sequence.
     output_logprobs : bool
         Whether to return a `Generated`, with log-probabilities, in place of an array.
+    pixel_values : array_like of float, (B, c, H, W), optional
+        For a `VisionGPT`: an image for each prompt. A prompt has the image token once for each
+        patch. Image and text must fit the context.
     max_length, max_new_tokens : int, optional
         The greatest number of tokens. `max_length` counts the prompt and its padding, and
         `max_new_tokens` does not. If neither is given, 20 new tokens may follow, or fewer where the
@@ -162,7 +167,9 @@ def generate(
     (2, 10)
     """
     resolved = resolve_options(model, options, tokenizer)
-    search = start_search(model, input_ids, resolved, attention_mask, tokenizer, output_logprobs)
+    search = start_search(
+        model, input_ids, resolved, attention_mask, tokenizer, output_logprobs, pixel_values
+    )
     if streamer and resolved.num_beams > 1:
         raise UserError(
             "a streamer cannot follow a beam search, in which the best text may change with each "
@@ -245,6 +252,7 @@ def start_search(
     attention_mask: Prompts | None = None,
     tokenizer: Tokenizer | None = None,
     wants_logprobs: bool = False,
+    pixel_values: ArrayLike | None = None,
 ) -> Search:
     """Check the prompts, and return the search, which `Search.run` runs.
 
@@ -253,8 +261,13 @@ def start_search(
     Raises
     ------
     UserError
-        If a prompt is empty or too long, or has an id that is not in the vocabulary.
+        If a prompt is empty or too long, or has an id that is not in the vocabulary; if there are
+        images, and the model reads none, or the text would not fit the context beside them.
     """
+    if pixel_values is not None and not isinstance(model, VisionGPT):
+        raise UserError(
+            f"pixel_values is given, and a {type(model).__name__} reads no images; a VisionGPT does"
+        )
     if isinstance(model, EncoderDecoder):
         return start_target(model, input_ids, options, attention_mask, tokenizer, wants_logprobs)
     n_positions = model.config.n_positions
@@ -262,8 +275,17 @@ def start_search(
     lengths = [len(prompt) for prompt in prompts]
     limits = [options.limit(len(row), n_positions) for row in given]
     if max(np.add(lengths, limits)) - 1 > n_positions:  # the last token is not read
+        if pixel_values is not None:
+            raise UserError(
+                f"image and text may grow to {max(np.add(lengths, limits))} tokens, and the model "
+                f"reads {n_positions}: lower max_new_tokens or max_length, or shorten the prompt"
+            )
         announce_window(max(lengths), n_positions)
-    reader = Reader(model, prompts, max(lengths) + max(limits), options.use_cache)
+    memory = None
+    if isinstance(model, VisionGPT) and pixel_values is not None:
+        with no_grad(), evaluating():
+            memory = model.encode(pixel_values)
+    reader = Reader(model, prompts, max(lengths) + max(limits), options.use_cache, memory=memory)
     return search_of(reader, options, given, tokenizer, wants_logprobs)
 
 

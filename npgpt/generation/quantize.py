@@ -16,6 +16,7 @@ from npgpt.models.bert import Bert
 from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import Embedding, Linear
+from npgpt.models.vision import VisionGPT
 from npgpt.weights.packed import (
     PackedEmbedding,
     PackedGPT,
@@ -101,7 +102,8 @@ def quantize(model: GPT) -> Int8GPT:
     Raises
     ------
     UserError
-        If a weight is NaN or infinite, or the model is an encoder-decoder or a BERT.
+        If a weight is NaN or infinite, or the model is an encoder-decoder, a BERT or a
+        `VisionGPT`.
 
     Examples
     --------
@@ -116,8 +118,8 @@ def quantize(model: GPT) -> Int8GPT:
     """
     if isinstance(model, Int8GPT):
         return model
-    if isinstance(model, EncoderDecoder | Bert):
-        kind = "a BERT" if isinstance(model, Bert) else "an encoder-decoder"
+    kinds = {Bert: "a BERT", EncoderDecoder: "an encoder-decoder", VisionGPT: "a GPT that sees"}
+    if kind := kinds.get(type(model)):
         raise UserError(f"{kind} cannot be quantized; generate without --int8")
     made: dict[int, Int8Matrix] = {}  # by the weight: a tied one is quantized once
 

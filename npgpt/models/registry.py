@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from npgpt.models import bert, encoder_decoder, llama
+from npgpt.models import bert, encoder_decoder, llama, vision
 from npgpt.models.config import GPTConfig, ModelConfig
 from npgpt.models.gpt import GPT
 
@@ -47,6 +47,7 @@ ARCHITECTURES = {
         model_type: Architecture(llama.LlamaConfig, llama.Llama, llama.NAMES_IN_FILES)
         for model_type in llama.LlamaConfig.hugging_face
     },
+    "vision-gpt": Architecture(vision.VisionConfig, vision.VisionGPT),
     "bert": Architecture(bert.BertConfig, bert.Bert, bert.NAMES_IN_FILES),
     **{
         model_type: Architecture(

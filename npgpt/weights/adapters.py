@@ -32,6 +32,7 @@ USUAL = {
     "gpt2": ("c_attn",),
     "openai-gpt": ("c_attn",),
     "npgpt": ("c_attn",),
+    "vision-gpt": ("c_attn",),
     "llama": ("q_proj", "v_proj"),
     "mistral": ("q_proj", "v_proj"),
     "qwen2": ("q_proj", "v_proj"),
