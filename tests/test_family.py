@@ -1,0 +1,62 @@
+"""The page of the family: its figures are those of the presets, and are counted from them."""
+
+import re
+
+import pytest
+from helpers import ROOT
+
+from npgpt.commands import COMMANDS
+from npgpt.models.parts import parameters_by_part
+from npgpt.models.registry import PRESETS
+
+PAGE = (ROOT / "docs" / "family.md").read_text("utf-8")
+SCALE = {"million": 1e6, "billion": 1e9}
+
+
+def rows(title):
+    """The cells of the table under a heading, a dict for each row."""
+    section = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+SIZES = {row["preset"].strip("` "): row for row in rows("How large it is") if "`" in row["preset"]}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_row_is_its_preset(name):
+    row, config = SIZES[name], PRESETS[name]
+    both = "6 + 6" if name.startswith("transformer") else str(config.n_layer)
+    assert row["layers"] == both
+    assert int(row["width"]) == config.n_embd
+    assert int(row["heads"]) == config.n_head
+    assert int(row["vocabulary"].replace(",", "")) == config.vocab_size
+    if row["context"] != "not published":
+        assert int(row["context"]) == config.n_positions
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters_are_counted_and_near_those_of_the_paper(name):
+    row = SIZES[name]
+    counted = sum(parameters_by_part(PRESETS[name]).values())
+    assert row["counted"] == f"{counted:,}"
+    number, unit = row["parameters, published"].split()
+    published = float(number.replace(",", "")) * SCALE[unit]
+    # the paper's vocabulary is "about 37000", of which 3.6 million of 65 depend on 7,000 tokens
+    assert counted == pytest.approx(published, rel=0.03 if "transformer" in name else 0.015)
+
+
+def test_every_model_has_a_row_in_every_table():
+    titles = re.findall(r"^## (.+)$", PAGE, re.MULTILINE)[:4]
+    models = [[row["model"] for row in rows(title)] for title in titles]
+    for table in models:
+        assert {name.split(",")[0] for name in table} == {
+            "Transformer", "GPT-1", "BERT", "GPT-2", "GPT-3", "LLaMA", "GPT-4",
+        }  # fmt: skip
+
+
+def test_its_commands_and_sources_exist():
+    for words in re.findall(r"`npgpt (\w+)", PAGE):
+        assert words in COMMANDS
+    known = set(re.findall(r"^- \[(\w+)\] ", PAGE, re.MULTILINE))
+    assert {name for name in re.findall(r"\[(\w{1,2})\](?!\()", PAGE)} == known
