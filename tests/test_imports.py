@@ -211,6 +211,8 @@ assert RARELY_USED and not imported(), imported()
         "assert np.multiply.outer(x.detach(), x.detach()).shape == (4, 2, 2) * 2",
         "assert 'add' in autograd.REGISTRY",
         "autograd.op(lambda x: x)",
+        "autograd.nn.max_pool1d(x[0], 1); autograd.REGISTRY",
+        "from autograd.nn import conv2d; from autograd.nn import *; autograd.REGISTRY",
     ],
 )
 def test_files_of_rarely_used_functions_are_imported_when_they_are_needed(code):

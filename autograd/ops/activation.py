@@ -69,6 +69,63 @@ def _(g, input, alpha):
     return np.where(input > 0, g, g * (alpha * np.exp(np.minimum(input, 0))))
 
 
+@op(kinks=(-1.0, 1.0))
+def hardtanh(input, min_val=-1.0, max_val=1.0):
+    """Limit x to [min_val, max_val]; at a bound the gradient is 0, unlike that of ``np.clip``."""
+    check_number("hardtanh", "min_val", min_val)
+    check_number("hardtanh", "max_val", max_val)
+    if not min_val <= max_val:
+        raise ValueError(
+            f"hardtanh: min_val is {min_val} and max_val {max_val}; expected min_val <= max_val"
+        )
+    return np.clip(input, min_val, max_val)
+
+
+hardtanh.formula(
+    "out = min(max(input, min_val), max_val); dinput = g · [input > min_val and input < max_val]"
+)
+
+
+@hardtanh.vjp("input")
+def _(g, input, min_val, max_val):
+    return np.where((input <= min_val) | (input >= max_val), 0, g)
+
+
+def relu6(input):
+    """min(max(0, x), 6); the gradient at 0 and at 6 is 0."""
+    return hardtanh(input, 0.0, 6.0)
+
+
+@op
+def hardswish(input):
+    """Return x relu6(x + 3) / 6, which is 0 up to -3, and x from 3 on.
+
+    Howard et al. 2019, arXiv:1905.02244, section 5.2.
+    """
+    x = in_single(input)
+    return (x * (np.clip(x + 3, 0, 6) / 6)).astype(input.dtype, copy=False)
+
+
+hardswish.formula(
+    """
+    out = input · min(max(input + 3, 0), 6) / 6
+    dinput = g · ([input ≥ 3] + [input > -3 and input < 3] · (input / 3 + 1/2))
+    """
+)
+
+
+@hardswish.vjp("input")
+def _(g, input):
+    # (x + 3/2) / 3: in x / 3 + 1/2, the rounding of x / 3 would be left near x = -3/2
+    slope = np.where(input < 3, g * ((input + 1.5) / 3), g)
+    return np.where(input <= -3, 0, slope)
+
+
+@hardswish.sample
+def _(draw):
+    return draw.call(draw.array(low=-4, high=4, kinks=(-3.0, 3.0)))
+
+
 # With e = exp(-|x|), which is at most 1, sigmoid(x) is 1 / (1 + e) for x >= 0 and e / (1 + e) for
 # x < 0. The derivative is sigmoid(x) sigmoid(-x); its other form, s (1 - s), loses the digits of
 # 1 - s where s is close to 1.
@@ -112,19 +169,40 @@ def _(g, input, out):
 
 
 @op
-def softplus(input, beta=1.0):
-    """log(1 + e^(beta x)) / beta, without overflow."""
+def softplus(input, beta=1.0, threshold=math.inf):
+    """log(1 + e^(beta x)) / beta, without overflow; x itself where beta x is above a threshold.
+
+    PyTorch's threshold is 20, which changes the result by up to 2e-9 there. Here it is infinite
+    unless given, since the function is exact without it.
+    """
     check_number("softplus", "beta", beta)
-    return np.logaddexp(beta * input, 0) / beta
+    check_number("softplus", "threshold", threshold)
+    out = np.logaddexp(beta * input, 0) / beta
+    return out if threshold == math.inf else np.where(beta * input > threshold, input, out)
 
 
-softplus.formula("out = log(1 + exp(beta · input)) / beta; dinput = g / (1 + exp(-beta · input))")
-softplus.vjp(input=lambda g, input, beta: g * sigmoid(beta * input))
+@softplus.formula
+def _(threshold=math.inf):
+    if threshold == math.inf:
+        return "out = log(1 + exp(beta · input)) / beta; dinput = g / (1 + exp(-beta · input))"
+    return """
+        above = [beta · input > threshold]
+        out = above · input + (1 - above) · log(1 + exp(beta · input)) / beta
+        dinput = g · (above + (1 - above) / (1 + exp(-beta · input)))
+    """
+
+
+@softplus.vjp("input")
+def _(g, input, beta, threshold):
+    slope = g * sigmoid(beta * input)
+    return slope if threshold == math.inf else np.where(beta * input > threshold, g, slope)
 
 
 @softplus.sample
 def _(draw):
-    return draw.call(draw.array(), draw.choice([1.0, 2.5]))
+    beta, threshold = draw.choice([1.0, 2.5]), draw.choice([math.inf, 0.0])
+    kinks = () if threshold else (0.0,)
+    return draw.call(draw.array(kinks=kinks), beta, threshold)
 
 
 def logsigmoid(input):

@@ -12,10 +12,10 @@ from autograd.op import op
 from autograd.ops.activation import softplus
 from autograd.ops.checks import check_floats, check_number
 from autograd.ops.embedding import as_ids, misfit
-from autograd.ops.index import take_along_axis
+from autograd.ops.index import as_array, take_along_axis
 from autograd.ops.linalg import rows
 from autograd.ops.normalization import log_softmax
-from autograd.precision import in_single
+from autograd.precision import in_float, in_single
 
 
 def reduce_losses(losses, reduction):
@@ -30,10 +30,19 @@ def reduce_losses(losses, reduction):
     return total if reduction == "sum" else total / (losses.size or np.nan)
 
 
-def check_reduction(reduction):
+def check_reduction(reduction, expected="'mean', 'sum' or 'none'"):
     """Raise ``ValueError`` unless `reduction` is ``"mean"``, ``"sum"`` or ``"none"``."""
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
+        raise ValueError(f"reduction is {reduction!r}; expected {expected}")
+
+
+def check_same_shape(name, input, target):
+    """Raise ``ValueError`` unless predictions and targets have one shape."""
+    if np.shape(input) != np.shape(target):
+        raise ValueError(
+            f"{name}: input has shape {np.shape(input)} and target {np.shape(target)}; expected "
+            "the same"
+        )
 
 
 def mse_loss(input, target, reduction="mean"):
@@ -47,16 +56,219 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
     `target` has the shape of `input`. `weight` multiplies the losses, `pos_weight` the part of the
     targets in them; both broadcast.
     """
-    if np.shape(input) != np.shape(target):
-        raise ValueError(
-            f"binary_cross_entropy_with_logits: input has shape {np.shape(input)} and target "
-            f"{np.shape(target)}; expected the same"
-        )
+    check_same_shape("binary_cross_entropy_with_logits", input, target)
     # -pos_weight t log(sigmoid(x)) - (1 - t) log(1 - sigmoid(x)): softplus(-x) is -log(sigmoid(x)),
     # and softplus(x) is -log(1 - sigmoid(x)), without the difference, which is 0 for a large x.
     positive = target if pos_weight is None else pos_weight * target
     losses = positive * softplus(-input) + (1 - target) * softplus(input)
     return reduce_losses(losses if weight is None else losses * weight, reduction)
+
+
+def binary_cross_entropy(input, target, weight=None, reduction="mean"):
+    """Negative log-likelihood of targets in [0, 1] under probabilities.
+
+    ``binary_cross_entropy_with_logits`` is more exact if the probabilities come from a sigmoid.
+
+    Parameters
+    ----------
+    input : Tensor or ndarray
+        Probabilities, in [0, 1].
+    target : Tensor or ndarray
+        Of the shape of `input`.
+    weight : Tensor or ndarray, optional
+        Multiplies the losses; it broadcasts.
+    reduction : {"mean", "sum", "none"}
+
+    Returns
+    -------
+    Tensor or ndarray
+        A number, or with ``"none"`` one for each element. As in PyTorch, a logarithm counts as
+        -100 if it is smaller, and x (1 - x), by which the gradient divides, as at least 1e-12.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or an element of `input` is not in [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np, autograd
+    >>> p, target = np.array([0.5, 0.25, 0.0]), np.array([1.0, 0.0, 1.0])
+    >>> autograd.nn.binary_cross_entropy(p, target, reduction="none").round(4).tolist()
+    [0.6931, 0.2877, 100.0]
+    """
+    check_reduction(reduction)
+    input, target, weight = map(as_array, (input, target, weight))
+    check_same_shape("binary_cross_entropy", input, target)
+    p = np.asarray(plain(input))
+    if not np.all(inside := (p >= 0) & (p <= 1)):
+        raise ValueError(
+            f"binary_cross_entropy: input holds {p[~inside][0]}; expected probabilities in [0, 1], "
+            "as of sigmoid (for logits, use binary_cross_entropy_with_logits)"
+        )
+    losses = binary_cross_entropy_(input, target)
+    return reduce_losses(losses if weight is None else losses * weight, reduction)
+
+
+@op(broadcasts=True, domain={"input": (0.25, 0.75), "target": (0.0, 1.0)})
+def binary_cross_entropy_(input, target):
+    """-t log(p) - (1 - t) log(1 - p), with logarithms of -100 or more."""
+    p, t = in_single(in_float(input)), in_single(in_float(target))
+    with np.errstate(divide="ignore"):  # log(0) = -inf is right
+        positive, negative = np.log(p), np.log1p(-p)
+    losses = (t - 1) * np.maximum(negative, -100) - t * np.maximum(positive, -100)
+    return losses.astype(in_float(input).dtype, copy=False)
+
+
+binary_cross_entropy_.formula(
+    """
+    out = -target · max(log(input), -100) - (1 - target) · max(log(1 - input), -100)
+    dinput = g · (input - target) / max(input · (1 - input), 1e-12)
+    dtarget = g · (log(1 - input) - log(input))
+    """
+)
+binary_cross_entropy_.vjp(
+    input=lambda g, input, target: g * ((input - target) / np.maximum(input * (1 - input), 1e-12)),
+    target=lambda g, input: g * (np.log1p(-input) - np.log(input)),
+)
+
+
+def kl_div(input, target, reduction="mean", log_target=False):
+    """Kullback-Leibler divergence of `target` from exp(`input`): target (log(target) - input).
+
+    The arguments are in PyTorch's order: first the log-probabilities of the model, then the target.
+    Kullback and Leibler 1951, doi:10.1214/aoms/1177729694.
+
+    Parameters
+    ----------
+    input : Tensor or ndarray
+        Log-probabilities, as of ``log_softmax``.
+    target : Tensor or ndarray
+        Probabilities, or their logarithms with `log_target`; it broadcasts with `input`. Where a
+        probability is 0, target log(target) is 0, and so is its gradient.
+    reduction : {"mean", "sum", "none", "batchmean"}
+        ``"batchmean"`` divides the sum by the length of the first axis, which gives the divergence
+        of one distribution; ``"mean"`` divides by the number of all elements.
+    log_target : bool
+
+    Returns
+    -------
+    Tensor or ndarray
+        A number, or with ``"none"`` one for each element.
+
+    Raises
+    ------
+    ValueError
+        If the reduction has another name, or for ``"batchmean"`` if `input` has no axes.
+
+    Examples
+    --------
+    >>> import numpy as np, autograd
+    >>> p, q = np.array([[0.5, 0.5]]), np.array([[0.25, 0.75]])
+    >>> float(autograd.nn.kl_div(np.log(q), p, reduction="batchmean").round(4))
+    0.1438
+    """
+    batchmean = isinstance(reduction, str) and reduction == "batchmean"
+    if not batchmean:
+        check_reduction(reduction, "'mean', 'sum', 'none' or 'batchmean'")
+    input, target = as_array(input), as_array(target)
+    if log_target:
+        losses = np.exp(target) * (target - input)
+    else:
+        # log(0) is never taken: 0 times its infinite derivative would be NaN
+        losses = target * np.log(np.where(target == 0, 1, target)) - target * input
+    if not batchmean:
+        return reduce_losses(losses, reduction)
+    if np.ndim(input) == 0:
+        raise ValueError("kl_div: reduction is 'batchmean', and input has no axes")
+    return losses.sum() / (len(input) or np.nan)
+
+
+def huber_loss(input, target, reduction="mean", delta=1.0, weight=None):
+    """Half the squared difference up to `delta`, and from there on a line of slope `delta`.
+
+    Huber 1964, doi:10.1214/aoms/1177703732.
+
+    Parameters
+    ----------
+    input, target : Tensor or ndarray
+    reduction : {"mean", "sum", "none"}
+    delta : float
+        More than 0.
+    weight : Tensor or ndarray, optional
+        Multiplies the losses; of the shape of `input`.
+
+    Returns
+    -------
+    Tensor or ndarray
+        A number, or with ``"none"`` one for each element.
+
+    Raises
+    ------
+    ValueError
+        If `delta` is not more than 0, or `weight` has another shape.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> autograd.nn.huber_loss([0.0, 0.0, 0.0], [0.5, 1.0, 3.0], reduction="none").tolist()
+    [0.125, 0.5, 2.5]
+    """
+    check_reduction(reduction)
+    check_number("huber_loss", "delta", delta)
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta is {delta}; expected more than 0")
+    input, target, weight = map(as_array, (input, target, weight))
+    losses = huber(input - target, delta)
+    if weight is not None and np.shape(weight) != np.shape(input):
+        raise ValueError(
+            f"huber_loss: weight has shape {np.shape(weight)} and input {np.shape(input)}; "
+            "expected the same"
+        )
+    return reduce_losses(losses if weight is None else losses * weight, reduction)
+
+
+def smooth_l1_loss(input, target, reduction="mean", beta=1.0):
+    """Return |input - target| - beta / 2, with a parabola in its place within `beta` of 0.
+
+    It is ``huber_loss`` with ``delta=beta``, divided by `beta`; with a `beta` of 0, the absolute
+    difference. Girshick 2015, arXiv:1504.08083, equation 3.
+
+    Parameters
+    ----------
+    input, target : Tensor or ndarray
+    reduction : {"mean", "sum", "none"}
+    beta : float
+        0 or more.
+
+    Returns
+    -------
+    Tensor or ndarray
+        A number, or with ``"none"`` one for each element.
+
+    Raises
+    ------
+    ValueError
+        If `beta` is negative.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> autograd.nn.smooth_l1_loss([0.0, 0.0], [0.5, 3.0], reduction="none").tolist()
+    [0.125, 2.5]
+    """
+    check_reduction(reduction)
+    check_number("smooth_l1_loss", "beta", beta)
+    if not beta >= 0:
+        raise ValueError(f"smooth_l1_loss: beta is {beta}; expected 0 or more")
+    difference = as_array(input) - as_array(target)
+    return reduce_losses(huber(difference, beta) / beta if beta else abs(difference), reduction)
+
+
+def huber(x, delta):
+    """Return x^2 / 2 up to |x| = delta, and delta (|x| - delta / 2) from there on."""
+    near = np.clip(x, -delta, delta)  # x, or delta with the sign of x
+    return near * (x - near / 2)
 
 
 def cross_entropy(

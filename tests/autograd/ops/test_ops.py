@@ -125,6 +125,20 @@ def tensor(*shape, seed=0):
         lambda x: autograd.nn.logsumexp(x, (0, 1)) * autograd.nn.logsumexp(x, 0),
         lambda x: autograd.nn.softplus(x, beta=0.5) * autograd.nn.rsqrt(x * x + 1),
         lambda x: autograd.nn.conv1d(x, x.reshape(3, 2, 2)[:, :1], x[:, 0], padding=1, groups=3),
+        lambda x: autograd.nn.conv2d(x[None], x.reshape(2, 1, 2, 3), x[0, :2], padding=(1, 0)),
+        lambda x: autograd.nn.conv2d(x[None] ** 2, x[None, None, :2, :2], None, 2, 1, (1, 2)),
+        lambda x: autograd.nn.max_pool1d(x, 2) * autograd.nn.avg_pool1d(x, 2),
+        lambda x: (
+            autograd.nn.max_pool2d(x[None], 2, 1, 1) * autograd.nn.avg_pool2d(x[None], 2, 1, 1)
+        ),
+        lambda x: autograd.nn.hardswish(2 * x) * autograd.nn.hardtanh(x, -0.5, 0.7),
+        lambda x: autograd.nn.kl_div(x, autograd.nn.softmax(x), log_target=True),
+        lambda x: autograd.nn.kl_div(x, autograd.nn.softmax(x[::-1]), "batchmean"),
+        lambda x: autograd.nn.huber_loss(x, x[::-1] ** 2, "none", 0.8, x * x),
+        lambda x: autograd.nn.smooth_l1_loss(x, 2 * x * x, beta=0.3),
+        lambda x: autograd.nn.binary_cross_entropy(
+            autograd.nn.sigmoid(x), autograd.nn.sigmoid(x[::-1]), x[0], "none"
+        ),
         lambda x: x**2 * np.arctan2(x, [1.0, 2.0, 3.0, 4.0]) * (x + 9) ** [1, 2, 3, 0.5],
         lambda x: (x @ [1.0, 2.0, 3.0, 4.0] + [1.0, 2.0, 3.0] @ x[:, :3]) * [1.0, 2.0, 3.0],
         lambda x: np.reshape(x, (1, 3, 4)) @ [[1.0], [2.0], [3.0], [4.0]],
@@ -744,6 +758,53 @@ def test_conv1d_by_hand(stride, padding, dilation, groups):
     assert autograd.testing.gradgradcheck(convolve, [x[:1, :, :4], weight, bias])
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "widths"),
+    [
+        ((1, 1), 0, (1, 1), ((0, 0), (0, 0))),
+        ((2, 1), (1, 2), (1, 2), ((1, 1), (2, 2))),
+        ((1, 1), "same", (2, 1), ((2, 2), (0, 1))),
+        ((2, 3), "valid", (1, 1), ((0, 0), (0, 0))),
+    ],
+)
+def test_conv2d_is_a_sum_of_conv1d(stride, padding, dilation, widths, groups):
+    """Row i of the kernels slides along row i of each window, and the results are added."""
+    random = np.random.default_rng(0)
+    x, weight = random.standard_normal((2, 4, 7, 6)), random.standard_normal((6, 4 // groups, 3, 2))
+    bias = random.standard_normal(6)
+    found = autograd.nn.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    padded = np.pad(x, ((0, 0), (0, 0), *widths))
+    for row in range(found.shape[2]):
+        lines = [padded[:, :, row * stride[0] + i * dilation[0]] for i in range(3)]
+        expected = sum(
+            autograd.nn.conv1d(line, weight[:, :, i], None, stride[1], 0, dilation[1], groups)
+            for i, line in enumerate(lines)
+        )
+        expected += bias[:, None]
+        np.testing.assert_allclose(found[:, :, row], expected, rtol=1e-12, atol=1e-13)
+
+
+# ---- pooling
+
+
+def test_pools_by_hand():
+    x = autograd.tensor([[[1.0, 2.0, 3.0], [4.0, 4.0, 0.0], [4.0, 1.0, 5.0]]], requires_grad=True)
+    values, places = autograd.nn.max_pool2d(x, 2, 1, return_indices=True)
+    assert values.tolist() == [[[4, 4], [4, 5]]] and places.tolist() == [[[3, 4], [3, 8]]]
+    values.sum().backward()
+    assert x.grad.tolist() == [[[0, 0, 0], [2, 1, 0], [0, 0, 1]]]  # of equals, the first
+    row = autograd.tensor([[6.0, 3.0, 9.0]])
+    ends = dict(kernel_size=2, stride=2, padding=1)
+    assert autograd.nn.avg_pool1d(row, **ends).tolist() == [[3, 6]]
+    assert autograd.nn.avg_pool1d(row, **ends, count_include_pad=False).tolist() == [[6, 6]]
+    assert autograd.nn.avg_pool1d(row, 2, ceil_mode=True).tolist() == [[4.5, 9]]
+    assert autograd.nn.avg_pool2d(row[None], (1, 3), divisor_override=2).tolist() == [[[9]]]
+    assert autograd.nn.max_pool1d(np.array([[1, 5, 2]]), 2, 1).dtype == np.int64
+    for pool in (autograd.nn.max_pool1d, autograd.nn.avg_pool1d):
+        assert pool(autograd.tensor([[1.0, 2.0]], dtype=np.float16), 2).dtype == np.float16
+
+
 # ---- conventions
 
 
@@ -794,6 +855,24 @@ def test_power_at_zero():
         (lambda nn, x: nn.conv1d(x, np.ones((2, 2, 1))), "groups=1 do not fit"),
         (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 5))), "over 5 elements.* input has 4"),
         (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), None, 2, "same"), "needs a stride of 1"),
+        (lambda nn, x: nn.conv2d(x, np.ones((1, 1, 2, 2))), "conv2d: input has 2 axes and weight"),
+        (lambda nn, x: nn.conv2d(x[None], np.ones((1, 2, 2, 2))), "groups=1 do not fit"),
+        (lambda nn, x: nn.conv2d(x[None], np.ones((2, 1, 4, 1))), "over 4 elements.* input has 3"),
+        (lambda nn, x: nn.conv2d(x[None], np.ones((2, 1, 2, 2)), x[0]), r"bias has shape \(4,\)"),
+        (lambda nn, x: nn.max_pool1d(x[0], 2), r"shape \(4,\); expected \(N, C, L\) or"),
+        (lambda nn, x: nn.avg_pool2d(x, 2), r"expected \(N, C, H, W\) or \(C, H, W\)"),
+        (lambda nn, x: nn.max_pool1d(x, 2, padding=2), "padding is 2; expected at most half"),
+        (lambda nn, x: nn.avg_pool1d(x, 5), "reaches over 5 elements, and the padded input has 4"),
+        (lambda nn, x: nn.max_pool1d(x[:, :1], 2, 1, 1, 2), "padding alone"),
+        (lambda nn, x: nn.avg_pool2d(x[None], 2, divisor_override=0), "divisor_override is 0"),
+        (lambda nn, x: nn.hardtanh(x, 1, -1), "expected min_val <= max_val"),
+        (lambda nn, x: nn.binary_cross_entropy(x, np.ones(4)), "expected the same"),
+        (lambda nn, x: nn.binary_cross_entropy(x - 9, x), r"holds -.*; expected probabilities in"),
+        (lambda nn, x: nn.kl_div(x, x, "batch"), "'batch'; expected 'mean', 'sum', 'none' or 'bat"),
+        (lambda nn, x: nn.kl_div(x[0, 0], x, "batchmean"), "input has no axes"),
+        (lambda nn, x: nn.huber_loss(x, x, delta=0), "delta is 0; expected more than 0"),
+        (lambda nn, x: nn.huber_loss(x, x, weight=x[0]), "weight has shape"),
+        (lambda nn, x: nn.smooth_l1_loss(x, x, beta=-1), "beta is -1; expected 0 or more"),
         (lambda nn, x: nn.layer_norm(x, (3,), None, None), "layer_norm: the last axes"),
         (
             lambda nn, x: nn.layer_norm(x, 4, x[0, :3]),
@@ -920,6 +999,11 @@ def test_wrong_static_arguments_are_refused_in_the_forward_pass(name, data):
         (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), dilation=1.5), "dilation is 1.5; expect"),
         (lambda nn, x: nn.conv1d(x, np.ones((2, 3, 2)), groups=0), "groups is 0; expected 1 or"),
         (lambda nn, x: nn.conv1d(x, np.ones((3, 2))), "input has 3 axes and weight 2"),
+        (lambda nn, x: nn.max_pool1d(x, 0), "max_pool1d: kernel_size is 0; expected 1 or more"),
+        (lambda nn, x: nn.max_pool1d(x, 2, (1, 2)), r"stride is \(1, 2\); expected one integer"),
+        (lambda nn, x: nn.avg_pool1d(x, 2, padding=-1), "padding is -1; expected 0 or more"),
+        (lambda nn, x: nn.softplus(x, threshold="x"), "threshold is 'x'; expected a number"),
+        (lambda nn, x: nn.hardtanh(x, None), "hardtanh: min_val is None; expected a number"),
         (lambda nn, x: nn.scaled_dot_product_attention(x, x, x, scale="x"), "scale is 'x'"),
         (lambda nn, x: nn.scaled_dot_product_attention(x, x, x, None, 1.0), "dropout_p is 1.0"),
         (lambda nn, x: nn.scaled_dot_product_attention(x, x, x, is_causal=2), "is_causal is 2"),

@@ -16,6 +16,7 @@ from autograd.testing.properties import Call, differentiable
 pytestmark = [
     pytest.mark.usefixtures("oracle"),
     pytest.mark.filterwarnings("ignore:.*degrees of freedom"),  # PyTorch's, of empty arrays
+    pytest.mark.filterwarnings("ignore:reduction. 'mean' divides"),  # PyTorch's, of kl_div
 ]
 
 # Relative to the largest element; and absolute, for what is left where numbers near 1 cancel. In
@@ -30,7 +31,7 @@ SAME_NAME = """
     matmul moveaxis swapaxes roll reshape broadcast_to cumsum cumprod logsumexp
 """.split()
 SAME_NAME_IN_NN = """
-    relu leaky_relu elu sigmoid silu softmax log_softmax layer_norm rms_norm
+    relu leaky_relu elu hardtanh hardswish sigmoid silu softmax log_softmax layer_norm rms_norm
 """.split()
 WITHOUT_TWIN = {
     "dropout_seeded": "its mask is a function of our own seed",
@@ -85,6 +86,10 @@ def twins():
         )
         return losses.reshape(target.shape) if reduction == "none" else losses
 
+    def binary_cross_entropy(input, target):
+        broadcast = torch.broadcast_tensors(input, target)
+        return F.binary_cross_entropy(*broadcast, reduction="none")
+
     def deviation(function, x, axis, ddof, keepdims):
         return function(x, dims(x, axis), correction=ddof, keepdim=keepdims)
 
@@ -93,11 +98,25 @@ def twins():
             x = torch.prod(x, dim, keepdims)
         return x
 
+    def sliding_windows(x, *steps):
+        axes = list(zip(*(n if isinstance(n, tuple) else (n,) for n in steps), strict=True))
+        k, first = len(axes), x.ndim - len(axes)
+        for i, (size, step, apart) in enumerate(axes, first):
+            x = x.unfold(i, apart * (size - 1) + 1, step)[..., ::apart]  # a window's axis is last
+        return x.movedim(tuple(range(-k, 0)), tuple(range(-2 * k, -k)))
+
     def overlap_add(windows, length, stride, dilation):
-        *lead, size, n = windows.shape
-        at = dilation * torch.arange(size)[:, None] + stride * torch.arange(n)
-        zeros = torch.zeros(*lead, length, dtype=windows.dtype)
-        return zeros.index_add(-1, at.flatten(), windows.flatten(-2))
+        """Add by index, each window's places those that windows of numbered elements show."""
+        lengths = length if isinstance(length, tuple) else (length,)
+        k = len(lengths)
+        sizes, counts = windows.shape[-2 * k : -k], windows.shape[-k:]
+        everywhere = torch.arange(np.prod(lengths)).reshape(lengths)
+        at = sliding_windows(everywhere, tuple(sizes) if k > 1 else sizes[0], stride, dilation)
+        for axis, n in enumerate(counts):
+            at = at.narrow(axis - k, 0, n)
+        zeros = torch.zeros(*windows.shape[: -2 * k], everywhere.numel(), dtype=windows.dtype)
+        added = zeros.index_add(-1, at.flatten(), windows.flatten(-2 * k))
+        return added.unflatten(-1, lengths)
 
     def solve(a, b):
         columns = b[:, None] if b.ndim == 1 else b
@@ -152,6 +171,7 @@ def twins():
         "alias": torch.clone,
         "astype": lambda x, dtype: x.to(getattr(torch, np.dtype(dtype).name)),
         "attention": attention,
+        "binary_cross_entropy": binary_cross_entropy,
         "cbrt": lambda x: x ** (1 / 3),
         "cholesky": lambda a: torch.linalg.cholesky((a + a.mT) / 2),
         "concatenate": torch.cat,
@@ -178,12 +198,10 @@ def twins():
         "rope": rope,
         "scatter": scatter,
         "scatter_rows": lambda values, index, shape: scatter(values, (index,), shape),
-        "sliding_windows": lambda x, size, stride, dilation: (
-            x.unfold(-1, dilation * (size - 1) + 1, stride)[..., ::dilation].mT
-        ),
+        "sliding_windows": sliding_windows,
         "slogdet": torch.linalg.slogdet,
         "solve": solve,
-        "softplus": F.softplus,
+        "softplus": lambda x, beta, threshold: F.softplus(x, beta, min(threshold, 1e30)),
         "split": torch.tensor_split,
         "squeeze": lambda x, axis: torch.squeeze(x) if axis is None else torch.squeeze(x, axis),
         "stack": torch.stack,
@@ -307,6 +325,7 @@ normal = np.random.default_rng(5).standard_normal
 X, W, B, B2 = normal((3, 4)), normal(4), normal(4), normal((2, 2))
 TABLE, INDEX = normal((5, 4)), np.array([[1, 3], [3, 0]])
 IMAGE, KERNEL = normal((2, 4, 7)), normal((6, 4, 3))
+PLANES, PATCH = normal((2, 4, 6, 5)), normal((6, 4, 3, 2))
 CLASSES, HARD, SIDED = (
     np.array([1, -100, 3]),
     np.array([1, 0, 3]),
@@ -325,10 +344,15 @@ NN_CALLS = [
     ("leaky_relu", "input", dict(input=X, negative_slope=0.2)),
     ("elu", "input", dict(input=X)),
     ("elu", "input", dict(input=X, alpha=1.3)),
+    ("hardtanh", "input", dict(input=2 * X)),
+    ("hardtanh", "input", dict(input=X, min_val=-0.5, max_val=0.75)),
+    ("relu6", "input", dict(input=6 * X)),
+    ("hardswish", "input", dict(input=4 * X)),
     ("sigmoid", "input", dict(input=100 * X)),
     ("silu", "input", dict(input=X)),
     ("softplus", "input", dict(input=X)),
     ("softplus", "input", dict(input=X, beta=2.5)),
+    ("softplus", "input", dict(input=X, beta=2.5, threshold=1.5)),
     ("logsigmoid", "input", dict(input=5 * X)),
     ("gelu", "input", dict(input=X)),
     ("gelu", "input", dict(input=X, approximate="tanh")),
@@ -357,6 +381,30 @@ NN_CALLS = [
     ("conv1d", "input weight", dict(input=IMAGE, weight=KERNEL, stride=2, padding="valid")),
     ("conv1d", "input weight", dict(input=IMAGE[0], weight=KERNEL, padding="same", dilation=2)),
     ("conv1d", "input weight", dict(input=IMAGE, weight=KERNEL[:, :2], groups=2, padding=1)),
+    ("conv2d", "input weight", dict(input=PLANES, weight=PATCH)),
+    ("conv2d", "input weight bias", dict(input=PLANES, weight=PATCH, bias=normal(6), padding=2)),
+    ("conv2d", "input weight",
+     dict(input=PLANES, weight=PATCH, stride=(2, 1), padding=(0, 1), dilation=(1, 2))),
+    ("conv2d", "input weight", dict(input=PLANES, weight=PATCH, stride=2, padding="valid")),
+    ("conv2d", "input weight", dict(input=PLANES[0], weight=PATCH, padding="same", dilation=2)),
+    ("conv2d", "input weight bias",
+     dict(input=PLANES, weight=PATCH[:, :2], bias=normal(6), groups=2, padding=1)),
+    *((f"{kind}_pool1d", "input", dict(input=IMAGE, **options))
+      for kind in ("max", "avg")
+      for options in (dict(kernel_size=2), dict(kernel_size=3, stride=2, padding=1),
+                      dict(kernel_size=(4,), stride=3, padding=2, ceil_mode=True))),
+    *((f"{kind}_pool2d", "input", dict(input=PLANES, **options))
+      for kind in ("max", "avg")
+      for options in (dict(kernel_size=2), dict(kernel_size=(3, 2), stride=2, padding=(1, 0)),
+                      dict(kernel_size=3, stride=2, padding=1, ceil_mode=True),
+                      dict(kernel_size=3, stride=(1, 2)))),
+    ("max_pool1d", "input", dict(input=IMAGE[0], kernel_size=3, stride=2, dilation=2, padding=1)),
+    ("max_pool2d", "input", dict(input=PLANES[0], kernel_size=2, stride=1, dilation=(3, 2))),
+    ("avg_pool1d", "input",
+     dict(input=IMAGE[0], kernel_size=3, padding=1, ceil_mode=True, count_include_pad=False)),
+    ("avg_pool2d", "input",
+     dict(input=PLANES[0], kernel_size=3, padding=1, ceil_mode=True, count_include_pad=False)),
+    ("avg_pool2d", "input", dict(input=PLANES, kernel_size=3, padding=1, divisor_override=5)),
     ("embedding", "weight", dict(input=INDEX, weight=TABLE)),
     ("embedding", "weight", dict(input=INDEX, weight=TABLE, padding_idx=3)),
     ("nll_loss", "input", dict(input=X, target=CLASSES)),
@@ -385,6 +433,20 @@ NN_CALLS = [
      dict(input=X, target=SOFT, weight=WEIGHTS, reduction="sum")),
     ("binary_cross_entropy_with_logits", "input",
      dict(input=X, target=SOFT, reduction="none", pos_weight=WEIGHTS)),
+    ("binary_cross_entropy", "input target", dict(input=SOFT[::-1], target=SOFT)),
+    ("binary_cross_entropy", "input target",
+     dict(input=SOFT[::-1], target=SOFT, weight=WEIGHTS, reduction="sum")),
+    ("binary_cross_entropy", "input", dict(input=SOFT, target=SOFT, reduction="none")),
+    *(("kl_div", "input target", dict(input=X, target=SOFT, reduction=reduction))
+      for reduction in ("mean", "sum", "none", "batchmean")),
+    ("kl_div", "input target", dict(input=X, target=B, log_target=True)),
+    ("kl_div", "input", dict(input=X, target=np.eye(4)[:3], reduction="batchmean")),
+    *(("huber_loss", "input target", dict(input=X, target=X * X, **options))
+      for options in ({}, dict(reduction="sum", delta=0.3), dict(reduction="none", delta=2.5),
+                      dict(weight=SOFT, delta=0.7), dict(weight=SOFT, reduction="sum"))),
+    *(("smooth_l1_loss", "input target", dict(input=X, target=X * X, **options))
+      for options in ({}, dict(reduction="sum", beta=0.3), dict(reduction="none", beta=2.5),
+                      dict(beta=0.0))),
     *(("scaled_dot_product_attention", f"query key value {also}",
        dict(query=QUERY, key=KEY, value=VALUE, **options))
       for also, options in [("", {}), ("", dict(is_causal=True)), ("", dict(attn_mask=SEEN)),
@@ -431,10 +493,12 @@ def their_function(name):
 
 def test_arguments_come_in_torchs_order():
     for name in set(autograd.nn.__all__) - {"affine", "rope"}:  # PyTorch has no function for these
-        function = getattr(autograd.nn, name)
+        function, twin = getattr(autograd.nn, name), their_function(name)
+        if name in ("max_pool1d", "max_pool2d"):  # one function of two, by `return_indices`
+            twin = their_function(f"_{name}")
         ours = list(inspect.signature(getattr(function, "forward", function)).parameters)
         try:
-            theirs = list(inspect.signature(their_function(name)).parameters)
+            theirs = list(inspect.signature(twin).parameters)
         except ValueError:  # written in C++, it does not tell
             continue
         known = [argument for argument in ours if argument in theirs]
@@ -455,6 +519,56 @@ def test_indices_are_torchs():
         np.testing.assert_array_equal(nn.one_hot(INDEX, **options), expected)
 
 
+POOLS = [
+    dict(kernel_size=size, stride=stride, padding=padding, ceil_mode=ceil_mode)
+    for size in (1, 2, 3, 4)
+    for stride in (None, 1, 2, 3)
+    for padding in range(size // 2 + 1)
+    for ceil_mode in (False, True)
+]
+
+
+@pytest.mark.parametrize("options", POOLS, ids=str)
+@pytest.mark.parametrize("n_axes", [1, 2])
+def test_pools_are_torchs(n_axes, options):
+    """Values, places and gradients; of integers that tie, the first is the largest."""
+    import torch
+
+    random = np.random.default_rng(0)
+    shape = (2, 2, *(8, 9)[:n_axes])
+    for x in (random.standard_normal(shape), random.integers(0, 3, shape).astype(float)):
+        ours, theirs = autograd.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+        for dilation in (1, 2):
+            also = dict(options, dilation=dilation, return_indices=True)
+            found, places = getattr(autograd.nn, f"max_pool{n_axes}d")(ours, **also)
+            expected, their_places = their_function(f"max_pool{n_axes}d")(theirs, **also)
+            np.testing.assert_array_equal(found.numpy(), expected.numpy(force=True))
+            np.testing.assert_array_equal(places, their_places.numpy())
+            u = random.standard_normal(found.shape)
+            a, b = (
+                autograd.grad(found, ours, u),
+                torch.autograd.grad(expected, theirs, torch.tensor(u)),
+            )
+            np.testing.assert_allclose(a.numpy(), b[0].numpy(), rtol=1e-12, atol=1e-14)
+        for count_include_pad in (True, False):
+            also = dict(options, count_include_pad=count_include_pad)
+            found = getattr(autograd.nn, f"avg_pool{n_axes}d")(ours, **also)
+            expected = their_function(f"avg_pool{n_axes}d")(theirs, **also)
+            np.testing.assert_allclose(
+                found.numpy(), expected.numpy(force=True), rtol=1e-12, atol=1e-14
+            )
+
+
+@pytest.mark.parametrize("x", [[np.nan, 1, 2, np.nan], [-np.inf] * 4, [1, np.nan, np.inf, 3]])
+def test_pools_of_what_is_not_finite_are_torchs(x):
+    import torch
+
+    for padding in (0, 1):
+        expected = torch.nn.functional.max_pool1d(torch.tensor([x]), 2, 1, padding)
+        found = autograd.nn.max_pool1d(np.array([x]), 2, 1, padding)
+        np.testing.assert_array_equal(found, expected.numpy())
+
+
 # ---- kinks, ties and poles: the value of a derivative is a convention, and ours are PyTorch's
 
 INF = np.inf
@@ -465,6 +579,8 @@ OPS_AT_KINKS = [
     ("relu", SINGLE),
     ("leaky_relu", SINGLE, 0.2),
     ("elu", SINGLE, 1.5),
+    ("hardtanh", [-1.0, 1.0, np.nan], -1.0, 1.0),
+    ("hardswish", [-3.0, 3.0]),
     ("clip", [-1.0, 0.0, 1.0], -1.0, 1.0),
     ("clip", [-1.0, 0.0, 1.0], None, 0.0),
     ("maximum", [0.0, 1.0, 2.0], [0.0, 1.0, -2.0]),
@@ -532,6 +648,16 @@ EXPRESSIONS_AT_KINKS = {
         lambda torch, x: torch.linalg.norm(x, 1),
         [[1.0, -2.0], [2.0, 1.0]],
     ),
+    "relu6": (
+        autograd.nn.relu6,
+        lambda torch, x: torch.nn.functional.relu6(x),
+        [0.0, 6.0],
+    ),
+    "Huber": (
+        lambda x: autograd.nn.huber_loss(x, 0 * x.detach(), "sum", 2.0),
+        lambda torch, x: torch.nn.functional.huber_loss(x, 0 * x.detach(), "sum", 2.0),
+        np.linspace(-2, 2, 12).reshape(3, 4),
+    ),
     "det of rank 1": (np.linalg.det, lambda torch, x: torch.linalg.det(x), np.ones((3, 3))),
     "nothing counts": (
         lambda x: autograd.nn.cross_entropy(x, np.array([-100, -100])),
@@ -563,6 +689,22 @@ def test_op_at_a_kink_is_torchs(case):
     assert_op_same(autograd.REGISTRY[name], call, orders=[1, 2] if name in SMOOTH else [1])
 
 
+def test_binary_cross_entropy_of_certain_probabilities_is_torchs():
+    """At 0 and 1, where PyTorch's own bound, 1e-12, is rounded to float32."""
+    import torch
+
+    p, target = np.array([0.0, 0.0, 1.0, 1.0, 1e-14]), np.array([0.0, 1.0, 0.0, 1.0, 0.5])
+    ours, theirs = (tensor(p, requires_grad=True) for tensor in (autograd.tensor, torch.tensor))
+    found = autograd.nn.binary_cross_entropy(ours, target, reduction="sum")
+    expected = torch.nn.functional.binary_cross_entropy(
+        theirs, torch.tensor(target), reduction="sum"
+    )
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-14)
+    np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), rtol=4e-9)
+
+
 @pytest.mark.parametrize("name", EXPRESSIONS_AT_KINKS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_expression_at_a_kink_is_torchs(name):
@@ -583,7 +725,8 @@ def on_nothing():
     import torch.nn.functional as F
 
     nn = autograd.nn
-    plain = "relu leaky_relu elu sigmoid silu softplus logsigmoid gelu".split()
+    plain = """relu leaky_relu elu hardtanh relu6 hardswish sigmoid silu softplus logsigmoid
+               gelu""".split()
     for shape in EMPTY:
         for name in plain:
             yield getattr(nn, name), getattr(F, name), [shape]
@@ -610,7 +753,8 @@ def on_nothing():
         for n in (0, 3):
             yield nn.linear, F.linear, [shape, (n, shape[-1]), (n,)]
         for reduction in ("mean", "sum", "none"):
-            for name in ("mse_loss", "binary_cross_entropy_with_logits"):
+            for name in ("mse_loss", "binary_cross_entropy_with_logits", "binary_cross_entropy",
+                         "kl_div", "huber_loss", "smooth_l1_loss"):  # fmt: skip
                 ours, theirs = getattr(nn, name), getattr(F, name)
                 yield (
                     partial(ours, reduction=reduction),
@@ -638,9 +782,13 @@ def on_nothing():
         ids = np.zeros(ids, int)
         yield partial(nn.embedding, ids), partial(F.embedding, torch.tensor(ids)), [table]
     yield nn.conv1d, F.conv1d, [(0, 2, 5), (3, 2, 2), (3,)]
+    yield nn.conv2d, F.conv2d, [(0, 2, 5, 4), (3, 2, 2, 1), (3,)]
+    for name in ("max_pool2d", "avg_pool2d"):
+        size = dict(kernel_size=2, padding=1)
+        yield partial(getattr(nn, name), **size), partial(getattr(F, name), **size), [(0, 2, 5, 4)]
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:reduction. 'mean' divides")
 @pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_arrays_without_elements(dtype, kernels):
