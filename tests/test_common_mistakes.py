@@ -10,7 +10,9 @@ from helpers import ROOT
 
 from autograd import nn
 from npgpt import GPT, GPTConfig
+from npgpt.models.bert import Bert, BertConfig
 from npgpt.models.blocks import Block
+from npgpt.models.positions import SinusoidalEmbedding
 from npgpt.training.optim import AdamW
 
 PAGE = ROOT / "docs" / "common_mistakes.md"
@@ -27,9 +29,12 @@ def page():
     return names
 
 
-def block_of(kind):
+SMALL = dict(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+
+
+def block_of(kind, **options):
     """A block of another class, with the weights of one of ours."""
-    config = GPTConfig(vocab_size=11, n_embd=8, n_layer=1, n_head=2, initializer_range=0.5)
+    config = GPTConfig(**SMALL, initializer_range=0.5, **options)
     block = GPT(config, dtype=np.float64).eval().transformer.h[0]
     block.__class__ = kind
     return block
@@ -55,6 +60,60 @@ class NoSecondNorm(Block):
     def forward(self, x):
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(x)
+
+
+class NormOfTheBranch(Block):
+    def forward(self, x):
+        x = x + self.ln_1(self.attn(x))
+        return x + self.ln_2(self.mlp(x))
+
+
+def bert_with(mask=lambda ids: np.ones_like(ids)):
+    """A BERT's attention weights under a mask, (1, T) or (1, T, T)."""
+    model = Bert(BertConfig(**SMALL, initializer_range=0.5), dtype=np.float64).eval()
+    return lambda ids: model.activations(ids, mask(ids)).attentions[0].numpy()
+
+
+def look(target, source):
+    """Attention of a target, the query, to a source, the keys and values."""
+    return attention(target, source, source)
+
+
+class AlwaysSmooth(GPT):
+    smoothing = property(lambda self: self.label_smoothing)
+
+
+class SmoothLogits(GPT):
+    def forward(self, *args, **options):
+        smoothing, self.label_smoothing = self.label_smoothing, 0.0
+        logits, loss = super().forward(*args, **options)
+        if self.training:
+            logits, loss = (1 - smoothing) * logits, (1 - smoothing) * loss
+        self.label_smoothing = smoothing
+        return logits, loss
+
+
+def smoothed(kind=GPT):
+    rates = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    return kind(GPTConfig(**SMALL, **rates), dtype=np.float64)
+
+
+def mean_of_all(logits, targets):
+    """A loss whose mean counts the positions that are not asked."""
+    log_p = nn.log_softmax(logits)
+    rows = np.arange(len(targets))
+    return -np.where(targets == -100, 0, log_p[rows, np.maximum(targets, 0)]).mean()
+
+
+def waves(step, order):
+    """A table of sinusoids, with the angle of channel c and the order of the channels."""
+
+    def table(n, d):
+        angles = np.arange(n)[:, None] / 10000 ** (step * np.arange(d // 2) / d)
+        found = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(n, d)
+        return found[:, order(d)]
+
+    return table
 
 
 def fine_tuning(chosen):
@@ -106,6 +165,42 @@ MISTAKES = {
         "no second residual": block_of(NoSecondResidual),
         "no norms": block_of(NoNorms),
         "no second norm": block_of(NoSecondNorm),
+    },
+    "check_cross_attention": {
+        "the source asks": lambda target, source: look(source, target),
+        "the target looks at itself": lambda target, source: look(target, target),
+        "the source is not read": lambda target, source: target + 1,
+        "all positions ask together": lambda target, source: (
+            look(target.mean(axis=1, keepdims=True), source) + 0 * target
+        ),
+    },
+    "check_both_directions": {
+        "causal": bert_with(lambda ids: np.tri(ids.shape[1])[None]),
+        "[MASK] is hidden": bert_with(lambda ids: ids != 4),
+        "no softmax": lambda ids: bert_with()(ids) / 2,
+    },
+    "check_gaps": {
+        "the mean of all positions": mean_of_all,
+        "all positions are asked": lambda logits, targets: -nn.log_softmax(logits)[:, 8].mean(),
+    },
+    "check_pooling": {
+        "padding is counted": lambda hidden, mask: hidden.mean(axis=0),
+        "padding is divided by": lambda hidden, mask: (hidden * mask[:, None]).mean(axis=0),
+        "[CLS]": lambda hidden, mask: hidden[0],
+    },
+    "check_post_norm": {
+        "GPT-2's": block_of(Block),
+        "of the branch": block_of(NormOfTheBranch),
+        "no norm": block_of(NoNorms),
+    },
+    "check_smoothing": {
+        "in evaluation": smoothed(AlwaysSmooth),
+        "of the logits": smoothed(SmoothLogits),
+    },
+    "check_sinusoids": {
+        "halves": lambda n, d: SinusoidalEmbedding(d, np.float64, "halves").rows(n),
+        "cosines first": waves(2, lambda d: np.arange(d) ^ 1),
+        "i / d": waves(1, np.arange),
     },
     "check_fine_tuning": {
         "all but the last block are fixed": fine_tuning(lambda name: ".h.1." in name),
@@ -161,6 +256,10 @@ def test_what_is_right_passes(page):
     for check in ("check_scale", "check_mask", "check_values"):
         page[check](by_hand)
     page["check_block"](block_of(Block))
+    page["check_cross_attention"](look)
+    page["check_both_directions"](bert_with())
+    page["check_smoothing"](smoothed())
+    page["check_sinusoids"](waves(2, np.arange))
     page["check_fine_tuning"](fine_tuning(lambda name: True))
     page["check_count"](counting())
 
