@@ -45,7 +45,8 @@ def scaled_dot_product_attention(
     query : Tensor or ndarray, (..., T, D)
     key : Tensor or ndarray, (..., S, D)
     value : Tensor or ndarray, (..., S, V)
-        The leading axes of `key` and `value` are those of `query`; an axis of 1 is broadcast.
+        The leading axes of all three broadcast together. Keys and values are not copied where they
+        have the same leading axes, of 1 or of the query's length.
     attn_mask : Tensor or ndarray, broadcasting to (..., T, S), optional
         Booleans (True takes part), or numbers to add, which may require a gradient.
     dropout_p : float
@@ -101,13 +102,40 @@ def scaled_dot_product_attention(
         )
     query, attn_mask = as_array(query), as_array(attn_mask)
     shape = query.shape
+    key, value = as_array(key), as_array(value)
     if enable_gqa:
-        query, key, value, attn_mask = grouped(query, as_array(key), as_array(value), attn_mask)
+        query, key, value, attn_mask = grouped(query, key, value, attn_mask)
+    query, key, value = with_leading_axes(query, key, value)
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1] if query.ndim else 0, 1))
     seed = new_seed(generator) if dropout_p else 0
     out = attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
-    return np.reshape(out, (*shape[:-1], out.shape[-1])) if enable_gqa else out
+    if enable_gqa:  # the axes of key heads and of their groups become one again
+        out = np.reshape(out, (*out.shape[:-4], *shape[-3:-1], out.shape[-1]))
+    return out
+
+
+def with_leading_axes(query, key, value):
+    """Return query, key and value with leading axes that the op `attention` takes.
+
+    They may broadcast in any way: query (2, 1, T, D), key (3, S, D) and value (2, 1, S, V) become
+    (2, 3, T, D), (2, 3, S, D) and (2, 3, S, V). The op itself broadcasts keys and values to the
+    query, if both have the same leading axes; so with query (2, 3, T, D), key (3, S, D) and value
+    (3, S, V) become (1, 3, S, D) and (1, 3, S, V) only.
+    """
+    lead, shared = query.shape[:-2], key.shape[:-2]
+    if shared == value.shape[:-2] and (lead == shared or fits(lead, shared)):
+        return query, key, value
+    try:
+        shared = np.broadcast_shapes(shared, value.shape[:-2])
+        lead = np.broadcast_shapes(lead, shared)
+    except ValueError:
+        return query, key, value  # the op says what does not fit
+    shared = (1,) * (len(lead) - len(shared)) + shared
+    return tuple(
+        x if x.shape[:-2] == axes else np.broadcast_to(x, (*axes, *x.shape[-2:]))
+        for x, axes in ((query, lead), (key, shared), (value, shared))
+    )
 
 
 def grouped(query, key, value, attn_mask):
@@ -133,20 +161,24 @@ def grouped(query, key, value, attn_mask):
     return query, key, value, attn_mask
 
 
+def fits(lead, shared):
+    """Return whether the leading axes of keys have the query's lengths, or 1."""
+    return len(lead) == len(shared) and all(k in (1, q) for q, k in zip(lead, shared, strict=True))
+
+
 def check_attention(
     query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None
 ):  # fmt: skip
     """Raise unless query, key, value and mask fit each other, and hold numbers to compute with."""
     if (
         min(query.ndim, key.ndim, value.ndim) < 2
-        or query.ndim != key.ndim
-        or any(k not in (1, q) for q, k in zip(query.shape[:-2], key.shape[:-2], strict=True))
+        or not fits(query.shape[:-2], key.shape[:-2])
         or query.shape[-1] != key.shape[-1]
         or key.shape[:-1] != value.shape[:-1]
     ):
         raise ValueError(
             f"attention: query {query.shape}, key {key.shape} and value {value.shape} do not fit; "
-            "expected (..., T, D), (..., S, D) and (..., S, V) with the same leading axes"
+            "expected (..., T, D), (..., S, D) and (..., S, V), with leading axes that broadcast"
         )
     check_floats("attention", query=query, key=key, value=value)
     if attn_mask is None:

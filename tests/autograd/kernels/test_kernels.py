@@ -224,7 +224,7 @@ WRONG = {
     "cross_entropy": (lambda: nn.cross_entropy(X, [0, 4]), "input has 4 classes"),
     "cross_entropy_rows": (lambda: nn.cross_entropy(X, [0]), "got \\(1,\\)"),
     "cross_entropy_weight": (lambda: nn.cross_entropy(X, [0, 1], np.ones(3)), "weight has shape"),
-    "attention_keys": (lambda: nn.scaled_dot_product_attention(Q, Q[:1], Q), "do not fit"),
+    "attention_keys": (lambda: nn.scaled_dot_product_attention(Q, np.ones((3, 3, 4)), Q), "do not"),
     "attention_values": (lambda: nn.scaled_dot_product_attention(Q, Q, Q[:, :2]), "do not fit"),
     "attention_mask": (
         lambda: nn.scaled_dot_product_attention(Q, Q, Q, np.ones((2, 3), bool)),

@@ -407,6 +407,7 @@ NN_CALLS = [
     ("avg_pool2d", "input", dict(input=PLANES, kernel_size=3, padding=1, divisor_override=5)),
     ("embedding", "weight", dict(input=INDEX, weight=TABLE)),
     ("embedding", "weight", dict(input=INDEX, weight=TABLE, padding_idx=3)),
+    ("embedding", "weight", dict(input=INDEX, weight=TABLE, padding_idx=-2)),
     ("nll_loss", "input", dict(input=X, target=CLASSES)),
     ("nll_loss", "input", dict(input=X, target=CLASSES, weight=WEIGHTS, reduction="sum")),
     ("nll_loss", "input", dict(input=IMAGE[..., :5], target=SIDED, weight=WEIGHTS)),
@@ -451,6 +452,13 @@ NN_CALLS = [
        dict(query=QUERY, key=KEY, value=VALUE, **options))
       for also, options in [("", {}), ("", dict(is_causal=True)), ("", dict(attn_mask=SEEN)),
                             ("attn_mask", dict(attn_mask=BIAS, scale=0.3))]),
+    *(("scaled_dot_product_attention", "query key value",
+       dict(query=normal((*q, 3, 4)), key=normal((*k, 5, 4)), value=normal((*v, 5, 2)), **options))
+      for q, k, v, options in [((2, 3), (3,), (3,), {}), ((), (2,), (2,), dict(is_causal=True)),
+                               ((2, 1), (1, 3), (2, 3), {}), ((3,), (2, 1), (2, 1), {}),
+                               ((2, 3), (1, 3), (2, 1), dict(attn_mask=SEEN)),
+                               ((1, 6), (2, 3), (2, 3), dict(enable_gqa=True)),
+                               ((2, 6), (1, 3), (1, 3), dict(enable_gqa=True))]),
     *(("scaled_dot_product_attention", f"query key value {also}",
        dict(query=normal((2, 6, 3, 4)), key=normal((2, 2, 5, 4)), value=normal((2, 2, 5, 2)),
             enable_gqa=True, **options))
