@@ -76,6 +76,8 @@ TITLES = {
     "decomposition": "Decompositions of matrices",
     "shape": "Shape and order",
     "index": "Indexing",
+    "ufuncs": "Element by element: the less common",
+    "products": "Products of sequences",
     "activation": "Activations",
     "normalization": "Softmax and normalization",
     "embedding": "Tables, and layers that are products",

@@ -3,4 +3,12 @@
 from autograd import fast as fast
 from autograd.dispatch import RARELY_USED
 
-RARELY_USED += ["autograd.ops.convolution", "autograd.ops.decomposition"]
+RARELY_USED += [
+    "autograd.ops.arranging",
+    "autograd.ops.convolution",
+    "autograd.ops.decomposition",
+    "autograd.ops.products",
+    "autograd.ops.sampled",
+    "autograd.ops.statistics",
+    "autograd.ops.ufuncs",
+]

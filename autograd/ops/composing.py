@@ -2,6 +2,8 @@
 
 import inspect
 
+import numpy as np
+
 from autograd.dispatch import as_tensors, implements, plain, rebuilt, requires_gradient
 from autograd.engine import TensorBase
 from autograd.modes import is_grad_enabled
@@ -19,13 +21,16 @@ def composes(*functions, inputs=None, asks=()):
     """
 
     def declare(run):
+        signature = inspect.signature(run)
+
         def checked(*args, **kwargs):
-            expected = functions[0](*plain(args), **plain(kwargs))
+            given = signature.bind(*args, **kwargs)  # raises for an argument that `run` lacks
+            expected = functions[0](*plain(given.args), **plain(given.kwargs))
             if is_grad_enabled() and requires_gradient([args, kwargs]):
                 return _like(expected, run(*args, **kwargs))
             return as_tensors(expected)
 
-        checked.__signature__ = inspect.signature(run)
+        checked.__signature__ = signature
         checked.__module__ = run.__module__
         implements(*functions, inputs=inputs, asks=asks)(checked)
         return run
@@ -40,3 +45,8 @@ def _like(expected, found):
     if not isinstance(found, TensorBase) or expected.dtype.kind != "f":
         return as_tensors(expected)
     return found if found.dtype == expected.dtype else found.astype(expected.dtype)
+
+
+def array_of(x):
+    """Return a tensor as it is, and anything else as an array."""
+    return x if isinstance(x, TensorBase) else np.asarray(x)

@@ -269,6 +269,8 @@ def test_numpy_decides_what_a_call_may_be(function, call):
         elif error is not None:
             if function is np.take and "Cannot cast" in str(error):
                 continue  # an index that is no integer
+            if function is np.astype and "expected a dtype" in str(error):
+                continue  # np.float64(1) is a dtype for NumPy, and a tensor is none
             assert needs and isinstance(error, TypeError) and "gradient" in str(error), error
         else:
             assert same(found, expected), (found, expected)

@@ -28,12 +28,14 @@ SAME_NAME = """
     add subtract multiply divide negative absolute square sign reciprocal exp exp2 expm1 log log2
     log10 log1p sqrt sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh hypot
     rsqrt logaddexp arctan2 floor ceil trunc remainder maximum minimum where clip
+    copysign fmax fmin fmod logaddexp2 sinc
     matmul moveaxis swapaxes roll reshape broadcast_to cumsum cumprod logsumexp
 """.split()
 SAME_NAME_IN_NN = """
     relu leaky_relu elu hardtanh hardswish sigmoid silu softmax log_softmax layer_norm rms_norm
 """.split()
 WITHOUT_TWIN = {
+    "heaviside": "PyTorch's has no derivative",
     "dropout_seeded": "its mask is a function of our own seed",
 }
 
@@ -159,6 +161,9 @@ def twins():
         kept = dropout_like(tuple(p.shape), dropout_p, seed, float)
         return p * torch.tensor(kept, dtype=p.dtype) @ value
 
+    def correlate(a, v, padding):
+        return F.conv1d(a[None, None], v[None, None], padding=padding)[0, 0]
+
     def rope(input, cos, sin):
         """A pair of channels as a complex number, which the angle's own turns."""
         turned = torch.complex(*input.tensor_split(2, -1)) * torch.complex(cos, sin)
@@ -172,6 +177,8 @@ def twins():
         "astype": lambda x, dtype: x.to(getattr(torch, np.dtype(dtype).name)),
         "attention": attention,
         "binary_cross_entropy": binary_cross_entropy,
+        "correlate": lambda a, v: correlate(a, v, 0),
+        "convolve": lambda a, v: correlate(a, v.flip(0), len(v) - 1),
         "cbrt": lambda x: x ** (1 / 3),
         "cholesky": lambda a: torch.linalg.cholesky((a + a.mT) / 2),
         "concatenate": torch.cat,
