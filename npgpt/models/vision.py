@@ -95,11 +95,16 @@ class VisionConfig(GPTConfig):
         """The name in the registry."""
         return "vision-gpt"
 
+    @property
+    def channels(self) -> str:
+        """The number of channels, in words."""
+        return "1 channel" if self.num_channels == 1 else f"{self.num_channels} channels"
+
     def described(self) -> dict[str, str]:
         """Return what `npgpt info` says of the parts of a block, and of images."""
         size, patch = self.image_size, self.patch_size
         return super().described() | {
-            "images": f"{size} x {size} pixels, {self.num_channels} channels",
+            "images": f"{size} x {size} pixels, {self.channels}",
             "patches": f"{self.n_patches} of {patch} x {patch} pixels",
         }
 
@@ -242,12 +247,17 @@ class VisionGPT(GPT):
         """
         config = self.config
         c, size = config.num_channels, config.image_size
-        x = pixel_values if isinstance(pixel_values, Tensor) else np.asarray(pixel_values)
+        try:
+            x = pixel_values if isinstance(pixel_values, Tensor) else np.asarray(pixel_values)
+        except ValueError:
+            raise UserError(
+                f"the images of pixel_values differ in shape; one array of shape (B, {c}, {size}, "
+                f"{size}) is expected"
+            ) from None
         if x.ndim != 4 or x.shape[1:] != (c, size, size):
             raise UserError(
-                f"pixel_values has shape {x.shape}; this model reads images of {c} "
-                f"{'channel' if c == 1 else 'channels'} and {size} x {size} pixels, of shape "
-                f"(B, {c}, {size}, {size})"
+                f"pixel_values has shape {x.shape}; this model reads images of {config.channels} "
+                f"and {size} x {size} pixels, of shape (B, {c}, {size}, {size})"
             )
         if x.dtype.kind != "f":
             raise UserError(

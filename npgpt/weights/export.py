@@ -61,10 +61,10 @@ def export(source: str | Path, folder: str | Path) -> None:
     model, tokenizer = open_both(source)
     config = model.config
     if config.model_type not in config.hugging_face:
-        raise UserError(
-            f"{source} cannot be exported: transformers has no model with this window_size, "
-            "norm_position and activation_function together"
-        )
+        what = f"of the type {config.model_type}"
+        if config.model_type == "npgpt":
+            what = "with this window_size, norm_position and activation_function together"
+        raise UserError(f"{source} cannot be exported: transformers has no model {what}")
     end = tokenizer.special_tokens.get(END)
     if end is not None:
         ends = {"eos_token_id": end, "pad_token_id": end}

@@ -85,6 +85,20 @@ def test_the_embeddings_of_vit(size, patch, channels):
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
+def test_the_nearest_neighbour_reads_as_many_as_the_page_says():
+    need(importlib.util.find_spec("sklearn") is not None, "scikit-learn")
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    held_out, training = order[:360], order[360:]
+    squares = (images**2).sum(axis=1)
+    distances = squares[training] - 2 * images[held_out] @ images[training].T  # (360, 1437)
+    nearest = training[distances.argmin(axis=1)]
+    n = (labels[nearest] == labels[held_out]).sum()
+    assert f"gives {n} of" in (ROOT / "docs" / "images.md").read_text("utf-8").replace("\n", " ")
+
+
 def test_the_example_reads_digits(tmp_path):
     """At least 0.95 of the held-out images, by the whole name, in under five minutes."""
     need(importlib.util.find_spec("sklearn") is not None, "scikit-learn")

@@ -8,10 +8,12 @@ import pytest
 from helpers import npgpt
 
 import autograd
-from autograd.kernels import use_kernels
+from autograd.kernels import kernels_enabled, use_kernels
 from autograd.testing import gradcheck
 from npgpt import GPT, GPTConfig, UserError, generate, load_model
+from npgpt.generation.decode import Decoder
 from npgpt.generation.quantize import quantize
+from npgpt.models.cache import KVCache
 from npgpt.models.vision import VisionConfig, VisionGPT
 from npgpt.tokenizers import CharTokenizer, save_tokenizer
 
@@ -185,6 +187,21 @@ def test_prompts_may_differ_in_length():
         np.testing.assert_array_equal(both[i, -4:], alone[0, -4:])
 
 
+def test_a_step_is_one_compiled_program_where_there_are_kernels():
+    """The logits of the kernel, which reads no image, are those of the modules, which read it."""
+    if not kernels_enabled():
+        pytest.skip("needs kernels")
+    model, images = draw_model(np.float32), draw_images(dtype=np.float32)
+    with autograd.no_grad():
+        decoder = Decoder(model, KVCache(12), model.encode(images))
+        decoder(PROMPTS)
+        found = decoder(np.array([[1], [2]]))
+        ids = np.concatenate([PROMPTS, [[1], [2]]], axis=1)
+        expected = model(ids, pixel_values=images)[0].numpy()[:, -1]
+    assert decoder._step is not None
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_generated_token_is_the_most_probable_one():
     model, images = draw_model(), draw_images()
     logits = model(PROMPTS, pixel_values=images)[0].numpy()[:, -1].copy()
@@ -239,6 +256,13 @@ def test_an_image_token_without_an_image_is_one_line(command, folder, capsys):
     assert "no image is given" in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("more", [[], ["--gguf"]])
+def test_no_other_program_has_such_a_model(more, folder, tmp_path, capsys):
+    assert npgpt("export", folder, tmp_path / "out", *more) == 2
+    error = capsys.readouterr().err
+    assert "vision-gpt" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
 # ---- wrong input
 
 ONE = np.array([[IMAGE] * 4 + [3]])
@@ -262,6 +286,7 @@ ONE = np.array([[IMAGE] * 4 + [3]])
         (lambda m: generate(m, ONE, pixel_values=draw_images(1), max_new_tokens=9), "lower max"),
         (lambda m: generate(m, ONE, pixel_values=draw_images(2)), "2 images and 1 rows"),
         (lambda m: generate(m, ONE, pixel_values=[[1.0, 2.0]]), "has shape"),
+        (lambda m: generate(m, ONE, pixel_values=[[1.0, 2.0], [3.0]]), "differ in shape"),
         (lambda m: quantize(m), "a GPT that sees cannot be quantized"),
         (lambda m: draw_model(image_size=5), "whole patches"),
         (lambda m: draw_model(n_positions=4), "no position is left"),
