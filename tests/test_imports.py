@@ -35,6 +35,7 @@ LAYERS = [
     ["npgpt.generation.options", "npgpt.hub", "npgpt.tokenizers", "npgpt.weights"],
     [
         "npgpt.evaluation",
+        "npgpt.gaps",
         "npgpt.generation",
         "npgpt.sentences",
         "npgpt.training",

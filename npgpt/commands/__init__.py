@@ -28,6 +28,11 @@ COMMANDS = {
         "Translate the lines of files, or of standard input, with a model that npgpt train --pairs "
         "has trained. Without --model: the latest run under out/.",
     ),
+    "fill": (
+        "[--model DIR] TEXT ...",
+        "Fill the gaps of a text with a BERT, as npgpt train --task masked trains it. Without "
+        "--model: the latest run under out/. Each line from a pipe is a text.",
+    ),
     "embed": (
         "TEXT ... | --file FILE | --nearest TEXT",
         "Vectors of sentences, how similar they are, and the nearest ones. Without --model: with "

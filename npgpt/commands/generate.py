@@ -237,7 +237,7 @@ def read_lines() -> Iterator[str]:
             empty = False
             yield prompt
     if empty:
-        raise UserError("the prompt is empty: standard input has no text")
+        raise UserError("standard input has no text")
 
 
 def is_piped() -> bool:

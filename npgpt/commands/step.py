@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from numpy import ndarray
 
 import autograd
 from autograd.reading import SMALL, read_bytes, read_text
 from autograd.schema import FileName
 from npgpt.errors import UserError
+from npgpt.models.bert import Bert
 from npgpt.models.config import Steps
 from npgpt.options import Argument, parse
 from npgpt.say import say
+from npgpt.tokenizers import Tokenizer
 
 
 @dataclass
@@ -31,7 +34,8 @@ class Options:
     arguments: Annotated[tuple[str, ...], Argument("-- ARG ...")] = ()
     """Arguments of the script, in sys.argv."""
     model: FileName = ""
-    """A folder with a model, or a name on the hub: the backward pass of its loss on --text."""
+    """A folder with a model, or a name on the hub: the backward pass of its loss on --text. Of the
+    text of a BERT, 15 % of the tokens are masked, and the loss asks for these."""
     text: str = ""
     """The text that the model reads; of an encoder-decoder a source, a tab and a target."""
     run: FileName = ""
@@ -117,6 +121,7 @@ def trace_model(folder: str, text: str) -> Any:
     """Return the trace of a model's loss on a text: of each token, given the tokens before.
 
     The text of an encoder-decoder is a source, a tab and a target, as in a pairs file.
+    Of the text of a BERT, some tokens are masked (`masked_text`).
 
     Raises
     ------
@@ -142,6 +147,8 @@ def trace_model(folder: str, text: str) -> Any:
             )
         ids = encode_source(model, tokenizer, source)[None]  # (1, S)
         targets = np.array([[*tokenizer.encode(target), model.config.eos_token_id]])  # (1, T)
+    elif isinstance(model, Bert):
+        ids, targets = masked_text(folder, model, tokenizer, text)  # (1, T)
     else:
         whole = np.array([tokenizer.encode(text)])  # (1, T + 1)
         if whole.shape[1] < 2:
@@ -156,6 +163,33 @@ def trace_model(folder: str, text: str) -> Any:
     with autograd.record():
         logits, loss = model(ids, targets=targets)
     return autograd.stepper.trace(loss)
+
+
+def masked_text(
+    folder: str, model: Bert, tokenizer: Tokenizer, text: str
+) -> tuple[ndarray, ndarray]:
+    """Return a text of which 15 % of the tokens are masked, and these tokens, (1, T) each.
+
+    Raises
+    ------
+    UserError
+        If the model has no head for masked tokens, or the text has no token to mask, or more tokens
+        than the model reads at once.
+    """
+    from npgpt.gaps import demand_masked_head, name_mask, ordinary_tokens
+    from npgpt.training.masked import mask_tokens
+
+    demand_masked_head(model, folder)
+    mask = tokenizer.special_tokens[name_mask(tokenizer)]
+    ids = tokenizer.encode(text, disallowed_special=())  # (T,)
+    if len(ids) > model.config.n_positions:
+        raise UserError(
+            f"the text has {len(ids)} tokens, and the model reads {model.config.n_positions}"
+        )
+    inputs, targets = mask_tokens(ids, np.random.default_rng(0), mask, ordinary_tokens(tokenizer))
+    if not (targets >= 0).any():
+        raise UserError("the text has no token that could be masked: give it with --text TEXT")
+    return inputs[None], targets[None]
 
 
 class _Session:

@@ -114,8 +114,8 @@ class Reader:
     ) -> None:
         if isinstance(model, Bert):
             raise UserError(
-                "a BERT reads a text in both directions, and cannot continue one; npgpt embed "
-                "makes vectors of sentences with it"
+                "a BERT reads a text in both directions, and cannot continue one; npgpt fill "
+                "fills gaps with it, and npgpt embed makes vectors of sentences"
             )
         self.model, self.memory = model, memory
         self.n_positions = model.config.n_positions

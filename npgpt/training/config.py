@@ -31,8 +31,8 @@ from npgpt.models.config import (
 from npgpt.models.registry import ARCHITECTURES
 from npgpt.options import FOREIGN
 
-ModelType = Literal["gpt", "llama", "mistral", "qwen2", "encoder-decoder", "marian"]
-TaskName = Literal["language_modelling", "pairs"]
+ModelType = Literal["gpt", "llama", "mistral", "qwen2", "encoder-decoder", "marian", "bert"]
+TaskName = Literal["language_modelling", "pairs", "masked"]
 """The names of the tasks (`npgpt.training.registry.TASKS`)."""
 
 
@@ -42,7 +42,8 @@ class DataKeys:
 
     task: TaskName = "language_modelling"
     """What the model learns: language_modelling predicts each token from the tokens before it;
-    pairs writes the target of a source, such as a translation."""
+    pairs writes the target of a source, such as a translation; masked
+    fills gaps in the text, as BERT does."""
     data: tuple[FileName, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
     val_data: tuple[FileName, ...] = ()
@@ -83,11 +84,11 @@ class ModelKeys:
     bias: bool = False
     """Whether linear layers and norms have biases."""
     activation_function: Activation | None = None
-    """gelu_new for gpt and silu for the others, if not given."""
+    """gelu_new for gpt, gelu for bert and silu for the others, if not given."""
     norm_position: NormPosition = "pre"
     """pre normalizes what a branch reads (GPT-2), post the sum after it (GPT-1). Of gpt alone."""
     position_embedding: PositionEmbedding = "learned"
-    """Of gpt alone: the others have rotary positions."""
+    """Of gpt alone: the others have rotary positions, and bert has learned ones."""
     window_size: Size | None = None
     """Tokens that every other layer sees (GPT-3), or every layer of mistral and qwen2; all, if not
     given."""

@@ -233,7 +233,7 @@ class LanguageModelling(Task):
     """
 
     name = "language_modelling"
-    model_types = "gpt", "llama", "mistral", "qwen2"
+    model_types: ClassVar[tuple[ModelType, ...]] = ("gpt", "llama", "mistral", "qwen2")
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
         super().__init__(config, tokenizer, data)
