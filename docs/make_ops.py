@@ -3,6 +3,8 @@
 import inspect
 from pathlib import Path
 
+import numpy as np
+
 import autograd
 from autograd.dispatch import NUMPY, Question
 from autograd.files import write_text
@@ -88,20 +90,59 @@ TITLES = {
     "rotary": "Rotary positions",
     "op": "Other",
 }
+MODULES = {"np": np, "np.linalg": np.linalg, "np.fft": np.fft}
+
+# Why a function has no rule: each reason, and the functions that it holds for.
+REFUSED = {
+    "They write to their first argument, which the tape may need.": """
+        np.copyto np.fill_diagonal np.place np.put np.put_along_axis np.putmask""",
+    "Their results are complex, or those of complex numbers; gradients are real here.": """
+        np.fft.fft np.fft.fft2 np.fft.fftn np.fft.hfft np.fft.ifft np.fft.ifft2 np.fft.ifftn
+        np.fft.ihfft np.fft.irfft np.fft.irfft2 np.fft.irfftn np.fft.rfft np.fft.rfft2 np.fft.rfftn
+        np.linalg.eig np.linalg.eigvals np.roots np.sort_complex""",
+    "They take dates, which have no gradient.": """
+        np.busday_count np.busday_offset np.datetime_as_string np.is_busday""",
+    "They call your function on pieces of the array; write the loop, and use `np.stack`.": """
+        np.apply_along_axis np.apply_over_axes""",
+    "They compare two sets; use `np.unique`, `np.isin` and an index.": """
+        np.intersect1d np.setdiff1d np.setxor1d np.union1d""",
+    "The zeros decide about the shape; use a slice.": "np.trim_zeros",
+    "They work on the digits of a number in memory.": "np.frexp np.ldexp np.nextafter np.spacing",
+    "It makes an index of its arguments; give it integers or booleans.": "np.ix_",
+    "There is no rule so far.": """
+        np.i0 np.linalg.cond np.linalg.lstsq np.linalg.pinv np.linalg.qr np.poly np.polyadd
+        np.polyder np.polydiv np.polyfit np.polyint np.polymul np.polysub""",
+}
 TAIL = """
 ## In terms of these
 
-{others}
+Functions of `autograd.nn` that are made of the ops above:
 
-## Plain results
+{made}.
 
-Comparisons, `np.argmax` and their like have no derivative: they return plain arrays, also for
-tensors that require a gradient. These do:
+## Every function of NumPy
 
-{plain}
+What becomes of a tensor that requires a gradient in the functions of NumPy {version}:
 
-Any other function of NumPy's raises for a tensor that requires a gradient. So does a function of
-the tables above when an argument has no rule, such as `where=` of `np.sum`, and when a tensor that
+{counts}
+
+**Differentiable.** {differentiable}.
+
+**Plain answers.** Comparisons, `np.argmax` and their like have no derivative: they return plain
+arrays, also for tensors that require a gradient. {plain}.
+
+**Refused.** These raise for a tensor that requires a gradient:
+
+{refused}
+
+**Not asked.** NumPy calls these functions without asking the types of the arguments. They make
+arrays of numbers and shapes, convert, read files, print, or answer about dtypes. Where such a
+function makes an array of its argument, a tensor that requires a gradient is refused. {unasked}.
+
+## What is refused
+
+A function that is refused raises for a tensor that requires a gradient. So does a differentiable
+function when an argument has no rule, such as `out=` of `np.sum`, and when a tensor that
 requires a gradient is given for an argument through which none flows: no gradient is lost without
 an error. Where nothing requires a gradient, and under `no_grad()`, all of NumPy's functions and all
 of their arguments work, `out=` included.
@@ -198,18 +239,62 @@ def page():
             parts += [f"## {title}\n", "| name | what it does | formula |", "| --- | --- | --- |"]
             parts += [*rows, ""]
     shown = {name for op in ops for name in where(op)}
-    implemented = {names(f): f for f in NUMPY}
-    others = sorted(
-        {name for name, f in implemented.items() if not is_plain(f)}
-        | {f"autograd.nn.{name}" for name in autograd.nn.__all__} - shown
-    )
-    plain = sorted(name for name, f in implemented.items() if is_plain(f))
-    listed = (
-        ", ".join(map(code, [n for n in group if n not in shown])) for group in (others, plain)
-    )
+    made = sorted({f"autograd.nn.{name}" for name in autograd.nn.__all__} - shown)
+    kinds = sorted_by_kind()
+    version = ".".join(np.__version__.split(".")[:2])
     return "\n".join(parts) + TAIL.format(
-        others=next(listed) + ".", plain=next(listed) + ".", limits=limits()
-    )
+        made=listed(made), version=version, counts=counts(kinds), refused=refused(kinds["refused"]),
+        limits=limits(), **{k: listed(kinds[k]) for k in ("differentiable", "plain", "unasked")},
+    )  # fmt: skip
+
+
+def listed(names):
+    """Return names as a list in a sentence."""
+    return ", ".join(map(code, names))
+
+
+def kind_of(function):
+    """Return what becomes of a tensor that requires a gradient in a function of NumPy."""
+    if isinstance(NUMPY.get(function), Question):
+        return "plain"
+    if function in NUMPY:
+        return "differentiable"
+    asks = isinstance(function, np.ufunc) or hasattr(function, "_implementation")
+    return "refused" if asks else "unasked"
+
+
+def sorted_by_kind():
+    """Return the public names of NumPy's functions, by what becomes of a tensor in them."""
+    kinds = {kind: [] for kind in ("differentiable", "plain", "refused", "unasked")}
+    for prefix, module in MODULES.items():
+        for name in sorted(module.__all__):
+            function = getattr(module, name)
+            if callable(function) and not isinstance(function, type):
+                kinds[kind_of(function)].append(f"{prefix}.{name}")
+    return kinds
+
+
+def counts(kinds):
+    """Return the table of how many functions are of which kind, in each module."""
+    rows = ["| | " + " | ".join(map(code, MODULES)) + " |", "| --- |" + " --- |" * len(MODULES)]
+    titles = ("differentiable", "plain answers", "refused", "not asked")
+    for title, names in zip(titles, kinds.values(), strict=True):
+        numbers = [sum(name.rpartition(".")[0] == prefix for name in names) for prefix in MODULES]
+        rows.append(f"| {title} | " + " | ".join(map(str, numbers)) + " |")
+    return "\n".join(rows)
+
+
+def refused(names):
+    """Return the table of the functions that are refused, and why."""
+    reasons = {name: why for why, group in REFUSED.items() for name in group.split()}
+    if unknown := [name for name in names if name not in reasons]:
+        raise SystemExit(f"REFUSED in docs/make_ops.py must say why these have no rule: {unknown}")
+    rows = ["| functions | why |", "| --- | --- |"]
+    for why in REFUSED:
+        group = [name for name in names if reasons[name] == why]
+        if group:
+            rows.append(f"| {listed(group)} | {why} |")
+    return "\n".join(rows)
 
 
 def limits():
@@ -217,11 +302,6 @@ def limits():
     entries = (" ".join(entry.split()).split(": ", 1) for entry in LIMITS.split("\n\n"))
     rows = [f"| {where} | {what} |" for where, what in entries]
     return "\n".join(["| where | what is lost |", "| --- | --- |", *rows])
-
-
-def is_plain(function):
-    """Return whether a function of NumPy's gives plain results."""
-    return isinstance(NUMPY[function], Question)
 
 
 if __name__ == "__main__":

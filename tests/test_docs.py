@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from helpers import ROOT
 
@@ -87,6 +88,21 @@ def test_the_table_of_ops_is_up_to_date():
     spec.loader.exec_module(make_ops)
     page = (ROOT / "docs" / "ops.md").read_text(encoding="utf-8")
     assert page == make_ops.page(), "run: python docs/make_ops.py"
+
+
+def test_every_function_of_numpy_is_in_the_table_of_ops():
+    """Each public name of the installed NumPy stands in one of the four groups."""
+    page = (ROOT / "docs" / "ops.md").read_text(encoding="utf-8")
+    section = page.partition("## Every function of NumPy")[2].partition("## What is refused")[0]
+    expected = [
+        f"{prefix}.{name}"
+        for prefix, module in {"np": np, "np.linalg": np.linalg, "np.fft": np.fft}.items()
+        for name in module.__all__
+        if callable(getattr(module, name)) and not isinstance(getattr(module, name), type)
+    ]
+    assert [name for name in expected if f"`{name}`" not in section] == []
+    total = sum(int(n) for n in re.findall(r"(?<=\| )\d+(?= \|)", section))
+    assert total == len(expected)
 
 
 def test_the_repository_names_no_machine():
