@@ -29,8 +29,8 @@ class AdamW:
     eps : float
         Added to the square root of the mean square, so that no parameter is divided by 0.
     weight_decay : float
-        An update makes each matrix smaller by this part, times the learning rate. Vectors (biases
-        and the weights of norms) do not decay.
+        An update makes each matrix smaller by this part, times the learning rate. Biases and the
+        weights of norms do not decay (`decays`).
 
     Examples
     --------
@@ -76,7 +76,7 @@ class AdamW:
             if parameter.grad is None:
                 continue
             arrays = (parameter.grad.numpy(), self.means[name], self.squares[name])
-            decay = self.weight_decay if parameter.ndim >= 2 else 0.0
+            decay = self.weight_decay if decays(name, parameter) else 0.0
             updated.append(parameter)
             others.append((*(x.reshape(-1) for x in arrays), 1 - learning_rate * decay))
         with written_flat(updated) as rows:
@@ -100,6 +100,19 @@ class AdamW:
             self.means[name][...] = state[f"mean.{name}"]
             self.squares[name][...] = state[f"square.{name}"]
         self.n_updates = n_updates
+
+
+def decays(name: str, parameter: Parameter) -> bool:
+    """Return whether a parameter decays: vectors do not, and biases not in any shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bias = Parameter(np.zeros((1, 5)))  # as the head of an encoder-decoder has it
+    >>> decays("lm_head.bias", bias), decays("lm_head.weight", bias)
+    (False, True)
+    """
+    return parameter.ndim >= 2 and name.rpartition(".")[2] != "bias"
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from npgpt.training.config import TrainConfig
 from npgpt.training.data import n_predicted
 from npgpt.training.loop import Run
 from npgpt.training.memory import keep_freed_memory
+from npgpt.training.optim import decays
 from npgpt.training.prepare import initial_model
 from npgpt.training.run import open_run
 from npgpt.training.state import Progress, Setting, environment, hash_parameters
@@ -284,7 +285,7 @@ def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) ->
         move.clipped = float(gradient.numpy()[index])  # clipping is in place
         move.change = float(parameter.numpy()[index]) - move.value
         moves.append(move)
-        if parameter.ndim >= 2:
+        if decays(name, parameter):
             decay -= lr * optimizer.weight_decay * move.value
         beta1, beta2 = optimizer.betas
         square = float(optimizer.squares[name][index]) / (1 - beta2**optimizer.n_updates)

@@ -27,6 +27,7 @@ from autograd.reading import read_tensors
 from npgpt import GPT, UserError
 from npgpt.cli import main
 from npgpt.evaluation.loss import every_window, mean_loss, whole_loss
+from npgpt.models.registry import ARCHITECTURES
 from npgpt.module import Parameter
 from npgpt.tokenizers import ByteTokenizer
 from npgpt.training.config import ModelType, TaskName, TrainConfig
@@ -695,6 +696,25 @@ def test_another_task(text, tmp_path):
 
 
 # ---- the optimizer
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_no_bias_decays_whatever_its_shape(model_type):
+    """With gradients of zero, an update changes only what decays: of a GPT, all matrices."""
+    architecture = ARCHITECTURES[model_type]
+    model = architecture.model(
+        architecture.config(vocab_size=7, n_positions=200, n_embd=4, n_layer=1, n_head=1)
+    )
+    before = {}
+    for name, parameter in model.named_parameters():
+        parameter.data[...] = 1
+        parameter.grad = autograd.tensor(np.zeros_like(parameter.data))
+        before[name] = parameter.ndim
+    AdamW(model.named_parameters(), weight_decay=0.5).step(0.1)
+    changed = {name for name, p in model.named_parameters() if (p.numpy() != 1).any()}
+    assert changed == {n for n, ndim in before.items() if ndim > 1 and n != "lm_head.bias"}
+    has_wide_bias = before.get("lm_head.bias") == 2
+    assert has_wide_bias == (model_type in ("encoder-decoder", "marian"))
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
