@@ -268,6 +268,11 @@ class Chat:
             turns = range(len(self.turns))
             first = bisect.bisect_left(turns, True, key=lambda i: len(self._encode(text, i)) <= aim)
             ids = self._encode(text, first)
+        if not len(ids):
+            raise UserError(
+                "the chat template makes no token of these messages; give another template, with "
+                "--template, or chat_template= in Python"
+            )
         if len(ids) >= n_positions:
             raise UserError(
                 f"the message has {len(ids):,} tokens, with the system prompt and what the "

@@ -26,6 +26,7 @@ does not, so we use this list."""
 
 MOST_IDS = 2**24  # a bound for ids, so that an array with an element for each id stays small
 TokenId = Annotated[int, Range(0, MOST_IDS - 1)]
+MOST_ADDED = 2**16  # added tokens: a text is searched for all of them at once
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,11 @@ class Tokenizer(ABC):
     ) -> None:
         self.tokens = tokens
         self.added_tokens = tuple(added_tokens)
+        if len(self.added_tokens) > MOST_ADDED:
+            raise UserError(
+                f"there are {len(self.added_tokens):,} added tokens; at most {MOST_ADDED:,} can be "
+                "searched for in a text"
+            )
         self.before, self.after = tuple(before), tuple(after)
         self.special_tokens = {t.content: t.id for t in self.added_tokens if t.special}
         self.special_tokens_map: dict[str, str] = {}

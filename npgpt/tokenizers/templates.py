@@ -86,9 +86,9 @@ def require_template(tokenizer: Tokenizer) -> str:
     Raises
     ------
     UserError
-        If the tokenizer has none.
+        If the tokenizer has none, or an empty one.
     """
-    if tokenizer.chat_template is None:
+    if not tokenizer.chat_template:
         raise UserError(
             "this model has no chat template, so it was probably not trained on conversations; "
             "give a template by name or file: --template plain, or chat_template= in Python "

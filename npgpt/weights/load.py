@@ -7,6 +7,7 @@ when it is first used, and a change to a parameter never reaches the file.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -122,11 +123,13 @@ def fit_model(
     """
     path = find_model(source)
     config, tensors, what, defaults = read_model(path, config)
-    if config.n_layer > len(tensors):  # before a model of so many layers is made
-        raise UserError(
-            f"{what} has {len(tensors)} tensors, too few for the {config.n_layer} layers of its "
-            "configuration"
-        )
+    if config.n_layer > FEW:  # before a model of so many layers is made
+        needed = config.n_layer * count_of_layer(config)
+        if needed > len(tensors):
+            raise UserError(
+                f"{what} has {len(tensors)} tensors, too few for the {config.n_layer} layers of "
+                f"its configuration, which have {needed:,}"
+            )
     try:
         with unallocated():
             model = architecture_of(config).model(config, dtype=dtype)
@@ -137,6 +140,17 @@ def fit_model(
     model.eval()
     model.generation_config = defaults
     return model, tensors, what
+
+
+FEW = 100  # a model of so many layers is quickly made
+
+
+def count_of_layer(config: ModelConfig) -> int:
+    """Return the number of parameters, each of them an array, that one layer has."""
+    with unallocated():
+        model = architecture_of(config).model(dataclasses.replace(config, n_layer=1))
+    layers = model.transformer.first_layers()
+    return sum(1 for layer in layers for _ in layer.named_parameters())
 
 
 def read_model(

@@ -96,9 +96,44 @@ def make_gguf(folder):
     write_gguf(folder / "tiny.gguf", *gguf_llama({"ffn_up": "Q4_1"}, n_layer=1))
 
 
+def make_gguf_parts(folder):
+    """A model in two files, with blocks of every kind, and a chat template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = {"ffn_up": "Q4_0", "ffn_down": "Q8_0", "attn_v": "F16", "attn_output": "BF16"}
+    metadata, tensors = gguf_llama(kinds, n_layer=1)
+    metadata["tokenizer.chat_template"] = "{{ messages[0].content }}"
+    names = sorted(tensors)
+    for i in (0, 1):
+        split = {"split.no": i, "split.count": 2, "split.tensors.count": len(names)}
+        of_part = {name: tensors[name] for name in names[i::2]}
+        path = folder / f"tiny-{i + 1:05}-of-00002.gguf"
+        write_gguf(path, (metadata if i == 0 else {}) | split, of_part)
+
+
+def make_other_ggufs(folder):
+    """A GPT-2 and a Qwen2, as npgpt writes them."""
+    from npgpt.models.llama import Llama, LlamaConfig
+    from npgpt.tokenizers import ByteTokenizer
+    from npgpt.weights.export import export_gguf
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = dict(vocab_size=256, n_positions=8, n_embd=32, n_layer=1, n_head=2)
+    qwen2 = Llama(LlamaConfig(**sizes, model_type="qwen2", rope_scaling={
+        "rope_type": "yarn", "factor": 2.0,
+    }), seed=1)  # fmt: skip
+    for name, model in {"gpt2": _model(**sizes), "qwen2": qwen2}.items():
+        source = folder.parent / name
+        model.save_pretrained(source)
+        _save(ByteTokenizer(), source)
+        export_gguf(source, folder / f"{name}.gguf", "Q4_1")
+
+
 def read_gguf(folder):
-    read_model(folder / "tiny.gguf")
-    read_any_tokenizer(folder / "tiny.gguf", folder)
+    paths = [*folder.glob("*-of-*.gguf")][:1] or [*folder.glob("*.gguf")]
+    for path in paths:
+        read_model(path)
+        generate(load_model(path, packed=True), [[1, 2]], max_new_tokens=2, seed=0)
+        read_any_tokenizer(path, folder)
 
 
 def make_release(folder):
@@ -309,6 +344,8 @@ KINDS = {
     "model": (make_model, read_model),
     "sharded model": (make_sharded, read_model),
     "gguf": (make_gguf, read_gguf),
+    "gguf in parts": (make_gguf_parts, read_gguf),
+    "other gguf": (make_other_ggufs, read_gguf),
     "release": (make_release, load_model),
     "run": (make_run, read_run),
     "train.toml": (make_toml, read_toml_config),
@@ -497,7 +534,9 @@ def mutate_gguf(content, rng):
     form = rng.choice(["<I", "<Q"])
     value = rng.choice(NUMBERS) % 2 ** (8 * struct.calcsize(form))
     places = [8, 16]  # how many tensors and entries there are
-    for key in re.findall(rb"(?:general|llama|tokenizer|blk|token_embd|output)[\w.]*", content):
+    for key in re.findall(
+        rb"(?:general|llama|gpt2|qwen2|split|tokenizer|blk|token_embd|output)[\w.]*", content
+    ):
         end = content.index(key) + len(key)
         places += [end - len(key) - 8, *range(end, end + 32, 4)]
     place = rng.choice(places)

@@ -379,6 +379,12 @@ def test_a_model_without_a_template(tmp_path, capsys, monkeypatch):
     assert npgpt("chat", "--model", tmp_path, "--template", "plain", "--load", tmp_path / "x") == 2
 
 
+def test_a_template_that_makes_nothing(model):
+    chat = Chat(model, ByteTokenizer(), chat_template="{# nothing #}")
+    with pytest.raises(UserError, match="makes no token of these messages; give another template"):
+        chat.say("hi")
+
+
 def test_without_the_model(monkeypatch, capsys):
     """In a pipe the message says the command; in a terminal, the command offers to download."""
     assert npgpt("chat") == 2

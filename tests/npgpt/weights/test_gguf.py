@@ -244,6 +244,17 @@ def test_wrong_tokenizers(changes, message, path):
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_too_many_added_tokens(path):
+    """A search for all of them would need gigabytes."""
+    metadata, tensors = gguf_llama(n_layer=1)
+    n = 2**16
+    metadata["tokenizer.ggml.tokens"] += [f"<|{i}|>" for i in range(n)]
+    metadata["tokenizer.ggml.token_type"] += [3] * n
+    write_gguf(path, metadata, tensors)
+    with pytest.raises(UserError, match="there are 65,537 added tokens; at most 65,536"):
+        load_tokenizer(path)
+
+
 def patched(content, place, form, value):
     return content[:place] + struct.pack(form, value) + content[place + struct.calcsize(form) :]
 

@@ -110,6 +110,7 @@ WRONG = [
     (with_metadata(llama__block_count=[2, 2]), "llama.block_count must be a whole number"),
     (with_metadata(llama__block_count=0), "llama.block_count is 0; it must be at least 1"),
     (with_metadata(llama__block_count=2**19), "too few for the 524288 layers"),
+    (with_metadata(llama__block_count=120), "has 20 tensors, too few for the 120 layers .* 1,080"),
     (with_metadata(llama__block_count=3), "has no blk.2.|lacks|missing"),
     (without("llama.embedding_length"), "its metadata lack llama.embedding_length"),
     (with_metadata(llama__embedding_length=96), "does not fit its configuration"),
