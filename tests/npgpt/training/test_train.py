@@ -702,9 +702,10 @@ def test_another_task(text, tmp_path):
 def test_no_bias_decays_whatever_its_shape(model_type):
     """With gradients of zero, an update changes only what decays: of a GPT, all matrices."""
     architecture = ARCHITECTURES[model_type]
-    model = architecture.model(
-        architecture.config(vocab_size=7, n_positions=200, n_embd=4, n_layer=1, n_head=1)
-    )
+    fields = dict(vocab_size=7, n_positions=200, n_embd=4, n_layer=1, n_head=1)
+    if model_type == "vision-gpt":
+        fields["image_token_id"] = 0
+    model = architecture.model(architecture.config(**fields))
     before = {}
     for name, parameter in model.named_parameters():
         parameter.data[...] = 1
