@@ -704,7 +704,7 @@ def test_no_bias_decays_whatever_its_shape(model_type):
     architecture = ARCHITECTURES[model_type]
     fields = dict(vocab_size=7, n_positions=200, n_embd=4, n_layer=1, n_head=1)
     if model_type == "vision-gpt":
-        fields["image_token_id"] = 0
+        fields["image_token_id"] = 1
     model = architecture.model(architecture.config(**fields))
     before = {}
     for name, parameter in model.named_parameters():
