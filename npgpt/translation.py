@@ -19,11 +19,21 @@ BATCH = 32  # texts that are translated at once
 
 @dataclass
 class Translation:
-    """What a model wrote for a source, and the logarithm of its probability."""
+    """What a model wrote for a source.
+
+    Attributes
+    ----------
+    source, target : str
+    logprob : float
+        The logarithm of the probability of the target, with its end.
+    ids : list of int
+        The tokens of the target, with its end.
+    """
 
     source: str
     target: str
     logprob: float
+    ids: list[int]
 
 
 def demand_encoder_decoder(model: GPT) -> EncoderDecoder:
@@ -111,14 +121,11 @@ def translate(
             output_logprobs=True,
         )
         for n, row, logprobs in zip(numbers, result.sequences, result.logprobs, strict=True):
-            text = decode_target(writer, tokenizer, row)
-            found[n] = Translation(texts[n], text, float(np.sum(logprobs)))
+            ids = row[1:].tolist()  # without the token that the decoder reads first
+            if writer.config.eos_token_id in ids:
+                ids = ids[: ids.index(writer.config.eos_token_id) + 1]
+            text = tokenizer.decode(
+                [i for i in ids if i in tokenizer.tokens], skip_special_tokens=True
+            )
+            found[n] = Translation(texts[n], text, float(np.sum(logprobs)), ids)
     return [found[n] for n in range(len(texts))]
-
-
-def decode_target(model: EncoderDecoder, tokenizer: Tokenizer, ids: ndarray) -> str:
-    """Return the text of a target without its first token, its end and the padding."""
-    config = model.config
-    special = {config.pad_token_id, config.eos_token_id, config.decoder_start_token_id}
-    kept = [i for i in ids.tolist() if i not in special and i in tokenizer.tokens]
-    return tokenizer.decode(kept, skip_special_tokens=True)

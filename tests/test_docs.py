@@ -61,6 +61,7 @@ ARGUMENTS = {
     "08_sorter.py": ["--steps", "20"],
     "09_pretrained.py": ["model", "--text", "bca>ab"],
     "10_images.py": ["--steps", "20"],
+    "11_translate.py": ["--steps", "3", "--picture", "looks.svg"],
 }
 NEEDS = {"10_images.py": "sklearn"}
 

@@ -39,8 +39,8 @@ class Options:
     beams: Size = 4
     """How many beginnings of a translation the search keeps; 1 is the fastest."""
     json: bool = False
-    """Print for each line an object: source, target, and logprob, the logarithm of the target's
-    probability."""
+    """Print for each line an object: source, target, logprob (the logarithm of the target's
+    probability), and ids (the tokens of the target, with its end)."""
 
 
 def run(args: list[str]) -> int:
@@ -88,7 +88,7 @@ def translate_lines(
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
     found = iter(translate(model, tokenizer, texts, num_beams))
-    return [next(found) if text.strip() else Translation(text, "", 0.0) for _, text in lines]
+    return [next(found) if text.strip() else Translation(text, "", 0.0, []) for _, text in lines]
 
 
 def read_lines(files: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ from autograd import Tensor, nn, no_grad
 from autograd.functional import value_and_grad
 from npgpt.errors import UserError
 from npgpt.models.context import Context
+from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
 from npgpt.module import evaluating
 from npgpt.weights.packed import demand_float32
@@ -74,6 +75,33 @@ def attention_maps(model: GPT, ids: ndarray) -> ndarray:
         )
     with no_grad(), evaluating():
         found = model.activations(ids[None]).attentions
+    return np.stack([weights.numpy()[0] for weights in found])
+
+
+def cross_attention_maps(model: EncoderDecoder, source: ndarray, target: ndarray) -> ndarray:
+    """Return where each head of the decoder looks in the source, (L, H, T, S).
+
+    Row t has the weights of the position that predicts token t of the target.
+
+    Parameters
+    ----------
+    model : EncoderDecoder
+    source : ndarray of int, (S,)
+    target : ndarray of int, (T,)
+        The tokens that are written, without the token that the decoder reads first.
+
+    Examples
+    --------
+    >>> from npgpt.models.encoder_decoder import EncoderDecoderConfig
+    >>> config = EncoderDecoderConfig(9, n_positions=8, n_embd=8, n_layer=2, n_head=2)
+    >>> model = EncoderDecoder(config)
+    >>> maps = cross_attention_maps(model, np.array([3, 4, 5]), np.array([6, 7, 8, 0]))
+    >>> maps.shape, bool(np.allclose(maps.sum(axis=-1), 1))
+    ((2, 2, 4, 3), True)
+    """
+    with no_grad(), evaluating():
+        read = model.shifted(target[None])
+        found = model.activations(source[None], None, read).cross_attentions
     return np.stack([weights.numpy()[0] for weights in found])
 
 

@@ -108,7 +108,8 @@ class Pairs(Task):
         return {
             "eos_token_id": self.end,
             "pad_token_id": self.end,
-            "max_length": self.config.block_size,
+            "decoder_start_token_id": self.end,
+            "max_length": self.config.block_size + 1,  # with the token that the decoder reads first
         }
 
     # ---- the pairs

@@ -23,6 +23,8 @@ END = "<|endoftext|>"
 def export(source: str | Path, folder: str | Path) -> None:
     """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` of transformers open.
 
+    A Marian is opened by ``AutoModelForSeq2SeqLM``.
+
     Parameters
     ----------
     source : str or Path
@@ -64,6 +66,8 @@ def export(source: str | Path, folder: str | Path) -> None:
         what = f"of the type {config.model_type}"
         if config.model_type == "npgpt":
             what = "with this window_size, norm_position and activation_function together"
+        elif config.model_type == "encoder-decoder":
+            what += "; train with --model_type marian"
         raise UserError(f"{source} cannot be exported: transformers has no model {what}")
     end = tokenizer.special_tokens.get(END)
     if end is not None:

@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+from helpers import Quiet
 
 from npgpt import generate, load_model
 from npgpt.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from npgpt.models.registry import ARCHITECTURES
+from npgpt.training.config import TrainConfig
+from npgpt.training.run import start, train
+from npgpt.translation import translate
+from npgpt.weights.export import export
 from npgpt.weights.names import name_there
 
 pytestmark = pytest.mark.usefixtures("oracle")
@@ -177,6 +182,34 @@ def test_weights_in_and_out(tmp_path):
         theirs.state_dict().items(), back.state_dict().items(), strict=True
     ):
         assert np.abs(a.numpy() - b.numpy()).max() < 1e-6, name
+
+
+def test_a_run_on_pairs_goes_to_transformers(tmp_path):
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    words = "one two three four five six seven eight nine ten".split()
+    lines = [f"{a} {b}\t{b}, {a}.\n" for a in words for b in words]
+    (tmp_path / "pairs.tsv").write_text("".join(lines))
+    sizes = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, batch_size=8, sample_tokens=0)
+    config = TrainConfig(
+        task="pairs", model_type="marian", data=(str(tmp_path / "pairs.tsv"),), max_iters=40,
+        eval_interval=40, eval_iters=1, out_dir=str(tmp_path / "run"), warmup_iters=4, **sizes,
+    )  # fmt: skip
+    run = start(config)
+    train(run, Quiet(run))
+    export(run.folder, tmp_path / "there")
+    model = load_model(run.folder)
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "there").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "there")
+    sources = ["one two", "ten ten"]
+    ids = tokenizer(sources, return_tensors="pt", return_token_type_ids=False)
+    for beams in (1, 3):
+        found = theirs.generate(**ids, num_beams=beams).numpy()
+        np.testing.assert_array_equal(
+            generate(model, ids["input_ids"].numpy(), num_beams=beams), found
+        )
+        texts = [each.target for each in translate(model, run.tokenizer, sources, beams)]
+        assert tokenizer.batch_decode(found, skip_special_tokens=True) == texts
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])

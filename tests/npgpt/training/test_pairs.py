@@ -290,7 +290,7 @@ def test_the_commands(file, tmp_path, capsys, monkeypatch):
     model, tokenizer = load_model(out), load_tokenizer(out)
     expected = translate(model, tokenizer, ["one two", "three"], num_beams=2)
     assert [each["target"] for each in found] == [expected[0].target, "", expected[1].target]
-    assert found[0]["source"] == "one two"
+    assert found[0]["source"] == "one two" and found[0]["ids"] == expected[0].ids
     assert found[2]["logprob"] == pytest.approx(expected[1].logprob, rel=1e-5)
 
     for content, said in (("a" * 17, "line 1: the source has 17 tokens, and the model reads at"),
@@ -301,6 +301,8 @@ def test_the_commands(file, tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
     assert npgpt("translate", "--model", out, tmp_path / "none") == 2
+    assert npgpt("export", out, tmp_path / "exported") == 2
+    assert "train with --model_type marian" in capsys.readouterr().err
 
 
 def test_a_gpt_does_not_translate(tmp_path, capsys):
@@ -322,6 +324,13 @@ def test_translations_do_not_depend_on_each_other():
     alone = [translate(model, task.tokenizer, [text], num_beams=2)[0] for text in texts[::7]]
     assert [each.target for each in together[::7]] == [each.target for each in alone]
     assert [each.source for each in together] == texts
+    for each in together[::13]:
+        source, target = task.tokenizer.encode(each.source), np.array(each.ids)
+        with autograd.no_grad():
+            logits = model.eval()(source[None], target[None])[0].numpy()[0].astype(np.float64)
+        logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        found = logs[np.arange(len(target)), target].sum()
+        assert each.logprob == pytest.approx(found, rel=1e-5)
 
 
 @pytest.mark.parametrize("kernels", [True, False])
