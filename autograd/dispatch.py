@@ -195,6 +195,9 @@ def call_function(function: Callable, args: tuple, kwargs: dict, name: str = "")
 
 def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict) -> Any:
     """Run one of NumPy's ufuncs, or a method of it, on tensors."""
+    if method == "outer" and len(inputs) == 2:  # of shapes (2,) and (3,), x is (2, 1) below
+        x, y = inputs
+        return ufunc(np.reshape(x, np.shape(x) + (1,) * np.ndim(y)), y, **kwargs)
     called = method == "__call__"
     implementation = find(NUMPY, ufunc) if called else find(METHODS, (ufunc, method))
     asked = isinstance(NUMPY.get(ufunc), Question)
@@ -208,7 +211,8 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict) -> Any
     if any(x is inputs[0] for x in kwargs.get("out", ())):
         name += " (as in `a += b`; write `a = a + b`)"
     if not asked:
-        _refuse_gradients(name, inputs, kwargs)
+        instead = "autograd.nn.scatter_add to add at places, " if method == "at" else ""
+        _refuse_gradients(name, inputs, kwargs, instead)
     result = _on_arrays(name, getattr(ufunc, method), inputs, kwargs, writes=method == "at")
     return result if asked or implementation is None or "out" in kwargs else as_tensors(result)
 

@@ -153,25 +153,25 @@ import numpy as np
 import autograd
 
 x = autograd.tensor([3.0, 4.0], requires_grad=True)
-np.sum(x * x).backward()
-print(np.sum(x.grad, where=[True, False]))
+np.sum(x * x, where=[True, False]).backward()
+print(x.grad, np.sum(x.grad, dtype=np.float32))
 try:
-    np.sum(x, where=[True, False])
+    np.sum(x, dtype=np.float32)
 except TypeError as error:
     print(str(error).split(",")[0])
 ```
 
 ```text
-tensor(6.)
-np.sum with where= has no derivative here
+tensor([6., 0.]) tensor(6., dtype=float32)
+np.sum with dtype= has no derivative here
 ```
 
 ## Conventions where there is no derivative
 
 At kinks and ties gradients are PyTorch's: `abs`, `relu`, `sign` and norms have 0 at 0; `clip`
-passes the gradient at its bounds; `max`, `min` and norms of order inf share it among elements that
+passes the gradient at its bounds, `hardtanh` and `relu6` do not; `max`, `min` and norms of order inf share it among elements that
 tie, `maximum` and `minimum` give one half to each; `sort` and `topk` are stable, so that the first
-of equals goes first; `unique` picks the first of equals; the counts of a histogram are constants,
+of equals goes first; `unique` and `max_pool2d` pick the first of equals; the counts of a histogram are constants,
 and the edges of its bins move with the ends of the data; `prod` and `cumprod` are exact at zeros;
 `0**y` has the gradient 0 for y.
 

@@ -209,7 +209,7 @@ assert RARELY_USED and not imported(), imported()
     "code",
     [
         "assert np.linalg.tensorinv(x, 1).requires_grad",
-        "assert np.multiply.outer(x.detach(), x.detach()).shape == (4, 2, 2) * 2",
+        "assert np.add.reduceat(x.detach(), [0, 2]).shape == (2, 2, 2)",
         "assert 'add' in autograd.REGISTRY",
         "autograd.op(lambda x: x)",
         "autograd.nn.max_pool1d(x[0], 1); autograd.REGISTRY",

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from autograd.dispatch import METHODS, NoRule, plain
+from autograd.dispatch import METHODS, NOT_GIVEN, NUMPY, NoRule, plain
 from autograd.engine import TensorBase
 from autograd.op import implements, op
 from autograd.ops.checks import check_axis, check_number
@@ -57,6 +57,29 @@ def sample_reduction(draw, **limits):
     return draw.call(x, draw.axes(x.ndim), draw.boolean())
 
 
+def reduction(op, function, ufunc, *also):
+    """Declare that an op is NumPy's function, and the method ``reduce`` of a ufunc.
+
+    `initial` and `where` are for programs that need them: `autograd.ops.masked` is imported then.
+    """
+
+    @implements(function, *also, inputs=("a", "initial"))
+    def run(a, axis=None, *, keepdims=False, initial=NOT_GIVEN, where=True):
+        if initial is NOT_GIVEN and where is True:
+            return op(a, axis, keepdims)
+        from autograd.ops.masked import reduce_some
+
+        return reduce_some(function, a, axis, keepdims, initial, where)
+
+    def reduce(array, axis=0, keepdims=False, initial=NOT_GIVEN, where=True):
+        if initial is NOT_GIVEN and where is True:
+            return op(array, axis, keepdims)
+        # not function(...), which dispatches on `array` alone: `where` may be the tensor
+        return NUMPY[function](array, axis, keepdims=keepdims, initial=initial, where=where)
+
+    METHODS[ufunc, "reduce"] = reduce
+
+
 @op
 def sum_(x, axis=None, keepdims=False):
     """Sum over axes."""
@@ -65,8 +88,7 @@ def sum_(x, axis=None, keepdims=False):
 
 sum_.formula("out = Σ_i x_i; dx_i = g", along="axis")
 sum_.vjp(x=lambda g, x_shape, axis, keepdims: restore(g, x_shape, axis, keepdims))
-implements(np.sum)(lambda a, axis=None, *, keepdims=False: sum_(a, axis, keepdims))
-METHODS[np.add, "reduce"] = lambda array, axis=0, keepdims=False: sum_(array, axis, keepdims)
+reduction(sum_, np.sum, np.add)
 sum_.sample(sample_reduction)
 
 
@@ -84,7 +106,13 @@ def _(g, x_shape, axis, keepdims):
     return restore(g / group_size(x_shape, axis), x_shape, axis, keepdims)
 
 
-implements(np.mean)(lambda a, axis=None, *, keepdims=False: mean(a, axis, keepdims))
+@implements(np.mean)
+def _(a, axis=None, *, keepdims=False, where=True):
+    if where is True:
+        return mean(a, axis, keepdims)
+    from autograd.ops.masked import mean_of_some
+
+    return mean_of_some(a, axis, keepdims, where)
 
 
 @mean.sample
@@ -116,8 +144,8 @@ def _(g, x, out, axis, keepdims):
     return restore(g, x.shape, axis, keepdims) * share
 
 
-implements(np.max, np.amax)(lambda a, axis=None, *, keepdims=False: max_(a, axis, keepdims))
-implements(np.min, np.amin)(lambda a, axis=None, *, keepdims=False: min_(a, axis, keepdims))
+reduction(max_, np.max, np.maximum, np.amax)
+reduction(min_, np.min, np.minimum, np.amin)
 
 
 @implements(np.ptp)
@@ -202,21 +230,25 @@ def magnitude(x, axis, largest=True):
     return np.exp2(np.floor(np.log2(size)))
 
 
-def spread(op):
-    """Return what ``np.var`` or ``np.std`` does on tensors; `correction` also means `ddof`."""
+def spread(op, function):
+    """Declare what ``np.var`` or ``np.std`` does on tensors; `correction` also means `ddof`."""
 
-    def run(a, axis=None, *, ddof=0, keepdims=False, correction=None):
+    @implements(function, inputs=("a", "mean"))
+    def run(a, axis=None, *, ddof=0, keepdims=False, where=True, mean=NOT_GIVEN, correction=None):
         if correction is not None and ddof != 0:
             raise ValueError(
                 f"np.{op.name}: ddof and correction are two names of one argument; give one of them"
             )
-        return op(a, axis, ddof if correction is None else correction, keepdims)
+        ddof = ddof if correction is None else correction
+        if where is True and mean is NOT_GIVEN:
+            return op(a, axis, ddof, keepdims)
+        from autograd.ops.masked import spread_of_some
 
-    return run
+        return spread_of_some(function, a, axis, ddof, keepdims, where, mean)
 
 
-implements(np.var)(spread(var))
-implements(np.std)(spread(std))
+spread(var, np.var)
+spread(std, np.std)
 
 
 @var.sample
@@ -261,7 +293,19 @@ def so_far(op):
     return run
 
 
+def accumulation(op, ufunc):
+    """Declare that an op is the method ``accumulate`` of a ufunc, as ``np.add.accumulate``."""
+
+    def accumulate(array, axis=0):
+        if np.ndim(array) == 0:
+            raise TypeError(f"np.{ufunc.__name__}.accumulate: cannot accumulate on a scalar")
+        return op(array, axis)
+
+    METHODS[ufunc, "accumulate"] = accumulate
+
+
 implements(np.cumsum)(so_far(cumsum))
+accumulation(cumsum, np.add)
 implements(np.flip)(lambda m, axis=None: flip(m, axis))
 
 
@@ -309,6 +353,7 @@ def products_before(x):
 
 
 implements(np.cumprod)(so_far(cumprod))
+accumulation(cumprod, np.multiply)
 
 
 @cumsum.sample
@@ -339,7 +384,7 @@ def _(g, x, axis, keepdims):
     return restore(g, x.shape, axis, keepdims) * others
 
 
-implements(np.prod)(lambda a, axis=None, *, keepdims=False: prod(a, axis, keepdims))
+reduction(prod, np.prod, np.multiply)
 prod.sample(sample_reduction)
 
 

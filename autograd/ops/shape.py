@@ -5,10 +5,10 @@ import operator
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from autograd.dispatch import NoRule
+from autograd.dispatch import NOT_GIVEN, NoRule
 from autograd.engine import TensorBase
 from autograd.op import implements, op
-from autograd.ops.index import MOVES, scatter
+from autograd.ops.index import MOVES, as_array, scatter
 from autograd.pullback import sum_to_shape
 
 
@@ -125,20 +125,28 @@ pad.formula(
 
 @pad.vjp("x")
 def _(g, x_shape, pad_width):
-    if isinstance(pad_width, dict):  # {axis: (before, after)} for some of the axes
-        widths = np.zeros((len(x_shape), 2), int)
+    widths = widths_of(pad_width, len(x_shape))
+    return g[tuple(slice(w[0], w[0] + n) for w, n in zip(widths, x_shape, strict=True))]
+
+
+def widths_of(pad_width, ndim):
+    """Return [before, after] for each axis; a dict has widths for some of the axes."""
+    if isinstance(pad_width, dict):
+        widths = np.zeros((ndim, 2), int)
         for axis, width in pad_width.items():
             widths[axis] = width
     else:
-        widths = np.broadcast_to(pad_width, (len(x_shape), 2))
-    return g[tuple(slice(w[0], w[0] + n) for w, n in zip(widths.tolist(), x_shape, strict=True))]
+        widths = np.broadcast_to(pad_width, (ndim, 2))
+    return widths.tolist()
 
 
 @implements(np.pad)
-def _(array, pad_width, mode="constant", *, constant_values=0):
-    if mode != "constant":
-        raise NoRule(f"mode={mode!r}")
-    return pad(array, pad_width, constant_values)
+def _(array, pad_width, mode="constant", **options):
+    if mode == "constant" and options.keys() <= {"constant_values"}:
+        return pad(array, pad_width, **options)
+    from autograd.ops.padding import pad_with_elements
+
+    return pad_with_elements(array, pad_width, mode, **options)
 
 
 @pad.sample
@@ -429,17 +437,29 @@ def _(*args):
     return tuple(np.broadcast_to(x, shape) for x in args)
 
 
-@implements(np.diff)
-def _(a, n=1, axis=-1):
+@implements(np.diff, inputs=("a", "prepend", "append"))
+def _(a, n=1, axis=-1, prepend=NOT_GIVEN, append=NOT_GIVEN):
     if n < 0:
         raise ValueError(f"diff: n is {n}; expected 0 or more")
     if n == 0:
         return a
-    before = (slice(None),) * normalize_axis_index(axis, np.ndim(a))
+    axis = normalize_axis_index(axis, np.ndim(a))
+    before = (slice(None),) * axis
+    if prepend is not NOT_GIVEN or append is not NOT_GIVEN:
+        a = as_array(a)
+        ends = [end if end is NOT_GIVEN else as_slice(end, a, axis) for end in (prepend, append)]
+        a = np.concatenate([x for x in (ends[0], a, ends[1]) if x is not NOT_GIVEN], axis)
     minus = np.not_equal if a.dtype == bool else np.subtract
     for _ in range(n):
         a = minus(a[(*before, slice(1, None))], a[(*before, slice(None, -1))])
     return a
+
+
+def as_slice(x, a, axis):
+    """Return what stands before or behind an array on an axis; a number becomes one slice."""
+    if np.ndim(x):
+        return x
+    return np.broadcast_to(x, (*a.shape[:axis], 1, *a.shape[axis + 1 :]))
 
 
 @implements(np.copy)

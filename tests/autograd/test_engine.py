@@ -1020,7 +1020,7 @@ def test_repr():
         (lambda: leaf(1.0) * np.matrix([[1.0]]), "multiply: matrix means other things"),
         (lambda: np.ma.masked_array([1.0], [True]) * leaf(1.0), "behind the tape's back"),
         (lambda: leaf(1.0).mean(dim=0), "Tensor.mean: .*'dim'; NumPy's name for dim is axis"),
-        (lambda: np.sum(leaf(1.0), where=[True]), "np.sum with where= has no deriv"),
+        (lambda: np.sum(leaf(1.0), dtype=np.float32), "np.sum with dtype= has no deriv"),
         (lambda: np.exp(leaf(1.0), where=[True]), "np.exp with where= has no derivative here"),
         (lambda: np.exp(leaf(1.0), out=np.ones(())), "np.exp with out= has no derivative here"),
         (lambda: 2 @ leaf(1.0), "does not have enough dimensions"),
