@@ -169,11 +169,11 @@ np.sum with dtype= has no derivative here
 ## Conventions where there is no derivative
 
 At kinks and ties gradients are PyTorch's: `abs`, `relu`, `sign` and norms have 0 at 0; `clip`
-passes the gradient at its bounds, `hardtanh` and `relu6` do not; `max`, `min` and norms of order inf share it among elements that
-tie, `maximum` and `minimum` give one half to each; `sort` and `topk` are stable, so that the first
-of equals goes first; `unique` and `max_pool2d` pick the first of equals; the counts of a histogram are constants,
-and the edges of its bins move with the ends of the data; `prod` and `cumprod` are exact at zeros;
-`0**y` has the gradient 0 for y.
+passes the gradient at its bounds, `hardtanh` and `relu6` do not; `max`, `min` and norms of order
+inf share it among elements that tie, `maximum` and `minimum` give one half to each; `sort` and
+`topk` are stable, so that the first of equals goes first; `unique` and `max_pool2d` pick the first
+of equals; the counts of a histogram are constants, and the edges of its bins move with the ends of
+the data; `prod` and `cumprod` are exact at zeros; `0**y` has the gradient 0 for y.
 
 The vectors of equal eigenvalues or singular values can turn, so the gradient through such vectors
 is NaN; the gradient through the values exists. Values count as equal, or as 0, if the difference is
