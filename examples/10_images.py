@@ -10,6 +10,7 @@ an image that it misreads, the program shows what each pixel adds to the first w
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -28,7 +29,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=1500)
 parser.add_argument("--step", action="store_true", help="walk back to the pixels in the stepper")
 parser.add_argument("--picture", metavar="FILE", help="draw what each pixel adds, as SVG")
-parser.add_argument("--save", metavar="FOLDER", help="keep the model there")
+parser.add_argument("--save", metavar="FOLDER", help="keep the model there, and the image")
 options = parser.parse_args()
 
 # ---- images, and the texts that belong to them
@@ -51,6 +52,7 @@ config = VisionConfig(
 N = config.n_patches
 texts = np.concatenate([np.full((10, N), patch), names], axis=1)  # (10, N + W): ▦▦▦▦seven.
 model = VisionGPT(config, seed=1)
+model.generation_config |= dict(eos_token_id=int(end), max_new_tokens=width, do_sample=False)
 print(f"{model.n_parameters():,} parameters, {len(training):,} images to learn from")
 
 # ---- training
@@ -78,19 +80,17 @@ for step in range(options.steps):
     if step % 250 == 0 or step == options.steps - 1:
         print(f"step {step:>4}  loss {loss.item():.4f}")
 model.eval()
-if options.save:
-    model.save_pretrained(options.save)
-    save_tokenizer(tokenizer, options.save)
 
 # ---- reading the images that it never saw
 
 wanted = names[labels[held_out]]  # (360, W)
-written = model.generate(
-    texts[labels[held_out], :N], pixel_values=images[held_out], max_new_tokens=width,
-    eos_token_id=int(end),
-)[:, N:]  # fmt: skip
+written = model.generate(texts[labels[held_out], :N], pixel_values=images[held_out])[:, N:]
 written = np.pad(written, ((0, 0), (0, width - written.shape[1])), constant_values=end)
 is_right = (written == wanted).all(axis=1)  # the whole name, letter by letter
+
+if options.save:
+    model.save_pretrained(options.save)
+    save_tokenizer(tokenizer, options.save)
 
 # ---- from a wrong letter back to the pixels
 
@@ -117,6 +117,8 @@ if not is_right.all():
     for shades, numbers in zip(pixels.numpy()[0, 0], adds, strict=True):
         picture = "".join(2 * " ░▒▓█"[round(4 * float(shade))] for shade in shades)
         print(f"  {picture}   " + " ".join(f"{x:+5.2f}" if x else "    ." for x in numbers))
+    if options.save:
+        np.save(Path(options.save) / "misread.npy", pixels.numpy()[0])
     if options.picture:
         title = f"What each pixel adds to {letters[0]!r} in the place of {letters[1]!r}"
         sides = [str(n) for n in range(8)]

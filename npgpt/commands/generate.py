@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy import ndarray
 
 from autograd.files import write_text
 from autograd.reading import read_text
 from autograd.schema import FileName
 from npgpt.errors import UserError
 from npgpt.generation import TextStreamer, resolve_options, start_search
+from npgpt.generation.image import put_image_first, read_image
 from npgpt.generation.options import Options as GenerationOptions
 from npgpt.generation.quantize import quantize
 from npgpt.hub import find_model
@@ -46,6 +48,9 @@ class Prompt:
     """The text to continue; with -, each line of standard input is a prompt, as from a pipe."""
     prompt_file: FileName = ""
     """A file with the text to continue."""
+    image: FileName = ""
+    """A .npy file with an image, which the model reads before the prompt; only what it writes is
+    printed."""
     model: FileName = ""
     """A folder with a model, a .safetensors file, or a name on the Hugging Face hub; if not given,
     the latest run under out/."""
@@ -153,6 +158,7 @@ def run(args: list[str]) -> int:
     resolved = resolve_options(
         model, collect_choices(options, model, tokenizer), tokenizer, fallback
     )
+    image = read_image(options.image, model) if options.image else None
     records: list[dict[str, Any]] = []
     interrupted = False
     began = time.monotonic()
@@ -160,7 +166,7 @@ def run(args: list[str]) -> int:
         for prompt in read_prompts(options):
             if records:
                 print(LINE)
-            write(model, tokenizer, prompt, resolved, records, bool(options.json))
+            write(model, tokenizer, prompt, resolved, records, bool(options.json), image)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -215,7 +221,7 @@ def read_prompts(options: Options) -> Iterator[str]:
         if not text.strip("\n"):
             raise UserError(f"{path} is empty; it must hold the text to continue")
         yield text.removesuffix("\n")  # which editors add
-    elif options.prompt not in ("", "-"):
+    elif options.prompt not in ("", "-") or options.image and not options.prompt:
         yield options.prompt
     elif options.prompt == "-" or is_piped():
         if sys.stdin.isatty():
@@ -256,21 +262,26 @@ def write(
     options: GenerationOptions,
     records: list[dict[str, Any]],
     wants_logprobs: bool,
+    image: ndarray | None = None,
 ) -> None:
     """Print what follows a prompt, and add it to the records, as far as it comes.
 
     One text is printed while it is written; of several, all are when they are there.
     """
     ids = tokenizer.encode(prompt, allowed_special="all")
-    search = start_search(model, ids, options, tokenizer=tokenizer, wants_logprobs=wants_logprobs)
-    streamer = TextStreamer(tokenizer, skip_special_tokens=True)
+    if image is not None:
+        ids = put_image_first(model, ids)
+    search = start_search(
+        model, ids, options, tokenizer=tokenizer, wants_logprobs=wants_logprobs, pixel_values=image
+    )
+    streamer = TextStreamer(tokenizer, skip_prompt=image is not None, skip_special_tokens=True)
     is_one = options.num_beams == options.num_return_sequences == 1
     stop: BaseException | None = None
     try:
         search.run(streamer if is_one else None)
     except (KeyboardInterrupt, BrokenPipeError) as error:
         stop = error
-    if isinstance(model, EncoderDecoder):  # which answers its prompt, and does not continue it
+    if isinstance(model, EncoderDecoder) or image is not None:  # answered, and not continued
         ids = ids[:0]
     known = len(tokenizer.decode(ids, skip_special_tokens=True))
     texts = []

@@ -38,6 +38,8 @@ class Options:
     text of a BERT, 15 % of the tokens are masked, and the loss asks for these."""
     text: str = ""
     """The text that the model reads; of an encoder-decoder a source, a tab and a target."""
+    image: FileName = ""
+    """A .npy file with an image, which the model reads before --text."""
     run: FileName = ""
     """A run folder: the backward pass of the update --at."""
     at: Steps | None = None
@@ -68,6 +70,8 @@ def walk(options: Options) -> None:
         raise UserError(
             "give a script, or --model DIR --text TEXT, or --run DIR --at STEP, or --trace DIR"
         )
+    if options.image and not options.model:
+        raise UserError("--image is read by a model: add --model DIR --text TEXT")
     if options.at is not None and not options.run:
         raise UserError("--at is a step of a run: name its folder with --run DIR")
     if options.primitives and not options.source:
@@ -80,7 +84,7 @@ def walk(options: Options) -> None:
             session.take(load_trace(options.trace))
         elif options.model:
             with session.recording():
-                found = trace_model(options.model, options.text)
+                found = trace_model(options.model, options.text, options.image)
             session.take(found)
         elif options.run:
             run_step(options, session)
@@ -117,11 +121,12 @@ def load_trace(folder: str) -> Any:
         raise UserError(str(error)) from None
 
 
-def trace_model(folder: str, text: str) -> Any:
+def trace_model(folder: str, text: str, image: str = "") -> Any:
     """Return the trace of a model's loss on a text: of each token, given the tokens before.
 
-    The text of an encoder-decoder is a source, a tab and a target, as in a pairs file.
-    Of the text of a BERT, some tokens are masked (`masked_text`).
+    The text of an encoder-decoder is a source, a tab and a target, as in a pairs file. Of
+    the text of a BERT, some tokens are masked (`masked_text`). With `image`, a file, the loss is
+    that of the text after the image, and the pixels are a leaf.
 
     Raises
     ------
@@ -129,6 +134,7 @@ def trace_model(folder: str, text: str) -> Any:
         If the text has fewer than two tokens, or more than the model reads at once; or if there is
         no tab, and the model is an encoder-decoder.
     """
+    from npgpt.generation.image import put_image_first, read_image
     from npgpt.hub import find_model
     from npgpt.models.encoder_decoder import EncoderDecoder
     from npgpt.tokenizers import load_tokenizer
@@ -138,7 +144,17 @@ def trace_model(folder: str, text: str) -> Any:
     path = find_model(folder)
     model = load_model(path)
     tokenizer = load_tokenizer(path)
-    if isinstance(model, EncoderDecoder):
+    images = {}
+    if image:
+        pixels = autograd.tensor(read_image(image, model), requires_grad=True)  # (1, c, H, W)
+        images["pixel_values"] = pixels
+        written = tokenizer.encode(text)  # (T,)
+        if not len(written):
+            raise UserError("the text after the image is empty: give it with --text TEXT")
+        whole = put_image_first(model, written)[None]  # (1, N + T)
+        ids, targets = whole[:, :-1], whole[:, 1:].copy()
+        targets[:, : -len(written)] = -100  # where a patch follows
+    elif isinstance(model, EncoderDecoder):
         source, tab, target = text.partition("\t")
         if not (tab and source and target):
             raise UserError(
@@ -161,7 +177,7 @@ def trace_model(folder: str, text: str) -> Any:
         )
     model.eval()
     with autograd.record():
-        logits, loss = model(ids, targets=targets)
+        logits, loss = model(ids, targets=targets, **images)
     return autograd.stepper.trace(loss)
 
 

@@ -232,7 +232,7 @@ class VisionGPT(GPT):
         self.generation_config = {"suppress_tokens": [config.image_token_id]}
 
     def encode(self, pixel_values: Any) -> Memory:
-        """Return the vectors of the patches of images, as `generate` and the transformer take them.
+        """Return the vectors of the patches of images, as the transformer takes them.
 
         Parameters
         ----------
@@ -242,22 +242,33 @@ class VisionGPT(GPT):
         Raises
         ------
         UserError
+            See `check_images`.
+        """
+        x, dtype = self.check_images(pixel_values), self.transformer.wte.weight.dtype
+        return Memory(self.transformer.patch_embeddings(x if x.dtype == dtype else x.astype(dtype)))
+
+    def check_images(self, pixel_values: Any) -> Any:
+        """Return images as an array or a tensor; refuse those that the model does not read.
+
+        Raises
+        ------
+        UserError
             If the images have another shape than the configuration says, hold other numbers than
             floats, or numbers that are not finite.
         """
         config = self.config
-        c, size = config.num_channels, config.image_size
+        shape = f"(B, {config.num_channels}, {config.image_size}, {config.image_size})"
         try:
             x = pixel_values if isinstance(pixel_values, Tensor) else np.asarray(pixel_values)
         except ValueError:
             raise UserError(
-                f"the images of pixel_values differ in shape; one array of shape (B, {c}, {size}, "
-                f"{size}) is expected"
+                "the images of pixel_values differ in shape; one array of shape "
+                f"{shape} is expected"
             ) from None
-        if x.ndim != 4 or x.shape[1:] != (c, size, size):
+        if x.ndim != 4 or x.shape[1:] != (config.num_channels, *2 * [config.image_size]):
             raise UserError(
                 f"pixel_values has shape {x.shape}; this model reads images of {config.channels} "
-                f"and {size} x {size} pixels, of shape (B, {c}, {size}, {size})"
+                f"and {config.image_size} x {config.image_size} pixels, of shape {shape}"
             )
         if x.dtype.kind != "f":
             raise UserError(
@@ -270,9 +281,7 @@ class VisionGPT(GPT):
                 f"pixel_values has {n:,} numbers that are not finite (NaN or infinity); replace "
                 "them before the model reads the image"
             )
-        dtype = self.transformer.wte.weight.dtype
-        x = x if x.dtype == dtype else x.astype(dtype)
-        return Memory(self.transformer.patch_embeddings(x))
+        return x
 
     def forward(
         self,
@@ -304,8 +313,8 @@ class VisionGPT(GPT):
         Raises
         ------
         UserError
-            See `GPT.forward` and `encode`; also if a row has another number of image tokens than
-            an image has patches, or there is another number of images than of rows.
+            See `GPT.forward` and `check_images`; also if a row has another number of image tokens
+            than an image has patches, or there is another number of images than of rows.
         ValueError
             If the tokens do not fit the context or the cache, or the mask has another shape.
         """

@@ -256,6 +256,75 @@ def test_an_image_token_without_an_image_is_one_line(command, folder, capsys):
     assert "no image is given" in error and error.count("\n") == 1
 
 
+def test_an_image_on_the_command_line(folder, tmp_path, capsys):
+    images = draw_images(1, np.float32)
+    np.save(tmp_path / "image.npy", images[0])
+    model = load_model(folder).eval()
+    ids = generate(model, ONE, pixel_values=images, max_new_tokens=3)[0, 5:]
+    expected = CharTokenizer.from_text("abcdefgh.▦").decode(ids)
+    image = ("--model", folder, "--image", tmp_path / "image.npy")
+    assert (
+        npgpt("generate", *image, "--prompt", "c", "--max_new_tokens", 3, "--temperature", 0) == 0
+    )
+    assert capsys.readouterr().out == expected + "\n"
+    assert npgpt("generate", *image, "--max_new_tokens", 3) == 0  # no prompt is needed
+    assert len(capsys.readouterr().out) == 4
+
+    commands = tmp_path / "commands"
+    commands.write_text("until pixels\n")
+    assert npgpt("step", *image, "--text", "ca", "--commands", commands) == 0
+    out = capsys.readouterr().out
+    targets = np.array([[-100] * 3 + [3, 1]])
+    loss = model(ONE, targets, pixel_values=images)[1].item()
+    assert f"loss = {loss:.4g}" in out and "complete: its .grad" in out
+
+
+def write_npy(path, shape):
+    with open(path, "wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(b"\0" * 64)
+
+
+FILES = {
+    "another size": lambda path: np.save(path, np.zeros((5, 4))),
+    "two images": lambda path: np.save(path, np.zeros((2, 2, 4, 4))),
+    "NaN": lambda path: np.save(path, np.full((2, 4, 4), np.nan)),
+    "integers": lambda path: np.save(path, np.zeros((2, 4, 4), int)),
+    "texts": lambda path: np.save(path, np.full((2, 4, 4), "a")),
+    "objects": lambda path: np.save(path, np.full((2, 4, 4), None)),
+    "cut": lambda path: write_npy(path, (2, 4, 4)),
+    "huge": lambda path: write_npy(path, (2**50,)),
+    "larger than memory can be": lambda path: write_npy(path, (2**40, 2**40)),
+    "negative": lambda path: write_npy(path, (-2, 4)),
+    "no npy": lambda path: path.write_bytes(b"GIF89a"),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("fault", FILES)
+def test_a_wrong_image_file_is_one_line(fault, folder, tmp_path, capsys):
+    FILES[fault](tmp_path / "image.npy")
+    for command in (["generate"], ["step", "--text", "a"]):
+        arguments = ["--model", folder, "--image", tmp_path / "image.npy"]
+        assert npgpt(*command, *arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("npgpt: ") and error.count("\n") == 1
+
+
+def test_an_image_needs_a_model_that_reads_it(folder, tmp_path, capsys):
+    np.save(tmp_path / "image.npy", np.zeros((4, 4)))
+    image = ["--image", tmp_path / "image.npy"]
+    assert npgpt("step", "--run", folder, *image) == 2
+    assert "add --model DIR" in capsys.readouterr().err
+    GPT(GPTConfig(10, 8, 8, 1, 2)).save_pretrained(tmp_path / "gpt")
+    save_tokenizer(CharTokenizer.from_text("abcdefgh.▦"), tmp_path / "gpt")
+    capsys.readouterr()
+    assert npgpt("generate", "--model", tmp_path / "gpt", *image) == 2
+    assert "of the type gpt2, which reads none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("more", [[], ["--gguf"]])
 def test_no_other_program_has_such_a_model(more, folder, tmp_path, capsys):
     assert npgpt("export", folder, tmp_path / "out", *more) == 2
