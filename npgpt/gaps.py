@@ -29,7 +29,8 @@ def name_mask(tokenizer: Tokenizer) -> str:
     if name not in tokenizer.special_tokens:
         raise UserError(
             f"the tokenizer ({tokenizer.kind}) has no special token {name}, which stands for a "
-            "gap: take char, byte, or a tokenizer of BERT's kind"
+            "gap: take char, byte, or BERT's kind, which npgpt tokenizer train --kind wordpiece "
+            "trains"
         )
     return name
 

@@ -3,7 +3,7 @@
 There are tokenizers of characters and of bytes, GPT-1's and GPT-2's byte-pair encodings, the other
 encodings of tiktoken, BERT's WordPiece, tokenizers from Hugging Face's files (``tokenizer.json``,
 ``vocab.txt``, or ``vocab.json`` with ``merges.txt``), and the byte-pair encodings that
-`train_bpe` trains. No file is ever downloaded.
+`train_bpe` and `train_wordpiece` train. No file is ever downloaded.
 
 An example of the way from a text to ids, for a byte-pair encoding:
 
@@ -42,7 +42,7 @@ from npgpt.tokenizers.store import (
     write_tiktoken,
 )
 from npgpt.tokenizers.templates import describe_template
-from npgpt.tokenizers.training import train_bpe
+from npgpt.tokenizers.training import train_bpe, train_wordpiece
 from npgpt.tokenizers.wordpiece import WordPieceTokenizer
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "save_tokenizer",
     "tokenizer_of",
     "train_bpe",
+    "train_wordpiece",
     "write_tiktoken",
 ]
 

@@ -1,7 +1,8 @@
-"""Training a byte-pair encoding: the most frequent pair of neighbours becomes a token, repeatedly.
+"""Training a tokenizer: the most frequent pair of neighbours becomes a token, repeatedly.
 
-Of pairs that are equally frequent, the pair that is greater as a pair of byte strings becomes a
-token first. Therefore the same text always gives the same vocabulary.
+In a byte-pair encoding, the first tokens are the bytes; in WordPiece, the characters of words. Of
+pairs that are equally frequent, the pair that is greater as a pair of byte strings becomes a token
+first. Therefore the same text always gives the same vocabulary.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from npgpt.errors import UserError
 from npgpt.tokenizers.base import check_utf8
 from npgpt.tokenizers.bpe import PATTERN, BPETokenizer, cut_by
+from npgpt.tokenizers.wordpiece import (
+    UNKNOWN,
+    WordPieceTokenizer,
+    find_chunks,
+    split_words,
+)
 
 END_OF_TEXT = "<|endoftext|>"
+BYTES = tuple(bytes([byte]) for byte in range(256))
+BERT_TOKENS = "[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]"
 LONGEST = 4096  # bytes of a piece; longer pieces are cut, because a merge reads the whole piece
 
 
@@ -123,8 +132,101 @@ def count_pieces(
     return dict(counts)
 
 
+def train_wordpiece(
+    text: str,
+    vocab_size: int,
+    *,
+    lowercase: bool = True,
+    min_frequency: int = 2,
+    progress: Callable[[int], object] | None = None,
+) -> WordPieceTokenizer:
+    """Train a WordPiece tokenizer, BERT's kind, on a text.
+
+    The first ids are BERT's special tokens; then come all characters, each as the beginning of a
+    word (``e``), and those that continue a word as such (``##e``); and last the tokens that merges
+    make. How Google trained the
+    vocabulary of BERT was never published. The merges here are of the most frequent pairs, as in
+    the tokenizers library of Hugging Face.
+
+    Parameters
+    ----------
+    text : str
+        The text to train on.
+    vocab_size : int
+        The number of tokens: at least the special tokens and the characters. The vocabulary is
+        smaller if no pair is left that occurs `min_frequency` times.
+    lowercase : bool, optional
+        Whether letters are lower-cased, and accents removed.
+    min_frequency : int, optional
+        How often a pair must occur to become a token; at least 1.
+    progress : callable, optional
+        A function that is called with the number of tokens after each merge.
+
+    Returns
+    -------
+    WordPieceTokenizer
+
+    Raises
+    ------
+    UserError
+        If `vocab_size` or `min_frequency` is too small, or the text has no word.
+
+    References
+    ----------
+    Wu et al., Google's Neural Machine Translation System, 2016, section 4.1.
+
+    Examples
+    --------
+    >>> from npgpt.tokenizers import train_wordpiece
+    >>> tokenizer = train_wordpiece("low lower Lowest", 20)
+    >>> " ".join(list(tokenizer.vocab)[5:])
+    'e l o r s t w ##e ##o ##r ##s ##t ##w ##ow low'
+    >>> tokenizer.decode(tokenizer.encode("lower"), skip_special_tokens=True)
+    'lower'
+    """
+    if min_frequency < 1:
+        raise UserError(f"min_frequency is {min_frequency}; it must be at least 1")
+    check_utf8(text)
+    # A word of another tokenizer of this kind, whatever its vocabulary, is a word here.
+    normalize = WordPieceTokenizer({UNKNOWN: 0}, lowercase=lowercase).normalize
+    words: Counter[str] = Counter()
+    for chunk, n in Counter(find_chunks(normalize(text))).items():
+        for word in split_words(chunk):
+            words[word[:LONGEST]] += n
+    if not words:
+        raise UserError("the text has no word to train on")
+    # A space in front marks a character that begins a word, so that joined characters keep it:
+    #   "low" is " l" "o" "w", which become " l" "ow" and then " low".
+    # In the vocabulary, it is the other way round: "low" begins a word, "##ow" continues one.
+    parts = {word: (f" {word[0]}", *word[1:]) for word in words}
+    continuing = {part for word in parts.values() for part in word[1:]}
+    beginning = {f" {part}" for part in continuing} | {word[0] for word in parts.values()}
+    alphabet = [*sorted(beginning), *sorted(continuing)]
+    smallest = len(BERT_TOKENS) + len(alphabet)
+    if vocab_size < smallest:
+        raise UserError(
+            f"vocab_size is {vocab_size}; it must be at least {smallest}: {len(BERT_TOKENS)} "
+            f"special tokens, and {len(alphabet)} characters that begin or continue words"
+        )
+    ids = {part: n for n, part in enumerate(alphabet)}
+    pieces = {tuple(ids[part] for part in word): words[text] for text, word in parts.items()}
+    tokens = [*alphabet]
+    pairs = learn_merges(pieces, min_frequency, [part.encode() for part in alphabet])
+    for left, right in pairs if vocab_size > smallest else ():
+        tokens.append((left + right).decode())
+        if progress is not None:
+            progress(len(BERT_TOKENS) + len(tokens))
+        if len(BERT_TOKENS) + len(tokens) == vocab_size:
+            break
+    spelled = [token[1:] if token.startswith(" ") else f"##{token}" for token in tokens]
+    vocab = {token: n for n, token in enumerate(dict.fromkeys([*BERT_TOKENS, *spelled]))}
+    return WordPieceTokenizer(vocab, lowercase=lowercase)
+
+
 def learn_merges(
-    pieces: Mapping[bytes, int], min_frequency: int = 2
+    pieces: Mapping[bytes, int] | Mapping[tuple[int, ...], int],
+    min_frequency: int = 2,
+    alphabet: Sequence[bytes] = BYTES,
 ) -> Iterator[tuple[bytes, bytes]]:
     """Yield the pairs to merge, the first merge first, until no pair occurs `min_frequency` times.
 
@@ -142,22 +244,24 @@ def learn_merges(
 
     Parameters
     ----------
-    pieces : mapping of bytes to int
-        How often each piece occurs, from `count_pieces`.
+    pieces : mapping of bytes, or of tuples of int, to int
+        How often each piece occurs, from `count_pieces`; or pieces of ids of the alphabet.
     min_frequency : int
         How often a pair must occur to be merged.
+    alphabet : sequence of bytes
+        The tokens before the first merge, by their ids.
 
     Examples
     --------
     >>> list(learn_merges({b"low": 2, b"lower": 1}, min_frequency=3))
     [(b'o', b'w'), (b'l', b'ow')]
     """
-    tokens = [bytes([byte]) for byte in range(256)]
+    tokens = [*alphabet]
     # heapq pops the smallest entry, and we want the greatest pair of equally frequent pairs. So the
     # heap compares mirrored strings, which sort the other way round: each byte becomes 255 - byte,
     # and a last character above all others sorts "a" after "ab", where Python sorts it before.
-    mirrored = [chr(255 - byte) + "\u0100" for byte in range(256)]
-    words = [list(piece) for piece in pieces]  # the pieces as lists of ids, at first of bytes
+    mirrored = ["".join(chr(255 - byte) for byte in token) + "\u0100" for token in tokens]
+    words = [list(piece) for piece in pieces]  # the pieces as lists of ids
     frequencies = list(pieces.values())
     counts: defaultdict[tuple[int, int], int] = defaultdict(int)
     # the indices of the words that hold a pair, or held the pair before another merge

@@ -37,6 +37,23 @@ CLOSING = (".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re")  # decoded witho
 _CHUNK = re.compile(f"[^{WHITE}]+")
 
 
+def find_chunks(text: str) -> list[str]:
+    """Return the parts of a text between white space."""
+    return _CHUNK.findall(text)
+
+
+def split_words(chunk: str) -> list[str]:
+    """Return the words of a text without white space; each mark of punctuation is a word.
+
+    Examples
+    --------
+    >>> split_words("(don't)")
+    ['(', 'don', "'", 't', ')']
+    """
+    words = "".join(f" {c} " if is_punctuation(c) else c for c in chunk).split(" ")
+    return [word for word in words if word]
+
+
 class WordPieceTokenizer(Tokenizer):
     """BERT's WordPiece, as ``BertTokenizer`` of transformers.
 
@@ -139,13 +156,12 @@ class WordPieceTokenizer(Tokenizer):
         return normalize_as_bert(text, **self.normalizer)
 
     def _encode(self, text: str) -> ndarray:
-        chunks = _CHUNK.findall(text)
+        chunks = find_chunks(text)
         return np.array([i for chunk in chunks for i in self._ids_of_chunk(chunk)], np.int64)
 
     def _pieces(self, chunk: str) -> list[int]:
         """Return the ids of a text without white space: of its words, cut at punctuation."""
-        words = "".join(f" {c} " if is_punctuation(c) else c for c in chunk).split(" ")
-        return [i for word in words if word for i in self._ids_of_word(word)]
+        return [i for word in split_words(chunk) for i in self._ids_of_word(word)]
 
     def _ids_of_word(self, word: str) -> list[int]:
         """Return the longest tokens that a word begins with, one after the other."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt import UserError, load_tokenizer
-from npgpt.tokenizers import AddedToken, WordPieceTokenizer, save_tokenizer
+from npgpt.tokenizers import AddedToken, WordPieceTokenizer, save_tokenizer, train_wordpiece
 from npgpt.tokenizers.base import shorten
 from npgpt.tokenizers.huggingface import write_hugging_face
 from npgpt.training.data import read_texts
@@ -240,3 +240,22 @@ def test_an_added_token_of_its_own():
     entity = AddedToken("<entity>", len(VOCAB), special=False)
     tokenizer = WordPieceTokenizer(VOCAB, added_tokens=[entity])
     assert tokenizer.encode("un <entity>", add_special_tokens=False).tolist() == [5, len(VOCAB)]
+
+
+def test_a_trained_vocabulary_is_that_of_the_tokenizers_library(shared):
+    """Up to the first pairs that are equally frequent, between which the two choose otherwise."""
+    from tokenizers.trainers import WordPieceTrainer
+
+    text = (shared / "tokenizers/bpe_reference/corpus.en").read_text(encoding="utf-8")
+    for n, n_different in ((150, 0), (200, 0), (400, 8)):
+        theirs = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        theirs.normalizer = normalizers.BertNormalizer()
+        theirs.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        special = WORDS[:5]
+        theirs.train_from_iterator(
+            [text], WordPieceTrainer(vocab_size=n, special_tokens=special, show_progress=False)
+        )
+        ours = train_wordpiece(text, n)
+        assert len(ours.vocab) == n and len(ours.vocab.keys() ^ theirs.get_vocab()) <= n_different
+        length = len(ours.encode(text, add_special_tokens=False))
+        assert length == pytest.approx(len(theirs.encode(text).ids), rel=1e-4)

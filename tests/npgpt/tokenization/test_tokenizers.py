@@ -28,6 +28,7 @@ from npgpt.tokenizers import (
     make_tokenizer,
     save_tokenizer,
     train_bpe,
+    train_wordpiece,
     write_tiktoken,
 )
 from npgpt.tokenizers.bpe import PATTERN, cut_by, format_ranks, merge, merge_steps
@@ -315,6 +316,48 @@ def test_training_is_its_definition(words, min_frequency):
                 i += 1 + both
             parts[piece] = new
     assert list(learn_merges(pieces, min_frequency)) == expected
+
+
+@given(st.lists(st.text("abÉ天!", min_size=1), min_size=1), st.integers(1, 3), st.booleans())
+def test_training_wordpiece_is_its_definition(words, min_frequency, lowercase):
+    """Count all pairs anew before every merge: the same tokens come out."""
+    text = " ".join(words)
+    tokenizer = train_wordpiece(text, 60, min_frequency=min_frequency, lowercase=lowercase)
+    spelled = (tokenizer.normalize(text).replace("!", " ! ")).split()
+    parts = [[f" {word[0]}", *word[1:]] for word in spelled]  # a space begins a word
+    inside = {part for word in parts for part in word[1:]}
+    expected = [*sorted({f" {c}" for c in inside} | {word[0] for word in parts}), *sorted(inside)]
+    while len(expected) < 55:
+        counts = Counter(pair for word in parts for pair in itertools.pairwise(word))
+        best = max(
+            counts, key=lambda pair: (counts[pair], *(x.encode() for x in pair)), default=None
+        )
+        if best is None or counts[best] < min_frequency:
+            break
+        expected.append("".join(best))
+        for word in parts:
+            for i in range(len(word) - 1):
+                if tuple(word[i : i + 2]) == best:
+                    word[i : i + 2] = ["".join(best)]
+    marked = [token[1:] if token[0] == " " else f"##{token}" for token in expected]
+    assert list(tokenizer.vocab) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *marked]
+    ids = tokenizer.encode(text)
+    assert 1 not in ids  # no word is unknown
+    joined = tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "")
+    assert joined == "".join(spelled)
+
+
+def test_wordpiece_that_cannot_be_trained():
+    with pytest.raises(UserError, match="at least 9: 5 special tokens, and 4 characters"):
+        train_wordpiece("ab ba", 8)
+    with pytest.raises(UserError, match="no word"):
+        train_wordpiece(" \n", 100)
+    with pytest.raises(UserError, match="min_frequency is 0"):
+        train_wordpiece("ab", 100, min_frequency=0)
+    with pytest.raises(UserError, match="surrogate"):
+        train_wordpiece("\ud800", 100)
+    long = train_wordpiece("ab " * 9 + "ab" * 5000, 100)  # cut: a merge reads the whole word
+    assert "ab" in long.vocab and len(long.encode("ab")) == 3
 
 
 @given(WORDS)
@@ -735,6 +778,21 @@ def test_train_show_and_use_a_tokenizer(here, capsys):
     assert npgpt("tokenizer", "show", "the", "--tokenizer", "run") == 0
 
 
+def test_wordpiece_is_trained_and_used(here, capsys):
+    assert npgpt("tokenizer", "train", "--kind", "wordpiece", "--data", "text.txt",
+                 "--vocab_size", 99, "--out", "my-vocab.txt") == 0  # fmt: skip
+    out = capsys.readouterr().out
+    assert out.endswith("npgpt train --task masked --tokenizer my-vocab.txt\n")
+    tokenizer = make_tokenizer("my-vocab.txt")
+    text = (here / "text.txt").read_text()
+    trained = train_wordpiece(text, 99)
+    assert tokenizer.vocab == trained.vocab and tokenizer.n_vocab <= 99
+    assert np.array_equal(tokenizer.encode(text), trained.encode(text))
+    assert npgpt("tokenizer", "train", "--kind", "wordpiece", "--data", "text.txt",
+                 "--vocab_size", 99, "--out", "my-vocab.txt") == 2  # fmt: skip
+    assert "my-vocab.txt exists" in capsys.readouterr().err
+
+
 def test_steps(here, capsys):
     write_tiktoken(train_bpe("low low lower", 260), here / "mine.tiktoken")
     assert npgpt("tokenizer", "show", "low low", "--steps", "--tokenizer", "mine.tiktoken") == 0
@@ -776,6 +834,8 @@ def test_added_tokenizers_are_listed_and_used(here, home, capsys):
         (["add", "text.txt"], "is no tokenizer"),
         (["train", "--data", "missing.txt"], "missing.txt does not exist"),
         (["train", "--data", "text.txt", "--out", "a.json"], "must end in .tiktoken"),
+        (["train", "--kind", "wordpiece", "--out", "a.json"], "must end in vocab.txt"),
+        (["train", "--kind", "wordpiece", "--pattern", "a"], "leave out --pattern"),
         (["train", "--data", "text.txt", "--out", "no/a.tiktoken"], "there is no folder no"),
         (["train", "--data", "text.txt", "--vocab_size", "10"], "at least 257"),
         (["train", "--vocabulary", "10"], "unknown option --vocabulary"),
