@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
+from rich.cells import set_cell_size  # a Chinese character takes two columns of a terminal
 from rich.text import Text
 
 from autograd.console import Console
@@ -26,6 +27,7 @@ from npgpt.models.gpt import GPT
 from npgpt.options import NewFile
 from npgpt.say import say, visible
 from npgpt.tokenizers import Tokenizer, load_tokenizer
+from npgpt.translation import encode_source, translate
 from npgpt.weights.load import load_model
 
 BLOCKS = " ░▒▓█"
@@ -48,12 +50,13 @@ class Options:
 
 @dataclass
 class Subject:
-    """A model and the text that it has read."""
+    """A model and the text that it has read; of an encoder-decoder also the target."""
 
     model: GPT
     tokenizer: Tokenizer
     ids: ndarray  # (T,)
     console: Console = field(default_factory=Console)
+    target: ndarray | None = None
 
     def name(self, token: int) -> str:
         """Return a token in visible characters; an id beyond the tokenizer's has no text."""
@@ -68,7 +71,11 @@ class Subject:
     @property
     def texts(self) -> list[str]:
         """The tokens of the text, as they are; a byte that is no character is spelled."""
-        found = (self.tokenizer.tokens.get(i, f"[{i}]") for i in self.ids.tolist())
+        return self.spell(self.ids)
+
+    def spell(self, ids: ndarray) -> list[str]:
+        """Return tokens as they are; a byte that is no character is spelled."""
+        found = (self.tokenizer.tokens.get(i, f"[{i}]") for i in ids.tolist())
         return [t if isinstance(t, str) else t.decode("utf-8", "backslashreplace") for t in found]
 
     def find_token(self, option: str, text: str) -> int:
@@ -88,10 +95,13 @@ class Subject:
         return ", ".join(f"{self.name(i)} {percent(p)}" for i, p in pairs)
 
 
-def load_subject(options: Options, n_at_least: int = 1, predicts: bool = True) -> Subject:
+def load_subject(
+    options: Options, n_at_least: int = 1, predicts: bool = True, translates: bool = False
+) -> Subject:
     """Return the model and the text that the options name.
 
-    With `predicts`, the model must predict next tokens.
+    With `predicts`, the model must predict next tokens; with `translates`, it may be an
+    encoder-decoder as well.
     """
     if options.model:
         folder = find_model(options.model)
@@ -100,12 +110,33 @@ def load_subject(options: Options, n_at_least: int = 1, predicts: bool = True) -
 
         folder = latest_run()
     model, tokenizer = load_model(folder), load_tokenizer(folder)
+    if isinstance(model, EncoderDecoder) and translates:
+        return read_pair(model, tokenizer, options.text)
     if isinstance(model, EncoderDecoder) or predicts and isinstance(model, Bert):
         need = "predicts next tokens" if predicts else "reads one text"
         raise UserError(
             f"{folder} is a model of the type {model.config.model_type}; this needs one that {need}"
         )
     return Subject(model, tokenizer, encode(model, tokenizer, options.text, n_at_least))
+
+
+def read_pair(model: EncoderDecoder, tokenizer: Tokenizer, text: str) -> Subject:
+    """Return a source and its target, with a tab between them in the text.
+
+    Without a tab, the text is a source, and the model writes the target.
+    """
+    text, tab, target = text.partition("\t")
+    source = encode_source(model, tokenizer, text)
+    if not tab:
+        ids = translate(model, tokenizer, [text])[0].ids
+    else:
+        ids = [*tokenizer.encode(target), model.config.eos_token_id]
+    if len(ids) > model.config.n_positions:
+        raise UserError(
+            f"the target has {len(ids):,} tokens, and the model writes at most "
+            f"{model.config.n_positions:,}; give a shorter one"
+        )
+    return Subject(model, tokenizer, source, target=np.array(ids))
 
 
 def find_index(option: str, value: int, n: int, of: str) -> int:
@@ -153,7 +184,7 @@ def labels(tokens: Sequence[str], width: int) -> list[str]:
     """Return the labels of tokens in front of a row: the position, and the token."""
     digits = len(str(len(tokens) - 1))
     return [
-        f"{i:>{digits}} {shorten(token, width - digits - 1)}".ljust(width)
+        set_cell_size(f"{i:>{digits}} {shorten(token, width - digits - 1)}", width)
         for i, token in enumerate(tokens)
     ]
 

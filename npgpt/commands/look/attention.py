@@ -18,8 +18,9 @@ from npgpt.commands.look._subject import (
     write_page,
 )
 from npgpt.diagnostics import page
-from npgpt.diagnostics.inside import attention_maps
+from npgpt.diagnostics.inside import attention_maps, cross_attention_maps
 from npgpt.errors import UserError
+from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.options import parse
 
 MOST_PIXELS = 2**23  # of all maps on a page together
@@ -32,6 +33,10 @@ class Options(_subject.Options):
 
     Without --layer, each head has a letter for what it mostly looks at: f the first token, p the
     previous one, s the token itself; and the share of its attention in percent.
+
+    Of an encoder-decoder, --text is a source, and the map has a row for each token of the target
+    that the model writes: where it looks in the source. A tab and a target after the source take
+    the place of what the model writes. Without --layer, the map is that of the last layer.
     """
 
     layer: int | None = None
@@ -45,13 +50,16 @@ def run(args: list[str]) -> int:
     options = parse(Options, args, "look attention")
     if options.head is not None and options.layer is None:
         raise UserError(f"--head is {options.head}; say of which layer, with --layer N")
-    subject = _subject.load_subject(options, predicts=False)
+    subject = _subject.load_subject(options, predicts=False, translates=True)
     L, H = subject.model.config.n_layer, subject.model.config.n_head
     layers, heads, tokens = [*range(L)], [*range(H)], subject.tokens
     if options.layer is not None:
         layers = [find_index("--layer", options.layer, L, f"the model has {L} layers")]
     if options.head is not None:
         heads = [find_index("--head", options.head, H, f"a layer has {H} heads")]
+    if subject.target is not None:
+        show_cross_attention(options, subject, subject.target, layers, heads)
+        return 0
     if (options.html or options.json) and len(layers) * H * len(tokens) ** 2 > MOST_PIXELS:
         most = int((MOST_PIXELS / len(layers) / H) ** 0.5)
         raise UserError(
@@ -70,9 +78,8 @@ def run(args: list[str]) -> int:
     elif options.layer is None:
         print_overview(subject, maps)
     else:
-        of = f"head {heads[0]}" if options.head is not None else f"the mean of {H} heads"
-        subject.console.print(Text(f"layer {layers[0]}, {of}: where each token looks", "bold"))
-        print_map(subject, maps[0, heads].mean(axis=0))
+        print_title(subject, layers[0], heads)
+        print_map(subject, maps[0, heads].mean(axis=0), tokens)
     if options.html:
         write_page(
             options,
@@ -84,6 +91,50 @@ def run(args: list[str]) -> int:
             page.attention_pictures(maps, tokens, layers),
         )
     return 0
+
+
+def show_cross_attention(
+    options: Options, subject: Subject, target: ndarray, layers: list[int], heads: list[int]
+) -> None:
+    """Show where the tokens of a target look in the source."""
+    model = subject.model
+    assert isinstance(model, EncoderDecoder)
+    maps = cross_attention_maps(model, subject.ids, target)[layers][:, heads]  # (L, H, T, S)
+    rows = [subject.name(i) for i in target.tolist()]
+    if options.json:
+        print_json(
+            tokens=subject.texts,
+            ids=subject.ids,
+            target_tokens=subject.spell(target),
+            target_ids=target,
+            layers=layers,
+            heads=heads,
+            cross_attention=maps,
+        )
+    else:
+        print_title(subject, layers[-1], heads)
+        names = "  ".join(f"{i} {token}" for i, token in enumerate(subject.tokens))
+        subject.console.print(Text(f"the source: {names}", "dim"))
+        print_map(subject, maps[-1].mean(axis=0), rows)
+    if options.html:
+        parts = []
+        for layer, weights in zip(layers, maps, strict=True):
+            title = f"Layer {layer}, {describe_heads(heads)}"
+            picture = page.heat_map(weights.mean(axis=0), rows, subject.tokens, title)
+            parts += [page.heading(title), picture]
+        about = "Row t has the weights with which token t of the target looks at the source."
+        write_page(options, "Cross-attention", page.note(about), *parts)
+
+
+def print_title(subject: Subject, layer: int, heads: list[int]) -> None:
+    """Print which layer and heads a map is of."""
+    what = f"layer {layer}, {describe_heads(heads)}: where each token looks"
+    subject.console.print(Text(what, "bold"))
+
+
+def describe_heads(heads: list[int]) -> str:
+    """Return which heads a map is of."""
+    return f"head {heads[0]}" if len(heads) == 1 else f"the mean of {len(heads)} heads"
 
 
 def print_overview(subject: Subject, maps: ndarray) -> None:
@@ -121,9 +172,12 @@ def summarize(maps: ndarray) -> ndarray:
     return np.stack([maps[:, :, rows, columns].mean(axis=-1) for columns in looked])
 
 
-def print_map(subject: Subject, weights: ndarray) -> None:
-    """Print a map: in percent where there is room, or else a block of shade for each weight."""
-    tokens, width, T = subject.tokens, subject.console.width, len(weights)
+def print_map(subject: Subject, weights: ndarray, tokens: list[str]) -> None:
+    """Print a map, (T, S): in percent where there is room, or else a block for each weight.
+
+    `tokens` are the labels of the rows.
+    """
+    width, T = subject.console.width, weights.shape[1]
     name = min(20, 6 + max(map(len, tokens)), width // 3)
     cell = 3 if name + 3 * T <= width else 1
     first = max(0, T - (width - name) // cell)

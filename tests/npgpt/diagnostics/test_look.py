@@ -13,7 +13,9 @@ from helpers import draw_model, gguf_llama, npgpt, write_gguf
 
 from npgpt.diagnostics import page
 from npgpt.diagnostics.inside import attention_maps, surprises
+from npgpt.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from npgpt.tokenizers import ByteTokenizer, CharTokenizer, save_tokenizer
+from npgpt.translation import translate
 from npgpt.weights.load import load_model
 
 COMMANDS = ["attention", "lens", "surprise", "attribution"]
@@ -200,6 +202,44 @@ def test_other_models(tmp_path, capsys):
     assert look("attention", tmp_path / "bert", "to be") == 0
     assert look("lens", tmp_path / "bert", "to be") == 2
     assert "of the type bert; this needs one that predicts next tokens" in capsys.readouterr().err
+
+
+def test_cross_attention(tmp_path, capsys):
+    config = EncoderDecoderConfig(
+        vocab_size=256, n_positions=16, n_embd=16, n_layer=2, n_head=2, eos_token_id=33
+    )
+    EncoderDecoder(config, seed=1).save_pretrained(tmp_path)
+    save_tokenizer(ByteTokenizer(), tmp_path)
+    model, tokenizer = load_model(tmp_path), ByteTokenizer()
+
+    def numbers(text, *options):
+        assert look("attention", tmp_path, text, "--json", *options) == 0
+        return json.loads(capsys.readouterr().out)
+
+    source, target = tokenizer.encode("to be"), [*tokenizer.encode("or"), 33]
+    inside = model.activations(source[None], None, model.shifted(np.array([target])))
+    expected = np.stack([each.numpy()[0] for each in inside.cross_attentions])
+    found = numbers("to be\tor")
+    assert found["tokens"] == [*"to be"] and found["target_tokens"] == ["o", "r", "!"]
+    np.testing.assert_allclose(found["cross_attention"], expected, atol=1e-6)
+    one = numbers("to be\tor", "--layer", 1, "--head", 0)
+    np.testing.assert_allclose(one["cross_attention"], expected[1:, :1], atol=1e-6)
+    assert numbers("to be")["target_ids"] == translate(model, tokenizer, ["to be"])[0].ids
+
+    picture = tmp_path / "a.html"
+    assert look("attention", tmp_path, "to be\tor", "--html", picture, "--layer", 0) == 0
+    out = capsys.readouterr().out
+    assert "0 t  1 o  2 ·  3 b  4 e" in out and "layer 0, the mean of 2 heads" in out
+    assert "Layer 0, the mean of 2 heads" in picture.read_text()
+    for text, said in (
+        ("a" * 17, "17 tokens, and the model reads at most 16"),
+        ("a\t" + "b" * 16, "the target has 17 tokens"),
+        ("", "is empty"),
+    ):
+        assert look("attention", tmp_path, text) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+    assert look("lens", tmp_path, "to be") == 2
 
 
 def test_the_latest_run(tmp_path, capsys, monkeypatch):
