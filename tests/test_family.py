@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, npgpt
 
 from npgpt.commands import COMMANDS
 from npgpt.models.parts import parameters_by_part
@@ -55,8 +55,17 @@ def test_every_model_has_a_row_in_every_table():
         }  # fmt: skip
 
 
-def test_its_commands_and_sources_exist():
-    for words in re.findall(r"`npgpt (\w+)", PAGE):
-        assert words in COMMANDS
+def test_its_commands_have_the_options_that_it_names(capsys):
+    for line in re.findall(r"`npgpt (.+?)`", PAGE):
+        command, *words = line.split()
+        assert command in COMMANDS
+        options = [word for word in words if word.startswith("--")]
+        if options:
+            npgpt(command, "--help")
+            known = capsys.readouterr().out.split()
+            assert set(options) <= set(known), line
+
+
+def test_its_sources_are_listed():
     known = set(re.findall(r"^- \[(\w+)\] ", PAGE, re.MULTILINE))
     assert {name for name in re.findall(r"\[(\w{1,2})\](?!\()", PAGE)} == known
