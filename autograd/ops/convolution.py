@@ -1,6 +1,5 @@
 """Convolution over one axis or two: windows are copied side by side, and multiplied as a matrix."""
 
-import itertools
 import math
 
 import numpy as np
@@ -63,7 +62,7 @@ def overlap_add(windows, length, stride=1, dilation=1):
     # turn of the loop adds them at once: with a size of 2, there are two turns for any n.
     out = np.zeros((*lead, *lengths), windows.dtype)
     every = (slice(None),) * len(lead)
-    for at in itertools.product(*map(range, sizes)):
+    for at in np.ndindex(*sizes):
         places = places_of(at, counts, strides, dilations)
         out[(*every, *places)] += windows[(*every, *at)]
     return out
