@@ -110,8 +110,7 @@ REFUSED = {
     "They work on the digits of a number in memory.": "np.frexp np.ldexp np.nextafter np.spacing",
     "It makes an index of its arguments; give it integers or booleans.": "np.ix_",
     "There is no rule so far.": """
-        np.i0 np.linalg.cond np.linalg.lstsq np.linalg.pinv np.linalg.qr np.poly np.polyadd
-        np.polyder np.polydiv np.polyfit np.polyint np.polymul np.polysub""",
+        np.i0 np.linalg.cond np.linalg.lstsq np.linalg.pinv np.linalg.qr np.polydiv np.polyfit""",
 }
 TAIL = """
 ## In terms of these

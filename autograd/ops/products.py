@@ -130,9 +130,67 @@ def _(x, N=None, increasing=False):
 @composes(np.polyval, inputs=("p", "x"))
 def _(p, x):
     if isinstance(x, np.poly1d):
-        raise NoRule("a polynomial for x")
+        raise NoRule("an object of np.poly1d")
     x = array_of(x)
     out = np.zeros(x.shape)
     for coefficient in array_of(p):
         out = out * x + coefficient
+    return out
+
+
+def coefficients(p):
+    """Return the coefficients of a polynomial."""
+    if isinstance(p, np.poly1d):
+        raise NoRule("an object of np.poly1d")
+    return array_of(p)
+
+
+def of_one_degree(a1, a2):
+    """Return the coefficients of two polynomials; the shorter has zeros in front."""
+    a1, a2 = np.atleast_1d(coefficients(a1), coefficients(a2))
+    n = max(len(a1), len(a2))
+    return [p if len(p) == n else np.concatenate([np.zeros(n - len(p)), p]) for p in (a1, a2)]
+
+
+composes(np.polyadd, inputs=("a1", "a2"))(lambda a1, a2: np.add(*of_one_degree(a1, a2)))
+composes(np.polysub, inputs=("a1", "a2"))(lambda a1, a2: np.subtract(*of_one_degree(a1, a2)))
+
+
+@composes(np.polymul, inputs=("a1", "a2"))
+def _(a1, a2):
+    return convolve(without_leading_zeros(a1), without_leading_zeros(a2))
+
+
+def without_leading_zeros(p):
+    """Return coefficients from the first that is not 0, or the last."""
+    p = np.atleast_1d(coefficients(p))
+    found = np.flatnonzero(plain(p))
+    return p[found[0] if found.size else len(p) - 1 :]
+
+
+@composes(np.polyder)
+def _(p, m=1):
+    p = coefficients(p)
+    for _ in range(int(m)):
+        p = p[:-1] * np.arange(len(p) - 1, 0, -1)
+    return p
+
+
+@composes(np.polyint, inputs=("p", "k"))
+def _(p, m=1, k=None):
+    p, m = coefficients(p), int(m)
+    k = np.broadcast_to(array_of(0.0 if k is None else k), (m,)) if np.size(k) == 1 else array_of(k)
+    for i in range(m):
+        p = np.concatenate([p / np.arange(len(p), 0, -1), k[i : i + 1]])
+    return p
+
+
+@composes(np.poly)
+def _(seq_of_zeros):
+    zeros = np.atleast_1d(seq_of_zeros)
+    if zeros.ndim != 1:
+        raise NoRule("a matrix")  # whose eigenvalues may be complex
+    out = np.ones(1)
+    for i in range(len(zeros)):
+        out = convolve(out, np.concatenate([np.ones(1), -zeros[i : i + 1]]))
     return out

@@ -78,6 +78,12 @@ SMOOTH = [
     (lambda v: np.vander(v, 5), [V]),
     (lambda v: np.vander(v, increasing=True), [np.array([0.0, 1.5, -2.0])]),
     (np.polyval, [V, X]),
+    (lambda v, w: np.polyadd(v, w[0]) * np.polysub(w[:2], v), [V, W]),
+    (lambda v, w: np.polymul(v, np.append(0.0, w)), [V, W]),
+    (lambda v: np.polyder(v, 2) ** 2, [np.append(V, W)]),
+    (lambda v, w: np.polyint(v, 2, w[:2]) ** 2, [V, W]),
+    (lambda v: np.polyint(v, 3, k=v[0]) * np.polyint(v, 3), [V]),
+    (np.poly, [V]),
     # points, interpolation, slopes and integrals
     (lambda x, y: np.linspace(x, y, 5, axis=1), [X, Y]),
     (lambda x, y: np.add(*np.linspace(x, y, 5, endpoint=False, retstep=True)), [X, V]),
@@ -210,7 +216,13 @@ def test_results_without_a_derivative_are_plain():
         (lambda x: np.piecewise(x, [MASK], [1, 2, 3]), ValueError, "3 functions"),
         (lambda x: np.average(x, weights=x[0]), TypeError, "Axis must be specified"),
         (lambda x: np.delete(x, 9, 0), IndexError, "out of bounds"),
-        (lambda x: np.polyval(x[0], np.poly1d([1, 2])), TypeError, "a polynomial for x"),
+        (
+            lambda x: np.polyval(x[0], np.poly1d([1, 2])),
+            TypeError,
+            "polyval with an object of np.poly1d",
+        ),
+        (lambda x: np.polyadd(np.poly1d([1, 2]), x[0]), TypeError, "an object of np.poly1d"),
+        (lambda x: np.poly(x[:, :3]), TypeError, "poly with a matrix"),
     ],
 )
 def test_errors_are_numpys(call, error, message):
