@@ -56,7 +56,7 @@ def write_examples() -> None:
     """Run each example, and write a page of its docstring, its code, and its output."""
     folder = GENERATED / "examples"
     folder.mkdir(parents=True, exist_ok=True)
-    for source in sorted((ROOT / "examples").glob("*.py")):
+    for source in sorted((ROOT / "examples").glob("[0-9]*.py")):
         page = folder / f"{source.stem}.md"
         command = [sys.executable, str(source), *ARGUMENTS.get(source.stem, [])]
         result = subprocess.run(command, capture_output=True, text=True, cwd=folder)

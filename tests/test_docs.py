@@ -66,7 +66,9 @@ ARGUMENTS = {
 NEEDS = {"10_images.py": "sklearn"}
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (ROOT / "examples").glob("[0-9]*.py"))
+)
 def test_examples(name, tmp_path):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])

@@ -33,6 +33,15 @@ COMMANDS = {
         "Fill the gaps of a text with a BERT, as npgpt train --task masked trains it. Without "
         "--model: the latest run under out/. Each line from a pipe is a text.",
     ),
+    "classify": (
+        "TEXT ... | --file FILE --labels A,B",
+        "Give each text one of some labels: by a model that was trained to classify, or by how "
+        "probable each label is after a few examples (--shots FILE).",
+    ),
+    "complete": (
+        "TEXT ... | --file FILE --shots FILE",
+        "Let a model answer each text as a few examples are answered.",
+    ),
     "embed": (
         "TEXT ... | --file FILE | --nearest TEXT",
         "Vectors of sentences, how similar they are, and the nearest ones. Without --model: with "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Annotated
 from numpy import ndarray
 
 from autograd.files import write_text
-from autograd.reading import read_text
+from autograd.reading import LARGE, read_text
 from autograd.schema import FileName
 from npgpt.commands.generate import is_piped
 from npgpt.diagnostics import page
@@ -60,10 +60,8 @@ def run(args: list[str]) -> int:
         raise UserError("--json prints vectors: leave out --nearest and --html")
     if options.nearest and options.html:
         raise UserError("--html draws how similar all sentences are: leave out --nearest")
-    if options.texts and options.file:
-        raise UserError("give the sentences, or --file with one a line, not both")
+    lines = read_sentences("embed", options.texts, options.file)
     encoder = SentenceEncoder.load(options.model)
-    lines = read_sentences(options)
     try:
         if options.json:
             print_vectors(encoder, lines)
@@ -76,20 +74,29 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def read_sentences(options: Options) -> Iterator[str]:
-    """Yield the sentences: those of the command line, or the lines of a file as they come."""
-    if options.texts:
-        yield from options.texts
-    elif options.file:
-        yield from read_text(options.file, pipes=True).removesuffix("\n").split("\n")
-    elif is_piped():
-        for number, line in enumerate(sys.stdin.buffer, 1):
-            try:
-                yield line.decode().rstrip("\r\n")
-            except UnicodeDecodeError:
-                raise UserError(f"line {number} of standard input is not UTF-8") from None
-    else:
-        raise UserError('there is no sentence; give some, as in: npgpt embed "A cat." "A dog."')
+def read_sentences(command: str, texts: Sequence[str], file: str) -> Iterator[str]:
+    """Return the sentences: those of the command line, or the lines of a file as they come."""
+    if texts and file:
+        raise UserError("give the sentences, or --file with one a line, not both")
+    if texts:
+        return iter(texts)
+    if file:
+        lines = read_text(file, LARGE, pipes=True).removesuffix("\n").split("\n")
+        return (line.removesuffix("\r") for line in lines)
+    if not is_piped():
+        raise UserError(
+            f'there is no sentence; give some, as in: npgpt {command} "A cat." "A dog."'
+        )
+    return read_stdin()
+
+
+def read_stdin() -> Iterator[str]:
+    """Yield the lines of standard input as they come, the empty ones, too."""
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UserError(f"line {number} of standard input is not UTF-8") from None
 
 
 def print_vectors(encoder: SentenceEncoder, lines: Iterator[str]) -> None:

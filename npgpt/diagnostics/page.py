@@ -11,6 +11,7 @@ import html
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -144,6 +145,82 @@ def heat_map(values: ndarray, rows: Sequence[str], columns: Sequence[str], title
         for j, column in enumerate(columns)
     ]
     return _svg(left + CELL * len(columns), top + CELL * len(rows), title, axes, *cells)
+
+
+class Curve(NamedTuple):
+    """A curve with intervals: a mean for each place, its interval, and single results."""
+
+    name: str
+    means: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
+    points: Sequence[Sequence[float]] = ()
+
+
+PLOT, STEP = 240, 84  # of a chart: its height, and the distance of places, in pixels
+
+
+def line_chart(curves: Sequence[Curve], places: Sequence[str], axis: str, title: str) -> str:
+    """Return an SVG picture of at most two curves of shares, from 0 to 1, with their intervals.
+
+    Parameters
+    ----------
+    curves : sequence of Curve
+        The first is blue, and the second orange.
+    places : sequence of str
+        The labels of the places on the horizontal axis, at equal distances.
+    axis : str
+        What the places are.
+    title : str
+        What the picture shows, for those who cannot see it.
+    """
+    left, top, gray = 44, 28, 'fill="#808080"'
+    width = left + STEP * len(places)
+
+    def y(share: float) -> str:
+        return f"{top + PLOT * (1 - share):.1f}"
+
+    parts = []
+    for share in np.linspace(0, 1, 6):
+        parts.append(
+            f'<line x1="{left}" x2="{width}" y1="{y(share)}" y2="{y(share)}" stroke="#808080" '
+            f'stroke-opacity="0.3"/><text x="{left - 6}" y="{y(share - 0.015)}" '
+            f'text-anchor="end" {gray}>{share:.1f}</text>'
+        )
+    for j, place in enumerate(places):
+        parts.append(
+            f'<text x="{left + STEP * (j + 0.5):.0f}" y="{top + PLOT + 18}" text-anchor="middle" '
+            f"{gray}>{escape(place)}</text>"
+        )
+    middle = (left + width) / 2
+    parts.append(
+        f'<text x="{middle:.0f}" y="{top + PLOT + 36}" text-anchor="middle" {gray}>{escape(axis)}'
+        "</text>"
+    )
+    for i, (curve, rgb) in enumerate(zip(curves, (POSITIVE, NEGATIVE), strict=False)):
+        ink = "rgb({},{},{})".format(*rgb)
+        xs = [left + STEP * (j + 0.5) + 8 * (2 * i - 1) for j in range(len(places))]
+        for j, points in enumerate(curve.points):
+            parts += [
+                f'<circle cx="{xs[j] + 5 * (2 * i - 1):.1f}" cy="{y(point)}" r="2.5" fill="{ink}" '
+                'fill-opacity="0.45"/>'
+                for point in points
+            ]
+        for x, place, mean, low, high in zip(
+            xs, places, curve.means, curve.lows, curve.highs, strict=True
+        ):
+            about = f"{curve.name}, {axis} {place}: {mean:.3f} ({low:.3f} to {high:.3f})"
+            parts.append(
+                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y(low)}" y2="{y(high)}" stroke="{ink}" '
+                f'stroke-width="2"/><circle cx="{x:.1f}" cy="{y(mean)}" r="4" fill="{ink}">'
+                f"<title>{escape(about)}</title></circle>"
+            )
+        line = " ".join(f"{x:.1f},{y(mean)}" for x, mean in zip(xs, curve.means, strict=True))
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{ink}" stroke-opacity="0.6"/>')
+        parts.append(
+            f'<text x="{left + 8 + 130 * i}" y="16" fill="{ink}">● {escape(curve.name)}</text>'
+        )
+    return _svg(width + 8, top + PLOT + 44, title, *parts)
 
 
 def _svg(width: float, height: float, title: str, *parts: str) -> str:

@@ -96,17 +96,16 @@ class Scorer:
         """
         if len(choices) and isinstance(choices[0], str):
             choices = [choices] * len(prompts)  # type: ignore[list-item]
-        questions = [
-            encode_question(self.tokenizer, prompt, own)
-            for prompt, own in zip(prompts, choices, strict=True)
-        ]
         most = self.model.config.n_positions
-        for i, (prompt, own) in enumerate(questions):
-            if (n := len(prompt) + max(map(len, own)) - 1) > most:
+        questions: list[Question] = []
+        for i, (prompt, own) in enumerate(zip(prompts, choices, strict=True)):
+            question = encode_question(self.tokenizer, prompt, own)
+            if (n := len(question.prompt) + max(map(len, question.choices)) - 1) > most:
                 raise UserError(
                     f"prompt {i} has {n:,} tokens with its longest choice, and the model's context "
                     f"has {most:,}; shorten the prompt, or give fewer examples"
                 )
+            questions.append(question)
         scores: list[ndarray] = [np.zeros(0)] * len(questions)
         if not questions:
             return scores
@@ -214,18 +213,8 @@ def encode_question(
     """Return a prompt and its choices in tokens; see `Scorer.score`."""
     if not len(choices) or isinstance(choices, str):
         raise UserError(f"the choices are {brief(choices)}; they must be a list of texts")
-    start = np.zeros(0, np.int64)
-    if isinstance(prompt, str):
-        start = np.array(tokenizer.before, np.int64)
-        if not prompt and not len(start):
-            start = _begin(tokenizer)
-        ids = np.concatenate([start, encode_text(tokenizer, prompt)])
-        whole = [
-            np.concatenate([start, encode_text(tokenizer, prompt + choice)]) for choice in choices
-        ]
-    else:
-        ids = np.asarray(prompt)
-        whole = [np.concatenate([ids, encode_text(tokenizer, choice)]) for choice in choices]
+    ids = encode_prompt(tokenizer, prompt)
+    whole = [encode_prompt(tokenizer, prompt, choice) for choice in choices]
     n = min(count_common(ids, text) for text in whole)
     for choice, text in zip(choices, whole, strict=True):
         if not choice or len(text) == n:
@@ -236,6 +225,20 @@ def encode_question(
             f"{brief(choices[0])}; give a prompt that ends before a choice begins"
         )
     return Question(ids[:n], [text[n:] for text in whole])
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str | ndarray, rest: str = "") -> ndarray:
+    """Return the ids of a prompt, and of the text that continues the prompt.
+
+    A text begins with the tokens that the tokenizer puts before each text. An empty prompt has one
+    token at least, if the tokenizer has a token that begins or ends a text.
+    """
+    if not isinstance(prompt, str):
+        return np.concatenate([prompt, encode_text(tokenizer, rest)])
+    start = np.array(tokenizer.before, np.int64)
+    if not prompt and not len(start):
+        start = _begin(tokenizer)
+    return np.concatenate([start, encode_text(tokenizer, prompt + rest)])
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> ndarray:

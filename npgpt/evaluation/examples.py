@@ -25,7 +25,7 @@ from autograd.reading import parse_json, read_bytes
 from autograd.schema import nearest
 from npgpt.errors import UserError
 
-Form = Literal["", "csv", "tsv", "jsonl", "trec"]
+Form = Literal["csv", "tsv", "jsonl", "trec"]
 NAMES = [("input", "output"), ("text", "label")]  # of columns that are found without being named
 
 
@@ -49,7 +49,7 @@ def read_examples(
     label_column: str = "",
     *,
     labels: Collection[str] = (),
-    form: Form = "",
+    form: Form | None = None,
     encoding: str = "utf-8",
 ) -> list[Example]:
     r"""Return the examples in a file or a folder.
@@ -66,7 +66,7 @@ def read_examples(
         column and the second.
     labels : collection of str
         The labels that may occur; any, if not given.
-    form : {"", "csv", "tsv", "jsonl", "trec"}
+    form : {"csv", "tsv", "jsonl", "trec"}, optional
         The form of the file; if not given, what the end of its name says. The columns of ``trec``
         are the text, the label, and the detail after the colon.
     encoding : str
@@ -123,7 +123,11 @@ def draw_examples(examples: Sequence[Example], k: int, seed: int = 0) -> list[Ex
 
 
 def read_rows(
-    path: str | Path, columns: Sequence[str] = (), *, form: Form = "", encoding: str = "utf-8"
+    path: str | Path,
+    columns: Sequence[str] = (),
+    *,
+    form: Form | None = None,
+    encoding: str = "utf-8",
 ) -> list[Row]:
     """Return the cells of the named columns, of any number, in all rows; see `read_examples`."""
     path = Path(path)

@@ -94,6 +94,17 @@ class FewShot:
         """Return a label as the continuation of a prompt, with the white space before it."""
         return label if self.as_chat else self._space + label
 
+    @property
+    def end(self) -> str:
+        r"""What follows an answer in the prompt, such as an empty line; nothing in a chat.
+
+        Examples
+        --------
+        >>> FewShot("Q: {input}\nA: {output};").end
+        ';\n\n'
+        """
+        return "" if self.as_chat else self.template.partition("{output}")[2] + BETWEEN
+
     def _ask(self, question: str) -> str:
         return self._before.rstrip().replace("{input}", question)
 

@@ -80,6 +80,8 @@ class BertConfig(ModelConfig):
         Segments, such as the two sentences of a pair.
     num_labels : int
         Labels of a classification. With one label, the model predicts a number.
+    labels : tuple of str
+        Their names, which a file has as ``id2label``; ``LABEL_0``, ``LABEL_1`` and so on, if empty.
     classifier_dropout : float, optional
         The probability of dropout before the classifier; `resid_pdrop` if not given.
     pad_token_id : int, optional
@@ -119,6 +121,7 @@ class BertConfig(ModelConfig):
     layer_norm_epsilon: Positive = 1e-12
     type_vocab_size: Size = 2
     num_labels: Size = 2
+    labels: tuple[str, ...] = ()
     classifier_dropout: Fraction | None = None
     pad_token_id: TokenId | None = 0
 
@@ -136,6 +139,12 @@ class BertConfig(ModelConfig):
                 f"pad_token_id is {self.pad_token_id}, and the vocabulary has {self.vocab_size} "
                 "tokens"
             )
+        if self.labels and len(self.labels) != self.num_labels:
+            raise UserError(
+                f"labels has {len(self.labels)} names, and num_labels is {self.num_labels}"
+            )
+        # the usual names are left out, so that a configuration equals that of its file
+        self.labels = () if self.labels == self._usual_labels() else self.labels
         if not self.tie_word_embeddings or self.window_size is not None:
             raise UserError("a BERT has tied embeddings (tie_word_embeddings), and no window_size")
 
@@ -145,15 +154,17 @@ class BertConfig(ModelConfig):
         cls.demand_fixed(values)
         values = {"hidden_dropout_prob": 0.1} | values
         values.setdefault("embd_pdrop", values["hidden_dropout_prob"])
-        names = values.get("architectures") or ["BertModel"]
-        name = names[0] if isinstance(names, list) else names
+        kinds = values.get("architectures") or ["BertModel"]
+        name = kinds[0] if isinstance(kinds, list) else kinds
         values["architecture"] = "BertForMaskedLM" if name == "BertForPreTraining" else name
         if values["architecture"] not in get_args(Kind):
             raise UserError(
-                f"architectures is {brief(names)}; known are {', '.join(get_args(Kind))}"
+                f"architectures is {brief(kinds)}; known are {', '.join(get_args(Kind))}"
             )
         if isinstance(labels := values.get("id2label"), dict):
             values["num_labels"] = len(labels)
+            names = {str(key): name for key, name in labels.items()}
+            values["labels"] = tuple(names.get(str(i)) for i in range(len(labels)))
         config = cls.from_names(values, NAMES)
         if config.architecture == "BertForSequenceClassification":
             config.demand_loss(values.get("problem_type"))
@@ -171,14 +182,23 @@ class BertConfig(ModelConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
         fields = self.to_names(NAMES)
-        del fields["architecture"], fields["num_labels"], fields["window_size"]
-        labels = range(self.num_labels)
+        for name in ("architecture", "num_labels", "labels", "window_size"):
+            del fields[name]
         return fields | dict(
             architectures=[self.architecture],
             intermediate_size=self.mlp_width,
-            id2label={str(i): f"LABEL_{i}" for i in labels},
-            label2id={f"LABEL_{i}": i for i in labels},
+            id2label={str(i): name for i, name in enumerate(self.label_names)},
+            label2id={name: i for i, name in enumerate(self.label_names)},
         )
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the labels, also where none are given."""
+        return self.labels or self._usual_labels()
+
+    def _usual_labels(self) -> tuple[str, ...]:
+        """Return the names that transformers gives to labels without names."""
+        return tuple(f"LABEL_{i}" for i in range(self.num_labels))
 
     @property
     def n_branches(self) -> int:
