@@ -102,6 +102,7 @@ def hardswish(input):
 
     Howard et al. 2019, arXiv:1905.02244, section 5.2.
     """
+    input = in_float(input)
     x = in_single(input)
     return (x * (np.clip(x + 3, 0, 6) / 6)).astype(input.dtype, copy=False)
 

@@ -279,15 +279,16 @@ def slide(name, axes, input, weight, bias, stride, padding, dilation, groups):
     """Return `conv1d` or `conv2d` of its arguments; `axes` are the names of the axes."""
     input, weight, bias = map(as_array, (input, weight, bias))
     k = len(axes)
-    if input.ndim == k + 1:
+    if np.ndim(input) == k + 1:
         return slide(name, axes, input[None], weight, bias, stride, padding, dilation, groups)[0]
     shapes = (
         f"(N, C_in, {', '.join(axes)}) or (C_in, {', '.join(axes)}), and "
         f"(C_out, C_in / groups, {'size' if k == 1 else 'height, width'})"
     )
-    if input.ndim != k + 2 or weight.ndim != k + 2:
+    if np.ndim(input) != k + 2 or np.ndim(weight) != k + 2:
         raise ValueError(
-            f"{name}: input has {input.ndim} axes and weight {weight.ndim}; expected {shapes}"
+            f"{name}: input has {np.ndim(input)} axes and weight {np.ndim(weight)}; expected "
+            f"{shapes}"
         )
     stride, dilation = numbers(name, "stride", stride, k), numbers(name, "dilation", dilation, k)
     check_count(name, "groups", groups, 1)
@@ -298,14 +299,16 @@ def slide(name, axes, input, weight, bias, stride, padding, dilation, groups):
             f"{name}: input {input.shape}, weight {weight.shape} and groups={groups} do not fit; "
             f"expected {shapes}"
         )
-    if bias is not None and bias.shape != (n_out,):
-        raise ValueError(f"{name}: bias has shape {bias.shape}; expected {(n_out,)}")
+    if bias is not None and np.shape(bias) != (n_out,):
+        raise ValueError(f"{name}: bias has shape {np.shape(bias)}; expected {(n_out,)}")
     reaches = [d * (size - 1) for d, size in zip(dilation, sizes, strict=True)]
+    if isinstance(padding, str) and padding not in ("same", "valid"):
+        raise ValueError(f"{name}: padding is {padding!r}; expected integers, 'same' or 'valid'")
     if isinstance(padding, str) and padding == "same":
         if any(step != 1 for step in stride):
             raise ValueError(f"{name}: padding='same' needs a stride of 1, and it is {stride}")
         widths = [(reach // 2, reach - reach // 2) for reach in reaches]
-    elif isinstance(padding, str) and padding == "valid":
+    elif isinstance(padding, str):
         widths = [(0, 0)] * k
     else:
         widths = [(n, n) for n in numbers(name, "padding", padding, k, 0)]

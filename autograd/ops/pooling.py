@@ -187,8 +187,9 @@ class Windows:
         stride, padding, dilation, self.ceil_mode = options
         self.lengths = shape[-n_axes:]
         self.sizes = numbers(name, "kernel_size", kernel_size, n_axes)
-        given = stride is not None and stride not in ((), [])
-        self.strides = numbers(name, "stride", stride, n_axes) if given else self.sizes
+        empty = isinstance(stride, tuple | list) and not stride
+        given = self.sizes if stride is None or empty else stride
+        self.strides = numbers(name, "stride", given, n_axes)
         self.padding = numbers(name, "padding", padding, n_axes, 0)
         self.dilations = numbers(name, "dilation", dilation, n_axes)
         axes = "L" if n_axes == 1 else "H, W"
@@ -242,7 +243,9 @@ class Windows:
 def max_pool(name, n_axes, input, kernel_size, options, return_indices):
     """Return `max_pool1d` or `max_pool2d` of its arguments."""
     input = as_array(input)
-    windows = Windows(name, n_axes, input.shape, kernel_size, options)
+    windows = Windows(name, n_axes, np.shape(input), kernel_size, options)
+    if input.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: input has dtype {input.dtype}; expected numbers")
     indices = places_of_largest(name, plain(input), windows)
     # An index into the flat input: each plane of H x W elements begins behind the one before it.
     lead, n = input.shape[:-n_axes], math.prod(windows.lengths)
@@ -257,7 +260,7 @@ def places_of_largest(name, x, windows):
     A turn of the loop compares one element of every window, such as the upper left, with the
     largest so far. So for kernels of 3 x 3 there are nine turns, for any number of windows.
     """
-    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min if x.size else 0
+    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     padded = windows.pad(x, lowest)
     places = windows.pad(np.arange(math.prod(windows.lengths)).reshape(windows.lengths), -1)
     steps = (windows.counts, windows.strides, windows.dilations)
@@ -282,7 +285,7 @@ def places_of_largest(name, x, windows):
 def avg_pool(name, n_axes, input, kernel_size, options, count_include_pad, divisor_override):
     """Return `avg_pool1d` or `avg_pool2d` of its arguments."""
     input = as_array(input)
-    windows = Windows(name, n_axes, input.shape, kernel_size, options)
+    windows = Windows(name, n_axes, np.shape(input), kernel_size, options)
     if divisor_override is not None:
         check_count(name, "divisor_override", divisor_override, -math.inf)
         if divisor_override == 0:

@@ -859,6 +859,9 @@ def test_power_at_zero():
         (lambda nn, x: nn.conv2d(x[None], np.ones((1, 2, 2, 2))), "groups=1 do not fit"),
         (lambda nn, x: nn.conv2d(x[None], np.ones((2, 1, 4, 1))), "over 4 elements.* input has 3"),
         (lambda nn, x: nn.conv2d(x[None], np.ones((2, 1, 2, 2)), x[0]), r"bias has shape \(4,\)"),
+        (lambda nn, x: nn.conv2d(x[None], None), "input has 4 axes and weight 0"),
+        (lambda nn, x: nn.max_pool2d(None, 2), r"input has shape \(\); expected \(N, C, H, W\)"),
+        (lambda nn, x: nn.max_pool1d(x > 0, 2), "input has dtype bool; expected numbers"),
         (lambda nn, x: nn.max_pool1d(x[0], 2), r"shape \(4,\); expected \(N, C, L\) or"),
         (lambda nn, x: nn.avg_pool2d(x, 2), r"expected \(N, C, H, W\) or \(C, H, W\)"),
         (lambda nn, x: nn.max_pool1d(x, 2, padding=2), "padding is 2; expected at most half"),
@@ -1024,9 +1027,9 @@ def test_wrong_values_of_static_arguments(call, message):
 
 @pytest.mark.parametrize("dtype", [bool, np.int64, np.uint8])
 def test_whole_numbers_are_not_rounded_away(dtype):
-    """Three ops compute whole numbers in float64; others refuse them by name, as PyTorch does."""
+    """Four ops compute whole numbers in float64; others refuse them by name, as PyTorch does."""
     x = np.array([[1, 0], [1, 1]], dtype)
-    for call in (nn.sigmoid, nn.erf, lambda x: nn.logsumexp(x, -1)):
+    for call in (nn.sigmoid, nn.erf, nn.hardswish, lambda x: nn.logsumexp(x, -1)):
         computed, expected = call(autograd.tensor(x)), call(autograd.tensor(x.astype(float)))
         assert computed.dtype == np.float64
         np.testing.assert_array_equal(computed.numpy(), expected.numpy())
