@@ -3,7 +3,6 @@
 ``max_pool`` finds where the largest elements stand, and picks them; ``avg_pool`` sums windows.
 """
 
-import itertools
 import math
 
 import numpy as np
@@ -265,7 +264,7 @@ def places_of_largest(name, x, windows):
     places = windows.pad(np.arange(math.prod(windows.lengths)).reshape(windows.lengths), -1)
     steps = (windows.counts, windows.strides, windows.dilations)
     largest = indices = None
-    for at in itertools.product(*map(range, windows.sizes)):
+    for at in np.ndindex(*windows.sizes):
         picked = places_of(at, *steps)
         part, place = padded[(..., *picked)], places[picked]
         if indices is None:
