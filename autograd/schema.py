@@ -158,7 +158,7 @@ def _check_of(annotation: Any) -> Check:
     """Return the function that checks values of an annotation."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
-        return lambda value, name: value
+        return _accept
     if origin is Annotated:
         if _AnyName in annotation.__metadata__:
             return _check_file_name
@@ -182,6 +182,10 @@ def _check_of(annotation: Any) -> Check:
     if kind in (list, tuple):
         return _check_sequence(annotation, kind, _check_of(parts[0] if parts else Any))
     return _check_instance(annotation, type(None) if kind is None else kind)
+
+
+def _accept(value: Any, name: str) -> Any:
+    return value
 
 
 def _check_instance(annotation: Any, kind: type) -> Check:
@@ -258,6 +262,8 @@ def _check_sequence(annotation: Any, kind: type, check_item: Check) -> Check:
     def check(value: Any, name: str) -> Any:
         if not isinstance(value, list | tuple):
             raise _wrong(value, annotation, name)
+        if check_item is _accept:  # a vocabulary has many items, of which nothing is to be checked
+            return kind(value)
         return kind([_inside(check_item, item, name, i) for i, item in enumerate(value)])
 
     return check

@@ -412,6 +412,60 @@ def find_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
+def follow_from(ranks: Mapping[bytes, int], merges: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Return whether merges are `find_merges` of the ranks, which takes several times as long.
+
+    If each token has a higher rank than its parts, as is usual, then the merges that make the bytes
+    of ``left + right`` happen in the order of their ranks. The last merge is that of `left` and
+    `right`, unless a pair across the border of the two merges first. The loop goes back in time: of
+    the two parts at the border, it takes back the merge of the part with the higher rank. Before
+    that merge, one half of this part was at the border. The pair that was then at the border may
+    have merged if its rank is lower than that of the merge that was taken back last. In this case,
+    the bytes of the token are merged to find out.
+
+    For example, for ``ab`` and ``cd`` with the ranks ab: 2, cd: 1:
+
+        pair at the border     merges if its rank is
+        ab cd                  the token itself
+        b  cd                  below 2
+        b  c                   below 1
+
+    Examples
+    --------
+    >>> ranks = {b"a": 0, b"b": 1, b"c": 2, b"bc": 3, b"abc": 4}
+    >>> follow_from(ranks, [(b"b", b"c"), (b"a", b"bc")])
+    True
+    >>> follow_from(ranks, [(b"b", b"c"), (b"ab", b"c")])
+    False
+    """
+    made = {token: (-1, b"", b"") for token in ranks if len(token) == 1}  # rank, left, right
+    before = -1
+    for left, right in merges:
+        rank = ranks.get(left + right, -1)
+        if rank <= before:
+            return False
+        if left not in made or right not in made:  # a part has a higher rank than the token
+            return find_merges(ranks) == [*merges]
+        x, y, below, across = left, right, rank, None
+        while across is None or across > below:
+            x_rank, _, x_right = made[x]
+            y_rank, y_left, _ = made[y]
+            if x_rank == y_rank:  # two bytes, the end; or one token twice, of which one is first
+                across = None if x_rank < 0 else x_rank
+                break
+            if x_rank > y_rank:
+                x, below = x_right, x_rank
+            else:
+                y, below = y_left, y_rank
+            across = ranks.get(x + y)
+        if across is not None and _last_pair(left + right, ranks) != (left, right):
+            return False
+        made[left + right] = rank, left, right
+        before = rank
+    rest = (token for token in ranks if len(token) > 1 and token not in made)
+    return all(_last_pair(token, ranks) is None for token in rest)
+
+
 def _last_pair(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
     """Return the two parts of a token's bytes before the last merge, or None if there are more.
 

@@ -20,6 +20,7 @@ be wrong without it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -36,7 +37,7 @@ from npgpt.tokenizers.base import (
     TokenId,
     Tokenizer,
 )
-from npgpt.tokenizers.bpe import PATTERN, BPETokenizer, find_merges
+from npgpt.tokenizers.bpe import PATTERN, BPETokenizer, follow_from
 from npgpt.tokenizers.gpt1 import END, GPT1Tokenizer
 from npgpt.tokenizers.normalizers import from_their_pattern, to_their_pattern
 from npgpt.tokenizers.wordpiece import SPECIAL, WordPieceTokenizer
@@ -552,30 +553,23 @@ def make_byte_level(
     lacks = [letters[x] for x in letters if x not in vocab] if may_lack_bytes else []
     single = [letter for letter, byte in letters.items() if byte not in lacks]
 
-    characters = str.maketrans({letter: chr(byte) for letter, byte in letters.items()})
-
-    def spelled(token: str) -> bytes:  # of letters only
-        return token.translate(characters).encode("latin-1")
-
     made = list(map("".join, merges))
-    for token in [*single, *made, *(part for pair in merges for part in pair)]:
-        if token not in vocab:
-            raise UserError(
-                f"{vocab_file} lacks the token {brief(token)}, which a merge in {merges_file.name} "
-                "needs, or which is one of the 256 bytes"
-            )
+    needed = [*single, *made, *itertools.chain.from_iterable(merges)]
+    if lacking := set(needed) - vocab.keys():
+        raise UserError(
+            f"{vocab_file} lacks the token {brief(next(filter(lacking.__contains__, needed)))}, "
+            f"which a merge in {merges_file.name} needs, or which is one of the 256 bytes"
+        )
     added_contents = {token.content for token in added or ()}
-    whole = [t for t in vocab if {*t} <= letters.keys() and t not in added_contents and t]
-    ranks, last = {}, -1
-    for token in dict.fromkeys([*single, *made, *(whole if ignore_merges else ())]):
-        if not set(token) <= letters.keys():
-            raise UserError(f"{token!r} in {merges_file} is not made of bytes")
-        ranks[spelled(token)] = vocab[token]
-    in_order = [(spelled(left), spelled(right)) for left, right in merges]
-    for token in made:
-        in_order = in_order if vocab[token] > last else []
-        last = vocab[token]
-    if made and find_merges(ranks) != in_order:
+    whole = (t for t in vocab if {*t} <= letters.keys() and t not in added_contents and t)
+    tokens = list(dict.fromkeys([*single, *made, *(whole if ignore_merges else ())]))
+    if not set().union(*tokens) <= letters.keys():
+        wrong = next(token for token in tokens if not set(token) <= letters.keys())
+        raise UserError(f"{wrong!r} in {merges_file} is not made of bytes")
+    spelled = dict(zip(tokens, spell_bytes(tokens, letters), strict=True))
+    ranks = {spelled[token]: vocab[token] for token in tokens}
+    pairs = [(spelled.get(left, b""), spelled.get(right, b"")) for left, right in merges]
+    if made and not follow_from(ranks, pairs):
         raise UserError(
             f"the merges in {merges_file} are not those that follow from the ids in "
             f"{vocab_file.name}: tiktoken, which runs the encoding, needs merges in the order of "
@@ -585,15 +579,25 @@ def make_byte_level(
     rest = {token: i for token, i in vocab.items() if i not in ids}
     if added is None:
         added, rest = [AddedToken(token, i) for token, i in rest.items()], {}
-    unreached = {
-        spelled(token) if {*token} <= letters.keys() else token.encode(): i
-        for token, i in rest.items()
-        if token not in added_contents
-    }
+    rest = {token: i for token, i in rest.items() if token not in added_contents}
+    of_letters = [token for token in rest if {*token} <= letters.keys()]
+    spelled |= zip(of_letters, spell_bytes(of_letters, letters), strict=True)
+    unreached = {spelled.get(token) or token.encode(): i for token, i in rest.items()}
     options.setdefault("name", vocab_file.resolve().parent.name)
     return BPETokenizer(
         ranks, added_tokens=added, unreached=unreached, lacks=sorted(lacks), **options
     )
+
+
+def spell_bytes(tokens: Sequence[str], letters: Mapping[str, int]) -> list[bytes]:
+    """Return the bytes that tokens stand for, which are made of letters alone.
+
+    All tokens are translated in one call, which takes a tenth of the time of a call for each.
+    """
+    end = "\uffff"  # no letter
+    table = str.maketrans({letter: chr(byte) for letter, byte in letters.items()})
+    spelled = end.join(tokens).translate(table).split(end) if tokens else []
+    return [token.encode("latin-1") for token in spelled]
 
 
 def make_byte_level_of_bytes(name: str) -> BPETokenizer:
@@ -632,13 +636,15 @@ def parse_merges(text: str, source: object) -> list[tuple[str, str]]:
     [('h', 'e'), ('t', 'he')]
     """
     merges = []
-    for number, line in enumerate(text.split("\n"), 1):
-        parts = line.rstrip("\r").split(" ")
-        if parts == [""] or number == 1 and line.startswith("#version"):
-            continue
-        if len(parts) != 2 or not all(parts):
+    lines = text.split("\n")
+    if lines[0].startswith("#version"):
+        lines[0] = ""
+    for number, line in enumerate(lines, 1):
+        left, _, right = line.rstrip("\r").partition(" ")
+        if left and right and " " not in right:
+            merges.append((left, right))
+        elif left or line.startswith(" "):
             raise UserError(f"{source}, line {number}: expected two tokens, and read {line[:40]!r}")
-        merges.append((parts[0], parts[1]))
     return merges
 
 

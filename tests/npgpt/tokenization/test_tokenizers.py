@@ -31,7 +31,15 @@ from npgpt.tokenizers import (
     train_wordpiece,
     write_tiktoken,
 )
-from npgpt.tokenizers.bpe import PATTERN, cut_by, format_ranks, merge, merge_steps
+from npgpt.tokenizers.bpe import (
+    PATTERN,
+    cut_by,
+    find_merges,
+    follow_from,
+    format_ranks,
+    merge,
+    merge_steps,
+)
 from npgpt.tokenizers.gpt1 import words
 from npgpt.tokenizers.huggingface import byte_letters, to_hugging_face
 from npgpt.tokenizers.training import count_pieces, learn_merges
@@ -872,3 +880,31 @@ def test_ctrl_c_leaves_nothing(here):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 130 and result.stderr == "npgpt: interrupted\n"
     assert sorted(path.name for path in here.iterdir() if path.name != "home") == ["text.txt"]
+
+
+LETTERS = st.sampled_from([b"a", b"b", b"c"])
+TOKENS = st.lists(st.lists(LETTERS, min_size=2, max_size=6).map(b"".join), max_size=14, unique=True)
+
+
+@given(tokens=TOKENS, data=st.data())
+def test_merges_that_follow_from_the_ranks_are_known(tokens, data):
+    """The quick way says what the merges of every token say, also of merges that do not follow."""
+    ranks = {token: i for i, token in enumerate([b"a", b"b", b"c", *tokens])}
+    merges = find_merges(ranks)
+    assert follow_from(ranks, merges)
+    wrong = list(merges)
+    for _ in range(data.draw(st.integers(1, 2))):
+        i = data.draw(st.integers(0, max(len(wrong) - 1, 0)))
+        way = data.draw(st.sampled_from(["split", "drop", "swap", "more"]))
+        if way == "split" and wrong:  # the same token, of two other parts
+            token = b"".join(wrong[i])
+            cut = data.draw(st.integers(1, len(token) - 1))
+            wrong[i] = token[:cut], token[cut:]
+        elif way == "drop" and wrong:
+            del wrong[i]
+        elif way == "swap" and wrong:
+            wrong[0], wrong[i] = wrong[i], wrong[0]
+        elif way == "more" and tokens:
+            token = data.draw(st.sampled_from(tokens))
+            wrong.append((token[:1], token[1:]))
+    assert follow_from(ranks, wrong) == (wrong == merges)
