@@ -3,7 +3,8 @@
 An op on a few numbers takes NumPy about a microsecond, and the general code of `autograd.tape`
 and `autograd.engine` several. Two shortcuts here do the same with fewer calls:
 
-- :class:`UnaryOp` and :class:`BinaryOp` record the plainest calls of ops with one or two arguments;
+- :class:`UnaryOp`, :class:`BinaryOp` and :class:`OptionsOp` record the plainest calls of ops with
+  one argument, with two, and with one before options such as `axis`;
 - :func:`visit_plain` pulls cotangents back through the plainest nodes.
 
 Each shortcut first asks whether the case is plain (no option given, float32 or float64, no hook,
@@ -44,6 +45,29 @@ class UnaryOp(Op):
                 values: tuple = (x, out, x.shape) if self.reads_shapes else (x, out)
                 steps = ((rule, rule.keep(values), (parent,)),)
                 return new_result(self, steps, out)
+        return super().__call__(*args, **kwargs)
+
+
+class OptionsOp(Op):
+    """An op of an array and at least two options, such as ``sum_(x, axis, keepdims)``."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the op, on the tape if its first argument requires a gradient."""
+        if not kwargs and len(args) == self.n_plain and isinstance(given := args[0], TensorBase):
+            parent, rule, options = given._node, self.single_rules[0], args[1:]
+            if (
+                parent is not None
+                and parent.plain
+                and rule is not None
+                and IMMUTABLE.issuperset(map(type, options))
+                and grad_mode() is True
+            ):
+                x = given._array
+                out = self.forward(x, *options)
+                if type(out) is not ndarray or out.dtype not in _USUAL:
+                    return record(self, args, [x, *options], {0: parent}, out)
+                values = (x, *options, out, x.shape) if self.reads_shapes else (x, *options, out)
+                return new_result(self, ((rule, rule.keep(values), (parent,)),), out)
         return super().__call__(*args, **kwargs)
 
 
@@ -161,5 +185,5 @@ def visit_plain(
 
 
 if os.environ.get("AUTOGRAD_SHORTCUTS", "1") != "0":
-    Op.shortcuts = {1: UnaryOp, 2: BinaryOp}
+    Op.shortcuts = {1: UnaryOp, 2: BinaryOp, 3: OptionsOp}
     engine.visit_quickly = visit_plain

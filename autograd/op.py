@@ -87,7 +87,7 @@ class Rule:
 class Op:
     """A differentiable function, made by :func:`op`; see there for the options."""
 
-    # Subclasses for ops with that many plain arguments; `autograd.fast` puts them here.
+    # Subclasses for ops of one plain argument, of two, of three or more: from `autograd.fast`
     shortcuts: ClassVar[dict[int, type[Op]]] = {}
 
     def __new__(cls, forward: Callable, **options: Any) -> Op:
@@ -96,7 +96,7 @@ class Op:
         is_plain = inspect.Parameter.VAR_POSITIONAL not in kinds and not (
             options.get("saves") or options.get("multiple")
         )
-        return super().__new__(cls.shortcuts.get(len(kinds), cls) if is_plain else cls)
+        return super().__new__(cls.shortcuts.get(min(len(kinds), 3), cls) if is_plain else cls)
 
     def __init__(
         self,

@@ -106,16 +106,18 @@ def fit(op: Op, name: str, parent: Node, contribution: Any) -> Any:
 def sum_to_shape(x: Any, shape: tuple[int, ...]) -> Any:
     """Sum over the axes that broadcasting from `shape` to ``x.shape`` added or stretched."""
     added = len(x.shape) - len(shape)
+    if x.shape[added:] == shape:
+        return np.add.reduce(x, axis=tuple(range(added)))
     axes = [i for i, n in enumerate(x.shape) if i < added or (shape[i - added] == 1 and n != 1)]
     return np.add.reduce(x, axis=tuple(axes)).reshape(shape)
 
 
 def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
     """Return whether NumPy broadcasts one shape to the other."""
-    padded = (1,) * (len(large) - len(small)) + small
-    return len(padded) == len(large) and all(
-        s in (1, n) for s, n in zip(padded, large, strict=True)
-    )
+    added = len(large) - len(small)
+    if added < 0 or large[added:] == small:
+        return added >= 0
+    return all(s in (1, n) for s, n in zip(small, large[added:], strict=True))
 
 
 def _kind(value: Any) -> str:

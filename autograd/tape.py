@@ -277,4 +277,6 @@ def _shape_of(value: Any) -> Any:
     """Return the shape of an array, or the shapes of a tuple of arrays."""
     if type(value) is ndarray:
         return value.shape
+    if type(value) in IMMUTABLE:
+        return ()
     return tuple(map(np.shape, value)) if isinstance(value, tuple) else np.shape(value)

@@ -138,7 +138,7 @@ class _Accelerated:
         check, pays = self._kernel.check, self._kernel.pays
         if check is not None:
             check(*args, **kwargs)
-        if kernels_enabled() and (pays is None or pays(*args)):
+        if (pays is None or pays(*args)) and kernels_enabled():
             run = self._kernel._kernel or self._kernel.load()
             result = run(*args, **kwargs)
             if result is not NotImplemented:

@@ -35,9 +35,7 @@ def _(bias="bias"):
 
 
 affine.vjp(
-    input=lambda g, weight, input_shape: np.reshape(
-        product(rows(g), np.swapaxes(weight, 0, 1)), input_shape
-    ),
+    input=lambda g, weight, input_shape: product(rows(g), weight.T).reshape(input_shape),
     weight=lambda g, input, weight: matrix_gradient(rows(input), rows(g), weight),
     bias=lambda g, bias_shape: sum_to_shape(rows(g), bias_shape),
 )

@@ -30,7 +30,8 @@ def matmul(x, y):
         return np.matmul(x, y)
     # y is one matrix for the whole batch: one product of (batch * n, k) by (k, m) takes less time
     # than a product for each x of the batch.
-    return product(rows(x), y).reshape(*x.shape[:-1], y.shape[1])
+    out = product(rows(x), y)
+    return out if x.ndim == 2 else out.reshape(*x.shape[:-1], y.shape[1])
 
 
 # Multiplications: for fewer, waking threads takes more time than they save. NumPy's BLAS then uses
@@ -50,7 +51,7 @@ def product(x, y, bias=None):
 
 def rows(x):
     """Return an array as the matrix of its rows: (2, 3, 4) -> (6, 4)."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def matrix_gradient(x, g, y):
@@ -60,9 +61,9 @@ def matrix_gradient(x, g, y):
     then a sum of two: if they lay in memory in two orders, the sum would take many times as long.
     """
     flags = getattr(y, "_array", y).flags  # y is a Tensor in a backward pass that is recorded
-    if flags.f_contiguous and not flags.c_contiguous:
-        return np.swapaxes(product(np.swapaxes(g, 0, 1), x), 0, 1)
-    return product(np.swapaxes(x, 0, 1), g)
+    if flags.c_contiguous or not flags.f_contiguous:
+        return product(x.T, g)
+    return product(g.T, x).T
 
 
 @matmul.formula
@@ -83,7 +84,8 @@ def _(g, y, x_shape):
     if len(x_shape) == 1:
         return (y @ g[..., None])[..., 0]  # (..., k, m) @ (..., m, 1)
     if y.ndim == 2:
-        return product(rows(g), np.swapaxes(y, 0, 1)).reshape(x_shape)  # (... n, m) @ (m, k)
+        dx = product(rows(g), y.T)  # (... n, m) @ (m, k)
+        return dx if len(x_shape) == 2 else dx.reshape(x_shape)
     return g @ np.swapaxes(y, -1, -2)  # (..., n, m) @ (..., m, k)
 
 

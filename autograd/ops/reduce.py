@@ -10,12 +10,15 @@ import operator
 from functools import lru_cache
 
 import numpy as np
+from numpy import ndarray
 
 from autograd.dispatch import METHODS, NOT_GIVEN, NUMPY, NoRule, plain
 from autograd.engine import TensorBase
 from autograd.op import implements, op
 from autograd.ops.checks import check_axis, check_number
 from autograd.precision import in_float, in_single
+
+SMALL = 1024  # elements: of fewer, a copy takes less time than the view that np.broadcast_to makes
 
 
 def restore(g, shape, axis, keepdims):
@@ -25,7 +28,11 @@ def restore(g, shape, axis, keepdims):
     [[5, 5, 5], [7, 7, 7]].
     """
     if not keepdims:
-        g = np.reshape(g, reduced_shape(shape, axis))
+        g = g.reshape(reduced_shape(shape, axis))
+    if type(g) is ndarray and math.prod(shape) <= SMALL:
+        out = np.empty(shape, g.dtype)
+        out[...] = g
+        return out
     return np.broadcast_to(g, shape)
 
 
@@ -37,18 +44,19 @@ def axes_of(shape, axis):
 
 def reduced_shape(shape, axis):
     """Return the shape after a reduction with `keepdims`."""
-    return _reduced_shape(shape, axis if axis is None or isinstance(axis, tuple) else int(axis))
-
-
-@lru_cache(maxsize=4096)
-def _reduced_shape(shape, axis):
-    axes = axes_of(shape, axis)
-    return tuple(1 if i in axes else n for i, n in enumerate(shape))
+    return _reduced(shape, axis if axis is None or isinstance(axis, tuple) else int(axis))[0]
 
 
 def group_size(shape, axis):
     """Return how many elements are reduced to one."""
-    return math.prod(shape[i] for i in axes_of(shape, axis))
+    return _reduced(shape, axis if axis is None or isinstance(axis, tuple) else int(axis))[1]
+
+
+@lru_cache(maxsize=4096)
+def _reduced(shape, axis):
+    axes = axes_of(shape, axis)
+    reduced = tuple(1 if i in axes else n for i, n in enumerate(shape))
+    return reduced, math.prod(shape[i] for i in axes)
 
 
 def sample_reduction(draw, **limits):
@@ -95,6 +103,9 @@ sum_.sample(sample_reduction)
 @op
 def mean(x, axis=None, keepdims=False):
     """Mean over axes."""
+    if type(x) is ndarray and x.dtype.char in "fd" and x.size:  # as np.mean, with fewer calls
+        total = np.add.reduce(x, axis=axis, keepdims=keepdims)
+        return total / (x.size // total.size)
     return np.mean(x, axis=axis, keepdims=keepdims)
 
 

@@ -263,7 +263,7 @@ def test_a_users_op_with_a_closure_and_globals(tmp_path):
             x = autograd.tensor([0.1, 0.7], requires_grad=True)
             loss = (scaled(x) * scaled(x)).sum()
         text = check(loss, tmp_path / "op.py")
-        assert "SCALE = 3.0" in text and "power = 2" in text and "np.ndarray" not in text
+        assert "SCALE = 3.0" in text and "power = 2" in text and "n: int" not in text
     finally:
         del autograd.REGISTRY["scaled"]
 
