@@ -10,5 +10,6 @@ RARELY_USED += [
     "autograd.ops.products",
     "autograd.ops.sampled",
     "autograd.ops.statistics",
+    "autograd.ops.ufunc_methods",
     "autograd.ops.ufuncs",
 ]

@@ -125,6 +125,8 @@ def test_a_start_that_ties_takes_half():
         (lambda x: np.subtract.reduce(x), "np.subtract.reduce has no derivative here"),
         (lambda x: np.add.accumulate(x[0, 0]), "cannot accumulate on a scalar"),
         (lambda x: np.add.accumulate(x, axis=2), "axis 2 is out of bounds"),
+        (lambda x: np.maximum.accumulate(x, axis=2), "axis 2 is out of bounds"),
+        (lambda x: np.maximum.accumulate(x[0, 0]), "cannot accumulate on a scalar"),
         (lambda x: np.multiply.outer(x, x, out=X), "np.multiply with out= has no derivative"),
     ],
 )
@@ -191,6 +193,12 @@ def test_the_ends_of_differences(function):
         lambda x: np.add.accumulate(x),
         lambda x: np.add.accumulate(x, 1),
         lambda x: np.multiply.accumulate(x, axis=-1),
+        lambda x: np.maximum.accumulate(x),
+        lambda x: np.maximum.accumulate(x, 1),
+        lambda x: np.minimum.accumulate(x[None], axis=-2),
+        lambda x: np.logaddexp.reduce(x),
+        lambda x: np.logaddexp.reduce(x, axis=None, keepdims=True),
+        lambda x: np.logaddexp.reduce(x[None], axis=(0, 1)),
     ],
 )
 def test_methods_of_ufuncs(function):

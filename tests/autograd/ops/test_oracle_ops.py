@@ -652,6 +652,16 @@ EXPRESSIONS_AT_KINKS = {
         [0.0, 1.0],
     ),
     "sort": (np.sort, lambda torch, x: torch.sort(x, stable=True).values, TIES),
+    "running largest": (
+        lambda x: np.maximum.accumulate(x) * np.arange(1.0, x.size + 1).astype(x.dtype),
+        lambda torch, x: torch.cummax(x, 0).values * torch.arange(1, len(x) + 1),
+        [1.0, *TIES, 4.0, 4.0],
+    ),
+    "running smallest": (
+        lambda x: np.minimum.accumulate(x) * x,
+        lambda torch, x: torch.cummin(x, 0).values * x,
+        [*TIES, 1.0],
+    ),
     "norm": (np.linalg.norm, lambda torch, x: torch.linalg.norm(x), SINGLE),
     "Frobenius": (
         lambda x: np.linalg.norm(x, "fro"),
