@@ -69,10 +69,11 @@ moves(np.extract, "arr", asks=("condition",))
 moves(np.meshgrid, "xi")
 moves(np.resize, "a")
 moves(np.rollaxis, "a")
-moves(np.unstack, "x")
 moves(np.fft.fftshift, "x")
 moves(np.fft.ifftshift, "x")
 moves(np.lib.stride_tricks.sliding_window_view, "x")
+if hasattr(np, "unstack"):  # since NumPy 2.1
+    moves(np.unstack, "x")
 
 
 composes(np.diagflat)(lambda v, k=0: np.diag(np.ravel(array_of(v)), k))

@@ -108,14 +108,19 @@ def _(a, b):
     return np.reshape(a * b, tuple(n * m for n, m in zip(*shapes, strict=True)))
 
 
-@composes(np.matvec, inputs=("x1", "x2"))
-def _(x1, x2):
+def matvec(x1, x2):
+    """Multiply matrices by column vectors: ``(..., n, k), (..., k) -> (..., n)``."""
     return np.squeeze(array_of(x1) @ array_of(x2)[..., None], -1)
 
 
-@composes(np.vecmat, inputs=("x1", "x2"))
-def _(x1, x2):
+def vecmat(x1, x2):
+    """Multiply row vectors by matrices: ``(..., n), (..., n, k) -> (..., k)``."""
     return np.squeeze(array_of(x1)[..., None, :] @ array_of(x2), -2)
+
+
+if hasattr(np, "matvec"):  # since NumPy 2.2
+    composes(np.matvec, inputs=("x1", "x2"))(matvec)
+    composes(np.vecmat, inputs=("x1", "x2"))(vecmat)
 
 
 # ---- polynomials

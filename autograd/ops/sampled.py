@@ -153,5 +153,6 @@ def so_far(function, start):
     return run
 
 
-composes(np.cumulative_sum)(so_far(np.cumsum, 0))
-composes(np.cumulative_prod)(so_far(np.cumprod, 1))
+if hasattr(np, "cumulative_sum"):  # since NumPy 2.1
+    composes(np.cumulative_sum)(so_far(np.cumsum, 0))
+    composes(np.cumulative_prod)(so_far(np.cumprod, 1))

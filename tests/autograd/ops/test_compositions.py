@@ -73,7 +73,7 @@ SMOOTH = [
     (lambda x, y: np.linalg.cross(x, y, axis=0), [X, Y]),
     (np.kron, [X, V]),
     (lambda v, x: np.kron(v, x), [V, CUBE[:, :2, :2]]),
-    (np.matvec, [CUBE, V]),
+    (lambda x, v: np.matvec(x, v), [CUBE, V]),
     (lambda x, v: np.vecmat(v, x), [CUBE, V[:3]]),
     (lambda v: np.vander(v, 5), [V]),
     (lambda v: np.vander(v, increasing=True), [np.array([0.0, 1.5, -2.0])]),

@@ -506,6 +506,117 @@ def their_function(name):
     return getattr(torch.nn.functional, name, None) or getattr(torch, name)
 
 
+# ---- functions of NumPy that are composed of ops
+
+Q, POINTS, HOLES = np.array([0.13, 0.47, 0.71]), np.array([0.1, 0.5, 1.3, 1.8]), np.eye(3, 4) > 0
+X2 = normal((3, 4))
+
+
+def numpy_calls():
+    """Return, by name: a function of NumPy's, what does the same in PyTorch, and their inputs."""
+    import torch
+
+    holes, points = torch.tensor(HOLES), torch.tensor(POINTS)
+
+    def with_holes(x):
+        return x.masked_fill(holes, torch.nan)
+
+    def ranked(function, method):
+        return lambda x, q: function(with_holes(x), q, 1, interpolation=method)
+
+    return {
+        **{
+            f"quantile {method}": (
+                lambda x, q, method=method: np.quantile(x, q, 1, method=method),
+                lambda x, q, method=method: torch.quantile(x, q, 1, interpolation=method),
+                (X, Q),
+            )
+            for method in ("linear", "lower", "higher", "nearest", "midpoint")
+        },
+        "nanquantile": (
+            lambda x, q: np.nanquantile(np.where(HOLES, np.nan, x), q, 1),
+            ranked(torch.nanquantile, "linear"),
+            (X, Q),
+        ),
+        "nanmedian": (
+            lambda x: np.nanmedian(np.where(HOLES[0], np.nan, x), 1),
+            lambda x: torch.nanmedian(x.masked_fill(holes[0], torch.nan), 1)[0],
+            (X,),
+        ),
+        "cov": (
+            lambda x, w: np.cov(x, fweights=[1, 3, 1, 2], aweights=w),
+            lambda x, w: torch.cov(
+                x.double(), fweights=torch.tensor([1, 3, 1, 2]), aweights=w.double()
+            ),
+            (X, np.abs(W)),
+        ),
+        "corrcoef": (np.corrcoef, lambda x: torch.corrcoef(x.double()), (X,)),
+        "trapezoid": (np.trapezoid, torch.trapezoid, (X, POINTS)),
+        "gradient": (
+            lambda f: np.stack(np.gradient(f, 0.5, POINTS, edge_order=2)),
+            lambda f: torch.stack(
+                torch.gradient(
+                    f, spacing=(torch.arange(3) / 2, points.to(f.dtype)), dim=(0, 1), edge_order=2
+                )
+            ),
+            (X,),
+        ),
+        "cross": (
+            lambda x, y: np.cross(x, y, axis=0),
+            lambda x, y: torch.linalg.cross(x, y, dim=0),
+            (X, X2),
+        ),
+        "kron": (np.kron, torch.kron, (X, W)),
+        "vander": (
+            np.vander,  # PyTorch's writes in place, and has no derivative
+            lambda w: torch.stack([w.double() ** k for k in (3, 2, 1, 0)], 1),
+            (W,),
+        ),
+        "matvec": (lambda x, w: np.matvec(x, w), torch.mv, (X, W)),
+        "deg2rad": (np.deg2rad, torch.deg2rad, (X,)),
+        "nansum": (
+            lambda x: np.nansum(np.where(HOLES, np.nan, x), 0),
+            lambda x: torch.nansum(with_holes(x), 0),
+            (X,),
+        ),
+        "nanmean": (
+            lambda x: np.nanmean(np.where(HOLES, np.nan, x), 0),
+            lambda x: torch.nanmean(with_holes(x), 0),
+            (X,),
+        ),
+        "nan_to_num": (
+            lambda x: np.nan_to_num(np.where(HOLES, np.nan, x), nan=2.0),
+            lambda x: torch.nan_to_num(with_holes(x), nan=2.0),
+            (X,),
+        ),
+        "sliding_window_view": (
+            lambda x: np.lib.stride_tricks.sliding_window_view(x, (2, 3)),
+            lambda x: x.unfold(0, 2, 1).unfold(1, 3, 1),
+            (X,),
+        ),
+        "meshgrid": (
+            lambda v, w: np.multiply(*np.meshgrid(v, w, indexing="ij")),
+            lambda v, w: torch.mul(*torch.meshgrid(v, w, indexing="ij")),
+            (W, X[0]),
+        ),
+    }
+
+
+NUMPY_CALLS = """
+    quantile-linear quantile-lower quantile-higher quantile-nearest quantile-midpoint nanquantile
+    nanmedian cov corrcoef trapezoid gradient cross kron vander matvec deg2rad nansum nanmean
+    nan_to_num sliding_window_view meshgrid
+""".split()
+
+
+@pytest.mark.parametrize("name", NUMPY_CALLS)
+def test_function_of_numpy_is_torchs(name):
+    known = numpy_calls()
+    assert known.keys() == {name.replace("-", " ") for name in NUMPY_CALLS}
+    ours, theirs, inputs = known[name.replace("-", " ")]
+    assert_same(ours, theirs, inputs, range(len(inputs)))
+
+
 def test_arguments_come_in_torchs_order():
     for name in set(autograd.nn.__all__) - {"affine", "rope"}:  # PyTorch has no function for these
         function, twin = getattr(autograd.nn, name), their_function(name)
