@@ -66,6 +66,9 @@ in range. NumPy has no float16 here.
 
 `exp`, `exp2`, `hypot`: The result must be in range.
 
+functions that are made of ops, as `cov`, `nanvar`, `geomspace`: What the ops compute on the
+way must be in range.
+
 norms of an order below 1: An element has no gradient if its quotient by the largest is 0.
 
 a float16 tensor that is used very often: The tape adds the contributions in the dtype of the
@@ -173,6 +176,12 @@ inf share it among elements that tie, `maximum` and `minimum` give one half to e
 `topk` are stable, so that the first of equals goes first; `unique` and `max_pool2d` pick the first
 of equals; the counts of a histogram are constants, and the edges of its bins move with the ends of
 the data; `prod` and `cumprod` are exact at zeros; `0**y` has the gradient 0 for y.
+
+`fmax` and `fmin` pass the gradient to the first of equals, and to the number beside a NaN. A
+quantile is taken from a stable order, so that the first of equals gets the gradient. At a point of
+the data, `interp` and a quantile have the slope on the right, at the last point that on the left.
+An element that makes a median NaN gets its gradient; elements that the `nan` functions leave out
+get 0.
 
 The vectors of equal eigenvalues or singular values can turn, so the gradient through such vectors
 is NaN; the gradient through the values exists. Values count as equal, or as 0, if the difference is
