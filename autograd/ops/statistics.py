@@ -99,7 +99,7 @@ def quantile(function, a, q, axis, method, keepdims, weights=None):
 
     def flat(x):
         """Return an array with the reduced axes as the last: (..., n)."""
-        moved = np.moveaxis(x, axes, range(-len(axes), 0))
+        moved = np.moveaxis(x, axes, tuple(range(-len(axes), 0)))
         return np.reshape(moved, (*moved.shape[: x.ndim - len(axes)], -1))
 
     if a.size == 0:

@@ -150,6 +150,14 @@ def test_values_and_derivatives(function, inputs):
     assert gradcheck(function, inputs) and gradgradcheck(function, inputs)
 
 
+@pytest.mark.parametrize(("function", "inputs"), SMOOTH)
+def test_the_tape_can_be_written_as_source(function, inputs):
+    """No constant of a composition is of a type that has no source, as a range is."""
+    with autograd.record():
+        loss = np.sum(function(*(tensor(x, requires_grad=True) for x in inputs)))
+    assert "gradients" in autograd.to_source(loss)
+
+
 def gradient(function, *inputs):
     leaves = [tensor(np.asarray(x, float), requires_grad=True) for x in inputs]
     out = function(*leaves)
