@@ -59,8 +59,12 @@ in range, as in NumPy's forward pass.
 attention: A score and its mask are rounded where they are added: an error is relative to the
 largest score. Scores must be smaller than 1 / (10 eps).
 
-`inv`, `solve`, `det`, `slogdet`, `cholesky`, `eigh`, `svd`: What LAPACK computes on its way must be
-in range. NumPy has no float16 here.
+`inv`, `solve`, `det`, `slogdet`, `cholesky`, `eigh`, `svd`, `qr`, `pinv`, `lstsq`: What LAPACK
+computes on its way must be in range. NumPy has no float16 here.
+
+`eigh`, `svd`, `qr`, `pinv`, `lstsq`: An error is relative to the largest element of a matrix, and
+grows with the condition number. The squares of the values and of their differences must be in
+range.
 
 `power`: x^(y - 1) must be in range, even if y x^(y - 1) is.
 
@@ -186,7 +190,8 @@ get 0.
 The vectors of equal eigenvalues or singular values can turn, so the gradient through such vectors
 is NaN; the gradient through the values exists. Values count as equal, or as 0, if the difference is
 at most eps times the largest value times the larger side of the matrix. A singular value of 0 has
-the gradient u v^T, as in PyTorch.
+the gradient u v^T, as in PyTorch. The rank of a pseudoinverse and of a least-squares fit counts as
+constant.
 
 ## Range and rounding
 

@@ -1,4 +1,4 @@
-"""Eigenvalues and singular values, QR, pseudoinverses and least squares; batched, as in NumPy.
+"""Eigenvalues, singular values, QR, pseudoinverses, least squares; batched as in NumPy.
 
 Some derivatives do not exist, and their value is then a convention:
 
@@ -15,9 +15,10 @@ import math
 
 import numpy as np
 
-from autograd.dispatch import plain
+from autograd.dispatch import NOT_GIVEN, NoRule, as_tensors, plain
 from autograd.engine import TensorBase
 from autograd.op import Op, implements, op
+from autograd.ops.checks import check_number
 from autograd.ops.composing import composes
 from autograd.ops.linalg import matrix_transpose
 
@@ -97,8 +98,10 @@ def _(g, a, out, UPLO):
 def _(draw):
     n = draw.integer(0, 3)
     x = draw.array(shape=(*draw.shape(max_dims=1), n, n), low=0.125, high=0.5)
-    x[..., range(n), range(n)] += 2 * draw.shuffled(np.arange(n))
-    return draw.call(np.multiply(x, draw.choice([-1, 1]), out=x), draw.choice(["L", "U"]))
+    UPLO = draw.choice(["L", "U"])
+    order = 1 if UPLO == "L" else -1  # in this order, a small step changes no sign of LAPACK's
+    x[..., range(n), range(n)] += 2 * np.arange(n)[::order]
+    return draw.call(np.multiply(x, draw.choice([-1, 1]), out=x), UPLO)
 
 
 def reads_lower(UPLO):
@@ -209,8 +212,8 @@ def _(g, a, out, full_matrices):
 def draw_separated(draw, m, n, batch=()):
     """Draw matrices whose singular values differ, and are far from 0."""
     x = draw.array(shape=(*batch, m, n), low=0.0625, high=0.25)
-    diagonal = range(min(m, n))
-    x[..., diagonal, diagonal] += 1 + draw.shuffled(np.arange(min(m, n)))
+    k = min(m, n)
+    x[..., range(k), range(k)] += k - np.arange(k)  # descending, as LAPACK's values: signs stay
     return np.multiply(x, draw.choice([-1, 1]), out=x)
 
 
@@ -243,6 +246,232 @@ def _(a, full_matrices=True, compute_uv=True, hermitian=False):
 def svdvals(x):
     """Singular values, descending."""
     return svd(x, False)[1]
+
+
+@composes(np.linalg.cond)
+def _(x, p=None):
+    if p is None or p in (2, -2):
+        values = np.linalg.svdvals(x)
+        largest, smallest = values[..., 0], values[..., -1]
+        with np.errstate(all="ignore"):
+            return smallest / largest if p == -2 else largest / smallest
+    try:
+        inverse = np.linalg.inv(x)
+    except np.linalg.LinAlgError:
+        raise NoRule(f"p={p!r} and a singular matrix") from None
+    return np.linalg.norm(x, p, (-2, -1)) * np.linalg.norm(inverse, p, (-2, -1))
+
+
+# ---- QR
+
+
+@op(multiple=True)
+def qr(a, mode="reduced"):
+    """Factors of a = q r: orthogonal columns, and an upper triangle.
+
+    Shapes ``(..., m, n) -> (..., m, k), (..., k, n)`` with k = min(m, n). With the mode "complete",
+    k = m; if q then has two or more further columns, they can turn, and the gradient through them
+    is NaN. So are all gradients if the first min(m, n) columns of a are linearly dependent. Walter
+    and Lehmann 2010, "Algorithmic differentiation of linear algebra functions", section 3.1.
+    """
+    if mode not in ("reduced", "complete"):
+        raise ValueError(f"qr: mode is {mode!r}; expected 'reduced' or 'complete'")
+    return tuple(np.linalg.qr(a, mode))
+
+
+@qr.formula
+def _(a_shape=(3, 2)):
+    m, n = a_shape[-2:]
+    wide = f" + Σ_k [k ≥ {m}] · a_ik · g1_jk" if m < n else ""
+    first = f" · [k < {m}]" if m < n else ""
+    return f"""
+        Σ_k out0_ik · out1_kj = a_ij
+        Σ_k out0_ki · out0_kj = [i = j]
+        t_ij = g0_ij{wide}
+        x_ij = Σ_k out0_ki · t_kj
+        y_ij = Σ_k out1_ik · g1_jk{first}
+        z_ij = [i ≥ j] · (y_ij + x_ij - x_ji) + [i < j] · y_ji
+        Σ_k da_ik · out1_jk{first} = t_ij + Σ_l out0_il · (z_lj - x_lj)
+    """ + (f"da_ij · [j ≥ {m}] = [j ≥ {m}] · Σ_k out0_ik · g1_kj" if m < n else "")
+
+
+@qr.vjp("a")
+def _(g, a, out, mode):
+    q, r = qr(a, mode) if isinstance(a, TensorBase) else out  # on the tape, if a is
+    g_q, g_r = g
+    m, n = a.shape[-2:]
+    k = min(m, n)
+    q, further, g_q, g_further = q[..., :k], q[..., k:], g_q[..., :k], g_q[..., k:]
+    r, g_r, g_rest = r[..., :k, :k], g_r[..., :k, :k], g_r[..., :k, k:]
+    qt = matrix_transpose(q)
+    g_q = g_q - further @ (matrix_transpose(g_further) @ q)
+    if further.shape[-1] > 1:  # these columns can turn in their own space
+        g_q = g_q + np.sum(undefined(g_further), (-1, -2), keepdims=True)
+    g_q = g_q + a[..., k:] @ matrix_transpose(g_rest)  # the rest of r is q^T a
+    x, y = qt @ g_q, r @ matrix_transpose(g_r)
+    # gradient @ r^T, in the space of q and outside of it
+    moved = q @ (np.tril(y + (x - matrix_transpose(x))) + matrix_transpose(np.tril(y, -1)))
+    if m > n:
+        moved = moved + (g_q - q @ x)
+    diagonal = np.absolute(np.diagonal(plain(r), axis1=-2, axis2=-1))
+    dependent = (diagonal <= rounding(diagonal, max(m, n))).any(-1)[..., None, None]
+    r = np.where(dependent, np.eye(k, dtype=a.dtype), r)
+    gradient = matrix_transpose(np.linalg.solve(r, matrix_transpose(moved)))
+    if dependent.any():
+        lost = sum(np.sum(undefined(x), (-1, -2), keepdims=True) for x in g)
+        gradient = np.where(dependent, lost, gradient)
+    return np.concatenate([gradient, q @ g_rest], -1) if n > k else gradient
+
+
+@qr.sample
+def _(draw):
+    m, n = draw.integer(0, 3), draw.integer(0, 3)
+    x = draw.array(shape=(*draw.shape(max_dims=1), m, n), low=0.125, high=0.5)
+    x[..., range(min(m, n)), range(min(m, n))] += 2
+    np.multiply(x, draw.choice([-1, 1]), out=x)
+    return draw.call(x, draw.choice(["reduced", "complete"]) if m <= n else "reduced")
+
+
+@implements(np.linalg.qr)
+def _(a, mode="reduced"):
+    if mode not in ("reduced", "complete", "r"):
+        raise NoRule(f"mode={mode!r}")
+    return qr(a)[1] if mode == "r" else QRResult(*qr(a, mode))
+
+
+# ---- pseudoinverses and least squares
+
+
+@op
+def pinv(a, rcond=1e-15):
+    """Pseudoinverse, ``(..., m, n) -> (..., n, m)``; the rank counts as constant.
+
+    Golub and Pereyra 1973, "The differentiation of pseudo-inverses and nonlinear least squares
+    problems whose variables separate", equation 4.12.
+    """
+    return np.linalg.pinv(a, rcond)
+
+
+pinv.formula(
+    """
+    Σ_k Σ_l a_ik · out_kl · a_lj = a_ij
+    Σ_k Σ_l out_ik · a_kl · out_lj = out_ij
+    p_ij = [i = j] - Σ_k a_ik · out_kj
+    q_ij = [i = j] - Σ_k out_ik · a_kj
+    x_ij = Σ_k out_ik · out_jk
+    y_ij = Σ_k out_ki · out_kj
+    da_ij = Σ_k Σ_l (p_ik · g_lk · x_lj + y_ik · g_lk · q_lj - out_li · g_lk · out_jk)
+    """
+)
+
+
+@pinv.vjp("a")
+def _(g, a, out):
+    gt, outt = matrix_transpose(g), matrix_transpose(out)
+    left = gt - a @ (out @ gt)  # outside of the columns of a
+    right = gt - (gt @ out) @ a  # outside of its rows
+    return left @ out @ outt + outt @ out @ right - outt @ g @ outt
+
+
+@pinv.sample
+def _(draw):
+    m, n = draw.integer(0, 3), draw.integer(0, 3)
+    return draw.call(draw_separated(draw, m, n, draw.shape(max_dims=1)), draw.choice([1e-15, 1e-9]))
+
+
+def drops(a, rcond):
+    """Return whether the bound `rcond` makes singular values 0 that are more than rounding."""
+    a, side = plain(a), max(a.shape[-2:])
+    if a.dtype.kind == "f" and np.all(np.less_equal(rcond, side * np.finfo(a.dtype).eps)):
+        return False
+    values = np.linalg.svdvals(a)
+    cutoff = np.asarray(rcond)[..., None] * values[..., :1]
+    return ((values <= cutoff) & (values > rounding(values, side))).any()
+
+
+@implements(np.linalg.pinv)
+def _(a, rcond=None, hermitian=False, *, rtol=NOT_GIVEN):
+    if rcond is None:
+        smallest = max(np.shape(a)[-2:]) * np.finfo(a.dtype).eps if rtol is None else rtol
+        rcond = 1e-15 if rtol is NOT_GIVEN else smallest
+    elif rtol is not NOT_GIVEN:
+        raise ValueError(f"pinv: rcond is {rcond} and rtol is {rtol}; expected only one of them")
+    if hermitian and np.size(a):
+        a = symmetric(a, "L")
+    if not drops(a, rcond):
+        return pinv(a, rcond)
+    u, values, vh = np.linalg.svd(a, full_matrices=False)
+    large = values > np.asarray(rcond)[..., None] * values[..., :1]
+    inverse = np.where(large, 1 / np.where(large, values, 1), 0)
+    return matrix_transpose(vh) @ (inverse[..., None] * matrix_transpose(u))
+
+
+@op
+def lstsq(a, b, rcond=None):
+    """Return the shortest of all x for which a x is closest to b; the rank counts as constant.
+
+    Shapes ``(m, n), (m,) -> (n,)``, or ``(m, n), (m, k) -> (n, k)``. The derivative is that of
+    the pseudoinverse of a, times b.
+    """
+    if rcond is not None:
+        check_number("lstsq", "rcond", rcond)
+    return np.linalg.lstsq(a, b, rcond)[0]
+
+
+def cutoff_of(a, rcond):
+    """Return the ratio below which ``np.linalg.lstsq`` takes singular values for 0."""
+    eps = np.finfo(float).eps  # NumPy computes in float64
+    return eps * max(a.shape) if rcond is None else eps if rcond < 0 else rcond
+
+
+@lstsq.vjp("a", "b")
+def _(g, a, b, out, rcond):
+    if vector := b.ndim == 1:
+        g, b, out = g[:, None], b[:, None], out[:, None]
+    inverse = pinv(a, cutoff_of(a, rcond))
+    inverset = matrix_transpose(inverse)
+    g_b = inverset @ g
+    outside = g - inverse @ (a @ g)  # of the rows of a
+    g_a = (b - a @ out) @ matrix_transpose(inverse @ g_b) - g_b @ matrix_transpose(out)
+    g_a = g_a + inverset @ out @ matrix_transpose(outside)
+    return g_a, g_b[:, 0] if vector else g_b
+
+
+@lstsq.formula(p=lambda a: np.linalg.pinv(a))
+def _(b_shape=(3,)):
+    k = "" if len(b_shape) == 1 else "k"
+    total = f"r_i{k} · v_j{k} - u_i{k} · out_j{k} + w_i{k} · o_j{k}"
+    return f"""
+        out_j{k} = Σ_i p_ji · b_i{k}  # p is the pseudoinverse
+        r_i{k} = b_i{k} - Σ_j a_ij · out_j{k}
+        u_i{k} = Σ_j p_ji · g_j{k}
+        x_i{k} = Σ_j a_ij · g_j{k}
+        o_j{k} = g_j{k} - Σ_i p_ji · x_i{k}
+        v_j{k} = Σ_i p_ji · u_i{k}
+        w_i{k} = Σ_j p_ji · out_j{k}
+        da_ij = {f"Σ_k ({total})" if k else total}
+        db_i{k} = u_i{k}
+    """
+
+
+@lstsq.sample
+def _(draw):
+    m, n = draw.integer(0, 3), draw.integer(1, 3)
+    b = draw.array(shape=(m, 2) if draw.boolean() else (m,))
+    return draw.call(draw_separated(draw, m, n), b, draw.choice([None, -1, 1e-9]))
+
+
+@implements(np.linalg.lstsq, inputs=("a", "b"))
+def _(a, b, rcond=None):
+    _, residuals, rank, _ = np.linalg.lstsq(plain(a), plain(b), rcond)
+    a, b = (x if isinstance(x, TensorBase) else np.asarray(x) for x in (a, b))
+    if drops(a, cutoff_of(a, rcond)):
+        x = np.linalg.pinv(a, cutoff_of(a, rcond)) @ b
+    else:
+        x = lstsq(a, b, rcond)
+    if residuals.size:
+        residuals = np.sum((b - a @ x) ** 2, axis=0, keepdims=b.ndim == 1)
+    return x, as_tensors(residuals), rank, as_tensors(np.linalg.svdvals(a))
 
 
 # ---- equations of tensors, as equations of matrices

@@ -518,7 +518,7 @@ def _(x, *, axis=None, keepdims=False, ord=2):
 
 @implements(np.linalg.norm)
 def norm(x, ord=None, axis=None, keepdims=False):
-    """Norm of vectors or matrices, as ``np.linalg.norm``; norms of singular values have no rule."""
+    """Norm of vectors or matrices, as ``np.linalg.norm``."""
     if axis is not None and not isinstance(axis, tuple):
         axis = operator.index(axis)
     axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
@@ -536,6 +536,17 @@ def norm(x, ord=None, axis=None, keepdims=False):
         choose = sum_ if ord > 0 and sums.shape[along] == 0 else max_ if ord > 0 else min_
         out = choose(sums, along, True)
         return out if keepdims else np.squeeze(out, axes)
+    if ord in (2, -2, "nuc"):
+        values = np.linalg.svdvals(np.moveaxis(x, axes, (-2, -1)))
+        choose = (
+            sum_
+            if ord == "nuc" or (ord == 2 and values.shape[-1] == 0)
+            else max_
+            if ord == 2
+            else min_
+        )
+        out = choose(values, -1)
+        return np.reshape(out, reduced_shape(x.shape, axes)) if keepdims else out
     raise NoRule(f"ord={ord!r} over two axes")
 
 

@@ -136,6 +136,8 @@ class _Written:
                 terms.append(self.write(node.body, indices))
             self.batch = before
         value = float(node.function([term[2] for term in terms]))
+        if not terms:
+            return _four(value), 5, value
         if len(terms) == 1:
             return *terms[0][:2], value
         strength = 3 if node.function is np.prod else 2

@@ -36,6 +36,40 @@ SQUARE, TALL, WIDE = normal((3, 3)), normal((2, 5, 3)), normal((3, 4))
         (lambda a: np.linalg.svd(a, hermitian=True).U, SQUARE),
         (lambda a: np.linalg.svd(a, hermitian=True).Vh, SQUARE),
         (lambda a: np.linalg.svd(a, hermitian=True, compute_uv=False), SQUARE),
+        (lambda a: np.linalg.norm(a, 2), SQUARE),
+        (lambda a: np.linalg.norm(a, -2, axis=(1, 0), keepdims=True), TALL),
+        (lambda a: np.linalg.norm(a, "nuc", axis=(2, 0)), TALL),
+        (lambda a: np.linalg.norm(a, 2, axis=(-3, 1), keepdims=True), TALL),
+        (lambda a: np.linalg.matrix_norm(a, ord="nuc", keepdims=True), TALL),
+        (lambda a: np.linalg.matrix_norm(a, ord=-2), WIDE),
+        *(
+            (lambda a, p=p: np.linalg.cond(a, p), np.stack([SQUARE, SQUARE.T + np.eye(3)]))
+            for p in (None, 2, -2, 1, -1, "fro", "nuc", np.inf)
+        ),
+        (np.linalg.cond, TALL),
+        (lambda a: np.linalg.qr(a).Q, TALL),
+        (lambda a: np.linalg.qr(a).R, WIDE),
+        (lambda a: np.linalg.qr(a, "complete").Q, SQUARE),
+        (
+            lambda a: np.linalg.qr(a.T, "complete").Q,
+            WIDE,
+        ),  # the column more is at a right angle
+        (lambda a: np.linalg.qr(a, "complete").R, TALL),
+        (lambda a: np.linalg.qr(a, mode="r"), TALL),
+        (np.linalg.pinv, TALL),
+        (lambda a: np.linalg.pinv(a[:, :2] @ a[:2]), WIDE[:, :3]),  # of rank 2
+        (lambda a: np.linalg.pinv(a, rtol=None), WIDE),
+        (lambda a: np.linalg.pinv(a, 0.5), TALL[0]),  # makes two singular values 0
+        (lambda a: np.linalg.pinv(a, np.array([1e-15, 0.5])), TALL),
+        (lambda a: np.linalg.pinv(a, hermitian=True), SQUARE),
+        (lambda a: np.linalg.lstsq(a, a[:, :2])[0], TALL[0]),
+        (lambda a: np.linalg.lstsq(a, np.arange(5.0))[0], TALL[0]),
+        (lambda a: np.linalg.lstsq(a, np.arange(5.0))[1], TALL[0]),
+        (lambda a: np.linalg.lstsq(np.eye(5)[:, :4], a)[1], TALL[0]),
+        (lambda a: np.linalg.lstsq(a, np.arange(5.0))[3], TALL[0]),
+        (lambda a: np.linalg.lstsq(a, np.arange(3.0))[0], WIDE),
+        (lambda a: np.linalg.lstsq(a, np.arange(5.0), rcond=0.5)[0], TALL[0]),
+        (lambda a: np.linalg.lstsq(a[:, :2] @ a[:2], a[0])[0], WIDE[:, :3]),  # of rank 2
     ],
 )
 def test_functions_of_a_matrix(function, x):
@@ -105,10 +139,40 @@ def test_forward_derivatives_where_some_do_not_exist():
     assert (np.isnan(moved) == [False] * 3 + [True] * 2).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_dependent_columns_have_no_qr_gradient():
+    def both(x):
+        return sum(np.sum(part) for part in np.linalg.qr(x))
+
+    assert np.isnan(gradient(both, np.ones((3, 2)))).all()
+    assert np.isnan(gradient(both, np.zeros((3, 3)))).all()
+    one_of_two = gradient(both, np.stack([np.ones((3, 3)), SQUARE]))
+    assert np.isnan(one_of_two[0]).all() and np.isfinite(one_of_two[1]).all()
+    # two columns more than a has: they can turn in their own plane
+    assert np.isnan(gradient(lambda x: np.sum(np.linalg.qr(x, "complete")[0]), TALL[0])).all()
+
+
+def test_functions_of_the_identity_have_derivatives():
+    """Its singular values are equal, and these functions do not depend on their vectors."""
+    eye = np.eye(3)
+    for function in (np.linalg.pinv, lambda a: np.linalg.lstsq(a, np.arange(3.0))[0]):
+        assert gradcheck(function, [eye]) and gradgradcheck(function, [eye])
+    np.testing.assert_allclose(gradient(lambda a: np.linalg.norm(a, "nuc"), eye), eye, atol=1e-14)
+
+
+def test_the_rank_is_plain():
+    x = autograd.tensor(TALL[0], requires_grad=True)
+    _, residuals, rank, _ = np.linalg.lstsq(x, np.ones(5))
+    assert rank == 3 and not isinstance(rank, autograd.Tensor) and residuals.requires_grad
+    assert np.linalg.matrix_rank(x) == 3
+    assert np.linalg.lstsq(x.T, np.ones(3))[1].shape == (0,)
+
+
 @pytest.mark.parametrize("shape", [(0, 0), (2, 0, 0), (0, 3), (3, 0), (0, 3, 2)])
 def test_matrices_without_elements(shape):
     x = autograd.tensor(np.zeros(shape), requires_grad=True)
-    results = [*np.linalg.svd(x), np.linalg.svdvals(x)]
+    results = [*np.linalg.svd(x), *np.linalg.qr(x), np.linalg.svdvals(x), np.linalg.pinv(x)]
+    results += [np.linalg.norm(x, 2, (-2, -1)), np.linalg.norm(x, "nuc", (-2, -1))]
     if shape[-1] == shape[-2]:
         results += np.linalg.eigh(x)
     gradient = autograd.grad(results, x, [np.ones(y.shape) for y in results])
@@ -121,6 +185,13 @@ def test_matrices_without_elements(shape):
         (lambda x: np.linalg.eigh(x[:2]), np.linalg.LinAlgError, "expected square matrices, got"),
         (lambda x: np.linalg.eigh(x, "lower"), ValueError, "UPLO is 'lower'; expected 'L' or 'U'"),
         (lambda x: np.linalg.svd(x[0]), np.linalg.LinAlgError, "at least two-dimensional"),
+        (lambda x: np.linalg.qr(x, "raw"), TypeError, "qr with mode='raw' has no derivative here"),
+        (lambda x: np.linalg.norm(x, 3), TypeError, "norm with ord=3 over two axes has no deriv"),
+        (lambda x: np.linalg.pinv(x, 0.1, rtol=0.2), ValueError, "expected only one of them"),
+        (lambda x: np.linalg.pinv(x, x[0, 0]), TypeError, "no derivative with respect to rcond"),
+        (lambda x: np.linalg.lstsq(x, x[:2]), np.linalg.LinAlgError, "Incompatible dimensions"),
+        (lambda x: np.linalg.lstsq(x, x, "x"), TypeError, "Cannot cast"),
+        (lambda x: np.linalg.cond(x * [1, 1, 0], 1), TypeError, "p=1 and a singular matrix has no"),
         (lambda x: np.linalg.svd(x * np.nan), np.linalg.LinAlgError, "did not converge"),
     ],
 )

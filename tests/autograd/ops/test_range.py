@@ -23,7 +23,8 @@ if np.finfo(np.longdouble).eps == np.finfo(np.float64).eps:  # as on Windows
 OPS = sorted(autograd.REGISTRY)
 
 PRODUCTS = "cumprod einsum prod".split()  # of many numbers
-LAPACK = "cholesky det eigh inv slogdet solve svd".split()  # which knows float32 and float64 only
+DECOMPOSITIONS = "eigh lstsq pinv qr svd".split()
+LAPACK = "cholesky det inv slogdet solve".split() + DECOMPOSITIONS  # knows float32 and float64 only
 
 
 # ---- calls
@@ -115,6 +116,8 @@ def gradients(op, call, cotangents, create_graph=False):
 def in_range(name, call, outputs, info):
     """Return whether what an op computes on its way is in the range of the dtype."""
     arrays = [np.abs(x) for x in call.args if isinstance(x, np.ndarray) and x.size]
+    if name in DECOMPOSITIONS and not are_apart(name, call.args[0].astype(float), info):
+        return False
     if name in (*LAPACK, "exp", "exp2", "hypot"):
         return all(np.isfinite(y).all() for y in outputs)
     if name in ("cross_entropy", "layer_norm", "rms_norm"):  # a weight times a cotangent
@@ -131,6 +134,19 @@ def in_range(name, call, outputs, info):
     if name == "attention":  # the rounding of a score is that of a logarithm
         return largest_score(*call.args[:4]) * info.eps < 0.1
     return True
+
+
+def are_apart(name, a, info):
+    """Return whether values differ by more than rounding; the others count as equal, or as 0."""
+    if name == "eigh":
+        values = np.linalg.eigvalsh((a + np.swapaxes(a, -1, -2)) / 2)
+    else:
+        columns = a[..., : min(a.shape[-2:])] if name == "qr" else a
+        values = np.linalg.svdvals(columns)[..., ::-1]
+        values = np.concatenate([np.zeros_like(values[..., :1]), values], -1)
+    gaps, largest = np.diff(values), np.abs(values).max(-1, keepdims=True, initial=0)
+    in_range = (gaps > info.tiny**0.5).all() and (largest < info.max**0.5).all()
+    return in_range and (gaps > 100 * info.eps * largest).all()
 
 
 def largest_score(query, key, value, mask):
@@ -163,6 +179,13 @@ def cancelling(name, call, g):
         largest = 1 if weight is None else np.abs(weight).max()
         terms = 4 * size * (1 + np.abs(mean) * rstd)  # the mean is rounded, too
         return [terms * largest * rstd, terms.sum(), 0]
+    if name in ("pinv", "lstsq"):  # what is outside of the rows or columns is 0 in most matrices
+        a, inverse = np.max(np.abs(call.args[0]), initial=0), np.linalg.pinv(call.args[0])
+        inverse = np.max(np.abs(inverse), initial=0)
+        if name == "pinv":
+            return [8 * size * inverse**2 * (1 + a * inverse)]
+        b = np.max(np.abs(call.args[1]), initial=0)
+        return [8 * size * inverse**2 * (b + a * inverse * b), size * inverse]
     if name == "attention":
         q, k, v, mask, dropout_p, _, scale, *_ = call.args
         size = size * (1 + largest_score(q, k, v, mask)) * q.shape[-2]
@@ -215,7 +238,10 @@ def check_range(op, dtype, random):
     for i, (x, y) in enumerate(zip(found, exact, strict=True)):
         moved = np.max([np.abs(other[i] - y) for other in others], axis=0)
         size = 16 * np.abs(y) + 16 * terms[i % len(terms)]
-        bound = 16 * moved + info.eps * size + 4 * info.tiny
+        if op.name in DECOMPOSITIONS:  # LAPACK's error is relative to a matrix's largest element
+            axes = tuple(range(-min(2, y.ndim), 0))
+            moved, size = (np.max(z, axes, keepdims=True, initial=0) for z in (moved, size))
+        bound = np.broadcast_to(16 * moved + info.eps * size + 4 * info.tiny, y.shape)
         known = np.isfinite(moved) & (np.abs(y) < info.max / 8)
         wrong = known & ~(np.abs(x - y) <= bound)
         assert x.dtype == dtype and x.shape == call.args[function.positions[i]].shape
