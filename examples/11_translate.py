@@ -113,7 +113,7 @@ config = TrainConfig(
     tokenizer=str(folder / "bpe.tiktoken"), out_dir=str(folder / "run"),
     n_layer=2, n_head=4, n_embd=width, block_size=context, batch_size=64, dropout=0.1,
     label_smoothing=0.1, learning_rate=2e-3, warmup_iters=300, beta2=0.98,
-    max_iters=options.steps or steps, eval_interval=300, eval_iters=5,
+    max_iters=options.steps or steps, eval_interval=300, eval_iters=10,
 )  # fmt: skip
 try:
     run = start(config)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import DTypeLike
 
-from autograd import Tensor
+from autograd import Tensor, nn
 from autograd.escape import brief
 from autograd.functional import checkpoint
 from autograd.schema import fit_fields
@@ -427,7 +427,7 @@ class BiasedHead(Head):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., C) -> (..., V)``."""
-        return x @ self.weight.T + self.bias.reshape(-1)
+        return nn.affine(x, self.weight.T, self.bias.reshape(-1))
 
     def trace(self, x: Traced) -> Traced:
         """Trace the product and the bias."""

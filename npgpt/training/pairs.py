@@ -173,6 +173,10 @@ class Pairs(Task):
         part = generator.integers(SPREAD) * size
         return self.batch(self.by_length(drawn)[part : part + size])
 
+    def evaluation_batch(self, split: int, generator: np.random.Generator) -> Batch:
+        """Draw pairs of all lengths: the loss of a batch of long pairs alone is another one."""
+        return self.batch(generator.choice(self.splits[split], self.config.batch_size))
+
     def by_length(self, rows: ndarray) -> ndarray:
         """Return pairs sorted by the length of the target, and then by that of the source."""
         return rows[np.lexsort(self.lengths[rows].T)]

@@ -187,6 +187,10 @@ class Task(ABC):
         """Return numbers that an evaluation shows besides the losses, by their names."""
         return {}
 
+    def evaluation_batch(self, split: int, generator: np.random.Generator) -> Batch:
+        """Draw a batch for an estimate of the loss of a split."""
+        return self.random_batch(split, generator)
+
     # ---- what all tasks do in the same way
 
     def batches(self, step: int) -> list[Batch]:
@@ -203,7 +207,7 @@ class Task(ABC):
         def estimate(split: int) -> float:
             generator = np.random.default_rng([self.config.seed, 2 + split, step])
             n = self.config.eval_iters
-            batches = (self.random_batch(split, generator) for _ in range(n))
+            batches = (self.evaluation_batch(split, generator) for _ in range(n))
             return mean_loss(model, batches, check)
 
         return estimate(TRAIN), estimate(VALIDATION)

@@ -173,6 +173,16 @@ def test_batches_have_little_padding():
     assert used / sum(batch.targets.size for batch in batches) > 0.9
 
 
+def test_an_evaluation_mixes_lengths():
+    """So that estimates differ by the model, and not by the lengths that were drawn."""
+    task = task_of(PAIRS, batch_size=16)
+    spread = {
+        name: np.std([n_predicted(draw(1, np.random.default_rng(n)).targets) for n in range(100)])
+        for name, draw in (("mixed", task.evaluation_batch), ("sorted", task.random_batch))
+    }
+    assert spread["mixed"] < spread["sorted"] / 2
+
+
 def test_pairs_are_equally_probable():
     task = task_of(PAIRS[:20])
     generator = np.random.default_rng(0)
