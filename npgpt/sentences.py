@@ -25,7 +25,7 @@ from npgpt.module import evaluating
 from npgpt.tokenizers import Tokenizer, load_tokenizer
 from npgpt.weights.load import load_model
 
-BATCH = 1024  # tokens that are read at once: their hidden states stay in the processor's cache
+BATCH = 2048  # tokens that are read at once, at most
 POOLINGS = {  # in the order in which sentence-transformers puts several side by side
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -176,8 +176,8 @@ def batches(lengths: Sequence[int]) -> Iterator[ndarray]:
     """Yield the numbers of the texts of each batch: the longest texts first.
 
     The texts of a batch have one length, so that no work is done for padding, and at most `BATCH`
-    tokens together. Where there are only a few of one length, shorter texts are added up to a
-    quarter of this. Texts without a token are left out.
+    tokens together. Where there are only a few of one length, shorter texts are added up to a half
+    of this. Texts without a token are left out.
 
     Examples
     --------
@@ -188,7 +188,7 @@ def batches(lengths: Sequence[int]) -> Iterator[ndarray]:
     order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
     while len(order):
         longest = int(sizes[order[0]])
-        n = max(np.count_nonzero(sizes[order] == longest), BATCH // (4 * longest))
+        n = max(np.count_nonzero(sizes[order] == longest), BATCH // (2 * longest))
         n = max(1, min(n, BATCH // longest))
         yield order[:n]
         order = order[n:]
