@@ -46,7 +46,7 @@ WRITERS = {np.copyto, np.fill_diagonal, np.place, np.put, np.put_along_axis, np.
 # NumPy's defaults of arguments that no signature shows: of ufuncs and of functions with **kwargs
 USUAL: dict[str, Any]
 USUAL = {"casting": "same_kind", "dtype": None, "order": "K", "out": None, "where": True}
-UFUNC_LIKE = {np.clip, np.einsum}
+UFUNC_LIKE = {np.clip: {*USUAL, "subok"}, np.einsum: USUAL.keys() - {"where"}}
 NOT_GIVEN: Any = np._NoValue
 
 # What a message proposes in the place of assigning to elements of an array
@@ -310,7 +310,7 @@ def _without_defaults(
         default = theirs[key].default if key in theirs else NOT_GIVEN
         usual = _equals(value, default) or key == "subok"
         if default is NOT_GIVEN:
-            known = key in theirs or function in UFUNC_LIKE
+            known = key in theirs or key in UFUNC_LIKE.get(function, ())
             usual = known and (value is NOT_GIVEN or _is_usual(key, value))
         if value is not NOT_GIVEN if key in ours else not usual:
             kept[key] = value

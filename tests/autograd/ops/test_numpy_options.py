@@ -112,6 +112,7 @@ def test_a_start_that_ties_takes_half():
         (lambda x: np.sum(x, where=x), "np.sum has no derivative with respect to where"),
         (lambda x: np.std(x, ddof=1, correction=1, where=MASK), "ddof and correction"),
         (lambda x: np.sum(x, where=MASK, dtype=np.float32), "np.sum with dtype= has no deriv"),
+        (lambda x: np.einsum("ij", x, where=True), "np.einsum with where= has no derivative"),
         (lambda x: np.pad(x, 1, "empty"), "np.pad with mode='empty' has no derivative"),
         (lambda x: np.pad(x, 1, lambda *a: None), "np.pad with a function as mode has no deriv"),
         (lambda x: np.pad(x, 1, "reflect", reflect_type="odd"), "reflect_type='odd' has no deriv"),
