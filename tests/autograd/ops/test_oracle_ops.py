@@ -512,7 +512,7 @@ def their_function(name):
 # ---- functions of NumPy that are composed of ops
 
 Q, POINTS, HOLES = np.array([0.13, 0.47, 0.71]), np.array([0.1, 0.5, 1.3, 1.8]), np.eye(3, 4) > 0
-X2 = normal((3, 4))
+X2, FOUR = normal((3, 4)), (normal((4, 4)) + 4 * np.eye(4)).reshape(4, 2, 2)
 
 
 def numpy_calls():
@@ -602,13 +602,45 @@ def numpy_calls():
             lambda v, w: torch.mul(*torch.meshgrid(v, w, indexing="ij")),
             (W, X[0]),
         ),
+        **{
+            f"{function} {name}": (
+                lambda x, f=function, order=order: getattr(np.linalg, f)(x, order),
+                lambda x, f=function, order=order: getattr(torch.linalg, f)(x, order),
+                (FOUR.reshape(4, 4),),
+            )
+            for function, name, order in (
+                ("norm", "largest", 2),
+                ("norm", "least", -2),
+                ("norm", "nuclear", "nuc"),
+                ("cond", "largest", 2),
+                ("cond", "least", -2),
+            )
+        },
+        "cond columns": (  # PyTorch's writes in place, and has no derivative
+            lambda x: np.linalg.cond(x, 1),
+            lambda x: torch.linalg.norm(x, 1) * torch.linalg.norm(torch.linalg.inv(x), 1),
+            (FOUR.reshape(4, 4),),
+        ),
+        "eigvalsh": (
+            lambda x: np.linalg.eigvalsh(x @ x.T),
+            lambda x: torch.linalg.eigvalsh(x @ x.T),
+            (X,),
+        ),
+        "svdvals": (np.linalg.svdvals, torch.linalg.svdvals, (X,)),
+        "tensorinv": (
+            lambda x: np.linalg.tensorinv(x, 1),
+            lambda x: torch.linalg.tensorinv(x, 1),
+            (FOUR,),
+        ),
+        "tensorsolve": (np.linalg.tensorsolve, torch.linalg.tensorsolve, (FOUR, W)),
     }
 
 
 NUMPY_CALLS = """
     quantile-linear quantile-lower quantile-higher quantile-nearest quantile-midpoint nanquantile
     nanmedian cov corrcoef trapezoid gradient cross kron vander matvec deg2rad nansum nanmean
-    nan_to_num sliding_window_view meshgrid
+    nan_to_num sliding_window_view meshgrid eigvalsh svdvals tensorinv tensorsolve
+    norm-largest norm-least norm-nuclear cond-largest cond-least cond-columns
 """.split()
 
 
