@@ -199,3 +199,26 @@ def _(seq_of_zeros):
     for i in range(len(zeros)):
         out = convolve(out, np.concatenate([np.ones(1), -zeros[i : i + 1]]))
     return out
+
+
+@composes(np.polyfit, inputs=("x", "y", "w"))
+def _(x, y, deg, rcond=None, full=False, w=None, cov=False):
+    x, y = array_of(x), array_of(y).astype(float)
+    rcond = len(x) * np.finfo(np.result_type(x.dtype, 0.0)).eps if rcond is None else rcond
+    x = x.astype(float)
+    powers, weighted = np.vander(x, int(deg) + 1), y
+    if w is not None:
+        w = array_of(w)
+        powers, weighted = powers * w[:, None], (w * y.T).T
+    scale = np.linalg.vector_norm(powers, axis=0)
+    p, residuals, rank, s = np.linalg.lstsq(powers / scale, weighted, rcond)
+    p = (p.T / scale).T
+    if full:
+        return p, residuals, rank, s, rcond
+    if not cov:
+        return p
+    scaled = powers / scale
+    spread = np.linalg.inv(scaled.T @ scaled) / np.outer(scale, scale)
+    if cov != "unscaled":
+        spread = (spread if y.ndim == 1 else spread[..., None]) * residuals / (len(x) - len(scale))
+    return p, spread

@@ -84,6 +84,12 @@ SMOOTH = [
     (lambda v, w: np.polyint(v, 2, w[:2]) ** 2, [V, W]),
     (lambda v: np.polyint(v, 3, k=v[0]) * np.polyint(v, 3), [V]),
     (np.poly, [V]),
+    (lambda x, y: np.polyfit(x, y, 2), [POINTS, V]),
+    (lambda x, y, w: np.polyfit(x, y.T, 1, w=w), [POINTS, X, np.abs(W) + 0.5]),
+    (lambda x, y: np.polyfit(x, y, 1, cov=True)[1], [POINTS, V]),
+    (lambda x, y: np.polyfit(x, y.T, 1, cov=True)[1], [POINTS, X]),
+    (lambda x, y: np.polyfit(x, y, 1, cov="unscaled")[1] * y[0], [POINTS, V]),
+    (lambda x, y: np.polyfit(x, y, 2, full=True)[1], [POINTS, V]),
     # points, interpolation, slopes and integrals
     (lambda x, y: np.linspace(x, y, 5, axis=1), [X, Y]),
     (lambda x, y: np.add(*np.linspace(x, y, 5, endpoint=False, retstep=True)), [X, V]),
