@@ -231,7 +231,10 @@ class RunFolder:
                 keys = keys_of(architecture)
                 decided = [name for key in keys for name in fields_of(key, architecture)]
                 expected = {name: expected[name] for name in decided}
-        here = dataclasses.asdict(architecture)
+        here, expected = (  # tuples are lists, as recorded
+            json.loads(json.dumps(fields))
+            for fields in (dataclasses.asdict(architecture), expected)
+        )
         changed = [
             f"{key} is {json.dumps(here[key])}, and {json.dumps(value)} in the run"
             for key, value in expected.items()
