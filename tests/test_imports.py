@@ -8,10 +8,12 @@ import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import autograd
 import npgpt
+from autograd.stepper import trace
 from npgpt.renamed import RENAMED
 
 # From the bottom up: a module may import from its own layer and from those below.
@@ -235,3 +237,17 @@ assert np.linalg.tensorinv(x) == "mine"
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_saved_trace_brings_the_ops_that_it_needs(tmp_path):
+    x = autograd.tensor([[2.0, 1.0], [1.0, 3.0]], requires_grad=True)
+    with autograd.record():
+        loss = np.sum(np.linalg.eigvalsh(x) ** 3)
+    trace(loss).save(tmp_path / "saved")
+    code = (
+        "from autograd.stepper import Trace\n"
+        f"found = Trace.load({str(tmp_path / 'saved')!r})\n"
+        "print([call.op.name for call in found.recording.calls.values()])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "'eigh'" in result.stdout, result.stderr
