@@ -84,7 +84,8 @@ test, validation = (
     {sources[i] for i in order[part * n_held_out : (part + 1) * n_held_out]} for part in range(2)
 )
 known = [pair for pair in pairs if pair[0] not in test | validation]
-asked = list({pair[0]: pair for pair in reversed(pairs) if pair[0] in test}.values())
+first = dict(reversed(pairs))  # of each source its first translation
+asked = [(sources[i], first[sources[i]]) for i in order[:n_held_out]]
 
 folder = Path(options.save or tempfile.mkdtemp())
 folder.mkdir(parents=True, exist_ok=True)
