@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import struct
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +211,22 @@ def draw_gguf(kind, shape, rng):
     if kind == "BF16":
         return (values.view(np.uint32) >> 16).astype(np.uint16)
     return values.astype({"F32": np.float32, "F16": np.float16}[kind])
+
+
+# ---- oracles
+
+
+@contextmanager
+def computing_in(dtype):
+    """Let transformers compute in float64 where it says float32, if the model is of float64."""
+    import torch
+
+    names = "float", "float32"
+    before = [getattr(torch, name) for name in names], torch.Tensor.float
+    if dtype == np.float64:
+        torch.float = torch.float32 = torch.float64
+        torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        (torch.float, torch.float32), torch.Tensor.float = before

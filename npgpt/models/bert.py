@@ -22,7 +22,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import DTypeLike
 
-from autograd import Tensor, nn
+from autograd import Tensor
 from autograd.escape import brief
 from autograd.schema import fit_fields
 from npgpt.errors import UserError
@@ -34,12 +34,14 @@ from npgpt.models.config import (
     Positive,
     Size,
     TokenId,
+    read_labels,
     takes_block_size,
+    unnamed,
 )
 from npgpt.models.context import Activations
 from npgpt.models.encoder_decoder import EncoderLayer
 from npgpt.models.gpt import GPT, Transformer
-from npgpt.models.heads import Head, next_token_loss
+from npgpt.models.heads import Head, check_labels, check_targets, label_loss, next_token_loss
 from npgpt.models.layers import ACTIVATIONS, Dropout, Embedding, LayerNorm, Linear
 from npgpt.models.positions import PositionEmbedding
 from npgpt.module import Module, Parameter, Traced, check_ids
@@ -78,10 +80,10 @@ class BertConfig(ModelConfig):
         of several; `npgpt.load_model` reads those that the architecture has.
     type_vocab_size : int
         Segments, such as the two sentences of a pair.
-    num_labels : int
-        Labels of a classification. With one label, the model predicts a number.
     labels : tuple of str
-        Their names, which a file has as ``id2label``; ``LABEL_0``, ``LABEL_1`` and so on, if empty.
+        The labels of a classification, as in `GPTConfig`; LABEL_0, LABEL_1 and so on, if not given.
+    num_labels : int
+        The number of labels, where they are not given.
     classifier_dropout : float, optional
         The probability of dropout before the classifier; `resid_pdrop` if not given.
     pad_token_id : int, optional
@@ -143,8 +145,8 @@ class BertConfig(ModelConfig):
             raise UserError(
                 f"labels has {len(self.labels)} names, and num_labels is {self.num_labels}"
             )
-        # the usual names are left out, so that a configuration equals that of its file
-        self.labels = () if self.labels == self._usual_labels() else self.labels
+        is_classifier = self.architecture == "BertForSequenceClassification"
+        self.labels = self.labels or unnamed(self.num_labels) if is_classifier else ()
         if not self.tie_word_embeddings or self.window_size is not None:
             raise UserError("a BERT has tied embeddings (tie_word_embeddings), and no window_size")
 
@@ -161,10 +163,9 @@ class BertConfig(ModelConfig):
             raise UserError(
                 f"architectures is {brief(kinds)}; known are {', '.join(get_args(Kind))}"
             )
-        if isinstance(labels := values.get("id2label"), dict):
-            values["num_labels"] = len(labels)
-            names = {str(key): name for key, name in labels.items()}
-            values["labels"] = tuple(names.get(str(i)) for i in range(len(labels)))
+        if isinstance(values.get("id2label"), dict):
+            values["num_labels"] = len(values["id2label"])
+        values["labels"] = read_labels(values)
         config = cls.from_names(values, NAMES)
         if config.architecture == "BertForSequenceClassification":
             config.demand_loss(values.get("problem_type"))
@@ -182,23 +183,12 @@ class BertConfig(ModelConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
         fields = self.to_names(NAMES)
-        for name in ("architecture", "num_labels", "labels", "window_size"):
+        for name in ("architecture", "window_size", "labels"):
             del fields[name]
-        return fields | dict(
-            architectures=[self.architecture],
-            intermediate_size=self.mlp_width,
-            id2label={str(i): name for i, name in enumerate(self.label_names)},
-            label2id={name: i for i, name in enumerate(self.label_names)},
-        )
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """The names of the labels, also where none are given."""
-        return self.labels or self._usual_labels()
-
-    def _usual_labels(self) -> tuple[str, ...]:
-        """Return the names that transformers gives to labels without names."""
-        return tuple(f"LABEL_{i}" for i in range(self.num_labels))
+        if self.labels:
+            del fields["num_labels"]  # which follows from the labels
+            fields |= self.labelled()
+        return fields | dict(architectures=[self.architecture], intermediate_size=self.mlp_width)
 
     @property
     def n_branches(self) -> int:
@@ -438,9 +428,7 @@ class Bert(GPT):
             return logits, None
         if self.pooler is None:
             return logits, next_token_loss(logits, targets, self.smoothing)
-        if logits.shape[-1] == 1:
-            return logits, np.mean((logits[:, 0] - targets.astype(logits.dtype)) ** 2)
-        return logits, nn.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        return logits, label_loss(logits, targets, self.smoothing)
 
     def _check_targets(self, targets: ndarray, input_ids: ndarray) -> ndarray:
         """Refuse targets of another shape or kind than the head predicts."""
@@ -450,21 +438,15 @@ class Bert(GPT):
                 "a BertModel predicts nothing, so it has no loss: leave out targets, or make the "
                 "model with another architecture, such as BertForMaskedLM"
             )
-        expected = input_ids.shape if self.pooler is None else input_ids.shape[:1]
-        if targets.shape != expected:
+        if self.pooler is not None:
+            n = len(config.labels) if self.label_head else 2
+            return check_labels(targets, len(input_ids), n)
+        if targets.shape != input_ids.shape:
             raise UserError(
                 f"targets has shape {targets.shape}, and input_ids {input_ids.shape}: a {kind} "
-                f"expects {expected}"
+                "expects a target for each token"
             )
-        if self.pooler is None:
-            of, n = "the vocabulary has {} tokens", config.vocab_size
-        else:
-            of, n = "there are {} labels", config.num_labels if self.label_head else 2
-        if n > 1 or self.pooler is None:
-            check_ids("targets", targets, n, of, ignored=-100)
-        elif targets.dtype.kind not in "iuf":
-            raise UserError(f"targets holds {targets.dtype}; with one label, numbers are expected")
-        return targets
+        return check_targets(targets, config.vocab_size)
 
     def activations(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import urllib.parse
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from autograd.escape import brief
-from autograd.schema import Range, fit_fields, nearest
+from autograd.schema import Range, fit, fit_fields, nearest
 from npgpt.errors import UserError
 
 Size = Annotated[int, Range(1, 2**28)]  # the product of two sizes fits a 64-bit integer
@@ -70,6 +71,7 @@ class ModelConfig(ABC):
     initializer_range: Positive = 0.02
     tie_word_embeddings: bool = True
     window_size: Size | None = None
+    labels: tuple[str, ...] = ()
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
@@ -115,6 +117,19 @@ class ModelConfig(ABC):
         """Return all fields by the names that a table translates to ours; see `from_names`."""
         theirs = {ours: name for name, ours in names.items()}
         return {theirs.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+
+    def labelled(self) -> dict[str, Any]:
+        """Return the fields of a ``config.json`` that name the labels, and the class with them."""
+        fields: dict[str, Any] = {
+            "id2label": {str(i): label for i, label in enumerate(self.labels)},
+            "label2id": {label: i for i, label in enumerate(self.labels)},
+        }
+        if self.model_type in self.hugging_face:
+            name = _CLASS_END.sub(CLASSIFIES, self.hugging_face[self.model_type])
+            fields["architectures"] = [name]
+        else:
+            fields["architectures"] = [f"GPT{CLASSIFIES}"]
+        return fields
 
     @property
     def block_size(self) -> int:
@@ -176,6 +191,39 @@ def _json(value: Any) -> str:
     return words[value] if value is None or value is True or value is False else brief(value)
 
 
+CLASSIFIES = "ForSequenceClassification"  # how transformers' classes with labels end
+_CLASS_END = re.compile(r"(LMHeadModel|For[A-Z]\w*)$")
+
+
+def read_labels(values: dict[str, Any]) -> tuple[str, ...]:
+    """Return the labels that a Hugging Face ``config.json`` names; none if it classifies nothing.
+
+    Examples
+    --------
+    >>> kind = {"architectures": ["GPT2ForSequenceClassification"]}
+    >>> read_labels(kind | {"id2label": {"1": "good", "0": "bad"}})
+    ('bad', 'good')
+    >>> read_labels(kind), read_labels({"id2label": {"0": "bad"}})
+    (('LABEL_0', 'LABEL_1'), ())
+    """
+    names = values.get("architectures") or []
+    name = next(iter(names), "") if isinstance(names, list) else names
+    if not str(name).endswith(CLASSIFIES):
+        return ()
+    if values.get("id2label") is None:
+        return unnamed(fit(values.get("num_labels", 2), Size, "num_labels"))
+    found = fit(values["id2label"], dict[str, str], "id2label")
+    numbers = [str(i) for i in range(len(found))]
+    if sorted(found) != sorted(numbers):
+        raise UserError(f"id2label has the keys {brief([*found])}; expected 0, 1, 2 and so on")
+    return tuple(found[i] for i in numbers)
+
+
+def unnamed(n: int) -> tuple[str, ...]:
+    """Return transformers' names of n labels."""
+    return tuple(f"LABEL_{i}" for i in range(n))
+
+
 def takes_block_size(config: type) -> type:
     """Let a class of configurations take ``block_size`` as another name of ``n_positions``.
 
@@ -232,6 +280,12 @@ class GPTConfig(ModelConfig):
     window_size : int, optional
         In every other layer, a position sees only itself and the ``window_size - 1`` positions
         before it: GPT-3's locally banded attention, in alternation with dense attention.
+    labels : tuple of str
+        What the model chooses from, if it judges a text as a whole; one label stands for a number
+        that the model predicts. Without labels, it predicts the next token.
+    pad_token_id : int, optional
+        The token that fills up shorter texts. Of a model with labels alone: transformers needs it
+        to find the last token of each text.
 
     Raises
     ------
@@ -268,6 +322,7 @@ class GPTConfig(ModelConfig):
     bias: bool = True
     norm_position: NormPosition = "pre"
     position_embedding: PositionEmbedding = "learned"
+    pad_token_id: TokenId | None = None
 
     def __post_init__(self) -> None:
         fit_fields(self)
@@ -287,6 +342,8 @@ class GPTConfig(ModelConfig):
             afn = values["afn"]
             values["activation_function"] = "gelu_new" if afn == "gelu" else afn
         known = {f.name for f in dataclasses.fields(cls)}
+        values["labels"] = read_labels(values)
+        values["pad_token_id"] = values.get("pad_token_id") if values["labels"] else None
         fields = {key: value for key, value in values.items() if key in known}
         base: Any = PRESETS["gpt1"] if is_gpt1 else cls()
         return dataclasses.replace(base, **fields)
@@ -301,7 +358,8 @@ class GPTConfig(ModelConfig):
         if self.model_type == "openai-gpt":
             tanh_form = self.activation_function not in ("relu", "silu", "swish")
             fields["afn"] = "gelu" if tanh_form else self.activation_function
-        return fields
+        del fields["labels"]
+        return fields | self.labelled() if self.labels else fields
 
     @property
     def model_type(self) -> str:

@@ -146,9 +146,10 @@ class EncoderDecoderConfig(ModelConfig):
                     f"{name} is {getattr(self, name)}, and the vocabulary has {self.vocab_size} "
                     "tokens"
                 )
-        if not self.tie_word_embeddings or self.window_size is not None:
+        if not self.tie_word_embeddings or self.window_size is not None or self.labels:
             raise UserError(
-                "an encoder-decoder has tied embeddings (tie_word_embeddings), and no window_size"
+                "an encoder-decoder has tied embeddings (tie_word_embeddings), and neither "
+                "window_size nor labels"
             )
 
     @classmethod
@@ -168,6 +169,7 @@ class EncoderDecoderConfig(ModelConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
         fields = self.to_names(NAMES)
+        del fields["labels"]
         fields["encoder_ffn_dim"] = self.mlp_width
         fields |= {name: fields[other] for name, other in TWICE.items()}
         fields |= dict(

@@ -21,7 +21,14 @@ from npgpt.models.blocks import Block
 from npgpt.models.cache import KVCache, Memory
 from npgpt.models.config import GPTConfig, ModelConfig
 from npgpt.models.context import ALONE, Activations, Context
-from npgpt.models.heads import Head, check_targets, next_token_loss
+from npgpt.models.heads import (
+    Head,
+    check_labels,
+    check_targets,
+    label_loss,
+    last_of,
+    next_token_loss,
+)
 from npgpt.models.layers import Dropout, Embedding, LayerNorm
 from npgpt.models.positions import PositionEmbedding, SinusoidalEmbedding
 from npgpt.module import Module, Parameter, check_ids, is_unallocated
@@ -173,6 +180,8 @@ class GPT(Module):
     optional_tensors: ClassVar[tuple[str, ...]] = ()  # of other heads: how their names begin
 
     label_smoothing = 0.0
+    lm_head: Any = None
+    label_head: Any = None
 
     # What generates, loads and saves is built on top of the model, and so is not imported here:
     # npgpt/__init__.py makes `npgpt.generate`, `load_model` and `save_pretrained` methods.
@@ -198,11 +207,16 @@ class GPT(Module):
     def make_heads(self, dtype: DTypeLike) -> None:
         """Make the modules that read the last hidden states."""
         config, table = self.config, self.transformer.wte.weight
-        self.lm_head = Head(
-            table
-            if config.tie_word_embeddings
-            else Parameter.full((config.vocab_size, config.n_embd), 0, dtype)
-        )
+
+        def new(n: int) -> Parameter:
+            return Parameter.full((n, config.n_embd), 0, dtype)
+
+        if config.labels:
+            self.label_head = Head(new(len(config.labels)))
+        if config.tie_word_embeddings:
+            self.lm_head = Head(table)
+        elif not config.labels:
+            self.lm_head = Head(new(config.vocab_size))
 
     def _initialize(self, generator: np.random.Generator) -> None:
         """Draw the weights: matrices are normal, with a standard deviation of 0.02.
@@ -238,7 +252,9 @@ class GPT(Module):
         ----------
         input_ids : ndarray of int, (B, T)
         targets : ndarray of int, (B, T), optional
-            The token that follows each position. A target of -100 does not count in the loss.
+            The token that follows each position. A target of -100 does not count in the loss. A
+            model with labels takes the label of each text instead, (B,), or a number if it has
+            only one label.
         attention_mask : ndarray, (B, T) or (B, T, T), optional
             0 for padding. No position looks at padding, and the logits at padding have no meaning.
             With three axes, entry (b, i, j) says whether position i of sequence b may look at
@@ -255,6 +271,8 @@ class GPT(Module):
         Returns
         -------
         logits : Tensor, (B, T, V)
+            Of a model with labels, (B, labels), from the state of each text's last token
+            (Radford et al. 2018, section 3.2).
         loss : Tensor or None
 
         Raises
@@ -265,11 +283,15 @@ class GPT(Module):
         ValueError
             If the tokens do not fit the context or the cache, or the mask has another shape.
         """
-        if targets is not None:
+        input_ids = np.asarray(input_ids)
+        if targets is not None and self.label_head is None:
             targets = check_targets(targets, self.config.vocab_size)
-        x = self.transformer(
-            np.asarray(input_ids), attention_mask, position_ids, cache=cache
-        )  # (B, T, C)
+        elif targets is not None:
+            targets = check_labels(targets, len(input_ids), len(self.config.labels))
+        x = self.transformer(input_ids, attention_mask, position_ids, cache=cache)  # (B, T, C)
+        if self.label_head is not None:
+            logits = self.label_head(last_of(x, attention_mask))
+            return logits, None if targets is None else label_loss(logits, targets, self.smoothing)
         logits = self.lm_head(x)
         if targets is None:
             return logits, None

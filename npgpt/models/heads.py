@@ -7,6 +7,7 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 
 from autograd import Tensor, nn
+from npgpt.errors import UserError
 from npgpt.module import Module, Parameter, Traced, check_ids
 
 
@@ -32,6 +33,44 @@ def check_targets(targets: ArrayLike, vocab_size: int) -> ndarray:
     found = np.asarray(targets)
     check_ids("targets", found, vocab_size, "the vocabulary has {} tokens", ignored=-100)
     return found
+
+
+def check_labels(targets: ArrayLike, n_texts: int, n_labels: int) -> ndarray:
+    """Return a label for each text as an array, or a number if there is only one label.
+
+    Refuse another shape, and what is neither a label nor -100, for a text that does not count.
+    """
+    found = np.asarray(targets)
+    if found.shape != (n_texts,):
+        raise UserError(
+            f"targets has shape {found.shape}; a label for each text is expected, {(n_texts,)}"
+        )
+    if n_labels > 1:
+        check_ids("targets", found, n_labels, "there are {} labels", ignored=-100)
+    elif found.dtype.kind not in "iuf":
+        raise UserError(f"targets holds {found.dtype}; with one label, numbers are expected")
+    return found
+
+
+def label_loss(logits: Tensor, targets: ndarray, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean cross-entropy of ``logits (B, labels)``, or the mean square of one column."""
+    if logits.shape[-1] == 1:
+        return np.mean((logits[:, 0] - targets.astype(logits.dtype)) ** 2)
+    return nn.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+
+
+def last_of(x: Tensor, attention_mask: ArrayLike | None) -> Tensor:
+    """Return the state of each text's last token that is not padding: ``(B, T, C) -> (B, C)``."""
+    if attention_mask is None:
+        return x[:, -1]
+    seen = np.asarray(attention_mask) != 0  # (B, T)
+    if seen.ndim != 2 or not seen.any(axis=1).all():
+        raise UserError(
+            f"attention_mask has shape {seen.shape}; a model with labels needs one of shape (B, T) "
+            "with a token in each row"
+        )
+    last = seen.shape[1] - 1 - np.argmax(seen[:, ::-1], axis=1)
+    return x[np.arange(len(x)), last]
 
 
 def next_token_loss(logits: Tensor, targets: ndarray, label_smoothing: float = 0.0) -> Tensor:

@@ -36,6 +36,7 @@ from npgpt.models.config import (
     Positive,
     Size,
     TokenId,
+    read_labels,
     takes_block_size,
     translate,
 )
@@ -253,6 +254,7 @@ class LlamaConfig(ModelConfig):
         if kind != "qwen2":
             values["max_window_layers"] = 0
         values["pad_token_id"] = find_padding(values)
+        values["labels"] = read_labels(values)
         config = cls.from_names(values, {})  # all have our names already
         if layer_types is not None:
             config.demand_layer_types(layer_types)
@@ -288,7 +290,8 @@ class LlamaConfig(ModelConfig):
             del fields["use_sliding_window"], fields["max_window_layers"]
         if self.model_type != "llama":
             del fields["attention_bias"], fields["mlp_bias"]
-        return fields
+        del fields["labels"]
+        return fields | self.labelled() if self.labels else fields
 
     @property
     def head_size(self) -> int:
@@ -533,6 +536,7 @@ NAMES_IN_FILES = {
     "transformer.h.*_proj.weight": "model.layers.*_proj.weight.T",
     "transformer.h.*": "model.layers.*",
     "transformer.ln_f.*": "model.norm.*",
+    "label_head.weight": "score.weight",
 }
 
 _smollm2 = LlamaConfig(

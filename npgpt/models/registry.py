@@ -34,15 +34,16 @@ class Architecture:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-GPT1_NAMES = {
+LABELS = {"label_head.weight": "score.weight"}
+GPT1_NAMES = LABELS | {
     "transformer.wte.*": "transformer.tokens_embed.*",
     "transformer.wpe.*": "transformer.positions_embed.*",
 }
 
 ARCHITECTURES = {
-    "gpt2": Architecture(GPTConfig, GPT),
+    "gpt2": Architecture(GPTConfig, GPT, LABELS),
     "openai-gpt": Architecture(GPTConfig, GPT, GPT1_NAMES),
-    "npgpt": Architecture(GPTConfig, GPT),  # a GPT that transformers has no model for
+    "npgpt": Architecture(GPTConfig, GPT, LABELS),  # a GPT that transformers has no model for
     **{
         model_type: Architecture(llama.LlamaConfig, llama.Llama, llama.NAMES_IN_FILES)
         for model_type in llama.LlamaConfig.hugging_face

@@ -4,10 +4,9 @@ transformers computes norms, angles and softmax in float32 whatever the dtype of
 float64, the names ``torch.float`` and ``torch.float32`` stand for float64 while its code runs.
 """
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
+from helpers import computing_in
 
 import npgpt
 from npgpt import GPT, generate
@@ -57,22 +56,6 @@ def ours_of(name, dtype=np.float32):
         noise = 0.2 * random.standard_normal(parameter.shape)
         parameter.data = (parameter.data + noise).astype(dtype)
     return model
-
-
-@contextmanager
-def computing_in(dtype):
-    """Let transformers compute in float64 where it says float32, if the model is of float64."""
-    import torch
-
-    names = "float", "float32"
-    before = [getattr(torch, name) for name in names], torch.Tensor.float
-    if dtype == np.float64:
-        torch.float = torch.float32 = torch.float64
-        torch.Tensor.float = torch.Tensor.double
-    try:
-        yield
-    finally:
-        (torch.float, torch.float32), torch.Tensor.float = before
 
 
 def theirs_of(ours, dtype=np.float32):
