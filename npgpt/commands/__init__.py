@@ -33,6 +33,11 @@ COMMANDS = {
         "Fill the gaps of a text with a BERT, as npgpt train --task masked trains it. Without "
         "--model: the latest run under out/. Each line from a pipe is a text.",
     ),
+    "finetune": (
+        "classification --train FILE [--model DIR] [--KEY VALUE ...]",
+        "Teach a model, or a new one, to name the label of a text, from examples in a table or a "
+        "folder.",
+    ),
     "classify": (
         "TEXT ... | --file FILE --labels A,B",
         "Give each text one of some labels: by a model that was trained to classify, or by how "

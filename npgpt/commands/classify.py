@@ -23,8 +23,7 @@ from npgpt.evaluation.choices import Scorer
 from npgpt.evaluation.few_shot import classify
 from npgpt.evaluation.labels import label_probabilities
 from npgpt.hub import find_config
-from npgpt.models.bert import Bert, BertConfig
-from npgpt.models.config import Seed
+from npgpt.models.config import ModelConfig, Seed
 from npgpt.options import Argument, parse
 from npgpt.say import say
 from npgpt.training.memory import keep_freed_memory
@@ -93,7 +92,7 @@ def make_classifier(options: Options) -> tuple[Sequence[str], Classifier]:
     """Return the labels, and the function that returns their probabilities for texts."""
     path = find_partner(options.model)
     config = find_config(path)
-    if isinstance(config, BertConfig) and config.architecture == "BertForSequenceClassification":
+    if config is not None and config.labels:
         return head_classifier(options, path, config)
     words = find_words(options)
     task = read_task(options, options.seed, words)
@@ -115,20 +114,19 @@ def make_classifier(options: Options) -> tuple[Sequence[str], Classifier]:
 
 
 def head_classifier(
-    options: Options, path: Path, config: BertConfig
+    options: Options, path: Path, config: ModelConfig
 ) -> tuple[Sequence[str], Classifier]:
     """Return the labels of a model with a classification head, and the function for their use."""
     for name in ("labels", "shots", "k", "instruction", "chat", "calibrate", "normalize"):
         if getattr(options, name):
             raise UserError(
                 f"{path} was trained to classify, and gives one of the labels "
-                f"{brief(config.label_names)}: leave out --{name}"
+                f"{brief(config.labels)}: leave out --{name}"
             )
-    if config.num_labels < 2:
+    if len(config.labels) < 2:
         raise UserError(f"{path} gives a number to a text, and no label")
     model, tokenizer = load_writer(path, False, options.float32)
-    assert isinstance(model, Bert)
-    return config.label_names, partial(label_probabilities, model, tokenizer)
+    return config.labels, partial(label_probabilities, model, tokenizer)
 
 
 def find_words(options: Options) -> dict[str, str]:

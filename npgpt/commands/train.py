@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import signal
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,7 +43,14 @@ class Options(TrainConfig):
 def run(args: list[str]) -> int:
     """Train, and return the exit code: 128 + n if signal n ended the training."""
     given = spell_out_pairs(read(Options, args, "train"))
-    default, in_file = read_defaults(given)
+    return train_as(given, *read_defaults(given))
+
+
+def train_as(given: dict[str, Any], default: Options, in_file: Collection[str]) -> int:
+    """Train with the options that are given, and else with the default ones; return the exit code.
+
+    `in_file` names the default options that the user wrote into a file.
+    """
     options = dataclasses.replace(default, **given)
     config = TrainConfig(
         **{f.name: getattr(options, f.name) for f in dataclasses.fields(TrainConfig)}
@@ -84,7 +92,7 @@ def spell_out_pairs(given: dict[str, Any]) -> dict[str, Any]:
     return others | {"task": "pairs", "data": given["pairs"]}
 
 
-def read_defaults(given: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
+def read_defaults(given: dict[str, Any]) -> tuple[Options, Collection[str]]:
     """Return the values of options that are not given, and the keys of CONFIG.toml.
 
     A run that is resumed has its values from its own ``train.toml``.

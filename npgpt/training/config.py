@@ -32,7 +32,7 @@ from npgpt.models.registry import ARCHITECTURES
 from npgpt.options import FOREIGN
 
 ModelType = Literal["gpt", "llama", "mistral", "qwen2", "encoder-decoder", "marian", "bert"]
-TaskName = Literal["language_modelling", "pairs", "masked"]
+TaskName = Literal["language_modelling", "pairs", "masked", "classification"]
 """The names of the tasks (`npgpt.training.registry.TASKS`)."""
 
 
@@ -42,8 +42,8 @@ class DataKeys:
 
     task: TaskName = "language_modelling"
     """What the model learns: language_modelling predicts each token from the tokens before it;
-    pairs writes the target of a source, such as a translation; masked
-    fills gaps in the text, as BERT does."""
+    pairs writes the target of a source, such as a translation; masked fills gaps in the text, as
+    BERT does; classification names the label of a text."""
     data: tuple[FileName, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
     val_data: tuple[FileName, ...] = ()
@@ -54,6 +54,12 @@ class DataKeys:
     """What separates documents inside a file; backslash and n stand for a line break."""
     separate: bool = False
     """Keep documents that share a context apart: none looks at, or predicts, another."""
+    text_column: str = ""
+    """Of examples: the column with the texts; if not given, text or input, or the first."""
+    label_column: str = ""
+    """Of examples: the column with the labels; if not given, label or output, or the second."""
+    labels: tuple[str, ...] = ()
+    """Of examples: the labels; those in the data, if not given."""
     tokenizer: FileName = "char"
     """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
     init_from: FileName = "scratch"
@@ -78,6 +84,8 @@ class ModelKeys:
     n_kv_head: Size | None = None
     """Heads of keys and values; as many as n_head, if not given. Not of gpt."""
     n_embd: Size = 128
+    n_inner: Size | None = None
+    """Width of an MLP; if not given, what is usual for the model_type: 4 n_embd for gpt."""
     block_size: Size = 64
     """Context length, in tokens; with init_from the model's, or less."""
     dropout: Fraction = 0.0
@@ -171,6 +179,9 @@ class TrainConfig(ModelKeys, DataKeys):  # the fields of the last class come fir
     """Batches to an update."""
     max_iters: Steps = 1200
     """Updates."""
+    epochs: Positive = 0.0
+    """Of examples: how often each is read. It sets max_iters, and an evaluation after each epoch,
+    unless these are given."""
     learning_rate: Positive = 3e-3
     min_lr: Positive = 1e-4
     """Where the cosine ends."""

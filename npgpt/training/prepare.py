@@ -21,7 +21,6 @@ from npgpt.training.data import (
     TOKEN_FILES,
     Source,
     Tokens,
-    encode_text,
     open_tokens,
     tokenizer_of_tokens,
 )
@@ -64,12 +63,13 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
     base = None if origin is None else load_model(origin)
     config = resolve_model_type(config, None if base is None else base.config, given)
     sources = read_sources(config)
+    config = TASKS[config.task].complete(config, sources)
     tokenizer = None if origin is None else load_tokenizer(origin)
     tokenizer = tokenizer_for(config, sources, tokenizer, origin)
     data = {}
     for name, source in zip(TOKEN_FILES, sources, strict=False):
         if source.file is None:
-            data[name] = Tokens(encode_text(source.text, tokenizer), Path(), "")
+            data[name] = Tokens(TASKS[config.task].encode(source, tokenizer, config), Path(), "")
         else:
             array, info = open_tokens(source.file, tokenizer)
             data[name] = Tokens(array, source.file, info.sha256)
@@ -160,7 +160,8 @@ def initial_model(architecture: ModelConfig, seed: int, base: GPT | None) -> GPT
         table = "transformer.wpe.weight"
         if table in state:  # a shorter context than that of `base`: the first positions only
             state[table] = state[table][: architecture.n_positions]
-        model.load_state_dict(state)
+        known = model.state_dict()  # a task may add a head to the model, or take one off
+        model.load_state_dict(known | {name: state[name] for name in state if name in known})
         model.generation_config = base.generation_config
     return model
 

@@ -7,10 +7,11 @@ entry here.
 
 from __future__ import annotations
 
+from npgpt.training.classification import Classification
 from npgpt.training.masked import MaskedTokens
 from npgpt.training.pairs import Pairs
 from npgpt.training.task import LanguageModelling, Task
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (LanguageModelling, Pairs, MaskedTokens)
+    task.name: task for task in (LanguageModelling, Pairs, MaskedTokens, Classification)
 }

@@ -32,6 +32,7 @@ from npgpt.training.data import (
     Source,
     Tokens,
     demand_context,
+    encode_text,
     end_token,
     n_predicted,
     random_batch,
@@ -140,6 +141,16 @@ class Task(ABC):
     def special_tokens(cls, config: TrainConfig) -> list[str]:
         """Return the special tokens that a tokenizer needs which is made for a run."""
         return [END] if config.documents else []
+
+    @classmethod
+    def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
+        """Return the configuration with what the data determine, such as labels."""
+        return config
+
+    @classmethod
+    def encode(cls, source: Source, tokenizer: Tokenizer, config: TrainConfig) -> ndarray:
+        """Return the tokens of the text of a source, (N,)."""
+        return encode_text(source.text, tokenizer)
 
     def architecture(self, base: ModelConfig | None) -> ModelConfig:
         """Return the configuration of the model; `base` is that of a model to start from."""

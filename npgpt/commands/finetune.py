@@ -1,0 +1,76 @@
+"""``npgpt finetune``: teach a model what a text is about, from examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from autograd.schema import FileName
+from npgpt.commands import train
+from npgpt.errors import UserError
+from npgpt.models.config import Fraction, Positive, Size, Steps
+from npgpt.options import Argument, read
+
+SHORT = {"model": "init_from", "train": "data", "valid": "val_data"}
+"""Options, and the keys of a run that they stand for."""
+
+
+@dataclass
+class Options(train.Options):
+    """Fine-tune a model on examples: a text and its label in each row of a file.
+
+    The file is CSV, TSV or JSONL, by the end of its name; or a folder has a file for each label. In
+    the run's folder is the model, as transformers loads it; npgpt classify uses it.
+    """
+
+    task: Annotated[Literal["classification"], Argument("TASK")] = "classification"
+    """What the model learns: classification names the label of a text."""
+    model: FileName = "scratch"  # type: ignore[assignment] # options are no configuration
+    """A folder with a model, the name of an added one (minilm, smollm2), or scratch: a new one."""
+    train: FileName = ""
+    """The examples: a file, or a folder with a file for each label."""
+    valid: FileName = ""
+    """Examples to validate on; if not given, a tenth of the others."""
+    epochs: Positive = 3.0
+    """How often every example is read."""
+    batch_size: Size = 32
+    """Texts in a batch."""
+    learning_rate: Positive = 5e-5
+    """For a model from scratch 1e-3, if not given."""
+    min_lr: Positive = 0.0
+    """Where the cosine ends."""
+    warmup_iters: Steps = 20
+    weight_decay: Positive = 0.01
+    beta2: Fraction = 0.999
+    eval_iters: Steps = 5
+    """Batches to an estimate of a loss."""
+
+
+def run(args: list[str]) -> int:
+    """Fine-tune, and return the exit code: 128 + n if signal n ended the training."""
+    given = spell_out(read(Options, args, "finetune"))
+    if given.get("resume") is not None:
+        return train.train_as(given, *train.read_defaults(given))
+    if "data" not in given:
+        raise UserError("there are no examples: give a file, or a folder, with --train")
+    usual: dict[str, Any] = {
+        name: getattr(Options, name)
+        for name in Options.__annotations__
+        if name not in SHORT and name != "task"
+    }
+    if given.get("init_from", "scratch") == "scratch":
+        usual["learning_rate"] = 1e-3
+    default = train.Options(task="classification", **usual)
+    return train.train_as(given, default, ())
+
+
+def spell_out(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that are given, by the names of a run's keys."""
+    spelled = {name: value for name, value in given.items() if name not in SHORT}
+    for short, name in SHORT.items():
+        if short not in given:
+            continue
+        if name in given:
+            raise UserError(f"--{short} stands for --{name}: leave one of them out")
+        spelled[name] = given[short] if name == "init_from" else (given[short],)
+    return spelled

@@ -1,0 +1,325 @@
+"""Training a classifier: a model reads a text and names its label.
+
+In a token file, an example is the number of its label, the tokens of the text, and an end token:
+
+    a bore.<tab>bad   ->   0 a   b o r e . END        with the labels bad and good
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from autograd import Tensor, nn, no_grad
+from autograd.escape import brief
+from autograd.schema import nearest
+from npgpt.errors import UserError
+from npgpt.evaluation.examples import read_examples
+from npgpt.evaluation.labels import PADDING, label_row, padding_token, stop_token
+from npgpt.evaluation.loss import Check, mean_loss
+from npgpt.models.bert import BertConfig
+from npgpt.models.config import ModelConfig
+from npgpt.models.gpt import GPT
+from npgpt.module import evaluating
+from npgpt.options import quoted
+from npgpt.tokenizers import Tokenizer
+from npgpt.training.config import TrainConfig
+from npgpt.training.data import END, Batch, Source, Tokens
+from npgpt.training.task import TRAIN, VALIDATION, Task
+
+SPREAD = 16  # texts are sorted by their lengths within so many batches
+LARGEST = 2**14  # tokens of a batch of an evaluation
+
+
+class Classification(Task):
+    """Name the label of a text (Radford et al. 2018, section 3.2; Devlin et al. 2018, section 4.1).
+
+    Each epoch reads all examples that train once, in batches of texts of similar lengths; what is
+    left after the last whole batch is not read. The validation split is the second token file, or
+    a tenth of the examples, which the seed draws. Of a text that is too long for the context, the
+    first tokens count.
+
+    Attributes
+    ----------
+    stop : int
+        The token after each text in a token file.
+    padding : int
+        The token that fills up shorter texts.
+    rows : list of ndarray of int
+        The tokens of each text, of all token files.
+    targets : ndarray of int, (N,)
+        The number of each label.
+    splits : (ndarray of int, ndarray of int)
+        The numbers of the examples that train, and of those that validate.
+
+    Raises
+    ------
+    UserError
+        If a token file holds no examples, or a split has none.
+    """
+
+    name = "classification"
+    model_types = "gpt", "llama", "mistral", "qwen2", "bert"
+
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
+        super().__init__(config, tokenizer, data)
+        self.stop, self.padding = stop_token(tokenizer), padding_token(tokenizer)
+        files = [find_examples(tokens, self.stop, len(config.labels)) for tokens in data.values()]
+        self.rows = [
+            label_row(row, tokenizer, config.block_size) for _, rows in files for row in rows
+        ]
+        self.targets = np.concatenate([targets for targets, _ in files])
+        self.lengths = np.array([len(row) for row in self.rows])
+        numbers = np.arange(len(self.rows))
+        if len(files) > 1:
+            n = len(files[0][0])
+            self.splits = numbers[:n], numbers[n:]
+        else:
+            order = np.random.default_rng([config.seed, 5]).permutation(numbers)
+            n = n_validation(len(order))
+            self.splits = np.sort(order[n:]), np.sort(order[:n])
+        if not self.splits[TRAIN].size:
+            raise UserError("there is one example; training needs more")
+        self.epoch = lru_cache(maxsize=2)(self._epoch)
+
+    # ---- before a run begins
+
+    @classmethod
+    def read(cls, names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
+        """Read a file of examples, or a token file of them."""
+        if config.documents:
+            raise UserError("--documents is about texts: leave it out to train on examples")
+        if len(names) != 1:
+            raise UserError(
+                f"{'there are no' if not names else len(names)} files of examples; give one file, "
+                "or a folder with a file for each label"
+            )
+        if names[0].endswith(".bin"):
+            return super().read(names, config, is_main)
+        found = read_examples(names[0], config.text_column, config.label_column)
+        return Source(None, [part for example in found for part in example], [names[0]])
+
+    @classmethod
+    def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
+        """Return the configuration with the labels: those of the data, if none are given."""
+        labels = config.labels
+        for source in sources:
+            if source.file is not None and not labels:
+                raise UserError(f"{source.file} has the numbers of labels; name them with --labels")
+        if not labels:
+            labels = tuple(sorted({label for source in sources[:1] for label in source.text[1::2]}))
+        if len(labels) < 2:
+            raise UserError(
+                f"all examples have the label {brief(labels[0])}: there is nothing to learn"
+                if labels
+                else "there are no labels"
+            )
+        for source in sources:
+            for text, label in zip(source.text[::2], source.text[1::2], strict=True):
+                if label not in labels:
+                    raise UserError(
+                        f"{source.names[0]}: {brief(text)} has the label {brief(label)}"
+                        f"{nearest(label, labels)}"
+                    )
+        config = dataclasses.replace(config, labels=labels)
+        if not config.epochs or not sources[0].text:
+            return config
+        n = len(sources[0].text) // 2
+        n -= 0 if len(sources) > 1 else n_validation(n)
+        updates = max(1, n // (config.batch_size * config.gradient_accumulation_steps))
+        n_updates = math.ceil(config.epochs * updates)
+        return dataclasses.replace(config, max_iters=n_updates, eval_interval=updates, epochs=0.0)
+
+    @classmethod
+    def special_tokens(cls, config: TrainConfig) -> list[str]:
+        """Return the end token, and the padding."""
+        return [END, PADDING]
+
+    @classmethod
+    def encode(cls, source: Source, tokenizer: Tokenizer, config: TrainConfig) -> ndarray:
+        """Return the examples of a file as tokens; see the module's docstring."""
+        stop, numbers = stop_token(tokenizer), {label: n for n, label in enumerate(config.labels)}
+        if len(config.labels) > tokenizer.n_vocab:
+            raise UserError(
+                f"there are {len(config.labels)} labels, and the tokenizer has "
+                f"{tokenizer.n_vocab} tokens: take a larger one"
+            )
+        parts: list[Any] = []
+        for text, label in zip(source.text[::2], source.text[1::2], strict=True):
+            ids = tokenizer.encode(text, disallowed_special=(), add_special_tokens=False)
+            if not len(ids):
+                raise UserError(f"{source.names[0]}: the tokenizer makes no token of {brief(text)}")
+            parts += [[numbers[label]], ids, [stop]]
+        return np.concatenate(parts).astype(np.int64)
+
+    def architecture(self, base: ModelConfig | None) -> ModelConfig:
+        """Return the configuration of the model, with the labels."""
+        config = super().architecture(base)
+        new: dict[str, Any] = dict(labels=self.config.labels, pad_token_id=self.padding)
+        if isinstance(config, BertConfig):
+            kind = "BertForSequenceClassification"
+            new |= dict(architecture=kind, num_labels=len(self.config.labels))
+        return dataclasses.replace(config, **new)
+
+    # ---- batches
+
+    def batch(self, numbers: ndarray) -> Batch:
+        """Return some examples as a batch: texts (B, T), labels (B,), mask of the texts (B, T)."""
+        T = self.lengths[numbers].max()
+        inputs = np.full((len(numbers), T), self.padding)
+        for row, n in enumerate(numbers):
+            inputs[row, : self.lengths[n]] = self.rows[n]
+        mask = np.arange(T) < self.lengths[numbers, None]
+        return Batch(inputs, self.targets[numbers], None if mask.all() else mask)
+
+    def _epoch(self, epoch: int) -> ndarray:
+        """Return the examples of each update of an epoch, (updates, examples)."""
+        size = self.config.batch_size * self.config.gradient_accumulation_steps
+        generator = np.random.default_rng([self.config.seed, 6, epoch])
+        order = generator.permutation(self.splits[TRAIN])
+        n = max(1, len(order) // size)
+        order = np.resize(order, n * size)
+        for first in range(0, len(order), SPREAD * size):
+            part = order[first : first + SPREAD * size]
+            part[...] = part[np.argsort(self.lengths[part], kind="stable")]
+        return generator.permutation(order.reshape(n, size))
+
+    def batches(self, step: int) -> list[Batch]:
+        """Return the batches of the update that leads from a step to the next."""
+        epoch, number = divmod(step, len(self.epoch(0)))
+        parts = np.split(self.epoch(epoch)[number], self.config.gradient_accumulation_steps)
+        return [self.batch(part) for part in parts]
+
+    def random_batch(self, split: int, generator: np.random.Generator) -> Batch:
+        """Draw examples of a split at random."""
+        return self.batch(generator.choice(self.splits[split], self.config.batch_size))
+
+    def every_batch(self, split: int) -> Iterator[tuple[ndarray, Batch]]:
+        """Yield every example of a split once: the numbers, and the batch; the longest first."""
+        numbers = self.splits[split]
+        numbers = numbers[np.argsort(-self.lengths[numbers], kind="stable")]
+        while numbers.size:
+            n = max(1, min(64, LARGEST // self.lengths[numbers[0]]))
+            yield numbers[:n], self.batch(numbers[:n])
+            numbers = numbers[n:]
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """How many tokens of texts a batch holds on average."""
+        return round(self.config.batch_size * self.lengths[self.splits[TRAIN]].mean())
+
+    # ---- judging, and showing
+
+    def whole_loss(self, model: GPT, check: Check = lambda: None) -> float:
+        """Return the mean loss over all examples of the validation split."""
+        return mean_loss(model, (batch for _, batch in self.every_batch(VALIDATION)), check)
+
+    def losses(self, model: GPT, batch: Batch) -> Tensor:
+        """Return the loss of each text, (B,)."""
+        inputs, targets, *others = batch
+        logits, _ = model(inputs, None, *others)  # (B, labels)
+        return nn.cross_entropy(logits, targets, reduction="none", label_smoothing=model.smoothing)
+
+    def predict(self, model: GPT, check: Check = lambda: None) -> tuple[ndarray, ndarray]:
+        """Return the numbers of the validation examples, and the label that each gets, (N,)."""
+        found = []
+        with no_grad(), evaluating():
+            for numbers, (inputs, _, *others) in self.every_batch(VALIDATION):
+                check()
+                logits, _ = model(inputs, None, *others)
+                found.append((numbers, logits.numpy().argmax(axis=1)))
+        numbers, labels = map(np.concatenate, zip(*found, strict=True))
+        return numbers, labels
+
+    def metrics(self, model: GPT, step: int, check: Check = lambda: None) -> dict[str, float]:
+        """Return the share of the validation examples that get their label."""
+        numbers, labels = self.predict(model, check)
+        return {"accuracy": float(np.mean(self.targets[numbers] == labels))}
+
+    def texts(self, batch: Batch) -> list[str]:
+        """Return each text with its label."""
+        return [
+            f"{self.decode(row)} -> {self.config.labels[target]}"
+            for row, target in zip(batch.inputs, batch.targets, strict=True)
+        ]
+
+    def decode(self, ids: ndarray) -> str:
+        """Return the text of some tokens, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def prompt(self) -> str:
+        """Return a text of the validation split."""
+        return self.decode(self.rows[self.splits[VALIDATION][0]])
+
+    def sample(self, model: GPT) -> str:
+        """Return a text of the validation split with the label that the model gives it."""
+        return self.judge(model, self.splits[VALIDATION][:1])[0]
+
+    def final_sample(self, model: GPT) -> str:
+        """Return five texts, their labels where these are others, and how often each pair occurs.
+
+        The last lines are the confusion matrix: a row for each label, a column for each that the
+        model gives.
+        """
+        numbers, labels = self.predict(model)
+        pairs = Counter(zip(self.targets[numbers].tolist(), labels.tolist(), strict=True))
+        names = [label[:12] for label in self.config.labels]
+        width = max(map(len, names))
+        lines = ["", " " * width + "".join(f"  {name:>{width}}" for name in names)]
+        for row, name in enumerate(names):
+            cells = "".join(f"  {pairs[row, column]:>{width}}" for column in range(len(names)))
+            lines.append(f"{name:>{width}}{cells}")
+        return "\n".join(self.judge(model, self.splits[VALIDATION][:5]) + lines)
+
+    def judge(self, model: GPT, numbers: ndarray) -> list[str]:
+        """Return some texts with the labels that the model gives them."""
+        batch = self.batch(numbers)
+        with no_grad(), evaluating():
+            logits, _ = model(batch.inputs, None, batch.attention_mask)
+        lines = []
+        for n, best in zip(numbers, logits.numpy().argmax(axis=1), strict=True):
+            found, right = self.config.labels[best], self.config.labels[self.targets[n]]
+            wrong = "" if found == right else f" (is {right})"
+            lines.append(f"{self.decode(self.rows[n])} -> {found}{wrong}")
+        return lines
+
+    def command(self, folder: Path) -> str:
+        """Return the command that judges other texts."""
+        return f"echo {quoted(self.prompt())} | npgpt classify --model {quoted(str(folder))}"
+
+
+def n_validation(n: int) -> int:
+    """Return how many of n examples validate, if there is no file of others."""
+    return max(1, n // 10)
+
+
+def find_examples(tokens: Tokens, stop: int, n_labels: int) -> tuple[ndarray, list[ndarray]]:
+    """Return the numbers of the labels in a token file, and the tokens of each text.
+
+    Raises
+    ------
+    UserError
+        If the file does not consist of examples with these labels.
+    """
+    array = tokens.array
+    stops = np.flatnonzero(array == stop)
+    targets, rows, first = [], [], 0
+    while first < len(array):
+        place = np.searchsorted(stops, first + 1)
+        if place == len(stops) or array[first] >= n_labels:
+            raise UserError(
+                f"{tokens.path} holds no examples with {n_labels} labels: examples are read from "
+                "a file with a text and a label in each row"
+            )
+        targets.append(int(array[first]))
+        rows.append(array[first + 1 : stops[place]])
+        first = int(stops[place]) + 1
+    return np.array(targets), rows
