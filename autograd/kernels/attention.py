@@ -14,10 +14,12 @@ gradient of a mask is left to NumPy.
 
 import math
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 from numba import types
 from numba.extending import overload
+from numpy import ndarray
 
 from autograd.kernels.cache import settings
 from autograd.kernels.dropout import bits_at, mask_constants, row_key
@@ -80,22 +82,23 @@ def _(score, mask):
 def _attention(numbers, q, k, v, masks, out, largests, mask, sizes, window, scale, drops):
     """Attend for some heads; ``numbers (heads,)`` are their numbers among all heads.
 
-    ``q``, ``k``, ``v (heads,)`` hold the address of each head's matrix, and ``sizes`` the length of
-    their rows, so that parts of a larger array need not be copied. Head h takes the mask
-    ``mask[masks[h]]`` of ``mask (n, T or 1, S)``, which is empty if there is none. ``out (heads, T,
-    V)``, ``largests (heads, T)``.
+    ``q``, ``k``, ``v`` and ``out (heads,)`` hold the address of each head's matrix, and ``sizes``
+    the length of their rows, so that parts of a larger array need not be copied. Head h takes the
+    mask ``mask[masks[h]]`` of ``mask (n, T or 1, S)``, which is empty if there is none. ``largests
+    (heads, T)``.
     """
-    n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
+    n_queries, n_keys, depth, width, q_row, k_row, v_row, out_row = sizes
     seed, threshold, factor = drops
-    size = out.itemsize
-    scores = score_buffer(n_queries, n_keys, window, out)
+    size = largests.itemsize
+    scores = score_buffer(n_queries, n_keys, window, largests)
     s, s_row = scores.ctypes.data, scores.shape[1] * size
-    k_panels, v_rest = new_panels(depth, n_keys, out), new_rest(n_keys, width, out)
+    k_panels, v_rest = new_panels(depth, n_keys, largests), new_rest(n_keys, width, largests)
     columns = k_panels.shape[2]
     for h in range(numbers.size):
         if h == 0 or k[h] != k[h - 1] or v[h] != v[h - 1]:  # else the panels of h - 1 are its own
-            pack(k_panels, matrix_at(out, k[h], n_keys, k_row, depth), True, scale)  # scale K^T
-            pack_rest(v_rest, matrix_at(out, v[h], n_keys, v_row, width))
+            keys = matrix_at(largests, k[h], n_keys, k_row, depth)
+            pack(k_panels, keys, True, scale)  # scale K^T
+            pack_rest(v_rest, matrix_at(largests, v[h], n_keys, v_row, width))
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
@@ -125,7 +128,7 @@ def _attention(numbers, q, k, v, masks, out, largests, mask, sizes, window, scal
             multiply(
                 rows, width, end - first, s, s_row, size,
                 v[h] + first * v_row * size, v_row * size, v_rest, 0, first, 0, 0,
-                out[h, start:].ctypes.data, width * size,
+                out[h] + start * out_row * size, out_row * size,
             )  # fmt: skip
 
 
@@ -160,10 +163,10 @@ def drop(row, key, first, threshold, factor):
 def _attention_vjp(
     numbers, q, k, v, masks, g, largests, g_q, g_k, g_v, mask, sizes, window, scale, drops
 ):  # fmt: skip
-    """Compute the gradients of query, key and value from ``g (groups, heads, T, V)``.
+    """Compute the gradients of query, key and value from that of the output, all by address.
 
-    The heads of a group share their keys: ``g_q (groups, heads, T, D)``, ``g_k (groups, S, D)``,
-    ``g_v (groups, S, V)``. A group has one head if all heads have keys of their own.
+    The heads of a group share their keys: ``g`` and ``g_q (groups, heads)``, ``g_k`` and ``g_v
+    (groups,)``. A group has one head if all heads have keys of their own.
     """
     for i in range(len(g_k)):
         _group_vjp(
@@ -178,31 +181,34 @@ def _group_vjp(
 ):  # fmt: skip
     """Compute the gradients of the queries of some heads, and of the keys that these share.
 
-    ``g_q (heads, T, D)``, ``g_k (S, D)`` and ``g_v (S, V)`` are written; g_k and g_v begin as
-    zeros, since each head and each block of queries adds to them.
+    They are written at ``g_q (heads,)``, where each head has a matrix (T, D), and at ``g_k`` (S, D)
+    and ``g_v`` (S, V), which begin as zeros: each head and each block of queries adds to them.
     """
-    real = g.dtype.type
-    n_queries, n_keys, depth, width, q_row, k_row, v_row = sizes
+    real, like = largests.dtype.type, largests
+    n_queries, n_keys, depth, width, q_row, k_row, v_row, g_row, g_q_row, g_k_row, g_v_row = sizes
     seed, threshold, factor = drops
-    size = g.itemsize
-    weights = score_buffer(n_queries, n_keys, window, g)
+    size = like.itemsize
+    matrix_at(like, g_k, n_keys, g_k_row, depth)[:] = 0
+    matrix_at(like, g_v, n_keys, g_v_row, width)[:] = 0
+    weights = score_buffer(n_queries, n_keys, window, like)
     slopes = np.empty_like(weights)
     p, ds, s_row = weights.ctypes.data, slopes.ctypes.data, weights.shape[1] * size
-    k_panels, v_panels = new_panels(depth, n_keys, g), new_panels(width, n_keys, g)
-    k_rest, columns = new_rest(n_keys, depth, g), k_panels.shape[2]
-    keys = matrix_at(g, k[0], n_keys, k_row, depth)
+    k_panels, v_panels = new_panels(depth, n_keys, like), new_panels(width, n_keys, like)
+    k_rest, columns = new_rest(n_keys, depth, like), k_panels.shape[2]
+    keys = matrix_at(like, k[0], n_keys, k_row, depth)
     pack(k_panels, keys, True, scale)  # scale K^T
-    pack(v_panels, matrix_at(g, v[0], n_keys, v_row, width), True, real(1))  # V^T
+    values = matrix_at(like, v[0], n_keys, v_row, width)
+    pack(v_panels, values, True, real(1))  # V^T
     pack_rest(k_rest, keys)
     for h in range(numbers.size):
         for start in range(0, n_queries, BLOCK):
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
             first -= first % columns
-            q_rows, g_rows = q[h] + start * q_row * size, g[h, start:].ctypes.data
-            q_rest, g_rest = new_rest(rows, depth, g), new_rest(rows, width, g)
-            pack_rest(q_rest, matrix_at(g, q_rows, rows, q_row, depth))
-            pack_rest(g_rest, g[h, start : start + rows])
+            q_rows, g_rows = q[h] + start * q_row * size, g[h] + start * g_row * size
+            q_rest, g_rest = new_rest(rows, depth, like), new_rest(rows, width, like)
+            pack_rest(q_rest, matrix_at(like, q_rows, rows, q_row, depth))
+            pack_rest(g_rest, matrix_at(like, g_rows, rows, g_row, width))
             # Two products: the scores again, as in the forward pass, and dp = g V^T, the cotangent
             # of the weights, which is written to where the cotangent of the scores will stand.
             multiply(
@@ -210,7 +216,7 @@ def _group_vjp(
                 0, 0, k_panels, first // columns, 0, 0, 0, p, s_row,
             )  # fmt: skip
             multiply(
-                rows, end - first, width, g_rows, width * size, size,
+                rows, end - first, width, g_rows, g_row * size, size,
                 0, 0, v_panels, first // columns, 0, 0, 0, ds, s_row,
             )  # fmt: skip
             # Row by row: the weights p from the scores and the saved maximum, and the cotangent of
@@ -242,20 +248,20 @@ def _group_vjp(
                     array[i, high - first : end - first] = 0
             # Three products: P^T g is added to the gradient of the values, dS K is that of the
             # queries, and dS^T Q is added to that of the keys.
-            there = g_v[first:].ctypes.data
+            there = g_v + first * g_v_row * size
             multiply(
-                end - first, width, rows, p, size, s_row, g_rows, width * size,
-                g_rest, 0, 0, there, width * size, there, width * size,
+                end - first, width, rows, p, size, s_row, g_rows, g_row * size,
+                g_rest, 0, 0, there, g_v_row * size, there, g_v_row * size,
             )  # fmt: skip
             multiply(
                 rows, depth, end - first, ds, s_row, size,
                 k[h] + first * k_row * size, k_row * size, k_rest, 0, first, 0, 0,
-                g_q[h, start:].ctypes.data, depth * size,
+                g_q[h] + start * g_q_row * size, g_q_row * size,
             )  # fmt: skip
-            there = g_k[first:].ctypes.data
+            there = g_k + first * g_k_row * size
             multiply(
                 end - first, depth, rows, ds, size, s_row, q_rows, q_row * size,
-                q_rest, 0, 0, there, depth * size, there, depth * size,
+                q_rest, 0, 0, there, g_k_row * size, there, g_k_row * size,
             )  # fmt: skip
 
 
@@ -265,12 +271,11 @@ def attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, w
     if call is None:
         return NotImplemented
     _alive, heads, static = call
-    n = len(heads[0])
-    *lead, n_queries, _ = query.shape
-    out = np.empty((*lead, n_queries, value.shape[-1]), query.dtype)
-    largest = np.empty((*lead, n_queries, 1), query.dtype)
-    results = out.reshape(n, *out.shape[-2:]), largest.reshape(n, n_queries)
-    split(_attention, (*heads, *results), *static, size=work(query, key))
+    out = empty_like_rows(query, (*query.shape[:-1], value.shape[-1]))
+    largest = np.empty((*query.shape[:-1], 1), query.dtype)
+    _, where, out_row = by_address(out)
+    rows = largest.reshape(len(where), -1)
+    split(_attention, (*heads, where, rows), *with_rows(static, out_row), size=work(query, key))
     return out, largest
 
 
@@ -286,15 +291,50 @@ def attention_vjp(
     numbers = numbers_of(key.shape[:-2], query.shape[:-2])
     if not np.array_equal(numbers, np.repeat(np.arange(groups), n // groups)):
         return NotImplemented  # the heads that share their keys do not lie side by side
-    heads = [x.reshape(groups, -1) for x in heads]
-    g = np.ascontiguousarray(g)
-    g_query = np.empty(query.shape, query.dtype)
-    g_key, g_value = np.zeros(key.shape, key.dtype), np.zeros(value.shape, value.dtype)
-    g, g_rows = (x.reshape(groups, -1, *x.shape[-2:]) for x in (g, g_query))
-    results = g_rows, *(x.reshape(groups, *x.shape[-2:]) for x in (g_key, g_value))
-    largest = largest.reshape(groups, -1, query.shape[-2])  # (groups, heads, T)
-    split(_attention_vjp, (*heads, g, largest, *results), *static, size=work(query, key))
-    return g_query, g_key, g_value, None
+    gradients = empty_like_parts(query, key, value)
+    _arrays, places, row_lengths = zip(*map(by_address, (g, *gradients)), strict=True)
+    of_g, of_query, of_key, of_value = places
+    heads = [x.reshape(groups, -1) for x in (*heads, of_g)]
+    largest = largest.reshape(groups, n // groups, -1)  # (groups, heads, T)
+    results = of_query.reshape(groups, -1), of_key, of_value
+    static = with_rows(static, *row_lengths)
+    split(_attention_vjp, (*heads, largest, *results), *static, size=work(query, key))
+    return *gradients, None
+
+
+def with_rows(static, *row_lengths):
+    """Return what `prepare` returned for all heads, with more lengths of rows among its sizes."""
+    mask, sizes, *others = static
+    return mask, (*sizes, *row_lengths), *others
+
+
+def empty_like_rows(x, shape):
+    """Return a new array whose axes lie in memory in the order of those of x.
+
+    A model cuts its heads out of (B, T, H D) and joins them again: queries (B, H, T, D) that lie in
+    memory as (B, T, H, D) give a result that lies so, too, and nothing is copied to join the heads.
+    """
+    out = np.empty_like(x, shape=shape)
+    return out if out.strides[-1] == out.itemsize else np.empty(shape, x.dtype)
+
+
+def empty_like_parts(*parts):
+    """Return a new array for each of some arrays, which lie in memory as these do.
+
+    If these are the parts of one array, as after ``np.split``, so are the new arrays, and the
+    gradient of the split need not join them.
+    """
+    whole = parts[0].base
+    if (
+        type(whole) is ndarray
+        and whole.flags.c_contiguous
+        and all(x.base is whole and x.strides[-1] == x.itemsize for x in parts)
+        and sum(x.size for x in parts) == whole.size
+        and not any(np.shares_memory(x, y) for x, y in combinations(parts, 2))
+    ):
+        new, start = np.empty_like(whole), whole.ctypes.data
+        return [ndarray(x.shape, x.dtype, new, x.ctypes.data - start, x.strides) for x in parts]
+    return [empty_like_rows(x, x.shape) for x in parts]
 
 
 def work(query, key):

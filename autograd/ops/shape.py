@@ -1,8 +1,10 @@
 """Ops that move elements without computing: shape, order, joining and splitting."""
 
+import math
 import operator
 
 import numpy as np
+from numpy import ndarray
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from autograd.dispatch import NOT_GIVEN, NoRule
@@ -314,13 +316,38 @@ split.formula(MOVES, moves=True)
 @split.vjp("x")
 def _(g, x_shape, indices_or_sections, axis):
     axis = int(axis)  # as in NumPy, True is 1
-    joined = np.concatenate(g, axis)
+    joined = side_by_side(g, x_shape, axis)
+    if joined is None:
+        joined = np.concatenate(g, axis)
     if joined.shape == x_shape:
         return joined
     # The parts do not make up x: for indices (2, 1), x[:2], x[2:1] and x[1:], element 1 is in two
     # of them. So each element of x gets the sum over the places where it stands in the parts.
     places = np.concatenate(np.split(np.arange(x_shape[axis]), indices_or_sections))
     return scatter(joined, (slice(None),) * (axis % len(x_shape)) + (places,), x_shape)
+
+
+def side_by_side(parts, shape, axis):
+    """Return the array of a shape that parts make up in memory as they lie there, or None.
+
+    Attention writes the gradients of queries, keys and values side by side, as these lie if they
+    are parts of one array: joining them then needs no copy.
+    """
+    base = getattr(parts[0], "base", None)
+    if type(base) is not ndarray or not base.flags.c_contiguous or base.size != math.prod(shape):
+        return None
+    whole, place = base.reshape(shape), base.__array_interface__["data"][0]
+    for part in parts:
+        if (
+            type(part) is not ndarray
+            or part.base is not base
+            or part.dtype != base.dtype
+            or part.strides != whole.strides
+            or part.__array_interface__["data"][0] != place
+        ):
+            return None
+        place += part.shape[axis] * part.strides[axis]
+    return whole if sum(part.shape[axis] for part in parts) == shape[axis] else None
 
 
 @implements(np.split)

@@ -14,6 +14,7 @@ from conftest import need
 import autograd
 from autograd import nn
 from autograd.kernels import kernels_enabled, use_kernels
+from autograd.ops.shape import side_by_side
 
 TARGET = np.array([0, 3, -100, 7, 7, 1])
 
@@ -717,3 +718,49 @@ def test_switching():
         with use_kernels(True):
             assert kernels_enabled()
     assert kernels_enabled() == before
+
+
+def heads_of(qkv, n_head):
+    """Return queries, keys and values (B, H, T, D) as views of one array (B, T, 3 H D)."""
+    B, T, _ = qkv.shape
+    return [part.reshape(B, T, n_head, -1).swapaxes(1, 2) for part in np.split(qkv, 3, axis=-1)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("B", "T", "H", "D"), [(2, 5, 3, 4), (3, 70, 2, 8), (1, 1, 2, 8)])
+def test_attention_on_parts_of_one_array(B, T, H, D, dtype):
+    """Results lie as the queries do; gradients of parts of one array are parts of one, too."""
+    random = np.random.default_rng(0)
+    qkv = random.standard_normal((B, T, 3 * H * D)).astype(dtype)
+    g = random.standard_normal((B, T, H * D)).astype(dtype)
+
+    def gradients(whole):
+        x = autograd.tensor(qkv, requires_grad=True)
+        q, k, v = heads_of(x, H) if whole else [p + 0 for p in heads_of(x, H)]
+        y = nn.scaled_dot_product_attention(q, k, v, is_causal=True)
+        joined = y.swapaxes(1, 2)
+        if whole:
+            assert joined.numpy().reshape(B, T, -1).base is not None  # a view: nothing is copied
+        np.sum(joined.reshape(B, T, -1) * g).backward()
+        return y.numpy(), x.grad.numpy()
+
+    for found, expected in zip(gradients(True), gradients(False), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_which_parts_lie_side_by_side():
+    whole = np.arange(24.0).reshape(2, 12)
+    parts = np.split(whole, 3, axis=1)
+    assert side_by_side(parts, (2, 12), 1) is not None
+    np.testing.assert_array_equal(side_by_side(parts, (2, 12), 1), whole)
+    for others in (
+        parts[::-1],
+        parts[:2],
+        [parts[0], parts[2]],
+        [parts[0].copy(), *parts[1:]],
+        [part.T for part in parts],
+        [autograd.tensor(part) for part in parts],
+        [*parts[:2], parts[2].astype(np.float32)],
+    ):
+        assert side_by_side(others, (2, 12), 1) is None
+    assert side_by_side(np.split(whole, 2), (2, 12), 0) is not None
