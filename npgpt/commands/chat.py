@@ -14,6 +14,7 @@ from autograd.escape import brief
 from autograd.schema import FileName, nearest
 from npgpt.commands.generate import Sampling, collect_choices, is_piped, load_writer, read_lines
 from npgpt.errors import UserError
+from npgpt.generation import ahead
 from npgpt.generation.chat import Chat, read_turns
 from npgpt.hub import KNOWN, find_model
 from npgpt.options import check_file, parse
@@ -65,6 +66,7 @@ def run(args: list[str]) -> int:
     options = parse(Options, args, "chat")
     keep_freed_memory()
     folder = find_partner(options.model)
+    ahead.start()
     model, tokenizer = load_writer(folder, options.int8, options.float32)
     template = find_template(options.template) if options.template else None
     choices = collect_choices(options, model, tokenizer)

@@ -20,7 +20,7 @@ from autograd.files import write_text
 from autograd.reading import read_text
 from autograd.schema import FileName
 from npgpt.errors import UserError
-from npgpt.generation import TextStreamer, resolve_options, start_search
+from npgpt.generation import TextStreamer, ahead, resolve_options, start_search
 from npgpt.generation.image import put_image_first, read_image
 from npgpt.generation.options import Options as GenerationOptions
 from npgpt.generation.quantize import quantize
@@ -151,6 +151,7 @@ def run(args: list[str]) -> int:
         from npgpt.training.run import latest_run  # takes longer to import than all of the others
 
         folder = latest_run()
+    ahead.start()
     model, tokenizer = load_writer(folder, options.int8, options.float32)
     beams = options.num_beams or model.generation_config.get("num_beams") or 1
     seed = int(np.random.SeedSequence().generate_state(1)[0])

@@ -14,6 +14,7 @@ from numpy import ndarray
 import autograd
 from autograd import nn
 from autograd.kernels import kernel, kernels_enabled
+from npgpt.generation import ahead
 from npgpt.models.cache import KVCache, Memory
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import ACTIVATIONS
@@ -103,6 +104,7 @@ class Decoder:
         if not kernels_enabled() or autograd.stepper.current_recording() is not None:
             return None
         if self.cache.keys[0] is not self._keys:
+            ahead.finish()
             self._keys = self.cache.keys[0]
             self._step = write(self.model, self.cache)
         return self._step
@@ -267,3 +269,17 @@ class Row(Traced):
         if other._waiting is not None:
             return other._finish(residual=self.array())
         return self._finish(residual=other.array())
+
+
+def compile_step() -> None:
+    """Let a tiny model read a token by the kernel, which is then compiled; see `ahead`."""
+    from npgpt.models.llama import Llama, LlamaConfig  # no other use of this file needs a Llama
+
+    config = LlamaConfig(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=2, n_kv_head=1)
+    model = Llama(config)
+    model.eval()
+    decoder = Decoder(model, KVCache(capacity=8))
+    with autograd.no_grad():
+        with autograd.use_kernels(False):  # there is a step after the first token
+            decoder(np.array([[1]]))
+        decoder(np.array([[2]]))
