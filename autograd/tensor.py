@@ -406,6 +406,12 @@ class Tensor(TensorBase):
     __pow__, __rpow__ = _binary(elementwise.power)
     __matmul__, __rmatmul__ = _binary(linalg.matmul)
 
+    def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]:
+        return other // self, other % self
+
     def __neg__(self) -> Tensor:
         return elementwise.negative(self)
 

@@ -83,7 +83,12 @@ composes(np.diagflat)(lambda v, k=0: np.diag(np.ravel(array_of(v)), k))
 def _(a, kth, axis=-1, kind="introselect"):
     if axis is None:
         a, axis = np.reshape(a, -1), -1
-    return take_along_axis(a, np.argpartition(plain(a), kth, axis, kind), axis)
+    # np.argpartition may order the elements between the `kth` in another way, so that the places
+    # come from NumPy's result: its smallest element is the first of the sorted ones, and so on
+    result = np.partition(plain(a), kth, axis, kind)
+    order = np.argsort(plain(a), axis, kind="stable")
+    ranks = np.argsort(np.argsort(result, axis, kind="stable"), axis)
+    return take_along_axis(a, np.take_along_axis(order, ranks, axis), axis)
 
 
 @implements(np.piecewise, inputs=("x", "funclist"), asks=("condlist",))

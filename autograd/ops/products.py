@@ -219,6 +219,7 @@ def _(x, y, deg, rcond=None, full=False, w=None, cov=False):
         return p
     scaled = powers / scale
     spread = np.linalg.inv(scaled.T @ scaled) / np.outer(scale, scale)
+    spread = spread if y.ndim == 1 else spread[..., None]
     if cov != "unscaled":
-        spread = (spread if y.ndim == 1 else spread[..., None]) * residuals / (len(x) - len(scale))
+        spread = spread * residuals / (len(x) - len(scale))
     return p, spread

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from autograd.dispatch import plain
+from autograd.dispatch import NOT_GIVEN, plain
 from autograd.ops.composing import array_of, composes
 from autograd.ops.index import index_along, take_along_axis
 from autograd.ops.reduce import reduced_shape
@@ -170,15 +170,15 @@ def known(a, where=True):
     return ~np.isnan(plain(a)) & where
 
 
-@composes(np.nansum)
-def nansum(a, axis=None, *, keepdims=False, where=True):
+@composes(np.nansum, inputs=("a", "initial"))
+def nansum(a, axis=None, *, keepdims=False, initial=NOT_GIVEN, where=True):
     """Return the sum of the elements that count."""
-    return np.sum(np.where(known(a, where), a, 0), axis, keepdims=keepdims)
+    return np.sum(np.where(known(a, where), a, 0), axis, keepdims=keepdims, initial=initial)
 
 
-@composes(np.nanprod)
-def _(a, axis=None, *, keepdims=False, where=True):
-    return np.prod(np.where(known(a, where), a, 1), axis, keepdims=keepdims)
+@composes(np.nanprod, inputs=("a", "initial"))
+def _(a, axis=None, *, keepdims=False, initial=NOT_GIVEN, where=True):
+    return np.prod(np.where(known(a, where), a, 1), axis, keepdims=keepdims, initial=initial)
 
 
 composes(np.nancumsum)(lambda a, axis=None: np.cumsum(np.where(known(a), a, 0), axis))
@@ -201,8 +201,10 @@ def nanmean(a, axis=None, *, keepdims=False, where=True):
 def spread(function):
     """Return what ``np.nanvar`` or ``np.nanstd`` does on tensors, from that of the differences."""
 
-    def run(a, axis=None, *, ddof=0, keepdims=False, where=True, correction=None):
-        distance = np.where(known(a, where), a - nanmean(a, axis, keepdims=True, where=where), 0)
+    def run(a, axis=None, *, ddof=0, keepdims=False, where=True, mean=NOT_GIVEN, correction=None):
+        if mean is NOT_GIVEN:
+            mean = nanmean(a, axis, keepdims=True, where=where)
+        distance = np.where(known(a, where), a - mean, 0)
         freedom = count_known(a, axis, keepdims, where) - (
             ddof if correction is None else correction
         )
@@ -223,19 +225,24 @@ def nanstd(distance, axis, keepdims, freedom):
     return np.linalg.vector_norm(distance, axis=axis, keepdims=keepdims) / np.sqrt(freedom)
 
 
-composes(np.nanvar)(nanvar)
-composes(np.nanstd)(nanstd)
+composes(np.nanvar, inputs=("a", "mean"))(nanvar)
+composes(np.nanstd, inputs=("a", "mean"))(nanstd)
 
 
 def extreme(function, worst):
     """Return what ``np.nanmax`` or ``np.nanmin`` does on tensors."""
 
-    def run(a, axis=None, *, keepdims=False):
-        out = function(np.where(known(a), a, worst), axis, keepdims=keepdims)
-        return np.where(np.any(known(a), axis, keepdims=keepdims), out, np.nan)
+    def run(a, axis=None, *, keepdims=False, initial=NOT_GIVEN, where=True):
+        counts = known(a, where)
+        found = np.any(counts, axis, keepdims=keepdims)
+        if initial is not NOT_GIVEN:
+            found = found | known(initial)
+            initial = np.where(known(initial), initial, worst)
+        out = function(np.where(counts, a, worst), axis, keepdims=keepdims, initial=initial)
+        return np.where(found, out, np.nan)
 
     return run
 
 
-composes(np.nanmax)(extreme(np.max, -np.inf))
-composes(np.nanmin)(extreme(np.min, np.inf))
+composes(np.nanmax, inputs=("a", "initial"))(extreme(np.max, -np.inf))
+composes(np.nanmin, inputs=("a", "initial"))(extreme(np.min, np.inf))

@@ -30,6 +30,7 @@ SMOOTH = [
     (np.degrees, [X]),
     (lambda x: np.modf(3.3 * x)[0] ** 2, [X]),
     (lambda x, y: np.divmod(x, y)[1], [5 * X, np.abs(Y) + 1]),
+    (lambda x, y: divmod(x, y)[1] * divmod(2.3, y)[1] * divmod(x, 0.7)[1], [5 * X, np.abs(Y) + 1]),
     (lambda x: np.positive(x) * np.conj(x) * np.real(x) * np.real_if_close(x), [X]),
     (
         lambda x, n: np.nan_to_num(np.where(MASK, x, ODD), nan=n[0], posinf=n[1], neginf=n[2]),
@@ -89,6 +90,7 @@ SMOOTH = [
     (lambda x, y: np.polyfit(x, y, 1, cov=True)[1], [POINTS, V]),
     (lambda x, y: np.polyfit(x, y.T, 1, cov=True)[1], [POINTS, X]),
     (lambda x, y: np.polyfit(x, y, 1, cov="unscaled")[1] * y[0], [POINTS, V]),
+    (lambda x, y: np.polyfit(x, y.T, 1, cov="unscaled")[1] * y[0, 0], [POINTS, X]),
     (lambda x, y: np.polyfit(x, y, 2, full=True)[1], [POINTS, V]),
     # points, interpolation, slopes and integrals
     (lambda x, y: np.linspace(x, y, 5, axis=1), [X, Y]),
@@ -141,6 +143,11 @@ SMOOTH = [
     (lambda x: np.nanvar(x + HOLES, axis=0, ddof=1), [X]),
     (lambda x: np.nanstd(x + HOLES, 1, correction=1, keepdims=True), [X]),
     (lambda x: np.nanmax(x + HOLES, axis=0) * np.nanmin(x + HOLES), [X]),
+    (lambda x, i: np.nansum(x + HOLES, 0, initial=i) * np.nanprod(x + HOLES, initial=i), [X, V[0]]),
+    (lambda x, i: np.nanmax(x + HOLES, 1, initial=i, where=MASK) ** 2, [X, np.array(0.4)]),
+    (lambda x, i: np.nanmin(x + HOLES, 1, initial=i, where=~MASK) ** 2, [X, np.array(-0.4)]),
+    (lambda x: np.nanmax(x + HOLES, 1, initial=np.nan, where=X > X.min(1)[:, None]) ** 2, [X]),
+    (lambda x, m: np.nanvar(x + HOLES, 0, mean=m) * np.nanstd(x + HOLES, 0, mean=m), [X, V]),
 ]
 
 
@@ -162,6 +169,18 @@ def test_the_tape_can_be_written_as_source(function, inputs):
     with autograd.record():
         loss = np.sum(function(*(tensor(x, requires_grad=True) for x in inputs)))
     assert "gradients" in autograd.to_source(loss)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_partitions_are_numpys(axis, dtype):
+    """Also where the order is free: np.argpartition may leave another one than np.partition."""
+    for x in (random.standard_normal((9, 7)), random.integers(0, 9, (9, 7))):
+        x = x.astype(dtype)
+        x[2, 2] = np.nan
+        for kth in (1, -2, (1, 5)):
+            found = np.partition(tensor(x, requires_grad=True), kth, axis)
+            np.testing.assert_array_equal(found.detach().numpy(), np.partition(x, kth, axis))
 
 
 def gradient(function, *inputs):

@@ -38,7 +38,7 @@ def test_samples_reach_the_odd_cases(name):
     op = autograd.REGISTRY[name]
     seen = set()
 
-    @settings(max_examples=100, phases=[Phase.generate], report_multiple_bugs=False)
+    @settings(max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
     @given(call=op_calls(op))
     def look(call):
         for i in properties.differentiable(op, call):
