@@ -1,8 +1,12 @@
 """Classifiers: how examples become batches, what is learned, and the runs."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from helpers import Quiet, lines, npgpt, same_runs, train_config
+from helpers import ROOT, Quiet, lines, npgpt, same_runs, train_config
 
 from npgpt import UserError, load_model
 from npgpt.evaluation.labels import label_probabilities
@@ -206,3 +210,17 @@ def test_the_command_says_what_lacks(table, tmp_path, capsys):
     assert "--train stands for --data" in capsys.readouterr().err
     assert npgpt("finetune", "poetry", "--train", table) == 2
     assert "poetry" in capsys.readouterr().err
+
+
+def test_the_example(table, tmp_path):
+    """Its last line is the result, and it keeps what npgpt classify opens."""
+    found = subprocess.run(
+        [sys.executable, ROOT / "examples/sentiment.py", "--data", table, "--epochs", "1",
+         "--save", tmp_path / "kept"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert not found.returncode, found.stderr
+    result = json.loads(found.stdout.splitlines()[-1])
+    assert {"val_accuracy", "parameters", "seconds"} <= result.keys()
+    assert load_model(tmp_path / "kept/run").config.labels == ("bad", "good", "so so")
+    assert load_model(tmp_path / "kept/run").n_parameters() == result["parameters"]
