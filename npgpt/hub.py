@@ -10,6 +10,7 @@ from typing import Any
 
 from autograd.escape import brief
 from autograd.reading import SMALL, read_json
+from autograd.schema import nearest
 from npgpt.errors import UserError
 from npgpt.files import home
 from npgpt.models.config import ModelConfig
@@ -124,16 +125,21 @@ def find_model(source: str | Path) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise UserError(
-            f"{name} is no folder with a model; to look for a model of this name on the Hugging "
-            "Face hub: pip install 'npgpt[hub]'"
+            f"{name} is no folder with a model, and no name of a model here{_nearest(name)} (To "
+            "look for it on the Hugging Face hub: pip install 'npgpt[hub]')"
         ) from None
     try:  # the library falls back on its cache without a network
         return Path(snapshot_download(name, allow_patterns=FILES))
     except Exception as error:  # the library's own errors, and those of its network libraries
         raise UserError(
             f"{name} is no folder with a model, and neither the Hugging Face hub nor its cache on "
-            f"this machine gave a model of that name ({type(error).__name__})"
+            f"this machine gave a model of that name ({type(error).__name__}){_nearest(name)}"
         ) from None
+
+
+def _nearest(name: str) -> str:
+    """Return the end of a message: the names of models here that the user may have meant."""
+    return "" if "/" in name else nearest(name, sorted({*KNOWN, *find_all()}))
 
 
 def inside(path: Path) -> Path:
@@ -149,6 +155,18 @@ def find_added(name: str) -> Path | None:
         return None
     paths = (models_folder() / name, models_folder() / f"{name}.gguf")
     return next((path for path in paths if path.exists()), None)
+
+
+def find_all() -> dict[str, Path]:
+    """Return all models that were added, or whose package is installed, by their names."""
+    found = {}
+    for path in sorted(models_folder().glob("*")):
+        if is_model_name(path.name) and (path.is_dir() or path.suffix == ".gguf"):
+            found[path.name if path.is_dir() else path.stem] = path
+    for name in KNOWN:
+        if name not in found and (installed := find_installed(name)) is not None:
+            found[name] = installed
+    return found
 
 
 def is_model_name(name: str) -> bool:

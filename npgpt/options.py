@@ -457,7 +457,7 @@ def _entry(name: str, text: str, width: int) -> list[str]:
 
 def _wrapped(text: str, width: int, first: str = "", rest: str | None = None) -> list[str]:
     if "{" in text and len(first + text) > width:  # so that a list of choices can be wrapped
-        text = text.replace(",", ", ")
+        text = text.replace(", ", ",").replace(",", ", ")
     return textwrap.wrap(
         text, width, initial_indent=first, subsequent_indent=first if rest is None else rest,
         break_on_hyphens=False,

@@ -50,10 +50,10 @@ class Shots:
     chat: bool = False
     """Write the examples as a conversation, by the model's chat template."""
     text_column: str = ""
-    """The column of the texts in --shots: its name in the first line, or its number from 1. If not
-    given, input or text, or the first."""
+    """The column of the texts in --shots: its name in the first line, or its number from 1. If
+    neither this nor --label_column is given: input, or text, or the first."""
     label_column: str = ""
-    """The column of the answers or labels. If not given, output or label, or the second."""
+    """The column of the answers or labels. If neither is given: output, or label, or the second."""
     form: Form | None = None
     """The form of the file, if the end of its name does not say it."""
     encoding: str = "utf-8"

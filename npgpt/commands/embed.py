@@ -81,8 +81,10 @@ def read_sentences(command: str, texts: Sequence[str], file: str) -> Iterator[st
     if texts:
         return iter(texts)
     if file:
-        lines = read_text(file, LARGE, pipes=True).removesuffix("\n").split("\n")
-        return (line.removesuffix("\r") for line in lines)
+        text = read_text(file, LARGE, pipes=True)
+        if not text:
+            raise UserError(f"there is no sentence: {file} is empty")
+        return (line.removesuffix("\r") for line in text.removesuffix("\n").split("\n"))
     if not is_piped():
         raise UserError(
             f'there is no sentence; give some, as in: npgpt {command} "A cat." "A dog."'
@@ -92,23 +94,22 @@ def read_sentences(command: str, texts: Sequence[str], file: str) -> Iterator[st
 
 def read_stdin() -> Iterator[str]:
     """Yield the lines of standard input as they come, the empty ones, too."""
+    number = 0
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             yield line.decode().rstrip("\r\n")
         except UnicodeDecodeError:
             raise UserError(f"line {number} of standard input is not UTF-8") from None
+    if not number:
+        raise UserError("there is no sentence: standard input is empty")
 
 
 def print_vectors(encoder: SentenceEncoder, lines: Iterator[str]) -> None:
     """Print a list of numbers for each sentence, one a line, an empty sentence included."""
-    n = 0
     while block := list(islice(lines, BLOCK)):
-        n += len(block)
         for vector in encoder.encode(block):
             print(json.dumps([float(str(x)) for x in vector]))  # the digits of a float32
         sys.stdout.flush()
-    if not n:
-        raise UserError("there is no sentence: standard input is empty")
 
 
 def print_nearest(encoder: SentenceEncoder, options: Options, sentences: list[str]) -> None:

@@ -40,6 +40,8 @@ def run(args: list[str]) -> int:
             "in: npgpt export out/0001 model.gguf --gguf"
         )
     if options.gguf:
+        if not options.folder.endswith(".gguf"):
+            raise UserError(f"{options.folder} must end with .gguf: npgpt opens no other name")
         export_gguf(Path(options.source), Path(options.folder), options.type)
         say(f"{options.folder}: llama.cpp opens it, and npgpt does with --model")
         return 0

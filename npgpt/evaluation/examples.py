@@ -243,8 +243,8 @@ def _read_folder(folder: Path, encoding: str) -> list[Row]:
     parts = [path.name.split(".") for path in files]
     if len({len(each) for each in parts}) > 1 or len(files) < 2:
         raise UserError(
-            f"{folder} has the files {brief([path.name for path in files])}; expected two or more "
-            "with names that differ in one part, such as pos.txt and neg.txt"
+            f"{folder} has {_named([path.name for path in files])}; expected two or more with "
+            "names that differ in one part, such as pos.txt and neg.txt"
         )
     differing = [part for part in zip(*parts, strict=True) if len(set(part)) > 1]
     rows = []
@@ -313,6 +313,10 @@ def _number(head: list[str], name: str, where: str) -> int:
 
 def _count(cells: Collection[str]) -> str:
     return f"{len(cells)} column{'s' if len(cells) != 1 else ''}"
+
+
+def _named(names: list[str]) -> str:
+    return f"the files {brief(names)}" if names else "no files"
 
 
 def _field(values: dict[str, Any], name: str, where: str) -> str:

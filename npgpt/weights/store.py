@@ -23,7 +23,16 @@ from autograd.files import make_folders, replacing
 from autograd.reading import MIB, hash_file, open_file
 from autograd.schema import nearest
 from npgpt.errors import UserError
-from npgpt.hub import FILES, KNOWN, Published, find_added, find_installed, inside, is_model_name
+from npgpt.hub import (
+    FILES,
+    KNOWN,
+    Published,
+    find_added,
+    find_all,
+    find_installed,
+    inside,
+    is_model_name,
+)
 from npgpt.hub import models_folder as folder
 from npgpt.tokenizers import load_tokenizer
 from npgpt.weights.gguf import PART, find_parts, open_gguf
@@ -104,18 +113,6 @@ def remove(name: str) -> Path:
         )
     found = list(find_all())
     raise UserError(f"no model {name!r} was added{nearest(name, found) if found else ''}")
-
-
-def find_all() -> dict[str, Path]:
-    """Return all models that were added, or whose package is installed, by their names."""
-    found = {}
-    for path in sorted(folder().glob("*")):
-        if is_model_name(path.name) and (path.is_dir() or path.suffix == ".gguf"):
-            found[path.name if path.is_dir() else path.stem] = path
-    for name in KNOWN:
-        if name not in found and (installed := find_installed(name)) is not None:
-            found[name] = installed
-    return found
 
 
 def download(model: Published, new: Path) -> Path:

@@ -204,6 +204,7 @@ def test_help_fits(command, columns, capsys, monkeypatch):
     limit = {"0": 80, "x": 80, "-3": 80, "": 80, "80": 80, "1000000": 100}.get(columns, 46)
     assert width <= limit
     assert text.startswith("usage: npgpt") and "--help" in text
+    assert not re.search(r",  \w", text)
 
 
 @pytest.mark.parametrize("columns", ["80", "50"])

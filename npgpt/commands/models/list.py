@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from npgpt.errors import UserError
-from npgpt.hub import KNOWN, inside, models_folder
+from npgpt.hub import KNOWN, find_all, inside, models_folder
 from npgpt.options import parse
 from npgpt.say import say
 from npgpt.weights.load import read_model
-from npgpt.weights.store import find_all
 
 
 @dataclass

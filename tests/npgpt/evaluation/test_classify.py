@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import runpy
 import sys
 
@@ -175,6 +176,8 @@ def test_an_answer_ends_where_an_example_ends(folder, monkeypatch, capsys):
         (["classify", "x", "--shots", "SHOTS", "--k", "5"], "k is 5, and there are 4 examples"),
         (["classify", "x" * 200, "--labels", "a,b"], "the model's context has 160"),
         (["classify", "x", "--file", "SHOTS", "--labels", "a,b"], "not both"),
+        (["classify", "--file", os.devnull, "--labels", "a,b"], f"{os.devnull} is empty"),
+        (["complete", "--file", os.devnull], f"{os.devnull} is empty"),
         (["complete", "x", "--shots", "missing.tsv"], "missing.tsv does not exist"),
         (["complete", "x", "--shots", "SHOTS", "--label_column", "2"], "or neither"),
         (["complete", "x", "--max_new_tokens", "-1"], "max_new_tokens"),
@@ -245,3 +248,11 @@ def test_a_real_model(smollm2, folder, capsys):
     texts = ["a moving, brilliant film", "a bore"]
     assert npgpt("classify", *args, "--template", template, *texts, "--calibrate") == 0
     assert capsys.readouterr().out == "positive\nnegative\n"
+
+
+@pytest.mark.parametrize("command", [["classify", "--labels", "a,b"], ["complete"]])
+def test_a_pipe_without_text(command, folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    monkeypatch.setattr("npgpt.commands.embed.is_piped", lambda: True)
+    assert npgpt(*command, "--model", folder / "gpt") == 2
+    assert "there is no sentence: standard input is empty\n" in capsys.readouterr().err

@@ -101,6 +101,8 @@ def test_columns_that_are_wrong(tmp_path):
 
 
 def test_folders_that_are_wrong(tmp_path):
+    with pytest.raises(UserError, match="has no files; expected two or more"):
+        read_examples(tmp_path)
     (tmp_path / "pos.txt").write_text("a\n")
     with pytest.raises(UserError, match="two or more with names that differ in one part"):
         read_examples(tmp_path)

@@ -132,6 +132,7 @@ def test_the_command(folder, tmp_path, capsys, monkeypatch):
         "model b --type Q8_0": "for a GGUF file add --gguf",
         "model": "as in: npgpt export out/0001 model.gguf --gguf",
         "model no/b.gguf --gguf": "no/b.gguf",
+        "model b.bin --gguf": "b.bin must end with .gguf",
     }.items():
         capsys.readouterr()
         assert npgpt("export", *words.split()) == 2

@@ -13,12 +13,12 @@ import pytest
 from helpers import gguf_llama, npgpt, write_gguf
 
 from npgpt import GPT, GPTConfig, UserError, load_tokenizer
-from npgpt.hub import KNOWN, Published, find_installed, find_model, models_folder
+from npgpt.hub import KNOWN, Published, find_all, find_installed, find_model, models_folder
 from npgpt.models.bert import Bert, BertConfig
 from npgpt.tokenizers import ByteTokenizer, save_tokenizer
 from npgpt.tokenizers.templates import find_template
 from npgpt.weights import store
-from npgpt.weights.store import add, find_all, remove
+from npgpt.weights.store import add, remove
 
 FILE = "tiny_package/Tiny.Q8_0.gguf"
 
@@ -301,6 +301,19 @@ def test_a_folder_that_is_no_folder(gguf, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="no model 'tiny' was added$"):
         remove("tiny")
     assert find_all() == {} or set(find_all()) <= set(KNOWN)
+
+
+def test_a_name_that_is_mistyped(gguf, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    add(str(gguf), "poems")
+    for name, said in {
+        "poem": "no name of a model here; did you mean 'poems'? (To look for it on",
+        "smolm2": "no name of a model here; did you mean 'smollm2'? (To look for it on",
+        "xyz": "no name of a model here; known are ",
+        "some/thing": "no name of a model here (To look for it on",
+    }.items():
+        assert npgpt("chat", "--model", name) == 2
+        assert said in (error := capsys.readouterr().err) and error.count("\n") == 1
 
 
 def test_an_installed_package(published, gguf, tmp_path, monkeypatch):
