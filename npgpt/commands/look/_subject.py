@@ -90,9 +90,12 @@ class Subject:
         return int(ids[0])
 
     def describe(self, best: ndarray, probabilities: ndarray) -> str:
-        """Return tokens with their probabilities, as ``·Paris 82 %, ·a 3 %``."""
+        """Return tokens with their probabilities, as ``·Paris 82 %  ·a 3 %``.
+
+        No comma separates them, since a comma is a token that is often among them.
+        """
         pairs = zip(best.tolist(), probabilities.tolist(), strict=True)
-        return ", ".join(f"{self.name(i)} {percent(p)}" for i, p in pairs)
+        return "  ".join(f"{self.name(i)} {percent(p)}" for i, p in pairs)
 
 
 def load_subject(

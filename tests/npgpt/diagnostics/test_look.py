@@ -42,6 +42,7 @@ def test_lines_fit_the_terminal(command, width, folder, capsys, monkeypatch):
     assert look(command, folder, "to be, or not to be: that is the question") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 3 and max(map(len, lines)) <= width
+    assert not any(" %, " in line for line in lines)  # a comma would be taken for a token
     if command == "attention":
         assert look(command, folder, "to be, or not to be", "--layer", 1, "--head", 1) == 0
         assert look(command, folder, "a" * 64, "--layer=-1") == 0
