@@ -203,11 +203,15 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict) -> Any
     asked = isinstance(NUMPY.get(ufunc), Question)
     kwargs = {key: x for key, x in kwargs.items() if not _is_usual(key, x)}
     if implementation is not None and not asked:
-        if not kwargs or kwargs.keys() <= _signature(implementation).parameters.keys():
+        known = _signature(implementation).parameters.keys() if kwargs else ()
+        lacking = [key for key in kwargs if key not in known]
+        if not lacking:
             return implementation(*inputs, **kwargs)
+    else:
+        lacking = list(kwargs)
     name = f"np.{ufunc.__name__}" + ("" if called else f".{method}")
-    if kwargs:
-        name += " with " + ", ".join(f"{key}=" for key in kwargs)
+    if lacking:
+        name += " with " + ", ".join(f"{key}=" for key in lacking)
     if any(x is inputs[0] for x in kwargs.get("out", ())):
         name += " (as in `a += b`; write `a = a + b`)"
     if not asked:

@@ -129,6 +129,8 @@ def test_a_start_that_ties_takes_half():
         (lambda x: np.maximum.accumulate(x, axis=2), "axis 2 is out of bounds"),
         (lambda x: np.maximum.accumulate(x[0, 0]), "cannot accumulate on a scalar"),
         (lambda x: np.multiply.outer(x, x, out=X), "np.multiply with out= has no derivative"),
+        (lambda x: np.add.reduce(x, 0, np.float32), "np.add.reduce with dtype= has no derivative"),
+        (lambda x: np.add.accumulate(x, 0, None, X), "np.add.accumulate with out= has no deriv"),
     ],
 )
 def test_wrong_options(call, message):
