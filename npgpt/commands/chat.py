@@ -91,7 +91,11 @@ def find_partner(name: str) -> Path:
             raise
         model = KNOWN[name]
         print(f"The model {name} ({model.about}) is not on this machine.")
-        reply = input(f"Download it, {model.size / 1e6:.0f} MB? [Y/n] ").strip().lower()
+        try:
+            reply = input(f"Download it, {model.size / 1e6:.0f} MB? [Y/n] ").strip().lower()
+        except EOFError:  # Ctrl-D
+            print()
+            reply = "n"
         if reply not in ("", "y", "yes"):
             raise error
     from npgpt.weights.store import add

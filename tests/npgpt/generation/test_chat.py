@@ -397,6 +397,8 @@ def test_without_the_model(monkeypatch, capsys):
 
     def reply(prompt):
         asked.append(prompt)
+        if len(asked) == 2:
+            raise EOFError  # Ctrl-D
         return "n" if len(asked) == 1 else ""
 
     def add(name):
@@ -407,6 +409,8 @@ def test_without_the_model(monkeypatch, capsys):
     monkeypatch.setattr("npgpt.weights.store.add", add)
     assert npgpt("chat") == 2 and not added
     assert "98 MB" in asked[0] and "npgpt models add smollm2" in capsys.readouterr().err
+    assert npgpt("chat") == 2 and not added
+    assert "npgpt models add smollm2" in capsys.readouterr().err
     assert npgpt("chat") == 2 and added == ["smollm2"]
     assert "no network" in capsys.readouterr().err
 
