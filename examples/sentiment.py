@@ -23,10 +23,24 @@ from npgpt.training.run import start, train
 
 SIZES = {
     "published": dict(  # of many introductions: 1,000 words, 100 tokens, 10 epochs
-        vocab_size=1000, n_layer=2, n_head=4, n_embd=64, n_inner=64, block_size=100, epochs=10.0
+        model_type="gpt",
+        vocab_size=1000,
+        n_layer=2,
+        n_head=4,
+        n_embd=64,
+        n_inner=64,
+        block_size=100,
+        epochs=10.0,
     ),
     "best": dict(  # the best that was found for this task and ten minutes
-        vocab_size=8000, n_layer=1, n_head=4, n_embd=64, block_size=64, epochs=4.0, dropout=0.5
+        model_type="bert",
+        vocab_size=8000,
+        n_layer=1,
+        n_head=4,
+        n_embd=64,
+        block_size=64,
+        epochs=4.0,
+        dropout=0.5,
     ),
 }
 
@@ -53,7 +67,7 @@ def train_classifier(folder):
         (folder / "words").mkdir(parents=True, exist_ok=True)
         save_tokenizer(tokenizer, folder / "words")
         keys |= size | dict(
-            model_type="bert", tokenizer=str(folder / "words" / "tokenizer.json"),
+            tokenizer=str(folder / "words" / "tokenizer.json"),
             learning_rate=1e-3, weight_decay=0.1,
         )  # fmt: skip
     else:
