@@ -98,12 +98,14 @@ class Scorer:
             choices = [choices] * len(prompts)  # type: ignore[list-item]
         most = self.model.config.n_positions
         questions: list[Question] = []
-        for i, (prompt, own) in enumerate(zip(prompts, choices, strict=True)):
+        for prompt, own in zip(prompts, choices, strict=True):
             question = encode_question(self.tokenizer, prompt, own)
             if (n := len(question.prompt) + max(map(len, question.choices)) - 1) > most:
+                text = prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt)
                 raise UserError(
-                    f"prompt {i} has {n:,} tokens with its longest choice, and the model's context "
-                    f"has {most:,}; shorten the prompt, or give fewer examples"
+                    f"the prompt that ends in {brief(text[-40:])} has {n:,} tokens with its "
+                    f"longest choice, and the model's context has {most:,}; shorten the prompt, "
+                    "or give fewer examples"
                 )
             questions.append(question)
         scores: list[ndarray] = [np.zeros(0)] * len(questions)

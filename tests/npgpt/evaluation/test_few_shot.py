@@ -81,7 +81,7 @@ def test_examples_become_turns_of_a_conversation():
 
 def test_what_is_refused():
     scorer = Scorer(draw_model(vocab_size=256, n_positions=16), ByteTokenizer())
-    with pytest.raises(UserError, match="prompt 1 has 20 tokens with its longest choice"):
+    with pytest.raises(UserError, match="ends in .* has 20 tokens with its longest choice"):
         scorer.score(["a", "a" * 20], ["b"])
     with pytest.raises(UserError, match="the choice '' has no token"):
         encode_question(scorer.tokenizer, "a", ["b", ""])
