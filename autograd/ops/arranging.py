@@ -106,12 +106,16 @@ def _(x, condlist, funclist, *args, **kw):
         )
     # The results of all functions stand in one row, after a 0 for where no condition holds;
     # `places` says where each element of the result is found there. The last function wins.
-    places, sources, count = np.zeros(x.shape, int), [np.zeros(1, x.dtype)], 1
+    # Parts of no elements make the result a tensor, also where x and constants are not used.
+    places, sources, count = np.zeros(x.shape, int), [np.zeros(1, x.dtype), np.ravel(x)[:0]], 1
     for condition, function in zip(conditions, funclist, strict=True):
-        n = np.count_nonzero(condition)
+        shape, n = places[condition].shape, places[condition].size
         if n:
             value = function(x[condition], *args, **kw) if callable(function) else function
-            sources.append(np.broadcast_to(array_of(value), (n,)).astype(x.dtype))
-            places[condition] = np.arange(count, count + n)
+            value = np.broadcast_to(array_of(value), shape).astype(x.dtype)
+            sources.append(np.ravel(value))
+            places[condition] = np.arange(count, count + n).reshape(shape)
             count += n
+        elif not callable(function):
+            sources.append(np.ravel(array_of(function))[:0].astype(x.dtype))
     return getitem(np.concatenate(sources), places)

@@ -263,6 +263,13 @@ def test_errors_are_numpys(call, error, message):
         call(tensor(X, requires_grad=True))
 
 
+def test_a_piecewise_function_is_a_tensor_also_where_no_tensor_is_used():
+    x, y = tensor(np.abs(V), requires_grad=True), tensor(2.0, requires_grad=True)
+    np.piecewise(x, [np.abs(V) < 0], [y, 1.0]).sum().backward()
+    assert y.grad.item() == 0 and x.grad.tolist() == [0] * 4
+    assert isinstance(np.piecewise(tensor(V), [V > -99], [1.0]), Tensor)
+
+
 def test_a_piecewise_function_may_use_tensors_of_its_own():
     slope = tensor(2.0, requires_grad=True)
     found = np.piecewise(tensor(V), [V < 0], [lambda x: slope * x, 0.0])
