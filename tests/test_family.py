@@ -1,7 +1,11 @@
 """The page of the family: its figures are those of the presets, and are counted from them."""
 
+import json
 import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 from helpers import ROOT, npgpt
 
@@ -69,3 +73,42 @@ def test_its_commands_have_the_options_that_it_names(capsys):
 def test_its_sources_are_listed():
     known = set(re.findall(r"^- \[(\w+)\] ", PAGE, re.MULTILINE))
     assert {name for name in re.findall(r"\[(\w{1,2})\](?!\()", PAGE)} == known
+
+
+def test_the_comparison(tmp_path):
+    """The script measures three models of one size; a second run only prints the tables again."""
+    random = np.random.default_rng(0)
+    words = "cat dog bird tree house lake sees likes finds runs sleeps".split()
+    stories = (" ".join(random.choice(words, 8)) for _ in range(1200))
+    (tmp_path / "stories.txt").write_text("".join(f"The {story}.\n" for story in stories))
+    questions = (f"{label}:x What {word} is number {n} ?" for n, (label, word) in enumerate(
+        zip(["HUM", "LOC"] * 30, random.choice(words, 60), strict=True)
+    ))  # fmt: skip
+    (tmp_path / "questions.txt").write_text("\n".join(questions) + "\n")
+
+    def compare(*more):
+        arguments = (
+            "--text stories.txt --questions questions.txt --work kept --width 32 --updates 2 "
+            "--train 40 --judged 20 --candidates 3 --measures fill write classify"
+        )
+        return subprocess.run(
+            [sys.executable, ROOT / "examples/family.py", *arguments.split(), *more],
+            capture_output=True, text=True, cwd=tmp_path, check=False,
+        )  # fmt: skip
+
+    found = compare()
+    assert not found.returncode, found.stderr
+    lines = (tmp_path / "kept/results.jsonl").read_text().splitlines()
+    results = {(line["model"], line["measure"]): line["found"] for line in map(json.loads, lines)}
+    assert len(lines) == len(results) == 12
+    losses = {name: results[name, "write"][""] for name in ("GPT", "BERT", "encoder-decoder")}
+    assert len({len(loss) for loss in losses.values()}) == 1
+    assert np.all(np.concatenate([*losses.values()]) > 0)
+    assert {len(results[name, "classify"][""]) for name in losses} == {20}
+    again = compare()
+    assert not again.returncode, again.stderr
+    assert again.stdout.startswith("| | GPT")
+    assert found.stdout.endswith(again.stdout)
+    refused = compare("--updates", "3")
+    assert refused.returncode == 1
+    assert "give another folder with --work" in refused.stderr
