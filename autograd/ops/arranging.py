@@ -91,9 +91,9 @@ def _(a, kth, axis=-1, kind="introselect"):
     return take_along_axis(a, np.take_along_axis(order, ranks, axis), axis)
 
 
-@implements(np.piecewise, inputs=("x", "funclist"), asks=("condlist",))
+@implements(np.piecewise, inputs=("x", "condlist", "funclist"))
 def _(x, condlist, funclist, *args, **kw):
-    x = array_of(x)
+    x, condlist = array_of(x), plain(condlist)
     if np.isscalar(condlist) or (not isinstance(condlist[0], list | np.ndarray) and x.ndim):
         condlist = [condlist]
     conditions = list(np.asarray(condlist, bool))
