@@ -32,7 +32,7 @@ class Options(train.Options):
     valid: FileName = ""
     """Examples to validate on; if not given, a tenth of the others."""
     epochs: Positive = 3.0
-    """How often every example is read."""
+    """How often every example is read; or give --max_iters, the updates."""
     batch_size: Size = 32
     """Texts in a batch."""
     learning_rate: Positive = 5e-5
@@ -58,6 +58,10 @@ def run(args: list[str]) -> int:
         for name in Options.__annotations__
         if name not in SHORT and name != "task"
     }
+    if "max_iters" in given:
+        if "epochs" in given:
+            raise UserError("--epochs sets --max_iters: leave one of them out")
+        usual["epochs"] = 0.0
     if given.get("init_from", "scratch") == "scratch":
         usual["learning_rate"] = 1e-3
     default = train.Options(task="classification", **usual)

@@ -69,6 +69,8 @@ class VisionConfig(GPTConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.labels:
+            raise UserError("a GPT that reads images has no labels: it writes the name")
         if self.image_size % self.patch_size:
             raise UserError(
                 f"image_size is {self.image_size} and patch_size {self.patch_size}: an image is "

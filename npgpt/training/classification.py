@@ -130,13 +130,19 @@ class Classification(Task):
                         f"{nearest(label, labels)}"
                     )
         config = dataclasses.replace(config, labels=labels)
-        if not config.epochs or not sources[0].text:
+        if not config.epochs:
             return config
+        if not sources[0].text:
+            raise UserError(
+                f"{sources[0].file} is a token file: give max_iters, the updates, and no epochs"
+            )
         n = len(sources[0].text) // 2
         n -= 0 if len(sources) > 1 else n_validation(n)
         updates = max(1, n // (config.batch_size * config.gradient_accumulation_steps))
         n_updates = math.ceil(config.epochs * updates)
-        return dataclasses.replace(config, max_iters=n_updates, eval_interval=updates, epochs=0.0)
+        is_given = config.eval_interval != TrainConfig.eval_interval
+        interval = config.eval_interval if is_given else updates
+        return dataclasses.replace(config, max_iters=n_updates, eval_interval=interval, epochs=0.0)
 
     @classmethod
     def special_tokens(cls, config: TrainConfig) -> list[str]:

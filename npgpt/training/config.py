@@ -180,8 +180,8 @@ class TrainConfig(ModelKeys, DataKeys):  # the fields of the last class come fir
     max_iters: Steps = 1200
     """Updates."""
     epochs: Positive = 0.0
-    """Of examples: how often each is read. It sets max_iters, and an evaluation after each epoch,
-    unless these are given."""
+    """Of examples: how often each is read. It sets max_iters, and if eval_interval is not given, an
+    evaluation after each epoch."""
     learning_rate: Positive = 3e-3
     min_lr: Positive = 1e-4
     """Where the cosine ends."""

@@ -144,7 +144,18 @@ class Task(ABC):
 
     @classmethod
     def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
-        """Return the configuration with what the data determine, such as labels."""
+        """Return the configuration with what the data determine, such as labels.
+
+        Raises
+        ------
+        UserError
+            If a key is given that says something of examples, and the task has none.
+        """
+        for key in ("epochs", "text_column", "label_column", "labels"):
+            if getattr(config, key):
+                raise UserError(
+                    f"{key} says something of examples, and the task is {cls.name}: leave it out"
+                )
         return config
 
     @classmethod

@@ -208,6 +208,11 @@ def test_the_command_says_what_lacks(table, tmp_path, capsys):
     assert "give a file, or a folder, with --train" in capsys.readouterr().err
     assert npgpt("finetune", "classification", "--train", table, "--data", table) == 2
     assert "--train stands for --data" in capsys.readouterr().err
+    args = ["--train", table, "--epochs", 1, "--max_iters", 3]
+    assert npgpt("finetune", "classification", *args) == 2
+    assert "--epochs sets --max_iters" in capsys.readouterr().err
+    assert npgpt("train", "--data", table, "--epochs", 3) == 2
+    assert "epochs says something of examples" in capsys.readouterr().err
     assert npgpt("finetune", "poetry", "--train", table) == 2
     assert "poetry" in capsys.readouterr().err
 
