@@ -70,7 +70,7 @@ class Ledger:
     forward matmul 1 48.0
     forward tanh 1 8.0
     forward sum 1 8.0
-    backward sum 1 0.0
+    backward sum 1 8.0
     rest sums of gradients 1 0.0
     backward tanh 1 24.0
     backward matmul 1 48.0

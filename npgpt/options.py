@@ -79,7 +79,6 @@ FOREIGN = {
     "start": "give the text to continue with --prompt TEXT",
     "num_samples": "give the number of texts with --num_return_sequences N",
     "num_epochs": "give the number of updates with --max_iters N",
-    "epochs": "give the number of updates with --max_iters N",
     "lr": "give the learning rate with --learning_rate X",
 }  # fmt: skip
 

@@ -151,12 +151,12 @@ sinc.formula("out = sin(π · x) / (π · x); dx = g · (cos(π · x) - out) / x
 
 @sinc.vjp("x")
 def _(g, x, out):
-    z = math.pi * x
-    near = np.absolute(z) < 1
-    far = (np.cos(z) - out) / np.where(near, 1, x)
+    near = np.absolute(x) < 1 / math.pi
+    # cos(pi x) has the period 2; pi x may be out of the range of float16
+    far = (np.cos(math.pi * np.fmod(x, 2)) - out) / np.where(near, 1, x)
     # Near 0 that is a small difference of numbers near 1. There the terms of the power series are
     # added: out = 1 - z^2 / 3! + z^4 / 5! - ..., with the slope -2 z / 3! + 4 z^3 / 5! - ...
-    z = np.where(near, z, 0)
+    z = math.pi * np.where(near, x, 0)
     series, square = 0.0, z * z
     for k in range(10, 0, -1):
         series = series * square + (-1) ** k * 2 * k / math.factorial(2 * k + 1)

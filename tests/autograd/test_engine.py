@@ -926,11 +926,11 @@ def test_the_users_data_is_copied():
         lambda t: np.zeros((2, 2)).dot(t),
         lambda t: np.vectorize(lambda v: v + 1)(t),
         lambda t: np.fft.fft(t),
-        lambda t: np.linalg.svd(t),
-        lambda t: np.heaviside(t, t),
+        lambda t: np.linalg.eigvals(np.stack([t, t])),
+        lambda t: np.i0(t),
         lambda t: np.r_[t, t],
         lambda t: t.astype(int),
-        lambda t: np.multiply.accumulate(t),
+        lambda t: np.multiply.reduceat(t, [0]),
     ],
 )
 def test_no_silent_way_off_the_tape(escape):

@@ -345,7 +345,7 @@ def test_completion_in_bash():
         "train --documents T",
     ])  # fmt: skip
     assert found == [
-        "train", "--norm_position", "pre post", "show", "remove", "--steps", "matmul",
+        "train translate", "--norm_position", "pre post", "show", "remove", "--steps", "matmul",
         "gpt2-medium gpt2-large gpt2-xl", "", "bash zsh", "True",
     ]  # fmt: skip
 

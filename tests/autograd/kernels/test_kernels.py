@@ -232,7 +232,9 @@ WRONG = {
         "does not broadcast",
     ),
     "attention_grouped": (
-        lambda: nn.scaled_dot_product_attention(Q[None], Q[None], Q[None, :1], enable_gqa=True),
+        lambda: nn.scaled_dot_product_attention(
+            Q[None], Q[None], np.ones((1, 3, 3, 4)), enable_gqa=True
+        ),
         "do not fit",
     ),
     "attention_groups": (

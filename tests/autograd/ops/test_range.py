@@ -121,7 +121,7 @@ def in_range(name, call, outputs, g, info):
         return False
     if name in ("det", "slogdet", "solve") and not are_normal(on_the_way(name, call, g), info):
         return False
-    if name in (*LAPACK, "exp", "exp2", "hypot"):
+    if name in (*LAPACK, "exp", "exp2", "hypot", "sinc"):
         return all(np.isfinite(y).all() for y in outputs)
     if name in ("cross_entropy", "layer_norm", "rms_norm"):  # a weight times a cotangent
         weights = [x for x in arrays[1:] if x.dtype == info.dtype]

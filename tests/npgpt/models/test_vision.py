@@ -325,11 +325,12 @@ def test_an_image_needs_a_model_that_reads_it(folder, tmp_path, capsys):
     assert "of the type gpt2, which reads none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [[], ["--gguf"]])
-def test_no_other_program_has_such_a_model(more, folder, tmp_path, capsys):
-    assert npgpt("export", folder, tmp_path / "out", *more) == 2
+@pytest.mark.parametrize("words", [["out"], ["out.gguf", "--gguf"]])
+def test_no_other_program_has_such_a_model(words, folder, tmp_path, capsys):
+    out = tmp_path / words[0]
+    assert npgpt("export", folder, out, *words[1:]) == 2
     error = capsys.readouterr().err
-    assert "vision-gpt" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert "vision-gpt" in error and error.count("\n") == 1 and not out.exists()
 
 
 # ---- wrong input

@@ -500,7 +500,7 @@ def test_any_damage_is_one_message_or_none(data, whole, tmp_path_factory):
         (lambda t: t.update({"wpe.weight": np.ones((8, 64), np.float32)}), "there twice"),
         (lambda t: t.update({"lm_head.weight": np.ones((11, 64), np.float32)}),
          "lm_head.weight is not the token embedding"),
-        (lambda t: [t.pop(name) for name in list(t) if "wte" not in name], "too few for the 2"),
+        (lambda t: [t.pop(name) for name in list(t) if "wte" not in name], "is missing"),
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_fit(change, message, folder):
