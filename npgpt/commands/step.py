@@ -176,7 +176,7 @@ def trace_model(folder: str, text: str, image: str = "") -> Any:
             f"{model.config.n_positions}"
         )
     model.eval()
-    with autograd.record():
+    with autograd.record(file=__file__):  # whose variables have names, as a script
         logits, loss = model(ids, targets=targets, **images)
     return autograd.stepper.trace(loss)
 
