@@ -229,7 +229,7 @@ def huber_loss(input, target, reduction="mean", delta=1.0, weight=None):
 
 
 def smooth_l1_loss(input, target, reduction="mean", beta=1.0):
-    """Return |input - target| - beta / 2, with a parabola in its place within `beta` of 0.
+    """Return ``|input - target| - beta / 2``, with a parabola in its place within `beta` of 0.
 
     It is ``huber_loss`` with ``delta=beta``, divided by `beta`; with a `beta` of 0, the absolute
     difference. Girshick 2015, arXiv:1504.08083, equation 3.
