@@ -3,8 +3,6 @@
 import importlib.util
 import os
 import signal
-import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -32,25 +30,6 @@ def need(available: bool, what: str) -> None:
         if os.environ.get("NPGPT_TEST_ALL") == "1":
             pytest.fail(f"{what} is needed here", pytrace=False)
         pytest.skip(f"needs {what}")
-
-
-def free_frames(n: int = 0) -> int:
-    """Return how many calls deeper Python can go before it raises RecursionError."""
-    try:
-        return free_frames(n + 1)
-    except RecursionError:
-        return n
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Give back frames that Python lost: 3.11.2 once counted 900 calls that had ended long ago.
-
-    The tests after that failed with RecursionError, whatever they did, until Python had found the
-    frames again.
-    """
-    if (free := free_frames()) < 700:
-        warnings.warn(f"before {item.nodeid}: {free} free frames", stacklevel=1)
-        sys.setrecursionlimit(sys.getrecursionlimit() + 1000)
 
 
 def pytest_report_header() -> str:
