@@ -88,7 +88,7 @@ hardtanh.formula(
 
 @hardtanh.vjp("input")
 def _(g, input, min_val, max_val):
-    return np.where((input > min_val) & (input < max_val), g, 0)
+    return np.where((input <= min_val) | (input >= max_val), 0, g)
 
 
 def relu6(input):
