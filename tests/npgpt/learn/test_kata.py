@@ -130,7 +130,10 @@ SOLUTIONS = {
                 axes = tuple(i for i, n in enumerate(shape) if n == 1)
                 dmask = np.sum(de, axis=axes, keepdims=True).reshape(attn_mask.shape)
             dkey = scale * np.swapaxes(de, -1, -2) @ query
-            return scale * de @ key, dkey, np.swapaxes(p * r, -1, -2) @ g, dmask
+            dvalue = np.swapaxes(p * r, -1, -2) @ g
+            shared = tuple(i for i, n in enumerate(key.shape) if n != dkey.shape[i])
+            dkey, dvalue = (d.sum(axis=shared, keepdims=True) for d in (dkey, dvalue))
+            return scale * de @ key, dkey, dvalue, dmask
     """,
 }
 SOLUTIONS = {name: textwrap.dedent(source) for name, source in SOLUTIONS.items()}
