@@ -20,7 +20,6 @@ from npgpt.evaluation.few_shot import FewShot
 from npgpt.generation import resolve_options, start_search
 from npgpt.generation.chat import NONE_HERE, Cutter
 from npgpt.generation.options import Options as GenerationOptions
-from npgpt.models.bert import Bert
 from npgpt.models.config import Steps
 from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
@@ -149,7 +148,7 @@ def read_shots(options: Shots, labels: Collection[str] = ()) -> list[Example]:
 
 def demand_writer(model: GPT, folder: Path) -> None:
     """Refuse a model that does not continue a text."""
-    if isinstance(model, Bert | EncoderDecoder):
+    if isinstance(model, EncoderDecoder) or not model.predicts_tokens:
         raise UserError(
             f"{folder} is a model of the type {model.config.model_type}, which does not continue a "
             "text; examples need one that does, such as smollm2"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from autograd.schema import FileName
 from npgpt.errors import UserError
+from npgpt.hub import find_config
 from npgpt.options import Argument, parse
 from npgpt.say import say
 from npgpt.weights.export import export, export_gguf
@@ -48,5 +49,6 @@ def run(args: list[str]) -> int:
     if options.type != "F32" or options.folder.endswith(".gguf"):
         raise UserError("for a GGUF file add --gguf; a folder for transformers is of type F32")
     export(Path(options.source), Path(options.folder))
-    say(f"{options.folder}: transformers opens it with AutoModelForCausalLM and AutoTokenizer")
+    (kind,) = find_config(Path(options.folder)).to_dict()["architectures"]
+    say(f"{options.folder}: transformers opens it with {kind} and AutoTokenizer")
     return 0

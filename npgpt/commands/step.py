@@ -165,6 +165,11 @@ def trace_model(folder: str, text: str, image: str = "") -> Any:
         targets = np.array([[*tokenizer.encode(target), model.config.eos_token_id]])  # (1, T)
     elif isinstance(model, Bert):
         ids, targets = masked_text(folder, model, tokenizer, text)  # (1, T)
+    elif not model.predicts_tokens:
+        raise UserError(
+            f"{folder} judges texts: give a run and a step (--run DIR --at STEP), whose labels are "
+            "known, or a model that predicts tokens"
+        )
     else:
         whole = np.array([tokenizer.encode(text)])  # (1, T + 1)
         if whole.shape[1] < 2:

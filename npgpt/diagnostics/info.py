@@ -280,6 +280,8 @@ def sections(
     """Return the page of an architecture: for each section, the values by their labels."""
     cost, parts = Cost(config, batch, context), parameters_by_part(config)
     described = config.described()
+    head = "tied" if config.tie_word_embeddings else "its own"
+    head = f"{len(config.labels)} labels" if config.labels else head
     total = sum(parts.values())
 
     def growing(cost_at: Callable[[Cost], float], unit: str) -> dict[str, str]:
@@ -296,7 +298,7 @@ def sections(
             "width": f"{config.n_embd:,}",
             **described,
             "vocabulary": f"{config.vocab_size:,}",
-            "head": described.get("head", "tied" if config.tie_word_embeddings else "its own"),
+            "head": described.get("head", head),
         },
         "parameters": {
             "all": f"{total:,}",

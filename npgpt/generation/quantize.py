@@ -119,7 +119,8 @@ def quantize(model: GPT) -> Int8GPT:
     if isinstance(model, Int8GPT):
         return model
     kinds = {Bert: "a BERT", EncoderDecoder: "an encoder-decoder", VisionGPT: "a GPT that sees"}
-    if kind := kinds.get(type(model)):
+    kind = kinds.get(type(model), "" if model.predicts_tokens else "a model with labels")
+    if kind:
         raise UserError(f"{kind} cannot be quantized; generate without --int8")
     made: dict[int, Int8Matrix] = {}  # by the weight: a tied one is quantized once
 

@@ -117,6 +117,10 @@ class Reader:
                 "a BERT reads a text in both directions, and cannot continue one; npgpt fill "
                 "fills gaps with it, and npgpt embed makes vectors of sentences"
             )
+        if not model.predicts_tokens:
+            raise UserError(
+                "the model judges a text, and cannot continue one; npgpt classify prints its labels"
+            )
         self.model, self.memory = model, memory
         self.n_positions = model.config.n_positions
         self.lengths = np.array([len(prompt) for prompt in prompts])

@@ -166,19 +166,7 @@ class BertConfig(ModelConfig):
         if isinstance(values.get("id2label"), dict):
             values["num_labels"] = len(values["id2label"])
         values["labels"] = read_labels(values)
-        config = cls.from_names(values, NAMES)
-        if config.architecture == "BertForSequenceClassification":
-            config.demand_loss(values.get("problem_type"))
-        return config
-
-    def demand_loss(self, problem: Any) -> None:
-        """Refuse a ``problem_type`` of a ``config.json`` with another loss than the labels'."""
-        expected = "regression" if self.num_labels == 1 else "single_label_classification"
-        if problem not in (None, expected):
-            raise UserError(
-                f"problem_type is {brief(problem)}; with {self.num_labels} labels, expected "
-                f"{expected!r}: other losses are not computed here"
-            )
+        return cls.from_names(values, NAMES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a Hugging Face ``config.json``."""
@@ -370,6 +358,11 @@ class Bert(GPT):
             if kind == "BertForSequenceClassification"
             else None
         )
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """No: a position sees the tokens after it, too."""
+        return False
 
     def forward(  # type: ignore[override]
         self,

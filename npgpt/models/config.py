@@ -211,8 +211,21 @@ def read_labels(values: dict[str, Any]) -> tuple[str, ...]:
     if not str(name).endswith(CLASSIFIES):
         return ()
     if values.get("id2label") is None:
-        return unnamed(fit(values.get("num_labels", 2), Size, "num_labels"))
-    found = fit(values["id2label"], dict[str, str], "id2label")
+        labels = unnamed(fit(values.get("num_labels", 2), Size, "num_labels"))
+    else:
+        labels = read_names(values["id2label"])
+    expected = "regression" if len(labels) == 1 else "single_label_classification"
+    if (problem := values.get("problem_type")) not in (None, expected):
+        raise UserError(
+            f"problem_type is {brief(problem)}; with {len(labels)} labels, expected "
+            f"{expected!r}: other losses are not computed here"
+        )
+    return labels
+
+
+def read_names(id2label: Any) -> tuple[str, ...]:
+    """Return the names of labels in the order of their numbers."""
+    found = fit(id2label, dict[str, str], "id2label")
     numbers = [str(i) for i in range(len(found))]
     if sorted(found) != sorted(numbers):
         raise UserError(f"id2label has the keys {brief([*found])}; expected 0, 1, 2 and so on")

@@ -213,10 +213,8 @@ class GPT(Module):
 
         if config.labels:
             self.label_head = Head(new(len(config.labels)))
-        if config.tie_word_embeddings:
-            self.lm_head = Head(table)
-        elif not config.labels:
-            self.lm_head = Head(new(config.vocab_size))
+        else:
+            self.lm_head = Head(table if config.tie_word_embeddings else new(config.vocab_size))
 
     def _initialize(self, generator: np.random.Generator) -> None:
         """Draw the weights: matrices are normal, with a standard deviation of 0.02.
@@ -232,6 +230,11 @@ class GPT(Module):
             shrink = math.sqrt(config.n_branches) if name.endswith(self.branch_ends) else 1
             draw = generator.standard_normal(parameter.shape, np.float32)
             parameter.data[...] = draw * (config.initializer_range / shrink)
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether the head predicts the next token; a model with labels judges a text instead."""
+        return not self.config.labels
 
     @property
     def smoothing(self) -> float:

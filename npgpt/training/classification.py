@@ -116,6 +116,8 @@ class Classification(Task):
                 raise UserError(f"{source.file} has the numbers of labels; name them with --labels")
         if not labels:
             labels = tuple(sorted({label for source in sources[:1] for label in source.text[1::2]}))
+        if len({*labels}) < len(labels):
+            raise UserError(f"labels is {brief(labels)}: one of them is there twice")
         if len(labels) < 2:
             raise UserError(
                 f"all examples have the label {brief(labels[0])}: there is nothing to learn"
@@ -168,7 +170,7 @@ class Classification(Task):
 
     def architecture(self, base: ModelConfig | None) -> ModelConfig:
         """Return the configuration of the model, with the labels."""
-        config = super().architecture(base)
+        config = self.config.model(self.tokenizer.n_vocab, base)
         new: dict[str, Any] = dict(labels=self.config.labels, pad_token_id=self.padding)
         if isinstance(config, BertConfig):
             kind = "BertForSequenceClassification"

@@ -161,6 +161,8 @@ def initial_model(architecture: ModelConfig, seed: int, base: GPT | None) -> GPT
         if table in state:  # a shorter context than that of `base`: the first positions only
             state[table] = state[table][: architecture.n_positions]
         known = model.state_dict()  # a task may add a head to the model, or take one off
+        if architecture.labels != base.config.labels:
+            state = {name: state[name] for name in state if not name.startswith("label_head.")}
         model.load_state_dict(known | {name: state[name] for name in state if name in known})
         model.generation_config = base.generation_config
     return model

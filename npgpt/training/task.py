@@ -164,7 +164,18 @@ class Task(ABC):
         return encode_text(source.text, tokenizer)
 
     def architecture(self, base: ModelConfig | None) -> ModelConfig:
-        """Return the configuration of the model; `base` is that of a model to start from."""
+        """Return the configuration of the model; `base` is that of a model to start from.
+
+        Raises
+        ------
+        UserError
+            If the model to start from has labels, and no head for tokens.
+        """
+        if base is not None and base.labels:
+            raise UserError(
+                f"{self.config.init_from} judges texts, and its head does not predict tokens: "
+                "train it by npgpt finetune classification, or start from another model"
+            )
         return self.config.model(self.tokenizer.n_vocab, base)
 
     def generation_config(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ END = "<|endoftext|>"
 
 
 def export(source: str | Path, folder: str | Path) -> None:
-    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` of transformers open.
+    """Write a folder that transformers opens: the class in ``config.json``, and ``AutoTokenizer``.
 
     A Marian is opened by ``AutoModelForSeq2SeqLM``.
 
@@ -150,6 +150,11 @@ def export_gguf(source: str | Path, path: str | Path, kind: str = "F32") -> None
         raise UserError(
             f"{source} cannot be exported: it is a {config.model_type} model, and a GGUF file can "
             "hold a gpt2, a llama, a mistral or a qwen2 here"
+        )
+    if config.labels:
+        raise UserError(
+            f"{source} cannot be exported: it judges texts, and a GGUF file here has a head for "
+            "tokens; without --gguf, transformers opens it"
         )
     tensors = {
         name: Unwritten(_type_of(name, make().shape, kind), make().shape, make)

@@ -21,7 +21,6 @@ from npgpt.diagnostics import page
 from npgpt.diagnostics.inside import encode
 from npgpt.errors import UserError
 from npgpt.hub import find_model
-from npgpt.models.bert import Bert
 from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
 from npgpt.options import NewFile
@@ -115,7 +114,7 @@ def load_subject(
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     if isinstance(model, EncoderDecoder) and translates:
         return read_pair(model, tokenizer, options.text)
-    if isinstance(model, EncoderDecoder) or predicts and isinstance(model, Bert):
+    if isinstance(model, EncoderDecoder) or predicts and not model.predicts_tokens:
         need = "predicts next tokens" if predicts else "reads one text"
         raise UserError(
             f"{folder} is a model of the type {model.config.model_type}; this needs one that {need}"

@@ -363,6 +363,7 @@ ONE = np.array([[IMAGE] * 4 + [3]])
         (lambda m: draw_model(image_token_id=10), "image_token_id is 10"),
         (lambda m: draw_model(image_token_id=0), "image_token_id"),
         (lambda m: draw_model(num_channels=0), "num_channels"),
+        (lambda m: draw_model(labels=("a", "b")), "has no labels"),
         (lambda m: VisionGPT(GPTConfig()), "takes a VisionConfig"),
     ],
 )  # fmt: skip

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from helpers import ROOT, Quiet, lines, npgpt, same_runs, train_config
 
-from npgpt import UserError, load_model
+from npgpt import GPTConfig, UserError, load_model
 from npgpt.evaluation.labels import label_probabilities
 from npgpt.models.bert import Bert, BertConfig
-from npgpt.tokenizers import WordPieceTokenizer, load_tokenizer, save_tokenizer
+from npgpt.models.llama import LlamaConfig
+from npgpt.models.registry import architecture_of
+from npgpt.tokenizers import ByteTokenizer, WordPieceTokenizer, load_tokenizer, save_tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.interrupt import Interrupted
 from npgpt.training.replay import Replay, by_sequence
@@ -229,3 +231,66 @@ def test_the_example(table, tmp_path):
     assert {"val_accuracy", "parameters", "seconds"} <= result.keys()
     assert load_model(tmp_path / "kept/run").config.labels == ("bad", "good", "so so")
     assert load_model(tmp_path / "kept/run").n_parameters() == result["parameters"]
+
+
+# ---- what a model with labels is not for
+
+
+@pytest.fixture(params=["gpt", "llama"])
+def judge(request, tmp_path):
+    """Write a model with labels, and its tokenizer."""
+    size = dict(vocab_size=258, n_positions=24, n_embd=16, n_layer=1, n_head=2)
+    kind = {"gpt": GPTConfig, "llama": LlamaConfig}[request.param]
+    config = kind(**size, labels=("bad", "good"), pad_token_id=257)
+    architecture_of(config).model(config).save_pretrained(tmp_path / "judge")
+    save_tokenizer(ByteTokenizer(["<|endoftext|>", "<pad>"]), tmp_path / "judge")
+    return tmp_path / "judge"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "generate --prompt hi --max_new_tokens 3 --model",
+        "generate --prompt hi --max_new_tokens 3 --int8 --model",
+        "look surprise --text hello --model",
+        "look lens --text hello --model",
+        "step --text hello --model",
+        "complete hi --shots {table} --model",
+        "export {new}.gguf --gguf",
+        "train --data {table} --block_size 8 --out_dir {new} --init_from",
+    ],
+)
+def test_what_needs_the_next_token_refuses_a_model_with_labels(words, judge, table, capsys):
+    words = [word.format(table=table, new=judge.parent / "new") for word in words.split()]
+    at = 1 if words[0] == "export" else len(words)
+    assert npgpt(*words[:at], judge, *words[at:]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and ("judge" in error or "labels" in error), error
+    assert not list(judge.parent.glob("new*"))
+
+
+def test_a_model_with_labels_learns_others(judge, table, tmp_path):
+    """With the same labels it keeps its head; with others it gets a new one."""
+    head = load_model(judge).label_head.weight.numpy()
+    run = start(config_of(table, tmp_path / "run", init_from=str(judge), n_layer=1, n_head=2))
+    assert run.model.label_head.weight.shape == (3, 16)
+    (tmp_path / "same.tsv").write_text("a\tbad\nb\tgood\nc\tbad\n")
+    same = config_of(
+        str(tmp_path / "same.tsv"), tmp_path / "again", init_from=str(judge), n_layer=1, n_head=2
+    )
+    np.testing.assert_array_equal(start(same).model.label_head.weight.numpy(), head)
+
+
+@pytest.mark.parametrize("kind", [GPTConfig, LlamaConfig])
+def test_a_loss_that_is_not_computed_is_refused(kind):
+    fields = kind(labels=("bad", "good")).to_dict()
+    with pytest.raises(UserError, match="problem_type is 'multi_label_classification'"):
+        kind.from_dict(fields | {"problem_type": "multi_label_classification"})
+    assert kind.from_dict(fields | {"problem_type": "single_label_classification"})
+
+
+def test_the_class_that_opens_an_exported_model_is_named(judge, tmp_path, capsys):
+    assert npgpt("export", judge, tmp_path / "out") == 0
+    assert "ForSequenceClassification" in capsys.readouterr().out
+    assert npgpt("info", judge) == 0
+    assert "2 labels" in capsys.readouterr().out
