@@ -322,7 +322,8 @@ class Recording:
         frames = []
         here: FrameType | None = frame if self.values else None
         while here is not None:
-            if not here.f_code.co_filename.startswith(OTHERS):
+            file = here.f_code.co_filename
+            if file == self.file or not file.startswith(OTHERS):
                 frames.append(here)
             here = here.f_back
         for here in reversed(frames):  # names from inner frames replace those from outer ones
@@ -428,8 +429,9 @@ def record(file: str = "") -> Block:
     Parameters
     ----------
     file : str, optional
-        The file whose lines to note for each call. By default the innermost line outside this
-        package is noted.
+        The file whose lines to note for each call, and whose variables name values. By default, the
+        innermost line outside this package is noted, and the variables of all files count that do
+        not belong to installed packages.
 
     Returns
     -------

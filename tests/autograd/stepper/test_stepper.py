@@ -1126,3 +1126,19 @@ def test_what_is_wrong_is_said(script, options, message, tmp_path, monkeypatch):
     Path("trace.json").write_text("[]")
     with pytest.raises(UserError, match=message):
         walk(StepOptions(script=script, **options))
+
+
+def test_variables_of_the_file_that_is_recorded_have_names(monkeypatch):
+    """Also where the file belongs to an installed package, whose results have no names else."""
+    module = sys.modules["autograd.stepper.record"]  # a function of the package has the same name
+    monkeypatch.setattr(module, "OTHERS", (str(Path(__file__).parent),))
+
+    def names(file):
+        weight = autograd.tensor([2.0], requires_grad=True)
+        with autograd.record(file=file) as recording:
+            loss = (weight * weight).sum()
+        trace(loss)
+        return set(recording.names.values())
+
+    assert "loss" in names(__file__)
+    assert "loss" not in names("")
