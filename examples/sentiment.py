@@ -72,8 +72,8 @@ def train_classifier(folder):
         )  # fmt: skip
     else:
         keys |= dict(
-            init_from=options.model, block_size=64, learning_rate=5e-5, min_lr=0.0,
-            warmup_iters=20, weight_decay=0.01, epochs=1.0,
+            init_from=options.model, learning_rate=5e-5, min_lr=0.0, warmup_iters=20,
+            weight_decay=0.01, epochs=1.0,
         )  # fmt: skip
     if options.epochs:
         keys["epochs"] = options.epochs
