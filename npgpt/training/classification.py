@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,7 @@ from npgpt.errors import UserError
 from npgpt.evaluation.examples import read_examples
 from npgpt.evaluation.labels import PADDING, label_row, padding_token, stop_token
 from npgpt.evaluation.loss import Check, mean_loss
+from npgpt.evaluation.metrics import accuracy, confusion_matrix
 from npgpt.models.bert import BertConfig
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
@@ -250,7 +250,7 @@ class Classification(Task):
     def metrics(self, model: GPT, step: int, check: Check = lambda: None) -> dict[str, float]:
         """Return the share of the validation examples that get their label."""
         numbers, labels = self.predict(model, check)
-        return {"accuracy": float(np.mean(self.targets[numbers] == labels))}
+        return {"accuracy": accuracy(self.targets[numbers], labels)}
 
     def texts(self, batch: Batch) -> list[str]:
         """Return each text with its label."""
@@ -278,13 +278,12 @@ class Classification(Task):
         model gives.
         """
         numbers, labels = self.predict(model)
-        pairs = Counter(zip(self.targets[numbers].tolist(), labels.tolist(), strict=True))
         names = [label[:12] for label in self.config.labels]
         width = max(map(len, names))
         lines = ["", " " * width + "".join(f"  {name:>{width}}" for name in names)]
-        for row, name in enumerate(names):
-            cells = "".join(f"  {pairs[row, column]:>{width}}" for column in range(len(names)))
-            lines.append(f"{name:>{width}}{cells}")
+        confusion = confusion_matrix(self.targets[numbers], labels, len(names))
+        for name, row in zip(names, confusion, strict=True):
+            lines.append(f"{name:>{width}}" + "".join(f"  {count:>{width}}" for count in row))
         return "\n".join(self.judge(model, self.splits[VALIDATION][:5]) + lines)
 
     def judge(self, model: GPT, numbers: ndarray) -> list[str]:
