@@ -1,7 +1,10 @@
 """Metrics of labels, probabilities and scores, against scikit-learn and SciPy."""
 
+import importlib.util
+
 import numpy as np
 import pytest
+from conftest import need
 
 from npgpt.evaluation import metrics
 
@@ -11,7 +14,9 @@ pytestmark = pytest.mark.usefixtures("oracle")
 @pytest.mark.parametrize("seed", range(5))
 def test_labels_are_judged_as_by_scikit_learn(seed):
     """Also where a label never occurs, or is never found."""
-    sklearn = pytest.importorskip("sklearn.metrics")
+    need(importlib.util.find_spec("sklearn") is not None, "scikit-learn")
+    from sklearn import metrics as sklearn
+
     generator = np.random.default_rng(seed)
     n_labels = 6
     targets = generator.integers(n_labels - 1, size=40)  # the last label never occurs
@@ -32,7 +37,9 @@ def test_labels_are_judged_as_by_scikit_learn(seed):
 @pytest.mark.parametrize("levels", [4, 1000])
 def test_correlations_are_those_of_scipy(levels):
     """With many equal numbers, and with few."""
-    stats = pytest.importorskip("scipy.stats")
+    need(importlib.util.find_spec("scipy") is not None, "SciPy")
+    from scipy import stats
+
     generator = np.random.default_rng(0)
     x = generator.integers(levels, size=200)
     y = (x + generator.integers(levels, size=200)) / 3
@@ -43,7 +50,9 @@ def test_correlations_are_those_of_scipy(levels):
 
 def test_the_interval_is_that_of_scipys_bootstrap():
     """The percentile bootstrap draws at random, so the ends agree up to the noise of drawing."""
-    stats = pytest.importorskip("scipy.stats")
+    need(importlib.util.find_spec("scipy") is not None, "SciPy")
+    from scipy import stats
+
     x = np.random.default_rng(1).exponential(size=300)
     y = x + np.random.default_rng(2).normal(size=300)
     found = metrics.estimate(metrics.pearson, x, y, draws=4000)
