@@ -8,9 +8,7 @@ In a token file, an example is the number of its label, the tokens of the text, 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from autograd.schema import nearest
 from npgpt.errors import UserError
 from npgpt.evaluation.examples import read_examples
 from npgpt.evaluation.labels import PADDING, label_row, padding_token, stop_token
-from npgpt.evaluation.loss import Check, mean_loss
+from npgpt.evaluation.loss import Check
 from npgpt.evaluation.metrics import accuracy, confusion_matrix
 from npgpt.models.bert import BertConfig
 from npgpt.models.config import ModelConfig
@@ -33,19 +31,14 @@ from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import END, Batch, Source, Tokens
-from npgpt.training.task import TRAIN, VALIDATION, Task
-
-SPREAD = 16  # texts are sorted by their lengths within so many batches
-LARGEST = 2**14  # tokens of a batch of an evaluation
+from npgpt.training.examples import Examples, count_updates
+from npgpt.training.task import VALIDATION
 
 
-class Classification(Task):
+class Classification(Examples):
     """Name the label of a text (Radford et al. 2018, section 3.2; Devlin et al. 2018, section 4.1).
 
-    Each epoch reads all examples that train once, in batches of texts of similar lengths; what is
-    left after the last whole batch is not read. The validation split is the second token file, or
-    a tenth of the examples, which the seed draws. Of a text that is too long for the context, the
-    first tokens count.
+    Of a text that is too long for the context, the first tokens count.
 
     Attributes
     ----------
@@ -57,8 +50,6 @@ class Classification(Task):
         The tokens of each text, of all token files.
     targets : ndarray of int, (N,)
         The number of each label.
-    splits : (ndarray of int, ndarray of int)
-        The numbers of the examples that train, and of those that validate.
 
     Raises
     ------
@@ -78,17 +69,7 @@ class Classification(Task):
         ]
         self.targets = np.concatenate([targets for targets, _ in files])
         self.lengths = np.array([len(row) for row in self.rows])
-        numbers = np.arange(len(self.rows))
-        if len(files) > 1:
-            n = len(files[0][0])
-            self.splits = numbers[:n], numbers[n:]
-        else:
-            order = np.random.default_rng([config.seed, 5]).permutation(numbers)
-            n = n_validation(len(order))
-            self.splits = np.sort(order[n:]), np.sort(order[:n])
-        if not self.splits[TRAIN].size:
-            raise UserError("there is one example; training needs more")
-        self.epoch = lru_cache(maxsize=2)(self._epoch)
+        self.divide([len(rows) for _, rows in files])
 
     # ---- before a run begins
 
@@ -132,19 +113,11 @@ class Classification(Task):
                         f"{nearest(label, labels)}"
                     )
         config = dataclasses.replace(config, labels=labels)
-        if not config.epochs:
-            return config
-        if not sources[0].text:
+        if config.epochs and not sources[0].text:
             raise UserError(
                 f"{sources[0].file} is a token file: give max_iters, the updates, and no epochs"
             )
-        n = len(sources[0].text) // 2
-        n -= 0 if len(sources) > 1 else n_validation(n)
-        updates = max(1, n // (config.batch_size * config.gradient_accumulation_steps))
-        n_updates = math.ceil(config.epochs * updates)
-        is_given = config.eval_interval != TrainConfig.eval_interval
-        interval = config.eval_interval if is_given else updates
-        return dataclasses.replace(config, max_iters=n_updates, eval_interval=interval, epochs=0.0)
+        return count_updates(config, [len(source.text) // 2 for source in sources])
 
     @classmethod
     def special_tokens(cls, config: TrainConfig) -> list[str]:
@@ -188,47 +161,7 @@ class Classification(Task):
         mask = np.arange(T) < self.lengths[numbers, None]
         return Batch(inputs, self.targets[numbers], None if mask.all() else mask)
 
-    def _epoch(self, epoch: int) -> ndarray:
-        """Return the examples of each update of an epoch, (updates, examples)."""
-        size = self.config.batch_size * self.config.gradient_accumulation_steps
-        generator = np.random.default_rng([self.config.seed, 6, epoch])
-        order = generator.permutation(self.splits[TRAIN])
-        n = max(1, len(order) // size)
-        order = np.resize(order, n * size)
-        for first in range(0, len(order), SPREAD * size):
-            part = order[first : first + SPREAD * size]
-            part[...] = part[np.argsort(self.lengths[part], kind="stable")]
-        return generator.permutation(order.reshape(n, size))
-
-    def batches(self, step: int) -> list[Batch]:
-        """Return the batches of the update that leads from a step to the next."""
-        epoch, number = divmod(step, len(self.epoch(0)))
-        parts = np.split(self.epoch(epoch)[number], self.config.gradient_accumulation_steps)
-        return [self.batch(part) for part in parts]
-
-    def random_batch(self, split: int, generator: np.random.Generator) -> Batch:
-        """Draw examples of a split at random."""
-        return self.batch(generator.choice(self.splits[split], self.config.batch_size))
-
-    def every_batch(self, split: int) -> Iterator[tuple[ndarray, Batch]]:
-        """Yield every example of a split once: the numbers, and the batch; the longest first."""
-        numbers = self.splits[split]
-        numbers = numbers[np.argsort(-self.lengths[numbers], kind="stable")]
-        while numbers.size:
-            n = max(1, min(64, LARGEST // self.lengths[numbers[0]]))
-            yield numbers[:n], self.batch(numbers[:n])
-            numbers = numbers[n:]
-
-    @property
-    def tokens_per_batch(self) -> int:
-        """How many tokens of texts a batch holds on average."""
-        return round(self.config.batch_size * self.lengths[self.splits[TRAIN]].mean())
-
     # ---- judging, and showing
-
-    def whole_loss(self, model: GPT, check: Check = lambda: None) -> float:
-        """Return the mean loss over all examples of the validation split."""
-        return mean_loss(model, (batch for _, batch in self.every_batch(VALIDATION)), check)
 
     def losses(self, model: GPT, batch: Batch) -> Tensor:
         """Return the loss of each text, (B,)."""
@@ -258,10 +191,6 @@ class Classification(Task):
             f"{self.decode(row)} -> {self.config.labels[target]}"
             for row, target in zip(batch.inputs, batch.targets, strict=True)
         ]
-
-    def decode(self, ids: ndarray) -> str:
-        """Return the text of some tokens, without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def prompt(self) -> str:
         """Return a text of the validation split."""
@@ -301,11 +230,6 @@ class Classification(Task):
     def command(self, folder: Path) -> str:
         """Return the command that judges other texts."""
         return f"echo {quoted(self.prompt())} | npgpt classify --model {quoted(str(folder))}"
-
-
-def n_validation(n: int) -> int:
-    """Return how many of n examples validate, if there is no file of others."""
-    return max(1, n // 10)
 
 
 def find_examples(tokens: Tokens, stop: int, n_labels: int) -> tuple[ndarray, list[ndarray]]:

@@ -1,0 +1,134 @@
+"""Training on examples: what `Classification` and other tasks do in the same way."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy import ndarray
+
+from npgpt.errors import UserError
+from npgpt.evaluation.loss import Check, mean_loss
+from npgpt.models.gpt import GPT
+from npgpt.tokenizers import Tokenizer
+from npgpt.training.config import TrainConfig
+from npgpt.training.data import Batch, Tokens
+from npgpt.training.task import TRAIN, VALIDATION, Task
+
+SPREAD = 16  # examples are sorted by their lengths within so many batches
+LARGEST = 2**14  # tokens of a batch of an evaluation
+
+
+class Examples(Task):
+    """A task whose data are examples, and not one long text.
+
+    Each epoch reads all examples that train once, in batches of examples of similar lengths; what
+    is left after the last whole batch is not read. The validation split is the second token file,
+    or a tenth of the examples, which the seed draws.
+
+    A subclass sets `lengths`, calls `divide`, and defines `batch`.
+
+    Attributes
+    ----------
+    lengths : ndarray of int, (N,)
+        The number of tokens of each example, of all token files.
+    splits : (ndarray of int, ndarray of int)
+        The numbers of the examples that train, and of those that validate.
+    """
+
+    lengths: ndarray
+    splits: tuple[ndarray, ndarray]
+
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
+        super().__init__(config, tokenizer, data)
+        self.epoch = lru_cache(maxsize=2)(self._epoch)
+
+    @abstractmethod
+    def batch(self, numbers: ndarray) -> Batch:
+        """Return some examples as a batch."""
+
+    def divide(self, sizes: list[int]) -> None:
+        """Set `splits`; `sizes` are the numbers of examples in the token files.
+
+        Raises
+        ------
+        UserError
+            If no example is left to train on.
+        """
+        numbers = np.arange(sum(sizes))
+        if len(sizes) > 1:
+            self.splits = numbers[: sizes[0]], numbers[sizes[0] :]
+        else:
+            order = np.random.default_rng([self.config.seed, 5]).permutation(numbers)
+            n = n_validation(len(order))
+            self.splits = np.sort(order[n:]), np.sort(order[:n])
+        if not self.splits[TRAIN].size:
+            raise UserError("there is one example; training needs more")
+
+    def _epoch(self, epoch: int) -> ndarray:
+        """Return the examples of each update of an epoch, (updates, examples)."""
+        size = self.config.batch_size * self.config.gradient_accumulation_steps
+        generator = np.random.default_rng([self.config.seed, 6, epoch])
+        order = generator.permutation(self.splits[TRAIN])
+        n = max(1, len(order) // size)
+        order = np.resize(order, n * size)
+        for first in range(0, len(order), SPREAD * size):
+            part = order[first : first + SPREAD * size]
+            part[...] = part[np.argsort(self.lengths[part], kind="stable")]
+        return generator.permutation(order.reshape(n, size))
+
+    def batches(self, step: int) -> list[Batch]:
+        """Return the batches of the update that leads from a step to the next."""
+        epoch, number = divmod(step, len(self.epoch(0)))
+        parts = np.split(self.epoch(epoch)[number], self.config.gradient_accumulation_steps)
+        return [self.batch(part) for part in parts]
+
+    def random_batch(self, split: int, generator: np.random.Generator) -> Batch:
+        """Draw examples of a split at random."""
+        return self.batch(generator.choice(self.splits[split], self.config.batch_size))
+
+    def every_batch(self, split: int) -> Iterator[tuple[ndarray, Batch]]:
+        """Yield every example of a split once: the numbers, and the batch; the longest first."""
+        numbers = self.splits[split]
+        numbers = numbers[np.argsort(-self.lengths[numbers], kind="stable")]
+        while numbers.size:
+            n = max(1, min(64, LARGEST // self.lengths[numbers[0]]))
+            yield numbers[:n], self.batch(numbers[:n])
+            numbers = numbers[n:]
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """How many tokens of examples a batch holds on average."""
+        return round(self.config.batch_size * self.lengths[self.splits[TRAIN]].mean())
+
+    def whole_loss(self, model: GPT, check: Check = lambda: None) -> float:
+        """Return the mean loss over all examples of the validation split."""
+        return mean_loss(model, (batch for _, batch in self.every_batch(VALIDATION)), check)
+
+    def decode(self, ids: ndarray) -> str:
+        """Return the text of some tokens, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def n_validation(n: int) -> int:
+    """Return how many of n examples validate, if there is no file of others."""
+    return max(1, n // 10)
+
+
+def count_updates(config: TrainConfig, sizes: list[int]) -> TrainConfig:
+    """Return the configuration with the updates that its epochs are.
+
+    `sizes` are the numbers of examples in the data, and in the validation data if there is any.
+    """
+    if not config.epochs:
+        return config
+    n = sizes[0] - (0 if len(sizes) > 1 else n_validation(sizes[0]))
+    updates = max(1, n // (config.batch_size * config.gradient_accumulation_steps))
+    n_updates = math.ceil(config.epochs * updates)
+    is_given = config.eval_interval != TrainConfig.eval_interval
+    interval = config.eval_interval if is_given else updates
+    return dataclasses.replace(config, max_iters=n_updates, eval_interval=interval, epochs=0.0)
