@@ -20,6 +20,7 @@ from npgpt.training import run as training
 from npgpt.training.config import TrainConfig
 from npgpt.training.curve import loss_curve
 from npgpt.training.display import Display, OutputLost, showing
+from npgpt.training.trainable import describe_trainable
 from npgpt.weights.load import load_model
 
 
@@ -132,6 +133,8 @@ def train(run: training.Run, is_resumed: bool) -> int:
     try:
         with showing():
             say(describe(run, is_resumed))
+            if not all(parameter.requires_grad for parameter in run.model.parameters()):
+                say(describe_trainable(run.model))
         training.train(run, Display(run.config.max_iters, run.progress.step))
     except training.Interrupted as stop:
         by = "" if stop.number == signal.SIGINT else f" ({stop})"

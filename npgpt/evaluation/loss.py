@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from autograd import no_grad
+from autograd import Tensor, no_grad
 from npgpt.models.gpt import GPT
 from npgpt.module import evaluating
 from npgpt.training.data import Batch, n_predicted, separated, windows_at
 
 Check = Callable[[], None]
+Objective = Callable[..., tuple[Tensor, Tensor | None]]
+"""What maps a batch to an output, and the mean loss of its targets: a model, for example."""
 
 
-def mean_loss(model: GPT, batches: Iterable[Batch], check: Check = lambda: None) -> float:
+def mean_loss(model: Objective, batches: Iterable[Batch], check: Check = lambda: None) -> float:
     """Return the mean loss over all targets of some batches; 0 if they have no target.
 
     The mean of the batches' losses is weighted by their numbers of targets. `check` is called
@@ -26,7 +29,8 @@ def mean_loss(model: GPT, batches: Iterable[Batch], check: Check = lambda: None)
         for batch in batches:
             check()
             if size := n_predicted(batch.targets):
-                losses.append(model(*batch)[1].item())
+                loss: Any = model(*batch)[1]
+                losses.append(loss.item())
                 sizes.append(size)
     return float(np.average(losses, weights=sizes)) if sizes else 0.0
 

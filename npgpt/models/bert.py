@@ -412,7 +412,7 @@ class Bert(GPT):
         if self.pooler is None:
             logits = self.lm_head(x)
         elif self.label_head is not None:
-            logits = self.label_head(self.dropout(self.pooler(x)))
+            logits = self.judge(x)
         elif self.sentence_head is not None:
             logits = self.sentence_head(self.pooler(x))
         else:
@@ -422,6 +422,14 @@ class Bert(GPT):
         if self.pooler is None:
             return logits, next_token_loss(logits, targets, self.smoothing)
         return logits, label_loss(logits, targets, self.smoothing)
+
+    def judge(self, x: Tensor, attention_mask: ndarray | None = None) -> Tensor:
+        """Return the logits of labels, (B, labels), from the last hidden states (B, T, C).
+
+        They come from the state of each text's first token, and so T may be 1 if this is given.
+        """
+        head: Any = self.label_head
+        return head(self.dropout(self.pooler(x)))  # type: ignore[misc]
 
     def _check_targets(self, targets: ndarray, input_ids: ndarray) -> ndarray:
         """Refuse targets of another shape or kind than the head predicts."""

@@ -293,12 +293,19 @@ class GPT(Module):
             targets = check_labels(targets, len(input_ids), len(self.config.labels))
         x = self.transformer(input_ids, attention_mask, position_ids, cache=cache)  # (B, T, C)
         if self.label_head is not None:
-            logits = self.label_head(last_of(x, attention_mask))
+            logits = self.judge(x, attention_mask)
             return logits, None if targets is None else label_loss(logits, targets, self.smoothing)
         logits = self.lm_head(x)
         if targets is None:
             return logits, None
         return logits, next_token_loss(logits, targets, self.smoothing)
+
+    def judge(self, x: Tensor, attention_mask: ndarray | None = None) -> Tensor:
+        """Return the logits of labels, (B, labels), from the last hidden states (B, T, C).
+
+        They come from the state of each text's last token, and so T may be 1 if this is given.
+        """
+        return self.label_head(last_of(x, attention_mask))
 
     def activations(
         self,

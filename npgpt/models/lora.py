@@ -43,6 +43,10 @@ class LoraConfig:
         The probability with which training drops an element of what A reads.
     use_rslora : bool
         Multiply by ``lora_alpha / sqrt(r)`` (Kalajdzievski 2023, arXiv:2312.03732).
+    modules_to_save : tuple of str
+        Names of heads, such as ``("score", "classifier")``, that are trained as a whole, and are
+        saved beside the matrices. A name that the model does not have is left out, as peft does it
+        with the heads of a classification, if it has another of them.
 
     Raises
     ------
@@ -60,10 +64,12 @@ class LoraConfig:
     target_modules: tuple[str, ...] | str | None = None
     lora_dropout: Fraction = 0.0
     use_rslora: bool = False
+    modules_to_save: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.target_modules, list):
-            self.target_modules = tuple(self.target_modules)
+        for name in ("target_modules", "modules_to_save"):
+            if isinstance(value := getattr(self, name), list):
+                setattr(self, name, tuple(value))
         fit_fields(self)
 
     @property
@@ -140,6 +146,27 @@ def unmerge_lora(model: GPT) -> GPT:
         if adapter.unmerged is not None:
             layer.weight, adapter.unmerged = frozen(adapter.unmerged), None
     return model
+
+
+def merged_state(model: GPT) -> dict[str, ndarray]:
+    """Return the parameters by name, with each change in the weight of its layer.
+
+    The model stays as it is. The names are those of a model without changes.
+
+    Examples
+    --------
+    >>> from npgpt import GPT, GPTConfig
+    >>> from npgpt.weights.adapters import add_lora
+    >>> model = GPT(GPTConfig(vocab_size=65, n_positions=8, n_embd=16, n_layer=2, n_head=2))
+    >>> names = model.state_dict().keys()
+    >>> merged_state(add_lora(model, LoraConfig(r=2))).keys() == names
+    True
+    """
+    whole, own = {}, set[str]()
+    for name, layer, adapter in adapted_layers(model):
+        whole[f"{name}.weight"] = layer.whole_weight()
+        own.update(f"{name}.adapter.{each}" for each, _ in adapter.named_parameters())
+    return {name: x for name, x in (model.state_dict() | whole).items() if name not in own}
 
 
 def frozen(array: ndarray) -> Parameter:

@@ -21,18 +21,19 @@ from autograd.schema import nearest
 from npgpt.errors import UserError
 from npgpt.evaluation.examples import read_examples
 from npgpt.evaluation.labels import PADDING, label_row, padding_token, stop_token
-from npgpt.evaluation.loss import Check
+from npgpt.evaluation.loss import Check, Objective
 from npgpt.evaluation.metrics import accuracy, confusion_matrix
-from npgpt.models.bert import BertConfig
+from npgpt.models.bert import Bert, BertConfig
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
+from npgpt.models.heads import label_loss
 from npgpt.module import evaluating
 from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import END, Batch, Source, Tokens
 from npgpt.training.examples import Examples, count_updates
-from npgpt.training.task import VALIDATION
+from npgpt.training.task import TRAIN, VALIDATION
 
 
 class Classification(Examples):
@@ -69,6 +70,7 @@ class Classification(Examples):
         ]
         self.targets = np.concatenate([targets for targets, _ in files])
         self.lengths = np.array([len(row) for row in self.rows])
+        self.known: dict[bytes, ndarray] = {}  # see `states`
         self.divide([len(rows) for _, rows in files])
 
     # ---- before a run begins
@@ -161,21 +163,59 @@ class Classification(Examples):
         mask = np.arange(T) < self.lengths[numbers, None]
         return Batch(inputs, self.targets[numbers], None if mask.all() else mask)
 
+    # ---- the head alone
+
+    def objective(self, model: GPT) -> Objective:
+        """Return the model, or if the head alone is trained, the head on states that are known."""
+        if self.config.train_layers != 0:
+            return model
+        states = self.states(model)
+
+        def read_states(
+            inputs: ndarray, targets: ndarray, mask: ndarray | None = None, *_: None
+        ) -> tuple[Tensor, Tensor]:
+            mask = np.ones(inputs.shape, bool) if mask is None else mask
+            known = [states[row[seen].tobytes()] for row, seen in zip(inputs, mask, strict=True)]
+            logits = model.judge(Tensor(np.stack(known)))  # (B, 1, C) -> (B, labels)
+            return logits, label_loss(logits, targets, model.smoothing)
+
+        return read_states
+
+    def states(self, model: GPT) -> dict[bytes, ndarray]:
+        """Return the hidden state (1, C) of each text that the head reads, by the text's tokens.
+
+        The layers below the head are frozen, and so compute the same in every epoch. They run once,
+        without dropout, on all texts in one order: a run that is resumed has the same states.
+        """
+        if not self.known:
+            for split in (TRAIN, VALIDATION):
+                with no_grad(), evaluating():
+                    for numbers, (inputs, _, *others) in self.every_batch(split):
+                        x = model.transformer(inputs, *others).numpy()  # (B, T, C)
+                        # a BERT reads the first token; the others, the last that is not padding
+                        at = 0 if isinstance(model, Bert) else self.lengths[numbers] - 1
+                        states = x[np.arange(len(x)), at]  # (B, C)
+                        for n, state in zip(numbers, states, strict=True):
+                            self.known[self.rows[n].tobytes()] = state[None].copy()
+        return self.known
+
     # ---- judging, and showing
 
     def losses(self, model: GPT, batch: Batch) -> Tensor:
         """Return the loss of each text, (B,)."""
-        inputs, targets, *others = batch
-        logits, _ = model(inputs, None, *others)  # (B, labels)
-        return nn.cross_entropy(logits, targets, reduction="none", label_smoothing=model.smoothing)
+        logits = self.objective(model)(*batch)[0]  # (B, labels)
+        return nn.cross_entropy(
+            logits, batch.targets, reduction="none", label_smoothing=model.smoothing
+        )
 
     def predict(self, model: GPT, check: Check = lambda: None) -> tuple[ndarray, ndarray]:
         """Return the numbers of the validation examples, and the label that each gets, (N,)."""
         found = []
+        objective = self.objective(model)
         with no_grad(), evaluating():
-            for numbers, (inputs, _, *others) in self.every_batch(VALIDATION):
+            for numbers, batch in self.every_batch(VALIDATION):
                 check()
-                logits, _ = model(inputs, None, *others)
+                logits = objective(*batch)[0]
                 found.append((numbers, logits.numpy().argmax(axis=1)))
         numbers, labels = map(np.concatenate, zip(*found, strict=True))
         return numbers, labels

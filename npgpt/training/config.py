@@ -165,7 +165,46 @@ def keys_of(config: ModelConfig) -> dict[str, Any]:
 
 
 @dataclass
-class TrainConfig(ModelKeys, DataKeys):  # the fields of the last class come first
+class TrainableKeys:
+    """The keys of a run that say which parameters of a model to start from are trained."""
+
+    train_layers: Steps | None = None
+    """Train the head and the last so many layers alone; 0 is the head alone. All parameters, if not
+    given."""
+    lora_r: Steps = 0
+    """Train LoRA's matrices of this rank, and the head of a task, in the place of the model; 0 is
+    off."""
+    lora_alpha: Positive = 16.0
+    """The change by LoRA is multiplied by lora_alpha / lora_r."""
+    lora_dropout: Fraction = 0.0
+    target_modules: tuple[str, ...] = ()
+    """The linear layers that LoRA changes, such as q_proj v_proj, or all-linear; if not given,
+    those that are usual for the model."""
+
+    def check_trainable(self, init_from: str) -> None:
+        """Refuse keys that contradict each other, or that need a model to start from."""
+        if self.lora_r and self.train_layers is not None:
+            raise UserError(
+                "--lora_r and --train_layers each say what is trained: drop one of them"
+            )
+        for key, default in TRAINABLE_KEYS.items():
+            value = getattr(self, key)
+            if value == default:
+                continue
+            if init_from == "scratch":
+                raise UserError(
+                    f"--{key} freezes a model to start from, and this one is new: name a model"
+                )
+            if key.startswith(("lora", "target")) and not self.lora_r:
+                raise UserError(f"--{key} is about LoRA: add --lora_r, its rank, or leave it out")
+
+
+TRAINABLE_KEYS = {f.name: f.default for f in dataclasses.fields(TrainableKeys)}
+FIXED += (*TRAINABLE_KEYS,)
+
+
+@dataclass
+class TrainConfig(TrainableKeys, ModelKeys, DataKeys):  # the fields of the last class come first
     """A training run, with nanoGPT's names: the keys of a TOML file and of the command line.
 
     The defaults train a character-level GPT on the interpreter's own library in about two minutes.
@@ -230,6 +269,7 @@ class TrainConfig(ModelKeys, DataKeys):  # the fields of the last class come fir
         )
         for name in ("tokenizer", "out_dir", "init_from"):
             setattr(self, name, path_of(getattr(self, name)))
+        self.check_trainable(self.init_from)
         for name in ("separator", "separate"):
             if getattr(self, name) and not self.documents:
                 raise UserError(f"--{name} is about documents: add --documents, or leave it out")

@@ -107,7 +107,9 @@ class Examples(Task):
 
     def whole_loss(self, model: GPT, check: Check = lambda: None) -> float:
         """Return the mean loss over all examples of the validation split."""
-        return mean_loss(model, (batch for _, batch in self.every_batch(VALIDATION)), check)
+        return mean_loss(
+            self.objective(model), (batch for _, batch in self.every_batch(VALIDATION)), check
+        )
 
     def decode(self, ids: ndarray) -> str:
         """Return the text of some tokens, without special tokens."""

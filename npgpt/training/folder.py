@@ -3,8 +3,8 @@
 A run folder holds ``train.toml`` (the configuration), ``config.json`` and ``model.safetensors``
 (the best model so far), ``generation_config.json`` (if generation has defaults),
 ``tokenizer.json``, ``tokens.bin`` and ``tokens.json`` (the text), ``metrics.jsonl``,
-``state.safetensors`` (the last state, see `npgpt.training.state`), and numbered states in
-``checkpoints``.
+``state.safetensors`` (the last state, see `npgpt.training.state`), numbered states in
+``checkpoints``, and in ``adapter`` LoRA's matrices, if the run trains these.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from pathlib import Path
 from autograd.files import TEMPORARY, finish, make_folders, remove
 from autograd.reading import LARGE, demand_intact, hash_file, open_file
 from npgpt.errors import UserError
-from npgpt.hub import load_config
+from npgpt.hub import ADAPTER, load_config
 from npgpt.models.config import ModelConfig
 from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training.config import FIXED, TrainConfig, fields_of, keys_of
 from npgpt.training.data import RESTORE, Tokens, open_tokens
 from npgpt.training.state import State
+from npgpt.weights.adapters import WEIGHTS
 from npgpt.weights.load import load_model
 
 try:
@@ -49,6 +50,8 @@ class RunFolder:
         ``metrics.jsonl``.
     checkpoints : Path
         The folder of numbered states.
+    adapter : Path
+        The folder of LoRA's matrices of the best model, in peft's format.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -59,6 +62,7 @@ class RunFolder:
         self.state = self.path / "state.safetensors"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.adapter = self.path / "adapter"
 
     @classmethod
     def make(cls, out_dir: str) -> RunFolder:
@@ -163,6 +167,7 @@ class RunFolder:
         """Return all files here that belong to an earlier run, and no others."""
         own = [path for name in RUN_FILES if (path := self.path / name).exists()]
         own += self.checkpoints.glob("step-*.safetensors")
+        own += (path for name in (ADAPTER, WEIGHTS) if (path := self.adapter / name).exists())
         return own + self.leftovers()
 
     def leftovers(self) -> list[Path]:
@@ -173,7 +178,7 @@ class RunFolder:
         old = re.compile(r"\..+\.(bin|json|jsonl|safetensors|toml)\.tmp|\.tmp[A-Za-z0-9]{6}")
         return [
             path
-            for folder in (self.path, self.checkpoints)
+            for folder in (self.path, self.checkpoints, self.adapter)
             for path in folder.glob(".*")
             if (TEMPORARY.fullmatch(path.name) or old.fullmatch(path.name))
             and (path.is_file() or path.is_symlink())
@@ -186,8 +191,9 @@ class RunFolder:
         """
         for file in self.run_files():
             remove(file)
-        with suppress(OSError):  # there is no such folder, or it holds something else
-            self.checkpoints.rmdir()
+        for folder in (self.checkpoints, self.adapter):
+            with suppress(OSError):  # there is no such folder, or it holds something else
+                folder.rmdir()
 
     # ---- what a resumed run reads, and what must not have changed since it was written
 

@@ -34,6 +34,7 @@ from npgpt.training.optim import (
 )
 from npgpt.training.state import Progress, Setting, State, environment, hash_parameters
 from npgpt.training.task import Task, accumulate_gradients
+from npgpt.weights.adapters import save_adapter
 from npgpt.weights.load import load_model, save_weights
 
 
@@ -155,7 +156,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.tokenizer_sha256 = hash_file(written(self.files.tokenizer))
-        self.optimizer = AdamW(self.model.named_parameters())
+        trained = ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+        self.optimizer = AdamW(trained)
         self.configure(self.config)
 
     def configure(self, config: TrainConfig) -> None:
@@ -186,7 +188,8 @@ class Run:
     def backward(self) -> float:
         """Add the gradient of this step's batches to ``.grad``; return their mean loss."""
         with self.dropout():
-            loss = accumulate_gradients(self.model, self.task.batches(self.progress.step))
+            objective = self.task.objective(self.model)
+            loss = accumulate_gradients(objective, self.task.batches(self.progress.step))
         self.demand_finite("loss", loss)
         return loss
 
@@ -301,8 +304,10 @@ class Run:
         self.is_hashed = bool(state.architecture)
 
     def save_best(self) -> None:
-        """Write the model as the best of the run."""
+        """Write the model as the best of the run; LoRA's matrices apart as well."""
         save_weights(self.model, self.files.model)
+        if self.config.lora_r:
+            save_adapter(self.model, self.files.adapter, self.config.init_from)
 
     def remember(self) -> bool:
         """Add to the history what holds from here on; return whether it is anything new."""

@@ -27,6 +27,7 @@ from npgpt.training.data import (
 from npgpt.training.memory import demand_memory
 from npgpt.training.registry import TASKS
 from npgpt.training.task import SAMPLING, Task
+from npgpt.training.trainable import choose_trainable
 from npgpt.weights.load import load_model
 
 
@@ -83,7 +84,7 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
     demand_memory(
         architecture, config.batch_size * config.block_size, config.checkpoint_activations
     )
-    model = initial_model(architecture, config.seed, base)
+    model = initial_model(architecture, config, base)
     model.generation_config = {**model.generation_config, **task.generation_config()}
     demand_generation(model, tokenizer)
     return Plan(config, model, task, sources)
@@ -152,9 +153,12 @@ def tokenizer_for(
 # ---- the model
 
 
-def initial_model(architecture: ModelConfig, seed: int, base: GPT | None) -> GPT:
-    """Make the model that a run begins with: a new one, or one with the weights of `base`."""
-    model = architecture_of(architecture).model(architecture, seed=seed)
+def initial_model(architecture: ModelConfig, config: TrainConfig, base: GPT | None) -> GPT:
+    """Make the model that a run begins with: a new one, or one with the weights of `base`.
+
+    What the run does not train is frozen.
+    """
+    model = architecture_of(architecture).model(architecture, seed=config.seed)
     if base is not None:
         state = remove_lora(base).state_dict()  # with its change, if the model has one
         table = "transformer.wpe.weight"
@@ -165,7 +169,7 @@ def initial_model(architecture: ModelConfig, seed: int, base: GPT | None) -> GPT
             state = {name: state[name] for name in state if not name.startswith("label_head.")}
         model.load_state_dict(known | {name: state[name] for name in state if name in known})
         model.generation_config = base.generation_config
-    return model
+    return choose_trainable(model, config)
 
 
 # ---- options that a task, a model or a token file determines

@@ -128,7 +128,7 @@ class Replay:
             # another configuration: the run as it is now never had these parameters.
         source = run.config.init_from
         base = None if source == "scratch" else load_model(find_model(source))
-        model = initial_model(run.model.config, run.config.seed, base)
+        model = initial_model(run.model.config, run.config, base)
         self.run = dataclasses.replace(run, model=model, progress=Progress())
         return "the initialization" if base is None else source
 

@@ -14,7 +14,6 @@ from typing import Any
 from autograd.files import together, write_text
 from npgpt.errors import UserError
 from npgpt.hub import find_model
-from npgpt.models.registry import architecture_of
 from npgpt.options import quoted
 from npgpt.say import say
 from npgpt.tokenizers import save_tokenizer
@@ -24,7 +23,7 @@ from npgpt.training.folder import RunFolder, latest_run
 from npgpt.training.interrupt import Interrupted
 from npgpt.training.loop import Run, train
 from npgpt.training.memory import demand_memory
-from npgpt.training.prepare import demand_generation, plan
+from npgpt.training.prepare import demand_generation, initial_model, plan
 from npgpt.training.registry import TASKS
 from npgpt.training.task import accumulate_gradients
 from npgpt.weights.load import read_generation_config, save_config, save_generation_config
@@ -165,7 +164,7 @@ def open_run(folder: Path) -> Run:
     demand_memory(
         architecture, config.batch_size * config.block_size, config.checkpoint_activations
     )
-    model = architecture_of(architecture).model(architecture, seed=config.seed)
+    model = initial_model(architecture, config, None)
     run = Run(files, config, model, TASKS[config.task](config, tokenizer, data))
     run.take_up(state, files.state)
     return run

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from autograd import Tensor, nn
 from npgpt.errors import UserError
-from npgpt.evaluation.loss import Check, mean_loss, whole_loss
+from npgpt.evaluation.loss import Check, Objective, mean_loss, whole_loss
 from npgpt.generation import generate
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
@@ -48,7 +48,9 @@ SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 0}
 """The options of `npgpt.generate` for the samples that training shows."""
 
 
-def accumulate_gradients(model: GPT, batches: Sequence[Batch | tuple[ndarray, ndarray]]) -> float:
+def accumulate_gradients(
+    model: Objective, batches: Sequence[Batch | tuple[ndarray, ndarray]]
+) -> float:
     """Add the gradient of the mean loss over some batches to ``.grad``; return the mean loss.
 
     Nothing else changes: an optimizer takes the step. The mean is over all targets of all batches.
@@ -57,7 +59,7 @@ def accumulate_gradients(model: GPT, batches: Sequence[Batch | tuple[ndarray, nd
 
     Parameters
     ----------
-    model : GPT
+    model : GPT, or another objective of a task (`Task.objective`)
     batches : sequence of Batch, or of (inputs, targets)
         Each is what the model reads: the arguments of ``model(...)``, in their order.
 
@@ -75,7 +77,7 @@ def accumulate_gradients(model: GPT, batches: Sequence[Batch | tuple[ndarray, nd
     for batch, count in zip(batches, counts, strict=True):
         if count:
             share = count / sum(counts)
-            _, loss = model(*batch)
+            loss: Any = model(*batch)[1]
             total += loss.item() * share
             loss.backward(np.full((), share, loss.dtype))
     return total
@@ -216,6 +218,10 @@ class Task(ABC):
     def command(self, folder: Path) -> str:
         """Return a command that shows more of what the model in a run folder does."""
 
+    def objective(self, model: GPT) -> Objective:
+        """Return what maps a batch to an output and the mean loss of its targets: the model."""
+        return model
+
     def metrics(self, model: GPT, step: int, check: Check = lambda: None) -> dict[str, float]:
         """Return numbers that an evaluation shows besides the losses, by their names."""
         return {}
@@ -241,7 +247,7 @@ class Task(ABC):
             generator = np.random.default_rng([self.config.seed, 2 + split, step])
             n = self.config.eval_iters
             batches = (self.evaluation_batch(split, generator) for _ in range(n))
-            return mean_loss(model, batches, check)
+            return mean_loss(self.objective(model), batches, check)
 
         return estimate(TRAIN), estimate(VALIDATION)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from autograd import no_grad
 from autograd.escape import brief
 from autograd.files import together, write_json, write_tensors
 from autograd.reading import SMALL, read_json
@@ -60,7 +61,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "alpha_pattern": (None, {}),
     "layers_to_transform": (None, []),
     "exclude_modules": (None, []),
-    "modules_to_save": (None, []),
     "target_parameters": (None, []),
     "trainable_token_indices": (None, [], {}),
     "alora_invocation_tokens": (None, []),
@@ -83,8 +83,8 @@ def add_lora(model: GPT, config: LoraConfig, seed: int = 0) -> GPT:
     Raises
     ------
     UserError
-        If the model has such changes already, or packed weights, or no linear layer has a name
-        that is asked for.
+        If the model has such changes already, or packed weights, or no linear layer, or no head,
+        has a name that is asked for.
 
     Examples
     --------
@@ -98,6 +98,7 @@ def add_lora(model: GPT, config: LoraConfig, seed: int = 0) -> GPT:
     if any(adapted_layers(model)):
         raise UserError("the model has LoRA's matrices already: merge and remove these first")
     chosen = choose_layers(model, config.target_modules)
+    saved = choose_heads(model, config.modules_to_save)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     draw = np.random.default_rng(seed)
@@ -105,6 +106,8 @@ def add_lora(model: GPT, config: LoraConfig, seed: int = 0) -> GPT:
         n_in, n_out = layer.weight.shape
         layer.adapter = LowRank(n_in, n_out, config, layer.weight.dtype, draw)
         layer.adapter.train(layer._training)
+    for parameter in saved.values():
+        parameter.requires_grad_()
     model.lora_config = config
     return model
 
@@ -145,6 +148,35 @@ def choose_layers(model: GPT, targets: tuple[str, ...] | str | None) -> dict[str
         raise UserError(
             f"no linear layer of the model has the name {missing[0]!r} (its layers are "
             f"{', '.join(known)}){nearest(missing[0], known)}"
+        )
+    return found
+
+
+def choose_heads(model: GPT, names: tuple[str, ...]) -> dict[str, Parameter]:
+    """Return the parameters of the heads that ``modules_to_save`` names, by their names in files.
+
+    A head is named by one of the words of its name in Hugging Face's files, such as ``pooler`` for
+    ``bert.pooler.dense``. A parameter that is stored transposed has ``.T`` at the end of its name.
+
+    Raises
+    ------
+    UserError
+        If there are names, and none is that of a head.
+    """
+    table = architecture_of(model.config).names
+    heads = {
+        name_there(name, table) or name: parameter
+        for name, parameter in model.named_parameters()
+        if not name.startswith("transformer.")
+    }
+    found = {
+        name: parameter for name, parameter in heads.items() if {*names} & {*name.split(".")[:-1]}
+    }
+    if names and not found:
+        known = sorted({name.removesuffix(".T").rpartition(".")[0] for name in heads})
+        raise UserError(
+            f"modules_to_save is {brief(names)}, and no head of the model has such a name: "
+            f"{'its heads are ' + ', '.join(known) if known else 'it has no head of its own'}"
         )
     return found
 
@@ -191,9 +223,12 @@ def save_adapter(model: GPT, folder: str | Path, base: str = "") -> None:
     for name, adapter in layers.items():
         for key, matrix in (("lora_A", adapter.lora_A), ("lora_B", adapter.lora_B)):
             tensors[f"{FIRST}{name}.{key}.weight"] = np.ascontiguousarray(matrix.numpy().T)
+    for name, head in choose_heads(model, config.modules_to_save).items():
+        array = head.numpy().T if name.endswith(".T") else head.numpy()
+        tensors[f"{FIRST}{name.removesuffix('.T')}"] = np.ascontiguousarray(array)
     values = {
         "peft_type": "LORA",
-        "task_type": TASKS.get(kind, "CAUSAL_LM"),
+        "task_type": "SEQ_CLS" if model.config.labels else TASKS.get(kind, "CAUSAL_LM"),
         "base_model_name_or_path": base or None,
         "r": config.r,
         "lora_alpha": config.lora_alpha,
@@ -203,6 +238,7 @@ def save_adapter(model: GPT, folder: str | Path, base: str = "") -> None:
         # whether transformers stores the layers of this model as (in, out), as GPT-2's
         "fan_in_fan_out": kind in ("gpt2", "openai-gpt", "npgpt"),
         "bias": "none",
+        "modules_to_save": list(config.modules_to_save) or None,
         "inference_mode": True,
     }
     folder = Path(folder)
@@ -223,8 +259,12 @@ def load_adapter(model: GPT, folder: str | Path) -> GPT:
     folder = Path(folder)
     config = read_lora_config(folder)
     layers = choose_layers(model, config.target_modules)
+    heads = choose_heads(model, config.modules_to_save)
     tensors = dict(open_safetensors(folder / WEIGHTS))
-    expected = {}
+    expected: dict[str, tuple[int, ...]] = {
+        f"{FIRST}{name.removesuffix('.T')}": head.shape[:: -1 if name.endswith(".T") else 1]
+        for name, head in heads.items()
+    }
     for name, layer in layers.items():
         n_in, n_out = layer.weight.shape
         expected[f"{FIRST}{name}.lora_A.weight"] = (config.r, n_in)
@@ -245,6 +285,10 @@ def load_adapter(model: GPT, folder: str | Path) -> GPT:
         for key in ("lora_A", "lora_B"):
             matrix = tensors[f"{theirs}.{key}.weight"].read(dtype)
             setattr(adapter, key, Parameter(np.ascontiguousarray(matrix.T)))
+    with no_grad():
+        for name, head in heads.items():
+            stored = tensors[f"{FIRST}{name.removesuffix('.T')}"].read(head.dtype)
+            head[...] = stored.T if name.endswith(".T") else stored
     return model
 
 
@@ -258,7 +302,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
                 f"{path}: {key} is {brief(values[key])}, which is not known here; expected "
                 f"{known[0] if known[0] is not None else 'no value'}"
             )
-    fields = ("r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
+    fields = ("r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "modules_to_save")
     found = {key: values[key] for key in fields if values.get(key) is not None}
     try:
         if not isinstance(found.get("target_modules"), str):

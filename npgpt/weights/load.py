@@ -24,7 +24,7 @@ from npgpt.generation.options import options_in_config
 from npgpt.hub import find_base, find_config, find_model, is_adapter, make_config
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
-from npgpt.models.lora import adapted_layers
+from npgpt.models.lora import adapted_layers, merged_state
 from npgpt.models.registry import architecture_of
 from npgpt.module import unallocated
 from npgpt.weights.adapters import load_adapter
@@ -228,8 +228,8 @@ def save_pretrained(model: GPT, folder: str | Path) -> None:
 
 
 def save_weights(model: GPT, path: Path) -> None:
-    """Write a model's parameters to a safetensors file."""
-    write_tensors(path, model.state_dict(), {"format": "pt"})
+    """Write a model's parameters to a safetensors file, with LoRA's changes in the weights."""
+    write_tensors(path, merged_state(model), {"format": "pt"})
 
 
 def save_config(config: ModelConfig, folder: Path) -> None:

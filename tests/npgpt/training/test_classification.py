@@ -42,11 +42,11 @@ def config_of(table, folder, **changes):
     return train_config(table, folder, **SMALL | dict(tokenizer="byte", sample_tokens=0) | changes)
 
 
-def bert_folder(folder, kind="BertModel"):
+def bert_folder(folder, kind="BertModel", n_layer=1):
     """Write a small BERT that was trained to do something else, and its tokenizer."""
     words = "[PAD] [UNK] [CLS] [SEP] [MASK] a film the plot of it dull fun ok".split()
     tokenizer = WordPieceTokenizer({word: i for i, word in enumerate(words)})
-    size = dict(n_embd=16, n_layer=1, n_head=2, initializer_range=0.1)
+    size = dict(n_embd=16, n_layer=n_layer, n_head=2, initializer_range=0.1)
     config = BertConfig(len(words), 24, architecture=kind, **size)
     Bert(config, seed=3).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)

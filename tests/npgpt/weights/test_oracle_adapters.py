@@ -134,3 +134,47 @@ def test_we_read_their_files(name, options, tmp_path):
     expected = logits_of(theirs, x, y).detach().numpy()
     assert np.abs(merged - expected).max() <= 10 * tolerance * scale
     np.testing.assert_array_equal(logits_here(unmerge_lora(ours), x, y).numpy(), logits)
+
+
+LABELLED = {
+    "gpt2": (GPT, GPTConfig(**SIZES, pad_token_id=0, labels=("a", "b", "c"))),
+    "bert": (Bert, BertConfig(**SIZES, architecture="BertForSequenceClassification")),
+}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_a_classifier_keeps_its_head(name, tmp_path):
+    """peft reads the head that modules_to_save names, and we read it from peft's files."""
+    import peft
+    import torch
+
+    kind, config = LABELLED[name]
+    ours = kind(config, dtype=np.float64).eval()
+    ours.save_pretrained(tmp_path / "base")
+    heads = ("classifier", "score", "pooler")
+    add_lora(ours, LoraConfig(r=3, lora_alpha=7, modules_to_save=heads))
+    draw = np.random.default_rng(1)
+    for parameter in ours.parameters():
+        if parameter.requires_grad:
+            parameter.data[...] = 0.3 * draw.standard_normal(parameter.shape)
+    save_adapter(ours, tmp_path / "change", base=str(tmp_path / "base"))
+    x, y = batch()
+    found = ours(x)[0].numpy()
+
+    base = opened(tmp_path / "base", np.float64)
+    theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "change")).double().eval()
+    expected = theirs(torch.tensor(x)).logits.detach().numpy()
+    assert np.abs(found - expected).max() <= 1e-10 * np.abs(expected).max()
+    assert np.abs(found - kind(config, dtype=np.float64).eval()(x)[0].numpy()).max() > 0.1
+
+    chosen = peft.LoraConfig(
+        r=2, task_type="SEQ_CLS", modules_to_save=[*heads], init_lora_weights=False
+    )
+    theirs = peft.get_peft_model(opened(tmp_path / "base", np.float64), chosen).double().eval()
+    for each, parameter in theirs.named_parameters():
+        if "modules_to_save" in each:
+            torch.nn.init.normal_(parameter)
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = load_model(tmp_path / "theirs", dtype=np.float64)
+    expected = theirs(torch.tensor(x)).logits.detach().numpy()
+    assert np.abs(again(x)[0].numpy() - expected).max() <= 1e-10 * np.abs(expected).max()
