@@ -33,7 +33,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -242,6 +242,35 @@ def parse(text: str, known: frozenset[str]) -> tuple[Equation, ...]:
             names.add(left.name)
         equations.append(Equation(line, left, right))
     return tuple(equations)
+
+
+def rename(equation: Equation, known: Iterable[str], name: Callable[[str], str]) -> str:
+    """Return the text of an equation with other names for the values.
+
+    Parameters
+    ----------
+    equation : Equation
+    known : iterable of str
+        The names of all values in the formula: of the op, and those that earlier lines define.
+    name : callable
+        Takes a name of `known`, and returns the text that replaces the name. Subscripts and
+        indices stay.
+
+    Examples
+    --------
+    >>> known = {"x", "y", "g", "dx"}
+    >>> (equation,) = parse("dx_ij = g_i · y_j", frozenset(known))
+    >>> rename(equation, known, str.upper)
+    'DX_ij = G_i · Y_j'
+    """
+    known = set(known)
+    reader = _Reader(equation.text, known)
+
+    def other(match: re.Match) -> str:
+        base = match[0] if match[0] in known else reader.split_name(match[0])[0]
+        return name(base) + match[0].removeprefix(base) if base in known else match[0]
+
+    return re.sub(r"(?<![\w.])[^\W\d]\w*", other, equation.text)
 
 
 def _names(node: Any) -> Iterator[Name]:
@@ -489,6 +518,33 @@ class Formula:
             if (sides := evaluation.sides(equation)) is not None:
                 yield equation.text, *sides
 
+    def renamed(
+        self, arguments: dict[str, Any], name: Callable[[str], str]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield the equations for a call in other names; see `rename`.
+
+        The name ``n``, the number of elements along the axes that the op works along, becomes this
+        number.
+
+        Yields
+        ------
+        left, text
+            The name on the left side (empty if the equation is an identity), and the equation.
+        """
+        known = {"π", "out", "g", *arguments, *(f"d{argument}" for argument in arguments)}
+        known |= {f"{of}{i}" for of in ("out", "g") for i in range(10)} | {*self.given}
+        equations = parse(self.text(arguments), frozenset(known))
+        known |= {e.left.name for e in equations if isinstance(e.left, Name)}
+        known.discard("π")
+        numbers = {}
+        if self.along is not None:
+            shape = np.shape(arguments[self.op.names[0]])
+            numbers["n"] = str(math.prod(shape[a] for a in self._axes(arguments)))
+        known |= numbers.keys()
+        for equation in equations:
+            left = equation.left.name if isinstance(equation.left, Name) else ""
+            yield left, rename(equation, known, lambda word: numbers.get(word) or name(word))
+
     def _evaluation(
         self, arguments: dict[str, Any], out: Any, g: Any, cotangents: dict[str, Any]
     ) -> tuple[tuple[Equation, ...], Evaluation]:
@@ -514,12 +570,8 @@ class Formula:
         For a softmax along axis 0 of an array of shape (3, 4), the array becomes one of shape
         (4, 3): four vectors of three elements.
         """
-        along, names = self.along, self.op.names
-        given = {name: values[name] for name in names if name in values}
-        axis: Any = along(**_named(along, given)) if callable(along) else values[str(along)]
         shape = np.shape(values[self.op.names[0]])
-        axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        last = sorted(int(a) % len(shape) for a in axes)
+        last = self._axes(values)
         first = [a for a in range(len(shape)) if a not in last]
         batch, n = tuple(shape[a] for a in first), math.prod(shape[a] for a in last)
         subscripted = {
@@ -536,6 +588,15 @@ class Formula:
             elif isinstance(value, ndarray) and subscripted.get(name) == 0 and value.ndim:
                 moved[name] = value.reshape(batch)
         return moved
+
+    def _axes(self, values: dict[str, Any]) -> list[int]:
+        """Return the axes that the op works along, ascending, for the arguments of a call."""
+        along, names = self.along, self.op.names
+        given = {name: values[name] for name in names if name in values}
+        axis: Any = along(**_named(along, given)) if callable(along) else values[str(along)]
+        n_axes = np.ndim(values[names[0]])
+        axes = range(n_axes) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        return sorted(int(a) % n_axes for a in axes)
 
     def _flat(self, arguments: dict, out: Any, g: Any, cotangents: dict) -> dict[str, Any]:
         """Return all arrays flat, and ``at``: the place in the inputs of each output element.

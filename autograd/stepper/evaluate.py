@@ -1,4 +1,4 @@
-"""Expressions that a user types at a step, such as ``g * y`` or ``d(loss)``, and their values."""
+"""Expressions that a user types at a step, such as ``d(a) * x``, and their values."""
 
 from __future__ import annotations
 
@@ -26,15 +26,13 @@ class Namespace(dict):
         return self.find(name)
 
 
-def evaluate(session: Session, text: str, symbols: bool = False) -> Any:
+def evaluate(session: Session, text: str) -> Any:
     """Return the value of an expression at the step where a session stands.
 
-    If a name is both an argument of the op and a recorded value, it means the recorded value; with
-    `symbols` it means the argument.
+    A name is that of a recorded value. ``$x`` is a symbol of the step's rule, and ``d(NAME)`` the
+    cotangent that has arrived at a value.
     """
     space, text = namespace(session, text)
-    if symbols:
-        space |= session.call.arguments
     with np.errstate(all="ignore"):
         return eval(text, space)
 
@@ -42,30 +40,26 @@ def evaluate(session: Session, text: str, symbols: bool = False) -> Any:
 def namespace(session: Session, text: str) -> tuple[Namespace, str]:
     """Return the values of the names in an expression, and an expression that Python can evaluate.
 
-    Some names are no Python identifiers, such as ``layers[0].weight``. They, and ``d(NAME)``, are
-    replaced by new identifiers: ``layers[0].weight * 2`` becomes ``_31 * 2``, with the value of
-    the weight under the name ``_31``.
+    Some names are no Python identifiers, such as ``layers[0].weight``. They, ``d(NAME)``, and
+    symbols such as ``$x``, are replaced by new identifiers: ``layers[0].weight * 2`` becomes
+    ``_31 * 2``, with the value of the weight under the name ``_31``.
     """
-    recording, index = session.trace.recording, session.level.index
-    within = not session.at_end
+    recording = session.trace.recording
     space = Namespace(lambda name: session.value(session.find(name)))
     known = {n: getattr(builtins, n) for n in ALLOWED}
     space |= {"__builtins__": {"__import__": __import__}, "np": np} | known
-    space |= session.call.arguments if within else {}
-    space |= {recording.name(number): x for number, x in recording.values.items()}
-    if within:
-        step = session.step
-        space |= {"g": step.cotangent, "out": session.out(session.call)} | step.symbols
-        space |= {f"d{edge.input}": edge.contribution for edge in step.edges}
+    for values in (recording.constants, recording.values):
+        space |= {recording.name(number): x for number, x in values.items()}
 
     def put(value: Any) -> str:
         space[key := f"_{len(space)}"] = value
         return key
 
     def cotangent(match: re.Match) -> str:
-        number = session.find(match[1].strip())
-        found = session.trace.cotangent_of(number, index + 1)
-        return put(np.zeros_like(session.value(number)) if found is None else found)
+        return put(session.arrived(session.find(match[1].strip())))
+
+    def symbol(match: re.Match) -> str:
+        return put(session.symbol(match[1]))
 
     def dotted(match: re.Match) -> str:
         if match[0].split(".")[0] in space:
@@ -74,6 +68,7 @@ def namespace(session: Session, text: str) -> tuple[Namespace, str]:
         return put(space[name]) + match[0].removeprefix(name)
 
     text = re.sub(r"\bd\(([^()]+)\)", cotangent, text)
+    text = re.sub(r"\$(\w+)", symbol, text)
     names = {name for name in recording.names.values() if not name.isidentifier()}
     # "model.layers[0].weight" may be written without the name of the object
     names |= {name.partition(".")[2] for name in names if "[" in name}

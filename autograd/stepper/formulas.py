@@ -30,6 +30,8 @@ class NumberedEquation(NamedTuple):
     text is already the number.
     """
 
+    sign: str
+    """``=``, or ``+=`` for what a rule adds to a cotangent."""
     rows: list[tuple[str, str, str]]
     """For each element its place, the right side with numbers, and its value."""
     total: int
@@ -37,7 +39,12 @@ class NumberedEquation(NamedTuple):
 
 
 def write_with_numbers(
-    formula: Formula, arguments: dict[str, Any], out: Any, g: Any, sent: dict[str, Any]
+    formula: Formula,
+    arguments: dict[str, Any],
+    out: Any,
+    g: Any,
+    sent: dict[str, Any],
+    names: dict[str, str],
 ) -> Iterator[NumberedEquation]:
     """Yield the equations of a formula with the numbers of one call.
 
@@ -50,6 +57,9 @@ def write_with_numbers(
     arguments, out, g, sent
         Of the call: its arguments by name, its result, the result's cotangent, and by the name of
         an input the cotangent that is sent to it.
+    names : dict of str to str
+        What the symbols on the left sides stand for. A symbol that is missing is written as it is,
+        with a dollar sign.
     """
     equations, evaluation = formula._evaluation(arguments, out, g, sent)
     # For dx_i = g_i · y_i, with arrays of shape (2,), the loop writes dx[0] = 1 · 3 = 3 and
@@ -59,12 +69,16 @@ def write_with_numbers(
         name, subscripts = equation.left if isinstance(equation.left, Name) else ("", ())
         if not name or not all(isinstance(s, Name) for s in subscripts):
             continue
+        of_input = name.startswith("d") and name[1:] in arguments
+        if of_input and name[1:] not in sent:
+            continue
         left = np.array(evaluation.values[name], ndmin=len(subscripts))
         if not left.size:
             continue
         places = np.ndindex(left.shape) if left.size <= EACH else islice(np.ndindex(left.shape), 1)
-        rows = [_Written(evaluation, equation, place, left[place]).parts for place in places]
-        yield NumberedEquation(rows, left.size)
+        shown = names.get(name, f"${name}")
+        rows = [_Written(evaluation, equation, place, left[place], shown).parts for place in places]
+        yield NumberedEquation("+=" if of_input else "=", rows, left.size)
 
 
 SIGNS: dict[Callable, tuple[str, int]] = {  # each with its binding strength
@@ -82,10 +96,15 @@ class _Written:
     """
 
     def __init__(
-        self, evaluation: Evaluation, equation: Equation, place: tuple[int, ...], found: Any
+        self,
+        evaluation: Evaluation,
+        equation: Equation,
+        place: tuple[int, ...],
+        found: Any,
+        name: str,
     ) -> None:
         self.evaluation = evaluation
-        name, subscripts = equation.left
+        subscripts = equation.left.subscripts
         lead = len(place) - len(subscripts)
         self.batch = (0,) * (len(evaluation.batch) - lead) + place[:lead]
         indices = {s.name: i for s, i in zip(subscripts, place[lead:], strict=True)}
@@ -94,15 +113,15 @@ class _Written:
         if not np.isclose(value, found, rtol=1e-4, atol=1e-12, equal_nan=True):
             text += " + …"  # a broadcast input: the terms of its other uses are left out
         at = f"{name}[{', '.join(map(str, place))}]" if place else name
-        self.parts = at, text, "" if text == _four(found) else _four(found)
+        self.parts = at, text, "" if text == four_digits(found) else four_digits(found)
 
     def write(self, node: Any, indices: dict[str, int]) -> tuple[str, int, float]:
         """Return an expression's text, its binding strength, and its value."""
         if isinstance(node, Number):
-            return _four(node.value), 5, node.value
+            return four_digits(node.value), 5, node.value
         if isinstance(node, Name):
             value = self.entry(node, indices)
-            return _four(value), 5 if value >= 0 else 1, value
+            return four_digits(value), 5 if value >= 0 else 1, value
         if isinstance(node, Big):
             return self.write_sum(node, indices)
         parts = [self.write(argument, indices) for argument in node.arguments]
@@ -110,7 +129,7 @@ class _Written:
         if node.function in COMPARISONS.values() or (
             node.function is np.multiply and node.arguments[0] == Number(1)
         ):
-            return _four(value), 5, value  # a condition in brackets is 0 or 1
+            return four_digits(value), 5, value  # a condition in brackets is 0 or 1
         if node.function is np.negative:
             return f"-{_bracketed(parts[0], 2)}", 1, value
         if node.function in SIGNS:
@@ -137,7 +156,7 @@ class _Written:
             self.batch = before
         value = float(node.function([term[2] for term in terms]))
         if not terms:
-            return _four(value), 5, value
+            return four_digits(value), 5, value
         if len(terms) == 1:
             return *terms[0][:2], value
         strength = 3 if node.function is np.prod else 2
@@ -168,7 +187,7 @@ class _Written:
         return float(array[tuple(places)])
 
 
-def _four(x: Any) -> str:
+def four_digits(x: Any) -> str:
     """Return a number in four digits."""
     return f"{float(x):.4g}"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, ClassVar
+from weakref import ref
 
 import numpy as np
 from numpy import ndarray
@@ -26,7 +28,7 @@ from numpy import ndarray
 from autograd import changes
 from autograd.anomaly import PACKAGE, line_of, users_frame
 from autograd.blocks import Block
-from autograd.engine import Node, TensorBase
+from autograd.engine import Node, TensorBase, tick
 from autograd.escape import shown
 from autograd.modes import record_with
 from autograd.op import Op
@@ -61,6 +63,9 @@ class Call:
         The line of the program: ``file:number: text``.
     scope : str
         The dotted name of the module in which the op ran.
+    constants : dict of str to int
+        For each argument that was an array off the tape, or a number from a variable: its number in
+        the recording's `constants`.
     """
 
     number: int
@@ -70,6 +75,7 @@ class Call:
     results: tuple[int, ...]
     line: str = ""
     scope: str = ""
+    constants: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.line, self.scope = shown(self.line), shown(self.scope)
@@ -112,6 +118,9 @@ class Recording:
     names : dict of int to str
         Names of values: those of the parameters of modules, and of variables of the program. No two
         values have the same name, and some have none.
+    constants : dict of int to ndarray
+        The arrays off the tape that calls have read, and the numbers that variables held. They have
+        numbers and names as values have, and no cotangents. Do not write to them.
     maker : dict of int to Call
         For each result, the call that computed it. A number that is missing is that of a leaf, or
         of a result from before the recording.
@@ -122,6 +131,7 @@ class Recording:
     names: dict[int, str] = field(default_factory=dict)
     keeps_calls: ClassVar[bool] = True  # for `autograd.modes.current_recording`
     file: str = ""  # the file whose lines to note; if empty, those of the program
+    constants: dict[int, ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.names = {number: shown(name) for number, name in self.names.items()}
@@ -133,6 +143,11 @@ class Recording:
         self._scopes = [""]
         self._foreign: set[int] = set()  # ids of arrays that the program may write to
         self._copied_at: dict[int, int] = {}  # for each leaf, the time when it was copied
+        # The number of a constant: by the id of the program's array, with a reference that tells
+        # whether that array still exists; and by the name and value of a variable with a number.
+        self._arrays: dict[int, tuple[ref[ndarray], int]] = {}
+        self._scalars: dict[tuple[str, Any], int] = {}
+        self._unnamed: tuple[int, dict[int, str]] = 0, {}
 
     def __repr__(self) -> str:
         return f"<Recording of {len(self.calls)} calls>"
@@ -158,11 +173,31 @@ class Recording:
         return [number for number in self.values if number not in self.maker]
 
     def name(self, number: int) -> str:
-        """Return the name of a value, or its op and number, such as ``tanh_12``."""
+        """Return the name of a value, or its op and number, such as ``tanh_2``.
+
+        The results of an op without names are numbered in each module: ``h.0.mlp.affine_1``.
+        """
         if number in self.names:
             return self.names[number]
+        if number in self.constants:
+            return f"array_{number}"
         call = self.maker.get(number) or self.calls.get(number)
-        return f"{call.op.name}_{number}" if call else f"leaf_{number}"
+        return self._numbered(number) if call else f"leaf_{number}"
+
+    def _numbered(self, number: int) -> str:
+        """Return the name of a result without a name: its module, its op, and a number."""
+        n_calls, found = self._unnamed
+        if n_calls != len(self.calls):
+            found, counts = {}, Counter[str]()
+            for call in self.calls.values():
+                op = f"{call.scope}.{call.op.name}".removeprefix(".")
+                for result in dict.fromkeys((*call.results, call.number)):
+                    counts[op] += 1
+                    while f"{op}_{counts[op]}" in self._numbers:
+                        counts[op] += 1
+                    found[result] = f"{op}_{counts[op]}"
+            self._unnamed = len(self.calls), found
+        return found[number]
 
     def number(self, name: str) -> int:
         """Return the number of the value with this name; raise KeyError if there is none."""
@@ -191,16 +226,21 @@ class Recording:
         outputs = result if isinstance(result, tuple) else (result,)
         node = outputs[0]._node
         number = node.selects[0].number if node.selects else node.number
-        arguments, parents = {}, {}
+        arguments, parents, constants = {}, {}, {}
         for name, x in op.named(args):
-            if isinstance(x, TensorBase):
-                if x._node is not None:
-                    parents[name] = x._node.number
+            array = x._array if isinstance(x, TensorBase) else x
+            if isinstance(x, TensorBase) and x._node is not None:
+                parents[name] = x._node.number
                 arguments[name] = self._value(x)
+            elif isinstance(array, ndarray):
+                constants[name] = self._constant(array)
+                arguments[name] = self.constants[constants[name]]
             else:
                 arguments[name] = _copy_arrays(x)
+                if type(x) in (int, float) and any(name in rule.inputs for rule in op.rules):
+                    constants |= self._scalar(name, x, frame)
         call = Call(number, op, arguments, parents, tuple(y._node.number for y in outputs),
-                    line_of(frame), self._scopes[-1])  # fmt: skip
+                    line_of(frame), self._scopes[-1], constants)  # fmt: skip
         self.calls[number] = call
         for owner in {y._node.selects[0] for y in outputs if y._node.selects}:
             self._keep(owner, call.line)
@@ -215,15 +255,39 @@ class Recording:
         node.mark(made_at=line, recording=self)
         self._nodes[node.number] = node
 
+    def _constant(self, x: ndarray) -> int:
+        """Return the number of an array off the tape; a new number if the array has changed."""
+        owner, number = self._arrays.get(id(x), (None, 0))
+        if owner is not None and owner() is x and _is_unchanged(x, self.constants[number]):
+            return number
+        number = tick()
+        self._foreign.add(id(changes._root(x)))
+        self._arrays[id(x)] = ref(x), number
+        self.constants[number] = x.copy(order="K")
+        return number
+
+    def _scalar(self, argument: str, x: float, frame: FrameType) -> dict[str, int]:
+        """Return the argument with the number of the variable that it was read from, if any.
+
+        Equal constants of a program are one object, so the variable must also occur in the line.
+        """
+        for name in re.findall(r"[^\W\d]\w*", line_of(frame).partition(": ")[2]):
+            if frame.f_locals.get(name, frame.f_globals.get(name)) is x:
+                if (name, x) not in self._scalars:
+                    self._scalars[name, x] = number = tick()
+                    self.constants[number] = np.asarray(x)
+                    scope = self._scopes[-1] and self._scopes[-1] + "."
+                    self.give_name(number, self._free(scope + name))
+                return {argument: self._scalars[name, x]}
+        return {}
+
     def _value(self, x: TensorBase) -> ndarray:
-        """Return the array of an argument: the recorded array, or for a leaf a copy.
+        """Return the array of a tensor on the tape: the recorded array, or for a leaf a copy.
 
         A leaf is copied because the program may write to its array. The copy is used again as long
         as the array is the same.
         """
-        if x._node is None:
-            self._foreign.add(id(changes._root(x._array)))
-            return x._array.copy(order="K")
+        assert x._node is not None
         number = x._node.number
         known = self.values.get(number)
         if known is not None and (
@@ -247,11 +311,12 @@ class Recording:
 
         Without this, the recording of a long training loop would grow without bound.
         """
-        taken = Recording(self.calls, self.values, self.names, self.file)
+        taken = Recording(self.calls, self.values, self.names, self.file, self.constants)
+        taken._arrays = self._arrays
         taken._nodes, taken._modules, taken._parameters = self._nodes, {}, self._parameters
         for node in taken._nodes.values():
             node.mark(recording=taken)
-        self.calls, self.values, self.names = {}, {}, {}
+        self.calls, self.values, self.names, self.constants = {}, {}, {}, {}
         self.__post_init__()
         return taken
 
@@ -290,11 +355,11 @@ class Recording:
         other = self._numbers.get(name)
         if other == number or other in self._parameters:
             return
+        if number in self.names:
+            del self._numbers[self.names[number]]
         if other is not None:
             moved = self._free(name)
             self.names[other], self._numbers[moved] = moved, other
-        if number in self.names:
-            del self._numbers[self.names[number]]
         self.names[number], self._numbers[name] = name, number
 
     def _free(self, name: str) -> str:
@@ -306,10 +371,20 @@ class Recording:
         """Name values after the variables of a function that hold them, inside its scope."""
         scope = self._scopes[-1] and self._scopes[-1] + "."
         for name, value in frame.f_locals.items():
-            if isinstance(value, TensorBase) and value._node is not None:
-                number = value._node.number
-                if number in self.values and number not in self.names:
-                    self.give_name(number, self._free(scope + name))
+            number = self._number_of(value)
+            if number is not None and number not in self.names:
+                self.give_name(number, self._free(scope + name))
+
+    def _number_of(self, value: Any) -> int | None:
+        """Return the number of the value or the constant that is a variable's content, if any."""
+        if isinstance(value, TensorBase):
+            if value._node is not None:
+                return value._node.number if value._node.number in self.values else None
+            value = value._array
+        if type(value) is ndarray:
+            owner, number = self._arrays.get(id(value), (None, 0))
+            return number if owner is not None and owner() is value else None
+        return None
 
     def name_variables(self, frame: FrameType) -> None:
         """Name values after the variables of a frame and of its callers.
@@ -320,7 +395,7 @@ class Recording:
         not become the name of a parameter.
         """
         frames = []
-        here: FrameType | None = frame if self.values else None
+        here: FrameType | None = frame if self.values or self.constants else None
         while here is not None:
             file = here.f_code.co_filename
             if file == self.file or not file.startswith(OTHERS):
@@ -344,10 +419,11 @@ class Recording:
     def _named_in(
         self, name: str, value: Any, frame: FrameType, seen: set[int]
     ) -> Iterator[tuple[str, int]]:
-        """Yield names and numbers: of a tensor, or of the tensors in a container or an object."""
-        if isinstance(value, TensorBase):
-            if value._node is not None and value._node.number in self.values:
-                yield name, value._node.number
+        """Yield names and numbers: of a tensor or array, or of those in a container or object."""
+        number = self._number_of(value)
+        if number is not None:
+            yield name, number
+        if number is not None or isinstance(value, TensorBase):
             return
         if id(value) in seen or len(name) > LONGEST_NAME:
             return
@@ -509,6 +585,13 @@ def _belongs_to(frame: FrameType, value: Any) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
     folder = Path(frame.f_code.co_filename).resolve().parent
     return file is not None and Path(file).resolve().parent == folder
+
+
+def _is_unchanged(x: ndarray, copy: ndarray) -> bool:
+    """Return whether an array still has the dtype, the shape and the elements of its copy."""
+    if x.dtype != copy.dtype or x.shape != copy.shape:
+        return False
+    return np.array_equal(x, copy, equal_nan=x.dtype.kind in "fc")
 
 
 def _copy_arrays(value: Any) -> Any:

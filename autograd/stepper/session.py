@@ -10,6 +10,7 @@ import copy
 import difflib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from autograd.stepper.formulas import NumberedEquation, write_with_numbers
 from autograd.stepper.measure import largest, norm
 from autograd.stepper.record import Call, kind, record
 from autograd.stepper.steps import Edge, Step, as_tuple
+from autograd.stepper.symbols import ASSIGNMENT, lines_of, names_of, values_of
 from autograd.stepper.trace import Trace, trace
 from autograd.tensor import tensor
 
@@ -33,6 +35,10 @@ LIMITS = {"nonfinite": np.inf, "vanishing": 1e-6, "exploding": 1e3}  # of contri
 
 class CommandError(ValueError):
     """A command that cannot be carried out; the message says why."""
+
+
+class NotYet(CommandError):
+    """A cotangent at which nothing has arrived at this step."""
 
 
 @dataclass
@@ -69,7 +75,7 @@ class Level:
 
 
 class Received(NamedTuple):
-    """The cotangent of one result: its symbol in the rule, the result's name, and the value."""
+    """The cotangent of one result: its symbol in the rule (g), the result's name, and the value."""
 
     symbol: str
     name: str
@@ -79,8 +85,10 @@ class Received(NamedTuple):
 class Sent(NamedTuple):
     """The contribution of a step to the cotangent of one input."""
 
+    symbol: str
+    """The symbol of the contribution in the rule, such as ``dx``."""
     rule: str
-    """The line of the op's formula that computes the value."""
+    """The line of the op's formula that computes the value, as in ``d(W1) += d(a) · x``."""
     value: ndarray
     target: str
     """The name of the input's value."""
@@ -177,6 +185,8 @@ class Neighbourhood(NamedTuple):
 class FormulaView(NamedTuple):
     """An op's formula: in symbols, and with numbers (None if the arrays are too large)."""
 
+    symbols: dict[str, str]
+    """What the rule's symbols stand for, as in ``$x``: ``W1``."""
     lines: list[str]
     with_numbers: list[NumberedEquation] | None
 
@@ -194,7 +204,7 @@ class Session:
     (after every move)      `current_view`: a `StepView`, an `EndView` or a `ProofView`;
                             `watched_values`
     where                   `neighbourhood`
-    print, watch            `evaluate`, `watch`
+    print, watch            `evaluate`, `watch`; `symbols`, what ``$x`` and so on stand for
     formula                 `formula`
     why                     `explanation`, of the number that `find` returns
     check                   `check_step`, `check_loss`
@@ -283,8 +293,11 @@ class Session:
         return "" if self.at_end else self.call.scope
 
     def value(self, number: int) -> ndarray:
-        """Return a recorded value."""
-        return self.trace.recording.values[number]
+        """Return a recorded value, or an array off the tape."""
+        recording = self.trace.recording
+        return recording.constants[number] if number in recording.constants else (
+            recording.values[number]
+        )  # fmt: skip
 
     def name(self, number: int) -> str:
         """Return the name of a value. The name of the step's own module is left out of it."""
@@ -302,7 +315,8 @@ class Session:
         Parameters
         ----------
         name : str
-            The whole name, the name inside the step's module, or the end of one name only.
+            The whole name, the name inside the step's module, or the end of one name only; or the
+            symbol of an argument or a result, such as ``$x``.
 
         Raises
         ------
@@ -310,7 +324,10 @@ class Session:
             If no value, or more than one, has that name.
         """
         recording = self.trace.recording
-        names = {plain_quotes(recording.name(number)): number for number in recording.values}
+        if name.startswith("$"):
+            return self.number_of_symbol(name[1:])
+        numbers = [*recording.constants, *recording.values]
+        names = {plain_quotes(recording.name(number)): number for number in numbers}
         name = plain_quotes(name)
         for whole in (name, f"{self.scope}.{name}"):
             if whole in names:
@@ -321,9 +338,60 @@ class Session:
         if found:
             more = " ..." if len(found) > 4 else ""
             raise CommandError(f"{name} may be {', '.join(found[:4])}{more}")
+        if not self.at_end and name in self.symbols():
+            raise CommandError(
+                f"nothing here is called {name!r}; the symbol of the rule is written ${name}"
+            )
         close = difflib.get_close_matches(name, names, 3, 0.5)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise CommandError(f"nothing here is called {name!r}{hint}")
+
+    def symbols(self) -> dict[str, Any]:
+        """Return the values of the rule's symbols at this step: x, y, ... out, g, dx, ..."""
+        return values_of(self.call, self.step, self.out(self.call))
+
+    def symbol(self, name: str) -> Any:
+        """Return the value of a symbol of the step's rule."""
+        found = self.symbols()
+        if name not in found:
+            known = ", ".join(f"${symbol}" for symbol in found)
+            raise CommandError(f"the rule of {self.call.op.name} has no ${name}; it has {known}")
+        return found[name]
+
+    def number_of_symbol(self, symbol: str) -> int:
+        """Return the number of the value for which the symbol of an argument or a result stands."""
+        call = self.call
+        numbers = call.constants | call.parents
+        for i, result in enumerate(call.results):
+            numbers[f"out{i}" if call.op.multiple else "out"] = result
+        if symbol not in numbers:
+            known = ", ".join(f"${name}" for name in numbers)
+            raise CommandError(f"${symbol} is no value of this step, whose values are {known}")
+        return numbers[symbol]
+
+    def names_of_symbols(self, call: Call) -> dict[str, str]:
+        """Return what each symbol of a call's rule stands for: x is W1, g is d(a), ..."""
+        return names_of(call, self.trace.recording, self.name)
+
+    def arrived(self, number: int) -> ndarray:
+        """Return a value's cotangent up to this step: the sum of all contributions so far.
+
+        Raises
+        ------
+        NotYet
+            If nothing has arrived there.
+        """
+        passed = self.trace.steps[: self.level.index + 1]
+        for step in passed:
+            results = self.trace.call(step).results
+            if number in results:  # also if `set` has replaced the cotangent
+                return as_tuple(step.cotangent)[results.index(number)]
+        found = self.trace.cotangent_of(number, len(passed))
+        if found is None:
+            first = next((i for i, _ in self.trace.edges_to(number)), None)
+            when = "at no step" if first is None else f"step {first + 1} is the first to send to it"
+            raise NotYet(f"nothing has arrived at {self.name(number)}: {when}")
+        return found
 
     def names(self) -> list[str]:
         """Return the names of values and ops, for completion."""
@@ -359,13 +427,15 @@ class Session:
     def view(self) -> StepView:
         """Return the step where the session stands."""
         call, step, inside = self.call, self.step, self.level.inside
+        rules = {line.symbol: line.text for line in lines_of(call, self.names_of_symbols(call))}
         received = [
             Received(symbol, self.name(result), g)
             for result, (symbol, g) in zip(call.results, step.symbols.items(), strict=True)
         ]
         sent = [
             Sent(
-                rule=self.rule_of(call, edge.input),
+                symbol=f"d{edge.input}",
+                rule=rules.get(f"d{edge.input}", f"d({self.name(edge.parent)}) += $d{edge.input}"),
                 value=edge.contribution,
                 target=self.name(edge.parent),
                 note=self.note(edge),
@@ -398,18 +468,6 @@ class Session:
             notes.append("complete: asked for")
         return ", ".join(notes)
 
-    def rule_of(self, call: Call, name: str) -> str:
-        """Return the line of an op's formula that computes an input's cotangent, in symbols."""
-        for line in self.formula_lines(call):
-            if re.match(rf"d{re.escape(name)}(_\w+)? =", line):
-                return line
-        return f"d{name}"
-
-    @staticmethod
-    def formula_lines(call: Call) -> list[str]:
-        """Return an op's formula for a call; no lines if the op states none."""
-        return call.op.stated.text(call.arguments).splitlines() if call.op.stated else []
-
     def formula(self) -> FormulaView:
         """Return what the op and its rule compute, in symbols and with numbers.
 
@@ -418,17 +476,24 @@ class Session:
         CommandError
             If the op states no formula.
         """
-        call, step = self.call, self.step
-        lines = self.formula_lines(call)
+        call, step, names = self.call, self.step, self.names_of_symbols(self.call)
+        lines = [line.text for line in lines_of(call, names)]
         if not lines:
             raise CommandError(f"{call.op.name} states no formula")
+        symbols = {
+            f"${symbol}": name for symbol, name in names.items()
+            if symbol not in call.arguments or symbol in call.parents or symbol in call.constants
+            if symbol[0] != "d" or symbol in call.arguments
+        }  # fmt: skip
         arrays = [*call.arguments.values(), *as_tuple(self.out(call))]
         if any(isinstance(x, ndarray) and x.size > WRITABLE for x in arrays):
-            return FormulaView(lines, None)
+            return FormulaView(symbols, lines, None)
         sent = {edge.input: edge.contribution for edge in step.edges}
         stated: Any = call.op.stated
-        equations = write_with_numbers(stated, call.arguments, self.out(call), step.cotangent, sent)
-        return FormulaView(lines, list(equations))
+        equations = write_with_numbers(
+            stated, call.arguments, self.out(call), step.cotangent, sent, names
+        )
+        return FormulaView(symbols, lines, list(equations))
 
     def gradients(self) -> list[Gradient]:
         """Return the gradients at which the pass arrives."""
@@ -469,8 +534,8 @@ class Session:
 
     def argument(self, call: Call, name: str) -> str:
         """Return a short text for an argument of a call: its name, kind or value."""
-        if name in call.parents:
-            return self.name(call.parents[name])
+        if name in call.parents or call.constants.get(name) in self.trace.recording.names:
+            return self.names_of_symbols(call)[name]
         x = call.arguments[name]
         if isinstance(x, ndarray) and x.ndim:
             return kind(x)
@@ -541,7 +606,7 @@ class Session:
     def condition(self, text: str) -> Callable[[Step], bool]:
         """Return a breakpoint's condition on a step.
 
-        The text is an op's name, a value's name, a line of the program (``12``, ``model.py:12``),
+        The text is a value's name, an op's name, a line of the program (``12``, ``model.py:12``),
         a shape (``[2, 3]``), or ``nonfinite``, ``vanishing 1e-6``, ``exploding 1e3``.
         """
         word, _, rest = text.partition(" ")
@@ -572,13 +637,20 @@ class Session:
                 return number == line and file.endswith(path)
 
             return is_at
-        if any(call.op.name == text for call in self.trace.recording.calls.values()):
+        is_op = any(call.op.name == text for call in self.trace.recording.calls.values())
+        if is_op and text not in self.trace.recording.names.values():
             return lambda step: self.trace.call(step).op.name == text
         wanted = self.find(text)
-        return lambda step: (
-            wanted in self.trace.call(step).results
-            or any(edge.parent == wanted for edge in step.edges)
-        )
+
+        def is_of(step: Step) -> bool:
+            call = self.trace.call(step)
+            return (
+                wanted in call.results
+                or wanted in call.constants.values()
+                or any(edge.parent == wanted for edge in step.edges)
+            )
+
+        return is_of
 
     # ---- into an op
 
@@ -603,13 +675,18 @@ class Session:
         if not self.level.inside:
             raise CommandError("this is the outermost pass")
         call, step = self.level.inside
-        out = self.levels[-2].trace.recording.values[call.results[0]]
-        return ProofView(call.op.name, list(check.prove(self.trace, step, out)))
+        outer = self.levels[-2].trace.recording
+        titles = self.titles(call, names_of(call, outer, outer.name))
+        titles["out"] = outer.name(call.results[0])
+        proofs = check.prove(self.trace, step, outer.values[call.results[0]])
+        return ProofView(
+            call.op.name, [proof._replace(title=titles[proof.title]) for proof in proofs]
+        )
 
     # ---- expressions, checks, what if, predictions
 
-    def evaluate(self, text: str, symbols: bool = False) -> Any:
-        """Return the value of an expression; with `symbols` the op's arguments go first.
+    def evaluate(self, text: str) -> Any:
+        """Return the value of an expression of names, symbols (``$x``) and cotangents (``d(x)``).
 
         Raises
         ------
@@ -617,7 +694,7 @@ class Session:
             Whatever the expression raises, in one line.
         """
         try:
-            return evaluate(self, text, symbols)
+            return evaluate(self, text)
         except CommandError:
             raise
         except SyntaxError as error:
@@ -627,7 +704,8 @@ class Session:
 
     def watch(self, text: str) -> None:
         """Add an expression to those that `watched_values` evaluates after every move."""
-        self.evaluate(text)
+        with suppress(NotYet):
+            self.evaluate(text)
         self.watched.append(text)
 
     def watched_values(self) -> list[Watched]:
@@ -640,13 +718,28 @@ class Session:
                 found.append(Watched(text, None, str(error)))
         return found
 
-    def array(self, text: str, like: ndarray, symbols: bool = False) -> ndarray:
+    def array(self, text: str, like: ndarray) -> ndarray:
         """Return the value of an expression in the shape and dtype of another array."""
-        return _fit(self.evaluate(text, symbols), like)
+        return _fit(self.evaluate(text), like)
 
     def check_step(self) -> Iterator[Comparison]:
         """Compare what this step sends with numeric derivatives of the op alone."""
-        return check.check_step(self.call, self.step)
+        titles = self.titles(self.call, self.names_of_symbols(self.call))
+        for found in check.check_step(self.call, self.step):
+            yield found._replace(title=titles[found.title])
+
+    @staticmethod
+    def titles(call: Call, names: dict[str, str]) -> dict[str, str]:
+        """Return a title for what a rule sends to each input: d(W1), or d(e) as $dx if e has two.
+
+        The keys are symbols such as ``dx``.
+        """
+        symbols = [f"d{name}" for name in call.parents]
+        shown = [names[symbol] for symbol in symbols]
+        return {
+            symbol: f"{name} as ${symbol}" if shown.count(name) > 1 else name
+            for symbol, name in zip(symbols, shown, strict=True)
+        }
 
     def check_loss(self, number: int) -> Comparison:
         """Compare a gradient of the whole loss with numeric derivatives of the replayed loss."""
@@ -661,15 +754,18 @@ class Session:
         Parameters
         ----------
         text : str
-            An expression for the cotangent, such as ``g * 2``. For one of several cotangents it is
-            ``g1 = EXPRESSION``.
+            An expression for the cotangent, such as ``d(a) * 2``. For one of several cotangents it
+            is ``d(first) = EXPRESSION``, or ``$g0 = EXPRESSION``.
         """
         given = self.step.symbols
-        match = re.match(r"(g\d*)\s*=(?!=)", text)
-        symbol = match[1] if match else "g"
-        if symbol not in given:
-            raise CommandError(f"set which of {', '.join(given)}? As in: set {min(given)} = 0")
-        given[symbol] = self.array(text[match.end() :] if match else text, given[symbol])
+        names = {f"d({self.name(n)})": symbol for n, symbol in zip(self.call.results, given,
+                                                                   strict=True)}  # fmt: skip
+        match = ASSIGNMENT.fullmatch(text)
+        left, right = (match[1], match[3]) if match else (next(iter(names)), text)
+        symbol = names.get(left, left.removeprefix("$"))
+        if symbol not in given or len(given) > 1 and not match:
+            raise CommandError(f"set which of {', '.join(names)}? As in: set {min(names)} = 0")
+        given[symbol] = self.array(right, given[symbol])
         value: Any = tuple(given.values()) if self.call.op.multiple else given["g"]
         self.level.trace = self.trace.rerun(self.level.index, value)
 
@@ -683,29 +779,51 @@ class Session:
         Parameters
         ----------
         text : str
-            ``dx = EXPRESSION`` predicts what this step sends to its input x. An expression alone
-            predicts the cotangent of the next step; if that step has several, they are separated by
-            commas.
+            ``d(W1) += EXPRESSION`` predicts what this step sends to W1, and ``d(W1) = EXPRESSION``
+            the cotangent of W1 after this step. ``$dx = EXPRESSION`` predicts what the step sends
+            to its argument x. An expression alone predicts the cotangent of the next step; if that
+            step has several, they are separated by commas.
         """
-        edges = {f"d{edge.input}": edge for edge in self.step.edges}
-        left, equals, right = (part.strip() for part in text.partition("="))
-        if equals and left in edges:
-            edge = edges[left]
-            found = self.array(right, edge.contribution, symbols=True)
-            return [check.judge(left, found, edge.contribution)]
+        if match := ASSIGNMENT.fullmatch(text):
+            title = match[1] if match[2] == "=" else f"{match[1]} {match[2]}"
+            expected = self.predictable(match[1], match[2])
+            return [check.judge(title, self.array(match[3], expected), expected)]
+        if match := re.match(r"(\w+)\s*\+?=(?!=)", text):
+            raise CommandError(
+                f"predict d(NAME) += VALUE or $dx = VALUE; {match[1]} is a name of the program"
+            )
+        edges = [f"d({self.name(edge.parent)}) +=" for edge in self.step.edges]
         if self.level.index + 1 >= len(self.trace.steps):
-            raise CommandError("there is no next step; predict " + " or ".join(edges) + " = ...")
+            raise CommandError("there is no next step; predict " + " or ".join(edges) + " ...")
         coming = self.trace.steps[self.level.index + 1]
         expected, found = as_tuple(coming.cotangent), self.evaluate(text)
         parts = (found,) if len(expected) == 1 else found
         if not isinstance(parts, tuple) or len(parts) != len(expected):
-            names = ", ".join(symbol.upper() for symbol in coming.symbols)
-            raise CommandError(f"the next step has {len(expected)} outputs: predict {names}")
+            raise CommandError(
+                f"the next step has {len(expected)} outputs: predict their cotangents, with commas "
+                "between them"
+            )
         results = self.trace.call(coming).results
         return [
             check.judge(f"d({self.name(number)})", _fit(value, g), g)
             for number, value, g in zip(results, parts, expected, strict=True)
         ]
+
+    def predictable(self, left: str, sign: str) -> Any:
+        """Return the true value of what a prediction is about; see `predict`."""
+        sent = {f"$d{edge.input}": edge.contribution for edge in self.step.edges}
+        if left.startswith("$"):
+            if left not in sent:
+                raise CommandError(f"{left} is none of {', '.join(sent)}, which this step sends")
+            return sent[left]
+        number = self.find(left[2:-1].strip())
+        if sign == "=":
+            return self.arrived(number)
+        parts = [edge.contribution for edge in self.step.edges if edge.parent == number]
+        if not parts:
+            targets = ", ".join(f"d({self.name(edge.parent)})" for edge in self.step.edges)
+            raise CommandError(f"this step adds nothing to {left}; it adds to {targets}")
+        return sum(parts[1:], parts[0])
 
 
 def inside_of(call: Call, step: Step) -> Trace:

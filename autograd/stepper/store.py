@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from numpy import ndarray
@@ -55,6 +55,7 @@ def save(trace: Stored, folder: str | Path) -> None:
             "results": list(call.results),
             "line": call.line,
             "scope": call.scope,
+            "constants": call.constants,
         }
         for call in recording.calls.values()
     ]
@@ -75,6 +76,7 @@ def save(trace: Stored, folder: str | Path) -> None:
         "calls": calls,
         "values": [[number, arrays.encode(x)] for number, x in recording.values.items()],
         "names": list(recording.names.items()),
+        "constants": [[number, arrays.encode(x)] for number, x in recording.constants.items()],
         "steps": steps,
     }
     with together(folder):
@@ -92,6 +94,7 @@ class _CallEntry(TypedDict):
     results: list[Count]
     line: FileName
     scope: str
+    constants: NotRequired[dict[str, Count]]  # traces of earlier versions have none
 
 
 class _StepEntry(TypedDict):
@@ -113,6 +116,7 @@ class _TraceFile(TypedDict):
     calls: list[_CallEntry]
     values: list[tuple[Count, Any]]
     names: list[tuple[Count, str]]
+    constants: NotRequired[list[tuple[Count, Any]]]
     steps: list[_StepEntry]
 
 
@@ -166,11 +170,15 @@ def _decode(contents: _TraceFile, arrays: _Arrays) -> Stored:
             tuple(call["results"]),
             call["line"],
             call["scope"],
+            call.get("constants", {}),
         )
     values = {number: arrays.decode(x) for number, x in contents["values"]}
     names = dict(contents["names"])
+    constants = {number: arrays.decode(x) for number, x in contents.get("constants", [])}
     if len(values) < len(contents["values"]) or len(names) < len(contents["names"]):
         raise ValueError("a value or a name occurs twice")
+    if values.keys() & constants.keys():
+        raise ValueError("a number is that of a value and of a constant")
     steps = [
         Step(
             step["number"],
@@ -180,7 +188,8 @@ def _decode(contents: _TraceFile, arrays: _Arrays) -> Stored:
         for step in contents["steps"]
     ]
     cotangent = arrays.decode(contents["cotangent"])
-    return Stored(Recording(calls, values, names), contents["start"], cotangent, steps)
+    recording = Recording(calls, values, names, constants=constants)
+    return Stored(recording, contents["start"], cotangent, steps)
 
 
 def _check(trace: Stored) -> None:
@@ -189,6 +198,8 @@ def _check(trace: Stored) -> None:
     values, calls = recording.values, recording.calls
     for number, x in values.items():
         _demand_array(x, f"value {number}")
+    for number, x in recording.constants.items():
+        _demand_array(x, f"constant {number}")
     made: set[int] = set()
     last = -1
     for call in calls.values():
@@ -212,6 +223,9 @@ def _check(trace: Stored) -> None:
             if maker is not None and maker.number >= call.number:
                 raise ValueError(f"{what} has the parent {parent}, which is made after the call")
             _demand_like(call.arguments[name], values[parent], f"{what}: the argument {name}")
+        for name, constant in call.constants.items():
+            if name not in call.arguments or constant not in recording.constants:
+                raise ValueError(f"{what} has a constant for {brief(name)} that does not exist")
         made.update(call.results)
     if len(set(recording.names.values())) < len(recording.names):
         raise ValueError("two values have the same name")

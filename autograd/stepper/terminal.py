@@ -233,22 +233,19 @@ class Terminal:
             self.print(Text(f"in {view.scope}", "dim"))
         if view.source:
             self.print(Text(view.source, "italic"))
-        for symbol, name, value in view.received:
-            self.show_array(f"{symbol} = d({name})", value)
+        for _, name, value in view.received:
+            self.show_array(f"d({name})", value)
         if view.sent is None:
             self.print(Text("what it sends is hidden: predict", "dim"))
             return
-        for rule, value, target, note in view.sent:
-            self.show_array(rule, value, target, note)
+        for _, rule, value, _, note in view.sent:
+            self.show_array(rule, value, note)
 
-    def show_array(self, title: str, x: Any, target: str = "", note: str = "") -> None:
+    def show_array(self, title: str, x: Any, note: str = "") -> None:
         """Show an array under its title; beside it if it is one line and there is room."""
         x, width = np.asarray(x), self.console.width
         head = Text("  ").append(title)
-        tail = Text()
-        if target:
-            tail.append("  → ", "dim").append(target, "bold")
-        tail.append(f"  {kind(x)}", "dim")
+        tail = Text(f"  {kind(x)}", "dim")
         size = f"  norm {norm(x):.4g}" if x.size > FEW else ""
         if head.cell_len + tail.cell_len + len(size) >= width:
             self.print(head)
@@ -386,7 +383,8 @@ class Terminal:
             print_value("  ▶ ●  ", result, style="bold yellow")
         for i, (parent, arguments, inputs) in enumerate(around.parents):
             last = i == len(around.parents) - 1
-            print_value(f"    {'└' if last else '├'}─ ", parent, f"  as {', '.join(arguments)}")
+            symbols = ", ".join(f"${name}" for name in arguments)
+            print_value(f"    {'└' if last else '├'}─ ", parent, f"  as {symbols}")
             for j, grandparent in enumerate(inputs):
                 corner = "└" if j == len(inputs) - 1 else "├"
                 print_value(f"    {' ' if last else '│'}   {corner}─ ", grandparent)
@@ -394,8 +392,9 @@ class Terminal:
     def do_print(self, text: str) -> None:
         """Show a value, a slice of one, or any expression of NumPy.  print EXPRESSION.
 
-        Values go by their names; d(NAME) is what has arrived at a value so far. Of this step, g is
-        the cotangent, out the result, x (and so on) an argument, dx what is sent to it.
+        A name is that of your variable; d(NAME) is what has arrived at a value so far. The rule has
+        symbols of its own: $x (and so on) is an argument, $out the result, $g its cotangent, and
+        $dx what is sent to $x. `formula` says what they stand for here.
         """
         if not text:
             raise CommandError("print what?")
@@ -416,7 +415,9 @@ class Terminal:
 
     def do_formula(self, text: str) -> None:
         """Show what the op and its rule compute, and the same with numbers.  formula."""
-        lines, equations = self.session.formula()
+        symbols, lines, equations = self.session.formula()
+        legend = ", ".join(f"{symbol} is {name}" for symbol, name in symbols.items())
+        self.print(Text(legend, "dim"))
         for line in lines:
             self.print("  ", line)
         if equations is None:
@@ -429,12 +430,13 @@ class Terminal:
     def show_equation(self, equation: NumberedEquation) -> None:
         """Show an equation with numbers; its rows in columns, if the columns fit the width."""
         widths = [max(map(len, column)) for column in zip(*equation.rows, strict=True)]
-        aligned = sum(widths) + 8 <= self.console.width
+        aligned = sum(widths) + 9 <= self.console.width
         for place, text, value in equation.rows:
             if aligned:
                 place, text = place.ljust(widths[0]), text.ljust(widths[1])
                 value = value.rjust(widths[2]) if value else ""
-            self.print("  " + " = ".join(filter(None, [place, text, value])).rstrip())
+            line = f"  {place} {equation.sign} {text}"
+            self.print((f"{line} = {value}" if value else line).rstrip())
         if len(equation.rows) < equation.total:
             self.print(Text(f"  the first of {equation.total} elements", "dim"))
 
@@ -486,8 +488,8 @@ class Terminal:
     def do_set(self, text: str) -> None:
         """Change this step's cotangent, and run the rest again; alone, undo that.
 
-        set EXPRESSION         such as: set g * 2, or: set 0
-        set g1 = EXPRESSION    of an op with several outputs, one cotangent
+        set EXPRESSION            such as: set d(a) * 2, or: set 0
+        set d(NAME) = EXPRESSION  of an op with several outputs, one cotangent
         """
         if text:
             self.session.set(text)
@@ -500,9 +502,10 @@ class Terminal:
     def do_predict(self, text: str) -> None:
         """Say what comes before it is shown, and be judged.
 
-        predict                  hide what steps send, or show it again
-        predict EXPRESSION       the cotangent of the next step; of several outputs: predict G0, G1
-        predict dx = EXPRESSION  what this step sends to its input x, from g, x, ... of the rule
+        predict                        hide what steps send, or show it again
+        predict EXPRESSION             the cotangent of the next step; of several, with commas
+        predict d(NAME) += EXPRESSION  what this step adds to a cotangent
+        predict d(NAME) = EXPRESSION   the cotangent after this step
         """
         if not text:
             self.session.hidden = not self.session.hidden
@@ -512,7 +515,7 @@ class Terminal:
             if not is_right:
                 self.print(f"✗ {title}: {hint}", style="red")
                 continue
-            self.print(f"✓ right: {title} is", style="green")
+            self.print(f"✓ right: {title}{'' if title.endswith('=') else ' is'}", style="green")
             for line in matrix(expected, self.console.width - 6):
                 self.print("      ", line)
 

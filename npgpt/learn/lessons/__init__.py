@@ -22,6 +22,7 @@ from rich.text import Text
 import autograd
 from autograd.console import Console
 from autograd.kernels import use_kernels
+from autograd.stepper.symbols import ASSIGNMENT
 from autograd.stepper.terminal import Terminal
 from npgpt.errors import UserError
 
@@ -261,7 +262,7 @@ class Player:
         """Return the function that shows the prompt in a terminal.
 
         The lesson's command is shown in grey, and Enter runs it. If the lesson asks for a
-        prediction, the beginning of the command is already typed, such as ``predict dx =``.
+        prediction, the beginning of the command is already typed, such as ``predict d(w) +=``.
         """
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import WordCompleter
@@ -305,11 +306,14 @@ def question(command: str) -> str:
     Examples
     --------
     >>> from npgpt.learn.lessons import question
-    >>> question("predict dx = g * y"), question("predict 3"), question("next")
-    ('predict dx = ', 'predict ', '')
+    >>> question("predict d(w) += d(y) * x"), question("predict 3"), question("next")
+    ('predict d(w) += ', 'predict ', '')
     """
-    found = re.match(r"predict +(?:(\w+) *=(?!=))?", command)
-    return "" if not found else f"predict {found[1]} = " if found[1] else "predict "
+    word, _, rest = command.partition(" ")
+    if word != "predict" or not rest:
+        return ""
+    found = ASSIGNMENT.fullmatch(rest.strip())
+    return f"predict {found[1]} {found[2]} " if found else "predict "
 
 
 class _Left(Exception):

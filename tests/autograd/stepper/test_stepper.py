@@ -134,7 +134,7 @@ def test_of_ones_own_op():
             y = doubled(x).sum()
         stepper = stepper_of(y)
         text = said(stepper, "next")
-        assert "doubled" in text and "dx  → x" in text and "[ 2.0 2.0 ]" in text
+        assert "doubled" in text and "d(x) += $dx" in text and "[ 2.0 2.0 ]" in text
         assert "states no formula" in said(stepper, "formula")
         assert "✓" in said(stepper, "check")
     finally:
@@ -190,9 +190,12 @@ def test_of_several_outputs():
         assert same(found.rerun(i, found.steps[i].cotangent), found)
     stepper = Terminal(found, Console(width=80))
     text = said(stepper, f"next {split}")
-    assert "g0 = d(first)" in text and "g2 = d(last)" in text
-    assert "set which of g0, g1, g2?" in said(stepper, "set 1")
-    text = said(stepper, "set g1 = [7, 8]", "continue")
+    assert "  d(first)  " in text and "  d(last)  " in text
+    middle = recording_of(y).name(found.call(found.steps[split]).results[1])
+    asked = f"set which of d(first), d({middle}), d(last)?"
+    for wrong in ("1", "d(x) = 1", "$g = 1", "$g3 = 1"):
+        assert asked in said(stepper, f"set {wrong}")
+    text = said(stepper, "set $g1 = [7, 8]", "continue")
     assert "[   0 2.0 7.0 8.0 1.0 1.0 ]   its norm was" in text
     assert stepper.session.trace.cotangent_of(x._node.number).tolist() == [0, 2, 7, 8, 1, 1]
 
@@ -380,34 +383,35 @@ loss = 0.9627: 7 steps back to 3 leaves
 
 ── 1/7  multiply ──────────────────────────────────────────── test_stepper.py:NN
 loss = e * e
-  g = d(loss)  float64   1.0
-  dx = g · y  → e  float64   -0.9812   1 more to come
-  dy = g · x  → e  float64   -0.9812   summed
+  d(loss)  float64   1.0
+  d(e) += d(loss) · e  float64   -0.9812   1 more to come
+  d(e) += d(loss) · e  float64   -0.9812   summed
 (step) until w2
 
 ── 4/7  multiply ──────────────────────────────────────────── test_stepper.py:NN
 p = w2 * h
-  g = d(p)  float64[2]   [ -1.9624 -1.9624 ]
-  dx = g · y  → w2  float64[2]   [  0.5717 -0.9068 ]   complete: its .grad
-  dy = g · x  → h  float64[2]   [ -1.3737  1.1774 ]
+  d(p)  float64[2]   [ -1.9624 -1.9624 ]
+  d(w2) += d(p) · h  float64[2]   [  0.5717 -0.9068 ]   complete: its .grad
+  d(h) += d(p) · w2  float64[2]   [ -1.3737  1.1774 ]
 (step) formula
-  out = x · y
-  dx = g · y
-  dy = g · x
+$x is w2, $y is h, $out is p, $g is d(p)
+  p = w2 · h
+  d(w2) += d(p) · h
+  d(h) += d(p) · w2
 with numbers
-  out[0] = 0.7 · (-0.2913) = -0.2039
-  out[1] = (-0.6) · 0.4621 = -0.2773
-  dx[0] = (-1.962) · (-0.2913) =  0.5717
-  dx[1] = (-1.962) · 0.4621    = -0.9068
-  dy[0] = (-1.962) · 0.7    = -1.374
-  dy[1] = (-1.962) · (-0.6) =  1.177
+  p[0] = 0.7 · (-0.2913) = -0.2039
+  p[1] = (-0.6) · 0.4621 = -0.2773
+  d(w2)[0] += (-1.962) · (-0.2913) =  0.5717
+  d(w2)[1] += (-1.962) · 0.4621    = -0.9068
+  d(h)[0] += (-1.962) · 0.7    = -1.374
+  d(h)[1] += (-1.962) · (-0.6) =  1.177
 (step) where
-    ▲  sum_N = sum(p, None, False)  float64
+    ▲  sum_1 = sum(p, None, False)  float64
     │
   ▶ ●  p = multiply(w2, h)  float64[2]
-    ├─ w2  float64[2]  as x
-    └─ h = tanh(z)  float64[2]  as y
-        └─ z = add(matmul_N, b1)  float64[2]
+    ├─ w2  float64[2]  as $x
+    └─ h = tanh(z)  float64[2]  as $y
+        └─ z = add(matmul_1, b1)  float64[2]
 (step) continue
 
 ── the end: gradients ──────────────────────────────────────────────────────────
@@ -424,8 +428,7 @@ def test_a_transcript(capsys, monkeypatch, tmp_path):
     file = tmp_path / "commands"
     file.write_text("# the net\n\nuntil w2\nformula\nwhere\ncontinue\n")
     autograd.step(net()[0], commands=file)
-    out = re.sub(r"_\d+", "_N", capsys.readouterr().out)
-    out = re.sub(r"(stepper.py:)\d\d", r"\1NN", out)
+    out = re.sub(r"(stepper.py:)\d\d", r"\1NN", capsys.readouterr().out)
     assert out.replace("(step) # the net\n", "") == TRANSCRIPT
 
 
@@ -485,12 +488,57 @@ def test_printing():
     said(stepper, "until tanh")
     assert "[ -0.2913  0.4621 ]" in said(stepper, "print np.tanh(z)")
     assert said(stepper, "p d(h)[0] * 2").strip() == "-2.7473"
-    assert "True" in said(stepper, "print np.array_equal(g, d(h))")
-    assert "True" in said(stepper, "print np.allclose(dx, g * (1 - out**2), rtol=1e-14)")
+    assert "True" in said(stepper, "print np.array_equal($g, d(h))")
+    assert "True" in said(stepper, "print np.allclose($dx, $g * (1 - $out**2), rtol=1e-14)")
+    assert "the rule of tanh has no $y; it has $x, $g, $out, $dx" in said(stepper, "print $y")
     assert said(stepper, "print W1[:, 0].sum()").strip() == "0.5"
     assert "nothing here is called 'w3'; did you mean w2" in said(stepper, "print w3 + 1")
     assert said(stepper, "print 1 +") == "SyntaxError: invalid syntax\n"
     assert "print what?" in said(stepper, "print")
+
+
+def test_a_name_is_always_that_of_the_program():
+    """Also where the op's arguments, its result or its cotangent have the same name."""
+    x, y, g, out, sum = (autograd.tensor(v, requires_grad=True) for v in (2.0, 3.0, 5.0, 7.0, 11.0))
+    with autograd.record():
+        a = g * y
+        loss = a * x + (out - sum)
+    stepper = stepper_of(loss)
+    text = said(stepper, "until a")
+    assert "d(a) += d(multiply_2) · x  float64   2.0" in text
+    assert said(stepper, "print g * y") == "15.0\n"
+    assert said(stepper, "print x, out") == "(array(2.), array(7.))\n"
+    assert said(stepper, "print $g * $y") == "2.0\n"
+    assert "✓ right: d(x) is" in said(stepper, "predict d(x) = g * y")
+    assert "✓ right: d(a)" in said(stepper, "predict x")
+    assert "4/4  multiply" in said(stepper, "until g")
+    text = said(stepper, "formula")
+    assert "$x is g, $y is y, $out is a, $g is d(a)" in text
+    assert "  d(g) += d(a) · y\n" in text and "d(y) += d(a) · g\n" in text
+    assert "✓ right: $dx" in said(stepper, "predict $dx = $g * $y")
+    assert "2/4  subtract" in said(stepper, "back 9", "break sum", "continue")
+
+
+def test_arrays_off_the_tape_have_names(tmp_path):
+    X, t, scale = np.array([[1.0, 2.0], [3.0, 4.0]]), autograd.tensor([1.0, 0.0]), 0.5
+    w = autograd.tensor([0.5, -1.0], requires_grad=True)
+    with autograd.record() as recording:
+        for _ in range(2):
+            e = X @ w - t
+            loss = (e * e * scale).sum() * 0.5
+            X[0, 0] = 9.0
+    found = trace(loss)
+    first, second = (call for call in recording.calls.values() if call.op.name == "matmul")
+    assert first.arguments["x"][0, 0] == 1 and second.arguments["x"][0, 0] == 9
+    assert recording.name(second.constants["x"]) == "X" and len(recording.constants) == 4
+    names = {recording.name(n) for n in recording.constants}
+    assert names == {"X", "X_2", "t", "scale"}
+    found.save(tmp_path)
+    for stepper in (Terminal(found, Console(width=80)), Terminal(Trace.load(tmp_path))):
+        stepper.console = Console(width=80, highlight=False)
+        assert "d(w)_j += Σ_i X_ij · d(matmul_2)_i" in said(stepper, "until X")
+        assert said(stepper, "print X[0, 0] + t[0] + scale") == "10.5\n"
+        assert "d(e) += " in said(stepper, "back 2")
 
 
 def test_names_of_modules(model):
@@ -556,7 +604,7 @@ def test_set_is_a_real_pass():
     before = {
         name: stepper.session.trace.cotangent_of(x._node.number) for name, x in leaves.items()
     }
-    said(stepper, "until tanh", "set g * 2")
+    said(stepper, "until tanh", "set d(h) * 2")
     after = {name: stepper.session.trace.cotangent_of(x._node.number) for name, x in leaves.items()}
     np.testing.assert_array_equal(after["W1"], 2 * before["W1"])
     np.testing.assert_array_equal(after["b1"], 2 * before["b1"])
@@ -643,9 +691,10 @@ def test_several_outputs():
     text = said(stepper, "predict [3, 4], [1, 3]")
     assert "✓ right: d(a)" in text and "✗ d(b): 1 of 2 are wrong" in text
     for wrong in ("[3, 4]", "1, 2, 3"):
-        assert "has 2 outputs: predict G0, G1" in said(stepper, f"predict {wrong}")
+        text = said(stepper, f"predict {wrong}")
+        assert "has 2 outputs: predict their cotangents, with commas between" in text
     assert "✓" in said(stepper, "next", "check")
-    assert "nothing here is called 'nosuch'" in said(stepper, "set g1 = nosuch")
+    assert "nothing here is called 'nosuch'" in said(stepper, "set d(b) = nosuch")
 
 
 def test_an_error_in_a_command_is_a_message(monkeypatch):
@@ -667,7 +716,7 @@ def test_into_and_out():
     assert "sum is a primitive" in said(stepper, "into")
     text = said(stepper, "next", "into")
     assert "attention ▸ 1/" in text and "return p @ value" in text
-    assert "weights" not in text and "→ value" in text
+    assert "weights" not in text and "d(value)_jk += " in text
     assert "outermost" not in said(stepper, "until softmax") and len(stepper.session.levels) == 2
     text = said(stepper, "out")
     assert text.count("✓") == 4 and "DIFFERENT" not in text and "2/2  attention" in text
@@ -683,7 +732,11 @@ def test_predicting():
     assert "the sign is the other one" in said(stepper, "predict [1.374, -1.177]")
     assert "a factor of 2" in said(stepper, "predict [-2.7473, 2.3549]")
     assert "1 of 2 are wrong" in said(stepper, "predict [-1.374, 0]")
-    assert "✓ right: dx" in said(stepper, "predict dx = g * y")
+    assert "✓ right: $dx is" in said(stepper, "predict $dx = $g * $y")
+    assert "✓ right: d(w2) +=" in said(stepper, "predict d(w2) += d(p) * h")
+    assert "adds nothing to d(z); it adds to d(w2), d(h)" in said(stepper, "predict d(z) += 1")
+    assert "$dz is none of $dx, $dy" in said(stepper, "predict $dz = 1")
+    assert "predict d(NAME) += VALUE or $dx = VALUE" in said(stepper, "predict dx = 1")
     text = said(stepper, "predict")
     assert "hidden" in text and "0.5717" not in text
     assert "0.5717" in said(stepper, "predict")
@@ -698,9 +751,10 @@ def test_formulas_with_numbers():
     with autograd.record():
         loss = (x * y).sum()
     text = said(stepper_of(loss), "next", "formula")
-    rows = re.findall(r"^  (\w+)\[(\d), (\d)\] = (.*\S) += +(\S+)$", text, re.M)
-    assert [row[:3] for row in rows] == [("out", "0", "0"), ("dx", "0", "0"), ("dx", "1", "0"),
-                                         ("dy", "0", "0")]  # fmt: skip
+    rows = re.findall(r"^  (\S+)\[(\d), (\d)\] \+?= (.*\S) += +(\S+)$", text, re.M)
+    assert [row[:3] for row in rows] == [
+        ("multiply_1", "0", "0"), ("d(x)", "0", "0"), ("d(x)", "1", "0"), ("d(y)", "0", "0"),
+    ]  # fmt: skip
     assert text.count("the first of 12 elements") == 2 and rows[1][3].endswith(" + …")
     sums = y.numpy().sum(1)
     assert [row[4] for row in rows[1:3]] == [f"{total:.4g}" for total in sums]
@@ -708,14 +762,14 @@ def test_formulas_with_numbers():
     with autograd.record():
         loss = (large * 2).sum()
     text = said(stepper_of(loss), "next", "formula")
-    assert "dx = g · y" in text and "arrays of up to" in text
+    assert "d(large) += d(multiply_1) · 2" in text and "arrays of up to" in text
 
 
 @pytest.mark.parametrize("name", OPS)
 def test_formulas_with_numbers_are_right(name, monkeypatch):
     """What is written out, evaluated as it stands, is the element that it is written for."""
     op = autograd.REGISTRY[name]
-    monkeypatch.setattr(formulas, "_four", lambda x: f"F({float(x)!r})")  # every digit
+    monkeypatch.setattr(formulas, "four_digits", lambda x: f"F({float(x)!r})")  # every digit
     monkeypatch.setattr(formulas, "MOST_TERMS", 1000)
     space = {key: getattr(np, key) for key in FUNCTIONS if hasattr(np, key)}
     space |= {"erf": math.erf, "mod": np.mod, "round": np.rint, "max": max, "min": min, "abs": abs}
@@ -736,7 +790,7 @@ def test_formulas_with_numbers_are_right(name, monkeypatch):
             stepper.session.go(len(stepper.session.trace.steps) - 1)
             lines = said(stepper, "formula").partition("with numbers\n")[2].splitlines()
             for line in lines:
-                place, _, text = line.strip().partition(" = ")
+                text = re.split(r" \+?= ", line.strip(), maxsplit=1)[-1]
                 text, equals, value = text.partition(" = ")
                 if equals and not text.rstrip().endswith("…"):
                     code = re.sub(r"\|([^|]*)\|", r"abs(\1)", text)
@@ -769,14 +823,15 @@ def test_a_session_answers_every_command_with_data(capsys):
     session.go_until("softmax")
     assert [value.kind for value in session.neighbourhood().results] == ["float64[2, 2]"]
     equations = session.formula().with_numbers
-    assert equations[0].total == 4 and equations[0].rows[0][0] == "out[0, 0]"
+    assert equations[0].total == 4 and equations[0].rows[0][0] == "softmax_1[0, 0]"
     assert all(isinstance(text, str) for row in equations[0].rows for text in row)
     assert session.explanation(session.find("x")).contributions[0].op == "softmax"
     found = [*session.check_step(), session.check_loss(session.find("x"))]
     assert [comparison.verdict for comparison in found] == ["right", "right"]
     session.hidden = True
     assert session.view().sent is None
-    (judgement,) = session.predict("dinput = out * (g - (g * out).sum(1, keepdims=True))")
+    rule = "$out * ($g - ($g * $out).sum(1, keepdims=True))"
+    (judgement,) = session.predict(f"$dinput = {rule}")
     assert judgement.is_right
     (watched,) = session.watched_values()
     assert np.array_equal(watched.value, session.trace.cotangent_of(x._node.number))
@@ -785,7 +840,7 @@ def test_a_session_answers_every_command_with_data(capsys):
     assert session.go(99).current_view() == session.proof()
     assert all(proof.verdict for proof in session.proof().proofs)
     session.step_out()
-    session.set("g * 2")
+    session.set("$g * 2")
     (gradient,) = session.move(1).current_view().gradients
     assert gradient.name == "x" and gradient.note.startswith("its norm was")
     session.reset()
@@ -804,7 +859,7 @@ def test_a_session_needs_no_terminal():
 def test_watching():
     stepper = stepper_of(net()[0])
     said(stepper, "watch d(w2)")
-    assert "[ 0 0 ]" in said(stepper, "next 2")
+    assert "nothing has arrived at w2: step 4 is the first to send to it" in said(stepper, "next 2")
     assert said(stepper, "next").count("[  0.5717 -0.9068 ]") == 2
     said(stepper, "watch")
     assert "d(w2)" not in said(stepper, "next")
@@ -1041,11 +1096,11 @@ def test_the_steppers_own_passes_are_no_part_of_the_program(tmp_path, capsys):
             autograd.nn.softmax(x).max().backward(retain_graph=True)
         """
     ))  # fmt: skip
-    commands.write_text("next\ncheck\ncheck loss x\ninto\nout\nset 2 * g\ncontinue\nnext\n" * 2)
+    commands.write_text("next\ncheck\ncheck loss x\ninto\nout\nset 2 * $g\ncontinue\nnext\n" * 2)
     walk(StepOptions(script=str(script), commands=str(commands)))
     out = capsys.readouterr().out
     assert out.count("steps back to 1 leaf") == 2 and out.count("✓ largest") == 4
-    assert out.count("dinput         ✓ equal") == 2 and "✗" not in out
+    assert out.count("d(x)           ✓ equal") == 2 and "✗" not in out
 
 
 def test_in_a_notebook(monkeypatch, capsys):

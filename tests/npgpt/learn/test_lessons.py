@@ -146,16 +146,22 @@ def answering(*answers):
 
 
 def test_predictions_are_judged():
-    begin = [""] * (1 + commands(1).index("predict dx = g * y"))  # one more: to run the script
+    first = commands(1).index("predict d(a) += d(f) * b")
+    begin = [""] * (1 + first)  # one more: to run the script
     ask, asked = answering(
-        *begin, "predict dx = 15", "predict dy = 10", "predict dx=-15", "predict dy = 1", "q"
+        *begin,
+        "predict d(a) += 15",
+        "predict d(b) += 10",
+        "predict d(a)+=-15",
+        "predict d(b) += 1",
+        "q",
     )
     player = player_of(1, ask)
     player.play()
-    tail = ["predict dx = g * y"] * 3 + ["predict dy = g * x"] * 2
+    tail = ["predict d(a) += d(f) * b"] * 3 + ["predict d(b) += d(f) * a"] * 2
     assert asked[-5:] == tail  # the right answer to another question does not count
-    assert "✗ dx: the sign is the other one" in said(player)
-    assert said(player).count("✓ right: dx") == 1 and "Next:" not in said(player)
+    assert "✗ d(a) +=: the sign is the other one" in said(player)
+    assert said(player).count("✓ right: d(a) +=") == 1 and "Next:" not in said(player)
 
 
 def test_the_lessons_command_in_the_learners_words():
@@ -168,8 +174,9 @@ def test_the_lessons_command_in_the_learners_words():
 
 @pytest.mark.parametrize(
     ("command", "begun"),
-    [("predict dx = g * y", "predict dx = "), ("predict dx=3", "predict dx = "),
-     ("predict  3", "predict "), ("predict g == 2", "predict "), ("predict", ""), ("print 3", "")],
+    [("predict d(a) += d(f) * b", "predict d(a) += "), ("predict $dx=3", "predict $dx = "),
+     ("predict d(a) = 3", "predict d(a) = "), ("predict  3", "predict "),
+     ("predict g == 2", "predict "), ("predict", ""), ("print 3", "")],
 )  # fmt: skip
 def test_questions(command, begun):
     assert question(command) == begun
@@ -214,7 +221,7 @@ def test_in_a_terminal():
         env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
     )  # fmt: skip
     os.close(slave)
-    n = 1 + commands(1).index("predict dx = g * y")
+    n = 1 + commands(1).index("predict d(a) += d(f) * b")
     screen, answers = "", [*["\r"] * n, "7\r", "\r", "\x03", "\x04"]
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -229,6 +236,6 @@ def test_in_a_terminal():
     os.close(master)
     assert process.wait() == 0 and not answers, screen
     plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", screen)
-    assert "(step) Enter runs the script" in plain and "(step) predict dx = 7" in plain
-    assert "✗ dx: not that" in plain and "✓ right: dx is" in plain
-    assert "✓ right: dy" not in plain and "Traceback" not in plain
+    assert "(step) Enter runs the script" in plain and "(step) predict d(a) += 7" in plain
+    assert "✗ d(a) +=: not that" in plain and "✓ right: d(a) +=" in plain
+    assert "✓ right: d(b)" not in plain and "Traceback" not in plain
