@@ -34,9 +34,9 @@ COMMANDS = {
         "--model: the latest run under out/. Each line from a pipe is a text.",
     ),
     "finetune": (
-        "classification --train FILE [--model DIR] [--KEY VALUE ...]",
-        "Teach a model, or a new one, to name the label of a text, from examples in a table or a "
-        "folder.",
+        "classification|instructions --train FILE [--model DIR] [--KEY VALUE ...]",
+        "Teach a model, or a new one, to name the label of a text, or to answer as an assistant, "
+        "from examples in a table.",
     ),
     "classify": (
         "TEXT ... | --file FILE --labels A,B",

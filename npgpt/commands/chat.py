@@ -35,8 +35,8 @@ class Partner:
     system: str = ""
     """What the model is told before the conversation; if empty, what its template says."""
     template: str = ""
-    """The chat template, if the model has none or another is wanted: chatml, plain, or a file with
-    a template in the language of Jinja2."""
+    """The chat template, if the model has none or another is wanted: chatml, plain, alpaca, or a
+    file with a template in the language of Jinja2."""
     load: FileName = ""
     """A conversation to go on with, as /save has written it."""
     int8: bool = False

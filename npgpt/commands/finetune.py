@@ -1,4 +1,4 @@
-"""``npgpt finetune``: teach a model what a text is about, from examples."""
+"""``npgpt finetune``: teach a model a task from examples."""
 
 from __future__ import annotations
 
@@ -14,17 +14,30 @@ from npgpt.options import Argument, read
 SHORT = {"model": "init_from", "train": "data", "valid": "val_data"}
 """Options, and the keys of a run that they stand for."""
 
+USUAL: dict[str, dict[str, Any]] = {
+    "classification": {"scratch": {"learning_rate": 1e-3}, "model": {}},
+    "instructions": {
+        "scratch": {"learning_rate": 1e-3, "block_size": 256, "batch_size": 8},
+        "model": {"batch_size": 8},
+    },
+}
+"""Values of options that are not given, by the task, for a new model and for one that is there."""
+
 
 @dataclass
 class Options(train.Options):
-    """Fine-tune a model on examples: a text and its label in each row of a file.
+    """Fine-tune a model on examples: texts with labels, or questions with answers.
 
-    The file is CSV, TSV or JSONL, by the end of its name; or a folder has a file for each label. In
-    the run's folder is the model, as transformers loads it; npgpt classify uses it.
+    The file has an example in each row. It is CSV, TSV, JSONL or JSON, by the end of its name. For
+    a classification, it may also be a folder with a file for each label. For instructions, a row
+    has messages, conversations (as ShareGPT has them), instruction, input and output (as Alpaca has
+    them), or a prompt and a response. In the run's folder is the model, as transformers loads it;
+    npgpt classify, or npgpt chat, uses it.
     """
 
-    task: Annotated[Literal["classification"], Argument("TASK")] = "classification"
-    """What the model learns: classification names the label of a text."""
+    task: Annotated[Literal["classification", "instructions"], Argument("TASK")] = "classification"
+    """What the model learns: classification names the label of a text; instructions answers as an
+    assistant, and only the answers have a part in the loss."""
     model: FileName = "scratch"  # type: ignore[assignment] # options are no configuration
     """A folder with a model, the name of an added one (minilm, smollm2), or scratch: a new one."""
     train: FileName = ""
@@ -34,7 +47,7 @@ class Options(train.Options):
     epochs: Positive = 3.0
     """How often every example is read; or give --max_iters, the updates."""
     batch_size: Size = 32
-    """Texts in a batch."""
+    """Examples in a batch; for instructions 8, if not given."""
     learning_rate: Positive = 5e-5
     """For a model from scratch 1e-3, if not given."""
     min_lr: Positive = 0.0
@@ -62,10 +75,9 @@ def run(args: list[str]) -> int:
         if "epochs" in given:
             raise UserError("--epochs sets --max_iters: leave one of them out")
         usual["epochs"] = 0.0
-    if given.get("init_from", "scratch") == "scratch":
-        usual["learning_rate"] = 1e-3
-    default = train.Options(task="classification", **usual)
-    return train.train_as(given, default, ())
+    task = given.get("task", Options.task)
+    usual |= USUAL[task]["scratch" if given.get("init_from", "scratch") == "scratch" else "model"]
+    return train.train_as(given, train.Options(task=task, **usual), ())
 
 
 def spell_out(given: dict[str, Any]) -> dict[str, Any]:

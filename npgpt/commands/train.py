@@ -132,7 +132,8 @@ def train(run: training.Run, is_resumed: bool) -> int:
     again = f"npgpt train --resume {quoted(str(run.folder))}"
     try:
         with showing():
-            say(describe(run, is_resumed))
+            for line in (describe(run, is_resumed), *run.task.notes()):
+                say(line)
             if not all(parameter.requires_grad for parameter in run.model.parameters()):
                 say(describe_trainable(run.model))
         training.train(run, Display(run.config.max_iters, run.progress.step))

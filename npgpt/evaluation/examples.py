@@ -4,6 +4,7 @@ A file is a table, with an example in each row:
 
     .csv      cells between commas; a cell in quotation marks may hold commas and lines
     .jsonl    an object in each line, whose keys are the names of the columns
+    .json     a list of such objects
     trec      ``LABEL:detail text`` in each line, as the TREC questions are published
     others    cells between tabs, without quotation marks (.tsv)
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,7 +28,7 @@ from autograd.reading import parse_json, read_bytes
 from autograd.schema import nearest
 from npgpt.errors import UserError
 
-Form = Literal["csv", "tsv", "jsonl", "trec"]
+Form = Literal["csv", "tsv", "jsonl", "json", "trec"]
 NAMES = [("input", "output"), ("text", "label")]  # of columns that are found without being named
 
 
@@ -60,13 +63,13 @@ def read_examples(
         A file of a form that the module's docstring lists, or a folder with a file for each label.
         The label of a file is the part of its name, between dots, in which the names differ.
     text_column, label_column : str
-        The columns, by the names in the first line (the keys of a ``.jsonl`` file), or by their
-        numbers from 1 if the first line is an example already. If not given: ``input`` and
+        The columns, by the names in the first line (the keys of a ``.jsonl`` or ``.json`` file), or
+        by their numbers from 1 if the first line is an example already. If not given: ``input`` and
         ``output``, or ``text`` and ``label``, if the first line has these names, or else the first
         column and the second.
     labels : collection of str
         The labels that may occur; any, if not given.
-    form : {"csv", "tsv", "jsonl", "trec"}, optional
+    form : {"csv", "tsv", "jsonl", "json", "trec"}, optional
         The form of the file; if not given, what the end of its name says. The columns of ``trec``
         are the text, the label, and the detail after the colon.
     encoding : str
@@ -152,6 +155,32 @@ def read_rows(
     return rows
 
 
+def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the rows of a table as objects, whose keys are the names of the columns.
+
+    The names are in the first line of a ``.csv`` or ``.tsv`` file.
+
+    Returns
+    -------
+    list of (str, dict)
+        The file and the line, for messages; and the object.
+
+    Raises
+    ------
+    UserError
+        If the file is no such table, or has no row.
+    """
+    path = Path(path)
+    form = _form_of(path)
+    lines = PARSERS[form](_read_text(path, "utf-8"), path)
+    if form not in OBJECTS:
+        lines = _named_cells(lines, path)
+    rows = [(f"{path}, line {number}", values) for number, values in lines]
+    if not rows:
+        raise UserError(f"{path} has no example")
+    return rows
+
+
 # ---- the forms
 
 
@@ -216,6 +245,25 @@ def _parse_jsonl(text: str, path: Path) -> Lines:
         yield number, values
 
 
+def _parse_json(text: str, path: Path) -> Lines:
+    values = parse_json(text, path)
+    if not isinstance(values, list):
+        raise UserError(f"{path} is {brief(values)}; it must be a list of objects")
+    decoder, place, number = json.JSONDecoder(), text.index("[") + 1, 1
+    number += text.count("\n", 0, place)
+    for value in values:
+        begin = place + len(SPACE.match(text, place)[0])  # type: ignore[index]
+        number += text.count("\n", place, begin)
+        if not isinstance(value, dict):
+            raise UserError(f"{path}, line {number} is {brief(value)}; it must be an object")
+        yield number, value
+        _, place = decoder.raw_decode(text, begin)
+        number += text.count("\n", begin, place)
+
+
+SPACE = re.compile(r"[\s,]*")  # before an element of a list
+
+
 def _parse_trec(text: str, path: Path) -> Lines:
     for number, line in _lines(text):
         kind, _, question = line.partition(" ")
@@ -231,8 +279,10 @@ PARSERS: dict[str, Callable[[str, Path], Lines]] = {
     "csv": _parse_csv,
     "tsv": _parse_tsv,
     "jsonl": _parse_jsonl,
+    "json": _parse_json,
     "trec": _parse_trec,
 }
+OBJECTS = ("jsonl", "json")  # the forms whose rows are objects
 
 
 def _read_folder(folder: Path, encoding: str) -> list[Row]:
@@ -262,7 +312,7 @@ def _choose(lines: Lines, columns: Sequence[str], form: str, path: Path) -> list
     found = list(lines)
     if not found:
         return []
-    if form == "jsonl":
+    if form in OBJECTS:
         columns = columns or _find_names(found[0][1]) or NAMES[0]
         return [
             Row(where, [_field(values, name, where) for name in columns])
@@ -289,6 +339,22 @@ def _choose(lines: Lines, columns: Sequence[str], form: str, path: Path) -> list
             raise UserError(f"{where} has {_count(cells)}, and line {first} has {len(head)}")
         rows.append(Row(where, [cells[i].strip() for i in indices]))
     return rows
+
+
+def _named_cells(lines: Lines, path: Path) -> Lines:
+    """Yield the rows after the first as objects; the first has the names of the columns."""
+    head: list[str] = []
+    for number, cells in lines:
+        if head and len(cells) != len(head):
+            raise UserError(
+                f"{path}, line {number} has {_count(cells)}, and the first line has {len(head)}"
+            )
+        if head:
+            yield number, dict(zip(head, map(str.strip, cells), strict=True))
+        else:
+            head = [cell.strip() for cell in cells]
+            if len({*head}) < len(head):
+                raise UserError(f"{path}, line {number} names a column twice: {brief(head)}")
 
 
 def _find_names(head: Collection[str]) -> Sequence[str]:

@@ -14,7 +14,7 @@ or in ``tokenizer_config.json``. `npgpt.tokenizers.sandbox` renders it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +46,29 @@ TEMPLATES = {
 {%- if add_generation_prompt %}
 {{- 'Assistant:' }}
 {%- endif %}""",
+    "alpaca": """\
+{%- if messages[0].role != 'system' %}
+{{- 'Below is an instruction that describes a task. Write a response that appropriately '
+    + 'completes the request.\n\n' }}
+{%- endif %}
+{%- for message in messages %}
+{%- if message.role == 'user' %}
+{{- '### Instruction:\n' + (message.instruction or message.content) + '\n\n' }}
+{{- '### Input:\n' + message.input + '\n\n' if message.input else '' }}
+{%- else %}
+{{- ('' if message.role == 'system' else '### Response:\n') + message.content + '\n\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '### Response:\n' }}
+{%- endif %}""",
 }
 """Templates for a model that comes without one, by name.
 
 ``chatml`` is the form of many models, with the tokens ``<|im_start|>`` and ``<|im_end|>``.
 ``plain`` is for a model that was trained on texts and not on conversations: it writes
-``User: ...`` and ``Assistant: ...``.
+``User: ...`` and ``Assistant: ...``. ``alpaca`` is the form in which many base models were tuned to
+follow instructions; a message may have the keys ``instruction`` and ``input`` there.
 """
 PRIVATE = range(0xF0000, 0x110000)  # characters that Unicode leaves to everybody's own use
 
@@ -192,12 +209,99 @@ def encode_chat(
                         ->  1 "user\na<|im_end|>b" 2 "\n"                       encoded as text
     """
     source = require_template(tokenizer) if template is None else template
+    [messages, values], encode = mark_tokens(
+        tokenizer, source, [fit_messages(conversation), make_plain(dict(variables))]
+    )
+    return encode(render_chat(tokenizer, messages, source, add_generation_prompt, values))
+
+
+def encode_turns(
+    tokenizer: Tokenizer, conversation: Sequence[Mapping[str, Any]], end: tuple[int | None, int]
+) -> list[tuple[ndarray, bool]]:
+    r"""Return the ids of a conversation in parts: what is given, and what the assistant writes.
+
+    An answer begins where the template would let a model begin it. An answer ends with the token
+    with which the template ends answers; or if the template writes no special token there, with
+    what it writes before the next question. After the last answer, an end token then stands:
+
+        "User: Hi!\nAssistant:"        given
+        " Hello.\n"                   an answer
+        "User: And?\nAssistant:"      given
+        " No more.", and a token      an answer
+
+    As in `encode_chat`, only the template writes special tokens.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+        With a chat template.
+    conversation : sequence of mapping
+        Messages, the last of them an answer, whose role is ``assistant``.
+    end : (int or None, int)
+        The token with which the template ends an answer (`find_end`), and the token after the last
+        answer if there is none.
+
+    Returns
+    -------
+    list of (ndarray of int64, bool)
+        The ids, and whether the assistant writes them.
+
+    Raises
+    ------
+    UserError
+        If the template does not write the messages one after the other, so that no place in its
+        text is the beginning or the end of an answer.
+
+    Examples
+    --------
+    >>> from npgpt.tokenizers import ByteTokenizer
+    >>> tokenizer = ByteTokenizer(["<|endoftext|>"])
+    >>> tokenizer.chat_template = find_template("plain")
+    >>> messages = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Yes?"}]
+    >>> for ids, is_answer in encode_turns(tokenizer, messages, (None, 256)):
+    ...     print(is_answer, repr(tokenizer.decode(ids)))
+    False 'User: Hi!\nAssistant:'
+    True ' Yes?<|endoftext|>'
+    """
+    source = require_template(tokenizer)
+    messages, encode = mark_tokens(tokenizer, source, fit_messages(conversation))
+    token, last = end
+    spelled = next((text for text, i in tokenizer.special_tokens.items() if i == token), "")
+    text = render_chat(tokenizer, messages, source, False, {})
+    parts, done = [], 0
+    for n, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = render_chat(tokenizer, messages[:n], source, True, {})
+        whole = render_chat(tokenizer, messages[: n + 1], source, False, {})
+        if not (text.startswith(whole) and whole.startswith(before) and len(before) >= done):
+            raise UserError(
+                "the chat template does not write the messages one after the other (with "
+                f"add_generation_prompt before an answer), as for {brief(message['content'])}: "
+                "training needs one that does, such as --template chatml"
+            )
+        answer = whole[len(before) :]
+        if spelled:
+            answer = "".join(answer.rpartition(spelled)[:2]) or answer
+        parts += [(encode(text[done : len(before)]), False), (encode(answer), True)]
+        done = len(before) + len(answer)
+    if token is None:
+        parts[-1] = np.append(encode(answer.rstrip()), last), True
+    return parts
+
+
+def mark_tokens(
+    tokenizer: Tokenizer, source: str, given: Any
+) -> tuple[Any, Callable[[str], ndarray]]:
+    """Return messages whose special tokens are marked, and the function that encodes their text.
+
+    See `encode_chat`. `source` is the template, and `given` any value of JSON's types.
+    """
     control = {
         token.content: token
         for token in tokenizer.added_tokens
         if token.special or token.content in source and not token.content.isspace()
     }
-    given = [fit_messages(conversation), make_plain(dict(variables))]
     texts = source + "".join(strings_in(given))
     unused = next((chr(code) for code in PRIVATE if chr(code) not in texts), "")
     if not unused:
@@ -205,22 +309,25 @@ def encode_chat(
     longest_first = sorted(control, key=len, reverse=True)
     marks = {content: f"{unused}{i}{unused}" for i, content in enumerate(longest_first)}
     unmarked = {mark: content for content, mark in marks.items()}
-    messages, values = replace_in(given, marks)
-    text = render_chat(tokenizer, messages, source, add_generation_prompt, values)
     others = {
         tokenizer._spelling(token): token
         for token in tokenizer.added_tokens
         if token.content not in control
     }
-    parts: list[ndarray] = [np.zeros(0, np.int64)]
-    for part in split_at(text, control):
-        inner: list[str | int] = [part]
-        if isinstance(part, str):
-            inner = [*split_at(tokenizer.normalize(replace_in(part, unmarked)), others)]
-        parts += [
-            np.array([each]) if isinstance(each, int) else tokenizer._encode(each) for each in inner
-        ]
-    return np.concatenate(parts)
+
+    def encode(text: str) -> ndarray:
+        parts: list[ndarray] = [np.zeros(0, np.int64)]
+        for part in split_at(text, control):
+            inner: list[str | int] = [part]
+            if isinstance(part, str):
+                inner = [*split_at(tokenizer.normalize(replace_in(part, unmarked)), others)]
+            parts += [
+                np.array([each]) if isinstance(each, int) else tokenizer._encode(each)
+                for each in inner
+            ]
+        return np.concatenate(parts)
+
+    return replace_in(given, marks), encode
 
 
 def fit_messages(conversation: Any) -> list[dict[str, Any]]:

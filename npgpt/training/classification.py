@@ -60,6 +60,7 @@ class Classification(Examples):
 
     name = "classification"
     model_types = "gpt", "llama", "mistral", "qwen2", "bert"
+    keys = "epochs", "text_column", "label_column", "labels"
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
         super().__init__(config, tokenizer, data)
@@ -93,7 +94,7 @@ class Classification(Examples):
     @classmethod
     def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
         """Return the configuration with the labels: those of the data, if none are given."""
-        labels = config.labels
+        config, labels = super().complete(config, sources), config.labels
         for source in sources:
             if source.file is not None and not labels:
                 raise UserError(f"{source.file} has the numbers of labels; name them with --labels")

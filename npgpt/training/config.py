@@ -32,7 +32,7 @@ from npgpt.models.registry import ARCHITECTURES
 from npgpt.options import FOREIGN
 
 ModelType = Literal["gpt", "llama", "mistral", "qwen2", "encoder-decoder", "marian", "bert"]
-TaskName = Literal["language_modelling", "pairs", "masked", "classification"]
+TaskName = Literal["language_modelling", "pairs", "masked", "classification", "instructions"]
 """The names of the tasks (`npgpt.training.registry.TASKS`)."""
 
 
@@ -43,7 +43,7 @@ class DataKeys:
     task: TaskName = "language_modelling"
     """What the model learns: language_modelling predicts each token from the tokens before it;
     pairs writes the target of a source, such as a translation; masked fills gaps in the text, as
-    BERT does; classification names the label of a text."""
+    BERT does; classification names the label of a text; instructions answers as an assistant."""
     data: tuple[FileName, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
     val_data: tuple[FileName, ...] = ()
@@ -60,6 +60,12 @@ class DataKeys:
     """Of examples: the column with the labels; if not given, label or output, or the second."""
     labels: tuple[str, ...] = ()
     """Of examples: the labels; those in the data, if not given."""
+    template: FileName = ""
+    """Of instructions: the chat template, plain, alpaca, chatml or a file in the language of
+    Jinja2; if not given, the model's own, or plain if it has none."""
+    pack: bool = False
+    """Of instructions: put short examples into one row, where none sees another, which saves
+    padding; what is learned is the same."""
     tokenizer: FileName = "char"
     """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
     init_from: FileName = "scratch"
@@ -267,7 +273,7 @@ class TrainConfig(TrainableKeys, ModelKeys, DataKeys):  # the fields of the last
             tuple(map(path_of, self.data)),
             tuple(map(path_of, self.val_data)),
         )
-        for name in ("tokenizer", "out_dir", "init_from"):
+        for name in ("tokenizer", "out_dir", "init_from", "template"):
             setattr(self, name, path_of(getattr(self, name)))
         self.check_trainable(self.init_from)
         for name in ("separator", "separate"):

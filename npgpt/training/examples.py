@@ -20,7 +20,6 @@ from npgpt.training.data import Batch, Tokens
 from npgpt.training.task import TRAIN, VALIDATION, Task
 
 SPREAD = 16  # examples are sorted by their lengths within so many batches
-LARGEST = 2**14  # tokens of a batch of an evaluation
 
 
 class Examples(Task):
@@ -38,8 +37,11 @@ class Examples(Task):
         The number of tokens of each example, of all token files.
     splits : (ndarray of int, ndarray of int)
         The numbers of the examples that train, and of those that validate.
+    evaluated_at_once : int
+        Tokens of a batch of an evaluation.
     """
 
+    evaluated_at_once = 2**14
     lengths: ndarray
     splits: tuple[ndarray, ndarray]
 
@@ -96,7 +98,7 @@ class Examples(Task):
         numbers = self.splits[split]
         numbers = numbers[np.argsort(-self.lengths[numbers], kind="stable")]
         while numbers.size:
-            n = max(1, min(64, LARGEST // self.lengths[numbers[0]]))
+            n = max(1, min(64, self.evaluated_at_once // self.lengths[numbers[0]]))
             yield numbers[:n], self.batch(numbers[:n])
             numbers = numbers[n:]
 
@@ -104,6 +106,11 @@ class Examples(Task):
     def tokens_per_batch(self) -> int:
         """How many tokens of examples a batch holds on average."""
         return round(self.config.batch_size * self.lengths[self.splits[TRAIN]].mean())
+
+    @property
+    def largest_batch(self) -> int:
+        """How many tokens a batch holds at most."""
+        return self.config.batch_size * int(self.lengths.max())
 
     def whole_loss(self, model: GPT, check: Check = lambda: None) -> float:
         """Return the mean loss over all examples of the validation split."""

@@ -67,6 +67,7 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
     config = TASKS[config.task].complete(config, sources)
     tokenizer = None if origin is None else load_tokenizer(origin)
     tokenizer = tokenizer_for(config, sources, tokenizer, origin)
+    tokenizer = TASKS[config.task].prepare_tokenizer(tokenizer, config)
     data = {}
     for name, source in zip(TOKEN_FILES, sources, strict=False):
         if source.file is None:
@@ -81,9 +82,7 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
         config = resolve_options(config, base, tokenizer, given, what)
     task = TASKS[config.task](config, tokenizer, data)
     architecture = task.architecture(None if base is None else base.config)
-    demand_memory(
-        architecture, config.batch_size * config.block_size, config.checkpoint_activations
-    )
+    demand_memory(architecture, task.largest_batch, config.checkpoint_activations)
     model = initial_model(architecture, config, base)
     model.generation_config = {**model.generation_config, **task.generation_config()}
     demand_generation(model, tokenizer)

@@ -8,10 +8,12 @@ entry here.
 from __future__ import annotations
 
 from npgpt.training.classification import Classification
+from npgpt.training.instructions import Instructions
 from npgpt.training.masked import MaskedTokens
 from npgpt.training.pairs import Pairs
 from npgpt.training.task import LanguageModelling, Task
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (LanguageModelling, Pairs, MaskedTokens, Classification)
+    task.name: task
+    for task in (LanguageModelling, Pairs, MaskedTokens, Classification, Instructions)
 }

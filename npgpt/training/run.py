@@ -161,11 +161,10 @@ def open_run(folder: Path) -> Run:
     architecture = files.read_architecture(state, config)
     tokenizer = files.read_tokenizer(state)
     data = files.read_data(state, tokenizer)
-    demand_memory(
-        architecture, config.batch_size * config.block_size, config.checkpoint_activations
-    )
+    task = TASKS[config.task](config, tokenizer, data)
+    demand_memory(architecture, task.largest_batch, config.checkpoint_activations)
     model = initial_model(architecture, config, None)
-    run = Run(files, config, model, TASKS[config.task](config, tokenizer, data))
+    run = Run(files, config, model, task)
     run.take_up(state, files.state)
     return run
 

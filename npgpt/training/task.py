@@ -44,6 +44,9 @@ from npgpt.training.data import (
 
 TRAIN, VALIDATION = 0, 1  # the two splits of the data
 
+EXAMPLE_KEYS = ("epochs", "text_column", "label_column", "labels", "template", "pack")
+"""Keys of a run that say something of examples."""
+
 SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 0}
 """The options of `npgpt.generate` for the samples that training shows."""
 
@@ -108,10 +111,13 @@ class Task(ABC):
         The value of the key `task` in the configuration of a run.
     model_types : tuple of ModelType
         The values of the key `model_type` with which the task trains. The first is the default.
+    keys : tuple of str
+        The keys of `EXAMPLE_KEYS` that the task takes.
     """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[ModelType, ...]]
+    keys: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
         self.config = config
@@ -127,6 +133,15 @@ class Task(ABC):
     def tokens_per_batch(self) -> int:
         """How many tokens a batch holds, on average."""
         return self.config.batch_size * self.config.block_size
+
+    @property
+    def largest_batch(self) -> int:
+        """How many tokens a batch holds at most."""
+        return self.config.batch_size * self.config.block_size
+
+    def notes(self) -> list[str]:
+        """Return lines about the data, which are shown before the training."""
+        return []
 
     # ---- before a run begins; a subclass may replace each
 
@@ -145,16 +160,21 @@ class Task(ABC):
         return [END] if config.documents else []
 
     @classmethod
+    def prepare_tokenizer(cls, tokenizer: Tokenizer, config: TrainConfig) -> Tokenizer:
+        """Return the tokenizer of a new run with what the task needs, such as a chat template."""
+        return tokenizer
+
+    @classmethod
     def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
         """Return the configuration with what the data determine, such as labels.
 
         Raises
         ------
         UserError
-            If a key is given that says something of examples, and the task has none.
+            If a key is given that says something of examples that the task does not have.
         """
-        for key in ("epochs", "text_column", "label_column", "labels"):
-            if getattr(config, key):
+        for key in EXAMPLE_KEYS:
+            if key not in cls.keys and getattr(config, key) != getattr(TrainConfig, key):
                 raise UserError(
                     f"{key} says something of examples, and the task is {cls.name}: leave it out"
                 )
@@ -252,6 +272,17 @@ class Task(ABC):
         return estimate(TRAIN), estimate(VALIDATION)
 
 
+def token_losses(model: GPT, batch: Batch) -> Tensor:
+    """Return the loss of each token that is predicted, (B, T), and 0 where none is."""
+    inputs, targets, mask, positions = batch
+    logits, _ = model(inputs, None, mask, positions)  # (B, T, V)
+    rows = logits.reshape(-1, logits.shape[-1])  # (B T, V)
+    losses = nn.cross_entropy(
+        rows, targets.reshape(-1), reduction="none", label_smoothing=model.smoothing
+    )
+    return losses.reshape(targets.shape)
+
+
 class LanguageModelling(Task):
     """Predict each token of a text from the tokens before it.
 
@@ -311,13 +342,7 @@ class LanguageModelling(Task):
 
     def losses(self, model: GPT, batch: Batch) -> Tensor:
         """Return the loss of each token that is predicted, (B, T)."""
-        inputs, targets, mask, positions = batch
-        logits, _ = model(inputs, None, mask, positions)  # (B, T, V)
-        rows = logits.reshape(-1, logits.shape[-1])  # (B T, V)
-        losses = nn.cross_entropy(
-            rows, targets.reshape(-1), reduction="none", label_smoothing=model.smoothing
-        )
-        return losses.reshape(targets.shape)
+        return token_losses(model, batch)
 
     def texts(self, batch: Batch) -> list[str]:
         """Return the text of each window: its inputs, and the token after them."""

@@ -1,0 +1,334 @@
+"""Training an assistant: a model reads a conversation, and learns the answers alone.
+
+A chat template writes a conversation as one text (`npgpt.tokenizers.templates`). The model reads
+all of the text, and the loss asks for the tokens of the answers. In a token file, a mark stands
+before each token: 2 before the first token of an example, 1 before a token of an answer, and 0
+before the others. With letters as tokens, "Q: a" with the answer "b" is
+
+    2 Q  0 :  0 a  1 b  1 END
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from autograd import Tensor
+from npgpt.errors import UserError
+from npgpt.evaluation.labels import padding_token
+from npgpt.generation import generate
+from npgpt.models.gpt import GPT
+from npgpt.options import quoted
+from npgpt.tokenizers import ByteTokenizer, Tokenizer
+from npgpt.tokenizers.templates import encode_turns, find_end, find_template, render_chat
+from npgpt.training.config import TrainConfig
+from npgpt.training.conversations import Conversation, read_conversations
+from npgpt.training.data import END, IGNORED, Batch, Source, Tokens, end_token
+from npgpt.training.examples import Examples, count_updates
+from npgpt.training.task import VALIDATION, token_losses
+
+GIVEN, ANSWER, FIRST = 0, 1, 2  # the marks in a token file
+DEFAULT = "plain"  # the template of a model that has none
+
+
+class Row(NamedTuple):
+    """An example as tokens."""
+
+    ids: ndarray  # (T + 1,)
+    is_answer: ndarray  # (T + 1,) of bool: whether the assistant writes the token
+
+    @property
+    def prompt(self) -> ndarray:
+        """The tokens before the last answer."""
+        last = np.flatnonzero(self.is_answer)[-1]
+        return self.ids[: last + 1 - np.argmin(self.is_answer[last::-1])]
+
+
+@dataclass
+class Conversations(Source):
+    """The conversations of a file; `text` has the text of each."""
+
+    conversations: list[Conversation] = field(default_factory=list)
+
+
+class Instructions(Examples):
+    """Answer as an assistant: the loss is that of the tokens of the answers, and of no others.
+
+    An example of more than `block_size` + 1 tokens loses its last tokens; an example of whose
+    answers nothing is left then is left out.
+
+    Attributes
+    ----------
+    stop : int
+        The token that ends an answer.
+    rows : list of Row
+        The examples of all token files.
+    n_cut, n_left_out : int
+        How many examples have lost tokens, and how many are left out.
+
+    Raises
+    ------
+    UserError
+        If a token file holds no such examples, or a split has none.
+    """
+
+    name = "instructions"
+    model_types = "gpt", "llama", "mistral", "qwen2"
+    keys = ("epochs", "text_column", "label_column", "template", "pack")
+
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
+        super().__init__(config, tokenizer, data)
+        self.stop = stop_of(tokenizer)
+        self.padding = padding_token(tokenizer)
+        self.evaluated_at_once = max(1, 2**24 // tokenizer.n_vocab)  # so that logits stay small
+        files = [find_rows(tokens) for tokens in data.values()]
+        n_all, longest = sum(map(len, files)), config.block_size + 1
+        self.n_cut = sum(len(row.ids) > longest for rows in files for row in rows)
+        files = [self.shortened(rows, longest) for rows in files]
+        self.rows = [row for rows in files for row in rows]
+        self.n_left_out = n_all - len(self.rows)
+        self.n_cut -= self.n_left_out
+        if not all(files):
+            raise UserError(
+                f"no example has an answer within the first {config.block_size} tokens "
+                "(block_size): give a larger --block_size"
+            )
+        self.lengths = np.array([len(row.ids) - 1 for row in self.rows])
+        self.divide([len(rows) for rows in files])
+
+    @staticmethod
+    def shortened(rows: list[Row], length: int) -> list[Row]:
+        """Return the first `length` tokens of each example, without those that have no answer."""
+        short = [Row(row.ids[:length], row.is_answer[:length]) for row in rows]
+        return [row for row in short if row.is_answer[1:].any()]
+
+    # ---- before a run begins
+
+    @classmethod
+    def read(cls, names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
+        """Read a file of conversations."""
+        if config.documents:
+            raise UserError("--documents is about texts: leave it out to train on examples")
+        if len(names) != 1 or names[0].endswith(".bin"):
+            raise UserError(
+                f"{' '.join(names) or 'nothing'} is given; expected one file of conversations "
+                "(.json, .jsonl, .csv or .tsv)"
+            )
+        found = cls.read_file(names[0], config)
+        text = [conversation.text for conversation in found]
+        if config.init_from == "scratch":  # whose tokenizer may be made of the text
+            template = find_template(config.template or DEFAULT)
+            text = [
+                render_chat(ByteTokenizer(), each.messages, template, False, {}) + each.rejected
+                for each in found
+            ]
+        return Conversations(None, text, [names[0]], found)
+
+    @classmethod
+    def read_file(cls, name: str, config: TrainConfig) -> list[Conversation]:
+        """Read the conversations in a file."""
+        return read_conversations(name, config.text_column, config.label_column)
+
+    @classmethod
+    def prepare_tokenizer(cls, tokenizer: Tokenizer, config: TrainConfig) -> Tokenizer:
+        """Return the tokenizer with the chat template of the run."""
+        if config.template or not tokenizer.chat_template:
+            tokenizer.chat_template = find_template(config.template or DEFAULT)
+        return tokenizer
+
+    @classmethod
+    def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
+        """Return the configuration with the updates that its epochs are."""
+        return count_updates(super().complete(config, sources), [len(s.text) for s in sources])
+
+    @classmethod
+    def special_tokens(cls, config: TrainConfig) -> list[str]:
+        """Return the end token."""
+        return [END]
+
+    @classmethod
+    def encode(cls, source: Source, tokenizer: Tokenizer, config: TrainConfig) -> ndarray:
+        """Return the examples of a file as tokens; see the module's docstring."""
+        assert isinstance(source, Conversations)
+        end = find_end(tokenizer)[0], stop_of(tokenizer)
+        parts = []
+        for conversation in source.conversations:
+            for messages in cls.written(conversation):
+                try:
+                    turns = encode_turns(tokenizer, messages, end)
+                except UserError as error:
+                    raise UserError(f"{conversation.where}: {error}") from None
+                ids = np.concatenate([ids for ids, _ in turns])
+                marks = np.repeat([ANSWER if said else GIVEN for _, said in turns],
+                                  [len(ids) for ids, _ in turns])  # fmt: skip
+                marks[0] = FIRST
+                parts.append(np.column_stack([marks, ids]).reshape(-1))
+        return np.concatenate(parts)
+
+    @classmethod
+    def written(cls, conversation: Conversation) -> list[list[dict[str, str]]]:
+        """Return the messages of each example that a conversation is."""
+        return [conversation.messages]
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the first token file holds, without the marks."""
+        return super().n_tokens // 2
+
+    def generation_config(self) -> dict[str, Any]:
+        """Return the token that ends an answer."""
+        return {"eos_token_id": self.stop}
+
+    def notes(self) -> list[str]:
+        """Return how many examples there are, how long they are, and what is lost."""
+        train, valid = self.splits
+        quartiles = np.percentile(self.lengths, [0, 50, 100]).astype(int)
+        n_answer = np.mean([row.is_answer[1:].sum() for row in self.rows])
+        lines = [
+            f"{len(train):,} examples train and {len(valid):,} validate; they have "
+            f"{quartiles[0]:,} to {quartiles[2]:,} tokens (half of them up to {quartiles[1]:,}), "
+            f"and their answers {n_answer:.0f} on average"
+        ]
+        if self.n_cut or self.n_left_out:
+            lines.append(
+                f"note: {self.n_cut:,} examples are longer than {self.config.block_size:,} tokens "
+                f"(block_size) and lose their last tokens; {self.n_left_out:,} more are left out, "
+                "since nothing is left of their answers"
+            )
+        return lines
+
+    # ---- batches
+
+    def batch(self, numbers: ndarray) -> Batch:
+        """Return some examples as a batch; with the key `pack`, in as few rows as they need."""
+        if self.config.pack:
+            return self.packed(pack(self.lengths[numbers]), numbers)
+        T = self.lengths[numbers].max()
+        inputs = np.full((len(numbers), T), self.padding)
+        targets = np.full((len(numbers), T), IGNORED)
+        for row, n in enumerate(numbers):
+            self.write_row(inputs[row], targets[row], n)
+        return Batch(inputs, targets)
+
+    def packed(self, bins: list[list[int]], numbers: ndarray) -> Batch:
+        """Return a batch with several examples in a row, where none looks at another.
+
+        Positions count from the first token of each example, so the model computes the same for an
+        example as if the example were alone.
+        """
+        T = max(int(self.lengths[numbers[each]].sum()) for each in bins)
+        shape = len(bins), T
+        inputs, targets = np.full(shape, self.padding), np.full(shape, IGNORED)
+        example, positions = np.full(shape, -1), np.zeros(shape, np.int64)
+        for row, members in enumerate(bins):
+            first = 0
+            for n in numbers[members]:
+                part = slice(first, first + self.lengths[n])
+                self.write_row(inputs[row, part], targets[row, part], n)
+                example[row, part] = n
+                positions[row, part] = np.arange(self.lengths[n])
+                first = part.stop
+        return Batch(inputs, targets, example[:, :, None] == example[:, None, :], positions)
+
+    def write_row(self, inputs: ndarray, targets: ndarray, n: int) -> None:
+        """Write the inputs and the targets of an example to the beginnings of two arrays (T,)."""
+        ids, is_answer = self.rows[n]
+        inputs[: len(ids) - 1] = ids[:-1]
+        targets[: len(ids) - 1] = np.where(is_answer[1:], ids[1:], IGNORED)
+
+    # ---- judging, and showing
+
+    def losses(self, model: GPT, batch: Batch) -> Tensor:
+        """Return the loss of each token of the answers, (B, T)."""
+        return token_losses(model, batch)
+
+    def texts(self, batch: Batch) -> list[str]:
+        """Return the text of each row."""
+        return [self.decode(row) for row in batch.inputs]
+
+    def prompt(self) -> str:
+        """Return the text before an answer of the validation split."""
+        return self.decode(self.rows[self.splits[VALIDATION][0]].prompt)
+
+    def sample(self, model: GPT) -> str:
+        """Return the text before an answer of the validation split, and what the model answers."""
+        answer = self.answer(model, self.splits[VALIDATION][:1], self.config.sample_tokens)[0]
+        return f"{self.prompt()} -> {answer}"
+
+    def final_sample(self, model: GPT) -> str:
+        """Return five examples of the validation split, with the answers that the model writes."""
+        numbers = self.splits[VALIDATION][:5]
+        lines = []
+        for n, text in zip(numbers, self.answer(model, numbers, 120), strict=True):
+            ids, prompt = self.rows[n].ids, self.rows[n].prompt
+            expected = self.decode(ids[len(prompt) :]).strip()
+            lines.append(f"{self.decode(prompt)}\nmodel     {text}\nexpected  {expected}")
+        return "\n\n".join(lines)
+
+    def answer(self, model: GPT, numbers: ndarray, max_new_tokens: int) -> list[str]:
+        """Return what the model answers at the end of some examples, without drawing."""
+        prompts = [self.rows[n].prompt for n in numbers]
+        longest = max(map(len, prompts))
+        room = model.config.n_positions - longest
+        found = generate(
+            model, prompts, max_new_tokens=max(1, min(max_new_tokens, room)),
+            eos_token_id=self.stop, do_sample=False,
+        )  # fmt: skip
+        return [self.decode(ids[longest:]).strip() for ids in found]
+
+    def command(self, folder: Path) -> str:
+        """Return the command that talks with the model."""
+        return f"npgpt chat --model {quoted(str(folder))}"
+
+
+def stop_of(tokenizer: Tokenizer) -> int:
+    """Return the token that ends an answer: that of the chat template, or the end token."""
+    token, _ = find_end(tokenizer)
+    return end_token(tokenizer, "an answer ends with a token") if token is None else token
+
+
+def pack(lengths: ndarray) -> list[list[int]]:
+    """Divide examples among rows, none of which is longer than the longest example.
+
+    The longest examples are placed first, each in the first row that has room (first fit
+    decreasing).
+
+    Examples
+    --------
+    >>> pack(np.array([2, 5, 3, 1]))
+    [[1], [2, 0]]
+    """
+    room: list[int] = []
+    bins: list[list[int]] = []
+    for n in np.argsort(-lengths, kind="stable").tolist():
+        at = next((i for i, left in enumerate(room) if left >= lengths[n]), len(room))
+        if at == len(room):
+            room.append(int(lengths.max()))
+            bins.append([])
+        room[at] -= int(lengths[n])
+        bins[at].append(n)
+    return bins
+
+
+def find_rows(tokens: Tokens) -> list[Row]:
+    """Return the examples in a token file.
+
+    Raises
+    ------
+    UserError
+        If the file does not consist of examples.
+    """
+    array = tokens.array.astype(np.int64)
+    if len(array) % 2 or not len(array) or array[0] != FIRST or array[::2].max() > FIRST:
+        raise UserError(
+            f"{tokens.path} holds no conversations: these are read from a file such as .jsonl"
+        )
+    marks, ids = array.reshape(-1, 2).T
+    firsts = np.flatnonzero(marks == FIRST)[1:]
+    parts = zip(np.split(ids, firsts), np.split(marks == ANSWER, firsts), strict=True)
+    return [Row(*part) for part in parts]
