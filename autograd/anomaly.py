@@ -135,9 +135,7 @@ class _Watch:
         found = _anomaly(g, given)
         if found:
             trap = ""
-            if len(given) == 1 and given[0].shape == g[0].shape and np.any(
-                ~np.isfinite(g[0]) & (given[0] == 0)
-            ):  # fmt: skip
+            if zero_times_infinity(g[0], given):
                 trap = (
                     "\n  There the cotangent is 0 and the derivative infinite, and 0 times "
                     "infinity is NaN.\n  np.where around the op does not help, since the op "
@@ -173,6 +171,15 @@ def _anomaly(results: list[ndarray], inputs: list[ndarray]) -> str:
     if inf and not any((~np.isfinite(x)).any() for x in inputs):
         return f"{inf} Inf of {sum(y.size for y in results)}"
     return ""
+
+
+def zero_times_infinity(contribution: ndarray, cotangents: list[ndarray]) -> bool:
+    """Return whether a contribution is not finite at an element whose cotangent is 0."""
+    return (
+        len(cotangents) == 1
+        and cotangents[0].shape == contribution.shape
+        and bool(np.any(~np.isfinite(contribution) & (cotangents[0] == 0)))
+    )
 
 
 def _residuals(node: Node) -> dict[str, ndarray]:

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from autograd.anomaly import Contribution, Explanation
+from autograd.anomaly import Explanation
 from autograd.stepper import check
 from autograd.stepper.check import Comparison, Judgement, Proof
+from autograd.stepper.contributions import explain_whole
 from autograd.stepper.evaluate import evaluate, plain_quotes
 from autograd.stepper.formulas import NumberedEquation, write_with_numbers
 from autograd.stepper.measure import largest, norm
+from autograd.stepper.places import Index, read_index, split_index
 from autograd.stepper.record import Call, kind, record
 from autograd.stepper.steps import Edge, Step, as_tuple
 from autograd.stepper.symbols import ASSIGNMENT, lines_of, names_of, values_of
@@ -206,7 +208,7 @@ class Session:
     where                   `neighbourhood`
     print, watch            `evaluate`, `watch`; `symbols`, what ``$x`` and so on stand for
     formula                 `formula`
-    why                     `explanation`, of the number that `find` returns
+    why                     `why`; `explanation`, of the number that `find` returns
     check                   `check_step`, `check_loss`
     set                     `set`, `reset`
     predict                 `predict`, `hidden`
@@ -393,6 +395,20 @@ class Session:
             raise NotYet(f"nothing has arrived at {self.name(number)}: {when}")
         return found
 
+    def find_part(self, text: str) -> tuple[int, Index]:
+        """Return the number of a value, and the index of a part: of ``W1[0, 2]``, of ``W1``."""
+        name, inside = split_index(text)
+        try:
+            return self.find(text), ()  # also if brackets belong to the name, as in layers[0].b
+        except CommandError:
+            if not inside:
+                raise
+        number = self.find(name)
+        try:
+            return number, read_index(inside, self.value(number).shape)
+        except ValueError as error:
+            raise CommandError(f"{name}{error}") from None
+
     def names(self) -> list[str]:
         """Return the names of values and ops, for completion."""
         calls = self.trace.recording.calls.values()
@@ -543,18 +559,13 @@ class Session:
 
     def explanation(self, number: int) -> Explanation:
         """Return the contributions to a value's cotangent, grouped by module."""
-        gradient = self.trace.cotangent_of(number)
-        if gradient is None:
+        if self.trace.cotangent_of(number) is None:
             raise CommandError(f"no gradient reaches {self.name(number)}")
-        parts = []
-        for i, edge in self.trace.edges_to(number):
-            call = self.trace.call(self.trace.steps[i])
-            shape = self.value(call.results[0]).shape
-            part = Contribution(
-                call.op.name, edge.input, shape, call.number, edge.contribution, call.scope
-            )
-            parts.append(part)
-        return Explanation.of(gradient, parts)
+        return explain_whole(self.trace, number)
+
+    def why(self, text: str, width: int = 80) -> str:
+        """Return why the gradient of ``NAME`` or ``NAME[INDEX]`` is what it is, as a text."""
+        return self.trace.why(*self.find_part(text), width)
 
     # ---- moving
 

@@ -126,6 +126,15 @@ class Trace:
         reached -= {number for step in steps for number in self.call(step).results}
         return [number for number in self.recording.values if number in reached]
 
+    def why(self, number: int, index: tuple = (), width: int = 80) -> str:
+        """Return why the gradient of a value, or of an element, is what it is, as a text.
+
+        See `autograd.stepper.why.why`.
+        """
+        from autograd.stepper.why import why
+
+        return why(self, number, index, width)
+
     # ---- on disk
 
     def save(self, folder: str | Path) -> None:

@@ -62,9 +62,8 @@ def step(
     add_1 = 8.0: 2 steps back to 2 leaves
     ...
     (step) why a
-    gradient float64[], norm 4, from 2 uses
-      multiply(x)  norm 3           +75.0% of the gradient
-      add(y)       norm 1           +25.0% of the gradient
+    gradient of a: +4, from 2 uses
+      +3  +75.0%  multiply_1  multiply(x) ...
     """
     if isinstance(function, Tensor):
         recording_of(function).name_variables(users_frame())

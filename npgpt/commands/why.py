@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+import autograd
 from autograd.console import Console
 from autograd.schema import FileName
 from npgpt.errors import UserError
@@ -81,6 +82,8 @@ def why(options: Options, console: Console) -> None:
     replay.seek(most.step)
     say("Its gradient is the sum over these sequences:")
     say(_sequences(replay.run, name, index))
+    if text := _explain(replay.run, name, index, console.width):
+        say(f"\n{text}")
     say(f"\nTo walk through it: npgpt step --run {quoted(options.run)} --at {most.step}")
 
 
@@ -130,6 +133,27 @@ def _sequences(run: Run, name: str, index: tuple[int, ...]) -> Table:
         rest = np.delete(parts, largest)
         table.add_row(_signed(rest.sum()), f"the {len(rest)} others")
     return table
+
+
+def _explain(run: Run, name: str, index: tuple[int, ...], width: int) -> str:
+    """Return the stepper's answer to ``why``, of the batch of this step with the largest gradient.
+
+    An update adds up the gradients of `gradient_accumulation_steps` batches. The passes of a task
+    that computes its loss outside the model's tape have no answer, and the text is empty.
+    """
+    largest, text = 0.0, ""
+
+    def take(trace: autograd.stepper.Trace) -> None:
+        nonlocal largest, text
+        number = trace.recording.number(name)
+        gradient = trace.cotangent_of(number)
+        if gradient is not None and (size := abs(float(gradient[index]))) > largest:
+            largest, text = size, trace.why(number, index, width)
+
+    with autograd.stepper.stopping_at_backward(take):
+        run.backward()
+    n = run.config.gradient_accumulation_steps
+    return f"Of the {n} batches, the one with the largest part:\n{text}" if n > 1 and text else text
 
 
 def _signed(x: float) -> Text:

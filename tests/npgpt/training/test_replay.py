@@ -277,6 +277,8 @@ def test_a_history(resumed, capsys, monkeypatch):
     assert [int(words[0]) for words in steps] == list(range(13))
     assert "replayed from the initialization" in out and "moved it most" in out
     assert "largest batch" in out and re.search("the [13] others", out)
+    terms = out[out.index("Of the 2 batches, the one with the largest part:") :]
+    assert f"gradient of {WEIGHT[: WEIGHT.index('[')]}" in terms and "by position: " in terms
     assert main(["why", f"--run={folder}", f"--param={WEIGHT}", "--from=6", "--to", "8"]) == 0
     out = capsys.readouterr().out
     assert "updates 6 to 8" in out and "checkpoints/step-000005.safetensors" in out

@@ -1,0 +1,261 @@
+"""Why a number of a gradient is what it is: the terms that add up to it, and where they come from.
+
+The rule of an op is linear in the cotangent g of its result, so what the rule sends to one element
+x_e of an input is a sum of terms, one for each element k of the result:
+
+    contribution to x_e = Σ_k g_k · ∂out_k/∂x_e
+
+All derivatives ∂out_k/∂x_e of one element x_e are one derivative along a direction (`jvp`). So the
+same few lines find the terms for every op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.anomaly import Contribution, Explanation
+from autograd.engine import TensorBase
+from autograd.functional import jvp
+from autograd.modes import enable_grad, observing
+from autograd.stepper.places import Index, name_of
+from autograd.stepper.record import Call, Recording
+from autograd.stepper.steps import as_tuple
+from autograd.stepper.symbols import names_of
+from autograd.stepper.trace import Trace
+from autograd.tensor import grad, tensor
+
+LONGEST_PATH = 1000  # steps
+
+
+class Use(NamedTuple):
+    """A use of a value: a call that read the value, and the terms of what its rule sends back.
+
+    For a part of the gradient with several elements, the terms are shares of the part's norm: the
+    derivatives are those along the direction of the part.
+    """
+
+    call: Call
+    input: str
+    """The name of the op's argument."""
+    amount: float
+    """The sum of all terms: the contribution of this use."""
+    cotangents: tuple[ndarray, ...]
+    """For each result of the call, its cotangent."""
+    derivatives: tuple[ndarray, ...]
+    """For each result of the call, the derivatives of its elements."""
+
+    @property
+    def terms(self) -> tuple[ndarray, ...]:
+        """For each result of the call, the product of cotangent and derivative, by element."""
+        return tuple(g * d for g, d in zip(self.cotangents, self.derivatives, strict=True))
+
+
+class Element(NamedTuple):
+    """One element of a recorded value."""
+
+    number: int
+    place: tuple[int, ...]
+
+
+class Hop(NamedTuple):
+    """One step of a path from an element to the start of the backward pass."""
+
+    element: Element
+    """The element of the call's result."""
+    call: Call
+    derivative: float
+    """The derivative of `element` with respect to the element before it on the path."""
+    factor: str
+    """The element of an input that is this derivative, such as ``X[3, 0]``; empty if none is."""
+
+
+class Flow(NamedTuple):
+    """One step of a path through whole values: what a use adds to a part, and by which elements."""
+
+    number: int
+    """The result of the call."""
+    call: Call
+    amount: float
+    terms: ndarray
+
+
+class Part(NamedTuple):
+    """The gradient of a value, or of a part of it, with everything that adds up to it."""
+
+    name: str
+    """The value and the index, such as ``W1[0, 2]``."""
+    gradient: ndarray
+    total: float
+    """What the amounts of all uses add up to: the element, or the norm of several elements."""
+    uses: list[Use]
+    """The largest first."""
+    first: Element
+    """Where the path begins: the element, or the largest one of several."""
+    path: list[Hop]
+    flow: list[Flow]
+
+
+@np.errstate(all="ignore")
+def derivatives_along(call: Call, name: str, direction: ndarray) -> tuple[ndarray, ...]:
+    """Return how each result of a call changes with one of its arguments, along a direction."""
+
+    def run(x: Any) -> Any:
+        return call.run(call.op, call.arguments | {name: x})
+
+    with observing(None):  # an observer of the program must not see these passes
+        _, pushed = jvp(run, [call.arguments[name]], [direction])
+    return tuple(np.asarray(x) for x in (pushed if call.op.multiple else [pushed]))
+
+
+@np.errstate(all="ignore")
+def find_uses(trace: Trace, number: int, direction: ndarray) -> list[Use]:
+    """Return the uses of a value with their terms along a direction, the largest first."""
+    found = []
+    for i, edge in trace.edges_to(number):
+        step = trace.steps[i]
+        call = trace.call(step)
+        along = derivatives_along(call, edge.input, direction)
+        amount = float(np.vdot(edge.contribution[direction != 0], direction[direction != 0]))
+        if np.isfinite(amount):  # an element outside the part may have an infinite derivative,
+            along = tuple(np.where(np.isfinite(d), d, 0) for d in along)  # and 0 times it is NaN
+        found.append(Use(call, edge.input, amount, as_tuple(step.cotangent), along))
+    return sorted(found, key=lambda use: -abs(use.amount))
+
+
+def explain_whole(trace: Trace, number: int) -> Explanation:
+    """Return the contributions to the whole gradient of a value, grouped by module."""
+    gradient: Any = trace.cotangent_of(number)
+    parts = []
+    for i, edge in trace.edges_to(number):
+        call = trace.call(trace.steps[i])
+        shape = trace.recording.values[call.results[0]].shape
+        parts.append(
+            Contribution(
+                call.op.name, edge.input, shape, call.number, edge.contribution, call.scope
+            )
+        )
+    return Explanation.of(gradient, parts)
+
+
+def explain_part(trace: Trace, number: int, index: Index) -> Part:
+    """Return the contributions to the gradient of a part of a value, and the largest path from it.
+
+    The gradient must be finite, and not zero.
+    """
+    gradient: Any = trace.cotangent_of(number)
+    part = np.asarray(gradient[index])
+    total = float(part) if part.ndim == 0 else float(np.linalg.norm(part))
+    direction = np.zeros_like(gradient)
+    direction[index] = 1 if part.ndim == 0 else part / total
+    recording = trace.recording
+    sizes = np.abs(np.where(direction != 0, gradient, 0))
+    largest = np.unravel_index(np.argmax(sizes), sizes.shape)
+    first = Element(number, tuple(map(int, largest)))
+    return Part(
+        name_of(recording.name(number), index),
+        part,
+        total,
+        find_uses(trace, number, direction),
+        first,
+        list(follow_path(trace, first)),
+        list(follow_flow(trace, number, direction)),
+    )
+
+
+def follow_path(trace: Trace, element: Element) -> Iterator[Hop]:
+    """Yield the steps from an element to the start of the pass, along the largest term each time.
+
+    The product of the derivatives, times the cotangent at the start, is what this path adds to the
+    gradient of the element.
+    """
+    for _ in range(LONGEST_PATH):
+        if element.number == trace.start:
+            return
+        one = np.zeros_like(trace.recording.values[element.number])
+        one[element.place] = 1
+        places = [(use, i, terms) for use in find_uses(trace, element.number, one)
+                  for i, terms in enumerate(use.terms) if terms.size]  # fmt: skip
+        if not places:
+            return
+        use, i, terms = max(places, key=lambda place: np.abs(place[2]).max())
+        k = np.unravel_index(np.argmax(np.abs(terms)), terms.shape)
+        after = Element(use.call.results[i], tuple(map(int, k)))
+        factor = find_factor(trace.recording, use, i, element, after)
+        yield Hop(after, use.call, float(use.derivatives[i][k]), factor)
+        element = after
+
+
+def follow_flow(trace: Trace, number: int, direction: ndarray) -> Iterator[Flow]:
+    """Yield the steps from a part to the start of the pass, along the largest use each time.
+
+    The direction is carried through every use: of a value h it becomes ∂h/∂(part), and the terms
+    are the products of its elements with those of the cotangent d(h). Each step leaves out the
+    other uses, and no element. So in a deep network, where each element is one of many, the amounts
+    say which branch matters.
+    """
+    for _ in range(LONGEST_PATH):
+        uses = find_uses(trace, number, direction)
+        if number == trace.start or not uses:
+            return
+        places = ((use, i) for use in uses for i in range(len(use.terms)))
+        use, i = max(places, key=lambda place: abs(float(place[0].terms[place[1]].sum())))
+        terms = use.terms[i]
+        number, direction = use.call.results[i], use.derivatives[i]
+        yield Flow(number, use.call, float(terms.sum()), terms)
+
+
+def find_factor(recording: Recording, use: Use, i: int, before: Element, after: Element) -> str:
+    """Return the element of another argument that a derivative is, as in ``X[3, 0]``.
+
+    If the derivative depends on one element alone, with the slope 1 or -1, and has the value of
+    this element, then it is the element. Otherwise the text is empty.
+    """
+    ones = tuple(map(np.zeros_like, use.derivatives))
+    ones[i][after.place] = 1
+    factors = find_factors(recording, use, before, ones)
+    if len(factors) != 1:
+        return ""
+    name, value, slope = factors[0]
+    is_it = abs(slope) == 1 and slope * value == float(use.derivatives[i][after.place])
+    return ("-" if slope < 0 else "") + name if is_it else ""
+
+
+@np.errstate(all="ignore")
+def find_factors(
+    recording: Recording, use: Use, element: Element, cotangents: tuple[ndarray, ...]
+) -> list[tuple[str, float, float]]:
+    """Return the elements of a call's arguments on which a contribution to an element depends.
+
+    The contribution is differentiated once more, with respect to all arguments. For each element
+    with a slope other than 0, the result has its name, its value and the slope.
+    """
+    call, op = use.call, use.call.op
+    has_rule = {*call.several, *(op.names[i] for i in op.differentiable)}
+    arguments: dict[str, Any] = {
+        name: tensor(x, requires_grad=True) if name in has_rule and _is_floating(x) else x
+        for name, x in call.arguments.items()
+    }
+    leaves = {name: x for name, x in arguments.items() if isinstance(x, TensorBase)}
+    with observing(None), enable_grad():
+        out = call.run(op, arguments)
+        outputs = list(out) if op.multiple else [out]
+        sent: Any = grad(outputs, leaves[use.input], list(cotangents), create_graph=True)
+        if not sent.requires_grad:
+            return []
+        slopes = [np.asarray(x) for x in grad(sent[element.place], list(leaves.values()))]
+    names = names_of(call, recording, recording.name)
+    found = []
+    for name, slope in zip(leaves, slopes, strict=True):
+        for k in zip(*map(np.ndarray.tolist, np.nonzero(np.atleast_1d(slope))), strict=True):
+            place = k if slope.ndim else ()
+            value = float(call.arguments[name][place])
+            found.append((name_of(names[name], place), value, float(slope[place])))
+    return found
+
+
+def _is_floating(x: Any) -> bool:
+    return isinstance(x, ndarray) and x.dtype.kind == "f"

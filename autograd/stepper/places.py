@@ -1,0 +1,69 @@
+"""A part of a value, as a user writes it: ``W1[0, 2]``, ``wte.weight[5]``, ``ws[0][:, 1]``."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import numpy as np
+
+Index = tuple[Any, ...]  # of integers and slices; empty for the whole value
+
+
+def split_index(text: str) -> tuple[str, str]:
+    """Return the name and the index of a text: ``("ws[0]", "1, 2")`` for ``ws[0][1, 2]``."""
+    name, bracket, inside = text.rpartition("[")
+    return (name.strip(), inside[:-1]) if bracket and inside.endswith("]") else (text, "")
+
+
+def read_index(inside: str, shape: tuple[int, ...]) -> Index:
+    """Return the index that a text between brackets is, for an array of a shape.
+
+    Raises
+    ------
+    ValueError
+        If the text has anything but integers and slices of integers, or is out of range.
+    """
+    try:
+        node = ast.parse(f"x[{inside}]", mode="eval").body.slice  # type: ignore[attr-defined]
+        index = tuple(map(_read, node.elts if isinstance(node, ast.Tuple) else [node]))
+        np.broadcast_to(0, shape)[index]
+    except (SyntaxError, AttributeError, ValueError, TypeError):
+        raise ValueError(
+            f"[{inside}] is no index: write integers and slices, as in [0, 2]"
+        ) from None
+    except IndexError:
+        raise ValueError(f"[{inside}] is out of range: the shape is {list(shape)}") from None
+    return tuple(i % n if isinstance(i, int) else i for i, n in zip(index, shape, strict=False))
+
+
+def _read(node: ast.expr) -> Any:
+    if not isinstance(node, ast.Slice):
+        return _integer(node)
+    return slice(*(end and _integer(end) for end in (node.lower, node.upper, node.step)))
+
+
+def _integer(node: ast.expr) -> int:
+    value = ast.literal_eval(node)
+    if type(value) is not int:
+        raise ValueError(f"{value!r} is no integer")
+    return value
+
+
+def first_of(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the first element of a part that has elements."""
+    whole = (*index, *(slice(None),) * (len(shape) - len(index)))
+    pairs = zip(whole, shape, strict=True)
+    return tuple(i if isinstance(i, int) else i.indices(n)[0] for i, n in pairs)
+
+
+def name_of(name: str, index: Index) -> str:
+    """Return a name with an index, as in ``W1[0, 2]`` or ``wte.weight[5, :]``."""
+
+    def text(i: Any) -> str:
+        if not isinstance(i, slice):
+            return str(i)
+        ends = ["" if end is None else str(end) for end in (i.start, i.stop, i.step)]
+        return ":".join(ends if ends[2] else ends[:2])
+
+    return f"{name}[{', '.join(map(text, index))}]" if index else name

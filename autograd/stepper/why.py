@@ -1,0 +1,327 @@
+"""The answer to ``why NAME[INDEX]`` as text, for the stepper and for ``npgpt why``."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.anomaly import summary, zero_times_infinity
+from autograd.stepper.contributions import (
+    Element,
+    Hop,
+    Part,
+    Use,
+    explain_part,
+    explain_whole,
+)
+from autograd.stepper.origins import NotFinite, Zero, find_not_finite, find_zeros
+from autograd.stepper.places import Index, first_of, name_of
+from autograd.stepper.record import Call, Recording
+from autograd.stepper.symbols import names_of
+from autograd.stepper.trace import Trace
+
+MOST_TERMS = 5  # terms of a use, and entries of an axis, that are listed
+MOST_USES = 8
+MOST_HOPS = 14  # steps of a path that are listed: of a longer path the first and the last
+SMALL_SHARE = 0.01  # of a gradient: a path from element to element that adds less says little
+Row = tuple[str, ...]  # the cells of a line; a single cell is not aligned
+Text = str | list[Row]  # a line, or a table
+
+
+def why(trace: Trace, number: int, index: Index = (), width: int = 80) -> str:
+    """Return why a gradient, or a part of it, is what it is.
+
+    Of one number, or of a part, the text has the contributions by use, source line and element, and
+    the largest path to the start of the pass. Of a whole array it has the contributions by module.
+    Of a NaN it says which op made the first one, and of a zero, which factor was zero. The
+    contributions that are listed, and those counted as "others", add up to the number.
+
+    Parameters
+    ----------
+    trace : Trace
+    number : int
+        The number of a value of the recording.
+    index : tuple of int and slice
+        The part of the value; the empty tuple is the whole value.
+    width : int
+        The number of columns: longer lines are wrapped.
+    """
+    return "\n".join(line for part in _parts(trace, number, index) for line in _fit(part, width))
+
+
+def _parts(trace: Trace, number: int, index: Index) -> Iterator[Text]:
+    recording = trace.recording
+    name = name_of(recording.name(number), index)
+    if number in recording.constants:
+        yield f"{name} requires no gradient: it is an array off the tape"
+        return
+    value, gradient = recording.values[number], trace.cotangent_of(number)
+    part = None if gradient is None else np.asarray(gradient[index])
+    if not np.isfinite(value[index]).all():
+        yield from _not_finite_lines(trace, name, value[index], number)
+    elif part is None:
+        yield f"no gradient reaches {name}: the result does not depend on it"
+    elif not np.isfinite(part).all():
+        yield from _not_finite_lines(trace, f"gradient of {name}", part, None)
+    elif not part.size:
+        yield f"{name} has no elements"
+    elif not part.any():
+        yield from _zero_lines(trace, number, index)
+    elif not index and part.ndim:
+        yield from str(explain_whole(trace, number)).splitlines()
+    else:
+        yield from _part_lines(trace, explain_part(trace, number, index))
+
+
+def _fit(text: Text, width: int) -> Iterator[str]:
+    """Yield the lines of a text: a table is aligned if it fits a width, and wrapped otherwise."""
+    rows = [(text,)] if isinstance(text, str) else text
+    whole = [row for row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
+    if sum(widths) + 2 * len(widths) - 2 > width:
+        widths = [0] * len(widths)
+    for row in rows:
+        cells = [cell.ljust(w) for cell, w in zip(row, widths, strict=True)] if row[1:] else row
+        line = "  ".join(cell for cell in cells if cell).rstrip()
+        yield from textwrap.wrap(line, width, subsequent_indent="      ", break_on_hyphens=False)
+
+
+def _label(recording: Recording, element: Element) -> str:
+    return name_of(recording.name(element.number), element.place)
+
+
+def _made_by(call: Call, name: str = "") -> str:
+    """Return a call as its module, op and input, and its line: ``mlp: affine(weight)  a.py:3``."""
+    op = f"{call.op.name}({name})" if name else call.op.name
+    return "  ".join(filter(None, [f"{call.scope}: {op}".removeprefix(": "), call.at]))
+
+
+# ---- the terms of a part
+
+
+def _part_lines(trace: Trace, part: Part) -> Iterator[Text]:
+    recording, n = trace.recording, len(part.uses)
+    what = f"{part.total:+.4g}" if part.gradient.ndim == 0 else f"norm {part.total:.4g}"
+    yield f"gradient of {part.name}: {what}, from {n} use{'s' * (n != 1)}"
+    if not part.uses:
+        yield "  the pass begins here"
+        return
+    for use in part.uses[:MOST_USES]:
+        result = ", ".join(recording.name(number) for number in use.call.results)
+        amount = f"{use.amount:+.4g}  {use.amount / part.total:+.1%}"
+        yield f"  {amount}  {result}  {_made_by(use.call, use.input)}"
+        yield from _term_lines(recording, use)
+    if rest := part.uses[MOST_USES:]:
+        yield f"  {sum(use.amount for use in rest):+.4g}  the {len(rest)} other uses"
+    if part.path:
+        yield from _path_lines(trace, part)
+
+
+def _term_lines(recording: Recording, use: Use) -> Iterator[Text]:
+    """Yield the terms of a use, if there are several: the largest, and their sums by axis."""
+    found = [
+        (float(terms[k]), Element(number, k), float(g[k]), float(d[k]))
+        for number, terms, g, d in zip(
+            use.call.results, use.terms, use.cotangents, use.derivatives, strict=True
+        )
+        if terms.ndim
+        for k in zip(*map(np.ndarray.tolist, np.nonzero(terms)), strict=True)
+    ]
+    if len(found) < 2:
+        return
+    found.sort(key=lambda entry: -abs(entry[0]))
+    rows: list[Row] = [
+        (f"    {term:+.4g}", _label(recording, element), f"{_signed(g)} · {_signed(d)}",
+         _meaning(recording, element))
+        for term, element, g, d in found[:MOST_TERMS]
+    ]  # fmt: skip
+    if rest := found[MOST_TERMS:]:
+        rows.append((f"    {sum(r[0] for r in rest):+.4g}", f"the {len(rest)} others", "", ""))
+    yield rows
+    for number, terms in zip(use.call.results, use.terms, strict=True):
+        yield from _axis_lines(recording, number, terms)
+
+
+def _axis_lines(recording: Recording, number: int, terms: ndarray) -> Iterator[str]:
+    """Yield the sums of terms along each axis, if the terms are spread over several axes."""
+    spread = [axis for axis in range(terms.ndim)
+              if np.count_nonzero(terms.any(axis=_others(terms, axis))) > 1]  # fmt: skip
+    if len(spread) < 2:
+        return
+    ids = _token_ids(recording, number)
+    names = ["example", "position"] if ids is not None else []
+    for axis in spread:
+        sums = terms.sum(axis=_others(terms, axis))
+        what = names[axis] if axis < len(names) else f"axis {axis}"
+        yield _sums_line(what, dict(enumerate(sums.tolist())))
+    if ids is not None:
+        by_position = terms.sum(axis=-1)
+        yield _sums_line(
+            "token", {int(i): float(by_position[ids == i].sum()) for i in np.unique(ids)}
+        )
+
+
+def _sums_line(what: str, sums: dict[int, float]) -> str:
+    order = sorted((key for key in sums if sums[key]), key=lambda key: -abs(sums[key]))
+    texts = [f"{sums[key]:+.3g} at {key}" for key in order[:MOST_TERMS]]
+    if rest := order[MOST_TERMS:]:
+        texts.append(f"{sum(sums[key] for key in rest):+.3g} at {len(rest)} others")
+    return f"    by {what}: {', '.join(texts)}"
+
+
+def _others(x: ndarray, axis: int) -> tuple[int, ...]:
+    return tuple(a for a in range(x.ndim) if a != axis)
+
+
+def _token_ids(recording: Recording, number: int) -> ndarray | None:
+    """Return the token ids (B, T) of a program, if a value has the shape (B, T, C)."""
+    shape = recording.values[number].shape
+    for call in recording.calls.values():
+        ids: Any = call.arguments.get("input")
+        if call.op.name == "embedding" and np.ndim(ids) == 2 and len(shape) == 3:
+            return ids if ids.shape == shape[:2] else None
+    return None
+
+
+def _meaning(recording: Recording, element: Element) -> str:
+    """Return the example, the position and the token of an element, if they are known."""
+    ids = _token_ids(recording, element.number)
+    if ids is None:
+        return ""
+    b, t, *_ = element.place
+    example = f"example {b}, " if len(ids) > 1 else ""
+    return f"{example}position {t}, token {ids[b, t]}"
+
+
+def _signed(x: float) -> str:
+    return f"({x:.4g})" if x < 0 else f"{x:.4g}"
+
+
+def _path_lines(trace: Trace, part: Part) -> Iterator[Text]:
+    """Yield the path from element to element; if it says little, the path from value to value."""
+    recording, first = trace.recording, part.first
+    begin = float(np.asarray(trace.cotangent)[part.path[-1].element.place])
+    product = begin * float(np.prod([hop.derivative for hop in part.path]))
+    gradient = float(np.asarray(trace.cotangent_of(first.number))[first.place])
+    if abs(product / gradient) < SMALL_SHARE:
+        yield "along the largest use at each step, what it adds:"
+        yield _cut(list(_flow_rows(recording, part)))
+        return
+    yield "along the largest term at each step, with the derivative of each element:"
+    yield f"  {_label(recording, first)}"
+    yield _cut(list(_hop_rows(recording, part.path)))
+    start = "" if begin == 1 else f" · {_signed(begin)}, the cotangent at the start"
+    yield f"  together {product:+.4g}{start}: {product / gradient:+.1%} of {gradient:+.4g}"
+
+
+def _cut(rows: list[Row]) -> list[Row]:
+    """Return rows without those in the middle, if there are many."""
+    half, left_out = MOST_HOPS // 2, len(rows) - MOST_HOPS
+    if left_out <= 0:
+        return rows
+    return [*rows[:half], (f"  the {left_out} steps between",), *rows[-half:]]
+
+
+def _flow_rows(recording: Recording, part: Part) -> Iterator[Row]:
+    """Yield the cells of each step of a path from value to value."""
+    for flow in part.flow:
+        k = np.unravel_index(int(np.argmax(np.abs(flow.terms))), flow.terms.shape)
+        element = Element(flow.number, tuple(map(int, k)))
+        most = f"most at {_label(recording, element)}" if flow.terms.ndim else ""
+        notes = "  ".join(filter(None, [flow.call.op.name, flow.call.at]))
+        share = f"{flow.amount / part.total:+.1%}"
+        meaning = _meaning(recording, element)
+        yield f"  {flow.amount:+.4g}", share, most or recording.name(flow.number), notes, meaning
+
+
+def _hop_rows(recording: Recording, path: list[Hop]) -> Iterator[Row]:
+    """Yield the cells of each step; the example and the token only where they are new."""
+    known = ""
+    for hop in path:
+        factor = hop.factor and f"it is {hop.factor}"
+        meaning = _meaning(recording, hop.element)
+        news, known = "" if meaning == known else meaning, meaning or known
+        notes = "  ".join(filter(None, [hop.call.op.name, hop.call.at, factor, news]))
+        yield f"  · {_signed(hop.derivative)}", f"→ {_label(recording, hop.element)}", notes
+
+
+# ---- not finite, and zero
+
+
+def _not_finite_lines(trace: Trace, name: str, part: ndarray, number: int | None) -> Iterator[str]:
+    recording = trace.recording
+    yield f"{name}: {summary(part)}" if part.ndim else f"{name}: {float(part)}"
+    for origin in find_not_finite(trace, number):
+        call = origin.call
+        article = "the first NaN" if origin.kind == "NaN" else "the first infinity"
+        if origin.input:
+            place = name_of(recording.name(call.parents[origin.input]), origin.place)
+            yield f"  {article} is in what {_made_by(call, origin.input)} sends to {place}"
+        else:
+            yield f"  {article} is {_result_name(recording, origin)}, made by {_made_by(call)}"
+        yield from dict.fromkeys(_read(recording, origin))
+        if origin.input and zero_times_infinity(origin.value, list(origin.cotangents)):
+            yield "    the cotangent is 0 and the derivative infinite: 0 times infinity is NaN"
+
+
+def _result_name(recording: Recording, origin: NotFinite) -> str:
+    number = next(n for n in origin.call.results if recording.values[n] is origin.value)
+    return name_of(recording.name(number), origin.place)
+
+
+def _read(recording: Recording, origin: NotFinite) -> Iterator[str]:
+    """Yield the arrays that a call read: the element at the same place, or the range."""
+    arrays = dict(origin.call.arguments)
+    names = names_of(origin.call, recording, recording.name)
+    arrays |= {f"cotangent{i or ''}": g for i, g in enumerate(origin.cotangents)}
+    for name, x in arrays.items():
+        if not (isinstance(x, ndarray | np.floating | float) and np.asarray(x).dtype.kind == "f"):
+            continue
+        known = names.get(name, name)
+        if np.shape(x) == origin.value.shape:
+            element = float(np.asarray(x)[origin.place])
+            yield f"    {name_of(known, origin.place)} = {element:.4g}"
+        else:
+            yield f"    {known}: {summary(x)}"
+
+
+def _zero_lines(trace: Trace, number: int, index: Index) -> Iterator[Text]:
+    recording = trace.recording
+    value = recording.values[number]
+    element = Element(number, first_of(index, value.shape))
+    size = value[index].size
+    what = f"gradient of {name_of(recording.name(number), index)}: 0"
+    if size > 1:
+        what += f" in each of {size} elements; of the first, {_label(recording, element)}:"
+    yield what
+    zeros = list(find_zeros(trace, element))
+    for zero in zeros[:MOST_USES]:
+        yield from _cause_lines(recording, element, zero)
+    if rest := zeros[MOST_USES:]:
+        yield f"  the {len(rest)} other uses send 0, too"
+
+
+def _cause_lines(recording: Recording, element: Element, zero: Zero) -> Iterator[Text]:
+    """Yield the lines that say why one use sends 0."""
+    if zero.behind:
+        way = [_label(recording, at) for at in zero.behind]
+        shown = way if len(way) < 4 else [way[0], "...", way[-1]]
+        yield f"  the cotangent is 0 of all that it acts on: {' → '.join(shown)}"
+    call = zero.use.call
+    what = _label(recording, zero.element)
+    value = float(recording.values[zero.element.number][zero.element.place])
+    by = _made_by(call, zero.use.input)
+    if zero.cancels:
+        yield f"  {by}: its terms are not 0, and add up to 0"
+        yield from _term_lines(recording, zero.use)
+    elif zero.factors:
+        names = zero.factors[:MOST_TERMS]
+        more = f" and {len(zero.factors) - len(names)} more" * (len(zero.factors) > len(names))
+        yield f"  {by}: the factor {', '.join(names)}{more} is 0"
+    else:
+        result = ", ".join(recording.name(n) for n in call.results)
+        yield f"  {by}: {result} does not change with {what} = {value:.4g}"

@@ -1,0 +1,273 @@
+"""`why` of a number: its terms add up to it, for every op, and NaN and zero have their origin."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import autograd
+from autograd import nn
+from autograd.stepper import trace
+from autograd.stepper.contributions import (
+    Element,
+    derivatives_along,
+    explain_part,
+    find_uses,
+    follow_path,
+)
+from autograd.stepper.origins import find_not_finite, find_zeros
+from autograd.stepper.places import first_of, name_of, read_index, split_index
+from autograd.stepper.session import CommandError, Session
+from autograd.stepper.why import why
+from autograd.testing import properties
+from autograd.testing.strategies import op_calls
+from npgpt import GPT, GPTConfig
+
+OPS = sorted(autograd.REGISTRY)
+
+
+def several(x):
+    return x if isinstance(x, tuple) else (x,)
+
+
+def leaf(*values):
+    return autograd.tensor(np.array(values), requires_grad=True)
+
+
+def one_at(x, place):
+    one = np.zeros_like(x)
+    one[place] = 1
+    return one
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_terms_add_up_for_every_op(name):
+    """The terms of each use add up to what the engine's rule sent, the uses to the gradient, for
+    elements and for parts; and there is an answer to `why`."""
+    op = autograd.REGISTRY[name]
+
+    @settings(max_examples=5)
+    @given(data=st.data())
+    def check(data):
+        call = data.draw(op_calls(op))
+        wanted = set(properties.differentiable(op, call))
+        generator = np.random.default_rng(0)
+        with autograd.record(), np.errstate(all="ignore"):
+            args = [
+                autograd.tensor(x, requires_grad=True) if i in wanted else x
+                for i, x in enumerate(call.args)
+            ]
+            outs = [*several(op(*args, **call.kwargs)), *several(op(*args, **call.kwargs))]
+            loss = sum((y * generator.standard_normal(y.shape)).sum() for y in outs)
+        found = trace(loss)
+        for i in wanted:
+            number = args[i]._node.number
+            gradient = found.cotangent_of(number)
+            places = [()] if gradient is not None and gradient.size else []
+            if places and gradient.ndim:
+                places += [tuple(map(int, np.argwhere(gradient == gradient.max())[0])), (0,)]
+            for place in places:
+                assert "gradient of" in why(found, number, place) or not place
+                part = np.asarray(gradient[place])
+                if not part.any() or not np.isfinite(gradient).all():
+                    continue
+                explained = explain_part(found, number, place)
+                # what may cancel: in softmax minus target the derivatives are differences of ones
+                size = sum(np.abs(g).sum() for use in explained.uses for g in use.cotangents)
+                size += sum(np.abs(t).sum() for use in explained.uses for t in use.terms)
+                for use in explained.uses:
+                    total = sum(terms.sum() for terms in use.terms)
+                    np.testing.assert_allclose(total, use.amount, rtol=1e-9, atol=1e-12 * size)
+                total = sum(use.amount for use in explained.uses)
+                np.testing.assert_allclose(total, explained.total, rtol=1e-12, atol=1e-12 * size)
+                assert explained.path[-1].element == (found.start, ())
+
+    check()
+
+
+def two_layers():
+    generator = np.random.default_rng(0)
+    X, targets = generator.standard_normal((8, 3)), generator.integers(4, size=8)
+    W1 = autograd.tensor(generator.standard_normal((3, 5)), requires_grad=True)
+    b1 = autograd.tensor(np.zeros(5), requires_grad=True)
+    W2 = autograd.tensor(generator.standard_normal((5, 4)), requires_grad=True)
+    with autograd.record():
+        a = X @ W1
+        z = a + b1
+        h = np.tanh(z)
+        logits = h @ W2
+        loss = nn.cross_entropy(logits, targets)
+    return Session(trace(loss)), X
+
+
+def test_one_weight_of_two_layers():
+    """The terms are those of the textbook: d(z)[n, 2] X[n, 0]; the path is the chain rule."""
+    session, X = two_layers()
+    recording = session.trace.recording
+    number, index = session.find_part("W1[0, 2]")
+    (use,) = explain_part(session.trace, number, index).uses
+    (terms,) = use.terms
+    expected = np.zeros((8, 5))
+    expected[:, 2] = session.trace.cotangent_of(recording.number("a"))[:, 2] * X[:, 0]
+    np.testing.assert_allclose(terms, expected, rtol=1e-14)
+    path = list(follow_path(session.trace, Element(number, index)))
+    assert [recording.name(hop.element.number) for hop in path] == ["a", "z", "h", "logits", "loss"]
+    n = int(np.argmax(np.abs(expected[:, 2])))
+    k = path[3].element.place[1]
+    assert [hop.element.place for hop in path[:3]] == 3 * [(n, 2)]
+    h, W2 = session.evaluate("h"), session.evaluate("W2")
+    p = session.trace.cotangent_of(recording.number("logits"))
+    local = [X[n, 0], 1, 1 - h[n, 2] ** 2, W2[2, k], p[n, k]]
+    np.testing.assert_allclose([hop.derivative for hop in path], local, rtol=1e-13)
+    assert path[3].factor == f"W2[2, {k}]" and path[0].factor == f"X[{n}, 0]"
+    assert [path[i].factor for i in (1, 2, 4)] == ["", "", ""]
+    text = session.why("W1[0, 2]")
+    assert f"it is X[{n}, 0]" in text and "off the tape" in session.why("X")
+    assert "the 3 others" in text and "matmul(y)  test_contributions.py:" in text
+
+
+def test_the_path_through_values_keeps_every_element():
+    """Where each value has one use, the whole gradient stays on the path; at a branch, a part."""
+    session, _ = two_layers()
+    part = explain_part(session.trace, *session.find_part("W1[0, 2]"))
+    np.testing.assert_allclose([flow.amount for flow in part.flow], part.total, rtol=1e-12)
+    assert part.flow[-1].number == session.trace.start
+    x = leaf(1.0, 2.0)
+    with autograd.record():
+        y = 3 * x
+        loss = (y * y + y).sum()
+    found = trace(loss)
+    part = explain_part(found, x._node.number, (1,))
+    assert part.total == 39 and [flow.amount for flow in part.flow] == [39, 18, 18, 18]
+
+
+def test_a_scalar_has_signs():
+    a, b = leaf(3.0)[0], leaf(2.0)[0]
+    with autograd.record():
+        a, b = (autograd.tensor(x, requires_grad=True) for x in (3.0, 2.0))
+        y = a * a - 4 * a + b
+    text = why(trace(y), a._node.number)
+    assert text.splitlines()[0] == "gradient of a: +2, from 3 uses"
+    assert "+3  +150.0%" in text and "-4  -200.0%" in text
+    assert "the pass begins here" in why(trace(y), y._node.number)
+
+
+def test_a_row_of_an_embedding():
+    """The shares of a row's uses are those along its gradient; an unused row says why it is 0."""
+    model = GPT(GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2), seed=0)
+    ids = np.array([[3, 1, 3, 2, 5], [3, 4, 5, 6, 1]])
+    with autograd.record():
+        _, loss = model(ids[:, :-1], targets=ids[:, 1:])
+    session = Session(trace(loss))
+    number, index = session.find_part("wte.weight[3]")
+    row = session.trace.cotangent_of(number)[3]
+    part = explain_part(session.trace, number, index)
+    assert {use.call.op.name for use in part.uses} == {"embedding", "transpose"}
+    for use in part.uses:
+        (sent,) = [
+            edge.contribution[3] for i, edge in session.trace.edges_to(number)
+            if session.trace.steps[i].number == use.call.number
+        ]  # fmt: skip
+        np.testing.assert_allclose(use.amount, sent @ row / np.linalg.norm(row), rtol=1e-5)
+    text = session.why("wte.weight[3]")
+    assert "example 0, position 0, token 3" in text
+    assert "by example: " in text and "by position: " in text and "by token: " in text
+    table = leaf(*np.ones((4, 2)))
+    with autograd.record():
+        rows = nn.embedding(np.array([1, 2]), table)
+        loss = rows.sum()
+    text = why(trace(loss), table._node.number, (3,), width=120)
+    assert "gradient of table[3]: 0 in each of 2 elements" in text
+    assert "rows does not change with table[3, 0] = 1" in text
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_nan_has_an_origin():
+    """Forward, backward, and the infinity that the NaN was made from."""
+    x = leaf(4.0, 0.0)
+    with autograd.record():
+        root = np.sqrt(x)
+        loss = np.where(x > 0, root, 0.0).sum()
+    (origin,) = find_not_finite(trace(loss))
+    assert (origin.kind, origin.call.op.name, origin.input, origin.place) == (
+        "NaN", "sqrt", "x", (1,),
+    )  # fmt: skip
+    text = why(trace(loss), x._node.number)
+    assert "0 times infinity is NaN" in text and "x[1] = 0" in text
+    assert why(trace(loss), x._node.number, (0,)).startswith("gradient of x[0]: +0.25, from 1 use")
+    with autograd.record():
+        a = np.log(x)
+        loss = (a - a).sum()
+    nan, inf = find_not_finite(trace(loss))
+    assert (nan.call.op.name, inf.call.op.name, inf.place) == ("subtract", "log", (1,))
+    for number in (x._node.number, loss._node.number):
+        assert "the first infinity is a[1], made by log" in why(trace(loss), number)
+
+
+def test_a_zero_has_a_factor():
+    """A factor, a derivative, terms that cancel, and a cotangent that is 0 further on."""
+    W = leaf([1.0, 2.0], [3.0, 4.0])
+    X = leaf([0.0, 1.0], [0.0, 2.0])
+    with autograd.record():
+        z = X @ W
+        loss = (z * z).sum()
+    session = Session(trace(loss))
+    (zero,) = find_zeros(session.trace, Element(*session.find_part("W[0, 1]")))
+    assert zero.factors == ["X[0, 0]", "X[1, 0]"] and not zero.behind and not zero.cancels
+    assert "the factor X[0, 0], X[1, 0] is 0" in session.why("W[0]")
+    with autograd.record():
+        z = X @ W - 100
+        h = nn.relu(z)
+        loss = (h * 3).sum()
+    session = Session(trace(loss))
+    text = session.why("W[1, 0]")
+    assert "→" in text and "relu(input)" in text
+    assert "h does not change with z[0, 0] = -97" in text
+    v = leaf(1.0, 1.0)
+    with autograd.record():
+        d = v * leaf(1.0, 2.0)
+        e = d[np.array([0, 0])] * np.array([1.0, -1.0])
+        loss = e.sum()
+    session = Session(trace(loss))
+    assert "add up to 0" in session.why("d[0]")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_other_elements_stay_out_of_a_part():
+    """An infinite derivative of another element is no part of the answer."""
+    x = leaf(4.0, 0.0)
+    with autograd.record():
+        loss = np.sqrt(x).sum()
+    found = trace(loss)
+    (use,) = find_uses(found, x._node.number, one_at(x.numpy(), 0))
+    assert use.terms[0].tolist() == [0.25, 0]
+    (step,) = [s for s in found.steps if found.call(s).op.name == "sqrt"]
+    (along,) = derivatives_along(found.call(step), "x", one_at(x.numpy(), 0))
+    assert along[0] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("W1[0, 9]", r"W1\[0, 9\] is out of range: the shape is \[3, 5\]"),
+        ("W1[0, 1, 2]", "out of range"),
+        ("W1[x]", "write integers and slices"),
+        ("W1[0.5]", "write integers and slices"),
+        ("W1[True]", "write integers and slices"),
+        ("W1[::0]", "write integers and slices"),
+        ("W1[]", "nothing here is called 'W1"),
+        ("W1[__import__('os')]", "write integers and slices"),
+        ("V[0]", "nothing here is called 'V'"),
+    ],
+)
+def test_a_place_that_is_none(text, message):
+    with pytest.raises(CommandError, match=message):
+        two_layers()[0].why(text)
+
+
+def test_places():
+    assert split_index("ws[0][1, 2]") == ("ws[0]", "1, 2") and split_index("W") == ("W", "")
+    index = read_index("-1, 1:", (3, 5))
+    assert index == (2, slice(1, None)) and first_of(index, (3, 5)) == (2, 1)
+    assert name_of("W", index) == "W[2, 1:]" and name_of("W", ()) == "W"
+    assert first_of((slice(None, None, -1),), (3, 5)) == (2, 0)
