@@ -6,6 +6,7 @@ first op whose result is not finite. :func:`explain` lists the contributions to 
 
 from __future__ import annotations
 
+import builtins
 import linecache
 import sys
 from collections.abc import Callable, Iterator
@@ -223,9 +224,18 @@ def users_frame(file: str = "") -> FrameType:
 
 
 def line_of(frame: FrameType) -> str:
-    """Return the line where a frame stands, as ``file:number: text``."""
+    """Return the line where a frame stands, as ``file:number: text``, or as ``cell 3:1: text``."""
     path, number = frame.f_code.co_filename, frame.f_lineno
-    return f"{path}:{number}: {linecache.getline(path, number).strip()}".removesuffix(": ")
+    text = linecache.getline(path, number).strip()
+    return f"{_cell_of(path) or path}:{number}: {text}".removesuffix(": ")
+
+
+def _cell_of(path: str) -> str:
+    """Return ``cell 3`` if a file is the third cell that a notebook ran, and else nothing."""
+    shell = getattr(builtins, "get_ipython", lambda: None)()
+    name = getattr(getattr(shell, "compile", None), "format_code_name", None)
+    kind, label = (name and name(path)) or ("", "")
+    return f"cell {label.removeprefix('In[').removesuffix(']')}" if kind == "Cell" else ""
 
 
 def users_line() -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autograd.stepper.symbols import COTANGENT
+
 if TYPE_CHECKING:
     from autograd.stepper.session import Session
 
@@ -67,7 +69,7 @@ def namespace(session: Session, text: str) -> tuple[Namespace, str]:
         name = re.sub(r"(\.(m?T|shape|size|ndim|dtype))+$", "", match[0])
         return put(space[name]) + match[0].removeprefix(name)
 
-    text = re.sub(r"\bd\(([^()]+)\)", cotangent, text)
+    text = re.sub(COTANGENT, cotangent, text)
     text = re.sub(r"\$(\w+)", symbol, text)
     names = {name for name in recording.names.values() if not name.isidentifier()}
     # "model.layers[0].weight" may be written without the name of the object

@@ -29,16 +29,18 @@ from autograd import changes
 from autograd.anomaly import PACKAGE, line_of, users_frame
 from autograd.blocks import Block
 from autograd.engine import Node, TensorBase, tick
-from autograd.escape import shown
+from autograd.escape import shown, shown_text
 from autograd.modes import record_with
 from autograd.op import Op
 from autograd.stepper.notebook import table
+from autograd.stepper.source import UNKNOWN, Statement, statement_of
 from autograd.tensor import Tensor, tensor
 
 # Folders of code whose variables give no names to values: this package, where `self` may be the
 # loss, and installed packages.
 OTHERS = (PACKAGE, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
 LONGEST_NAME = 80  # letters: a value deeper inside containers gets no name
+LONGEST_EXPRESSION = 24  # letters: a result of a longer expression is called by its op
 _PLAIN = {int, float, bool, str, bytes, type(None), ndarray}  # types that contain no tensors
 
 
@@ -66,6 +68,9 @@ class Call:
     constants : dict of str to int
         For each argument that was an array off the tape, or a number from a variable: its number in
         the recording's `constants`.
+    statement : Statement
+        The statement of the program, and the part of it that called the op. If the source is not at
+        hand, it is the text of the line.
     """
 
     number: int
@@ -76,9 +81,12 @@ class Call:
     line: str = ""
     scope: str = ""
     constants: dict[str, int] = field(default_factory=dict)
+    statement: Statement = UNKNOWN
 
     def __post_init__(self) -> None:
         self.line, self.scope = shown(self.line), shown(self.scope)
+        text = shown_text(self.statement.text) or self.place[2]
+        self.statement = self.statement._replace(text=text)
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -91,6 +99,11 @@ class Call:
         """The file and the number of the line in short, as in ``script.py:6``."""
         path, number, _ = self.place
         return f"{Path(path).name}:{number}" if path else ""
+
+    @property
+    def part(self) -> tuple:
+        """The part of the program that called the op, inside its module."""
+        return self.op.name, self.line, self.scope, self.statement
 
     @property
     def several(self) -> list[str]:
@@ -147,7 +160,9 @@ class Recording:
         # whether that array still exists; and by the name and value of a variable with a number.
         self._arrays: dict[int, tuple[ref[ndarray], int]] = {}
         self._scalars: dict[tuple[str, Any], int] = {}
+        # Tables for `name` and `repeated`, each with the size of the recording when it was made.
         self._unnamed: tuple[int, dict[int, str]] = 0, {}
+        self._groups: tuple[int, dict[tuple, list[int]]] = 0, {}
 
     def __repr__(self) -> str:
         return f"<Recording of {len(self.calls)} calls>"
@@ -173,31 +188,47 @@ class Recording:
         return [number for number in self.values if number not in self.maker]
 
     def name(self, number: int) -> str:
-        """Return the name of a value, or its op and number, such as ``tanh_2``.
+        """Return the name of a value.
 
-        The results of an op without names are numbered in each module: ``h.0.mlp.affine_1``.
+        A result that no variable holds is called by the part of the program that computed it, such
+        as ``W @ x``, if this part is short and ran once, outside of modules. Otherwise, it is
+        numbered among the results of its op, or of the variable that it was assigned to first, in
+        its module: ``h.0.mlp.affine_1``, or ``h_49`` in a loop that assigns to ``h``.
         """
         if number in self.names:
             return self.names[number]
-        if number in self.constants:
-            return f"array_{number}"
-        call = self.maker.get(number) or self.calls.get(number)
-        return self._numbered(number) if call else f"leaf_{number}"
+        size = len(self.calls) + len(self.values) + len(self.constants)
+        if self._unnamed[0] != size:
+            self._unnamed = size, self._descriptions()
+        return self._unnamed[1].get(number, f"node_{number}")
 
-    def _numbered(self, number: int) -> str:
-        """Return the name of a result without a name: its module, its op, and a number."""
-        n_calls, found = self._unnamed
-        if n_calls != len(self.calls):
-            found, counts = {}, Counter[str]()
-            for call in self.calls.values():
-                op = f"{call.scope}.{call.op.name}".removeprefix(".")
-                for result in dict.fromkeys((*call.results, call.number)):
-                    counts[op] += 1
-                    while f"{op}_{counts[op]}" in self._numbers:
-                        counts[op] += 1
-                    found[result] = f"{op}_{counts[op]}"
-            self._unnamed = len(self.calls), found
-        return found[number]
+    def _descriptions(self) -> dict[int, str]:
+        """Return what values are called that no variable holds; see `name`."""
+        found: dict[int, str] = {}
+        counts = Counter[str]()
+
+        def count_up(number: int, kind: str) -> None:
+            counts[kind] += 1
+            while f"{kind}_{counts[kind]}" in self._numbers:
+                counts[kind] += 1
+            found[number] = f"{kind}_{counts[kind]}"
+
+        for number in self.leaves():
+            count_up(number, "leaf")
+        for number in self.constants:
+            count_up(number, "array")
+        texts = Counter(call.statement.running for call in self.calls.values())
+        for call in self.calls.values():
+            text = call.statement.running
+            is_short = 0 < len(text) <= LONGEST_EXPRESSION and not call.op.multiple
+            if is_short and not call.scope and texts[text] == 1:
+                found[call.number] = text
+                continue
+            own = call.statement.target if not call.op.multiple else ""
+            for result in dict.fromkeys((*call.results, call.number)):
+                if result not in self.names:
+                    count_up(result, f"{call.scope}.{own or call.op.name}".removeprefix("."))
+        return found
 
     def number(self, name: str) -> int:
         """Return the number of the value with this name; raise KeyError if there is none."""
@@ -207,6 +238,19 @@ class Recording:
         if not found:
             raise KeyError(name)
         return found[0]
+
+    def repeated(self, call: Call) -> list[int]:
+        """Return the numbers of the calls by the same part of the program, such as a loop's body.
+
+        A part that runs in several modules counts in each module alone.
+        """
+        n_calls, groups = self._groups
+        if n_calls != len(self.calls):
+            groups = {}
+            for other in self.calls.values():
+                groups.setdefault(other.part, []).append(other.number)
+            self._groups = len(self.calls), groups
+        return groups[call.part]
 
     def behind(self, number: int) -> list[Call]:
         """Return the calls that computed a value and its inputs, in order of execution."""
@@ -227,6 +271,7 @@ class Recording:
         node = outputs[0]._node
         number = node.selects[0].number if node.selects else node.number
         arguments, parents, constants = {}, {}, {}
+        statement = statement_of(frame)
         for name, x in op.named(args):
             array = x._array if isinstance(x, TensorBase) else x
             if isinstance(x, TensorBase) and x._node is not None:
@@ -238,9 +283,9 @@ class Recording:
             else:
                 arguments[name] = _copy_arrays(x)
                 if type(x) in (int, float) and any(name in rule.inputs for rule in op.rules):
-                    constants |= self._scalar(name, x, frame)
+                    constants |= self._scalar(name, x, statement, frame)
         call = Call(number, op, arguments, parents, tuple(y._node.number for y in outputs),
-                    line_of(frame), self._scopes[-1], constants)  # fmt: skip
+                    line_of(frame), self._scopes[-1], constants, statement)  # fmt: skip
         self.calls[number] = call
         for owner in {y._node.selects[0] for y in outputs if y._node.selects}:
             self._keep(owner, call.line)
@@ -266,12 +311,14 @@ class Recording:
         self.constants[number] = x.copy(order="K")
         return number
 
-    def _scalar(self, argument: str, x: float, frame: FrameType) -> dict[str, int]:
+    def _scalar(
+        self, argument: str, x: float, statement: Statement, frame: FrameType
+    ) -> dict[str, int]:
         """Return the argument with the number of the variable that it was read from, if any.
 
-        Equal constants of a program are one object, so the variable must also occur in the line.
+        Equal constants of a program are one object, so the statement must also name the variable.
         """
-        for name in re.findall(r"[^\W\d]\w*", line_of(frame).partition(": ")[2]):
+        for name in re.findall(r"[^\W\d]\w*", statement.running or statement.text):
             if frame.f_locals.get(name, frame.f_globals.get(name)) is x:
                 if (name, x) not in self._scalars:
                     self._scalars[name, x] = number = tick()

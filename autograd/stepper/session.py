@@ -26,6 +26,7 @@ from autograd.stepper.formulas import NumberedEquation, write_with_numbers
 from autograd.stepper.measure import largest, norm
 from autograd.stepper.places import Index, read_index, split_index
 from autograd.stepper.record import Call, kind, record
+from autograd.stepper.source import Statement
 from autograd.stepper.steps import Edge, Step, as_tuple
 from autograd.stepper.symbols import ASSIGNMENT, lines_of, names_of, values_of
 from autograd.stepper.trace import Trace, trace
@@ -107,7 +108,11 @@ class StepView(NamedTuple):
     op: str
     at: str
     scope: str
-    source: str
+    passes: tuple[int, int]
+    """The pass of a loop: this is which of the calls by the same part of the program, of how many.
+    """
+    statement: Statement
+    """The statement of the program, and the part of it that called the op."""
     inside: str
     """The fused op whose reference this step is part of, or nothing."""
     received: list[Received]
@@ -199,7 +204,7 @@ class Session:
     Each command of the stepper is a method here, or a few:
 
     ======================  ========================================================
-    next, back              `move`
+    next, back, jump        `move`, `jump`
     continue, until         `go_on`, `go_until`
     break                   `add_break`, `breaks`, `clear_breaks`
     into, out               `step_into`, `proof`, `step_out`
@@ -443,6 +448,7 @@ class Session:
     def view(self) -> StepView:
         """Return the step where the session stands."""
         call, step, inside = self.call, self.step, self.level.inside
+        repeated = self.trace.recording.repeated(call)
         rules = {line.symbol: line.text for line in lines_of(call, self.names_of_symbols(call))}
         received = [
             Received(symbol, self.name(result), g)
@@ -464,7 +470,8 @@ class Session:
             op=call.op.name,
             at=call.at,
             scope=call.scope,
-            source=call.place[2],
+            passes=(repeated.index(call.number) + 1, len(repeated)),
+            statement=call.statement,
             inside=inside[0].op.name if inside else "",
             received=received,
             sent=None if self.hidden else sent,
@@ -579,6 +586,37 @@ class Session:
         if n < 0 and self.level.index == 0:
             raise CommandError("this is the first step")
         return self.go(self.level.index + n)
+
+    def jump(self, text: str) -> None:
+        """Go to a step, forward or back.
+
+        Parameters
+        ----------
+        text : str
+            The number of a step, ``pass N`` for the same place in another pass of a loop, or
+            ``loop`` for the next step outside of the loop.
+        """
+        word, _, rest = text.partition(" ")
+        if word not in ("pass", "loop"):
+            self.go(_number(text, len(self.trace.steps), "step") - 1)
+            return
+        repeated = self.trace.recording.repeated
+        passes = repeated(self.call)
+        if len(passes) == 1:
+            raise CommandError("this step is in no loop: its line ran once")
+        if word == "pass":
+            number = passes[_number(rest, len(passes), "pass") - 1]
+            found = (i for i, step in enumerate(self.trace.steps) if step.number == number)
+            missing = f"the pass back does not go through pass {rest} of the loop"
+        else:
+            later = enumerate(self.trace.steps[self.level.index + 1 :], self.level.index + 1)
+            found = (i for i, step in later
+                     if len(repeated(self.trace.call(step))) < len(passes))  # fmt: skip
+            missing = "all later steps are in the loop"
+        index = next(found, None)
+        if index is None:
+            raise CommandError(missing)
+        self.go(index)
 
     def go_on(self) -> str:
         """Go on to the next breakpoint, or to the end; return the breakpoint's text, or nothing."""
@@ -772,7 +810,7 @@ class Session:
         names = {f"d({self.name(n)})": symbol for n, symbol in zip(self.call.results, given,
                                                                    strict=True)}  # fmt: skip
         match = ASSIGNMENT.fullmatch(text)
-        left, right = (match[1], match[3]) if match else (next(iter(names)), text)
+        left, right = (match[1], match[4]) if match else (next(iter(names)), text)
         symbol = names.get(left, left.removeprefix("$"))
         if symbol not in given or len(given) > 1 and not match:
             raise CommandError(f"set which of {', '.join(names)}? As in: set {min(names)} = 0")
@@ -796,9 +834,10 @@ class Session:
             step has several, they are separated by commas.
         """
         if match := ASSIGNMENT.fullmatch(text):
-            title = match[1] if match[2] == "=" else f"{match[1]} {match[2]}"
-            expected = self.predictable(match[1], match[2])
-            return [check.judge(title, self.array(match[3], expected), expected)]
+            left, _, sign, right = match.groups()
+            expected = self.predictable(left, sign)
+            title = left if sign == "=" else f"{left} {sign}"
+            return [check.judge(title, self.array(right, expected), expected)]
         if match := re.match(r"(\w+)\s*\+?=(?!=)", text):
             raise CommandError(
                 f"predict d(NAME) += VALUE or $dx = VALUE; {match[1]} is a name of the program"
@@ -852,6 +891,12 @@ def inside_of(call: Call, step: Step) -> Trace:
         recording.give_name(leaf._node.number, name)
     recording.give_name(out._node.number, "out")
     return trace(out, step.cotangent)
+
+
+def _number(text: str, most: int, what: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise CommandError(f"{text!r} is no {what}: they are numbered from 1 to {most}")
+    return int(text)
 
 
 def _fit(value: Any, like: ndarray) -> ndarray:

@@ -23,6 +23,7 @@ from autograd.reading import fit_file, read_json, read_tensors
 from autograd.schema import Count, FileName, UserError, fit
 from autograd.stepper.literals import memory_order
 from autograd.stepper.record import Call, Recording
+from autograd.stepper.source import Part, Statement
 from autograd.stepper.steps import Edge, Step, as_tuple
 
 
@@ -56,6 +57,8 @@ def save(trace: Stored, folder: str | Path) -> None:
             "line": call.line,
             "scope": call.scope,
             "constants": call.constants,
+            "statement": call.statement.text,
+            "part": call.statement.part and list(call.statement.part),
         }
         for call in recording.calls.values()
     ]
@@ -94,7 +97,9 @@ class _CallEntry(TypedDict):
     results: list[Count]
     line: FileName
     scope: str
-    constants: NotRequired[dict[str, Count]]  # traces of earlier versions have none
+    constants: NotRequired[dict[str, Count]]  # traces of earlier versions lack this, and the rest
+    statement: NotRequired[str]
+    part: NotRequired[tuple[Count, Count, Count, Count] | None]
 
 
 class _StepEntry(TypedDict):
@@ -159,7 +164,7 @@ def load(folder: str | Path) -> Stored:
 def _decode(contents: _TraceFile, arrays: _Arrays) -> Stored:
     calls = {}
     for call in contents["calls"]:
-        number = call["number"]
+        number, part = call["number"], call.get("part")
         if number in calls:
             raise ValueError(f"call {number} occurs twice")
         calls[number] = Call(
@@ -171,6 +176,7 @@ def _decode(contents: _TraceFile, arrays: _Arrays) -> Stored:
             call["line"],
             call["scope"],
             call.get("constants", {}),
+            Statement(call.get("statement", ""), part and Part(*part)),
         )
     values = {number: arrays.decode(x) for number, x in contents["values"]}
     names = dict(contents["names"])

@@ -18,7 +18,8 @@ from autograd.stepper.record import Call, Recording
 from autograd.stepper.steps import Step, as_tuple
 
 # ``$dx = VALUE``, ``d(W1) = VALUE`` or ``d(W1) += VALUE``
-ASSIGNMENT = re.compile(r"(\$\w+|d\([^()]+\))\s*(\+?=)(?!=)\s*(.*)", re.DOTALL)
+COTANGENT = r"\bd\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))+)\)"  # d(NAME), also d(np.exp(x))
+ASSIGNMENT = re.compile(rf"(\$\w+|{COTANGENT})\s*(\+?=)(?!=)\s*(.*)", re.DOTALL)
 
 
 class Line(NamedTuple):
@@ -54,8 +55,8 @@ def names_of(call: Call, recording: Recording, name: Callable[[int], str]) -> di
     for argument, value in call.arguments.items():
         names[argument] = f"${argument}"
         if argument in call.parents:
-            names[argument] = name(call.parents[argument])
-            names[f"d{argument}"] = f"d({names[argument]})"
+            names[argument] = _factor(name(call.parents[argument]))
+            names[f"d{argument}"] = f"d({name(call.parents[argument])})"
         elif call.constants.get(argument) in recording.names:
             names[argument] = name(call.constants[argument])
         elif isinstance(value, int | float | np.number | np.ndarray) and np.ndim(value) == 0:
@@ -63,8 +64,14 @@ def names_of(call: Call, recording: Recording, name: Callable[[int], str]) -> di
             names[argument] = f"({number})" if number.startswith("-") else number
     for i, result in enumerate(call.results):
         place = str(i) if call.op.multiple else ""
-        names |= {f"out{place}": name(result), f"g{place}": f"d({name(result)})"}
+        names |= {f"out{place}": _factor(name(result)), f"g{place}": f"d({name(result)})"}
     return names
+
+
+def _factor(name: str) -> str:
+    """Return a name that may stand in a product: ``(W @ x)``, but ``W`` and ``np.exp(x)``."""
+    is_sum = re.search(r"\s|^[-+~]", re.sub(r"\(.*\)|\[.*\]", "", name))
+    return f"({name})" if is_sum else name
 
 
 def lines_of(call: Call, names: dict[str, str]) -> list[Line]:

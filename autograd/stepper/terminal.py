@@ -226,11 +226,13 @@ class Terminal:
     def show_step(self, view: StepView) -> None:
         """Show a step: the cotangent that comes in, and what the step sends to each input."""
         inside = f"{view.inside} ▸ " if view.inside else ""
-        self.rule(f"{inside}{view.number}/{view.total}  {view.op}", view.at)
+        n, n_passes = view.passes
+        loop = f"pass {n} of {n_passes}  " if n_passes > 1 else ""
+        self.rule(f"{inside}{view.number}/{view.total}  {view.op}", f"{loop}{view.at}")
         if view.scope:
             self.print(Text(f"in {view.scope}", "dim"))
-        if view.source:
-            self.print(Text(view.source, "italic"))
+        for line in view.statement.marked():
+            self.print(Text(line, "dim" if set(line) == {" ", "^"} else "italic"))
         for _, name, value in view.received:
             self.show_array(f"d({name})", value)
         if view.sent is None:
@@ -307,6 +309,13 @@ class Terminal:
     def do_back(self, text: str) -> None:
         """Go one step back, or N.  back [N]."""
         self.session.move(-_count(text))
+        self.show()
+
+    def do_jump(self, text: str) -> None:
+        """Go to step N, to pass N of a loop, or past the loop.  jump N|pass N|loop."""
+        if not text:
+            raise CommandError("jump where? jump N, jump pass N or jump loop")
+        self.session.jump(text)
         self.show()
 
     def do_continue(self, text: str) -> None:

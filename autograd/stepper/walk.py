@@ -59,7 +59,7 @@ def step(
     >>> import autograd
     >>> autograd.step(lambda a, b: a * b + a, 2.0, 3.0, commands=["next", "why a"])
     ... # doctest: +ELLIPSIS
-    add_1 = 8.0: 2 steps back to 2 leaves
+    a * b + a = 8.0: 2 steps back to 2 leaves
     ...
     (step) why a
     gradient of a: +4, from 2 uses

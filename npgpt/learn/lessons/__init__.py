@@ -313,7 +313,7 @@ def question(command: str) -> str:
     if word != "predict" or not rest:
         return ""
     found = ASSIGNMENT.fullmatch(rest.strip())
-    return f"predict {found[1]} {found[2]} " if found else "predict "
+    return f"predict {found[1]} {found[3]} " if found else "predict "
 
 
 class _Left(Exception):

@@ -1,5 +1,6 @@
 """The stepper: the recording tells the truth, and every command does what it says."""
 
+import json
 import math
 import os
 import re
@@ -406,7 +407,7 @@ with numbers
   d(h)[0] += (-1.962) · 0.7    = -1.374
   d(h)[1] += (-1.962) · (-0.6) =  1.177
 (step) where
-    ▲  sum_1 = sum(p, None, False)  float64
+    ▲  p.sum() = sum(p, None, False)  float64
     │
   ▶ ●  p = multiply(w2, h)  float64[2]
     ├─ w2  float64[2]  as $x
@@ -505,7 +506,7 @@ def test_a_name_is_always_that_of_the_program():
         loss = a * x + (out - sum)
     stepper = stepper_of(loss)
     text = said(stepper, "until a")
-    assert "d(a) += d(multiply_2) · x  float64   2.0" in text
+    assert "d(a) += d(a * x) · x  float64   2.0" in text
     assert said(stepper, "print g * y") == "15.0\n"
     assert said(stepper, "print x, out") == "(array(2.), array(7.))\n"
     assert said(stepper, "print $g * $y") == "2.0\n"
@@ -517,6 +518,7 @@ def test_a_name_is_always_that_of_the_program():
     assert "  d(g) += d(a) · y\n" in text and "d(y) += d(a) · g\n" in text
     assert "✓ right: $dx" in said(stepper, "predict $dx = $g * $y")
     assert "2/4  subtract" in said(stepper, "back 9", "break sum", "continue")
+    assert "✓ right: d(a * x) is" in said(stepper, "predict d(a * x) = 1")
 
 
 def test_arrays_off_the_tape_have_names(tmp_path):
@@ -524,8 +526,8 @@ def test_arrays_off_the_tape_have_names(tmp_path):
     w = autograd.tensor([0.5, -1.0], requires_grad=True)
     with autograd.record() as recording:
         for _ in range(2):
-            e = X @ w - t
-            loss = (e * e * scale).sum() * 0.5
+            e = X @ w
+            loss = ((e - t) ** 2 * scale).sum() * 0.5
             X[0, 0] = 9.0
     found = trace(loss)
     first, second = (call for call in recording.calls.values() if call.op.name == "matmul")
@@ -536,9 +538,81 @@ def test_arrays_off_the_tape_have_names(tmp_path):
     found.save(tmp_path)
     for stepper in (Terminal(found, Console(width=80)), Terminal(Trace.load(tmp_path))):
         stepper.console = Console(width=80, highlight=False)
-        assert "d(w)_j += Σ_i X_ij · d(matmul_2)_i" in said(stepper, "until X")
+        assert "d(w)_j += Σ_i X_ij · d(e)_i" in said(stepper, "until X")
         assert said(stepper, "print X[0, 0] + t[0] + scale") == "10.5\n"
-        assert "d(e) += " in said(stepper, "back 2")
+        assert "d(e) += d(subtract_2)" in said(stepper, "back")
+
+
+def test_a_trace_of_an_earlier_version_has_no_names_of_arrays(tmp_path):
+    w, x = autograd.tensor([0.5, -1.0], requires_grad=True), np.array([2.0, 3.0])
+    with autograd.record():
+        y = w * x
+    trace(y, np.ones(2)).save(tmp_path)
+    contents = json.loads((tmp_path / "trace.json").read_text())
+    del contents["constants"]
+    for call in contents["calls"]:
+        del call["constants"], call["statement"], call["part"]
+    (tmp_path / "trace.json").write_text(json.dumps(contents))
+    stepper = Terminal(Trace.load(tmp_path), Console(width=80, highlight=False))
+    text = said(stepper, "back 1", "next", "back")
+    assert "d(w) += d(y) · $y" in text and "y = w * x\n" in text
+    contents["calls"][0]["constants"] = {"y": 9999}
+    (tmp_path / "trace.json").write_text(json.dumps(contents))
+    with pytest.raises(ValueError, match="has a constant for 'y' that does not exist"):
+        Trace.load(tmp_path)
+
+
+def test_the_whole_statement_is_shown_and_the_part_that_runs():
+    x = autograd.tensor([1.0, 2.0], requires_grad=True)
+    with autograd.record():
+        y = np.exp(
+            (x * x  # ä
+             ).sum()
+            + 1.0
+        )  # fmt: skip
+        loss = y * 2.0 + np.log(y)
+    stepper = stepper_of(loss)
+    text = said(stepper, "next")
+    assert "\nloss = y * 2.0 + np.log(y)\n                 ^^^^^^^^^\n" in text
+    text = said(stepper, "next 2")
+    assert "y = np.exp(\n    (x * x  # ä\n     ).sum()\n    + 1.0\n)" in text and ">" not in text
+    text = said(stepper, "next")
+    assert "  y = np.exp(\n>     (x * x  # ä\n>      ).sum()\n>     + 1.0\n  )" in text
+    text = said(stepper, "next")
+    assert "    ).sum()\n       ^^^^^\n" in text and "d(sum_1)" in text
+    text = said(stepper, "next")
+    assert "    (x * x  # ä\n     ^^^^^\n" in text and "d(x) += d(x * x) · x" in text
+
+
+def test_loops_show_their_pass_and_can_be_jumped():
+    W, h = autograd.tensor([[0.5, 1.0], [-1.0, 0.3]], requires_grad=True), np.ones(2)
+    with autograd.record():
+        first = (W @ h).sum()
+        for _ in range(5):
+            h = np.tanh(W @ h)
+        loss = h.sum() + first
+    stepper = stepper_of(loss)
+    assert "in no loop" in said(stepper, "jump pass 2")
+    assert "pass 5 of 5" in said(stepper, "until tanh")
+    text = said(stepper, "jump pass 3")
+    assert "── 7/14  tanh" in text and "pass 3 of 5" in text and "  d(h_4)  " in text
+    assert "13/14  sum" in said(stepper, "jump loop") and "pass" not in said(stepper, "next")
+    assert "4/14  matmul" in said(stepper, "jump 4")
+    assert "'9' is no pass: they are numbered from 1 to 5" in said(stepper, "jump pass 9")
+    assert "'15' is no step" in said(stepper, "jump 15") and "where?" in said(stepper, "jump")
+
+
+def test_a_cell_of_a_notebook_is_called_so(monkeypatch):
+    class Shell:
+        class compile:
+            @staticmethod
+            def format_code_name(name):
+                return ("Cell", "In[7]") if name == __file__ else None
+
+    monkeypatch.setattr("builtins.get_ipython", Shell, raising=False)
+    number = line(TANH)
+    stepper = stepper_of(net()[0])
+    assert f"── cell 7:{number}\n" in said(stepper, f"until cell 7:{number}")
 
 
 def test_names_of_modules(model):
@@ -751,9 +825,9 @@ def test_formulas_with_numbers():
     with autograd.record():
         loss = (x * y).sum()
     text = said(stepper_of(loss), "next", "formula")
-    rows = re.findall(r"^  (\S+)\[(\d), (\d)\] \+?= (.*\S) += +(\S+)$", text, re.M)
+    rows = re.findall(r"^  (.+)\[(\d), (\d)\] \+?= (.*\S) += +(\S+)$", text, re.M)
     assert [row[:3] for row in rows] == [
-        ("multiply_1", "0", "0"), ("d(x)", "0", "0"), ("d(x)", "1", "0"), ("d(y)", "0", "0"),
+        ("(x * y)", "0", "0"), ("d(x)", "0", "0"), ("d(x)", "1", "0"), ("d(y)", "0", "0"),
     ]  # fmt: skip
     assert text.count("the first of 12 elements") == 2 and rows[1][3].endswith(" + …")
     sums = y.numpy().sum(1)
@@ -762,7 +836,7 @@ def test_formulas_with_numbers():
     with autograd.record():
         loss = (large * 2).sum()
     text = said(stepper_of(loss), "next", "formula")
-    assert "d(large) += d(multiply_1) · 2" in text and "arrays of up to" in text
+    assert "d(large) += d(large * 2) · 2" in text and "arrays of up to" in text
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -823,7 +897,7 @@ def test_a_session_answers_every_command_with_data(capsys):
     session.go_until("softmax")
     assert [value.kind for value in session.neighbourhood().results] == ["float64[2, 2]"]
     equations = session.formula().with_numbers
-    assert equations[0].total == 4 and equations[0].rows[0][0] == "softmax_1[0, 0]"
+    assert equations[0].total == 4 and equations[0].rows[0][0] == "nn.softmax(x)[0, 0]"
     assert all(isinstance(text, str) for row in equations[0].rows for text in row)
     assert session.explanation(session.find("x")).contributions[0].op == "softmax"
     found = [*session.check_step(), session.check_loss(session.find("x"))]
