@@ -88,9 +88,11 @@ def fit(op: Op, name: str, parent: Node, contribution: Any) -> Any:
         )
     if contribution.shape != parent.shape:
         if not (op.broadcasts and _broadcasts(parent.shape, contribution.shape)):
+            cause = cause_of_shape(contribution.shape, parent.shape)
             raise ValueError(
                 f"{op.name}: the rule of input {name!r} returned a gradient of shape "
                 f"{contribution.shape}, and the input has shape {parent.shape}"
+                + (f"\n  likely  {cause}" if cause else "")
             )
         contribution = sum_to_shape(contribution, parent.shape)
     if contribution.dtype != parent.dtype:
@@ -118,6 +120,38 @@ def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
     if added < 0 or large[added:] == small:
         return added >= 0
     return all(s in (1, n) for s, n in zip(small, large[added:], strict=True))
+
+
+def cause_of_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Return what is likely wrong with a gradient of another shape, or an empty text.
+
+    Examples
+    --------
+    >>> cause_of_shape((5, 3), (3, 5))
+    'a transpose too many or too few: the axes are in reverse order'
+    >>> cause_of_shape((2, 3), (3,))
+    'a forgotten sum over axis 0: along it the input was broadcast'
+    """
+    if found == expected[::-1]:
+        return "a transpose too many or too few: the axes are in reverse order"
+    if sorted(found) == sorted(expected):
+        return "the axes are in another order"
+    for small, large, text in (
+        (expected, found, "a forgotten sum over {}: along it the input was broadcast"),
+        (found, expected, "not repeated along {} of the input"),
+    ):
+        if _broadcasts(small, large) and np.prod(small) != np.prod(large):
+            padded = (0,) * (len(large) - len(small)) + small
+            axes = [str(i) for i, n in enumerate(padded) if n != large[i]]
+            return text.format(f"ax{'i' if len(axes) == 1 else 'e'}s {', '.join(axes)}")
+    if np.prod(found) == np.prod(expected):
+        return "a reshape is missing: the number of elements is right"
+    apart = [i for i, (n, m) in enumerate(zip(found, expected, strict=False)) if n != m]
+    if len(found) == len(expected) and len(apart) == 1:
+        n, m = found[apart[0]], expected[apart[0]]
+        if abs(n - m) == 1:
+            return f"one element too {'many' if n > m else 'few'} along axis {apart[0]}"
+    return ""
 
 
 def _kind(value: Any) -> str:

@@ -6,7 +6,8 @@ an op with its reference, and :func:`judge` compares a learner's prediction with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,10 @@ from autograd.stepper.record import Call
 from autograd.stepper.steps import Step, as_tuple
 from autograd.stepper.trace import Trace
 from autograd.tensor import grad, tensor
+from autograd.testing.causes import likely_cause
 from autograd.testing.diagnosis import error_curve
-from autograd.testing.differences import STEP, central_difference
+from autograd.testing.differences import STEP, central_difference, locate
+from autograd.testing.problem import Arrays, Problem
 
 SAMPLED = 6  # entries of an array that are compared
 ROUNDINGS = 4  # how often each value on the way may have been rounded
@@ -41,6 +44,8 @@ class Comparison(NamedTuple):
     """The difference that rounding explains."""
     remark: str
     """Why the verdict is not "right"; empty otherwise."""
+    likely: str
+    """The mistake that would explain a wrong gradient; empty if none is known."""
     places: list[tuple[int, ...]]
     numeric: list[float]
     computed: list[float]
@@ -77,22 +82,22 @@ def check_step(call: Call, step: Step) -> Iterator[Comparison]:
     arguments = {name: _double(x) for name, x in call.arguments.items()}
     gs = [_double(g) for g in as_tuple(step.cotangent)]
     parents = [name for name in call.parents if any(e.input == name for e in step.edges)]
-    leaves = {name: tensor(arguments[name], requires_grad=True) for name in parents}
 
-    def run(changed: dict[str, Any]) -> list[Any]:
-        out = call.run(call.op, arguments | changed)
+    def run(values: Sequence[Any]) -> list[Any]:
+        out = call.run(call.op, arguments | dict(zip(parents, values, strict=True)))
         return list(out) if call.op.multiple else [out]
 
-    outputs = run(leaves)
-    rules = [rule.numpy() for rule in grad(outputs, list(leaves.values()), gs)]
-    on_the_way = [(g, y.numpy()) for g, y in zip(gs, outputs, strict=True)]
-    on_the_way += [(rule, arguments[name]) for name, rule in zip(parents, rules, strict=True)]
-    for name, rule in zip(parents, rules, strict=True):
+    def gradients(arrays: Arrays, cotangents: Arrays) -> list[ndarray]:
+        leaves = [tensor(x, requires_grad=True) for x in arrays]
+        return [found.numpy() for found in grad(run(leaves), leaves, list(cotangents))]
 
-        def value(x: ndarray, name: str = name) -> float:
-            return float(sum(np.vdot(g, y) for g, y in zip(gs, run({name: x}), strict=True)))
-
-        yield compare(f"d{name}", value, arguments[name], rule, _noise(on_the_way))
+    arrays = [arguments[name] for name in parents]
+    symbols = [f"${name}" for name in parents]
+    problem = Problem(call.op.name, symbols, symbols, arrays, run, gradients, run)
+    rules = gradients(arrays, gs)
+    on_the_way = [*zip(gs, run(arrays), strict=True), *zip(rules, arrays, strict=True)]
+    for position, name in enumerate(parents):
+        yield compare(f"d{name}", problem, gs, position, rules[position], _noise(on_the_way))
 
 
 @np.errstate(all="ignore")
@@ -108,29 +113,36 @@ def check_loss(trace: Trace, number: int, title: str) -> Comparison | None:
     tape = recording.replay(start, {number: point}, np.float64)
     if number not in tape:
         return None
-    gradients = dict(zip(tape, grad(tape[start], list(tape.values()), weight), strict=True))
+    backward = dict(zip(tape, grad(tape[start], list(tape.values()), weight), strict=True))
 
-    def value(x: ndarray) -> float:
-        run = recording.replay(start, {number: x}, np.float64)
-        return float(np.vdot(weight, run[start].numpy()))
+    def run(arrays: Sequence[Any]) -> list[ndarray]:
+        return [recording.replay(start, {number: arrays[0]}, np.float64)[start].numpy()]
 
-    on_the_way = [(gradients[n].numpy(), tape[n].numpy()) for n in tape]
-    return compare(title, value, point, gradients[number].numpy(), _noise(on_the_way))
+    def gradients(arrays: Arrays, cotangents: Arrays) -> list[ndarray]:
+        replayed = recording.replay(start, {number: arrays[0]}, np.float64)
+        return [grad(replayed[start], replayed[number], cotangents[0]).numpy()]
+
+    on_the_way = [(backward[n].numpy(), tape[n].numpy()) for n in tape]
+    problem = Problem("the loss", [title], [title], [point], run, gradients, run)
+    return compare(title, problem, [weight], 0, backward[number].numpy(), _noise(on_the_way))
 
 
 def compare(
-    title: str, function: Callable[[ndarray], float], x: ndarray, found: ndarray, noise: float
+    title: str, problem: Problem, gs: Arrays, position: int, found: ndarray, noise: float
 ) -> Comparison:
-    """Compare computed derivatives with numeric ones, for a few entries.
+    """Compare computed derivatives by one input of a problem with numeric ones, for a few entries.
 
     The two agree if they differ by at most 1e-6 of the largest entry, or by the noise of the
     differences if the noise is larger.
     """
+    x, function = problem.arrays[position], problem.along(position, gs, problem.values)
     entries = np.arange(x.size)
     if x.size > SAMPLED:
         top = np.argsort(-np.abs(found), axis=None)[:2]
-        others = np.random.default_rng(0).choice(x.size, SAMPLED - 2, replace=False)
-        entries = np.unique([*top, *others])
+        random = np.random.default_rng(0)
+        others = random.choice(x.size, SAMPLED - 2, replace=False)
+        direction = random.uniform(0.5, 1, x.shape)
+        entries = np.unique([*top, *others, *_wrong_entry(function, x, found, direction, noise)])
     places = [tuple(map(int, np.unravel_index(entry, x.shape))) for entry in entries]
     numeric, rule = [], [float(found[place]) for place in places]
     for place in places:
@@ -140,12 +152,33 @@ def compare(
     errors = np.abs(np.subtract(numeric, rule))
     error = float(np.max(errors, initial=0))  # NaN if one is
     size = max(largest(found), largest(numeric))
-    verdict, remark = "right", ""
+    verdict, remark, likely = "right", "", ""
     if not error <= (allowed := max(1e-6 * size, noise)):
         worst = int(np.argmax(errors))
         _, remark, is_wrong = error_curve(function, x, places[worst], rule[worst], allowed)
         verdict = "wrong" if is_wrong else "unclear"
-    return Comparison(title, verdict, error, size, noise, remark, places, numeric, rule, x.size)
+        likely = likely_cause(problem, gs, position, places[worst]) if is_wrong else ""
+        likely = re.sub(r"\b(g|out)\b", r"$\1", likely)  # as the stepper writes a rule's symbols
+    return Comparison(
+        title, verdict, error, size, noise, remark, likely, places, numeric, rule, x.size
+    )
+
+
+def _wrong_entry(
+    function: Callable[[ndarray], float],
+    x: ndarray,
+    found: ndarray,
+    direction: ndarray,
+    noise: float,
+) -> list[int]:
+    """Return the place of an entry that is wrong, if the derivative along a direction is."""
+
+    def error_along(part: ndarray) -> float:
+        return float(np.vdot(found, part)) - central_difference(function, x, part)
+
+    if not abs(error_along(direction)) > 1e-6 * norm(found) + noise:
+        return []
+    return [int(np.ravel_multi_index(locate(error_along, direction), x.shape))]
 
 
 def prove(inner: Trace, step: Step, out: ndarray) -> Iterator[Proof]:

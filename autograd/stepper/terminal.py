@@ -490,6 +490,8 @@ class Terminal:
         self.print(f"  {found.title}  ", Text(f"{mark} ", style), verdict, Text(count, "dim"))
         if found.remark:
             self.print(Text(f"    {found.remark}", style))
+        if found.likely:
+            self.print(Text(f"    likely {found.likely}", style))
         wide = max(8, min(14, (self.console.width - 18) // 2))
         self.print(Text(f"    {'':<12} {'numeric':>{wide}} {'rule':>{wide}}", "dim"))
         for place, *both in zip(found.places, found.numeric, found.computed, strict=True):

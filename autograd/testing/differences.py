@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -31,17 +32,17 @@ def move(x: ndarray, direction: ndarray, distance: float) -> ndarray:
 
 
 def central_difference(
-    function: Callable[[ndarray], float], x: ndarray, direction: ndarray, step: float = STEP
-) -> float:
+    function: Callable[[ndarray], Any], x: ndarray, direction: ndarray, step: float = STEP
+) -> Any:
     """Return the derivative along a direction, from four values of the function.
 
-    The error of the formula is h^4 f^(5) / 30, and the error from rounding about 1e-13 |f|. With
-    h = 1e-3 the two are about equal (Fornberg 1988, doi:10.1090/S0025-5718-1988-0935077-0,
-    table 1).
+    The values are numbers or arrays, and so is the derivative. The error of the formula is
+    h^4 f^(5) / 30, and the error from rounding about 1e-13 |f|. With h = 1e-3 the two are
+    about equal (Fornberg 1988, doi:10.1090/S0025-5718-1988-0935077-0, table 1).
     """
     # The sum f(x-2h) - 8 f(x-h) + 8 f(x+h) - f(x+2h). For f(x) = x**2 at x = 1 with h = 1 it is
     # 1 - 0 + 32 - 9 = 24, and 24 / 12 = 2 is the derivative.
-    total = 0.0
+    total: Any = 0.0
     for offset, weight in STENCIL:
         total += weight * function(move(x, direction, offset * step))
     return total / (12 * step)

@@ -18,6 +18,7 @@ from numpy import ndarray
 from autograd.functional import map_leaves, tree_map
 from autograd.modes import enable_grad
 from autograd.op import Op
+from autograd.pullback import cause_of_shape
 from autograd.tensor import Tensor, grad
 from autograd.testing.differences import duplicate
 
@@ -134,18 +135,11 @@ def of_vjp(func: Callable, vjp: Callable, inputs: Any, name: str | None) -> Prob
 def _of_shape(gradient: ndarray, shape: tuple[int, ...], name: str, label: str) -> ndarray:
     if gradient.shape == shape:
         return gradient
-    message = (
+    cause = cause_of_shape(gradient.shape, shape)
+    raise GradientError(
         f"the vjp of {name} returned a gradient of shape {gradient.shape} for {label}, "
-        f"which has shape {shape}"
+        f"which has shape {shape}" + (f"\n  likely  {cause}" if cause else "")
     )
-    padded = (0,) * (gradient.ndim - len(shape)) + shape
-    if len(padded) == gradient.ndim and all(
-        n in (0, 1, m) for n, m in zip(padded, gradient.shape, strict=True)
-    ):
-        axes = [i for i, n in enumerate(padded) if n != gradient.shape[i]]
-        summed = ("axis " if len(axes) == 1 else "axes ") + ", ".join(map(str, axes))
-        message += f"\n  likely  a forgotten sum over {summed}: along it the input was broadcast"
-    raise GradientError(message)
 
 
 # ---- inputs and outputs

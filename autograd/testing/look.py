@@ -1,0 +1,188 @@
+"""A gradient at one point: what a rule returns, and what differences say it should return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.testing.differences import central_difference, duplicate
+from autograd.testing.problem import Arrays, Problem
+
+SAMPLED = 64  # elements for which a diagnosis computes numeric derivatives
+FEW = 8  # the same for inputs of more than 1,024 elements
+ENTRIES = 4_000_000  # of the numeric Jacobian, at most
+
+
+class Look:
+    """A rule's gradient for one input at one point, and the numeric Jacobian there.
+
+    The Jacobian is computed for all elements of a small input, and for a sample of a large one. The
+    gradient that the rule should return for any cotangent u is then ``jacobian.T @ u``.
+
+    Attributes
+    ----------
+    x : ndarray
+        The input.
+    gradient : ndarray
+        What the rule returns, of the shape of `x`.
+    chosen : ndarray of int
+        The sampled elements of `x`, as places in ``x.reshape(-1)``.
+    jacobian : ndarray
+        Row i, column j: the derivative of element i of the outputs by the j-th sampled element.
+    found, numeric : ndarray
+        The gradient of the rule, and the numeric gradient, for the sampled elements.
+    """
+
+    def __init__(
+        self, problem: Problem, cotangents: Arrays, position: int, element: tuple[int, ...]
+    ) -> None:
+        self.problem, self.cotangents = problem, list(cotangents)
+        self.position, self.element = position, element
+        self.x = problem.arrays[position]
+        self.outputs = [y.copy() for y in problem.values(problem.arrays)]
+        self.g = _flat(cotangents)
+        n = SAMPLED if self.x.size <= 16 * SAMPLED else FEW
+        n = min(n, max(1, ENTRIES // max(1, self.g.size)))
+        chosen = np.random.default_rng(0).permutation(self.x.size)[:n]
+        if self.x.size > n:
+            chosen[0] = np.ravel_multi_index(element, self.x.shape)
+        self.chosen = np.sort(chosen)
+        self.is_whole = self.x.size == len(self.chosen)
+        self.gradient = self.rule(cotangents)
+        self.found = self.gradient.reshape(-1)[self.chosen]
+        self.jacobian = self.jacobian_of(position)
+        self.numeric = self.jacobian.T @ self.g
+        self.scale = float(np.max(np.abs(self.numeric), initial=0))
+
+    # ---- derivatives
+
+    def rule(self, cotangents: Arrays) -> ndarray:
+        """Return what the rule returns for some cotangents."""
+        return self.problem.gradients(self.problem.arrays, cotangents)[self.position]
+
+    def jacobian_of(self, position: int) -> ndarray:
+        """Return the numeric Jacobian by the sampled elements of an input of this size."""
+        x, values = self.problem.arrays[position], self._along(position)
+        axis, columns = np.zeros(x.size), []
+        for i in self.chosen:
+            axis[i] = 1
+            columns.append(central_difference(values, x, axis.reshape(x.shape)))
+            axis[i] = 0
+        return np.array(columns).reshape(len(self.chosen), -1).T
+
+    def forward(self, direction: ndarray) -> ndarray:
+        """Return the derivative of the outputs along a direction in `x`: the Jacobian times it."""
+        return central_difference(self._along(self.position), self.x, direction)
+
+    def _along(self, position: int) -> Callable[[ndarray], ndarray]:
+        arrays = list(self.problem.arrays)
+
+        def values(x: ndarray) -> ndarray:
+            arrays[position] = x
+            return _flat(self.problem.values(arrays))
+
+        return values
+
+    @cached_property
+    def matrices(self) -> tuple[ndarray, ndarray] | None:
+        """The rule as a matrix, and the transposed Jacobian, if both are small.
+
+        Column i of each is the gradient for a cotangent that is 1 at element i of the outputs and
+        0 elsewhere.
+        """
+        if not self.is_whole or self.g.size > SAMPLED:
+            return None
+        columns = []
+        for i in range(self.g.size):
+            unit = np.zeros(self.g.size)
+            unit[i] = 1
+            columns.append(self.rule(self.split(unit)).reshape(-1))
+        return np.array(columns).T, self.jacobian.T
+
+    def split(self, flat: ndarray) -> list[ndarray]:
+        """Return a vector as a list of arrays that have the shapes of the outputs."""
+        ends = np.cumsum([y.size for y in self.outputs])[:-1]
+        parts = np.split(flat, ends)
+        return [part.reshape(y.shape) for part, y in zip(parts, self.outputs, strict=True)]
+
+    # ---- comparisons
+
+    @property
+    def out(self) -> ndarray | None:
+        """The output, if there is one alone."""
+        return self.outputs[0] if len(self.outputs) == 1 else None
+
+    def is_right(self) -> bool:
+        """Return whether the rule's gradient equals the numeric one."""
+        return close(self.found, self.numeric, self.scale)
+
+    def agrees(self, candidate: ndarray) -> bool:
+        """Return whether an array of the input's size has the numeric gradient's elements."""
+        return self.multiple(candidate) == 1
+
+    def multiple(self, candidate: ndarray) -> float | None:
+        """Return the c for which an array of the input's size is c times the numeric gradient.
+
+        The result is None if there is no c. It is exactly 1 or -1 if it is close to them.
+        """
+        if candidate.size != self.x.size or not self.scale:
+            return None
+        found = candidate.reshape(-1)[self.chosen]
+        c = float(found @ self.numeric / (self.numeric @ self.numeric))
+        if c == 0 or not close(found / c, self.numeric, self.scale):
+            return None
+        return next((whole for whole in (1.0, -1.0) if abs(c - whole) < 1e-6), c)
+
+    def explains(self, cotangents: Arrays) -> bool:
+        """Return whether the rule's gradient is the right one for other cotangents."""
+        other = self.jacobian.T @ _flat(cotangents)
+        return bool(other.any()) and close(self.found, other, float(np.max(np.abs(other))))
+
+    # ---- other points
+
+    def at(self, arrays: Arrays, cotangents: Arrays | None = None) -> Look:
+        """Return a look at another point, with other cotangents if they are given."""
+        us = self.cotangents if cotangents is None else cotangents
+        return Look(self.problem.at(arrays), us, self.position, self.element)
+
+    def nearby(self, seed: int) -> Look:
+        """Return a look at a point nearby, with other cotangents.
+
+        The point has no zeros, ones or equal elements: each element changes by up to a fifth, and
+        then by 0.01 to 0.04.
+        """
+        random = np.random.default_rng(seed)
+        arrays = [moved(x, random) for x in self.problem.arrays]
+        return self.at(arrays, other_cotangents(self.cotangents, random))
+
+
+def moved(x: ndarray, random: np.random.Generator) -> ndarray:
+    """Return an array near another one, in the same memory order."""
+    y = duplicate(x)
+    y *= random.uniform(0.8, 1.2, x.shape)
+    y += random.uniform(0.01, 0.04, x.shape)
+    return y
+
+
+def replaced(x: ndarray, values: ndarray) -> ndarray:
+    """Return an array of other values, in the memory order of `x`."""
+    y = duplicate(x)
+    y[...] = values
+    return y
+
+
+def other_cotangents(cotangents: Arrays, random: np.random.Generator) -> list[ndarray]:
+    """Return random cotangents of the same shapes."""
+    return [random.choice([-1, 1], u.shape) * random.uniform(0.5, 2, u.shape) for u in cotangents]
+
+
+def close(a: ndarray, b: ndarray, scale: float) -> bool:
+    """Return whether arrays agree as the gradients of a check must: to 1e-6 of the largest."""
+    return bool(np.all(np.abs(a - b) <= 1e-8 + 1e-6 * scale))
+
+
+def _flat(arrays: Sequence[ndarray]) -> ndarray:
+    return np.concatenate([np.zeros(0), *(np.ravel(a) for a in arrays)])
