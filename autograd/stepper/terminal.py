@@ -72,7 +72,7 @@ class Terminal:
     2.0
     >>> terminal.run("why x")  # doctest: +ELLIPSIS
     gradient of x: +7, from 3 uses
-      +3  +42.9%  multiply_1  multiply(x) ...
+      +3  +42.9%  x * x  multiply(x) ...
     """
 
     def __init__(self, trace: Trace, console: Console | None = None) -> None:
