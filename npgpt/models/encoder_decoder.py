@@ -40,7 +40,7 @@ from npgpt.models.config import (
 )
 from npgpt.models.context import ALONE, Activations, Context
 from npgpt.models.gpt import GPT, Transformer, mask_of
-from npgpt.models.heads import Head, check_targets, next_token_loss
+from npgpt.models.heads import Head, check_targets
 from npgpt.models.layers import ACTIVATIONS, Dropout, Embedding, LayerNorm, Linear
 from npgpt.models.positions import SinusoidalEmbedding
 from npgpt.module import Module, Parameter, Traced, check_ids
@@ -553,10 +553,7 @@ class EncoderDecoder(GPT):
             decoder_input_ids = self.shifted(targets)
         memory = self.encode(input_ids, attention_mask)
         x = self.transformer(np.asarray(decoder_input_ids), memory=memory)  # (B, T, C)
-        logits = self.lm_head(x)
-        if targets is None:
-            return logits, None
-        return logits, next_token_loss(logits, targets, self.smoothing)
+        return self.predict(x, targets)
 
     def shifted(self, targets: ndarray) -> ndarray:
         """Return what the decoder reads to predict targets: ``(B, T) -> (B, T)``.

@@ -292,6 +292,15 @@ class GPT(Module):
         elif targets is not None:
             targets = check_labels(targets, len(input_ids), len(self.config.labels))
         x = self.transformer(input_ids, attention_mask, position_ids, cache=cache)  # (B, T, C)
+        return self.predict(x, targets, attention_mask)
+
+    def predict(
+        self, x: Tensor, targets: ndarray | None = None, attention_mask: ndarray | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of the last hidden states (B, T, C), and with targets the mean loss.
+
+        The arguments are those of `forward`, which checks them.
+        """
         if self.label_head is not None:
             logits = self.judge(x, attention_mask)
             return logits, None if targets is None else label_loss(logits, targets, self.smoothing)
