@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 from rich.table import Table
 from rich.text import Text
 
 import autograd
 from autograd.console import Console
 from autograd.schema import FileName
+from npgpt.diagnostics.pixels import beside
 from npgpt.errors import UserError
 from npgpt.models.config import Steps
 from npgpt.options import parse, quoted
-from npgpt.training.replay import History, Replay, by_sequence, find_weight, follow
+from npgpt.training.images import Images
+from npgpt.training.replay import History, Replay, by_pixel, by_sequence, find_weight, follow
 from npgpt.training.run import Run
 
 MOST_ROWS = 20  # of a history that is printed
@@ -81,7 +84,10 @@ def why(options: Options, console: Console) -> None:
     replay = Replay(options.run, most.step, most.step, force=options.force)
     replay.seek(most.step)
     say("Its gradient is the sum over these sequences:")
-    say(_sequences(replay.run, name, index))
+    parts = np.array(by_sequence(replay.run, name, index))
+    say(_sequences(replay.run, parts))
+    if isinstance(replay.run.task, Images):
+        say(_pixels(replay.run, name, index, int(np.abs(parts).argmax())))
     if text := _explain(replay.run, name, index, console.width):
         say(f"\n{text}")
     say(f"\nTo walk through it: npgpt step --run {quoted(options.run)} --at {most.step}")
@@ -118,11 +124,12 @@ def _table(history: History) -> Table:
     return table
 
 
-def _sequences(run: Run, name: str, index: tuple[int, ...]) -> Table:
-    """Return a table of the sequences of this step that add most to the weight's gradient."""
-    parts = np.array(by_sequence(run, name, index))
-    batches = run.task.batches(run.progress.step)
-    texts = [text for batch in batches for text in run.task.texts(batch)]
+def _sequences(run: Run, parts: ndarray) -> Table:
+    """Return a table of the sequences of this step that add most to the weight's gradient.
+
+    `parts` is what each sequence adds.
+    """
+    texts = _texts(run)
     largest = np.argsort(-np.abs(parts), kind="stable")[:MOST_SEQUENCES]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(justify="right", no_wrap=True, min_width=len("+1.00e-01"))
@@ -154,6 +161,23 @@ def _explain(run: Run, name: str, index: tuple[int, ...], width: int) -> str:
         run.backward()
     n = run.config.gradient_accumulation_steps
     return f"Of the {n} batches, the one with the largest part:\n{text}" if n > 1 and text else text
+
+
+def _texts(run: Run) -> list[str]:
+    """Return the texts of the sequences of this step."""
+    batches = run.task.batches(run.progress.step)
+    return [text for batch in batches for text in run.task.texts(batch)]
+
+
+def _pixels(run: Run, name: str, index: tuple[int, ...], n: int) -> str:
+    """Return the image of a sequence of this step, and what its pixels add to the gradient."""
+    image, adds = by_pixel(run, name, index, n)
+    unit = 10.0 ** np.floor(np.log10(np.abs(adds).max() or 1))
+    lines = "\n".join(f"  {line}" for line in beside(image, adds / unit))
+    return (
+        f"\nWhat the pixels of {_texts(run)[n]!r} add to its part: the derivative of this part by\n"
+        f"the pixel, times the pixel, in units of {unit:.0e}\n\n{lines}"
+    )
 
 
 def _signed(x: float) -> Text:

@@ -15,10 +15,11 @@ from npgpt.models.config import ModelConfig
 from npgpt.models.layers import dropout_from
 from npgpt.models.registry import architecture_of
 from npgpt.training.config import TrainConfig, keys_of
-from npgpt.training.data import random_batch, separated
+from npgpt.training.data import AnyBatch, random_batch, separated
 from npgpt.training.memory import demand_memory
 from npgpt.training.optim import AdamW, clip_grad_norm
 from npgpt.training.prepare import read_sources, resolve_model_type, tokenizer_for
+from npgpt.training.registry import TASKS
 from npgpt.training.task import accumulate_gradients
 
 WARM_UP = 3  # steps: kernels are loaded, memory and caches are in use
@@ -49,18 +50,18 @@ class Step:
             weight_decay=config.weight_decay,
         )
 
+    def random_batch(self) -> AnyBatch:
+        """Draw random tokens in the form of the task's batches."""
+        windows = random_batch(self.tokens, self.config.batch_size, self.context, self.random)
+        batch = separated(*windows, self.barrier)
+        return TASKS[self.config.task].imitate(batch, self.model.config, self.random)
+
     def take(self) -> Ledger:
         """Take one step, as `npgpt.training.loop` does; return its ledger."""
         config, n = self.config, self.model.n_parameters()
         with Ledger() as ledger:
             with ledger.part("batch"):
-                batches = [
-                    separated(
-                        *random_batch(self.tokens, config.batch_size, self.context, self.random),
-                        self.barrier,
-                    )
-                    for _ in range(config.gradient_accumulation_steps)
-                ]
+                batches = [self.random_batch() for _ in range(config.gradient_accumulation_steps)]
             with dropout_from(self.random):
                 accumulate_gradients(self.model, batches)
             with ledger.part("clipping") as row:
@@ -88,7 +89,9 @@ def resolve_model(config: TrainConfig, vocab_size: int | None) -> ModelConfig:
     config = resolve_model_type(config, None)
     if vocab_size is not None:
         return config.model(vocab_size)
-    return config.model(tokenizer_for(config, read_sources(config), None, None).n_vocab)
+    sources = read_sources(config)
+    config = TASKS[config.task].complete(config, sources)
+    return config.model(tokenizer_for(config, sources, None, None).n_vocab)
 
 
 def summary(config: TrainConfig, rows: list[autograd.ledger.Row], roof: Roof) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from numpy import ndarray
 from autograd import Tensor, no_grad
 from npgpt.models.gpt import GPT
 from npgpt.module import evaluating
-from npgpt.training.data import Batch, n_predicted, separated, windows_at
+from npgpt.training.data import AnyBatch, Batch, n_predicted, separated, windows_at
 
 Check = Callable[[], None]
 Objective = Callable[..., tuple[Tensor, Tensor | None]]
 """What maps a batch to an output, and the mean loss of its targets: a model, for example."""
 
 
-def mean_loss(model: Objective, batches: Iterable[Batch], check: Check = lambda: None) -> float:
+def mean_loss(model: Objective, batches: Iterable[AnyBatch], check: Check = lambda: None) -> float:
     """Return the mean loss over all targets of some batches; 0 if they have no target.
 
     The mean of the batches' losses is weighted by their numbers of targets. `check` is called

@@ -21,6 +21,7 @@ def read_image(path: str | Path, model: GPT) -> ndarray:
     ----------
     path : str or Path
         A file that `numpy.save` has written: an array of shape (H, W), (c, H, W) or (1, c, H, W).
+        Pixels of uint8 are divided by 255, as in training; others stay as they are.
     model : GPT
         The model that will read the image.
 
@@ -55,7 +56,7 @@ def read_image(path: str | Path, model: GPT) -> ndarray:
         ) from None
     if image.ndim in (2, 3):
         image = image[None, None] if image.ndim == 2 else image[None]
-    image = model.check_images(image)
+    image = model.check_images(image / np.float32(255) if image.dtype == np.uint8 else image)
     assert isinstance(image, ndarray)
     return image.astype(np.float32)
 

@@ -80,3 +80,12 @@ def next_token_loss(logits: Tensor, targets: ndarray, label_smoothing: float = 0
     """
     rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V), a view
     return nn.cross_entropy(rows, targets.reshape(-1), label_smoothing=label_smoothing)
+
+
+def next_token_losses(logits: Tensor, targets: ndarray, label_smoothing: float = 0.0) -> Tensor:
+    """Return the loss of each token, (B, T), of which `next_token_loss` is the mean; 0 at -100."""
+    rows = logits.reshape(-1, logits.shape[-1])  # (B, T, V) -> (B T, V), a view
+    losses = nn.cross_entropy(
+        rows, targets.reshape(-1), reduction="none", label_smoothing=label_smoothing
+    )
+    return losses.reshape(targets.shape)

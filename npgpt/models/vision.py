@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy import ndarray
@@ -26,7 +26,7 @@ from npgpt.models.cache import KVCache, Memory
 from npgpt.models.config import GPTConfig, Size, takes_block_size
 from npgpt.models.context import Activations
 from npgpt.models.gpt import GPT, Transformer
-from npgpt.models.heads import check_targets, next_token_loss
+from npgpt.models.heads import check_targets
 from npgpt.models.layers import Linear
 from npgpt.module import Module
 
@@ -47,7 +47,9 @@ class VisionConfig(GPTConfig):
         1 for gray images, 3 for colours.
     image_token_id : int
         The token in whose place the vector of a patch is put. It is not 0, because 0 fills up
-        shorter rows in `generate`.
+        shorter rows in `generate`. If not given, it is the last of the vocabulary.
+    model_type : {"vision-gpt"}
+        The name in the registry.
 
     Raises
     ------
@@ -65,10 +67,13 @@ class VisionConfig(GPTConfig):
     image_size: Size = 224
     patch_size: Size = 16
     num_channels: Size = 3
-    image_token_id: Annotated[int, Range(1, 2**28)] = 50257
+    image_token_id: Annotated[int, Range(1, 2**28)] | None = None
+    model_type: Literal["vision-gpt"] = "vision-gpt"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.image_token_id is None:
+            self.image_token_id = max(1, self.vocab_size - 1)
         if self.labels:
             raise UserError("a GPT that reads images has no labels: it writes the name")
         if self.image_size % self.patch_size:
@@ -78,7 +83,8 @@ class VisionConfig(GPTConfig):
             )
         if self.n_patches >= self.n_positions:
             raise UserError(
-                f"an image has {self.n_patches} patches, and n_positions is {self.n_positions}: "
+                f"an image has {self.n_patches} patches, and n_positions (block_size) is "
+                f"{self.n_positions}: "
                 "no position is left for a token; use larger patches or a larger n_positions"
             )
         if self.image_token_id >= self.vocab_size:
@@ -91,11 +97,6 @@ class VisionConfig(GPTConfig):
     def n_patches(self) -> int:
         """The number of patches of an image, N = (H / P) (W / P)."""
         return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def model_type(self) -> str:
-        """The name in the registry."""
-        return "vision-gpt"
 
     @property
     def channels(self) -> str:
@@ -285,14 +286,14 @@ class VisionGPT(GPT):
             )
         return x
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: ndarray,
         targets: ndarray | None = None,
         attention_mask: ndarray | None = None,
         position_ids: ndarray | None = None,
-        cache: KVCache | None = None,
         pixel_values: Any = None,
+        cache: KVCache | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits, and with targets the mean cross-entropy; see `GPT.forward`.
 
@@ -302,10 +303,12 @@ class VisionGPT(GPT):
             With images, each row has `image_token_id` at N positions.
         targets : ndarray of int, (B, T), optional
             The token that follows each position; -100 where a patch follows.
-        attention_mask, position_ids, cache
+        attention_mask, position_ids
             As in `GPT.forward`.
         pixel_values : ndarray or Tensor of float, (B, c, H, W), optional
             An image for each row. A tensor that requires a gradient gets one.
+        cache
+            As in `GPT.forward`.
 
         Returns
         -------
@@ -326,10 +329,7 @@ class VisionGPT(GPT):
         x = self.transformer(
             np.asarray(input_ids), attention_mask, position_ids, cache=cache, memory=memory
         )  # (B, T, C)
-        logits = self.lm_head(x)
-        if targets is None:
-            return logits, None
-        return logits, next_token_loss(logits, targets, self.smoothing)
+        return self.predict(x, targets)
 
     def activations(
         self,

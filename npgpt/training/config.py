@@ -31,8 +31,12 @@ from npgpt.models.config import (
 from npgpt.models.registry import ARCHITECTURES
 from npgpt.options import FOREIGN
 
-ModelType = Literal["gpt", "llama", "mistral", "qwen2", "encoder-decoder", "marian", "bert"]
-TaskName = Literal["language_modelling", "pairs", "masked", "classification", "instructions"]
+ModelType = Literal[
+    "gpt", "llama", "mistral", "qwen2", "encoder-decoder", "marian", "bert", "vision-gpt"
+]
+TaskName = Literal[
+    "language_modelling", "pairs", "masked", "classification", "instructions", "images"
+]
 """The names of the tasks (`npgpt.training.registry.TASKS`)."""
 
 
@@ -43,9 +47,11 @@ class DataKeys:
     task: TaskName = "language_modelling"
     """What the model learns: language_modelling predicts each token from the tokens before it;
     pairs writes the target of a source, such as a translation; masked fills gaps in the text, as
-    BERT does; classification names the label of a text; instructions answers as an assistant."""
+    BERT does; classification names the label of a text; instructions answers as an assistant;
+    images writes the text of an image."""
     data: tuple[FileName, ...] = ()
-    """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library."""
+    """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library.
+    Images are in .npz files."""
     val_data: tuple[FileName, ...] = ()
     """Validate on these; if not given, on the last 10 % of data."""
     documents: bool = False
@@ -106,6 +112,12 @@ class ModelKeys:
     window_size: Size | None = None
     """Tokens that every other layer sees (GPT-3), or every layer of mistral and qwen2; all, if not
     given."""
+    image_size: Size | None = None
+    """Of vision-gpt: pixels on a side of an image; as the data have, if not given."""
+    patch_size: Size | None = None
+    """Of vision-gpt: pixels on a side of a patch; 16 if not given."""
+    num_channels: Size | None = None
+    """Of vision-gpt: 1 for gray images, 3 for colours; as the data have, if not given."""
 
     def model(self, vocab_size: int, base: ModelConfig | None = None) -> ModelConfig:
         """Return the configuration of the model that these keys describe.

@@ -18,7 +18,7 @@ import sysconfig
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -54,6 +54,8 @@ class Source:
     file: Path | None = None
     text: str | list[str] = ""  # or documents
     names: list[str] = field(default_factory=list)
+
+    n_levels: ClassVar[int] = 0  # the numbers beyond the vocabulary that its examples have
 
 
 def read_text(sources: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -258,6 +260,7 @@ def encode_text(text: str | list[str], tokenizer: Tokenizer) -> ndarray:
 
 # ---- the token file
 
+LEVELS = 256  # of a pixel
 TOKEN_FILES = ("tokens", "val_tokens")  # of the data and of the validation data, in a run folder
 
 
@@ -282,6 +285,7 @@ class TokenFile:
     sha256: str
     sources: list[FileName]
     documents: bool = False  # whether an end token follows each document
+    n_levels: Count = 0  # the numbers from n_vocab on that stand for the levels of pixels
     description_sha256: str = ""  # the hash of all fields above; version 0.1.0 wrote no such hash
 
 
@@ -297,6 +301,7 @@ def write_tokens(
     tokenizer: Tokenizer,
     sources: list[str],
     ids: ndarray | None = None,
+    n_levels: int = 0,
 ) -> TokenFile:
     """Write the tokens of a text, or of documents, to a token file; return its description.
 
@@ -310,8 +315,11 @@ def write_tokens(
         The names of the files that the text was read from.
     ids : ndarray of int, optional
         The result of `encode_text`, if it is known already.
+    n_levels : int
+        How many numbers, from the size of the vocabulary on, stand for the levels of pixels.
     """
-    dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
+    n = tokenizer.n_vocab + n_levels
+    dtype: Literal["uint16", "uint32"] = "uint16" if n <= 2**16 else "uint32"
     ids = encode_text(text, tokenizer) if ids is None else ids
     content = ids.astype(f"<{dtype[0]}{np.dtype(dtype).itemsize}").tobytes()
     info = TokenFile(
@@ -324,6 +332,7 @@ def write_tokens(
         sources=sources if len(sources) <= 1000 else [*sources[:1000], "..."],
     )
     info.documents = not isinstance(text, str)
+    info.n_levels = n_levels
     info.description_sha256 = hash_description(asdict(info))
     with together(path.parent):
         with replacing(path) as file:
@@ -383,9 +392,10 @@ def open_tokens(path: Path, tokenizer: Tokenizer | None = None) -> tuple[ndarray
     if not info.n_tokens:
         raise UserError(f"{path} holds no tokens")
     tokens = np.memmap(path, dtype, mode="r")
-    if (largest := int(tokens.max())) >= info.n_vocab:
+    if (largest := int(tokens.max())) >= info.n_vocab + info.n_levels:
         raise UserError(
-            f"{path} holds token {largest}, and {described.name} knows {info.n_vocab} (from 0)"
+            f"{path} holds token {largest}, and {described.name} knows "
+            f"{info.n_vocab + info.n_levels} (from 0)"
         )
     return tokens, info
 
@@ -489,6 +499,19 @@ class Batch(NamedTuple):
     targets: ndarray  # (B, T)
     attention_mask: ndarray | None = None  # (B, T, T)
     position_ids: ndarray | None = None  # (B, T)
+
+
+class ImageBatch(NamedTuple):
+    """A batch with images: the arguments of `VisionGPT.forward`, in their order."""
+
+    inputs: ndarray  # (B, T), with the image token for each patch
+    targets: ndarray  # (B, T)
+    attention_mask: ndarray | None  # (B, T, T)
+    position_ids: ndarray | None  # (B, T)
+    pixel_values: Any  # ndarray or Tensor of float, (B, c, H, W)
+
+
+AnyBatch = Batch | ImageBatch
 
 
 def random_batch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +16,7 @@ from npgpt.evaluation.loss import Check, mean_loss
 from npgpt.models.gpt import GPT
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
-from npgpt.training.data import Batch, Tokens
+from npgpt.training.data import AnyBatch, Tokens
 from npgpt.training.task import TRAIN, VALIDATION, Task
 
 SPREAD = 16  # examples are sorted by their lengths within so many batches
@@ -50,7 +50,7 @@ class Examples(Task):
         self.epoch = lru_cache(maxsize=2)(self._epoch)
 
     @abstractmethod
-    def batch(self, numbers: ndarray) -> Batch:
+    def batch(self, numbers: ndarray) -> AnyBatch:
         """Return some examples as a batch."""
 
     def divide(self, sizes: list[int]) -> None:
@@ -83,17 +83,17 @@ class Examples(Task):
             part[...] = part[np.argsort(self.lengths[part], kind="stable")]
         return generator.permutation(order.reshape(n, size))
 
-    def batches(self, step: int) -> list[Batch]:
+    def batches(self, step: int) -> Sequence[AnyBatch]:
         """Return the batches of the update that leads from a step to the next."""
         epoch, number = divmod(step, len(self.epoch(0)))
         parts = np.split(self.epoch(epoch)[number], self.config.gradient_accumulation_steps)
         return [self.batch(part) for part in parts]
 
-    def random_batch(self, split: int, generator: np.random.Generator) -> Batch:
+    def random_batch(self, split: int, generator: np.random.Generator) -> AnyBatch:
         """Draw examples of a split at random."""
         return self.batch(generator.choice(self.splits[split], self.config.batch_size))
 
-    def every_batch(self, split: int) -> Iterator[tuple[ndarray, Batch]]:
+    def every_batch(self, split: int) -> Iterator[tuple[ndarray, AnyBatch]]:
         """Yield every example of a split once: the numbers, and the batch; the longest first."""
         numbers = self.splits[split]
         numbers = numbers[np.argsort(-self.lengths[numbers], kind="stable")]

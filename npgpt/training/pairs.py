@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from autograd import Tensor, nn
+from autograd import Tensor
 from autograd.escape import brief
 from npgpt.errors import UserError
 from npgpt.evaluation.loss import Check, mean_loss
@@ -24,6 +24,7 @@ from npgpt.generation import generate
 from npgpt.models.config import ModelConfig
 from npgpt.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from npgpt.models.gpt import GPT
+from npgpt.models.heads import next_token_losses
 from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
@@ -225,11 +226,7 @@ class Pairs(Task):
         targets = batch.targets
         read = model.shifted(targets)
         logits, _ = model(batch.inputs, None, batch.attention_mask, read)  # (B, T, V)
-        rows = logits.reshape(-1, logits.shape[-1])  # (B T, V)
-        losses = nn.cross_entropy(
-            rows, targets.reshape(-1), reduction="none", label_smoothing=model.smoothing
-        )
-        return losses.reshape(targets.shape)
+        return next_token_losses(logits, targets, model.smoothing)
 
     def texts(self, batch: Batch) -> list[str]:
         """Return each source with its target."""

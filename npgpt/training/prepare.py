@@ -74,6 +74,8 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
             data[name] = Tokens(TASKS[config.task].encode(source, tokenizer, config), Path(), "")
         else:
             array, info = open_tokens(source.file, tokenizer)
+            if info.n_levels and config.task != "images":
+                raise UserError(f"{source.file} holds images: add --task images, which reads them")
             data[name] = Tokens(array, source.file, info.sha256)
             config = dataclasses.replace(config, documents=config.documents or info.documents)
     files = [source.file for source in sources if source.file]

@@ -8,6 +8,7 @@ entry here.
 from __future__ import annotations
 
 from npgpt.training.classification import Classification
+from npgpt.training.images import Images
 from npgpt.training.instructions import Instructions
 from npgpt.training.masked import MaskedTokens
 from npgpt.training.pairs import Pairs
@@ -15,5 +16,5 @@ from npgpt.training.task import LanguageModelling, Task
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
-    for task in (LanguageModelling, Pairs, MaskedTokens, Classification, Instructions)
+    for task in (LanguageModelling, Pairs, MaskedTokens, Classification, Instructions, Images)
 }

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 from rich.progress import track
 
 import autograd
@@ -25,7 +26,7 @@ from autograd.schema import fit
 from npgpt.errors import UserError
 from npgpt.hub import find_model
 from npgpt.training.config import TrainConfig
-from npgpt.training.data import n_predicted
+from npgpt.training.data import ImageBatch, n_predicted
 from npgpt.training.loop import Run
 from npgpt.training.memory import keep_freed_memory
 from npgpt.training.optim import decays
@@ -323,6 +324,42 @@ def by_sequence(run: Run, name: str, index: tuple[int, ...]) -> list[float]:
                 gradient = autograd.grad(losses, parameter, share, retain_graph=True)
                 parts.append(float(gradient.numpy()[index]))
     return parts
+
+
+def by_pixel(run: Run, name: str, index: tuple[int, ...], n: int) -> tuple[ndarray, ndarray]:
+    """Return an image that this step read, and what its pixels add to the gradient of a weight.
+
+    A pixel adds the derivative of the gradient by this pixel, times the pixel. So the numbers say
+    how the gradient of the weight would change if the pixel became a little brighter.
+
+    Parameters
+    ----------
+    run : Run
+        A run whose task is `npgpt.training.images.Images`.
+    name, index
+        The weight, as `find_weight` returns it.
+    n : int
+        The number of the sequence, as in the list that `by_sequence` returns.
+
+    Returns
+    -------
+    image, adds : ndarray, (c, H, W)
+    """
+    parameter = run.optimizer.parameters[name]
+    batches = run.task.batches(run.progress.step)
+    total = sum(n_predicted(batch.targets) for batch in batches)
+    with run.dropout():
+        for batch in batches:
+            assert isinstance(batch, ImageBatch)
+            pixels = autograd.tensor(batch.pixel_values, requires_grad=True)  # (B, c, H, W)
+            losses = run.task.losses(run.model, batch._replace(pixel_values=pixels))  # (B, T)
+            if n < len(pixels):
+                break
+            n -= len(pixels)
+    assert isinstance(batch, ImageBatch)
+    gradient = autograd.grad(np.sum(losses[n]) / total, parameter, create_graph=True)
+    slope = autograd.grad(gradient[index], pixels)
+    return batch.pixel_values[n], slope.numpy()[n] * batch.pixel_values[n]
 
 
 def find_weight(run: Run, text: str) -> tuple[str, tuple[int, ...]]:

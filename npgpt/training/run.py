@@ -82,8 +82,9 @@ def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] =
                 if source.file is None:
                     tokens.path = files.path / f"{name}.bin"
                     tokens.sha256 = write_tokens(
-                        tokens.path, source.text, task.tokenizer, source.names, tokens.array
-                    ).sha256
+                        tokens.path, source.text, task.tokenizer, source.names, tokens.array,
+                        n_levels=source.n_levels,
+                    ).sha256  # fmt: skip
             write_text(files.recipe, config.to_toml())
             run = Run(files, config, model, task)
             run.remember()

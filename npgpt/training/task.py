@@ -16,18 +16,20 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy import ndarray
 
-from autograd import Tensor, nn
+from autograd import Tensor
 from npgpt.errors import UserError
 from npgpt.evaluation.loss import Check, Objective, mean_loss, whole_loss
 from npgpt.generation import generate
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
+from npgpt.models.heads import next_token_losses
 from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import ModelType, TrainConfig
 from npgpt.training.data import (
     END,
     IGNORED,
+    AnyBatch,
     Batch,
     Source,
     Tokens,
@@ -52,7 +54,7 @@ SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 0}
 
 
 def accumulate_gradients(
-    model: Objective, batches: Sequence[Batch | tuple[ndarray, ndarray]]
+    model: Objective, batches: Sequence[AnyBatch | tuple[ndarray, ndarray]]
 ) -> float:
     """Add the gradient of the mean loss over some batches to ``.grad``; return the mean loss.
 
@@ -200,6 +202,13 @@ class Task(ABC):
             )
         return self.config.model(self.tokenizer.n_vocab, base)
 
+    @classmethod
+    def imitate(
+        cls, batch: Batch, architecture: ModelConfig, generator: np.random.Generator
+    ) -> AnyBatch:
+        """Return a batch of random tokens in the form of the task's batches, to measure a step."""
+        return batch
+
     def generation_config(self) -> dict[str, Any]:
         """Return the options that ``generation_config.json`` is to hold besides the model's own."""
         return {}
@@ -207,7 +216,7 @@ class Task(ABC):
     # ---- what a subclass defines
 
     @abstractmethod
-    def random_batch(self, split: int, generator: np.random.Generator) -> Batch:
+    def random_batch(self, split: int, generator: np.random.Generator) -> AnyBatch:
         """Draw one batch of a split, `TRAIN` or `VALIDATION`."""
 
     @abstractmethod
@@ -215,11 +224,11 @@ class Task(ABC):
         """Return the mean loss over all validation data; call `check` between batches."""
 
     @abstractmethod
-    def losses(self, model: GPT, batch: Batch) -> Tensor:
+    def losses(self, model: GPT, batch: Any) -> Tensor:
         """Return the loss of each target of a batch, in the shape of the targets."""
 
     @abstractmethod
-    def texts(self, batch: Batch) -> list[str]:
+    def texts(self, batch: Any) -> list[str]:
         """Return the text of each sequence in a batch, for a person to read."""
 
     @abstractmethod
@@ -246,13 +255,13 @@ class Task(ABC):
         """Return numbers that an evaluation shows besides the losses, by their names."""
         return {}
 
-    def evaluation_batch(self, split: int, generator: np.random.Generator) -> Batch:
+    def evaluation_batch(self, split: int, generator: np.random.Generator) -> AnyBatch:
         """Draw a batch for an estimate of the loss of a split."""
         return self.random_batch(split, generator)
 
     # ---- what all tasks do in the same way
 
-    def batches(self, step: int) -> list[Batch]:
+    def batches(self, step: int) -> Sequence[AnyBatch]:
         """Draw the batches of the update that leads from a step to the next."""
         generator = np.random.default_rng([self.config.seed, 1, step])
         n = self.config.gradient_accumulation_steps
@@ -272,15 +281,11 @@ class Task(ABC):
         return estimate(TRAIN), estimate(VALIDATION)
 
 
-def token_losses(model: GPT, batch: Batch) -> Tensor:
+def token_losses(model: GPT, batch: AnyBatch) -> Tensor:
     """Return the loss of each token that is predicted, (B, T), and 0 where none is."""
-    inputs, targets, mask, positions = batch
-    logits, _ = model(inputs, None, mask, positions)  # (B, T, V)
-    rows = logits.reshape(-1, logits.shape[-1])  # (B T, V)
-    losses = nn.cross_entropy(
-        rows, targets.reshape(-1), reduction="none", label_smoothing=model.smoothing
-    )
-    return losses.reshape(targets.shape)
+    inputs, targets, *others = batch
+    logits, _ = model(inputs, None, *others)  # (B, T, V)
+    return next_token_losses(logits, targets, model.smoothing)
 
 
 class LanguageModelling(Task):
