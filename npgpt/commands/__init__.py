@@ -47,6 +47,10 @@ COMMANDS = {
         "TEXT ... | --file FILE --shots FILE",
         "Let a model answer each text as a few examples are answered.",
     ),
+    "eval": (
+        "language_modelling|classification|similarity|generation|choices",
+        "How good a model is on your data, in numbers with their intervals.",
+    ),
     "embed": (
         "TEXT ... | --file FILE | --nearest TEXT",
         "Vectors of sentences, how similar they are, and the nearest ones. Without --model: with "

@@ -33,12 +33,18 @@ BLOCK = 64  # texts that are classified at once: their labels are printed before
 
 @dataclass
 class Texts:
-    """The texts, the model and the labels: the first options of the command."""
+    """The texts: the first options of the command."""
 
     texts: Annotated[tuple[str, ...], Argument("TEXT ...")] = ()
     """The texts."""
     file: FileName = ""
     """A file of texts, one a line."""
+
+
+@dataclass
+class Labels:
+    """The model and the labels."""
+
     model: FileName = ""
     """A folder with a model, a .safetensors or .gguf file, the name of an added model (npgpt models
     list), or a name on the Hugging Face hub; if not given, smollm2."""
@@ -48,14 +54,8 @@ class Texts:
 
 
 @dataclass
-class Options(Shots, Texts):
-    """Give each text one of some labels, and print it.
-
-    A model with a classification head uses its own labels. Any other model gets a prompt with
-    examples, if --shots is given, and the text; the label is the one that the model finds the most
-    probable continuation. Without any text or --file, each line of standard input is a text. An
-    empty line gets an empty line.
-    """
+class Judging(Shots, Labels):  # the fields of the last base class come first
+    """How a model names labels; ``npgpt eval classification`` has these options, too."""
 
     seed: Seed = 0
     """Of the drawing of examples."""
@@ -64,11 +64,23 @@ class Options(Shots, Texts):
     undoes what the template and the examples alone favour."""
     normalize: bool = False
     """Divide the log-probability of a label by its number of characters."""
-    json: bool = False
-    """Print for each text one line of JSON: the text, the label, the probability of each label."""
     float32: bool = False
     """Compute with float32 weights where the model's file has fewer bits, which takes more memory
     and time."""
+
+
+@dataclass
+class Options(Judging, Texts):
+    """Give each text one of some labels, and print it.
+
+    A model with a classification head uses its own labels. Any other model gets a prompt with
+    examples, if --shots is given, and the text; the label is the one that the model finds the most
+    probable continuation. Without any text or --file, each line of standard input is a text. An
+    empty line gets an empty line.
+    """
+
+    json: bool = False
+    """Print for each text one line of JSON: the text, the label, the probability of each label."""
 
 
 Classifier = Callable[[Sequence[str]], ndarray]
@@ -88,7 +100,7 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def make_classifier(options: Options) -> tuple[Sequence[str], Classifier]:
+def make_classifier(options: Judging) -> tuple[Sequence[str], Classifier]:
     """Return the labels, and the function that returns their probabilities for texts."""
     path = find_partner(options.model)
     config = find_config(path)
@@ -114,7 +126,7 @@ def make_classifier(options: Options) -> tuple[Sequence[str], Classifier]:
 
 
 def head_classifier(
-    options: Options, path: Path, config: ModelConfig
+    options: Judging, path: Path, config: ModelConfig
 ) -> tuple[Sequence[str], Classifier]:
     """Return the labels of a model with a classification head, and the function for their use."""
     for name in ("labels", "shots", "k", "instruction", "chat", "calibrate", "normalize"):
@@ -129,7 +141,7 @@ def head_classifier(
     return config.labels, partial(label_probabilities, model, tokenizer)
 
 
-def find_words(options: Options) -> dict[str, str]:
+def find_words(options: Judging) -> dict[str, str]:
     """Return the labels, and how each is written in a prompt."""
     labels = options.labels.split(",")
     if not options.labels:

@@ -20,6 +20,7 @@ from npgpt.evaluation.few_shot import FewShot
 from npgpt.generation import resolve_options, start_search
 from npgpt.generation.chat import NONE_HERE, Cutter
 from npgpt.generation.options import Options as GenerationOptions
+from npgpt.generation.search import Continuation
 from npgpt.models.config import Steps
 from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
@@ -103,8 +104,7 @@ def run(args: list[str]) -> int:
     folder = find_partner(options.model)
     model, tokenizer = load_writer(folder, options.int8, options.float32)
     demand_writer(model, folder)
-    choices = collect_choices(options, model, tokenizer) | dict.fromkeys(NONE_HERE)
-    resolved = end_answers(resolve_options(model, choices, tokenizer, DEFAULTS), task, tokenizer)
+    resolved = resolve_answers(options, model, tokenizer, task)
     try:
         for question in questions:
             if question.strip():
@@ -151,8 +151,16 @@ def demand_writer(model: GPT, folder: Path) -> None:
     if isinstance(model, EncoderDecoder) or not model.predicts_tokens:
         raise UserError(
             f"{folder} is a model of the type {model.config.model_type}, which does not continue a "
-            "text; examples need one that does, such as smollm2"
+            "text; this needs one that does, such as smollm2"
         )
+
+
+def resolve_answers(
+    options: Sampling, model: GPT, tokenizer: Tokenizer, task: FewShot
+) -> GenerationOptions:
+    """Return how answers are written: what the options, the model's file and `DEFAULTS` say."""
+    choices = collect_choices(options, model, tokenizer) | dict.fromkeys(NONE_HERE)
+    return end_answers(resolve_options(model, choices, tokenizer, DEFAULTS), task, tokenizer)
 
 
 def end_answers(
@@ -177,15 +185,23 @@ def answer(
     options: GenerationOptions,
     as_json: bool,
 ) -> None:
-    """Print the answer to a question, without the white space around it."""
+    """Print the answer to a question."""
+    text, found = write_answer(model, tokenizer, task, question, options)
+    if not as_json:
+        say_text(text)
+        return
+    values = {"question": question, "answer": text, "ids": found.ids}
+    print(json.dumps(values | {"finish_reason": found.finish_reason}), flush=True)
+
+
+def write_answer(
+    model: GPT, tokenizer: Tokenizer, task: FewShot, question: str, options: GenerationOptions
+) -> tuple[str, Continuation]:
+    """Return the answer to a question, without the white space around it, and its tokens."""
     ids = encode_prompt(tokenizer, task.prompt(question, tokenizer))
     search = start_search(model, ids, options, tokenizer=tokenizer)
     search.run(None)
     (found,) = search.continuations()
     cutter = Cutter(options.stop_strings)
     text = cutter.put(tokenizer.decode(found.ids, skip_special_tokens=True)) + cutter.end()
-    if not as_json:
-        say_text(text.strip())
-        return
-    values = {"question": question, "answer": text.strip(), "ids": found.ids}
-    print(json.dumps(values | {"finish_reason": found.finish_reason}), flush=True)
+    return text.strip(), found

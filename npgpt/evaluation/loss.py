@@ -11,7 +11,7 @@ from numpy import ndarray
 from autograd import Tensor, no_grad
 from npgpt.models.gpt import GPT
 from npgpt.module import evaluating
-from npgpt.training.data import AnyBatch, Batch, n_predicted, separated, windows_at
+from npgpt.training.data import IGNORED, AnyBatch, Batch, n_predicted, separated, windows_at
 
 Check = Callable[[], None]
 Objective = Callable[..., tuple[Tensor, Tensor | None]]
@@ -24,6 +24,17 @@ def mean_loss(model: Objective, batches: Iterable[AnyBatch], check: Check = lamb
     The mean of the batches' losses is weighted by their numbers of targets. `check` is called
     before each batch: it may raise to end the evaluation.
     """
+    losses, sizes = batch_losses(model, batches, check)
+    return float(np.average(losses, weights=sizes)) if len(sizes) else 0.0
+
+
+def batch_losses(
+    model: Objective, batches: Iterable[AnyBatch], check: Check = lambda: None
+) -> tuple[ndarray, ndarray]:
+    """Return the mean loss of each batch, and its number of targets, (B,) each.
+
+    A batch without a target is left out. See `mean_loss`.
+    """
     losses, sizes = [], []
     with no_grad(), evaluating():
         for batch in batches:
@@ -32,7 +43,7 @@ def mean_loss(model: Objective, batches: Iterable[AnyBatch], check: Check = lamb
                 loss: Any = model(*batch)[1]
                 losses.append(loss.item())
                 sizes.append(size)
-    return float(np.average(losses, weights=sizes)) if sizes else 0.0
+    return np.array(losses), np.array(sizes)
 
 
 def whole_loss(
@@ -73,17 +84,32 @@ def whole_loss(
     return mean_loss(model, every_window(tokens, T, batch_size, end), check)
 
 
-def every_window(tokens: ndarray, length: int, batch_size: int, end: int | None) -> Iterator[Batch]:
+def every_window(
+    tokens: ndarray, length: int, batch_size: int, end: int | None, stride: int | None = None
+) -> Iterator[Batch]:
     """Yield the windows of a text in their order; the last batch is one, shorter, window.
 
     Ten tokens, with a length of 4 and a batch size of 2, are a batch of tokens 0-3 and 4-7 (with
     targets 1-4 and 5-8), and a batch of token 8 alone (with target 9).
+
+    A window begins `stride` tokens after the one before it; if not given, where that one ends. A
+    token that several windows reach is a target of the first of them only. So with a stride of 2,
+    the second window is tokens 2-5, and its targets are 5 and 6: each has at least two tokens
+    before it in the window.
     """
-    n_windows, rest = divmod(len(tokens) - 1, length)
-    starts = range(0, n_windows * length, length)
-    groups = [(starts[i : i + batch_size], length) for i in range(0, n_windows, batch_size)]
-    if rest:
-        groups.append((range(n_windows * length, n_windows * length + 1), rest))
-    for group, n in groups:
+    stride = length if stride is None else stride
+    n_targets = len(tokens) - 1
+    n_windows = max(0, (n_targets - length) // stride + 1)
+    starts = range(0, n_windows * stride, stride)
+    groups = [(starts[i : i + batch_size], length, stride) for i in range(0, n_windows, batch_size)]
+    begin = n_windows * stride
+    reached = begin + length - stride if n_windows else 0
+    if reached < n_targets:
+        groups.append((range(begin, begin + 1), n_targets - begin, n_targets - reached))
+    for group, n, n_new in groups:
         cut = windows_at(tokens, group, n)  # (B, n + 1)
-        yield separated(cut[:, :-1], cut[:, 1:], end)
+        targets = cut[:, 1:]
+        if n_new < n:
+            targets = targets.copy()
+            targets[1 if group[0] == 0 else 0 :, : n - n_new] = IGNORED
+        yield separated(cut[:, :-1], targets, end)

@@ -6,17 +6,17 @@ Chinese character counts as a word here.
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from npgpt.errors import UserError
-from npgpt.evaluation.metrics import DRAWS, Estimate
+from npgpt.evaluation.metrics import DRAWS, Estimate, estimate
 
 HAN = r"\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003347f"  # characters
 WORDS = re.compile(rf"[a-z0-9]+|[{HAN}]")  # of ROUGE, whose other letters separate words
@@ -154,7 +154,7 @@ def compare(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict
 def corpus_scores(
     written: Sequence[str], references: Sequence[Sequence[str]], draws: int = DRAWS
 ) -> dict[str, Estimate]:
-    """Return BLEU and chrF of sacrebleu, from 0 to 100, with its bootstrap intervals.
+    """Return BLEU and chrF of sacrebleu, from 0 to 100, with bootstrap intervals.
 
     The counts of all texts are added before BLEU and chrF are computed (Papineni et al. 2002;
     Popović 2015). The name of BLEU says how sacrebleu splits words: by ``zh`` if a reference has a
@@ -178,9 +178,11 @@ def corpus_scores(
     columns = [[own[i] if i < len(own) else None for own in references] for i in range(most)]
     found = {}
     for name, metric in ((f"BLEU ({splitting})", BLEU(tokenize=splitting)), ("chrF", CHRF())):
-        score = metric.corpus_score(written, columns, n_bootstrap=draws)
-        shown = score.format(9, is_json=True, signature=str(metric.get_signature()))
-        values = {"confidence_mean": score.score, "confidence_var": 0.0} | json.loads(shown)
-        middle, half = values["confidence_mean"], values["confidence_var"]
-        found[name] = Estimate(score.score, middle - half, middle + half)
+        # sacrebleu's own bootstrap fails where BLEU is 0 for some draws only (version 2.6)
+        counts = np.array(metric._extract_corpus_statistics(written, columns))  # (N, counts)
+
+        def score(drawn: ndarray, metric: Any = metric) -> float:
+            return metric._compute_score_from_stats(drawn.sum(axis=0).tolist()).score
+
+        found[name] = estimate(score, counts, draws=draws)
     return found

@@ -70,10 +70,13 @@ def test_bleu_and_chrf_are_those_of_sacrebleu(sentences):
     """With one reference, and with two for some texts; the interval holds the number."""
     sacrebleu = find_package("sacrebleu")
     texts, references = zip(*sentences[:200], strict=True)
-    found = written.corpus_scores(texts, [[text] for text in references], draws=100)
+    found = written.corpus_scores(texts, [[text] for text in references])
     assert found["BLEU (13a)"].value == sacrebleu.corpus_bleu(texts, [references]).score
     assert found["chrF"].value == sacrebleu.corpus_chrf(texts, [references]).score
     assert all(low < value < high for value, low, high in found.values())
+    theirs = sacrebleu.CHRF().corpus_score(texts, [references], n_bootstrap=1000)
+    half = (found["chrF"].high - found["chrF"].low) / 2
+    assert half == pytest.approx(float(re.search("± (.*)[)]", theirs.format())[1]), rel=0.1)
     more = [[a, b] if i % 2 else [b] for i, (a, b) in enumerate(sentences[:200])]
     assert written.corpus_scores(texts, more, draws=2)["chrF"].value > found["chrF"].value
 
@@ -84,3 +87,5 @@ def test_chinese_is_split_into_characters():
     found = written.corpus_scores(texts, [references], draws=2)["BLEU (zh)"]
     assert found.value == sacrebleu.corpus_bleu(texts, [references], tokenize="zh").score > 50
     assert written.corpus_scores(["不"], [["是"]], draws=2)["chrF"] == (0, 0, 0)
+    some = written.corpus_scores(["不", "我不知道他在哪里。"], [["是"], references])
+    assert some["BLEU (zh)"].low == 0 < some["BLEU (zh)"].value  # some draws have a BLEU of 0
