@@ -20,7 +20,10 @@ from autograd.ops.activation import (
     softplus,
 )
 from autograd.ops.attention import scaled_dot_product_attention
-from autograd.ops.dropout import dropout
+from autograd.ops.dropout import (
+    dropout,
+    masks_from,  # for a batch that several processes compute: for npgpt, not for users
+)
 from autograd.ops.embedding import (
     affine,
     embedding,
@@ -54,7 +57,7 @@ RARELY_USED = {
         ["avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d"], "autograd.ops.pooling"
     ),
 }
-_OTHERS = {"Any", "RARELY_USED", "TYPE_CHECKING", "import_module", "misfit"}
+_OTHERS = {"Any", "RARELY_USED", "TYPE_CHECKING", "import_module", "masks_from", "misfit"}
 __all__ = sorted({*dir(), *RARELY_USED} - _OTHERS - {name for name in dir() if name[0] == "_"})
 
 

@@ -32,7 +32,7 @@ LAYERS = [
     ["autograd.nn", "autograd.numpy", "autograd.tensor"],
     ["autograd.anomaly", "autograd.functional"],
     ["autograd", "autograd.testing"],
-    ["npgpt.errors", "npgpt.files", "npgpt.module", "npgpt.options", "npgpt.say"],
+    ["npgpt.errors", "npgpt.files", "npgpt.module", "npgpt.options", "npgpt.parallel", "npgpt.say"],
     ["npgpt.models"],
     ["npgpt.generation.options", "npgpt.hub", "npgpt.tokenizers", "npgpt.weights"],
     [

@@ -17,8 +17,10 @@ where Numba is missing. Nothing here imports Numba before a kernel is first call
 from __future__ import annotations
 
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, update_wrapper
 from importlib import import_module
 from importlib.util import find_spec
@@ -70,6 +72,38 @@ def kernels_enabled() -> bool:
     if _wanted and _available is None:
         _available = find_spec("numba") is not None
     return _wanted and bool(_available)
+
+
+_most_threads = sys.maxsize
+
+
+def most_threads() -> int:
+    """Return the largest number of threads that kernels may use, as `use_threads` says."""
+    return _most_threads
+
+
+@contextmanager
+def use_threads(n: int) -> Iterator[None]:
+    """Let kernels and BLAS use at most n threads inside the block, in the whole process.
+
+    Processes that share the cores of a machine take their parts of the cores by it.
+
+    Examples
+    --------
+    >>> from autograd.kernels import most_threads, use_threads
+    >>> with use_threads(1):
+    ...     most_threads()
+    1
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    global _most_threads
+    before, _most_threads = _most_threads, n
+    try:
+        with threadpool_limits(n, user_api="blas"):
+            yield
+    finally:
+        _most_threads = before
 
 
 def product_choice(measure: bool = True) -> str:

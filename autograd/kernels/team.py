@@ -33,6 +33,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.cpus import usable_cpus
+from autograd.kernels import most_threads
 from autograd.kernels.cache import settings
 from autograd.kernels.intrinsics import (
     THREADS_CAN_WAIT,
@@ -61,10 +62,11 @@ PATIENCE = 1000  # times that a helper does so before it sleeps: some millisecon
 def n_threads() -> int:
     """Return how many threads kernels use: ``NUMBA_NUM_THREADS``, but at most one for each CPU.
 
-    There is one if kernels are not compiled, so that a debugger has one thread to follow, and if
-    the system has no function by which threads can wait.
+    Inside `autograd.kernels.use_threads` there are no more than that says. There is one if kernels
+    are not compiled, so that a debugger has one thread to follow, and if the system has no function
+    by which threads can wait.
     """
-    return 1 if settings.DISABLE_JIT or not THREADS_CAN_WAIT else _n_useful()
+    return 1 if settings.DISABLE_JIT or not THREADS_CAN_WAIT else min(_n_useful(), most_threads())
 
 
 @cache

@@ -108,7 +108,7 @@ def scaled_dot_product_attention(
     query, key, value = with_leading_axes(query, key, value)
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1] if query.ndim else 0, 1))
-    seed = new_seed(generator) if dropout_p else 0
+    seed = new_seed(generator, query.shape) if dropout_p else 0
     out = attention(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size)
     if enable_gqa:  # the axes of key heads and of their groups become one again
         out = np.reshape(out, (*out.shape[:-4], *shape[-3:-1], out.shape[-1]))

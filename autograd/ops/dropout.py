@@ -3,6 +3,9 @@
 The mask is never stored: the rule makes it again from the seed. `autograd.checkpoint`, which runs a
 function a second time during backward, must get the same masks; so it asks for the seeds that the
 first run drew, and has them drawn again.
+
+Several processes may compute a batch together, each a part of its samples. `masks_from` gives each
+sample the mask that it has in the whole batch, whichever process computes it.
 """
 
 import math
@@ -17,9 +20,10 @@ from autograd.ops import special
 from autograd.ops.checks import check_floats, check_probability
 
 
-def new_seed(generator=None):
+def new_seed(generator=None, shape=()):
     """Draw the seed of one dropout mask from a generator, or without one from the system.
 
+    `shape` is that of the mask. Inside `masks_from`, its first axis counts samples of a batch.
     Inside `seeds_replayed`, the seed is the next of those given. Inside `seeds_drawn`, it is noted.
     """
     replayed, drawn = _replayed.get(), _drawn.get()
@@ -27,9 +31,39 @@ def new_seed(generator=None):
         seed = next(replayed, 0)  # 0 if none is left: `checkpoint` notices that another was drawn
     else:
         seed = int((generator or np.random.default_rng()).integers(2**63))
+        seed = special.seed_of_row(_first.get() * math.prod(shape[1:-1]), seed)
     if drawn is not None:
         drawn.append(seed)
     return seed
+
+
+_first = ContextVar("first", default=0)
+
+
+@contextmanager
+def masks_from(first):
+    """Draw masks inside the block for the samples of a batch from number `first` on.
+
+    A batch may be computed in parts. Of a batch of 8 samples, the second half inside
+    ``masks_from(4)`` has the masks that it has in the whole batch, if the generators of both are in
+    the same state. The first axis of each array that is dropped from counts the samples.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from autograd import nn
+    >>> x, new = np.ones((8, 2, 3)), np.random.default_rng
+    >>> whole = nn.dropout(x, 0.5, generator=new(0))
+    >>> with masks_from(4):
+    ...     part = nn.dropout(x[4:], 0.5, generator=new(0))
+    >>> bool(np.all(part == whole[4:]))
+    True
+    """
+    token = _first.set(first)
+    try:
+        yield
+    finally:
+        _first.reset(token)
 
 
 _drawn = ContextVar("drawn", default=None)
@@ -69,7 +103,11 @@ def dropout(input, p=0.5, training=True, generator=None):
     call, from `generator`, a ``numpy.random.Generator``.
     """
     check_probability("dropout", "p", p)
-    return dropout_seeded(input, p, new_seed(generator)) if training and p > 0 else input
+    return (
+        dropout_seeded(input, p, new_seed(generator, np.shape(input)))
+        if training and p > 0
+        else input
+    )
 
 
 def dropout_mask(rows, columns, p, seed, dtype):

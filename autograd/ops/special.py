@@ -48,6 +48,14 @@ def random_bits(rows, columns, seed):
     return bits
 
 
+def seed_of_row(row, seed):
+    """Return the seed by which row 0 has the bits that row `row` has by `seed`, and so on.
+
+    In `random_bits`, the key of a row is (row + 1) times a constant plus the seed, modulo 2^64.
+    """
+    return (seed + row * 0x9E3779B97F4A7C15) % 2**64
+
+
 def erf(x):
     """Return the error function of an array of float32 or float64 (float16 by way of float32)."""
     if x.dtype == np.float16:

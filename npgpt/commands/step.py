@@ -267,12 +267,13 @@ def run_step(options: Options, session: _Session) -> None:
     replay.seek(step)
     for note in replay.notes:
         say(f"note: {note}")
-    n = replay.run.config.gradient_accumulation_steps
+    n = replay.run.config.gradient_accumulation_steps * replay.run.ranks.size
+    what = "batch" if replay.run.ranks.size == 1 else "part of a batch"
     say(f"update {step} of {folder}, replayed from {replay.origin}")
 
     def take(trace: Any) -> None:
         if n > 1:
-            print(f"\nbatch {session.count + 1} of the {n} that this update adds up")
+            print(f"\n{what} {session.count + 1} of the {n} that this update adds up")
         session.take(trace)
 
     with session.recording(), autograd.stepper.stopping_at_backward(take):

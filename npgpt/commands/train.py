@@ -14,12 +14,15 @@ from typing import Annotated, Any
 from autograd.reading import read_toml
 from autograd.schema import FileName
 from npgpt.errors import UserError
+from npgpt.models.config import Size
 from npgpt.options import Argument, quoted, read
+from npgpt.parallel.group import RankError
 from npgpt.say import forget_stdout, say, say_text
 from npgpt.training import run as training
 from npgpt.training.config import TrainConfig
 from npgpt.training.curve import loss_curve
 from npgpt.training.display import Display, OutputLost, showing
+from npgpt.training.together import working_together
 from npgpt.training.trainable import describe_trainable
 from npgpt.weights.load import load_model
 
@@ -39,6 +42,8 @@ class Options(TrainConfig):
     """A run folder to continue."""
     overwrite: bool = False
     """Replace the run in --out_dir."""
+    workers: Size = 1
+    """Processes of this machine that divide each batch, at most one for each core."""
 
 
 def run(args: list[str]) -> int:
@@ -59,6 +64,8 @@ def train_as(given: dict[str, Any], default: Options, in_file: Collection[str]) 
     changes = {key: value for key, value in vars(config).items() if value != getattr(default, key)}
     said = {key for key in vars(config) if key in given or key in in_file}
     if options.eval_only:
+        if options.workers > 1:
+            raise UserError("--eval_only computes in one process: leave out --workers")
         if options.resume:
             found = training.evaluate_run(Path(options.resume), changes)
         else:
@@ -68,11 +75,13 @@ def train_as(given: dict[str, Any], default: Options, in_file: Collection[str]) 
             f"loss {found.whole_val_loss:.4f} over the whole validation split"
         )
         return 0
-    if options.resume:
-        started = training.resume(Path(options.resume), changes)
-    else:
-        started = training.start(config, options.overwrite, said)
-    if code := train(started, is_resumed=bool(options.resume)):
+    with working_together(options.workers) as ranks:
+        if options.resume:
+            started = training.resume(Path(options.resume), changes, ranks)
+        else:
+            started = training.start(config, options.overwrite, said, ranks)
+        code = train(started, is_resumed=bool(options.resume))
+    if code:
         return code
     if curve := loss_curve(started.folder):
         print(f"\n{curve}")
@@ -127,7 +136,8 @@ def train(run: training.Run, is_resumed: bool) -> int:
     Raises
     ------
     UserError
-        If a file cannot be written. What the run saved before is whole.
+        If a file cannot be written, or another process of the run ends. What the run saved before
+        is whole.
     """
     again = f"npgpt train --resume {quoted(str(run.folder))}"
     try:
@@ -153,6 +163,8 @@ def train(run: training.Run, is_resumed: bool) -> int:
     except KeyboardInterrupt:
         tell(f"ended at once; what was saved before is kept. Continue with: {again}", sys.stderr)
         return 130
+    except RankError as error:
+        raise UserError(f"{error}; what was saved before is kept. Continue with: {again}") from None
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -175,9 +187,11 @@ def describe(run: training.Run, is_resumed: bool) -> str:
     else:
         verb = f"is finished at step {step} (to go on, add a larger --max_iters)"
     where = "Python's own library" if not run.config.data else " ".join(run.config.data)
+    processes = f", {run.ranks.size} processes" if run.ranks.size > 1 else ""
     return (
         f"{run.folder} {verb}: {run.model.n_parameters():,} parameters, "
         f"{run.task.n_tokens:,} tokens of {where}, vocabulary {run.tokenizer.n_vocab:,}"
+        f"{processes}"
     )
 
 

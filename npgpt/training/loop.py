@@ -28,10 +28,10 @@ from npgpt.training.memory import keep_freed_memory
 from npgpt.training.metrics import Metrics
 from npgpt.training.optim import (
     AdamW,
-    clip_grad_norm,
     inverse_sqrt_rate_at,
     learning_rate_at,
 )
+from npgpt.training.ranks import Alone
 from npgpt.training.state import Progress, Setting, State, environment, hash_parameters
 from npgpt.training.task import Task, accumulate_gradients
 from npgpt.weights.adapters import save_adapter
@@ -137,6 +137,8 @@ class Run:
     model : GPT
     task : Task
         Draws the batches, and judges the model.
+    ranks : Alone
+        Who computes an update: this process alone, or several that divide the work.
     progress : Progress
     history : list of Setting
         The configurations and environments of the run so far, each from the step at which it began
@@ -150,6 +152,7 @@ class Run:
     config: TrainConfig
     model: GPT
     task: Task
+    ranks: Alone = field(default_factory=Alone)
     progress: Progress = field(default_factory=Progress)
     history: list[Setting] = field(default_factory=list)
     is_hashed: bool = True
@@ -182,16 +185,22 @@ class Run:
 
     def update(self) -> tuple[float, float, float]:
         """Do one update; return loss, norm of the gradient before clipping, and learning rate."""
+        self.ranks.order_update()
         loss = self.backward()
         return loss, *self.descend()
 
     def backward(self) -> float:
         """Add the gradient of this step's batches to ``.grad``; return their mean loss."""
-        with self.dropout():
-            objective = self.task.objective(self.model)
-            loss = accumulate_gradients(objective, self.task.batches(self.progress.step))
+        loss = self.ranks.add_up(self.optimizer.parameters, self.backward_part)
         self.demand_finite("loss", loss)
         return loss
+
+    def backward_part(self, rank: int, size: int) -> float:
+        """Add the gradient of a rank's part of the batches; return its part of the loss."""
+        with self.dropout():
+            objective = self.task.objective(self.model)
+            batches = self.task.batches(self.progress.step)
+            return accumulate_gradients(objective, batches, rank, size)
 
     def dropout(self) -> AbstractContextManager[None]:
         """Let the code in the block drop what this step drops."""
@@ -203,9 +212,10 @@ class Run:
         Returns the norm of the gradient before clipping, and the learning rate.
         """
         lr = self.learning_rate()
-        norm = clip_grad_norm(self.model.parameters(), self.config.grad_clip)
+        norm = self.ranks.clip(self.optimizer.parameters, self.config.grad_clip)
         self.demand_finite("norm of the gradient", norm)
         self.optimizer.step(lr)
+        self.ranks.complete_update()
         self.optimizer.zero_grad()
         self.progress.step += 1
         return norm, lr
@@ -278,6 +288,7 @@ class Run:
 
     def save_state(self, path: Path | None = None) -> None:
         """Write all that a resumed run needs: to the folder's state, or to another file."""
+        self.ranks.collect()
         for name, array in self.model.state_dict().items():
             self.demand_finite(f"sum of {name}", float(array.sum()))
         State(
@@ -313,6 +324,8 @@ class Run:
         """Add to the history what holds from here on; return whether it is anything new."""
         config = json.loads(json.dumps(dataclasses.asdict(self.config)))  # tuples are lists there
         here = environment()
+        if self.ranks.size > 1:
+            here["processes"] = self.ranks.size
         last = self.history[-1] if self.history else None
         if last and (last["config"], last["environment"]) == (config, here):
             return False

@@ -32,6 +32,12 @@ class AdamW:
         An update makes each matrix smaller by this part, times the learning rate. Biases and the
         weights of norms do not decay (`decays`).
 
+    Attributes
+    ----------
+    cuts : dict of str to slice
+        Which numbers of each parameter are updated, in C order; all, if it is empty. Processes that
+        train together update a part each.
+
     Examples
     --------
     >>> import numpy as np
@@ -54,6 +60,7 @@ class AdamW:
         self.parameters = dict(parameters)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.n_updates = 0
+        self.cuts: dict[str, slice] = {}
         self.means = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
         self.squares = {name: np.zeros(p.shape, p.dtype) for name, p in self.parameters.items()}
 
@@ -77,11 +84,19 @@ class AdamW:
                 continue
             arrays = (parameter.grad.numpy(), self.means[name], self.squares[name])
             decay = self.weight_decay if decays(name, parameter) else 0.0
-            updated.append(parameter)
-            others.append((*(x.reshape(-1) for x in arrays), 1 - learning_rate * decay))
-        with written_flat(updated) as rows:
-            parts = [(row, *other) for row, other in zip(rows, others, strict=True)]
+            updated.append((name, parameter))
+            others.append((*(self.part(name, x) for x in arrays), 1 - learning_rate * decay))
+        with written_flat([parameter for _, parameter in updated]) as rows:
+            parts = [
+                (self.part(name, row), *other)
+                for (name, _), row, other in zip(updated, rows, others, strict=True)
+            ]
             adamw(parts, size, root, self.eps, self.betas)
+
+    def part(self, name: str, array: ndarray) -> ndarray:
+        """Return the numbers of a parameter that are updated, on one axis."""
+        flat = array.reshape(-1)
+        return flat[self.cuts[name]] if self.cuts else flat
 
     def zero_grad(self) -> None:
         """Set the gradient of every parameter to None."""
@@ -211,11 +226,19 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm: float = global_norm([g.numpy().reshape(-1) for g in gradients])
-    scale = max_norm / (norm + 1e-6)  # as PyTorch does it
-    if max_norm > 0 and scale < 1:
+    if (scale := scale_to(norm, max_norm)) < 1:
         with written_flat(gradients) as rows:
             scale_all(rows, scale)
     return norm
+
+
+def scale_to(norm: float, max_norm: float) -> float:
+    """Return what gradients are multiplied by, so that their norm is at most `max_norm`.
+
+    It is 1 if the norm is small enough, or `max_norm` is 0; also for a norm that is no number.
+    """
+    scale = max_norm / (norm + 1e-6)  # as PyTorch does it
+    return scale if max_norm > 0 and scale < 1 else 1.0
 
 
 def learning_rate_at(

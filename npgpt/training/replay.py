@@ -3,7 +3,8 @@
 An update is a function of the parameters, the optimizer's means, the seed and the number of the
 step. So a replay can begin at any checkpoint, or at the initialization, and compute every later
 update again. The data and the environment (NumPy, BLAS, kernels) must be those of the run; the
-run has noted both.
+run has noted both. What several processes have computed together, one process computes again: it
+does the work of one rank after the other, and adds up in the same order.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from npgpt.training.loop import Run
 from npgpt.training.memory import keep_freed_memory
 from npgpt.training.optim import decays
 from npgpt.training.prepare import initial_model
+from npgpt.training.ranks import Alone, InTurn
 from npgpt.training.run import open_run
 from npgpt.training.state import Progress, Setting, environment, hash_parameters
 from npgpt.weights.load import load_model
@@ -149,6 +151,8 @@ class Replay:
                 )
                 continue
             then = {"products": "blas", **then}  # until version 0.2.0 there was no other
+            if processes_of(setting) > 1:  # `InTurn` does as they did
+                then = then | {"processes": None, "BLAS threads": here["BLAS threads"]}
             for key in {**then, **here}:
                 if then.get(key) != here.get(key):
                     different[f"{key} {then.get(key)}, here {here.get(key)}"] = None
@@ -166,6 +170,8 @@ class Replay:
         run = self.run
         setting = _until(run.progress.step + 1, self._settings)[-1]
         run.configure(fit(setting["config"], TrainConfig, "the history's config"))
+        n, environment = processes_of(setting), setting["environment"] or {}
+        run.ranks = InTurn(n, environment.get("BLAS threads")) if n > 1 else Alone()
         run.model.train()
         known = setting["parameters"] if setting["step"] == run.progress.step else None
         if known not in (None, hash_parameters(run.model)) and not self.force:
@@ -194,6 +200,11 @@ def _settings(run: Run) -> list[Setting]:
         return history
     config = history[0]["config"] if history else dataclasses.asdict(run.config)
     return [{"step": 0, "parameters": None, "config": config, "environment": None}, *history]
+
+
+def processes_of(setting: Setting) -> int:
+    """Return how many processes computed the updates of a setting."""
+    return (setting["environment"] or {}).get("processes", 1)
 
 
 def _until(step: int, history: list[Setting]) -> list[Setting]:

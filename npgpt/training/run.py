@@ -24,6 +24,7 @@ from npgpt.training.interrupt import Interrupted
 from npgpt.training.loop import Run, train
 from npgpt.training.memory import demand_memory
 from npgpt.training.prepare import demand_generation, initial_model, plan
+from npgpt.training.ranks import Alone, demand_division
 from npgpt.training.registry import TASKS
 from npgpt.training.task import accumulate_gradients
 from npgpt.weights.load import read_generation_config, save_config, save_generation_config
@@ -31,7 +32,12 @@ from npgpt.weights.load import read_generation_config, save_config, save_generat
 __all__ = ["Interrupted", "Run", "accumulate_gradients", "latest_run", "resume", "start", "train"]
 
 
-def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] = ()) -> Run:
+def start(
+    config: TrainConfig,
+    overwrite: bool = False,
+    given: Collection[str] = (),
+    ranks: Alone | None = None,
+) -> Run:
     """Prepare a new run: everything is checked before the folder is made.
 
     Parameters
@@ -43,6 +49,8 @@ def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] =
         Remove the run that is in `out_dir`.
     given : collection of str
         The keys that were given by the user, should they have their default value.
+    ranks : Alone, optional
+        The processes that train together (`npgpt.training.together`); if not given, this one alone.
 
     Raises
     ------
@@ -60,6 +68,8 @@ def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] =
     >>> run.progress.step
     1
     """
+    ranks = ranks or Alone()
+    demand_division(config, ranks.size)
     if config.out_dir:
         RunFolder(config.out_dir).demand_free(overwrite)
     found = plan(config, given)
@@ -86,12 +96,13 @@ def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] =
                         n_levels=source.n_levels,
                     ).sha256  # fmt: skip
             write_text(files.recipe, config.to_toml())
-            run = Run(files, config, model, task)
+            run = Run(files, config, model, task, ranks)
             run.remember()
             run.save_state()
         for tokens in task.data.values():  # from here on, the file is mapped into memory
             tokens.array = open_tokens(tokens.path, task.tokenizer)[0]
         run.task = type(task)(config, task.tokenizer, task.data)
+        ranks.join(run)
         return run
     except OSError as error:
         files.unlock()
@@ -102,7 +113,7 @@ def start(config: TrainConfig, overwrite: bool = False, given: Collection[str] =
         raise UserError(f"the folder {files.path} cannot be written: {reason}") from None
 
 
-def resume(folder: Path, changes: dict[str, Any]) -> Run:
+def resume(folder: Path, changes: dict[str, Any], ranks: Alone | None = None) -> Run:
     """Take up a run where its last checkpoint stands.
 
     Parameters
@@ -110,6 +121,8 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
     folder : Path
     changes : dict of str to Any
         Training keys to change from here on.
+    ranks : Alone, optional
+        The processes that train together from here on; if not given, this one alone.
 
     Raises
     ------
@@ -121,6 +134,7 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
     if folder.is_dir():
         files.lock()
     run = open_run(folder)
+    run.ranks = ranks or Alone()
     if Path(changes.get("out_dir", folder)).resolve() != folder.resolve():
         raise UserError(f"a resumed run stays in its folder, {folder}: leave out --out_dir")
     demand_fixed(run.config, changes, folder)
@@ -129,6 +143,7 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
     for leftover in files.leftovers():
         leftover.unlink()
     run.configure(dataclasses.replace(run.config, **changes))
+    demand_division(run.config, run.ranks.size)
     if not run.is_complete:
         run.progress.finished = False
     try:
@@ -139,7 +154,9 @@ def resume(folder: Path, changes: dict[str, Any]) -> Run:
         run.progress.evaluated, run.progress.finished = -1, False
     if changes:
         write_text(files.recipe, run.config.to_toml())
-    if run.remember():
+    is_new = run.remember()
+    run.ranks.join(run)
+    if is_new:
         run.save_state()
     return run
 

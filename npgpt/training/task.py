@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy import ndarray
 
-from autograd import Tensor
+from autograd import Tensor, nn
 from npgpt.errors import UserError
 from npgpt.evaluation.loss import Check, Objective, mean_loss, whole_loss
 from npgpt.generation import generate
@@ -24,6 +24,7 @@ from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.heads import next_token_losses
 from npgpt.options import quoted
+from npgpt.parallel.group import part_of
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import ModelType, TrainConfig
 from npgpt.training.data import (
@@ -54,7 +55,10 @@ SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 0}
 
 
 def accumulate_gradients(
-    model: Objective, batches: Sequence[AnyBatch | tuple[ndarray, ndarray]]
+    model: Objective,
+    batches: Sequence[AnyBatch | tuple[ndarray, ndarray]],
+    rank: int = 0,
+    size: int = 1,
 ) -> float:
     """Add the gradient of the mean loss over some batches to ``.grad``; return the mean loss.
 
@@ -62,11 +66,16 @@ def accumulate_gradients(
     So two batches of 4 sequences give the gradient of one batch of 8, also where the batches have
     different numbers of targets.
 
+    Several processes may do this together, each for a part of every batch: `rank` is the number of
+    this process, `size` how many there are. Their gradients, and their results, add up to those of
+    one process. A sample has the same dropout in whichever part it is.
+
     Parameters
     ----------
     model : GPT, or another objective of a task (`Task.objective`)
     batches : sequence of Batch, or of (inputs, targets)
         Each is what the model reads: the arguments of ``model(...)``, in their order.
+    rank, size : int
 
     Examples
     --------
@@ -80,9 +89,14 @@ def accumulate_gradients(
     counts = [n_predicted(batch[1]) for batch in batches]
     total = 0.0
     for batch, count in zip(batches, counts, strict=True):
-        if count:
-            share = count / sum(counts)
-            loss: Any = model(*batch)[1]
+        if not count:
+            continue
+        part = part_of(len(batch[1]), rank, size)
+        mine: Any = [None if array is None else array[part] for array in batch]
+        with nn.masks_from(part.start):
+            loss: Any = model(*mine)[1]  # also without targets here: seeds of dropout are drawn
+        if own := n_predicted(mine[1]):
+            share = own / sum(counts)
             total += loss.item() * share
             loss.backward(np.full((), share, loss.dtype))
     return total
