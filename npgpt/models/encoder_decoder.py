@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy import ndarray
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from autograd import Tensor, nn
 from autograd.escape import brief
@@ -420,6 +420,15 @@ class Stacks(Transformer):
         return x
 
 
+def check_rows(name: str, ids: ndarray, source: ArrayLike) -> None:
+    """Refuse an array that is not of the shape (B, T), with a row for each source."""
+    if ids.ndim != 2 or len(ids) != len(np.asarray(source)):
+        raise UserError(
+            f"{name} has shape {ids.shape}, and the source {np.shape(source)}: a row for each "
+            "source is expected, (B, T)"
+        )
+
+
 class BiasedHead(Head):
     """The map from a hidden state to logits, with a bias for each token, as Marian has it."""
 
@@ -545,6 +554,7 @@ class EncoderDecoder(GPT):
         """
         if targets is not None:
             targets = check_targets(targets, self.config.vocab_size)
+            check_rows("targets", targets, input_ids)
         if decoder_input_ids is None:
             if targets is None:
                 raise UserError(
@@ -552,7 +562,9 @@ class EncoderDecoder(GPT):
                 )
             decoder_input_ids = self.shifted(targets)
         memory = self.encode(input_ids, attention_mask)
-        x = self.transformer(np.asarray(decoder_input_ids), memory=memory)  # (B, T, C)
+        decoder_input_ids = np.asarray(decoder_input_ids)
+        check_rows("decoder_input_ids", decoder_input_ids, input_ids)
+        x = self.transformer(decoder_input_ids, memory=memory)  # (B, T, C)
         return self.predict(x, targets)
 
     def shifted(self, targets: ndarray) -> ndarray:

@@ -129,7 +129,12 @@ class Transformer(Module):
 
 def mask_of(attention_mask: ndarray, B: int, T: int, past: int) -> ndarray:
     """Return the mask of all heads, (B, 1, 1 or T, S) of bool, with S = past + T."""
-    mask = np.asarray(attention_mask)
+    try:
+        mask = np.asarray(attention_mask)
+    except ValueError:
+        raise ValueError(
+            f"the rows of attention_mask differ in length; input_ids is {(B, T)}"
+        ) from None
     if mask.shape not in ((B, past + T), (B, T, past + T)):
         after = f", after {past} tokens in the cache" if past else ""
         raise ValueError(f"attention_mask has shape {mask.shape}, and input_ids {(B, T)}{after}")

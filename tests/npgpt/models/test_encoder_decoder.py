@@ -63,6 +63,9 @@ def test_a_saved_model_comes_back(model_type, tmp_path):
         (lambda m: m(np.zeros((1, 0), int), np.array([[1]])), "S > 0"),
         (lambda m: m(np.array([[1]]), np.array([[12]])), "targets holds 12"),
         (lambda m: m(np.array([[1]])), "nothing to read"),
+        (lambda m: m(np.array([[1]]), np.array([1, 2])), r"targets has shape \(2,\)"),
+        (lambda m: m(np.array([[1]]), np.array([[1], [2]])), r"shape \(2, 1\), and the source"),
+        (lambda m: m(np.array([[1]]), None, None, [[1], [2]]), "a row for each source"),
         (lambda m: generate(m, [[1] * 9]), "9 tokens, and the model reads at most 8"),
         (lambda m: generate(m, [[1]], max_new_tokens=9), "writes at most 8"),
         (lambda m: m.transformer(np.array([[1]])), "needs a source"),
@@ -84,6 +87,8 @@ def test_wrong_input_is_one_line(call, said):
 def test_a_mask_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="attention_mask has shape"):
         tiny()(np.array([[1, 2]]), np.array([[1]]), np.array([[1]]))
+    with pytest.raises(ValueError, match="rows of attention_mask differ in length"):
+        tiny()(np.array([[1, 2], [3, 4]]), np.array([[1], [2]]), [[1, 1], [1]])
 
 
 def test_the_commands(tmp_path, capsys):
