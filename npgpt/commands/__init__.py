@@ -34,9 +34,9 @@ COMMANDS = {
         "--model: the latest run under out/. Each line from a pipe is a text.",
     ),
     "finetune": (
-        "classification|instructions --train FILE [--model DIR] [--KEY VALUE ...]",
-        "Teach a model, or a new one, to name the label of a text, or to answer as an assistant, "
-        "from examples in a table.",
+        "classification|instructions|preferences --train FILE [--model DIR] [--KEY VALUE ...]",
+        "Teach a model to name the label of a text, to answer as an assistant, or to prefer the "
+        "better of two answers, from examples in a table. Without --model: a new one.",
     ),
     "classify": (
         "TEXT ... | --file FILE --labels A,B",

@@ -20,6 +20,7 @@ USUAL: dict[str, dict[str, Any]] = {
         "scratch": {"learning_rate": 1e-3, "block_size": 256, "batch_size": 8},
         "model": {"batch_size": 8},
     },
+    "preferences": {"scratch": {}, "model": {"batch_size": 8, "learning_rate": 5e-6}},
 }
 """Values of options that are not given, by the task, for a new model and for one that is there."""
 
@@ -31,13 +32,17 @@ class Options(train.Options):
     The file has an example in each row. It is CSV, TSV, JSONL or JSON, by the end of its name. For
     a classification, it may also be a folder with a file for each label. For instructions, a row
     has messages, conversations (as ShareGPT has them), instruction, input and output (as Alpaca has
-    them), or a prompt and a response. In the run's folder is the model, as transformers loads it;
-    npgpt classify, or npgpt chat, uses it.
+    them), or a prompt and a response. For preferences, it has chosen and rejected in the place of
+    the answer. In the run's folder is the model, as transformers loads it; npgpt classify, or npgpt
+    chat, uses it.
     """
 
-    task: Annotated[Literal["classification", "instructions"], Argument("TASK")] = "classification"
+    task: Annotated[Literal["classification", "instructions", "preferences"], Argument("TASK")] = (
+        "classification"
+    )
     """What the model learns: classification names the label of a text; instructions answers as an
-    assistant, and only the answers have a part in the loss."""
+    assistant, and only the answers have a part in the loss; preferences prefers the better of two
+    answers (direct preference optimization)."""
     model: FileName = "scratch"  # type: ignore[assignment] # options are no configuration
     """A folder with a model, the name of an added one (minilm, smollm2), or scratch: a new one."""
     train: FileName = ""
@@ -47,9 +52,9 @@ class Options(train.Options):
     epochs: Positive = 3.0
     """How often every example is read; or give --max_iters, the updates."""
     batch_size: Size = 32
-    """Examples in a batch; for instructions 8, if not given."""
+    """Examples in a batch; for instructions and preferences 8, if not given."""
     learning_rate: Positive = 5e-5
-    """For a model from scratch 1e-3, if not given."""
+    """For a model from scratch 1e-3, and for preferences 5e-6, if not given."""
     min_lr: Positive = 0.0
     """Where the cosine ends."""
     warmup_iters: Steps = 20

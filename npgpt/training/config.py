@@ -6,11 +6,11 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from autograd.escape import brief
 from autograd.reading import read_toml
-from autograd.schema import FileName, fit_fields, nearest
+from autograd.schema import FileName, Range, fit_fields, nearest
 from npgpt.errors import UserError
 from npgpt.models.config import (
     Activation,
@@ -35,7 +35,13 @@ ModelType = Literal[
     "gpt", "llama", "mistral", "qwen2", "encoder-decoder", "marian", "bert", "vision-gpt"
 ]
 TaskName = Literal[
-    "language_modelling", "pairs", "masked", "classification", "instructions", "images"
+    "language_modelling",
+    "pairs",
+    "masked",
+    "classification",
+    "instructions",
+    "preferences",
+    "images",
 ]
 """The names of the tasks (`npgpt.training.registry.TASKS`)."""
 
@@ -48,7 +54,7 @@ class DataKeys:
     """What the model learns: language_modelling predicts each token from the tokens before it;
     pairs writes the target of a source, such as a translation; masked fills gaps in the text, as
     BERT does; classification names the label of a text; instructions answers as an assistant;
-    images writes the text of an image."""
+    preferences prefers the better of two answers; images writes the text of an image."""
     data: tuple[FileName, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library.
     Images are in .npz files."""
@@ -72,6 +78,9 @@ class DataKeys:
     pack: bool = False
     """Of instructions: put short examples into one row, where none sees another, which saves
     padding; what is learned is the same."""
+    dpo_beta: Annotated[float, Range(0, 2**20, excluded=0)] = 0.1
+    """Of preferences: how much a change of an answer's probability counts; a small value lets the
+    model move far from the model that it was."""
     tokenizer: FileName = "char"
     """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
     init_from: FileName = "scratch"

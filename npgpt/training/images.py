@@ -269,7 +269,7 @@ class Images(Examples):
 
     def losses(self, model: GPT, batch: ImageBatch) -> Tensor:
         """Return the loss of each token, (B, T)."""
-        return token_losses(model, batch)
+        return token_losses(model, batch, model.smoothing)
 
     def metrics(self, model: GPT, step: int, check: Check = lambda: None) -> dict[str, float]:
         """Return the share of the validation images whose whole text would be written.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -48,6 +48,12 @@ class Row(NamedTuple):
         last = np.flatnonzero(self.is_answer)[-1]
         return self.ids[: last + 1 - np.argmin(self.is_answer[last::-1])]
 
+    def write(self, inputs: ndarray, targets: ndarray) -> None:
+        """Write what the model reads, and what it is to find, to the beginnings of arrays (T,)."""
+        n = len(self.ids) - 1
+        inputs[:n] = self.ids[:-1]
+        targets[:n] = np.where(self.is_answer[1:], self.ids[1:], IGNORED)
+
 
 @dataclass
 class Conversations(Source):
@@ -66,8 +72,10 @@ class Instructions(Examples):
     ----------
     stop : int
         The token that ends an answer.
+    n_rows : int
+        How many rows an example has.
     rows : list of Row
-        The examples of all token files.
+        The examples of all token files, one after the other.
     n_cut, n_left_out : int
         How many examples have lost tokens, and how many are left out.
 
@@ -79,33 +87,37 @@ class Instructions(Examples):
 
     name = "instructions"
     model_types = "gpt", "llama", "mistral", "qwen2"
-    keys = ("epochs", "text_column", "label_column", "template", "pack")
+    keys: ClassVar[tuple[str, ...]] = (
+        "epochs", "text_column", "label_column", "template", "pack",
+    )  # fmt: skip
+    n_rows = 1
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
         super().__init__(config, tokenizer, data)
         self.stop = stop_of(tokenizer)
         self.padding = padding_token(tokenizer)
         self.evaluated_at_once = max(1, 2**24 // tokenizer.n_vocab)  # so that logits stay small
-        files = [find_rows(tokens) for tokens in data.values()]
-        n_all, longest = sum(map(len, files)), config.block_size + 1
-        self.n_cut = sum(len(row.ids) > longest for rows in files for row in rows)
-        files = [self.shortened(rows, longest) for rows in files]
-        self.rows = [row for rows in files for row in rows]
-        self.n_left_out = n_all - len(self.rows)
-        self.n_cut -= self.n_left_out
+        longest = config.block_size + 1
+        files = [self.grouped(find_rows(tokens)) for tokens in data.values()]
+        n_long = sum(any(len(row.ids) > longest for row in each) for file in files for each in file)
+        n_all = sum(map(len, files))
+        files = [[short for each in file if (short := shorten(each, longest))] for file in files]
+        self.rows = [row for file in files for each in file for row in each]
+        self.n_left_out = n_all - sum(map(len, files))
+        self.n_cut = n_long - self.n_left_out
         if not all(files):
             raise UserError(
                 f"no example has an answer within the first {config.block_size} tokens "
                 "(block_size): give a larger --block_size"
             )
-        self.lengths = np.array([len(row.ids) - 1 for row in self.rows])
-        self.divide([len(rows) for rows in files])
+        lengths = np.array([len(row.ids) - 1 for row in self.rows]).reshape(-1, self.n_rows)
+        self.lengths = lengths.max(axis=1) * self.n_rows
+        self.divide([len(file) for file in files])
 
-    @staticmethod
-    def shortened(rows: list[Row], length: int) -> list[Row]:
-        """Return the first `length` tokens of each example, without those that have no answer."""
-        short = [Row(row.ids[:length], row.is_answer[:length]) for row in rows]
-        return [row for row in short if row.is_answer[1:].any()]
+    @classmethod
+    def grouped(cls, rows: list[Row]) -> list[list[Row]]:
+        """Return the rows of each example."""
+        return [rows[n : n + cls.n_rows] for n in range(0, len(rows), cls.n_rows)]
 
     # ---- before a run begins
 
@@ -212,7 +224,7 @@ class Instructions(Examples):
         inputs = np.full((len(numbers), T), self.padding)
         targets = np.full((len(numbers), T), IGNORED)
         for row, n in enumerate(numbers):
-            self.write_row(inputs[row], targets[row], n)
+            self.rows[n].write(inputs[row], targets[row])
         return Batch(inputs, targets)
 
     def packed(self, bins: list[list[int]], numbers: ndarray) -> Batch:
@@ -229,23 +241,17 @@ class Instructions(Examples):
             first = 0
             for n in numbers[members]:
                 part = slice(first, first + self.lengths[n])
-                self.write_row(inputs[row, part], targets[row, part], n)
+                self.rows[n].write(inputs[row, part], targets[row, part])
                 example[row, part] = n
                 positions[row, part] = np.arange(self.lengths[n])
                 first = part.stop
         return Batch(inputs, targets, example[:, :, None] == example[:, None, :], positions)
 
-    def write_row(self, inputs: ndarray, targets: ndarray, n: int) -> None:
-        """Write the inputs and the targets of an example to the beginnings of two arrays (T,)."""
-        ids, is_answer = self.rows[n]
-        inputs[: len(ids) - 1] = ids[:-1]
-        targets[: len(ids) - 1] = np.where(is_answer[1:], ids[1:], IGNORED)
-
     # ---- judging, and showing
 
     def losses(self, model: GPT, batch: Batch) -> Tensor:
         """Return the loss of each token of the answers, (B, T)."""
-        return token_losses(model, batch)
+        return token_losses(model, batch, model.smoothing)
 
     def texts(self, batch: Batch) -> list[str]:
         """Return the text of each row."""
@@ -253,7 +259,11 @@ class Instructions(Examples):
 
     def prompt(self) -> str:
         """Return the text before an answer of the validation split."""
-        return self.decode(self.rows[self.splits[VALIDATION][0]].prompt)
+        return self.decode(self.first_row(self.splits[VALIDATION][0]).prompt)
+
+    def first_row(self, n: int) -> Row:
+        """Return the row of an example, or the first if there are several."""
+        return self.rows[n * self.n_rows]
 
     def sample(self, model: GPT) -> str:
         """Return the text before an answer of the validation split, and what the model answers."""
@@ -265,14 +275,14 @@ class Instructions(Examples):
         numbers = self.splits[VALIDATION][:5]
         lines = []
         for n, text in zip(numbers, self.answer(model, numbers, 120), strict=True):
-            ids, prompt = self.rows[n].ids, self.rows[n].prompt
-            expected = self.decode(ids[len(prompt) :]).strip()
-            lines.append(f"{self.decode(prompt)}\nmodel     {text}\nexpected  {expected}")
+            row = self.first_row(n)
+            expected = self.decode(row.ids[len(row.prompt) :]).strip()
+            lines.append(f"{self.decode(row.prompt)}\nmodel     {text}\nexpected  {expected}")
         return "\n\n".join(lines)
 
     def answer(self, model: GPT, numbers: ndarray, max_new_tokens: int) -> list[str]:
         """Return what the model answers at the end of some examples, without drawing."""
-        prompts = [self.rows[n].prompt for n in numbers]
+        prompts = [self.first_row(n).prompt for n in numbers]
         longest = max(map(len, prompts))
         room = model.config.n_positions - longest
         found = generate(
@@ -290,6 +300,12 @@ def stop_of(tokenizer: Tokenizer) -> int:
     """Return the token that ends an answer: that of the chat template, or the end token."""
     token, _ = find_end(tokenizer)
     return end_token(tokenizer, "an answer ends with a token") if token is None else token
+
+
+def shorten(example: list[Row], length: int) -> list[Row]:
+    """Return the first tokens of each row of an example; no row if one has no answer then."""
+    short = [Row(row.ids[:length], row.is_answer[:length]) for row in example]
+    return short if all(row.is_answer.any() for row in short) else []
 
 
 def pack(lengths: ndarray) -> list[list[int]]:

@@ -292,7 +292,9 @@ class Run:
         for name, array in self.model.state_dict().items():
             self.demand_finite(f"sum of {name}", float(array.sum()))
         State(
-            self.model.state_dict() | self.optimizer.state_dict(),
+            self.model.state_dict()
+            | self.optimizer.state_dict()
+            | {f"task.{name}": array for name, array in self.task.state_dict().items()},
             self.progress,
             {name: (str(tokens.path), tokens.sha256) for name, tokens in self.task.data.items()},
             self.history,
@@ -309,6 +311,7 @@ class Run:
         try:
             self.model.load_state_dict(state.parameters)
             self.optimizer.load_state_dict(state.means, state.progress.step)
+            self.task.load_state_dict(state.of_task)
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path} does not belong to this run, or is damaged: {error}") from None
         self.progress, self.history = state.progress, state.history

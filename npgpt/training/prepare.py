@@ -88,6 +88,7 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
     model = initial_model(architecture, config, base)
     model.generation_config = {**model.generation_config, **task.generation_config()}
     demand_generation(model, tokenizer)
+    task.begin(model)
     return Plan(config, model, task, sources)
 
 

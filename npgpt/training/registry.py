@@ -12,9 +12,18 @@ from npgpt.training.images import Images
 from npgpt.training.instructions import Instructions
 from npgpt.training.masked import MaskedTokens
 from npgpt.training.pairs import Pairs
+from npgpt.training.preferences import Preferences
 from npgpt.training.task import LanguageModelling, Task
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
-    for task in (LanguageModelling, Pairs, MaskedTokens, Classification, Instructions, Images)
+    for task in (
+        LanguageModelling,
+        Pairs,
+        MaskedTokens,
+        Classification,
+        Instructions,
+        Preferences,
+        Images,
+    )
 }

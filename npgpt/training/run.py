@@ -102,6 +102,7 @@ def start(
         for tokens in task.data.values():  # from here on, the file is mapped into memory
             tokens.array = open_tokens(tokens.path, task.tokenizer)[0]
         run.task = type(task)(config, task.tokenizer, task.data)
+        run.task.load_state_dict(task.state_dict())
         ranks.join(run)
         return run
     except OSError as error:

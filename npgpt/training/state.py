@@ -61,7 +61,8 @@ class State:
     Attributes
     ----------
     tensors : dict of str to ndarray
-        The parameters, and the optimizer's means under ``mean.`` and ``square.`` of their names.
+        The parameters, the optimizer's means under ``mean.`` and ``square.`` of their names, and
+        what the task keeps under ``task.``.
     progress : Progress
     data : dict of str to (str, str)
         The path and the SHA-256 of each token file, by its name in a run folder (`TOKEN_FILES`).
@@ -83,7 +84,15 @@ class State:
     @property
     def parameters(self) -> dict[str, ndarray]:
         """The tensors of the model."""
-        return {name: x for name, x in self.tensors.items() if name not in self.means}
+        others = "mean.", "square.", "task."
+        return {name: x for name, x in self.tensors.items() if not name.startswith(others)}
+
+    @property
+    def of_task(self) -> dict[str, ndarray]:
+        """The tensors of the task, by their names in `npgpt.training.task.Task.state_dict`."""
+        prefix = "task."
+        tensors = self.tensors.items()
+        return {n.removeprefix(prefix): x for n, x in tensors if n.startswith(prefix)}
 
     @property
     def means(self) -> dict[str, ndarray]:

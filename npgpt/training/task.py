@@ -47,7 +47,7 @@ from npgpt.training.data import (
 
 TRAIN, VALIDATION = 0, 1  # the two splits of the data
 
-EXAMPLE_KEYS = ("epochs", "text_column", "label_column", "labels", "template", "pack")
+EXAMPLE_KEYS = ("epochs", "text_column", "label_column", "labels", "template", "pack", "dpo_beta")
 """Keys of a run that say something of examples."""
 
 SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 0}
@@ -265,6 +265,24 @@ class Task(ABC):
         """Return what maps a batch to an output and the mean loss of its targets: the model."""
         return model
 
+    def begin(self, model: GPT) -> None:
+        """Compute what the task needs of the model with which a new run begins."""
+        return None
+
+    def state_dict(self) -> dict[str, ndarray]:
+        """Return what `begin` has computed: the state of the run keeps it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, ndarray]) -> None:
+        """Take up what `begin` computed when the run began.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If it does not fit the data.
+        """
+        return None
+
     def metrics(self, model: GPT, step: int, check: Check = lambda: None) -> dict[str, float]:
         """Return numbers that an evaluation shows besides the losses, by their names."""
         return {}
@@ -295,11 +313,11 @@ class Task(ABC):
         return estimate(TRAIN), estimate(VALIDATION)
 
 
-def token_losses(model: GPT, batch: AnyBatch) -> Tensor:
+def token_losses(model: GPT, batch: AnyBatch, label_smoothing: float = 0.0) -> Tensor:
     """Return the loss of each token that is predicted, (B, T), and 0 where none is."""
     inputs, targets, *others = batch
     logits, _ = model(inputs, None, *others)  # (B, T, V)
-    return next_token_losses(logits, targets, model.smoothing)
+    return next_token_losses(logits, targets, label_smoothing)
 
 
 class LanguageModelling(Task):
@@ -361,7 +379,7 @@ class LanguageModelling(Task):
 
     def losses(self, model: GPT, batch: Batch) -> Tensor:
         """Return the loss of each token that is predicted, (B, T)."""
-        return token_losses(model, batch)
+        return token_losses(model, batch, model.smoothing)
 
     def texts(self, batch: Batch) -> list[str]:
         """Return the text of each window: its inputs, and the token after them."""
