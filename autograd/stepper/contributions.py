@@ -18,7 +18,6 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.anomaly import Contribution, Explanation
-from autograd.engine import TensorBase
 from autograd.functional import jvp
 from autograd.modes import enable_grad, observing
 from autograd.stepper.places import Index, name_of
@@ -234,12 +233,12 @@ def find_factors(
     with a slope other than 0, the result has its name, its value and the slope.
     """
     call, op = use.call, use.call.op
-    has_rule = {*call.several, *(op.names[i] for i in op.differentiable)}
-    arguments: dict[str, Any] = {
-        name: tensor(x, requires_grad=True) if name in has_rule and _is_floating(x) else x
+    leaves = {
+        name: tensor(x, requires_grad=True)
         for name, x in call.arguments.items()
+        if name in call.differentiable and _is_floating(x)
     }
-    leaves = {name: x for name, x in arguments.items() if isinstance(x, TensorBase)}
+    arguments = call.arguments | leaves
     with observing(None), enable_grad():
         out = call.run(op, arguments)
         outputs = list(out) if op.multiple else [out]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def first_of(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def name_of(name: str, index: Index) -> str:
-    """Return a name with an index, as in ``W1[0, 2]`` or ``wte.weight[5, :]``."""
+    """Return a name with an index: ``W1[0, 2]``, ``wte.weight[5, :]``, ``(x * x)[1]``."""
 
     def text(i: Any) -> str:
         if not isinstance(i, slice):
@@ -66,4 +67,7 @@ def name_of(name: str, index: Index) -> str:
         ends = ["" if end is None else str(end) for end in (i.start, i.stop, i.step)]
         return ":".join(ends if ends[2] else ends[:2])
 
-    return f"{name}[{', '.join(map(text, index))}]" if index else name
+    if not index:
+        return name
+    whole = name if re.fullmatch(r"[^\s()]+", name) else f"({name})"
+    return f"{whole}[{', '.join(map(text, index))}]"

@@ -11,7 +11,7 @@ import re
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,6 +104,11 @@ class Call:
     def part(self) -> tuple:
         """The part of the program that called the op, inside its module."""
         return self.op.name, self.line, self.scope, self.statement
+
+    @property
+    def differentiable(self) -> set[str]:
+        """The names of the arguments for which the op has a rule."""
+        return {*self.several, *(self.op.names[i] for i in self.op.differentiable)}
 
     @property
     def several(self) -> list[str]:
@@ -490,7 +495,11 @@ class Recording:
     # ---- running the calls again
 
     def replay(
-        self, number: int, changed: dict[int, ndarray] | None = None, dtype: Any = None
+        self,
+        number: int,
+        changed: dict[int, ndarray] | None = None,
+        dtype: Any = None,
+        leaves: Collection[int] = (),
     ) -> dict[int, Tensor]:
         """Run the calls that computed a value again.
 
@@ -499,9 +508,11 @@ class Recording:
         number : int
             The number of the value.
         changed : dict of int to ndarray, optional
-            Values of leaves or results that replace the recorded ones.
+            Values of leaves, results or constants that replace the recorded ones.
         dtype : dtype_like, optional
             The dtype to compute in, instead of the recorded ones.
+        leaves : collection of int, optional
+            Constants that become leaves, where an op has a rule for them.
 
         Returns
         -------
@@ -518,12 +529,19 @@ class Recording:
 
         def argument(call: Call, name: str) -> Any:
             value, parent = call.arguments[name], call.parents.get(name)
+            order, constant = parent, call.constants.get(name)
+            if constant is not None and constant in changed:
+                other = changed[constant]
+                value = other if isinstance(value, ndarray) else other.item()
+            if constant is not None and constant in leaves and name in call.differentiable:
+                # the number of a constant is newer than that of the call's result
+                parent, order = constant, -constant
             if parent is None:
                 return convert(value)
             if parent not in tensors:
-                value = changed.get(parent, self.values[parent])
+                value = changed.get(parent, self.values.get(parent, value))
                 tensors[parent] = tensor(convert(value), requires_grad=True)
-                tensors[parent]._node.number = parent  # type: ignore[union-attr]
+                tensors[parent]._node.number = order  # type: ignore[union-attr]
             return tensors[parent]
 
         # For z = x * y + x, the loop runs multiply on the recorded x and y, then add on its result

@@ -18,7 +18,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.anomaly import Explanation
-from autograd.stepper import check
+from autograd.stepper import check, what_if
 from autograd.stepper.check import Comparison, Judgement, Proof
 from autograd.stepper.contributions import explain_whole
 from autograd.stepper.evaluate import evaluate, plain_quotes
@@ -33,6 +33,7 @@ from autograd.stepper.trace import Trace, trace
 from autograd.tensor import tensor
 
 WRITABLE = 1024  # elements: for larger arrays, a formula is shown without numbers
+VALUE_ASSIGNMENT = re.compile(r"([^=<>!]+?)\s*(?<![-+*/@%])=(?!=)\s*(.+)", re.DOTALL)
 LIMITS = {"nonfinite": np.inf, "vanishing": 1e-6, "exploding": 1e3}  # of contributions
 
 
@@ -54,12 +55,16 @@ class Level:
     index : int
         The index of the step where the session stands; ``len(trace.steps)`` at the end.
     recorded : Trace
-        The trace as it was before `Session.set` changed a cotangent.
+        The trace as it was before `Session.set` changed something.
     inside : (Call, Step), optional
         The call and the step of the op that was stepped into. This pass goes through the op's
         reference.
     breaks : list of (str, callable)
         The breakpoints: the text that the user typed, and the condition on a step.
+    changed : dict of int to ndarray
+        The values that `Session.set` and `Session.descend` have changed.
+    history : tuple of (Trace, dict)
+        The earlier traces, each with the values that were changed in it.
     """
 
     trace: Trace
@@ -67,6 +72,8 @@ class Level:
     recorded: Trace = field(init=False)
     inside: tuple[Call, Step] | None = None
     breaks: list[tuple[str, Callable]] = field(default_factory=list)
+    changed: what_if.Changes = field(default_factory=dict)
+    history: tuple[tuple[Trace, what_if.Changes], ...] = ()
 
     def __post_init__(self) -> None:
         self.recorded = self.trace
@@ -215,7 +222,7 @@ class Session:
     formula                 `formula`
     why                     `why`; `explanation`, of the number that `find` returns
     check                   `check_step`, `check_loss`
-    set                     `set`, `reset`
+    set, descend, undo      `set`, `descend`, `undo`, `reset`
     predict                 `predict`, `hidden`
     ======================  ========================================================
 
@@ -797,15 +804,75 @@ class Session:
             raise CommandError(f"the loss does not depend on {self.name(number)}")
         return found
 
-    def set(self, text: str) -> None:
-        """Change this step's cotangent, and run the rest of the pass again.
+    def set(self, text: str) -> what_if.Outcome | None:
+        """Change a value and run the program again, or this step's cotangent and the rest of it.
 
         Parameters
         ----------
         text : str
-            An expression for the cotangent, such as ``d(a) * 2``. For one of several cotangents it
-            is ``d(first) = EXPRESSION``, or ``$g0 = EXPRESSION``.
+            ``NAME = EXPRESSION`` or ``NAME[INDEX] = EXPRESSION`` changes a leaf, a result, or an
+            array off the tape; the answer compares the new pass with the one before. An expression
+            alone, such as ``d(a) * 2``, is for the cotangent. For one of several cotangents it is
+            ``d(first) = EXPRESSION``, or ``$g0 = EXPRESSION``.
         """
+        match = VALUE_ASSIGNMENT.fullmatch(text)
+        if match and not ASSIGNMENT.fullmatch(text):
+            return self.change(dict([self.replaced(match[1].strip(), match[2])]))
+        self.set_cotangent(text)
+        return None
+
+    def replaced(self, left: str, right: str) -> tuple[int, ndarray]:
+        """Return the number of a value, and the value with a part of it replaced."""
+        number, index = self.find_part(left)
+        changed = self.value(number).copy(order="K")
+        changed[index] = _exact(self.evaluate(right), changed[index], left)
+        return number, changed
+
+    def change(self, changes: what_if.Changes) -> what_if.Outcome:
+        """Run the program again with other values; see `autograd.stepper.what_if`."""
+        level = self.level
+        if level.inside:
+            raise CommandError("a value is changed in the outermost pass: go `out` first")
+        before, changed = self.trace, level.changed | changes
+        try:
+            with np.errstate(all="ignore"):
+                after = what_if.run_again(level.recorded, changed)
+        except (ValueError, TypeError, IndexError) as error:
+            raise CommandError(f"the program does not run with that: {error}") from None
+        self.remember(after)
+        level.changed = changed
+        return what_if.compare(before, after, changes)
+
+    def descend(self, text: str) -> what_if.Outcome:
+        """Take a step of gradient descent with a learning rate, and run the program again."""
+        rate = np.asarray(self.evaluate(text))
+        if rate.ndim or rate.dtype.kind not in "fiu" or not np.isfinite(rate):
+            raise CommandError(f"descend by which learning rate? {text} is no number; as in: 0.1")
+        changes = what_if.descend(self.trace, float(rate))
+        if not changes:
+            raise CommandError("the pass arrives at no leaf that could be changed")
+        return self.change(changes)
+
+    def remember(self, after: Trace) -> None:
+        """Go over to another trace, at the same step; `undo` comes back."""
+        level = self.level
+        number = None if level.at_end else self.step.number
+        level.history = (*level.history, (level.trace, level.changed))
+        level.trace = after
+        found = (i for i, step in enumerate(after.steps) if step.number == number)
+        level.index = next(found, len(after.steps) if number is None else 0)
+
+    def undo(self) -> None:
+        """Undo the last `set` or `descend`."""
+        level = self.level
+        if not level.history:
+            raise CommandError("nothing was set")
+        *earlier, (before, changed) = level.history
+        self.remember(before)
+        level.history, level.changed = tuple(earlier), changed
+
+    def set_cotangent(self, text: str) -> None:
+        """Change this step's cotangent, and run the rest of the pass again; see `set`."""
         given = self.step.symbols
         names = {f"d({self.name(n)})": symbol for n, symbol in zip(self.call.results, given,
                                                                    strict=True)}  # fmt: skip
@@ -816,11 +883,12 @@ class Session:
             raise CommandError(f"set which of {', '.join(names)}? As in: set {min(names)} = 0")
         given[symbol] = self.array(right, given[symbol])
         value: Any = tuple(given.values()) if self.call.op.multiple else given["g"]
-        self.level.trace = self.trace.rerun(self.level.index, value)
+        self.remember(self.trace.rerun(self.level.index, value))
 
     def reset(self) -> None:
-        """Undo `set`: the pass is as recorded again."""
-        self.level.trace = self.level.recorded
+        """Undo every `set` and `descend`: the pass is as recorded again."""
+        self.remember(self.level.recorded)
+        self.level.history, self.level.changed = (), {}
 
     def predict(self, text: str) -> list[Judgement]:
         """Judge a prediction.
@@ -897,6 +965,14 @@ def _number(text: str, most: int, what: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise CommandError(f"{text!r} is no {what}: they are numbered from 1 to {most}")
     return int(text)
+
+
+def _exact(value: Any, like: Any, name: str) -> Any:
+    """Return a value in the shape and dtype of an array; integers must stay what they are."""
+    fitted = _fit(value, np.asarray(like))
+    if fitted.dtype.kind in "iub" and not np.all(fitted == value):
+        raise CommandError(f"{name} has the dtype {fitted.dtype}; {value} is no value of it")
+    return fitted
 
 
 def _fit(value: Any, like: ndarray) -> ndarray:

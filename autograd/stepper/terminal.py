@@ -35,6 +35,7 @@ from autograd.stepper.session import (
     Value,
 )
 from autograd.stepper.trace import Trace
+from autograd.stepper.what_if import Outcome, outcome_lines
 
 ALIASES = {
     "n": "next", "c": "continue", "u": "until", "b": "break", "i": "into", "o": "out", "w": "where",
@@ -502,18 +503,39 @@ class Terminal:
 
     @np.errstate(all="ignore")  # what if it were infinite?
     def do_set(self, text: str) -> None:
-        """Change this step's cotangent, and run the rest again; alone, undo that.
+        """Change a value or this step's cotangent, and run again; alone, undo all of it.
 
-        set EXPRESSION            such as: set d(a) * 2, or: set 0
-        set d(NAME) = EXPRESSION  of an op with several outputs, one cotangent
+        set NAME[0, 2] = EXPRESSION  a value, or a part of it: a parameter, an input, a token, a
+                                     hidden layer; the program runs again, forward and backward
+        set EXPRESSION               this step's cotangent, as in: set d(a) * 2, or: set 0
+        set d(NAME) = EXPRESSION     of an op with several outputs, one cotangent
         """
-        if text:
-            self.session.set(text)
-            self.print("what if: the rest of the pass ran again from here", style="green")
-        else:
+        if not text:
             self.session.reset()
             self.print("as recorded again", style="green")
+        elif (found := self.session.set(text)) is not None:
+            self.show_what_if(found)
+            return
+        else:
+            self.print("what if: the rest of the pass ran again from here", style="green")
         self.show()
+
+    def do_descend(self, text: str) -> None:
+        """Take a step of gradient descent, and run the program again.  descend LEARNING_RATE."""
+        if not text:
+            raise CommandError("descend by which learning rate? As in: descend 0.1")
+        self.show_what_if(self.session.descend(text))
+
+    def do_undo(self, text: str) -> None:
+        """Undo the last set or descend.  undo."""
+        self.session.undo()
+        self.show()
+
+    def show_what_if(self, found: Outcome) -> None:
+        """Show the loss, values, predictions and gradients before and after a change."""
+        self.print("what if: the program ran again, forward and backward", style="green")
+        for line in outcome_lines(found, self.console.width):
+            self.print(line)
 
     def do_predict(self, text: str) -> None:
         """Say what comes before it is shown, and be judged.

@@ -255,7 +255,13 @@ def _hop_rows(recording: Recording, path: list[Hop]) -> Iterator[Row]:
 def _not_finite_lines(trace: Trace, name: str, part: ndarray, number: int | None) -> Iterator[str]:
     recording = trace.recording
     yield f"{name}: {summary(part)}" if part.ndim else f"{name}: {float(part)}"
-    for origin in find_not_finite(trace, number):
+    origins = find_not_finite(trace, number)
+    if not origins:
+        given = recording.values | recording.constants
+        leaves = [n for n in given if n not in recording.maker and not _is_finite(given[n])]
+        names = ", ".join(map(recording.name, leaves[:MOST_TERMS]))
+        yield f"  no op made it: {names} had it already" if names else "  no op made it"
+    for origin in origins:
         call = origin.call
         article = "the first NaN" if origin.kind == "NaN" else "the first infinity"
         if origin.input:
@@ -266,6 +272,10 @@ def _not_finite_lines(trace: Trace, name: str, part: ndarray, number: int | None
         yield from dict.fromkeys(_read(recording, origin))
         if origin.input and zero_times_infinity(origin.value, list(origin.cotangents)):
             yield "    the cotangent is 0 and the derivative infinite: 0 times infinity is NaN"
+
+
+def _is_finite(x: Any) -> bool:
+    return np.asarray(x).dtype.kind != "f" or bool(np.isfinite(x).all())
 
 
 def _result_name(recording: Recording, origin: NotFinite) -> str:

@@ -1,0 +1,261 @@
+"""What if a value were another: the recorded program runs again, forward and backward.
+
+The program itself does not run, and none of its arrays is changed. The calls of the recording run
+again with the other value in place, and a new recording and a new trace hold the results.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.engine import differentiate
+from autograd.modes import observing
+from autograd.stepper.measure import norm
+from autograd.stepper.record import Call, Recording
+from autograd.stepper.trace import Trace
+from autograd.tensor import Tensor, grad
+
+FEW = 6  # elements: of a larger array the norm is shown
+MOST_ROWS = 8  # of the values, gradients and predictions that are shown
+
+Changes = dict[int, ndarray]  # by the number of a leaf, a result or a constant: the other value
+
+
+class Change(NamedTuple):
+    """A number or an array before and after."""
+
+    name: str
+    before: ndarray
+    after: ndarray
+
+    @property
+    def size(self) -> float:
+        """The norm of the difference, relative to the larger of both norms."""
+        before, after = (np.asarray(x, float) for x in (self.before, self.after))
+        return norm(after - before) / (max(norm(before), norm(after)) or 1.0)
+
+
+class Prediction(NamedTuple):
+    """What a classifier says about one row, before and after."""
+
+    row: tuple[int, ...]
+    target: int
+    before: tuple[int, float]
+    """The most probable class, and the probability of the target."""
+    after: tuple[int, float]
+
+
+class Outcome(NamedTuple):
+    """Two passes of one program with different values."""
+
+    loss: Change
+    change: float
+    """Of the result: for a cotangent at the start other than 1, weighted with this cotangent."""
+    forecast: float | None
+    """g · Δ, what the gradient foretells for a small change; None for values without gradient."""
+    values: list[Change]
+    """The named results that changed, in the order of execution."""
+    gradients: list[Change]
+    """Of the leaves, with those that changed most first."""
+    predictions: list[Prediction]
+    """Of a cross-entropy, the rows that changed; those with another class first."""
+
+
+def run_again(recorded: Trace, changed: Changes) -> Trace:
+    """Run the program of a trace again with other values, forward and backward.
+
+    A result that is replaced, such as a hidden layer, becomes a leaf: the backward pass ends there.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        If an op refuses its new arguments, such as a token id that is out of range.
+    """
+    recording, start = recorded.recording, recorded.start
+    with observing(None):  # an observer of the program must not see these passes
+        tape = recording.replay(start, changed)
+        new = Trace(_recording_of(recording, start, tape, changed), start, recorded.cotangent)
+        ends = {*recorded.waiting(), *changed} & tape.keys()
+        nodes: list[Any] = [tape[number]._node for number in ends]
+        with observing(new):
+            differentiate([tape[start]._node], [recorded.cotangent], nodes)  # type: ignore[list-item]
+    return new
+
+
+def _recording_of(
+    recording: Recording, start: int, tape: dict[int, Tensor], changed: Changes
+) -> Recording:
+    """Return the recording of the calls that ran again, with the values that they computed."""
+    values = {number: x._array for number, x in tape.items()}
+    constants = recording.constants | {n: x for n, x in changed.items() if n not in values}
+    calls = {}
+    for call in recording.behind(start):
+        if not changed.keys().isdisjoint(call.results):
+            continue  # its result is a leaf now
+        calls[call.number] = new = copy.copy(call)
+        new.arguments = call.arguments | {
+            name: constants[number] for name, number in call.constants.items()
+            if number in changed
+        } | {name: values[number] for name, number in call.parents.items()}  # fmt: skip
+    names = {n: name for n, name in recording.names.items() if n in values or n in constants}
+    return Recording(calls, values, names, recording.file, constants)
+
+
+def compare(before: Trace, after: Trace, changed: Changes) -> Outcome:
+    """Compare two passes of one program; `changed` are the values of the second that are others."""
+    start, old, new = before.start, before.recording, after.recording
+    change = float(np.vdot(before.cotangent, new.values[start] - old.values[start]))
+    values = [Change(old.name(n), old.values[n], new.values[n])
+              for n in new.values if n in old.names and n in old.maker and n != start]  # fmt: skip
+    gradients = [
+        Change(old.name(n), g, h)
+        for n in before.waiting()
+        if (g := before.cotangent_of(n)) is not None and (h := after.cotangent_of(n)) is not None
+    ]
+    return Outcome(
+        Change(old.name(start), old.values[start], new.values[start]),
+        change,
+        forecast(before, changed),
+        [value for value in values if value.size],
+        sorted(gradients, key=lambda gradient: -gradient.size),
+        sorted(_predictions(before, after),
+               key=lambda row: (row.before[0] == row.after[0], -abs(row.after[1] - row.before[1]))),
+    )  # fmt: skip
+
+
+@np.errstate(all="ignore")
+def forecast(trace: Trace, changed: Changes) -> float | None:
+    """Return g · Δ for other values, or None if one of them is no floating-point value.
+
+    The gradient with respect to an array off the tape, such as an input, is computed here: the
+    recorded calls run again, with this array as a leaf.
+    """
+    recording, total = trace.recording, 0.0
+    constants = [n for n in changed if n in recording.constants]
+    gradients: dict[int, Any] = {n: trace.cotangent_of(n) for n in changed}
+    if constants:
+        if not all(_is_differentiable(recording, n) for n in constants):
+            return None
+        tape = recording.replay(trace.start, leaves=constants)
+        read = [n for n in constants if n in tape]
+        with observing(None):
+            found = grad(tape[trace.start], [tape[n] for n in read], trace.cotangent)
+        gradients |= dict(zip(read, map(np.asarray, found), strict=True))
+    for number, value in changed.items():
+        if gradients[number] is not None:
+            old = recording.values.get(number, recording.constants.get(number))
+            total += float(np.vdot(gradients[number], value - old))
+    return total
+
+
+def _is_differentiable(recording: Recording, number: int) -> bool:
+    """Return whether a constant is a floating-point array, and every op has a rule for it."""
+    return recording.constants[number].dtype.kind == "f" and all(
+        name in call.differentiable
+        for call in recording.calls.values()
+        for name, constant in call.constants.items()
+        if constant == number
+    )
+
+
+def descend(trace: Trace, rate: float) -> Changes:
+    """Return the leaves after a step of gradient descent: each minus the rate times its gradient.
+
+    Parameters
+    ----------
+    trace : Trace
+    rate : float
+        The learning rate.
+    """
+    leaves = [n for n in trace.waiting() if n not in trace.recording.maker]
+    return {
+        n: trace.recording.values[n] - np.asarray(rate * g, trace.recording.values[n].dtype)
+        for n in leaves
+        if (g := trace.cotangent_of(n)) is not None
+    }
+
+
+def _predictions(before: Trace, after: Trace) -> Iterator[Prediction]:
+    """Yield the rows whose prediction changed, if the program has one cross-entropy of classes."""
+    calls = after.recording.calls
+    losses = [n for n, call in calls.items() if call.op.name == "cross_entropy"]
+    if len(losses) != 1:
+        return
+    number = losses[0]
+    targets = calls[number].arguments["target"]
+    classes = [_classes_last(trace.recording.calls[number]) for trace in (before, after)]
+    if targets.dtype.kind not in "iu" or classes[0].ndim != targets.ndim + 1:
+        return
+    for row in np.ndindex(targets.shape):
+        target = int(targets[row])
+        old, new = (x[row] for x in classes)
+        if 0 <= target < len(old) and not np.array_equal(old, new):  # not an ignored one
+            yield Prediction(
+                row,
+                target,
+                (int(np.argmax(old)), float(_softmax(old)[target])),
+                (int(np.argmax(new)), float(_softmax(new)[target])),
+            )
+
+
+def _classes_last(call: Call) -> ndarray:
+    logits = call.arguments["input"]
+    return np.moveaxis(logits, 1, -1) if logits.ndim > 1 else logits
+
+
+def _softmax(logits: ndarray) -> ndarray:
+    p = np.exp(logits - np.max(logits))
+    return p / p.sum()
+
+
+# ---- as text
+
+
+def outcome_lines(outcome: Outcome, width: int) -> Iterator[str]:
+    """Yield the lines that show an outcome: the loss, the forecast, and what changed with it."""
+    name, before, after = outcome.loss
+    rows = [(name, _number(before), _number(after))]
+    rows += [_row("", change) for change in outcome.values[-MOST_ROWS:]]
+    rows += [_row("d", change) for change in outcome.gradients[:MOST_ROWS]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    narrow = sum(widths) + 8 > width
+    for row in rows:
+        cells = row if narrow else [x.ljust(w) for x, w in zip(row, widths, strict=True)]
+        yield "  {}  {} → {}".format(*cells).rstrip()
+    yield f"  true change {outcome.change:+.4g}; {_forecast_text(outcome)}"
+    if outcome.predictions:
+        yield "  predictions: the most probable class, and the probability of the target"
+    for place, target, (old, p), (new, q) in outcome.predictions[:MOST_ROWS]:
+        what = f"class {old}" if old == new else f"class {old} → {new}"
+        row_name = f"row {', '.join(map(str, place))}" if place else "the row"
+        yield f"    {row_name}: {what}, p({target}) {p:.4f} → {q:.4f}"
+    if (n := len(outcome.predictions) - MOST_ROWS) > 0:
+        yield f"    and {n} rows that changed less"
+
+
+def _forecast_text(outcome: Outcome) -> str:
+    if outcome.forecast is None:
+        return "no linear forecast, since a value without a gradient was changed"
+    text = f"linear forecast g · Δ = {outcome.forecast:+.4g}"
+    if outcome.change and np.isfinite(outcome.forecast):
+        text += f", {outcome.forecast / outcome.change:.3g} times the true change"
+    return text
+
+
+def _row(prefix: str, change: Change) -> tuple[str, str, str]:
+    name = f"{prefix}({change.name})" if prefix else change.name
+    return name, _number(change.before), _number(change.after)
+
+
+def _number(x: ndarray) -> str:
+    """Return a small array with its elements, and the norm of a large one."""
+    x = np.asarray(x)
+    if x.size > FEW or x.ndim > 1:
+        return f"norm {norm(x):.4g}"
+    text = " ".join(f"{float(v):.4g}" for v in x.reshape(-1))
+    return f"[ {text} ]" if x.ndim else text

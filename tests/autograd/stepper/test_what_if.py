@@ -1,0 +1,217 @@
+"""`set`, `descend` and `undo`: as if the program had run with other values; nothing is changed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+import autograd
+from autograd import nn
+from autograd.stepper import trace
+from autograd.stepper.session import CommandError, Session
+from autograd.stepper.terminal import Terminal
+from autograd.stepper.what_if import forecast, run_again
+from autograd.testing import properties
+from autograd.testing.strategies import op_calls
+from npgpt import GPT, GPTConfig
+
+OPS = sorted(autograd.REGISTRY)
+PARAMETERS = ("W1", "b1", "W2")
+
+
+def program(values, hidden=None):
+    """A two-layer net that is recorded; `hidden` replaces its hidden layer."""
+    X, targets, keep, scale = (values[name] for name in ("X", "targets", "keep", "scale"))
+    W1, b1, W2 = (autograd.tensor(values[name], requires_grad=True) for name in PARAMETERS)
+    with autograd.record():
+        z = X @ W1 + b1
+        h = np.tanh(z) if hidden is None else autograd.tensor(hidden, requires_grad=True)
+        scaled = np.where(keep, h, 0.0) * scale
+        logits = scaled @ W2
+        loss = nn.cross_entropy(logits, targets)
+    return loss, (W1, b1, W2)
+
+
+def some_values():
+    generator = np.random.default_rng(0)
+    return {
+        "X": generator.standard_normal((8, 3)),
+        "targets": generator.integers(4, size=8),
+        "keep": generator.random((8, 5)) < 0.8,
+        "scale": 1.25,
+        "W1": generator.standard_normal((3, 5)),
+        "b1": np.zeros(5),
+        "W2": generator.standard_normal((5, 4)),
+    }
+
+
+def said(stepper, *commands):
+    with stepper.console.capture() as capture:
+        for command in commands:
+            stepper.run(command)
+    return capture.get()
+
+
+def changed_as(values, text):
+    """The values after an assignment in Python."""
+    values = {k: np.array(v) for k, v in values.items()}
+    exec(text if "[" in text else text.replace(" =", "[...] =", 1), {}, values)
+    return values | {"scale": float(values["scale"])}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["W1[0, 0] = 5", "W1[1] = [1, 2, 3, 4, 5]", "b1 = 1", "W2[:, 0] = -W2[:, 0]", "X[0, 2] = 3",
+     "targets[3] = 0", "keep[0, 1] = not True", "scale = 0.5"],
+)  # fmt: skip
+def test_as_if_the_program_had_run_with_it(text):
+    """A parameter, an input, a target, a mask, a number: loss and gradients are bit for bit those
+    of the program with the other value, and the program's arrays are as they were."""
+    values = some_values()
+    before = {name: np.copy(value) for name, value in values.items()}
+    loss, leaves = program(values)
+    session = Session(trace(loss))
+    outcome = session.set(text.replace("not True", "0 > 1"))
+    expected, others = program(changed_as(values, text))
+    assert outcome.loss.before == loss.item() and outcome.loss.after == expected.item()
+    expected.backward()
+    for name, x, other in zip(PARAMETERS, leaves, others, strict=True):
+        np.testing.assert_array_equal(
+            session.trace.cotangent_of(x._node.number), other.grad.numpy()
+        )
+        assert x.grad is None and np.array_equal(x.numpy(), before[name])
+    for name, value in values.items():
+        assert np.array_equal(value, before[name])
+    session.undo()
+    assert session.trace is session.level.recorded and session.level.changed == {}
+
+
+def test_a_hidden_layer_becomes_a_leaf():
+    values = some_values()
+    session = Session(trace(program(values)[0]))
+    h = session.value(session.find("h")).copy()
+    outcome = session.set("h[0] = 0.25")
+    h[0] = 0.25
+    expected, _ = program(values, h)
+    assert outcome.loss.after == expected.item()
+    assert {gradient.name for gradient in session.gradients()} == {"h", "W2"}
+    session.set("W2 = W2 * 2")  # the hidden layer stays what was set
+    assert np.array_equal(session.value(session.find("h")), h)
+
+
+@pytest.mark.parametrize("name", ["W1", "b1", "X", "scale", "h"])
+def test_the_forecast_is_the_gradient(name):
+    """For a small change the forecast is the true change; the rest is of second order."""
+    session = Session(trace(program(some_values())[0]))
+    number = session.find(name)
+    old = session.value(number)
+    delta = 1e-5 * np.random.default_rng(1).standard_normal(old.shape)
+    outcome = session.change({number: old + delta})
+    assert outcome.forecast == pytest.approx(outcome.change, rel=1e-3)
+    session.undo()
+    assert forecast(session.trace, {number: old + 2 * (old + delta - old)}) == pytest.approx(
+        2 * outcome.forecast, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_op_runs_again(name):
+    """With an input replaced, the results and the gradients are those of a new recording."""
+    op = autograd.REGISTRY[name]
+
+    def run(args, kwargs, wanted):
+        with autograd.record(), np.errstate(all="ignore"):
+            args = [
+                autograd.tensor(x, requires_grad=True) if i in wanted else x
+                for i, x in enumerate(args)
+            ]
+            out = op(*args, **kwargs)
+            outs = out if isinstance(out, tuple) else (out,)
+            return args, sum((y * y).sum() for y in outs)
+
+    @settings(max_examples=3)
+    @given(data=st.data())
+    def check(data):
+        call = data.draw(op_calls(op))
+        wanted = properties.differentiable(op, call)
+        args, loss = run(call.args, call.kwargs, wanted)
+        for i in wanted:
+            other = np.array(call.args[i]) * 0.75
+            with np.errstate(all="ignore"):
+                found = run_again(trace(loss), {args[i]._node.number: other})
+                others = [other if k == i else x for k, x in enumerate(call.args)]
+                leaves, expected = run(others, call.kwargs, wanted)
+                expected.backward()
+            assert np.array_equal(found.recording.values[found.start], expected.numpy(), True)
+            for k in wanted:
+                gradient = found.cotangent_of(args[k]._node.number)
+                assert leaves[k].grad is None or np.array_equal(
+                    gradient, leaves[k].grad.numpy(), equal_nan=True
+                )
+
+    check()
+
+
+def test_descending():
+    """Two steps are those of plain gradient descent; each forecast is -LR times |g| squared."""
+    values = some_values()
+    loss, leaves = program(values)
+    session = Session(trace(loss))
+    for _ in range(2):
+        loss.backward()
+        square = sum(float(np.vdot(x.grad, x.grad)) for x in leaves)
+        outcome = session.descend("0.1")
+        assert outcome.forecast == pytest.approx(-0.1 * square, rel=1e-12)
+        for name, x in zip(PARAMETERS, leaves, strict=True):
+            values[name] = x.numpy() - 0.1 * x.grad.numpy()
+        loss, leaves = program(values)
+        assert outcome.loss.after == loss.item() and outcome.change < 0
+    session.undo()
+    session.undo()
+    assert session.trace is session.level.recorded
+    with pytest.raises(CommandError, match="nothing was set"):
+        session.undo()
+
+
+def test_tokens_and_predictions():
+    """A token of a GPT: the recording runs again as the model does."""
+    model = GPT(GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2)).eval()
+    ids = np.array([[3, 1, 3, 2], [5, 4, 6, 1]])
+    targets = np.roll(ids, -1)
+    with autograd.record():
+        _, loss = model(ids, targets=targets)
+    session = Session(trace(loss))
+    outcome = session.set("ids[1, 2] = 7")
+    ids[1, 2] = 7
+    assert outcome.loss.after == model(ids, targets=targets)[1].item()
+    assert outcome.forecast is None
+    assert {p.row for p in outcome.predictions} == {(6,), (7,)}  # causal: of 8 rows
+    assert all(p.target == targets.reshape(-1)[p.row] for p in outcome.predictions)
+
+
+def test_the_commands():
+    stepper = Terminal(trace(program(some_values())[0]), Console(width=80, highlight=False))
+    text = said(stepper, "set W1[0, 0] = W1[0, 0] + 0.001")
+    assert "true change" in text and "linear forecast g · Δ" in text and "d(W1)" in text
+    assert "row 0: class" in text
+    assert "no linear forecast" in said(stepper, "set targets[0] = 3")
+    assert "tanh" in said(stepper, "until tanh", "descend 0.1", "undo")
+    assert "as recorded again" in said(stepper, "set") and "nothing was set" in said(
+        stepper, "undo"
+    )
+    assert "gradient of W1[0, 0]" in said(stepper, "set b1 = 1", "why W1[0, 0]")
+    for command, message in {
+        "set targets[0] = 99": "the program does not run with that: cross_entropy",
+        "set targets[0] = 1.5": "1.5 is no value of it",
+        "set W1[9] = 1": "out of range",
+        "set W1 = np.ones(7)": "expected float64[3, 5]",
+        "set V = 1": "nothing here is called 'V'",
+        "descend": "descend 0.1",
+        "descend W1": "is no number",
+        "descend np.nan": "is no number",
+    }.items():
+        assert message in said(stepper, command)
+    assert "no op made it: W1 had it already" in said(stepper, "set W1 = np.nan", "why loss")
+    said(stepper, "set", "until cross_entropy", "back 9", "into")
+    assert "go `out` first" in said(stepper, "set input = 0")
