@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,7 @@ from npgpt.commands.generate import load_writer
 from npgpt.errors import UserError
 from npgpt.evaluation.choices import Scorer
 from npgpt.evaluation.few_shot import classify
-from npgpt.evaluation.labels import label_probabilities
+from npgpt.evaluation.labels import label_logits, label_probabilities
 from npgpt.hub import find_config
 from npgpt.models.config import ModelConfig, Seed
 from npgpt.options import Argument, parse
@@ -39,6 +38,8 @@ class Texts:
     """The texts."""
     file: FileName = ""
     """A file of texts, one a line."""
+    pairs: bool = False
+    """Each text is two, with a tab between them, for a model that was trained on pairs."""
 
 
 @dataclass
@@ -73,10 +74,10 @@ class Judging(Shots, Labels):  # the fields of the last base class come first
 class Options(Judging, Texts):
     """Give each text one of some labels, and print it.
 
-    A model with a classification head uses its own labels. Any other model gets a prompt with
-    examples, if --shots is given, and the text; the label is the one that the model finds the most
-    probable continuation. Without any text or --file, each line of standard input is a text. An
-    empty line gets an empty line.
+    A model with a classification head uses its own labels, or gives a number if it was trained for
+    this. Any other model gets a prompt with examples, if --shots is given, and the text; the label
+    is the one that the model finds the most probable continuation. Without any text or --file, each
+    line of standard input is a text. An empty line gets an empty line.
     """
 
     json: bool = False
@@ -91,7 +92,7 @@ def run(args: list[str]) -> int:
     options = parse(Options, args, "classify")
     keep_freed_memory()
     lines = read_sentences("classify", options.texts, options.file)
-    labels, find = make_classifier(options)
+    labels, find = make_classifier(options, options.pairs)
     try:
         while block := list(islice(lines, BLOCK)):
             print_labels(block, labels, find, options.json)
@@ -100,12 +101,18 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def make_classifier(options: Judging) -> tuple[Sequence[str], Classifier]:
-    """Return the labels, and the function that returns their probabilities for texts."""
+def make_classifier(options: Judging, pairs: bool = False) -> tuple[Sequence[str], Classifier]:
+    """Return the labels, and the function that returns their probabilities for texts.
+
+    The only label of a model that gives a number stands for this number. With `pairs`, each text is
+    two, with a tab between them.
+    """
     path = find_partner(options.model)
     config = find_config(path)
     if config is not None and config.labels:
-        return head_classifier(options, path, config)
+        return head_classifier(options, path, config, pairs)
+    if pairs:
+        raise UserError(f"{path} has no classification head: leave out --pairs")
     words = find_words(options)
     task = read_task(options, options.seed, words)
     model, tokenizer = load_writer(path, False, options.float32)
@@ -126,7 +133,7 @@ def make_classifier(options: Judging) -> tuple[Sequence[str], Classifier]:
 
 
 def head_classifier(
-    options: Judging, path: Path, config: ModelConfig
+    options: Judging, path: Path, config: ModelConfig, pairs: bool
 ) -> tuple[Sequence[str], Classifier]:
     """Return the labels of a model with a classification head, and the function for their use."""
     for name in ("labels", "shots", "k", "instruction", "chat", "calibrate", "normalize"):
@@ -135,10 +142,19 @@ def head_classifier(
                 f"{path} was trained to classify, and gives one of the labels "
                 f"{brief(config.labels)}: leave out --{name}"
             )
-    if len(config.labels) < 2:
-        raise UserError(f"{path} gives a number to a text, and no label")
     model, tokenizer = load_writer(path, False, options.float32)
-    return config.labels, partial(label_probabilities, model, tokenizer)
+    compute = label_logits if len(config.labels) == 1 else label_probabilities
+
+    def find(texts: Sequence[str]) -> ndarray:
+        if not pairs:
+            return compute(model, tokenizer, texts)
+        for text in texts:
+            if text.count("\t") != 1:
+                raise UserError(f"{brief(text)} is no pair: expected two texts with a tab between")
+        first, second = zip(*(text.split("\t") for text in texts), strict=True)
+        return compute(model, tokenizer, first, second)
+
+    return config.labels, find
 
 
 def find_words(options: Judging) -> dict[str, str]:
@@ -169,11 +185,16 @@ def find_words(options: Judging) -> dict[str, str]:
 def print_labels(
     texts: Sequence[str], labels: Sequence[str], find: Classifier, as_json: bool
 ) -> None:
-    """Print the most probable label of each text, one a line; an empty text has none."""
+    """Print the most probable label of each text, or its number; an empty text has none."""
     full = [text for text in texts if text.strip()]
     found = iter(find(full)) if full else iter(())
     for text in texts:
         row = next(found) if text.strip() else None
+        if len(labels) == 1:
+            number = None if row is None else round(float(row[0]), 4)
+            shown = "" if number is None else f"{number:.4f}"
+            say(json.dumps({"text": text, labels[0]: number}) if as_json else shown)
+            continue
         label = None if row is None else labels[row.argmax()]
         if not as_json:
             say(label or "")

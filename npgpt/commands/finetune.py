@@ -15,7 +15,10 @@ SHORT = {"model": "init_from", "train": "data", "valid": "val_data"}
 """Options, and the keys of a run that they stand for."""
 
 USUAL: dict[str, dict[str, Any]] = {
-    "classification": {"scratch": {"learning_rate": 1e-3}, "model": {}},
+    **dict.fromkeys(
+        ("classification", "regression", "similarity"),
+        {"scratch": {"learning_rate": 1e-3}, "model": {}},
+    ),
     "instructions": {
         "scratch": {"learning_rate": 1e-3, "block_size": 256, "batch_size": 8},
         "model": {"batch_size": 8},
@@ -37,12 +40,14 @@ class Options(train.Options):
     chat, uses it.
     """
 
-    task: Annotated[Literal["classification", "instructions", "preferences"], Argument("TASK")] = (
-        "classification"
-    )
-    """What the model learns: classification names the label of a text; instructions answers as an
-    assistant, and only the answers have a part in the loss; preferences prefers the better of two
-    answers (direct preference optimization)."""
+    task: Annotated[
+        Literal["classification", "regression", "similarity", "instructions", "preferences"],
+        Argument("TASK"),
+    ] = "classification"
+    """What the model learns: classification names the label of a text or a pair; regression gives a
+    number to it; similarity turns two texts into vectors, whose cosine is the number; instructions
+    answers as an assistant, and only the answers have a part in the loss; preferences prefers the
+    better of two answers (direct preference optimization)."""
     model: FileName = "scratch"  # type: ignore[assignment] # options are no configuration
     """A folder with a model, the name of an added one (minilm, smollm2), or scratch: a new one."""
     train: FileName = ""

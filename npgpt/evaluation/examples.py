@@ -151,7 +151,8 @@ def read_rows(
     for where, cells in rows:
         for cell, name in zip(cells, columns or ("text", "label"), strict=True):
             if not cell:
-                raise UserError(f"{where}: the {name} is empty")
+                what = f"column {name}" if name.isdecimal() else f"the {name}"
+                raise UserError(f"{where}: {what} is empty")
     return rows
 
 

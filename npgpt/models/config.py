@@ -124,6 +124,8 @@ class ModelConfig(ABC):
             "id2label": {str(i): label for i, label in enumerate(self.labels)},
             "label2id": {label: i for i, label in enumerate(self.labels)},
         }
+        if len(self.labels) == 1:
+            fields["problem_type"] = "regression"
         if self.model_type in self.hugging_face:
             name = _CLASS_END.sub(CLASSIFIES, self.hugging_face[self.model_type])
             fields["architectures"] = [name]

@@ -1,6 +1,7 @@
-"""Training a classifier: a model reads a text and names its label.
+"""Training a classifier: a model reads a text, or two, and names the label.
 
-In a token file, an example is the number of its label, the tokens of the text, and an end token:
+In a token file, an example is the number of its label, the tokens of the text, and an end token. Of
+a pair, an end token stands after each text:
 
     a bore.<tab>bad   ->   0 a   b o r e . END        with the labels bad and good
 """
@@ -8,9 +9,9 @@ In a token file, an example is the number of its label, the tokens of the text, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy import ndarray
@@ -19,19 +20,26 @@ from autograd import Tensor, nn, no_grad
 from autograd.escape import brief
 from autograd.schema import nearest
 from npgpt.errors import UserError
-from npgpt.evaluation.examples import read_examples
-from npgpt.evaluation.labels import PADDING, label_row, padding_token, stop_token
+from npgpt.evaluation.examples import read_rows
+from npgpt.evaluation.labels import (
+    DELIMITER,
+    PADDING,
+    label_row,
+    padding_token,
+    segments,
+    stop_token,
+)
 from npgpt.evaluation.loss import Check, Objective
 from npgpt.evaluation.metrics import accuracy, confusion_matrix
 from npgpt.models.bert import Bert, BertConfig
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
-from npgpt.models.heads import label_loss
+from npgpt.models.heads import label_loss, next_token_losses
 from npgpt.module import evaluating
 from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
-from npgpt.training.data import END, Batch, Source, Tokens
+from npgpt.training.data import END, IGNORED, Batch, Source, Tokens, n_predicted
 from npgpt.training.examples import Examples, count_updates
 from npgpt.training.task import TRAIN, VALIDATION
 
@@ -39,16 +47,19 @@ from npgpt.training.task import TRAIN, VALIDATION
 class Classification(Examples):
     """Name the label of a text (Radford et al. 2018, section 3.2; Devlin et al. 2018, section 4.1).
 
-    Of a text that is too long for the context, the first tokens count.
+    With `text_pair_column`, an example has two texts. Of texts that are too long for the context,
+    the first tokens count (`npgpt.evaluation.labels.label_row`).
 
     Attributes
     ----------
+    n_texts : int
+        The texts of an example: 1 or 2.
     stop : int
         The token after each text in a token file.
     padding : int
         The token that fills up shorter texts.
     rows : list of ndarray of int
-        The tokens of each text, of all token files.
+        The tokens of each example as the model reads them, of all token files.
     targets : ndarray of int, (N,)
         The number of each label.
 
@@ -60,21 +71,56 @@ class Classification(Examples):
 
     name = "classification"
     model_types = "gpt", "llama", "mistral", "qwen2", "bert"
-    keys = "epochs", "text_column", "label_column", "labels"
+    keys = (
+        "epochs", "text_column", "text_pair_column", "label_column", "labels", "form", "encoding",
+        "lm_loss",
+    )  # fmt: skip
+    n_numbers: ClassVar = 1  # that say the target of an example in a token file
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, data: dict[str, Tokens]) -> None:
         super().__init__(config, tokenizer, data)
+        self.n_texts = self.count_texts(config)
         self.stop, self.padding = stop_token(tokenizer), padding_token(tokenizer)
-        files = [find_examples(tokens, self.stop, len(config.labels)) for tokens in data.values()]
-        self.rows = [
-            label_row(row, tokenizer, config.block_size) for _, rows in files for row in rows
-        ]
-        self.targets = np.concatenate([targets for targets, _ in files])
-        self.lengths = np.array([len(row) for row in self.rows])
+        files = [self.find_examples(tokens) for tokens in data.values()]
+        self.take([texts for _, examples in files for texts in examples])
+        self.divide([len(examples) for _, examples in files])
+        self.targets = self.find_targets(np.concatenate([numbers for numbers, _ in files]))
         self.known: dict[bytes, ndarray] = {}  # see `states`
-        self.divide([len(rows) for _, rows in files])
+
+    def take(self, examples: Sequence[Sequence[ndarray]]) -> None:
+        """Set `rows` and `lengths`, from the tokens of the texts of each example."""
+        length = self.config.block_size
+        self.rows: list[Any] = [label_row(texts, self.tokenizer, length) for texts in examples]
+        self.lengths = np.array([len(row) for row in self.rows])
+        self.n_cut = self.count_cut([sum(map(len, texts)) for texts in examples], self.n_texts)
+
+    def count_cut(self, sizes: list[int], n_texts: int) -> int:
+        """Return how many rows of so many tokens of `n_texts` texts do not fit whole."""
+        length = self.config.block_size
+        shortest = label_row([np.zeros(1, int)] * n_texts, self.tokenizer, length)
+        return int(np.count_nonzero(np.array(sizes) + len(shortest) - n_texts > length))
+
+    def find_targets(self, numbers: ndarray) -> ndarray:
+        """Return the targets that the numbers in a token file say, (N, n_numbers) -> (N,)."""
+        return numbers[:, 0]
 
     # ---- before a run begins
+
+    @classmethod
+    def count_texts(cls, config: TrainConfig) -> int:
+        """Return how many texts an example has."""
+        return 2 if config.text_pair_column else 1
+
+    @classmethod
+    def columns(cls, config: TrainConfig) -> tuple[str, ...]:
+        """Return the names of the columns of the texts and of the label; none, if none is given."""
+        options = ["text_column", "text_pair_column", "label_column"]
+        if cls.count_texts(config) == 1:
+            options.remove("text_pair_column")
+        names = tuple(getattr(config, option) for option in options)
+        if any(names) and not all(names):
+            raise UserError(f"name all columns, or none: {', '.join(f'--{o}' for o in options)}")
+        return names if all(names) else ()
 
     @classmethod
     def read(cls, names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
@@ -88,18 +134,39 @@ class Classification(Examples):
             )
         if names[0].endswith(".bin"):
             return super().read(names, config, is_main)
-        found = read_examples(names[0], config.text_column, config.label_column)
-        return Source(None, [part for example in found for part in example], [names[0]])
+        columns = cls.columns(config)
+        rows = read_rows(names[0], columns, form=config.form, encoding=config.encoding)
+        cells = [cell for row in rows for cell in row.cells]
+        return Source(None, cells, [names[0]], places=[row.where for row in rows])
+
+    @classmethod
+    def examples(cls, source: Source, config: TrainConfig) -> Iterator[tuple[str, list[str], str]]:
+        """Yield the place of each example in a source, for messages, its texts, and its label."""
+        n = cls.count_texts(config) + 1
+        for number, place in enumerate(source.places):
+            cells = [*source.text[n * number : n * number + n]]
+            yield place, cells[:-1], cells[-1]
 
     @classmethod
     def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
-        """Return the configuration with the labels: those of the data, if none are given."""
-        config, labels = super().complete(config, sources), config.labels
+        """Return the configuration with the labels, those of the data if none are given."""
+        config = super().complete(config, sources)
+        if config.epochs and not sources[0].text:
+            raise UserError(
+                f"{sources[0].file} is a token file: give max_iters, the updates, and no epochs"
+            )
+        config = cls.complete_labels(config, sources)
+        return count_updates(config, [len(source.places) for source in sources])
+
+    @classmethod
+    def complete_labels(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
+        """Return the configuration with the labels; refuse an example that has another."""
+        labels = config.labels
         for source in sources:
             if source.file is not None and not labels:
                 raise UserError(f"{source.file} has the numbers of labels; name them with --labels")
         if not labels:
-            labels = tuple(sorted({label for source in sources[:1] for label in source.text[1::2]}))
+            labels = tuple(sorted({label for _, _, label in cls.examples(sources[0], config)}))
         if len({*labels}) < len(labels):
             raise UserError(f"labels is {brief(labels)}: one of them is there twice")
         if len(labels) < 2:
@@ -109,49 +176,101 @@ class Classification(Examples):
                 else "there are no labels"
             )
         for source in sources:
-            for text, label in zip(source.text[::2], source.text[1::2], strict=True):
+            for place, texts, label in cls.examples(source, config):
                 if label not in labels:
                     raise UserError(
-                        f"{source.names[0]}: {brief(text)} has the label {brief(label)}"
+                        f"{place}: {brief(texts[0])} has the label {brief(label)}"
                         f"{nearest(label, labels)}"
                     )
-        config = dataclasses.replace(config, labels=labels)
-        if config.epochs and not sources[0].text:
-            raise UserError(
-                f"{sources[0].file} is a token file: give max_iters, the updates, and no epochs"
-            )
-        return count_updates(config, [len(source.text) // 2 for source in sources])
+        return dataclasses.replace(config, labels=labels)
 
     @classmethod
     def special_tokens(cls, config: TrainConfig) -> list[str]:
-        """Return the end token, and the padding."""
-        return [END, PADDING]
+        """Return the end token, the padding, and for pairs the delimiter."""
+        return [END, PADDING, DELIMITER] if cls.count_texts(config) > 1 else [END, PADDING]
+
+    @classmethod
+    def count_numbers(cls, config: TrainConfig) -> int:
+        """Return how many different numbers stand before texts in a token file."""
+        return len(config.labels)
+
+    @classmethod
+    def numbers_of(cls, label: str, config: TrainConfig) -> list[int]:
+        """Return the numbers that stand for a label in a token file."""
+        return [config.labels.index(label)]
 
     @classmethod
     def encode(cls, source: Source, tokenizer: Tokenizer, config: TrainConfig) -> ndarray:
         """Return the examples of a file as tokens; see the module's docstring."""
-        stop, numbers = stop_token(tokenizer), {label: n for n, label in enumerate(config.labels)}
-        if len(config.labels) > tokenizer.n_vocab:
+        stop, n = stop_token(tokenizer), cls.count_numbers(config)
+        if n > tokenizer.n_vocab:
             raise UserError(
-                f"there are {len(config.labels)} labels, and the tokenizer has "
-                f"{tokenizer.n_vocab} tokens: take a larger one"
+                f"there are {n} labels, and the tokenizer has {tokenizer.n_vocab} tokens: take a "
+                "larger one"
             )
         parts: list[Any] = []
-        for text, label in zip(source.text[::2], source.text[1::2], strict=True):
-            ids = tokenizer.encode(text, disallowed_special=(), add_special_tokens=False)
-            if not len(ids):
-                raise UserError(f"{source.names[0]}: the tokenizer makes no token of {brief(text)}")
-            parts += [[numbers[label]], ids, [stop]]
+        for place, texts, label in cls.examples(source, config):
+            parts.append(cls.numbers_of(label, config))
+            for text in texts:
+                ids = tokenizer.encode(text, disallowed_special=(), add_special_tokens=False)
+                if not len(ids):
+                    raise UserError(f"{place}: the tokenizer makes no token of {brief(text)}")
+                parts += [ids, [stop]]
         return np.concatenate(parts).astype(np.int64)
+
+    def find_examples(self, tokens: Tokens) -> tuple[ndarray, list[list[ndarray]]]:
+        """Return the numbers of each example in a token file, and the tokens of its texts.
+
+        Raises
+        ------
+        UserError
+            If the file does not consist of examples with these labels.
+        """
+        array, limit = tokens.array, self.count_numbers(self.config)
+        stops = np.flatnonzero(array == self.stop)
+        numbers, examples, first = [], [], 0
+        while first < len(array):
+            place = np.searchsorted(stops, first + self.n_numbers)
+            last = place + self.n_texts
+            if last > len(stops) or array[first : first + self.n_numbers].max() >= limit:
+                raise UserError(
+                    f"{tokens.path} holds no examples with {limit} labels: examples are read from "
+                    "a file with a text and a label in each row"
+                )
+            ends = stops[place:last]
+            starts = [first + self.n_numbers, *(ends[:-1] + 1)]
+            numbers.append(array[first : first + self.n_numbers])
+            examples.append([array[a:b] for a, b in zip(starts, ends, strict=True)])
+            first = int(ends[-1]) + 1
+        return np.array(numbers, np.int64), examples
 
     def architecture(self, base: ModelConfig | None) -> ModelConfig:
         """Return the configuration of the model, with the labels."""
+        return self.labelled(base, self.config.labels)
+
+    def labelled(self, base: ModelConfig | None, labels: tuple[str, ...]) -> ModelConfig:
+        """Return the configuration of a model that judges texts by some labels."""
         config = self.config.model(self.tokenizer.n_vocab, base)
-        new: dict[str, Any] = dict(labels=self.config.labels, pad_token_id=self.padding)
+        self.demand_lm_loss(config)
+        new: dict[str, Any] = dict(labels=labels, pad_token_id=self.padding)
         if isinstance(config, BertConfig):
-            kind = "BertForSequenceClassification"
-            new |= dict(architecture=kind, num_labels=len(self.config.labels))
+            new |= dict(architecture="BertForSequenceClassification", num_labels=len(labels))
         return dataclasses.replace(config, **new)
+
+    def demand_lm_loss(self, config: ModelConfig) -> None:
+        """Refuse `lm_loss` where the model cannot learn to predict tokens."""
+        if self.config.lm_loss and (
+            isinstance(config, BertConfig) or self.config.train_layers == 0
+        ):
+            raise UserError(
+                "--lm_loss is of a GPT whose layers are trained: leave it out of a BERT, and of a "
+                "head alone"
+            )
+        if self.config.lm_loss and not config.tie_word_embeddings:
+            raise UserError(
+                "--lm_loss predicts tokens by the token embedding, and the model has another head "
+                "for them: leave it out"
+            )
 
     # ---- batches
 
@@ -164,23 +283,46 @@ class Classification(Examples):
         mask = np.arange(T) < self.lengths[numbers, None]
         return Batch(inputs, self.targets[numbers], None if mask.all() else mask)
 
-    # ---- the head alone
+    # ---- what is computed of a batch
 
     def objective(self, model: GPT) -> Objective:
-        """Return the model, or if the head alone is trained, the head on states that are known."""
-        if self.config.train_layers != 0:
+        """Return the model, or what computes the logits and the loss where more is needed."""
+        is_plain = self.config.train_layers != 0 and not self.config.lm_loss
+        if is_plain and (self.n_texts == 1 or not isinstance(model, Bert)):
             return model
-        states = self.states(model)
 
-        def read_states(
+        def compute(
             inputs: ndarray, targets: ndarray, mask: ndarray | None = None, *_: None
         ) -> tuple[Tensor, Tensor]:
-            mask = np.ones(inputs.shape, bool) if mask is None else mask
-            known = [states[row[seen].tobytes()] for row, seen in zip(inputs, mask, strict=True)]
-            logits = model.judge(Tensor(np.stack(known)))  # (B, 1, C) -> (B, labels)
-            return logits, label_loss(logits, targets, model.smoothing)
+            logits, others = self.compute(model, inputs, mask)
+            loss = label_loss(logits, targets, model.smoothing)
+            return logits, loss if others is None else loss + np.mean(others)
 
-        return read_states
+        return compute
+
+    def compute(
+        self, model: GPT, inputs: ndarray, mask: ndarray | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the logits (B, labels), and what the loss of each text has besides, (B,)."""
+        if self.config.train_layers == 0:
+            seen = np.ones(inputs.shape, bool) if mask is None else mask
+            known = self.states(model)
+            rows = [
+                known[ids[is_text].tobytes()] for ids, is_text in zip(inputs, seen, strict=True)
+            ]
+            return model.judge(Tensor(np.stack(rows))), None  # (B, 1, C) -> (B, labels)
+        x = self.hidden(model, inputs, mask)
+        others = None
+        if self.config.lm_loss and model.training:
+            others = self.config.lm_loss * language_losses(model, x, inputs, mask)
+        return model.judge(x, mask), others
+
+    def hidden(self, model: GPT, inputs: ndarray, mask: ndarray | None) -> Tensor:
+        """Return the last hidden states, (B, T, C); a BERT is told the segments of a pair."""
+        more = {}
+        if self.n_texts > 1 and isinstance(model, Bert):
+            more["token_type_ids"] = segments(inputs, self.tokenizer)
+        return model.transformer(inputs, mask, **more)
 
     def states(self, model: GPT) -> dict[bytes, ndarray]:
         """Return the hidden state (1, C) of each text that the head reads, by the text's tokens.
@@ -188,38 +330,65 @@ class Classification(Examples):
         The layers below the head are frozen, and so compute the same in every epoch. They run once,
         without dropout, on all texts in one order: a run that is resumed has the same states.
         """
-        if not self.known:
+        if self.known:
+            return self.known
+        with no_grad(), evaluating():
             for split in (TRAIN, VALIDATION):
-                with no_grad(), evaluating():
-                    for numbers, (inputs, _, *others) in self.every_batch(split):
-                        x = model.transformer(inputs, *others).numpy()  # (B, T, C)
-                        # a BERT reads the first token; the others, the last that is not padding
-                        at = 0 if isinstance(model, Bert) else self.lengths[numbers] - 1
-                        states = x[np.arange(len(x)), at]  # (B, C)
-                        for n, state in zip(numbers, states, strict=True):
-                            self.known[self.rows[n].tobytes()] = state[None].copy()
+                for numbers, batch in self.every_batch(split):
+                    x = self.hidden(model, batch.inputs, batch.attention_mask).numpy()  # (B, T, C)
+                    # a BERT reads the first token; the others, the last that is not padding
+                    at = 0 if isinstance(model, Bert) else self.lengths[numbers] - 1
+                    states = x[np.arange(len(x)), at]  # (B, C)
+                    for n, state in zip(numbers, states, strict=True):
+                        self.known[self.rows[n].tobytes()] = state[None].copy()
         return self.known
-
-    # ---- judging, and showing
 
     def losses(self, model: GPT, batch: Batch) -> Tensor:
         """Return the loss of each text, (B,)."""
-        logits = self.objective(model)(*batch)[0]  # (B, labels)
-        return nn.cross_entropy(
-            logits, batch.targets, reduction="none", label_smoothing=model.smoothing
-        )
+        logits, others = self.compute(model, batch.inputs, batch.attention_mask)
+        losses = self.label_losses(model, logits, batch.targets)
+        return losses if others is None else losses + others
 
-    def predict(self, model: GPT, check: Check = lambda: None) -> tuple[ndarray, ndarray]:
-        """Return the numbers of the validation examples, and the label that each gets, (N,)."""
+    def label_losses(self, model: GPT, logits: Tensor, targets: ndarray) -> Tensor:
+        """Return the loss of each label, (B,)."""
+        return nn.cross_entropy(logits, targets, reduction="none", label_smoothing=model.smoothing)
+
+    # ---- judging, and showing
+
+    def notes(self) -> list[str]:
+        """Return lines about the sizes of the splits, the targets, and the lengths of examples."""
+        train, validation = map(len, self.splits)
+        lengths = self.lengths
+        cut = f"{self.n_cut:,} are cut to {self.config.block_size}" if self.n_cut else "none is cut"
+        return [
+            f"{train:,} examples train, {validation:,} validate; {self.balance()}",
+            f"tokens of an example: {np.median(lengths):.0f} (median) to {lengths.max()}; {cut}",
+        ]
+
+    def balance(self) -> str:
+        """Return the share of each label, the most frequent first."""
+        counts = np.bincount(self.targets, minlength=len(self.config.labels))
+        order = np.argsort(-counts, kind="stable")
+        shares = [
+            f"{self.config.labels[n][:20]} {100 * counts[n] / counts.sum():.1f} %" for n in order
+        ]
+        return ", ".join([*shares[:8], "..."] if len(shares) > 8 else shares)
+
+    def outputs(self, model: GPT, check: Check = lambda: None) -> tuple[ndarray, ndarray]:
+        """Return the numbers of the validation examples, and the logits of each, (N, labels)."""
         found = []
         objective = self.objective(model)
         with no_grad(), evaluating():
             for numbers, batch in self.every_batch(VALIDATION):
                 check()
-                logits = objective(*batch)[0]
-                found.append((numbers, logits.numpy().argmax(axis=1)))
-        numbers, labels = map(np.concatenate, zip(*found, strict=True))
-        return numbers, labels
+                found.append((numbers, objective(*batch)[0].numpy()))
+        numbers, logits = map(np.concatenate, zip(*found, strict=True))
+        return numbers, logits
+
+    def predict(self, model: GPT, check: Check = lambda: None) -> tuple[ndarray, ndarray]:
+        """Return the numbers of the validation examples, and the label that each gets, (N,)."""
+        numbers, logits = self.outputs(model, check)
+        return numbers, logits.argmax(axis=1)
 
     def metrics(self, model: GPT, step: int, check: Check = lambda: None) -> dict[str, float]:
         """Return the share of the validation examples that get their label."""
@@ -227,11 +396,25 @@ class Classification(Examples):
         return {"accuracy": accuracy(self.targets[numbers], labels)}
 
     def texts(self, batch: Batch) -> list[str]:
-        """Return each text with its label."""
+        """Return each text with its target."""
         return [
-            f"{self.decode(row)} -> {self.config.labels[target]}"
+            f"{self.decode(row)} -> {self.spell(target)}"
             for row, target in zip(batch.inputs, batch.targets, strict=True)
         ]
+
+    def answer(self, logits: ndarray) -> Any:
+        """Return the target that the logits of a text (labels,) mean."""
+        return logits.argmax()
+
+    def spell(self, target: Any) -> str:
+        """Return a target as a person writes it."""
+        return self.config.labels[target]
+
+    def decode(self, ids: ndarray) -> str:
+        """Return the text of some tokens, without special tokens; of a pair, with a | between."""
+        ends = [self.stop, self.tokenizer.special_tokens.get(DELIMITER, self.stop)]
+        parts = np.split(ids, np.flatnonzero(np.isin(ids, ends)))
+        return " | ".join(filter(None, map(super().decode, parts)))
 
     def prompt(self) -> str:
         """Return a text of the validation split."""
@@ -257,41 +440,32 @@ class Classification(Examples):
         return "\n".join(self.judge(model, self.splits[VALIDATION][:5]) + lines)
 
     def judge(self, model: GPT, numbers: ndarray) -> list[str]:
-        """Return some texts with the labels that the model gives them."""
+        """Return some texts with what the model says of them."""
         batch = self.batch(numbers)
         with no_grad(), evaluating():
-            logits, _ = model(batch.inputs, None, batch.attention_mask)
+            logits, _ = self.compute(model, batch.inputs, batch.attention_mask)
         lines = []
-        for n, best in zip(numbers, logits.numpy().argmax(axis=1), strict=True):
-            found, right = self.config.labels[best], self.config.labels[self.targets[n]]
+        for n, row in zip(numbers, logits.numpy(), strict=True):
+            found, right = self.spell(self.answer(row)), self.spell(self.targets[n])
             wrong = "" if found == right else f" (is {right})"
             lines.append(f"{self.decode(self.rows[n])} -> {found}{wrong}")
         return lines
 
     def command(self, folder: Path) -> str:
         """Return the command that judges other texts."""
-        return f"echo {quoted(self.prompt())} | npgpt classify --model {quoted(str(folder))}"
+        text, more = self.prompt(), ""
+        if self.n_texts > 1:
+            text, more = "\t".join(text.split(" | ", 1)), " --pairs"
+        return f"echo {quoted(text)} | npgpt classify{more} --model {quoted(str(folder))}"
 
 
-def find_examples(tokens: Tokens, stop: int, n_labels: int) -> tuple[ndarray, list[ndarray]]:
-    """Return the numbers of the labels in a token file, and the tokens of each text.
+def language_losses(model: GPT, x: Tensor, inputs: ndarray, mask: ndarray | None) -> Tensor:
+    """Return the loss of each text as language, (B,); the mean is that over all tokens.
 
-    Raises
-    ------
-    UserError
-        If the file does not consist of examples with these labels.
+    Each token but the first is predicted from the hidden states x (B, T, C) before it, by the token
+    embedding (Radford et al. 2018, section 3.2, equation 5).
     """
-    array = tokens.array
-    stops = np.flatnonzero(array == stop)
-    targets, rows, first = [], [], 0
-    while first < len(array):
-        place = np.searchsorted(stops, first + 1)
-        if place == len(stops) or array[first] >= n_labels:
-            raise UserError(
-                f"{tokens.path} holds no examples with {n_labels} labels: examples are read from "
-                "a file with a text and a label in each row"
-            )
-        targets.append(int(array[first]))
-        rows.append(array[first + 1 : stops[place]])
-        first = int(stops[place]) + 1
-    return np.array(targets), rows
+    logits = x[:, :-1] @ model.transformer.wte.weight.T  # (B, T - 1, V)
+    targets = inputs[:, 1:] if mask is None else np.where(mask[:, 1:], inputs[:, 1:], IGNORED)
+    losses = next_token_losses(logits, targets)  # (B, T - 1)
+    return losses.sum(axis=1) * (len(inputs) / max(1, n_predicted(targets)))

@@ -39,6 +39,8 @@ TaskName = Literal[
     "pairs",
     "masked",
     "classification",
+    "regression",
+    "similarity",
     "instructions",
     "preferences",
     "images",
@@ -53,8 +55,9 @@ class DataKeys:
     task: TaskName = "language_modelling"
     """What the model learns: language_modelling predicts each token from the tokens before it;
     pairs writes the target of a source, such as a translation; masked fills gaps in the text, as
-    BERT does; classification names the label of a text; instructions answers as an assistant;
-    preferences prefers the better of two answers; images writes the text of an image."""
+    BERT does; classification names the label of a text or a pair; regression gives a number to it;
+    similarity turns two texts into vectors, whose cosine is the number; instructions answers as an
+    assistant; preferences prefers the better of two answers; images writes the text of an image."""
     data: tuple[FileName, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library.
     Images are in .npz files."""
@@ -68,10 +71,16 @@ class DataKeys:
     """Keep documents that share a context apart: none looks at, or predicts, another."""
     text_column: str = ""
     """Of examples: the column with the texts; if not given, text or input, or the first."""
+    text_pair_column: str = ""
+    """Of examples that are pairs: the column with the second texts."""
     label_column: str = ""
     """Of examples: the column with the labels; if not given, label or output, or the second."""
     labels: tuple[str, ...] = ()
     """Of examples: the labels; those in the data, if not given."""
+    form: Literal["csv", "tsv", "jsonl", "trec"] | None = None
+    """Of examples: how the file is written; if not given, what the end of its name says."""
+    encoding: str = "utf-8"
+    """Of examples: how characters are encoded, such as latin-1."""
     template: FileName = ""
     """Of instructions: the chat template, plain, alpaca, chatml or a file in the language of
     Jinja2; if not given, the model's own, or plain if it has none."""
@@ -259,6 +268,9 @@ class TrainConfig(TrainableKeys, ModelKeys, DataKeys):  # the fields of the last
     of updates (Vaswani et al. 2017)."""
     decay_lr: bool = True
     """With False, the rate is learning_rate from the first update on."""
+    lm_loss: Positive = 0.0
+    """Of a classification by a GPT: the weight of the loss of its texts as language; 0.5 in
+    GPT-1."""
     label_smoothing: Fraction = 0.0
     """The part of each target's probability that training spreads over all tokens."""
     weight_decay: Positive = 0.1

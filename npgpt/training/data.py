@@ -54,6 +54,9 @@ class Source:
     file: Path | None = None
     text: str | list[str] = ""  # or documents
     names: list[str] = field(default_factory=list)
+    places: list[str] = field(
+        default_factory=list, kw_only=True
+    )  # of examples: file and line, for messages
 
     n_levels: ClassVar[int] = 0  # the numbers beyond the vocabulary that its examples have
 

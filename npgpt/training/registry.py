@@ -13,6 +13,7 @@ from npgpt.training.instructions import Instructions
 from npgpt.training.masked import MaskedTokens
 from npgpt.training.pairs import Pairs
 from npgpt.training.preferences import Preferences
+from npgpt.training.similarity import Regression, Similarity
 from npgpt.training.task import LanguageModelling, Task
 
 TASKS: dict[str, type[Task]] = {
@@ -22,6 +23,8 @@ TASKS: dict[str, type[Task]] = {
         Pairs,
         MaskedTokens,
         Classification,
+        Regression,
+        Similarity,
         Instructions,
         Preferences,
         Images,

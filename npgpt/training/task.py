@@ -47,7 +47,10 @@ from npgpt.training.data import (
 
 TRAIN, VALIDATION = 0, 1  # the two splits of the data
 
-EXAMPLE_KEYS = ("epochs", "text_column", "label_column", "labels", "template", "pack", "dpo_beta")
+EXAMPLE_KEYS = (
+    "epochs", "text_column", "text_pair_column", "label_column", "labels", "form", "encoding",
+    "lm_loss", "template", "pack", "dpo_beta",
+)  # fmt: skip
 """Keys of a run that say something of examples."""
 
 SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 0}

@@ -62,6 +62,8 @@ def run(args: list[str]) -> int:
     if not options.data:
         raise UserError("there are no examples: give a file of texts and labels, or a folder")
     labels, find = make_classifier(options)
+    if len(labels) == 1:
+        raise UserError(f"{options.model} gives a number to a text, and no label")
     examples = read_examples(
         options.data,
         options.text_column,

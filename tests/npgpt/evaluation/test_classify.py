@@ -194,8 +194,15 @@ def test_models_that_do_not_fit(bert, tmp_path, capsys):
     assert npgpt("classify", "--model", bert, "x", "--labels", "a,b") == 2
     assert "one of the labels ('x', 'y', 'z'): leave out --labels" in capsys.readouterr().err
     draw_bert(1, ()).save_pretrained(tmp_path / "number")
-    assert npgpt("classify", "--model", tmp_path / "number", "x") == 2
+    save_tokenizer(ByteTokenizer(), tmp_path / "number")
+    (tmp_path / "x.tsv").write_text("x\t1\n")
+    args = ["--model", tmp_path / "number"]
+    assert npgpt("eval", "classification", tmp_path / "x.tsv", *args) == 2
     assert "gives a number to a text" in capsys.readouterr().err
+    assert npgpt("classify", *args, "x") == 0
+    assert float(capsys.readouterr().out) == pytest.approx(
+        float(draw_bert(1, ())(np.array([[ord("x")]]))[0].numpy()[0, 0]), abs=1e-4
+    )
     Bert(BertConfig(vocab_size=256, n_embd=12, n_layer=1, n_head=3)).save_pretrained(tmp_path / "m")
     save_tokenizer(ByteTokenizer(), tmp_path / "m")
     for command in (["classify", "--labels", "a,b"], ["complete"]):
