@@ -51,6 +51,11 @@ COMMANDS = {
         "language_modelling|classification|similarity|generation|choices",
         "How good a model is on your data, in numbers with their intervals.",
     ),
+    "report": (
+        "[DIR]",
+        "One page on a run, in Markdown and HTML: data, tokenizer, training, evaluations, samples, "
+        "cost. Without DIR: the latest run under out/.",
+    ),
     "embed": (
         "TEXT ... | --file FILE | --nearest TEXT",
         "Vectors of sentences, how similar they are, and the nearest ones. Without --model: with "

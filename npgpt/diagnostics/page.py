@@ -10,7 +10,7 @@ import base64
 import html
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +75,22 @@ def note(text: str) -> str:
 def heading(text: str) -> str:
     """Return the heading of a part."""
     return f"<h2>{escape(text)}</h2>"
+
+
+def text(content: str) -> str:
+    """Return a text that keeps its lines and spaces."""
+    lines = "\n".join(map(escape, content.split("\n")))
+    return f'<p class="text">{lines}</p>'
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of texts; the first cell of a row is the name of the row."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    lines = [f"<tr>{head}</tr>"]
+    for name, *cells in rows:
+        filled = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{filled}</tr>')
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
 def colour(share: float) -> str:
@@ -221,6 +237,48 @@ def line_chart(curves: Sequence[Curve], places: Sequence[str], axis: str, title:
             f'<text x="{left + 8 + 130 * i}" y="16" fill="{ink}">● {escape(curve.name)}</text>'
         )
     return _svg(width + 8, top + PLOT + 44, title, *parts)
+
+
+def loss_chart(losses: Mapping[str, Sequence[tuple[int, float]]], title: str) -> str:
+    """Return an SVG picture of at most two series of steps and losses, each a line.
+
+    Parameters
+    ----------
+    losses : mapping of str to sequence of (int, float)
+        The first is blue, and the second orange; one at least has a point.
+    title : str
+        What the picture shows, for those who cannot see it.
+    """
+    left, top, width, gray = 60, 28, 520, 'fill="#808080"'
+    points = np.array([point for series in losses.values() for point in series], float)
+    last, low, high = max(points[:, 0].max(), 1), points[:, 1].min(), points[:, 1].max()
+
+    def place(step: float, loss: float) -> tuple[float, float]:
+        share = (loss - low) / ((high - low) or 1)
+        return left + (width - left) * step / last, top + PLOT * (1 - share)
+
+    parts = []
+    for loss in np.linspace(low, high, 5):
+        x, y = place(0, loss)
+        parts.append(
+            f'<line x1="{x:.1f}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#808080" '
+            f'stroke-opacity="0.3"/><text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end" '
+            f"{gray}>{loss:.3f}</text>"
+        )
+    for step in (0, last / 2, last):
+        x, _ = place(step, low)
+        parts.append(
+            f'<text x="{x:.1f}" y="{top + PLOT + 18}" text-anchor="middle" {gray}>{step:,.0f}'
+            "</text>"
+        )
+    for i, (name, series) in enumerate(losses.items()):
+        ink = "rgb({},{},{})".format(*(POSITIVE, NEGATIVE)[i])
+        line = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in series)
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="{ink}" stroke-width="1.5"/>'
+            f'<text x="{left + 8 + 130 * i}" y="16" fill="{ink}">● {escape(name)}</text>'
+        )
+    return _svg(width + 8, top + PLOT + 28, title, *parts)
 
 
 def _svg(width: float, height: float, title: str, *parts: str) -> str:

@@ -1,0 +1,213 @@
+"""The report of a run: one page on its data, tokenizer, training, evaluations, samples and cost.
+
+All that a report says stands in the files of the run's folder. So a report can be made at any time,
+also of a run that is still going on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autograd.reading import SMALL, read_json
+from npgpt.diagnostics import info, page
+from npgpt.diagnostics.info import Cost
+from npgpt.errors import UserError
+from npgpt.evaluation.result import Result, Table
+from npgpt.say import visible
+from npgpt.training.curve import loss_curve, read_losses
+from npgpt.training.data import open_tokens
+from npgpt.training.loop import Run
+from npgpt.training.run import open_run
+from npgpt.training.task import TRAIN, VALIDATION
+from npgpt.weights.load import load_model
+
+EVALUATIONS = "evaluation*.json"  # of a run's folder: what npgpt eval --json has printed
+TOKENS = 40  # of a text, which the report shows at most
+
+
+@dataclass
+class Section:
+    """A part of a report.
+
+    Attributes
+    ----------
+    title : str
+    parts : list of str or Table
+        Paragraphs and tables, in their order.
+    text : str
+        A text that keeps its lines.
+    picture : str
+        In place of the text on the HTML page: SVG.
+    """
+
+    title: str
+    parts: list[str | Table]
+    text: str = ""
+    picture: str = ""
+
+
+def make_report(folder: Path) -> list[Section]:
+    """Return the report of the run in a folder.
+
+    Raises
+    ------
+    UserError
+        If the folder holds no run, or one of its files is damaged.
+    """
+    run = open_run(folder)
+    evaluations = sorted(folder.glob(EVALUATIONS))
+    return [
+        describe_data(run),
+        describe_tokenizer(run),
+        describe_model(run),
+        describe_training(run),
+        *(describe_evaluation(path) for path in evaluations),
+        describe_samples(run),
+        describe_cost(run),
+    ]
+
+
+def facts(**values: object) -> Table:
+    """Return a table of names and values; a number has its thousands apart."""
+    rows = [
+        [name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)]
+        for name, value in values.items()
+    ]
+    return Table(["", ""], rows)
+
+
+def describe_data(run: Run) -> Section:
+    """Return where the data come from, how much there is, and how it begins."""
+    rows = []
+    for name, tokens in run.task.data.items():
+        _, described = open_tokens(tokens.path, run.tokenizer)
+        sources = ", ".join(Path(source).name for source in described.sources[:5])
+        rows.append(
+            [
+                name,
+                sources,
+                f"{described.n_characters:,}",
+                f"{described.n_tokens:,}",
+                described.sha256[:16],
+            ]
+        )
+    generator = np.random.default_rng(0)
+    splits = (run.task.evaluation_batch(split, generator) for split in (TRAIN, VALIDATION))
+    examples = "\n".join(run.task.texts(batch)[0] for batch in splits)
+    columns = ["file", "from", "characters", "tokens", "SHA-256 begins"]
+    about = "An example of the training split, and one of the validation split:"
+    return Section("Data", [Table(columns, rows), about], examples)
+
+
+def describe_tokenizer(run: Run) -> Section:
+    """Return the kind of tokenizer, and the tokens that it makes of a text."""
+    tokenizer = run.tokenizer
+    table = facts(
+        kind=tokenizer.kind,
+        vocabulary=tokenizer.n_vocab,
+        special_tokens=", ".join(tokenizer.special_tokens) or "none",
+    )
+    ids = tokenizer.encode(run.task.prompt(), allowed_special="all")[:TOKENS]
+    tokens = " ".join(visible(tokenizer.tokens[i]) for i in ids.tolist())
+    return Section("Tokenizer", [table, "The tokens of a text from the data:"], tokens)
+
+
+def describe_model(run: Run) -> Section:
+    """Return the architecture, where its parameters are, and what a token costs."""
+    config = run.config
+    described = info.sections(run.model.config, config.batch_size, config.block_size, [])
+    parts: list[str | Table] = [f"The training began from {config.init_from}."]
+    for title, values in described.items():
+        if values:
+            parts.append(Table([title, ""], [*values.items()]))
+    return Section("Model", parts)
+
+
+def describe_training(run: Run) -> Section:
+    """Return how the run was trained, and its losses."""
+    config, progress = run.config, run.progress
+    table = facts(
+        task=config.task,
+        updates=f"{progress.step:,} of {config.max_iters:,}",
+        batch=f"{config.batch_size} x {config.gradient_accumulation_steps}",
+        learning_rate=f"{config.learning_rate:g} to {config.min_lr:g}",
+        weight_decay=config.weight_decay,
+        dropout=config.dropout,
+        seed=config.seed,
+        best_validation_loss=f"{progress.best_loss:.4f} at update {progress.best_step:,}"
+        if progress.evaluated >= 0
+        else "not evaluated yet",
+    )
+    if not run.files.metrics.is_file():
+        return Section("Training", [table])
+    losses = read_losses(run.folder)
+    picture = page.loss_chart(losses, "loss against the update") if any(losses.values()) else ""
+    return Section("Training", [table], loss_curve(run.folder), picture)
+
+
+def describe_evaluation(path: Path) -> Section:
+    """Return what a file says that ``npgpt eval --json`` has printed."""
+    try:
+        result = Result.from_dict(read_json(path, limit=SMALL))
+        parts: list[str | Table] = [result.title, result.metric_table()]
+        for name, table in result.tables.items():
+            parts += [name, table]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no result of npgpt eval --json: {type(error).__name__}; remove or rename it"
+        ) from None
+    return Section(f"Evaluation: {result.task}", parts)
+
+
+def describe_samples(run: Run) -> Section:
+    """Return what the best model does: the sample that training shows at its end."""
+    if not run.files.model.is_file():
+        return Section("Samples", ["There is no model yet: no evaluation has saved one."])
+    sample = run.task.final_sample(load_model(run.folder))
+    return Section("Samples", [run.task.command(run.folder)], sample)
+
+
+def describe_cost(run: Run) -> Section:
+    """Return the time, the tokens and the operations of the training."""
+    config, seconds = run.config, run.progress.elapsed_seconds
+    per_update = run.task.tokens_per_batch * config.gradient_accumulation_steps
+    n_tokens = run.progress.step * per_update
+    flops = Cost(run.model.config, config.batch_size, config.block_size).training_flops * n_tokens
+    table = facts(
+        seconds=f"{seconds:,.0f}",
+        tokens_read=n_tokens,
+        tokens_per_second=f"{n_tokens / seconds:,.0f}" if seconds else "none yet",
+        operations=f"{flops:.3g}",
+        operations_per_second=f"{flops / seconds:.3g}" if seconds else "none yet",
+    )
+    return Section("Cost", [table])
+
+
+# ---- the two forms of a report
+
+
+def to_markdown(title: str, sections: list[Section]) -> str:
+    """Return a report in Markdown."""
+    parts = [f"# {title}"]
+    for section in sections:
+        parts += [f"## {section.title}", *map(str, section.parts)]
+        if section.text:
+            parts.append("\n".join(f"    {line}" for line in section.text.split("\n")))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_html(title: str, sections: list[Section]) -> str:
+    """Return a report as a page in one file, with the loss curve as a picture."""
+    parts = []
+    for section in sections:
+        parts.append(page.heading(section.title))
+        for part in section.parts:
+            if isinstance(part, Table):
+                parts.append(page.table(part.columns, part.rows))
+            else:
+                parts.append(page.note(part))
+        parts.append(section.picture or (page.text(section.text) if section.text else ""))
+    return page.page(title, *parts)
