@@ -312,8 +312,14 @@ class Evaluation:
     once, and the sum removes the axis of j.
     """
 
-    def __init__(self, equations: tuple[Equation, ...], values: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        equations: tuple[Equation, ...],
+        values: dict[str, Any],
+        given: dict[str, Any] | None = None,
+    ) -> None:
         self.values = dict(values)
+        self.given = values if given is None else given  # the arrays before `along` moved their axes
         shapes = [()]
         for name in (name for e in equations for side in e[1:] for name in _names(side)):
             value = self.values.get(name.name)
@@ -509,7 +515,7 @@ class Formula:
         FormulaError
             If the formula cannot be read, uses an unknown name, or has no equation for an input.
         """
-        equations, evaluation = self._evaluation(arguments, out, g, cotangents)
+        equations, evaluation = self.evaluation(arguments, out, g, cotangents)
         stated = {name.name for e in equations for side in e[1:] for name in _names(side)}
         for name in cotangents:
             if not self.moves and f"d{name}" not in stated:
@@ -545,7 +551,7 @@ class Formula:
             left = equation.left.name if isinstance(equation.left, Name) else ""
             yield left, rename(equation, known, lambda word: numbers.get(word) or name(word))
 
-    def _evaluation(
+    def evaluation(
         self, arguments: dict[str, Any], out: Any, g: Any, cotangents: dict[str, Any]
     ) -> tuple[tuple[Equation, ...], Evaluation]:
         """Return the equations for a call, and an evaluation with the values of their names."""
@@ -556,13 +562,28 @@ class Formula:
             values |= {f"{name}{i}": v for i, v in enumerate(value)} if several else {name: value}
         text = self.text(arguments)
         if self.moves:
-            values |= self._flat(arguments, out, g, cotangents)
+            values |= self.flat(arguments, out, g, cotangents)
         for name, function in self.given.items():
             values[name] = function(**_named(function, arguments))
         equations = parse(text, frozenset(values))
+        given = dict(values)
         if self.along is not None:
             values |= self._along(equations, values)
-        return equations, Evaluation(equations, values)
+        return equations, Evaluation(equations, values, given)
+
+    def places(self, equations: tuple[Equation, ...], given: dict[str, Any]) -> dict[str, ndarray]:
+        """Return, for the arrays whose axes `along` moves, where their elements came from.
+
+        The element of a moved array at some index stood at this place in the flat array.
+        """
+        if self.along is None:
+            return {}
+        numbered = {
+            name: np.arange(x.size).reshape(x.shape) if isinstance(x, ndarray) else x
+            for name, x in given.items()
+        }
+        moved = self._along(equations, numbered)
+        return {name: x for name, x in moved.items() if isinstance(x, ndarray)}
 
     def _along(self, equations: tuple[Equation, ...], values: dict[str, Any]) -> dict[str, Any]:
         """Return the arrays with the axes that the op works along at the end, as one axis.
@@ -598,7 +619,7 @@ class Formula:
         axes = range(n_axes) if axis is None else axis if isinstance(axis, tuple) else (axis,)
         return sorted(int(a) % n_axes for a in axes)
 
-    def _flat(self, arguments: dict, out: Any, g: Any, cotangents: dict) -> dict[str, Any]:
+    def flat(self, arguments: dict, out: Any, g: Any, cotangents: dict) -> dict[str, Any]:
         """Return all arrays flat, and ``at``: the place in the inputs of each output element.
 
         To find the places, the op runs on inputs whose elements are their own places 0, 1, 2, ...

@@ -68,7 +68,7 @@ class Drawing:
 
 
 @dataclass(eq=False)
-class _Box:
+class Box:
     """A box of the picture: a leaf, an op or a module.
 
     A box with an empty `kind` is invisible: an edge passes through it on its way to a later layer.
@@ -77,10 +77,11 @@ class _Box:
     label: str = ""
     detail: str = ""
     kind: str = ""
-    inputs: list[_Box] = field(default_factory=list)
+    inputs: list[Box] = field(default_factory=list)
     layer: int = 0
     x: float = 0.0
     title: str = ""
+    numbers: list[int] = field(default_factory=list)  # of the values that the box stands for
 
     @property
     def width(self) -> float:
@@ -127,58 +128,65 @@ def draw(loss: Tensor, depth: int | None = None) -> Drawing:
     recording = getattr(loss._node, "recording", None)
     if recording is not None:
         recording.name_variables(users_frame())
-    boxes = _boxes(loss._node, recording, depth)
+    end = loss._node.number
+    nodes = read_tape(loss._node) if recording is None else read_recording(recording, end)
+    boxes = make_boxes(nodes, end, depth)
     if depth is None and recording is not None:
-        scopes = {call.scope for call in recording.behind(loss._node.number)}
-        deepest = max((scope.count(".") + 1 for scope in scopes if scope), default=0)
+        deepest = depth_of_modules(recording, end)
         while len(boxes) > MOST and deepest > 0:
             deepest -= 1
-            boxes = _boxes(loss._node, recording, deepest)
-    return Drawing(_svg(_arrange(boxes)))
+            boxes = make_boxes(nodes, end, deepest)
+    return Drawing(_svg(arrange(boxes)))
+
+
+def depth_of_modules(recording: Recording, number: int) -> int:
+    """Return how deep the modules lie in each other whose ops computed a value."""
+    scopes = {call.scope for call in recording.behind(number)}
+    return max((scope.count(".") + 1 for scope in scopes if scope), default=0)
 
 
 # ---- the boxes
 
 
-def _boxes(end: Node, recording: Recording | None, depth: int | None) -> list[_Box]:
+def make_boxes(nodes: dict[int, tuple], end: int, depth: int | None) -> list[Box]:
     """Return the boxes for the ops that computed a node; each box stands after its inputs.
 
     The loop goes through the nodes from old to new. With a depth, the ops of one module share one
     box, unless that would make a circle: if an op of the module reads a result from outside that
     was itself computed from the module, then this op begins a second box.
     """
-    parents = _recorded(end, recording) if recording is not None else _taped(end)
-    boxes: dict[Any, _Box] = {}  # by module or node
-    of: dict[int, _Box] = {}  # by number
-    for number in sorted(parents):
-        label, detail, kind, scope, inputs = parents[number]
+    boxes: dict[Any, Box] = {}  # by module or node
+    of: dict[int, Box] = {}  # by number
+    for number in sorted(nodes):
+        label, detail, kind, scope, inputs = nodes[number]
         module = _module(scope, depth) if kind == "op" and depth is not None else ""
         key = module or number
-        if kind == "op" and module and number != end.number:
+        if kind == "op" and module and number != end:
             above = [of[n] for n in inputs]
             box = boxes.get(key)
             if box is None or _reaches(above, box):
                 only = f"{module}: {label.split(' = ')[-1]}"  # the label if this is the only op
                 only = only if len(only) <= LONGEST else module
-                box = _Box(only, detail, "module", title=module)
+                box = Box(only, detail, "module", title=module)
                 boxes[key] = box
                 boxes[(key, number)] = box
             else:
                 box.label = module  # the label for several ops
             box.label, box.detail = _cut(box.label), detail
+            box.numbers.append(number)
             box.inputs += [x for x in above if x is not box and x not in box.inputs]
         else:
-            box = boxes[number] = _Box(_cut(label), detail, kind, [], title=label)
+            box = boxes[number] = Box(_cut(label), detail, kind, [], title=label, numbers=[number])
             box.inputs = [of[n] for n in inputs]
-            if number == end.number:
+            if number == end:
                 box.kind = "end"
         of[number] = box
     return _sort(_hide_parameters(list(dict.fromkeys(boxes.values()))))
 
 
-def _hide_parameters(boxes: list[_Box]) -> list[_Box]:
+def _hide_parameters(boxes: list[Box]) -> list[Box]:
     """Return the boxes without the parameters of a module that only this module reads."""
-    readers: dict[int, list[_Box]] = {}
+    readers: dict[int, list[Box]] = {}
     for box in boxes:
         for x in box.inputs:
             readers.setdefault(id(x), []).append(box)
@@ -193,7 +201,7 @@ def _hide_parameters(boxes: list[_Box]) -> list[_Box]:
     return kept
 
 
-def _reaches(above: list[_Box], box: _Box) -> bool:
+def _reaches(above: list[Box], box: Box) -> bool:
     """Return whether a box in `above`, other than `box`, was computed from `box`."""
     seen: set[int] = set()
     waiting = [x for x in above if x is not box]
@@ -207,9 +215,9 @@ def _reaches(above: list[_Box], box: _Box) -> bool:
     return False
 
 
-def _sort(boxes: list[_Box]) -> list[_Box]:
+def _sort(boxes: list[Box]) -> list[Box]:
     """Return the boxes in an order in which each stands after its inputs."""
-    done: dict[int, _Box] = {}
+    done: dict[int, Box] = {}
     for box in boxes:
         stack = [(box, iter(box.inputs))]
         while stack:
@@ -237,13 +245,13 @@ def _module(scope: str, depth: int) -> str:
     return ".".join(kept)
 
 
-def _recorded(end: Node, recording: Recording) -> dict[int, tuple]:
+def read_recording(recording: Recording, end: int) -> dict[int, tuple]:
     """Return the nodes that a recorded node was computed from.
 
     For each number: the label, shape and kind of the box, the module, and the numbers of inputs.
     """
     found: dict[int, tuple] = {}
-    for call in recording.behind(end.number):
+    for call in recording.behind(end):
         inputs = list(call.parents.values())
         for n in inputs:
             if n not in recording.maker:
@@ -252,13 +260,13 @@ def _recorded(end: Node, recording: Recording) -> dict[int, tuple]:
             name = recording.names.get(n, "")
             label = f"{name.split('.')[-1]} = {call.op.name}" if name else call.op.name
             found[n] = label, _shape(recording.values[n]), "op", call.scope, inputs
-    if end.number not in found:
-        found[end.number] = recording.name(end.number), _shape(end), "leaf", "", []
+    if end not in found:
+        found[end] = recording.name(end), _shape(recording.values[end]), "leaf", "", []
     return found
 
 
-def _taped(end: Node) -> dict[int, tuple]:
-    """Return the same as `_recorded` for a node that was not recorded, from its tape."""
+def read_tape(end: Node) -> dict[int, tuple]:
+    """Return the same as `read_recording` for a node that was not recorded, from its tape."""
     found: dict[int, tuple] = {}
     waiting = [end]
     while waiting:
@@ -285,7 +293,7 @@ def _cut(label: str) -> str:
 # ---- the places of the boxes
 
 
-def _arrange(boxes: list[_Box]) -> list[list[_Box]]:
+def arrange(boxes: list[Box]) -> list[list[Box]]:
     """Put the boxes into layers, and return the layers.
 
     A box stands one layer below the lowest of its inputs; a leaf stands one layer above its first
@@ -297,20 +305,20 @@ def _arrange(boxes: list[_Box]) -> list[list[_Box]]:
     for box in boxes:
         box.inputs = list(dict.fromkeys(box.inputs))
         box.layer = max((x.layer + 1 for x in box.inputs), default=0)
-    readers: dict[int, list[_Box]] = {id(box): [] for box in boxes}
+    readers: dict[int, list[Box]] = {id(box): [] for box in boxes}
     for box in boxes:
         for x in box.inputs:
             readers[id(x)].append(box)
     for box in boxes:
         if not box.inputs and readers[id(box)]:
             box.layer = min(x.layer for x in readers[id(box)]) - 1
-    layers: list[list[_Box]] = [[] for _ in range(max(box.layer for box in boxes) + 1)]
+    layers: list[list[Box]] = [[] for _ in range(max(box.layer for box in boxes) + 1)]
     for box in boxes:
         layers[box.layer].append(box)
     for box in boxes:
         box.inputs = [_through(x, box.layer, layers) for x in box.inputs]
     above = {id(box): box.inputs for layer in layers for box in layer}
-    below: dict[int, list[_Box]] = {id(box): [] for layer in layers for box in layer}
+    below: dict[int, list[Box]] = {id(box): [] for layer in layers for box in layer}
     for layer in layers:
         for box in layer:
             for x in box.inputs:
@@ -331,25 +339,25 @@ def _arrange(boxes: list[_Box]) -> list[list[_Box]]:
     return layers
 
 
-def _through(x: _Box, layer: int, layers: list[list[_Box]]) -> _Box:
+def _through(x: Box, layer: int, layers: list[list[Box]]) -> Box:
     """Return the box in the layer above from which an edge comes: x, or an invisible one."""
     for between in range(x.layer + 1, layer):
         passing = next((p for p in layers[between] if not p.kind and p.inputs == [x]), None)
         if passing is None:
-            passing = _Box(inputs=[x], layer=between)
+            passing = Box(inputs=[x], layer=between)
             layers[between].append(passing)
         x = passing
     return x
 
 
-def _mean(boxes: list[_Box], otherwise: float) -> float:
+def _mean(boxes: list[Box], otherwise: float) -> float:
     """Return the mean place of boxes. Leaves have a small weight, so that chains are straight."""
     weights = [0.1 if box.kind == "leaf" else 1.0 for box in boxes]
     places = [box.x for box in boxes]
     return sum(map(mul, weights, places)) / sum(weights) if boxes else otherwise
 
 
-def _place(layer: list[_Box], wish: dict[int, float]) -> None:
+def _place(layer: list[Box], wish: dict[int, float]) -> None:
     """Put the boxes of a layer as near to their wished places as order and widths allow.
 
     Boxes that would overlap form a group, which stands at the weighted mean of its wished places.
@@ -376,7 +384,7 @@ def _place(layer: list[_Box], wish: dict[int, float]) -> None:
 # ---- the text of the picture
 
 
-def _svg(layers: list[list[_Box]]) -> str:
+def _svg(layers: list[list[Box]]) -> str:
     boxes = [box for layer in layers for box in layer]
     left = min(box.x - box.width / 2 for box in boxes) - MARGIN
     width = max(box.x + box.width / 2 for box in boxes) + MARGIN - left
@@ -395,15 +403,15 @@ def _escaped(text: str) -> str:
     return html.escape(shown(text))
 
 
-def _top(box: _Box) -> float:
+def top(box: Box) -> float:
     return MARGIN + box.layer * (BOX + LAYER)
 
 
-def _edges(boxes: list[_Box], left: float) -> Iterator[str]:
+def _edges(boxes: list[Box], left: float) -> Iterator[str]:
     for box in boxes:
         for x in box.inputs:
-            x0, y0 = x.x - left, _top(x) + BOX
-            x1, y1 = box.x - left, _top(box) - (6 if box.kind else 0)
+            x0, y0 = x.x - left, top(x) + BOX
+            x1, y1 = box.x - left, top(box) - (6 if box.kind else 0)
             bend = (y1 - y0) / 2
             through = "" if box.kind else f" v{BOX}"
             yield (
@@ -411,14 +419,14 @@ def _edges(boxes: list[_Box], left: float) -> Iterator[str]:
                 f"{x1:.1f} {y1:.1f}{through}'/>"
             )
         if box.kind and box.inputs:
-            x1, y1 = box.x - left, _top(box)
+            x1, y1 = box.x - left, top(box)
             yield f"<path class='arrow' d='M{x1 - 4:.1f} {y1 - 7:.1f}h8l-4 7z'/>"
 
 
-def _rects(boxes: list[_Box], left: float) -> Iterator[str]:
+def _rects(boxes: list[Box], left: float) -> Iterator[str]:
     for box in boxes:
         if box.kind:
-            x, y = box.x - left, _top(box)
+            x, y = box.x - left, top(box)
             radius = 18 if box.kind == "leaf" else 5
             yield (
                 f"<g><title>{_escaped(box.title)}</title><rect class='{box.kind}' "

@@ -61,7 +61,7 @@ def write_with_numbers(
         What the symbols on the left sides stand for. A symbol that is missing is written as it is,
         with a dollar sign.
     """
-    equations, evaluation = formula._evaluation(arguments, out, g, sent)
+    equations, evaluation = formula.evaluation(arguments, out, g, sent)
     # For dx_i = g_i · y_i, with arrays of shape (2,), the loop writes dx[0] = 1 · 3 = 3 and
     # dx[1] = 1 · 4 = 4: one equation, with a row for each element.
     for equation in () if formula.moves else equations:

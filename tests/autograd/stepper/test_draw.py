@@ -10,7 +10,7 @@ from hypothesis.strategies import characters, text
 
 import autograd
 from autograd.stepper import record, trace
-from autograd.stepper.draw import _arrange, _Box, draw
+from autograd.stepper.draw import arrange, Box, draw
 from npgpt import GPT, GPTConfig
 from npgpt.module import Module, Parameter
 
@@ -81,8 +81,8 @@ def test_edges_lead_down_and_boxes_do_not_overlap():
     boxes = []
     for i in range(60):
         inputs = [boxes[j] for j in set(random.integers(0, i, 2).tolist())] if i > 5 else []
-        boxes.append(_Box(f"box {i}", "", "op" if inputs else "leaf", inputs))
-    layers = _arrange(boxes)
+        boxes.append(Box(f"box {i}", "", "op" if inputs else "leaf", inputs))
+    layers = arrange(boxes)
     for depth, layer in enumerate(layers):
         for box in layer:
             assert box.layer == depth

@@ -1,0 +1,65 @@
+"""A trace as a page: one HTML file with every number of a pass, and the sum behind each number.
+
+The file needs no server and no network. What it shows is data, which its script
+(``page.js``) reads from an element of the page; the file's policy lets no other script run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from autograd.escape import shown
+from autograd.files import write_text
+from autograd.page.contents import collect
+from autograd.stepper.trace import Trace
+
+
+def make_page(trace: Trace) -> str:
+    """Return the page of a trace, as the text of an HTML file.
+
+    An array of more than 262,144 elements is reduced to a corner of at most 16,384, its norm and
+    its ten largest elements; a sum that reads other elements says which are missing.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from autograd.page import make_page
+    >>> with autograd.record():
+    ...     x = autograd.tensor([1.0, 2.0], requires_grad=True)
+    ...     y = (x * x).sum()
+    >>> make_page(autograd.stepper.trace(y))[:15]
+    '<!DOCTYPE html>'
+    """
+    name = trace.recording.name(trace.start)
+    title = html.escape(shown(f"Backpropagation from {name}"))
+    style, script = (files(__package__).joinpath(f"page.{kind}").read_text("utf-8") for kind in
+                     ("css", "js"))  # fmt: skip
+    # In a script element, only "<" could end it or begin a comment.
+    data = json.dumps(collect(trace), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f'<script type="application/json" id="data">{data}</script>\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _hash(text: str) -> str:
+    """Return the name of a text in a content security policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def write_page(trace: Trace, path: str | Path) -> None:
+    """Write the page of a trace to a file; see `make_page`."""
+    write_text(path, make_page(trace))

@@ -1,0 +1,174 @@
+"""What a page knows of a trace: values, calls, steps, source lines and graphs, as data for JSON."""
+
+from __future__ import annotations
+
+import linecache
+from pathlib import Path
+from typing import Any
+
+from numpy import ndarray
+
+from autograd.escape import brief, shown, shown_text
+from autograd.formula import FormulaError
+from autograd.page.arrays import Arrays, number
+from autograd.page.terms import write_terms
+from autograd.stepper.draw import (
+    BOX,
+    LAYER,
+    MOST,
+    Box,
+    arrange,
+    depth_of_modules,
+    make_boxes,
+    read_recording,
+)
+from autograd.stepper.record import Call
+from autograd.stepper.steps import Step, as_tuple
+from autograd.stepper.trace import Trace
+
+LARGEST_GRAPH = 1500  # boxes: a graph with more is shown with its modules closed
+
+
+def collect(trace: Trace) -> dict[str, Any]:
+    """Return everything that the page of a trace shows."""
+    recording, arrays = trace.recording, Arrays()
+    calls = recording.behind(trace.start)
+    steps = {step.number: i for i, step in enumerate(trace.steps)}
+    lines = _Lines()
+    entries = []
+    for call in calls:
+        place = steps.get(call.number)
+        step = None if place is None else trace.steps[place]
+        file, line = lines.find(call)
+        entries.append(
+            {
+                "op": call.op.name,
+                "scope": call.scope,
+                "file": file,
+                "line": line,
+                "at": call.at,
+                "inputs": call.parents,
+                "constants": {
+                    name: arrays.add(x) if isinstance(x, ndarray) and x.ndim else shown(brief(x))
+                    for name, x in call.arguments.items()
+                    if name not in call.parents
+                },
+                "results": list(call.results),
+                "step": -1 if place is None else place,
+                "formula": call.op.stated.text(call.arguments).splitlines()
+                if call.op.stated
+                else [],
+                **_terms(trace, call, step, arrays),
+            }
+        )
+    numbers = {n for call in calls for n in (*call.results, *call.parents.values())}
+    values = {}
+    for n in sorted(numbers | {trace.start}):
+        cotangent = trace.cotangent_of(n)
+        values[n] = {
+            "name": recording.name(n),
+            "array": arrays.add(recording.values[n]),
+            "cotangent": -1 if cotangent is None else arrays.add(cotangent),
+        }
+    places = {call.number: i for i, call in enumerate(calls)}
+    return {
+        "start": trace.start,
+        "value": brief(recording.values[trace.start].tolist()),
+        "values": values,
+        "calls": entries,
+        "steps": [
+            {
+                "call": places[step.number],
+                "edges": [
+                    [edge.input, edge.parent, arrays.add(edge.contribution)] for edge in step.edges
+                ],
+            }
+            for step in trace.steps
+        ],
+        "files": lines.files,
+        "graphs": [_graph(layers) for layers in _layouts(trace)],
+        "arrays": arrays.entries,
+    }
+
+
+def _terms(trace: Trace, call: Call, step: Step | None, arrays: Arrays) -> dict[str, Any]:
+    """Return the equations of a call, or nothing if its op states none."""
+    if call.op.stated is None:
+        return {}
+    values = tuple(trace.recording.values[n] for n in call.results)
+    out = values if len(values) > 1 else values[0]
+    sent = {edge.input: edge.contribution for edge in step.edges} if step else {}
+    cotangent = step.cotangent if step else None
+    try:
+        return write_terms(call.op.stated, call.arguments, out, cotangent, sent, arrays)
+    except FormulaError:  # a formula that does not hold for these arguments
+        return {}
+
+
+class _Lines:
+    """The source files of calls."""
+
+    def __init__(self) -> None:
+        self.files: list[dict[str, Any]] = []
+        self._known: dict[str, int] = {}
+
+    def find(self, call: Call) -> tuple[int, int]:
+        """Return the number of the file, and the line, counted from 1; -1 if there is no source."""
+        path, line, _ = call.place
+        if not path:
+            return -1, 0
+        if path not in self._known:
+            lines = linecache.getlines(path)
+            self._known[path] = len(self.files) if lines else -1
+            if lines:
+                text = [shown_text(line.rstrip("\r\n")) for line in lines]
+                self.files.append({"name": shown(Path(path).name), "lines": text})
+        return self._known[path], int(line)
+
+
+def _layouts(trace: Trace) -> list[list[list[Box]]]:
+    """Return the graph with its modules closed, then opened level by level."""
+    nodes = read_recording(trace.recording, trace.start)
+    levels = range(1, depth_of_modules(trace.recording, trace.start))
+    made = [make_boxes(nodes, trace.start, depth) for depth in (*levels, None)]
+    small = [boxes for boxes in made if len(boxes) <= LARGEST_GRAPH] or made[:1]
+    sizes = [len(boxes) for boxes in small]
+    return [arrange(b) for b, n, before in zip(small, sizes, [0, *sizes], strict=False) if n > before]
+
+
+def _graph(layers: list[list[Box]]) -> dict[str, Any]:
+    """Return the places of boxes, and the lines between them."""
+    boxes = [box for layer in layers for box in layer]
+    left = min(box.x - box.width / 2 for box in boxes)
+    found = {id(box): i for i, box in enumerate(box for box in boxes if box.kind)}
+    lines = []
+    for box in boxes:
+        for first in box.inputs if box.kind else ():
+            points, at = [(box.x, box.layer)], first
+            while not at.kind:  # an invisible box, which the line passes
+                points.append((at.x, at.layer))
+                at = at.inputs[0]
+            points.append((at.x, at.layer))
+            whole = [[round(x - left, 1), y * (BOX + LAYER)] for x, y in reversed(points)]
+            lines.append([found[id(at)], found[id(box)], whole])
+    return {
+        "width": round(max(box.x + box.width / 2 for box in boxes) - left, 1),
+        "height": len(layers) * (BOX + LAYER),
+        "box": BOX,
+        "small": len(found) <= MOST,
+        "boxes": [
+            {
+                "x": round(box.x - left, 1),
+                "y": box.layer * (BOX + LAYER),
+                "width": round(box.width, 1),
+                "kind": box.kind,
+                "label": shown(box.label),
+                "detail": shown(box.detail),
+                "title": shown(box.title),
+                "numbers": box.numbers,
+            }
+            for box in boxes
+            if box.kind
+        ],
+        "lines": lines,
+    }

@@ -1,0 +1,258 @@
+"""The page in a real browser: what it shows for clicks and keys, against NumPy's numbers."""
+
+import json
+import re
+import shutil
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from conftest import need
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import autograd
+from autograd import nn
+from autograd.page import write_page
+from autograd.stepper import trace
+from autograd.testing import properties
+from autograd.testing.strategies import op_calls
+
+OPS = sorted(autograd.REGISTRY)
+
+# Every element of every array that the page knows, beside the sum that it shows for the element.
+SUMS = """() => {
+  const found = [];
+  const add = (target) => {
+    const key = arrayOf(target);
+    if (key === undefined || key < 0) return;
+    const n = size(data.arrays[key].shape);
+    for (let flat = 0; flat < n; flat += Math.max(1, Math.floor(n / 30))) {
+      const behind = sums(target, flat);
+      for (const { terms } of behind) {
+        const total = terms.reduce((sum, term) => sum + product(term), 0);
+        const largest = terms.reduce((most, term) => Math.max(most, Math.abs(product(term))), 0);
+        found.push([labelOf(target), flat, element(key, flat), total, largest].map(String));
+      }
+    }
+  };
+  data.calls.forEach((call, at) => {
+    call.results.forEach((n) => add(value(n)));
+    (call.equations || []).forEach(({ name }) => add(part(at, name)));
+  });
+  data.steps.forEach(({ edges }, i) => edges.forEach(([input]) => add(edge(i, input))));
+  Object.keys(data.values).forEach((n) => add(cotangent(n)));
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, as Debian has it."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sync_playwright = None
+    need(sync_playwright is not None, "playwright")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    need(path is not None, "chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser, file, **options):
+    """Open a file as a page; fail if the page reports an error."""
+    errors = []
+    page = browser.new_page(**options)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    page.goto(f"file://{file}")
+    yield page
+    page.close()
+    assert not errors, errors
+
+
+def two_layers():
+    """Return the trace of a net of two layers, and its arrays by name."""
+    generator = np.random.default_rng(0)
+    X, targets = generator.normal(size=(6, 4)), np.array([0, 1, 2, 0, 1, 2])
+    W1 = autograd.tensor(generator.normal(size=(4, 5)), requires_grad=True)
+    b1 = autograd.tensor(generator.normal(size=5), requires_grad=True)
+    W2 = autograd.tensor(generator.normal(size=(5, 3)), requires_grad=True)
+    with autograd.record():
+        a = X @ W1 + b1
+        h = np.tanh(a)
+        logits = h @ W2
+        loss = nn.cross_entropy(logits, targets)
+    loss.backward(retain_graph=True)
+    return trace(loss), {"W1": W1, "b1": b1, "W2": W2, "h": h, "logits": logits}
+
+
+def block():
+    """Return the trace of a GPT's loss on a text."""
+    from npgpt import GPT, GPTConfig
+
+    model = GPT(GPTConfig(vocab_size=20, n_positions=8, n_embd=12, n_layer=1, n_head=3)).eval()
+    ids = np.random.default_rng(0).integers(0, 20, (1, 8))
+    with autograd.record():
+        _, loss = model(ids[:, :-1], targets=ids[:, 1:])
+    return trace(loss), model
+
+
+def assert_sums_agree(page, tolerance):
+    found = page.evaluate(SUMS)
+    for name, flat, x, total, largest in found:
+        x, total, largest = float(x), float(total), float(largest)
+        close = np.isclose(total, x, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+        assert close or not np.isfinite(x), (name, flat, x, total)
+    return len(found)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_number_is_the_sum_that_the_page_shows(name, browser, tmp_path):
+    """For every op: its results, the parts of its formula, and what its rule sends."""
+    op = autograd.REGISTRY[name]
+
+    @settings(max_examples=3)
+    @given(data=st.data())
+    def check(data):
+        call = data.draw(op_calls(op))
+        wanted = set(properties.differentiable(op, call))
+        with autograd.record(), np.errstate(all="ignore"):
+            args = [
+                autograd.tensor(x, requires_grad=True) if i in wanted else x
+                for i, x in enumerate(call.args)
+            ]
+            outs = op(*args, **call.kwargs)
+            outs = outs if isinstance(outs, tuple) else (outs,)
+            loss = sum((y * y).sum() for y in outs)
+            write_page(trace(loss), tmp_path / "page.html")
+        with opened(browser, tmp_path / "page.html") as page:
+            assert assert_sums_agree(page, 1e-6) or not loss.size
+
+    check()
+
+
+def test_the_numbers_of_a_block(browser, tmp_path):
+    found, model = block()
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        assert assert_sums_agree(page, 2e-4) > 1000  # float32
+        page.fill("#search", "transformer.h.0.attn.c_attn.weight")
+        page.press("#search", "Enter")
+        page.wait_for_selector("#inspector figure")
+        assert "transformer.h.0.attn.c_attn.weight" in page.inner_text("#inspector")
+
+
+def test_a_number_opens_as_its_sum(browser, tmp_path):
+    """A click goes from a gradient to a term, and on to the number that the term names."""
+    found, arrays = two_layers()
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        assert "backward, cross_entropy" in page.inner_text("#inspector h2")
+        page.keyboard.press("n")
+        assert "backward, matmul" in page.inner_text("#inspector h2")
+        assert "logits = h @ W2" in page.inner_text("#source .running")
+        page.click('#inspector [title="d(W2)[1, 0]"]')
+        gradient = arrays["W2"].grad.numpy()
+        heading = page.inner_text("#sum")
+        assert heading.startswith("d(W2)[1, 0] = ")
+        assert np.isclose(float(heading.split("= ")[1]), gradient[1, 0], rtol=1e-3)
+        rows = page.locator(".terms tr")
+        assert rows.count() == 6  # one for each example, the largest first
+        values = [abs(float(text)) for text in page.locator(".terms .value").all_inner_texts()]
+        assert values == sorted(values, reverse=True)
+        factor = rows.nth(0).locator('button[title^="h["]')
+        place = re.fullmatch(r"h\[(\d+), 1\]", factor.get_attribute("title"))
+        factor.click()
+        assert page.inner_text("#sum").startswith(f"h[{place[1]}, 1] = ")
+        shown = float(page.inner_text("#sum").split("= ")[1])
+        assert np.isclose(shown, arrays["h"].numpy()[int(place[1]), 1], rtol=1e-3)
+        page.click('.terms button[title^="a["]')  # tanh(a): to the sum that a is
+        assert page.inner_text("#sum").startswith(f"a[{place[1]}, 1] = ")
+
+
+def test_the_scrubber_and_the_keys_go_through_the_pass(browser, tmp_path):
+    found, _ = two_layers()
+    write_page(found, tmp_path / "page.html")
+    n = 2 * len(found.steps)
+    with opened(browser, tmp_path / "page.html") as page:
+        for key, expected in [("b", len(found.steps)), ("g", len(found.steps) + 1)]:
+            page.keyboard.press(key)
+            assert page.inner_text("#inspector h2").startswith(f"{expected} of {n}")
+        page.focus("#scrubber")
+        page.keyboard.press("Home")
+        assert "1 of 10: forward, matmul" in page.inner_text("#inspector h2")
+        page.keyboard.press("End")
+        assert "10 of 10: backward, matmul" in page.inner_text("#inspector h2")
+        assert page.locator("path.flow").count() == page.locator("path.line").count() == 7
+        page.keyboard.press("n")  # there is nothing behind the end
+        assert page.inner_text("#inspector h2").startswith("10 of 10")
+        page.click("svg .box:has-text('tanh')")
+        assert "backward, tanh" in page.inner_text("#inspector h2")
+
+
+def test_a_link_leads_to_a_step_and_an_element(browser, tmp_path):
+    found, _ = two_layers()
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        page.keyboard.press("n")
+        page.click('#inspector [title="d(W2)[4, 2]"]')
+        address, heading = page.evaluate("location.hash"), page.inner_text("#sum")
+    with opened(browser, f"{tmp_path}/page.html{address}") as page:
+        assert page.inner_text("#sum") == heading
+    for wrong in ("#step=99&of=7&el=x", '#of={"kind":"value"}', "#step=-1", "#of=[", "#el=1,2,3"):
+        with opened(browser, f"{tmp_path}/page.html{wrong}") as page:
+            assert " of 10: " in page.inner_text("#inspector h2")
+
+
+def test_predictions_are_judged(browser, tmp_path):
+    found, arrays = two_layers()
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        page.keyboard.press("n")
+        page.click("text=predict")
+        assert page.locator('[title^="d(W2)["]').count() == 0
+        question = page.locator(".question", has_text="d(W2)")
+        shape, entry = question.locator("form").all()
+        place = json.loads(re.search(r"\[.*\]", entry.inner_text())[0])
+        x = arrays["W2"].grad.numpy()[tuple(place)]
+        for form, answer, expected in [
+            (shape, "3, 5", "Not right"), (shape, "(5, 3)", "Right."), (entry, "", "Type a number"),
+            (entry, str(-x), "sign"), (entry, str(2 * x), "2 times"), (entry, f"{x:.3g}", "Right."),
+        ]:  # fmt: skip
+            form.locator("input").fill(answer)
+            form.locator("button").click()
+            assert expected in question.locator("[role=status]").inner_text()
+
+
+def test_a_name_of_markup_stays_a_name(browser, tmp_path):
+    """Nothing from a trace becomes markup or runs."""
+    found, _ = two_layers()
+    evil = "</script><img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
+    for number in list(found.recording.names):
+        found.recording.names[number] = f"{evil}{number}"
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        page.keyboard.press("n")
+        assert page.title().startswith("Backpropagation from </script>")
+        assert page.locator("img").count() == 0
+
+
+@pytest.mark.parametrize("width", [400, 900, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_every_width(browser, tmp_path, width, scheme):
+    """No part is wider than the window; what is wide scrolls inside its part."""
+    found, _ = two_layers()
+    write_page(found, tmp_path / "page.html")
+    viewport = {"width": width, "height": 800}
+    with opened(browser, tmp_path / "page.html", viewport=viewport, color_scheme=scheme) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
+        for _ in range(3):
+            page.keyboard.press("m")
+        assert page.evaluate("document.documentElement.dataset.mode") == "projector"
