@@ -319,7 +319,7 @@ class Evaluation:
         given: dict[str, Any] | None = None,
     ) -> None:
         self.values = dict(values)
-        self.given = values if given is None else given  # the arrays before `along` moved their axes
+        self.given = values if given is None else given  # before `along` moved axes
         shapes = [()]
         for name in (name for e in equations for side in e[1:] for name in _names(side)):
             value = self.values.get(name.name)

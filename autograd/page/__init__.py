@@ -22,8 +22,9 @@ from autograd.stepper.trace import Trace
 def make_page(trace: Trace) -> str:
     """Return the page of a trace, as the text of an HTML file.
 
-    An array of more than 262,144 elements is reduced to a corner of at most 16,384, its norm and
-    its ten largest elements; a sum that reads other elements says which are missing.
+    If the arrays have more than four million elements together, the large ones are reduced to a
+    corner, their norm and their ten largest elements; a sum that reads other elements says how many
+    are missing.
 
     Examples
     --------
@@ -40,7 +41,8 @@ def make_page(trace: Trace) -> str:
     style, script = (files(__package__).joinpath(f"page.{kind}").read_text("utf-8") for kind in
                      ("css", "js"))  # fmt: skip
     # In a script element, only "<" could end it or begin a comment.
-    data = json.dumps(collect(trace), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(collect(trace), allow_nan=False, separators=(",", ":"))
+    data = data.replace("<", "\\u003c")
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'"

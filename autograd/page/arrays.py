@@ -1,4 +1,4 @@
-"""The arrays of a page: their bytes as text, and of a large array a part that stands for it."""
+"""The arrays of a page: their bytes as text, and of a large array a corner that stands for it."""
 
 from __future__ import annotations
 
@@ -9,55 +9,66 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-LARGEST = 1 << 18  # elements: of a larger array, a page keeps a corner
-CORNER = 1 << 14  # elements of the corner
-LISTED = 10  # the largest elements, which a page keeps of every array
+MOST = 1 << 22  # elements of all arrays of a page
+LISTED = 10  # of an array: the largest elements, which a page always keeps
+BLOCK = 1 << 16  # elements that are looked at together
 
 
 class Arrays:
-    """Collects arrays for a page, each one once.
-
-    Attributes
-    ----------
-    entries : list of dict
-        What the page reads of each array: its shape, the type and the bytes of its elements, its
-        norm and extremes, and its largest elements. An array of more than `LARGEST` elements has
-        only a corner, whose shape is ``kept``: the first elements along each axis.
-    """
+    """Collects arrays for a page, each one once."""
 
     def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self._known: dict[int, int] = {}
-        self._alive: list[Any] = []  # so that no id is used again
+        self.kept: list[Any] = []
+        self._places: dict[int, int] = {}  # by id; no id is used again, since `kept` has the array
 
     def add(self, x: Any) -> int:
-        """Return the place of an array in `entries`; add the array if it is new."""
-        if id(x) not in self._known:
-            self._known[id(x)] = len(self.entries)
-            self._alive.append(x)
-            self.entries.append(_entry(np.asarray(x)))
-        return self._known[id(x)]
+        """Return the place of an array; add the array if it is new."""
+        if id(x) not in self._places:
+            self._places[id(x)] = len(self.kept)
+            self.kept.append(x)
+        return self._places[id(x)]
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return what a page reads of each array.
+
+        Its shape, the type and the bytes of its elements, its norm, and its largest elements. If
+        all arrays together have more than `MOST` elements, each keeps a corner: the first elements
+        along each axis, up to the largest power of two at which the page has at most `MOST`. Its
+        entry then has the shape of the corner as ``kept``.
+        """
+        limit = 1 << 40
+        sizes = np.array([np.size(x) for x in self.kept] or [0])
+        while limit > 1 and np.minimum(sizes, limit).sum() > MOST:
+            limit //= 2
+        return [_entry(np.asarray(x), limit) for x in self.kept]
 
 
-def _entry(x: ndarray) -> dict[str, Any]:
-    x = _readable(x)
+def _entry(x: ndarray, limit: int) -> dict[str, Any]:
     kept = list(x.shape)
-    while x.size > LARGEST and math.prod(kept) > CORNER:
+    while math.prod(kept) > limit:
         longest = kept.index(max(kept))
         kept[longest] = -(-kept[longest] // 2)
-    corner = np.ascontiguousarray(x[tuple(map(slice, kept))])
+    corner = _readable(x[tuple(map(slice, kept))])
+    flat = x.ravel()
+    with np.errstate(all="ignore"):
+        norm = math.sqrt(sum(_squares(flat[i : i + BLOCK]) for i in range(0, flat.size, BLOCK)))
     entry: dict[str, Any] = {
         "shape": list(x.shape),
-        "type": x.dtype.str[1:],
-        "data": base64.b64encode(corner.astype(x.dtype.newbyteorder("<")).tobytes()).decode(),
-        "largest": _largest(x),
-        "norm": number(np.linalg.norm(x.astype(float).ravel())),
-        "zeros": int((x == 0).sum()),
-        "nonfinite": int((~np.isfinite(x)).sum()),
+        "type": corner.dtype.str[1:],
+        "data": base64.b64encode(np.ascontiguousarray(corner).tobytes()).decode(),
+        "largest": _largest(flat),
+        "norm": number(norm),
+        "zeros": flat.size - int(np.count_nonzero(flat)),
+        "nonfinite": 0 if math.isfinite(norm) else int((~np.isfinite(flat)).sum()),
     }
     if kept != list(x.shape):
         entry["kept"] = kept
     return entry
+
+
+def _squares(part: ndarray) -> float:
+    part = part.astype(float)
+    return float(np.vdot(part, part))
 
 
 def _readable(x: ndarray) -> ndarray:
@@ -66,17 +77,22 @@ def _readable(x: ndarray) -> ndarray:
         return x.astype(np.uint8)
     if x.dtype.kind in "iu":
         fits = not x.size or np.abs(x.astype(float)).max() < 2**31
-        return x.astype(np.int32 if fits else np.float64)
-    return x.astype(np.float32 if x.dtype.itemsize < 8 else np.float64)
+        return x.astype("<i4" if fits else "<f8")
+    return x.astype("<f4" if x.dtype.itemsize <= 4 else "<f8")
 
 
-def _largest(x: ndarray) -> list[list[Any]]:
-    """Return the largest elements without their signs: the flat place of each, and its value."""
-    flat = x.ravel()
-    sizes = np.abs(np.nan_to_num(flat.astype(float), nan=np.inf))
-    n = min(LISTED, flat.size)
-    places = np.argpartition(-sizes, n - 1)[:n] if n else np.array([], int)
-    order = places[np.lexsort((places, -sizes[places]))]
+def _largest(flat: ndarray) -> list[list[Any]]:
+    """Return the largest elements without their signs: the place of each, and its value."""
+    sizes = np.abs(flat) if flat.dtype.kind in "fiu" else flat.astype(float)
+    if sizes.dtype.kind == "f":
+        np.copyto(sizes, np.inf, where=np.isnan(sizes))
+    starts = np.arange(0, flat.size, BLOCK)
+    if len(starts) > LISTED:  # only blocks with a large maximum can have one of the largest
+        best = np.argsort(-np.maximum.reduceat(sizes, starts), kind="stable")[:LISTED]
+        starts = np.sort(starts[best])
+    candidates = [np.arange(i, min(i + BLOCK, flat.size)) for i in starts.tolist()]
+    places = np.concatenate(candidates) if candidates else np.array([], int)
+    order = places[np.argsort(-sizes[places].astype(float), kind="stable")][:LISTED]
     return [[int(i), number(flat[i])] for i in order]
 
 

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from autograd.escape import brief, shown, shown_text
 from autograd.formula import FormulaError
-from autograd.page.arrays import Arrays, number
+from autograd.page.arrays import Arrays
 from autograd.page.terms import write_terms
 from autograd.stepper.draw import (
     BOX,
@@ -23,7 +23,7 @@ from autograd.stepper.draw import (
     read_recording,
 )
 from autograd.stepper.record import Call
-from autograd.stepper.steps import Step, as_tuple
+from autograd.stepper.steps import Step
 from autograd.stepper.trace import Trace
 
 LARGEST_GRAPH = 1500  # boxes: a graph with more is shown with its modules closed
@@ -87,7 +87,7 @@ def collect(trace: Trace) -> dict[str, Any]:
         ],
         "files": lines.files,
         "graphs": [_graph(layers) for layers in _layouts(trace)],
-        "arrays": arrays.entries,
+        "arrays": arrays.entries(),
     }
 
 
@@ -132,8 +132,8 @@ def _layouts(trace: Trace) -> list[list[list[Box]]]:
     levels = range(1, depth_of_modules(trace.recording, trace.start))
     made = [make_boxes(nodes, trace.start, depth) for depth in (*levels, None)]
     small = [boxes for boxes in made if len(boxes) <= LARGEST_GRAPH] or made[:1]
-    sizes = [len(boxes) for boxes in small]
-    return [arrange(b) for b, n, before in zip(small, sizes, [0, *sizes], strict=False) if n > before]
+    before = [0, *map(len, small)]
+    return [arrange(boxes) for boxes, n in zip(small, before, strict=False) if len(boxes) > n]
 
 
 def _graph(layers: list[list[Box]]) -> dict[str, Any]:

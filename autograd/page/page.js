@@ -84,7 +84,7 @@ function arrayOf(target) {
 function labelOf(target) {
   if (target.kind === "value") return data.values[target.n].name;
   if (target.kind === "cotangent") return `d(${data.values[target.n].name})`;
-  if (target.kind === "part") return target.name;
+  if (target.kind === "part") return `$${target.name}`; // as in the stepper: a symbol of the rule
   const step = data.steps[target.step];
   const parent = step.edges.find(([x]) => x === target.input)[1];
   const several = received.get(String(parent)).length > 1;
@@ -106,10 +106,7 @@ function meaning(at, name) {
   return part(at, name);
 }
 
-const symbol = (at, name) => {
-  const target = meaning(at, name);
-  return target.kind === "part" ? name : labelOf(target);
-};
+const symbol = (at, name) => labelOf(meaning(at, name));
 
 // ---- sums: an element of an array, as the terms that Python's trees name
 
@@ -334,7 +331,8 @@ function written(at, tree) {
   const [sign, ...rest] = tree;
   const inside = (x, least) => (strength(x) < least ? `(${written(at, x)})` : written(at, x));
   if (sign === "n") return short(rest[0]);
-  if (sign === "c" || sign === "i") return rest[0];
+  if (sign === "c") return `$${rest[0]}`;
+  if (sign === "i") return rest[0];
   if (sign === "a") {
     const letters = rest[1].map((s) => written(at, s)).join(", ");
     return symbol(at, data.calls[at].refs[rest[0]].name) + (letters ? `[${letters}]` : "");
@@ -361,7 +359,8 @@ function notation(at, tree) {
   const [sign, ...rest] = tree;
   const inside = (x, least) => (strength(x) < least ? bracketed(notation(at, x)) : notation(at, x));
   if (sign === "n") return math("mn", short(rest[0]));
-  if (sign === "c" || sign === "i") return math("mi", rest[0]);
+  if (sign === "c") return math("mi", `$${rest[0]}`);
+  if (sign === "i") return math("mi", rest[0]);
   if (sign === "a") {
     const name = math("mi", symbol(at, data.calls[at].refs[rest[0]].name));
     if (!rest[1].length) return name;

@@ -36,7 +36,7 @@ from autograd.formula import (
 )
 from autograd.page.arrays import Arrays, number
 
-LARGEST = 1 << 22  # elements of what is computed for a page; a larger equation has no numbers
+LARGEST = 1 << 21  # elements of what is computed for an equation; a larger one has no numbers
 SIGNS = {f: sign for sign, f in (BINARY | COMPARISONS).items() if sign != "^"} | {
     np.negative: "neg",
     np.mod: "mod",
@@ -68,11 +68,14 @@ def write_terms(
     -------
     dict
         ``refs``, the arrays that trees refer to, and ``equations``. Of an op that only moves
-        elements, ``from`` is an array: from which place in the inputs, laid end to end, each element
-        of the result came; ``sizes`` are the numbers of their elements.
+        elements, ``from`` is an array: from which place in the inputs, laid end to end, each
+        element of the result came; ``sizes`` are the numbers of elements of the inputs.
     """
     if formula.moves:
         inputs = {name: np.asarray(arguments[name]) for name in sent}
+        outputs = out if isinstance(out, tuple) else (out,)
+        if sum(map(np.size, (*inputs.values(), *outputs))) > LARGEST:
+            return {"refs": [], "equations": []}
         at = formula.flat(arguments, out, out if g is None else g, sent)["at"]
         sizes = {name: x.size for name, x in inputs.items()}
         return {"refs": [], "equations": [], "from": arrays.add(at), "sizes": sizes}
@@ -148,7 +151,7 @@ class _Writer:
             shape, parts = self.refs[rest[0]]["shape"], rest[1]
             own = shape[: len(shape) - len(parts)]
         elif sign == "f":
-            shape, parts = self.arrays.entries[rest[2]]["shape"], []
+            shape, parts = np.shape(self.arrays.kept[rest[2]]), []
             own = shape[: len(shape) - len(rest[3])]
         else:
             parts = [] if sign in ("n", "c", "i") else rest

@@ -85,6 +85,7 @@ class Box:
 
     @property
     def width(self) -> float:
+        """In pixels; for the longer of the two texts."""
         longest = max(len(self.label), len(self.detail))
         return longest * CHARACTER + 20 if self.kind else 2.0
 
@@ -404,6 +405,7 @@ def _escaped(text: str) -> str:
 
 
 def top(box: Box) -> float:
+    """Return the upper end of a box in the picture."""
     return MARGIN + box.layer * (BOX + LAYER)
 
 

@@ -143,6 +143,12 @@ class Trace:
 
         save(Stored(self.recording, self.start, self.cotangent, self.steps), folder)
 
+    def to_html(self, path: str | Path) -> None:
+        """Write a page of HTML that shows every number of the pass; see `autograd.page`."""
+        from autograd.page import write_page
+
+        write_page(self, path)
+
     @classmethod
     def load(cls, folder: str | Path) -> Trace:
         """Read a trace that `save` wrote. The ops must be registered under the same names."""

@@ -20,7 +20,7 @@ from autograd.schema import FileName
 from npgpt.errors import UserError
 from npgpt.models.bert import Bert
 from npgpt.models.config import Steps
-from npgpt.options import Argument, parse
+from npgpt.options import Argument, NewFile, parse
 from npgpt.say import say
 from npgpt.tokenizers import Tokenizer
 
@@ -56,6 +56,8 @@ class Options:
     """A .py file to write instead: the first backward pass as a NumPy script."""
     primitives: bool = False
     """With --source: write each fused op as the primitive ops of its reference."""
+    html: NewFile = ""
+    """An .html file to write instead: the first backward pass as a page to click through."""
 
 
 def run(args: list[str]) -> int:
@@ -78,6 +80,8 @@ def walk(options: Options) -> None:
         raise UserError("--primitives are for a script that is written: add --source FILE.py")
     if options.source:
         check_source(options)
+    if options.html:
+        check_page(options)
     session = _Session(options)
     try:
         if options.trace:
@@ -103,6 +107,14 @@ def check_source(options: Options) -> None:
         raise UserError(f"--source {path} is to be a .py file; its arrays go to .npz beside it")
     if options.script and path.exists() and path.samefile(options.script):
         raise UserError(f"--source {path} is the script itself; name another file")
+
+
+def check_page(options: Options) -> None:
+    """Refuse options that contradict --html, and a file that cannot be the page."""
+    if options.source or options.commands:
+        raise UserError("--html writes a page: leave out --source and --commands")
+    if Path(options.html).suffix not in (".html", ".htm"):
+        raise UserError(f"--html {options.html} is to be an .html file")
 
 
 def load_trace(folder: str) -> Any:
@@ -228,13 +240,17 @@ class _Session:
         return autograd.use_kernels(False) if self.options.source else nullcontext()
 
     def take(self, trace: Any) -> None:
-        """Walk through a pass. With --save, the first is saved; with --source, it is written."""
+        """Walk through a pass. With --save, the first is saved; or it is written as a file."""
         self.count += 1
         if self.options.source:
             self.write(trace)
             raise _Left
         if self.options.save and self.count == 1:
             trace.save(self.options.save)
+        if self.options.html:
+            trace.to_html(self.options.html)
+            say(f"{self.options.html} is written: open it in a browser")
+            raise _Left
         try:
             left = autograd.stepper.walk(trace, self.lines)
         except BrokenPipeError:  # the reader, such as head, has seen enough

@@ -214,7 +214,7 @@ def test_predictions_are_judged(browser, tmp_path):
     write_page(found, tmp_path / "page.html")
     with opened(browser, tmp_path / "page.html") as page:
         page.keyboard.press("n")
-        page.click("text=predict")
+        page.click("footer button:has-text('predict')")
         assert page.locator('[title^="d(W2)["]').count() == 0
         question = page.locator(".question", has_text="d(W2)")
         shape, entry = question.locator("form").all()
@@ -232,7 +232,9 @@ def test_predictions_are_judged(browser, tmp_path):
 def test_a_name_of_markup_stays_a_name(browser, tmp_path):
     """Nothing from a trace becomes markup or runs."""
     found, _ = two_layers()
-    evil = "</script><img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
+    evil = (
+        "</script><img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
+    )
     for number in list(found.recording.names):
         found.recording.names[number] = f"{evil}{number}"
     write_page(found, tmp_path / "page.html")

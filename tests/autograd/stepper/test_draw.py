@@ -10,7 +10,7 @@ from hypothesis.strategies import characters, text
 
 import autograd
 from autograd.stepper import record, trace
-from autograd.stepper.draw import arrange, Box, draw
+from autograd.stepper.draw import Box, arrange, draw
 from npgpt import GPT, GPTConfig
 from npgpt.module import Module, Parameter
 

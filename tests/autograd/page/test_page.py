@@ -1,0 +1,134 @@
+"""The page of a trace, as a file: what it holds, and what it refuses to run."""
+
+import base64
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+from helpers import npgpt
+
+import autograd
+from autograd.page import arrays, make_page
+from autograd.page.contents import collect
+from autograd.stepper import Trace, trace
+
+SCRIPT = """
+import numpy as np
+import autograd
+
+x = autograd.tensor([1.0, 2.0], requires_grad=True)
+loss = (x * x).sum()
+loss.backward()
+"""
+
+
+def contents(page):
+    return json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1]
+    )
+
+
+def squares(x):
+    with autograd.record():
+        x = autograd.tensor(x, requires_grad=True)
+        loss = (x * x).sum()
+    return trace(loss)
+
+
+def test_only_its_own_script_and_style_may_run():
+    page = make_page(squares([1.0, 2.0]))
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert policy.startswith("default-src 'none';") and "unsafe" not in policy
+    *_, script = re.findall(r"<script>(.*?)</script>", page, re.S)
+    style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
+    for text in (script, style):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    assert "://" not in re.sub(r'"http://www.w3.org/[^"]*"', "", page)
+
+
+def test_names_and_lines_are_data(tmp_path):
+    found = squares([1.0])
+    evil = "</script><script>alert(1)</script>\n\x1b"
+    for number in list(found.recording.names):
+        found.recording.names[number] = f"{evil}{number}"
+    page = make_page(found)
+    assert page.count("<script") == 2
+    assert page.count("</script>") == 2
+    assert any(v["name"].startswith("</script>") for v in contents(page)["values"].values())
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_every_number_is_in_the_file(dtype):
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(dtype)
+    data = contents(make_page(squares(x)))
+    (entry,) = (data["arrays"][v["array"]] for v in data["values"].values() if v["name"] == "x")
+    numbers = np.frombuffer(base64.b64decode(entry["data"]), "<" + entry["type"])
+    assert np.array_equal(numbers.reshape(entry["shape"]).astype(dtype), x)
+    assert entry["norm"] == pytest.approx(np.linalg.norm(x.astype(float)))
+    sizes = [abs(value) for _, value in entry["largest"]]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == np.abs(x).max()
+
+
+def test_large_arrays_keep_a_corner_and_the_largest_elements(monkeypatch):
+    monkeypatch.setattr(arrays, "MOST", 3000)
+    x = np.zeros((100, 200), np.float32)
+    x[99, 199], x[50, 7] = -9, np.nan
+    with np.errstate(all="ignore"):
+        data = collect(squares(x))
+    assert sum(np.prod(e.get("kept", e["shape"])) for e in data["arrays"]) <= 3000
+    (entry,) = (data["arrays"][v["array"]] for v in data["values"].values() if v["name"] == "x")
+    assert entry["shape"] == [100, 200] and entry["kept"] < [100, 200]
+    assert entry["largest"][:2] == [[50 * 200 + 7, "nan"], [99 * 200 + 199, -9.0]]
+    assert entry["nonfinite"] == 1 and entry["zeros"] == 100 * 200 - 2
+
+
+def test_the_largest_of_many_elements():
+    x = np.random.default_rng(0).normal(size=100_003)
+    expected = np.argsort(-np.abs(x), kind="stable")[: arrays.LISTED]
+    kept = arrays.Arrays()
+    kept.add(x)
+    assert [i for i, _ in kept.entries()[0]["largest"]] == expected.tolist()
+
+
+@pytest.mark.parametrize("x", [np.zeros((0, 3)), np.array(2.0), np.array([np.inf, -np.inf])])
+def test_arrays_of_every_kind(x):
+    with np.errstate(all="ignore"):
+        assert contents(make_page(squares(x)))["steps"]
+
+
+def test_a_graph_opens_level_by_level():
+    from npgpt import GPT, GPTConfig
+
+    model = GPT(GPTConfig(vocab_size=9, n_positions=4, n_embd=6, n_layer=2, n_head=2)).eval()
+    with autograd.record():
+        _, loss = model(np.array([[1, 2, 3]]), targets=np.array([[2, 3, 4]]))
+    data = collect(trace(loss))
+    sizes = [len(graph["boxes"]) for graph in data["graphs"]]
+    assert len(sizes) > 1 and sizes == sorted(set(sizes))
+    made = {n for call in data["calls"] for n in call["results"]}
+    for graph in data["graphs"]:
+        assert made <= {n for box in graph["boxes"] for n in box["numbers"]}
+
+
+def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(SCRIPT)
+    assert npgpt("step", "net.py", "--html", "pass.html", "--save", "kept") == 0
+    assert "pass.html is written" in capsys.readouterr().out
+    data = contents((tmp_path / "pass.html").read_text())
+    assert "loss = (x * x).sum()" in data["files"][0]["lines"]
+    assert npgpt("step", "--trace", "kept", "--html", "again.html") == 0
+    again = contents((tmp_path / "again.html").read_text())
+    assert again["values"] == data["values"] and again["steps"] == data["steps"]
+    Trace.load("kept").to_html("third.html")
+    for wrong, message in [
+        (["--html", "net.py"], "is to be an .html file"),
+        (["--html", "x.html", "--source", "y.py"], "leave out --source"),
+        (["--html", "missing/x.html"], "missing"),
+    ]:
+        assert npgpt("step", "net.py", *wrong) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "net.py").read_text() == SCRIPT
