@@ -86,13 +86,9 @@ def _largest(flat: ndarray) -> list[list[Any]]:
     sizes = np.abs(flat) if flat.dtype.kind in "fiu" else flat.astype(float)
     if sizes.dtype.kind == "f":
         np.copyto(sizes, np.inf, where=np.isnan(sizes))
-    starts = np.arange(0, flat.size, BLOCK)
-    if len(starts) > LISTED:  # only blocks with a large maximum can have one of the largest
-        best = np.argsort(-np.maximum.reduceat(sizes, starts), kind="stable")[:LISTED]
-        starts = np.sort(starts[best])
-    candidates = [np.arange(i, min(i + BLOCK, flat.size)) for i in starts.tolist()]
-    places = np.concatenate(candidates) if candidates else np.array([], int)
-    order = places[np.argsort(-sizes[places].astype(float), kind="stable")][:LISTED]
+    many = flat.size > LISTED
+    found = np.argpartition(sizes, -LISTED)[-LISTED:] if many else np.arange(flat.size)
+    order = found[np.lexsort((found, -sizes[found].astype(float)))]
     return [[int(i), number(flat[i])] for i in order]
 
 
