@@ -171,9 +171,11 @@ function computed([word, parts, key, letters], env) {
   return element(key, flatOf(place.map((p, i) => (shape[i] === 1 ? 0 : p)), shape));
 }
 
-/** Return a tree as a flat sum: a list of products, each a list of factors. */
+/** Return a tree as a flat sum: a list of products, each a list of factors, without those that a
+ *  condition makes 0. */
 function expand(at, tree, env) {
   const [sign, ...rest] = tree;
+  if (sign === "[]") return evaluate(at, tree, env) ? [{ sign: 1, index: "", factors: [] }] : [];
   if (sign === "+") return [...expand(at, rest[0], env), ...expand(at, rest[1], env)];
   if (sign === "-") return [...expand(at, rest[0], env), ...expand(at, rest[1], env).map(negated)];
   if (sign === "neg") return expand(at, rest[0], env).map(negated);
@@ -635,7 +637,7 @@ function termList(terms, most = MOST_TERMS) {
   const missing = known.filter((t) => Number.isNaN(t.x) && t.factors.some((f) => f.x === undefined)).length;
   const table = h("table", { class: "terms" }, order.slice(0, most).map((t) => h("tr", {},
     h("td", { class: "dim" }, t.index),
-    h("td", {}, t.sign < 0 ? "− " : "", t.factors.map((f, i) => [f.below ? (i ? " / " : "1 / ") : i ? " · " : "", bracketedNumber(f, i > 0 || t.sign < 0)])),
+    h("td", {}, t.sign < 0 ? "− " : "", !t.factors.length ? "1" : t.factors.map((f, i) => [f.below ? (i ? " / " : "1 / ") : i ? " · " : "", bracketedNumber(f, i > 0 || t.sign < 0)])),
     h("td", { class: "value" }, short(t.x)))));
   const rest = order.slice(most);
   const parts = [table];

@@ -34,6 +34,7 @@ from autograd.formula import (
     Name,
     Number,
 )
+from autograd.ops.index import MOVES
 from autograd.page.arrays import Arrays, number
 
 LARGEST = 1 << 21  # elements of what is computed for an equation; a larger one has no numbers
@@ -71,7 +72,7 @@ def write_terms(
         elements, ``from`` is an array: from which place in the inputs, laid end to end, each
         element of the result came; ``sizes`` are the numbers of elements of the inputs.
     """
-    if formula.moves:
+    if formula.text(arguments).splitlines() == MOVES.split("; "):
         inputs = {name: np.asarray(arguments[name]) for name in sent}
         outputs = out if isinstance(out, tuple) else (out,)
         if sum(map(np.size, (*inputs.values(), *outputs))) > LARGEST:
