@@ -10,6 +10,7 @@ from npgpt.commands import train
 from npgpt.errors import UserError
 from npgpt.models.config import Fraction, Positive, Size, Steps
 from npgpt.options import Argument, read
+from npgpt.training.together import follow_launched
 
 SHORT = {"model": "init_from", "train": "data", "valid": "val_data"}
 """Options, and the keys of a run that they stand for."""
@@ -71,6 +72,8 @@ class Options(train.Options):
 
 def run(args: list[str]) -> int:
     """Fine-tune, and return the exit code: 128 + n if signal n ended the training."""
+    if (code := follow_launched()) is not None:
+        return code
     given = spell_out(read(Options, args, "finetune"))
     if given.get("resume") is not None:
         return train.train_as(given, *train.read_defaults(given))

@@ -22,7 +22,7 @@ from npgpt.training import run as training
 from npgpt.training.config import TrainConfig
 from npgpt.training.curve import loss_curve
 from npgpt.training.display import Display, OutputLost, showing
-from npgpt.training.together import working_together
+from npgpt.training.together import follow_launched, working_together
 from npgpt.training.trainable import describe_trainable
 from npgpt.weights.load import load_model
 
@@ -48,6 +48,8 @@ class Options(TrainConfig):
 
 def run(args: list[str]) -> int:
     """Train, and return the exit code: 128 + n if signal n ended the training."""
+    if (code := follow_launched()) is not None:
+        return code
     given = spell_out_pairs(read(Options, args, "train"))
     return train_as(given, *read_defaults(given))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +12,10 @@ from pathlib import Path
 import autograd
 from autograd.kernels import kernels_enabled, product_choice, use_threads
 from npgpt.errors import UserError
-from npgpt.parallel.group import Group
+from npgpt.parallel.group import Group, describe, host, ignore_signals
+from npgpt.parallel.mpi import MPIGroup, demand_mpi4py, launched_rank
 from npgpt.parallel.workers import Workers
+from npgpt.say import say
 from npgpt.training.memory import keep_freed_memory
 from npgpt.training.ranks import END, UPDATE, Alone, Ranks
 from npgpt.training.run import open_run
@@ -18,7 +23,9 @@ from npgpt.training.run import open_run
 
 @contextmanager
 def working_together(n_workers: int) -> Iterator[Alone]:
-    """Start the processes that train a run together, and end them after the block.
+    """Begin the work of all processes that train a run, and end it after the block.
+
+    They are those that ``mpirun`` started, or processes of this machine that are started here.
 
     Parameters
     ----------
@@ -33,22 +40,56 @@ def working_together(n_workers: int) -> Iterator[Alone]:
     Raises
     ------
     UserError
-        If there are more processes than cores.
+        If there are more processes than cores, or MPI is needed and missing.
     """
-    if n_workers == 1:
-        yield Alone()
-        return
-    cpus = autograd.machine.usable_cpus()
-    if n_workers > cpus:
-        raise UserError(
-            f"--workers is {n_workers}, and this machine has {cpus} "
-            f"core{'s' if cpus > 1 else ''} for them: give --workers {cpus} or fewer"
-        )
-    n_threads = cpus // n_workers
-    with use_threads(n_threads):
+    group: Group
+    if launched_rank() is not None:
+        if n_workers > 1:
+            raise UserError("mpirun says how many processes there are: leave out --workers")
+        demand_mpi4py()
+        group = MPIGroup()
+        try:
+            n_threads = threads_of_each(group)
+        except UserError:
+            group.close(is_failure=True)
+            raise
+    else:
+        cpus = autograd.machine.usable_cpus()
+        if n_workers > cpus:
+            raise UserError(
+                f"--workers is {n_workers}, and this machine has {cpus} "
+                f"core{'s' if cpus > 1 else ''} for them: give --workers {cpus} or fewer"
+            )
+        if n_workers == 1:
+            yield Alone()
+            return
+        n_threads = cpus // n_workers
         group = Workers(n_workers, f"{__name__}:{follow.__name__}", variables_of(n_threads))
-        with Ranks(group) as ranks:
-            yield ranks
+    with use_threads(n_threads), Ranks(group) as ranks:
+        yield ranks
+
+
+def threads_of_each(group: MPIGroup) -> int:
+    """Return the threads that each process may have, so that all have as many.
+
+    Raises
+    ------
+    UserError
+        If a machine has more processes than cores.
+    """
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    usable = autograd.machine.usable_cpus()
+    there = group.gather((host(), mine))
+    here = set().union(*(cores for name, cores in there if name == host()))
+    n_cores = usable if here == mine else len(here)  # mpirun may bind each process to cores
+    found = group.gather((host(), group.n_here, n_cores, min(usable, n_cores // group.n_here)))
+    for name, n_here, n_cores, n_threads in found:
+        if n_threads < 1:
+            raise UserError(
+                f"mpirun starts {n_here} processes on {name}, which has {n_cores} "
+                f"core{'s' if n_cores > 1 else ''} for them: start {n_cores} there, or fewer"
+            )
+    return min(n_threads for *_, n_threads in found)
 
 
 def variables_of(n_threads: int) -> dict[str, str]:
@@ -77,3 +118,27 @@ def follow(group: Group) -> None:
             run.descend()
         else:
             ranks.collect()
+
+
+def follow_launched() -> int | None:
+    """Do the work of a rank besides 0 that ``mpirun`` started; return the exit code.
+
+    Without such a rank, the result is None, and the process goes on with its command.
+    """
+    if launched_rank() in (None, 0):
+        return None
+    ignore_signals()
+    try:
+        demand_mpi4py()
+    except UserError:
+        return 2  # rank 0 says it
+    group = MPIGroup()
+    try:
+        with use_threads(threads_of_each(group)):
+            follow(group)
+    except Exception as error:
+        time.sleep(1)  # if rank 0 has the same error, the error is said once
+        say(f"npgpt: rank {group.rank} (on {host()}): {describe(error)}", sys.stderr)
+        group.close(is_failure=True)
+        return 2
+    return 0

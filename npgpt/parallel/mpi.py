@@ -1,0 +1,125 @@
+"""A group of processes that ``mpirun`` starts, on one machine or on several.
+
+The messages are MPI's (mpi4py, with any MPI library; the extra ``mpi`` brings MPICH along). The
+ranks of a machine follow each other, whatever order ``mpirun`` gives them. So the parts of their
+vectors lie side by side, and one rank of each machine exchanges them with the other machines.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from npgpt.errors import UserError
+from npgpt.parallel.group import Group, add_in_order, part_of
+
+RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+"""Variables by which a launcher (MPICH's, Slurm's, Open MPI's) tells a process its rank."""
+
+
+def launched_rank() -> int | None:
+    """Return the rank that a launcher gave this process; None if there was no launcher."""
+    found = [os.environ[name] for name in RANKS if os.environ.get(name, "").isdecimal()]
+    return int(found[0]) if found else None
+
+
+def demand_mpi4py() -> None:
+    """Refuse to go on without mpi4py."""
+    if find_spec("mpi4py") is None:
+        raise UserError("mpirun starts this command, and mpi4py is missing: pip install npgpt[mpi]")
+
+
+class MPIGroup(Group):
+    """All processes that ``mpirun`` started.
+
+    Attributes
+    ----------
+    n_here : int
+        How many of them are on this machine.
+
+    Raises
+    ------
+    UserError
+        If MPI does not work here.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"mpi4py finds no MPI here: {reason}") from None
+        self._mpi = MPI
+        world = MPI.COMM_WORLD
+        here = world.Split_type(MPI.COMM_TYPE_SHARED, key=world.rank)
+        first = here.bcast(world.rank)  # the machines are numbered by their first ranks
+        self._all = world.Split(0, key=first * world.size + here.rank)
+        self._here = here
+        self.rank, self.size, self.n_here = self._all.rank, self._all.size, here.size
+        self.is_first_here = here.rank == 0
+        self._firsts = self._all.Split(0 if self.is_first_here else 1, key=self.rank)
+        machines = self._all.allgather(first)
+        self.n_machines = len(set(machines))
+        counts = [machines.count(machine) for machine in dict.fromkeys(machines)]
+        self._bounds = np.cumsum([0, *counts]).tolist()  # the first rank of each machine, and size
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the value of each rank; a barrier."""
+        return self._all.allgather(value)
+
+    def broadcast(self, value: Any = None) -> Any:
+        """Return the value of rank 0."""
+        return self._all.bcast(value)
+
+    def share(self, n: int, dtype: np.dtype) -> ndarray:
+        """Return memory of the first rank of this machine, which all ranks of it map."""
+        size = n * dtype.itemsize if self.is_first_here else 0
+        try:
+            window = self._mpi.Win.Allocate_shared(size, dtype.itemsize, comm=self._here)
+        except self._mpi.Exception as error:
+            raise UserError(
+                f"{n * dtype.itemsize / 1e9:,.1f} GB of shared memory cannot be reserved (a "
+                f"container may have a small /dev/shm): {error}"
+            ) from None
+        vector = np.frombuffer(window.Shared_query(0)[0], dtype, n)
+        if self.is_first_here:
+            vector[:] = 0
+        self._here.Barrier()
+        return vector
+
+    def own(self, n: int, dtype: np.dtype) -> ndarray:
+        """Return memory of this rank alone."""
+        return np.empty(n, dtype)
+
+    def add_up(self, vector: ndarray) -> None:
+        """Send each rank its part of the vector, and add up what the others send.
+
+        That is as much data as an all-reduce sends in its first half; MPI's own reductions add in
+        an order that depends on the library and on the number of ranks.
+        """
+        parts = [part_of(len(vector), rank, self.size) for rank in range(self.size)]
+        mine = parts[self.rank]
+        n = mine.stop - mine.start
+        found = np.empty((self.size, n), vector.dtype)
+        counts = [part.stop - part.start for part in parts], [part.start for part in parts]
+        self._all.Alltoallv([vector, counts], [found, [n] * self.size])
+        add_in_order(list(found), vector[mine])
+
+    def complete(self, vector: ndarray) -> None:
+        """Wait for all ranks of this machine, and exchange their parts with other machines."""
+        self._here.Barrier()
+        if self.n_machines > 1 and self.is_first_here:
+            starts = [part_of(len(vector), rank, self.size).start for rank in self._bounds[:-1]]
+            counts = np.diff([*starts, len(vector)]).tolist()
+            self._firsts.Allgatherv(self._mpi.IN_PLACE, [vector, (counts, starts)])
+        self._here.Barrier()
+
+    def close(self, is_failure: bool) -> None:
+        """End all ranks after a failure, once its message is printed."""
+        if is_failure:
+            atexit.register(self._all.Abort, 2)
