@@ -178,7 +178,11 @@ def test_a_step_is_replayed(table, tmp_path):
         ("a\tbad\nb\tbad\n", {}, "all examples have the label 'bad'"),
         ("a\tbad\n\tgood\n", {}, "line 2: the text is empty"),
         ("a\tbad\nb\n", {}, "line 2 has 1 column"),
-        ("a\tbad\nb\tgood\n", dict(labels=("bad", "fine")), "has the label 'good'"),
+        ("a\tbad\nb\tgood\n", dict(labels=("bad", "fine")), "line 2: 'b' has the label 'good'"),
+        ("a\tbad\nb\tgood\n", dict(text_pair_column="2"), "name all columns, or none"),
+        ("a\tbad\nb\tgood\n", dict(label_column="2"), "name all columns, or none"),
+        ("a\tbad\nb\tgood\n", dict(encoding="utf-99"), "there is no encoding 'utf-99'"),
+        ("a\tbad\nb\tgood\n", dict(form="jsonl"), "line 1"),
         ("a\tbad\nb\tgood\n", dict(block_size=1), "no room|a larger one"),
         ("text\tlabel\na\tbad\nb\tgood\n", dict(text_column="txt", label_column="label"), "txt"),
         ("a\tbad\nb\tgood\n", dict(documents=True), "leave it out"),
@@ -191,6 +195,18 @@ def test_wrong_examples(tmp_path, rows, changes, message):
         start(config_of(str(tmp_path / "x.tsv"), tmp_path / "run", **changes))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_files_of_another_form_and_encoding(tmp_path):
+    (tmp_path / "questions").write_bytes(b"DESC:manner How ?\nENTY:food What is pur\xe9e ?\n" * 9)
+    keys = dict(form="trec", encoding="latin-1")
+    task = start(config_of(str(tmp_path / "questions"), tmp_path / "run", **keys)).task
+    assert task.config.labels == ("DESC", "ENTY")
+    assert task.decode(task.rows[1]) == "What is purée ?"
+    assert task.notes()[0] == "17 examples train, 1 validate; DESC 50.0 %, ENTY 50.0 %"
+    assert task.notes()[1] == "tokens of an example: 12 (median) to 17; none is cut"
+    with pytest.raises(UserError, match=r"line 2 is not utf-8; .*--encoding"):
+        start(config_of(str(tmp_path / "questions"), tmp_path / "other", form="trec"))
 
 
 def test_a_file_of_other_tokens_holds_no_examples(table, tmp_path):
