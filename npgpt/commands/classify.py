@@ -191,9 +191,11 @@ def print_labels(
     for text in texts:
         row = next(found) if text.strip() else None
         if len(labels) == 1:
-            number = None if row is None else round(float(row[0]), 4)
-            shown = "" if number is None else f"{number:.4f}"
-            say(json.dumps({"text": text, labels[0]: number}) if as_json else shown)
+            number = None if row is None else float(row[0])
+            if as_json:
+                print(json.dumps({"text": text, labels[0]: number}), flush=True)
+            else:
+                say("" if number is None else f"{number:.4f}")
             continue
         label = None if row is None else labels[row.argmax()]
         if not as_json:

@@ -199,10 +199,13 @@ def test_models_that_do_not_fit(bert, tmp_path, capsys):
     args = ["--model", tmp_path / "number"]
     assert npgpt("eval", "classification", tmp_path / "x.tsv", *args) == 2
     assert "gives a number to a text" in capsys.readouterr().err
+    number = float(draw_bert(1, ())(np.array([[ord("x")]]))[0].numpy()[0, 0])
     assert npgpt("classify", *args, "x") == 0
-    assert float(capsys.readouterr().out) == pytest.approx(
-        float(draw_bert(1, ())(np.array([[ord("x")]]))[0].numpy()[0, 0]), abs=1e-4
-    )
+    assert capsys.readouterr().out == f"{number:.4f}\n"
+    assert npgpt("classify", *args, "--json", "x", "") == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {"text": "x", "LABEL_0": pytest.approx(number, abs=1e-5)}
+    assert second == {"text": "", "LABEL_0": None}
     Bert(BertConfig(vocab_size=256, n_embd=12, n_layer=1, n_head=3)).save_pretrained(tmp_path / "m")
     save_tokenizer(ByteTokenizer(), tmp_path / "m")
     for command in (["classify", "--labels", "a,b"], ["complete"]):
