@@ -8,6 +8,7 @@ it. It is trained to fill gaps instead, and its hidden states are read by small 
     BertForMaskedLM                 lm_head   a token for each position            (B, T, V)
     BertForNextSentencePrediction   pooler, then a linear layer                    (B, 2)
     BertForSequenceClassification   pooler, dropout, then a linear layer           (B, labels)
+    BertForQuestionAnswering        a linear layer: where an answer starts, ends   (B, T, 2)
 
 Shapes: B texts, T positions, C = n_embd channels, H heads, V tokens.
 """
@@ -41,7 +42,15 @@ from npgpt.models.config import (
 from npgpt.models.context import Activations
 from npgpt.models.encoder_decoder import EncoderLayer
 from npgpt.models.gpt import GPT, Transformer
-from npgpt.models.heads import Head, check_labels, check_targets, label_loss, next_token_loss
+from npgpt.models.heads import (
+    Head,
+    check_labels,
+    check_spans,
+    check_targets,
+    label_loss,
+    next_token_loss,
+    span_loss,
+)
 from npgpt.models.layers import ACTIVATIONS, Dropout, Embedding, LayerNorm, Linear
 from npgpt.models.positions import PositionEmbedding
 from npgpt.module import Module, Parameter, Traced, check_ids
@@ -49,7 +58,11 @@ from npgpt.module import Module, Parameter, Traced, check_ids
 # ---- the configuration
 
 Kind = Literal[
-    "BertModel", "BertForMaskedLM", "BertForNextSentencePrediction", "BertForSequenceClassification"
+    "BertModel",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
+    "BertForSequenceClassification",
+    "BertForQuestionAnswering",
 ]
 
 NAMES = ALIASES | {  # in files
@@ -75,9 +88,10 @@ class BertConfig(ModelConfig):
     model_type : {"bert"}
     architecture : str
         The head, by the name of the class that transformers has for it: ``"BertModel"``,
-        ``"BertForMaskedLM"``, ``"BertForNextSentencePrediction"`` or
-        ``"BertForSequenceClassification"``. The file of a model has the weights of one of these or
-        of several; `npgpt.load_model` reads those that the architecture has.
+        ``"BertForMaskedLM"``, ``"BertForNextSentencePrediction"``,
+        ``"BertForSequenceClassification"`` or ``"BertForQuestionAnswering"``. The file of a model
+        has the weights of one of these or of several; `npgpt.load_model` reads those that the
+        architecture has.
     type_vocab_size : int
         Segments, such as the two sentences of a pair.
     labels : tuple of str
@@ -190,6 +204,7 @@ class BertConfig(ModelConfig):
             "BertForMaskedLM": "masked tokens, tied",
             "BertForNextSentencePrediction": "next sentence",
             "BertForSequenceClassification": f"{self.num_labels} labels",
+            "BertForQuestionAnswering": "start and end of an answer",
         }
         return {
             "heads": f"{self.n_head} of {self.head_size}",
@@ -270,7 +285,7 @@ class Pooler(Linear):
 
 
 class Classifier(Linear):
-    """The map from the pooler's result to the logits of labels."""
+    """The map from the pooler's result, or from hidden states, to the logits of labels."""
 
     part = "head"
 
@@ -313,6 +328,8 @@ class Bert(GPT):
     lm_head : MaskedHead or None
     sentence_head, label_head : Classifier or None
         The layers behind the pooler, for the next sentence and for labels.
+    span_head : Classifier or None
+        The layer that says of each token whether an answer starts, and ends, there.
 
     Examples
     --------
@@ -332,13 +349,14 @@ class Bert(GPT):
     body = BertTransformer
     block = BertBlock
     branch_ends = ()
-    optional_tensors = ("bert.pooler.", "pooler.", "cls.", "classifier.")
+    optional_tensors = ("bert.pooler.", "pooler.", "cls.", "classifier.", "qa_outputs.")
     config: BertConfig
     transformer: BertTransformer
     lm_head: Any
     pooler: Pooler | None
     sentence_head: Classifier | None
     label_head: Classifier | None
+    span_head: Classifier | None
 
     def make_heads(self, dtype: DTypeLike) -> None:
         """Make the modules that read the last hidden states."""
@@ -347,7 +365,9 @@ class Bert(GPT):
         is_masked = kind == "BertForMaskedLM"
         table = self.transformer.wte.weight
         self.lm_head = MaskedHead(config, table, dtype) if is_masked else None
-        self.pooler = None if is_masked else Pooler(C, C, True, dtype)
+        is_span = kind == "BertForQuestionAnswering"
+        self.span_head = Classifier(C, 2, True, dtype) if is_span else None
+        self.pooler = None if is_masked or is_span else Pooler(C, C, True, dtype)
         rate = config.classifier_dropout
         self.dropout = Dropout(config.resid_pdrop if rate is None else rate)
         self.sentence_head = (
@@ -381,7 +401,8 @@ class Bert(GPT):
             For masked tokens, the tokens that belong there, int (B, T); -100 where the loss does
             not ask. For the next sentence, 0 if the second segment follows the first, and 1 if not,
             int (B,). For labels, int (B,), or float (B,) if there is one label: the loss is then
-            the mean square.
+            the mean square. For answers, the positions of the first and of the last token of each,
+            int (B, 2); -100 where the loss does not ask.
         attention_mask : ndarray, (B, T) or (B, T, T), optional
             0 for padding, at which no position looks; see `GPT.forward`.
         position_ids : ndarray of int, (T,) or (B, T), optional
@@ -392,7 +413,8 @@ class Bert(GPT):
         Returns
         -------
         output : Tensor
-            Logits, (B, T, V), (B, 2) or (B, labels). Of a ``BertModel``, the hidden states
+            Logits, (B, T, V), (B, 2), (B, labels), or (B, T, 2) for the start and the end of an
+            answer. Of a ``BertModel``, the hidden states
             (B, T, C).
         loss : Tensor or None
 
@@ -409,8 +431,10 @@ class Bert(GPT):
             targets = self._check_targets(np.asarray(targets), input_ids)
         more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         x = self.transformer(input_ids, attention_mask, position_ids, **more)  # (B, T, C)
-        if self.pooler is None:
+        if self.lm_head is not None:
             logits = self.lm_head(x)
+        elif self.span_head is not None:
+            logits = self.span_head(x)
         elif self.label_head is not None:
             logits = self.judge(x)
         elif self.sentence_head is not None:
@@ -419,8 +443,10 @@ class Bert(GPT):
             return x, None
         if targets is None:
             return logits, None
-        if self.pooler is None:
+        if self.lm_head is not None:
             return logits, next_token_loss(logits, targets, self.smoothing)
+        if self.span_head is not None:
+            return logits, span_loss(logits, targets, self.smoothing)
         return logits, label_loss(logits, targets, self.smoothing)
 
     def judge(self, x: Tensor, attention_mask: ndarray | None = None) -> Tensor:
@@ -439,6 +465,8 @@ class Bert(GPT):
                 "a BertModel predicts nothing, so it has no loss: leave out targets, or make the "
                 "model with another architecture, such as BertForMaskedLM"
             )
+        if self.span_head is not None:
+            return check_spans(targets, *input_ids.shape)
         if self.pooler is not None:
             n = len(config.labels) if self.label_head else 2
             return check_labels(targets, len(input_ids), n)
@@ -503,6 +531,8 @@ NAMES_IN_FILES = {
     "sentence_head.bias": "cls.seq_relationship.bias",
     "label_head.weight": "classifier.weight.T",
     "label_head.bias": "classifier.bias",
+    "span_head.weight": "qa_outputs.weight.T",
+    "span_head.bias": "qa_outputs.bias",
 }
 
 BERT_PRESETS = {

@@ -52,6 +52,31 @@ def check_labels(targets: ArrayLike, n_texts: int, n_labels: int) -> ndarray:
     return found
 
 
+def check_spans(targets: ArrayLike, n_texts: int, length: int) -> ndarray:
+    """Return the first and the last position of each answer, (B, 2); -100 does not count."""
+    found = np.asarray(targets)
+    if found.shape != (n_texts, 2):
+        raise UserError(
+            f"targets has shape {found.shape}; the first and the last position of the answer in "
+            f"each text are expected, {(n_texts, 2)}"
+        )
+    check_ids("targets", found, length, "the texts have {} tokens", ignored=-100)
+    return found
+
+
+def span_loss(logits: Tensor, targets: ndarray, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean of the loss of starts and of that of ends.
+
+    The logits are (B, T, 2) and the targets (B, 2). Each loss is a cross-entropy over the positions
+    of a text (Devlin et al. 2018, section 4.2).
+    """
+    losses = [
+        nn.cross_entropy(logits[:, :, side], targets[:, side], label_smoothing=label_smoothing)
+        for side in (0, 1)
+    ]
+    return (losses[0] + losses[1]) * 0.5
+
+
 def label_loss(logits: Tensor, targets: ndarray, label_smoothing: float = 0.0) -> Tensor:
     """Return the mean cross-entropy of ``logits (B, labels)``, or the mean square of one column."""
     if logits.shape[-1] == 1:

@@ -21,6 +21,7 @@ KINDS = (
     "BertForMaskedLM",
     "BertForNextSentencePrediction",
     "BertForSequenceClassification",
+    "BertForQuestionAnswering",
 )
 
 
@@ -105,6 +106,8 @@ def test_activations_are_what_the_tape_keeps(kind):
         (lambda m: quantize(m), "a BERT cannot be quantized"),
         (lambda m: tiny("BertModel")(np.array([[1]]), np.array([[1]])), "predicts nothing"),
         (lambda m: tiny(KINDS[3])(np.array([[1]]), np.array([2])), "there are 2 labels"),
+        (lambda m: tiny(KINDS[4])(np.array([[1]]), np.array([0])), "the first and the last"),
+        (lambda m: tiny(KINDS[4])(np.array([[1]]), np.array([[0, 1]])), "the texts have 1 tokens"),
         (lambda m: tiny(KINDS[3], num_labels=1)(np.array([[1]]), np.array(["a"])), "numbers"),
         (lambda m: BertConfig(n_embd=10, n_head=3), "multiple of n_head"),
         (lambda m: BertConfig(vocab_size=3, pad_token_id=3), "pad_token_id is 3"),

@@ -24,6 +24,7 @@ CASES = {
     "labels": SMALL | LABELS | dict(num_labels=5, activation_function="relu"),
     "two labels": SMALL | LABELS,
     "a number": SMALL | LABELS | dict(num_labels=1),
+    "start and end": SMALL | dict(architecture="BertForQuestionAnswering"),
     "another padding": SMALL | MASKED | dict(pad_token_id=36),
 }  # fmt: skip
 SIZES = [(np.float64, 1e-10), (np.float32, 2e-5)]
@@ -81,6 +82,9 @@ def batch(ours):
         targets = random.integers(0, config.vocab_size, (B, T))
         targets[(random.random((B, T)) < 0.5) | (mask == 0)] = -100
         targets[:, 0] = 0
+    elif config.architecture == "BertForQuestionAnswering":
+        targets = random.integers(0, T, (B, 2))
+        targets[1, 0] = -100  # the start of one text does not count
     elif config.num_labels == 1:
         targets = random.standard_normal(B)
     else:
@@ -116,9 +120,15 @@ def test_output_loss_and_every_gradient(name, dtype, tolerance):
         labels = torch.tensor(targets).to(torch.float64 if targets.dtype.kind == "f" else None)
         if targets.dtype.kind == "f":
             labels = labels.to(theirs.dtype)
-        found = theirs(**tensors, labels=labels)
         logits, loss = ours(targets=targets, **inputs)
-        close(logits.numpy(), found.logits, tolerance, "logits")
+        if ours.span_head is None:
+            found = theirs(**tensors, labels=labels)
+            close(logits.numpy(), found.logits, tolerance, "logits")
+        else:
+            labels[labels < 0] = ours.config.n_positions  # which does not count there
+            found = theirs(**tensors, start_positions=labels[:, 0], end_positions=labels[:, 1])
+            close(logits.numpy()[..., 0], found.start_logits, tolerance, "starts")
+            close(logits.numpy()[..., 1], found.end_logits, tolerance, "ends")
         close(loss.numpy(), found.loss, tolerance, "loss")
         loss.backward()
         found.loss.backward()
