@@ -275,10 +275,14 @@ class Instructions(Examples):
         numbers = self.splits[VALIDATION][:5]
         lines = []
         for n, text in zip(numbers, self.answer(model, numbers, 120), strict=True):
-            row = self.first_row(n)
-            expected = self.decode(row.ids[len(row.prompt) :]).strip()
-            lines.append(f"{self.decode(row.prompt)}\nmodel     {text}\nexpected  {expected}")
+            prompt = self.decode(self.first_row(n).prompt)
+            lines.append(f"{prompt}\nmodel     {text}\nexpected  {self.expected(n)}")
         return "\n\n".join(lines)
+
+    def expected(self, n: int) -> str:
+        """Return the last answer of an example."""
+        row = self.first_row(n)
+        return self.decode(row.ids[len(row.prompt) :]).strip()
 
     def answer(self, model: GPT, numbers: ndarray, max_new_tokens: int) -> list[str]:
         """Return what the model answers at the end of some examples, without drawing."""
@@ -317,7 +321,7 @@ def pack(lengths: ndarray) -> list[list[int]]:
     Examples
     --------
     >>> pack(np.array([2, 5, 3, 1]))
-    [[1], [2, 0]]
+    [[1], [2, 0], [3]]
     """
     room: list[int] = []
     bins: list[list[int]] = []

@@ -2,10 +2,12 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers import Quiet, draw_model, npgpt, same_runs, train_config
+from helpers import ROOT, Quiet, draw_model, npgpt, same_runs, train_config
 
 from npgpt import UserError, load_model
 from npgpt.generation.chat import Chat
@@ -287,3 +289,20 @@ def test_clumsy_commands(file, tmp_path, capsys):
     assert npgpt("finetune", "instructions", "--train", tmp_path / "x.bin", *out) == 2
     assert "expected one file of conversations" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_example(tmp_path):
+    tokenizer = ByteTokenizer([END])
+    draw_model(vocab_size=tokenizer.n_vocab, n_positions=300).save_pretrained(tmp_path / "base")
+    save_tokenizer(tokenizer, tmp_path / "base")
+    pairs = [conversation(n) for n in range(40)]
+    rows = [{"instruction": asked, "output": answer} for asked, answer in pairs]
+    file = write(tmp_path / "rows.jsonl", rows)
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples/instructions.py", "--data", file, "--model",
+         str(tmp_path / "base"), "--steps", "12", "--answers", "3", "--save", tmp_path / "run"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["loss_after"] < found["loss_before"]
+    assert result.stdout.count("\nbefore    ") == 3
