@@ -51,7 +51,8 @@ const short = (x) => (x === undefined ? "?" : x === 0 ? "0" : formatted(x));
 
 function formatted(x) {
   const text = Number(x).toPrecision(4);
-  return text.includes("e") ? Number(text).toExponential() : String(Number(text));
+  const plain = Math.abs(x) >= 1e-4 && !text.includes("e");
+  return plain ? String(Number(text)) : Number(text).toExponential();
 }
 
 const address = (place) => (place.length ? `[${place.join(", ")}]` : "");
