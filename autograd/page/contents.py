@@ -35,11 +35,13 @@ def collect(trace: Trace) -> dict[str, Any]:
     calls = recording.behind(trace.start)
     steps = {step.number: i for i, step in enumerate(trace.steps)}
     lines = _Lines()
-    entries = []
+    entries: list[dict[str, Any]] = []
     for call in calls:
         place = steps.get(call.number)
         step = None if place is None else trace.steps[place]
         file, line = lines.find(call)
+        named = {name: n for name, n in call.constants.items() if n in recording.names}
+        inputs = call.parents | named
         entries.append(
             {
                 "op": call.op.name,
@@ -47,11 +49,11 @@ def collect(trace: Trace) -> dict[str, Any]:
                 "file": file,
                 "line": line,
                 "at": call.at,
-                "inputs": call.parents,
+                "inputs": inputs,
                 "constants": {
                     name: arrays.add(x) if isinstance(x, ndarray) and x.ndim else shown(brief(x))
                     for name, x in call.arguments.items()
-                    if name not in call.parents
+                    if name not in inputs
                 },
                 "results": list(call.results),
                 "step": -1 if place is None else place,
@@ -61,13 +63,14 @@ def collect(trace: Trace) -> dict[str, Any]:
                 **_terms(trace, call, step, arrays),
             }
         )
-    numbers = {n for call in calls for n in (*call.results, *call.parents.values())}
+    arrays_of = recording.constants | recording.values
+    numbers = {n for entry in entries for n in (*entry["results"], *entry["inputs"].values())}
     values = {}
     for n in sorted(numbers | {trace.start}):
         cotangent = trace.cotangent_of(n)
         values[n] = {
             "name": recording.name(n),
-            "array": arrays.add(recording.values[n]),
+            "array": arrays.add(arrays_of[n]),
             "cotangent": -1 if cotangent is None else arrays.add(cotangent),
         }
     places = {call.number: i for i, call in enumerate(calls)}
