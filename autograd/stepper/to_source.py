@@ -32,11 +32,13 @@ from autograd.files import replacing, together, write_text
 from autograd.kernels import use_kernels
 from autograd.modes import enable_grad, record_with
 from autograd.op import Op, Rule
+from autograd.stepper import textbook
 from autograd.stepper.functions import Functions, Names
 from autograd.stepper.literals import WIDTH, identical, literal, memory_order, tuple_of, wrapped
+from autograd.stepper.measure import largest
 from autograd.stepper.record import Call, Recording, recording_of
 from autograd.stepper.trace import Trace
-from autograd.tensor import Tensor
+from autograd.tensor import Tensor, grad
 
 SMALL = 16  # elements: a smaller array is written out even if there is a file for arrays
 MOST = 20_000  # elements that are written out if there is no file for arrays
@@ -48,16 +50,27 @@ if arrays["check"] != "{check}":
     raise SystemExit("the .npz beside this file belongs to another: write both again")
 
 """
+# By dtype: how far the numbers of a script in textbook style may be from the engine's, as a share
+# of the largest element, since the two add up in different orders.
+AGREEMENT = {np.dtype(d): share for d, share in (("f2", 1e-2), ("f4", 1e-4), ("f8", 1e-11))}
+ROUNDINGS = 64  # of the largest number: terms of this size may cancel
+STYLES = ("exact", "textbook")
 SECTION = 16  # up to this many ops, a module is one section of the script
 
 
 def to_source(
-    loss: Tensor | Trace, file: str | Path | None = None, *, primitives: bool = False
+    loss: Tensor | Trace,
+    file: str | Path | None = None,
+    *,
+    primitives: bool = False,
+    style: str = "exact",
 ) -> str:
     """Write the forward and the backward pass of a loss as a NumPy script.
 
     The script prints the loss and the gradients of the leaves. They equal those of the engine with
-    kernels off, bit for bit.
+    kernels off, bit for bit. In textbook style the script is as a person would write it, with
+    ``d_W = X.T @ d_z`` in the place of general functions. It then asserts that its numbers agree
+    with the engine's up to rounding.
 
     Parameters
     ----------
@@ -69,6 +82,8 @@ def to_source(
     primitives : bool
         Write the references of fused ops in their place. The numbers are then theirs: the same but
         for rounding.
+    style : {"exact", "textbook"}
+        Whether the numbers or the lines matter most.
 
     Returns
     -------
@@ -80,7 +95,8 @@ def to_source(
     RuntimeError
         If `loss` was not recorded, or a hook changed one of its gradients.
     ValueError
-        If `loss` is not a number, or its arrays are large and there is no file for them.
+        If `loss` is not a number, its arrays are large and there is no file for them, or there is
+        no such style.
     TypeError
         If the source of an op is not to be found, or has a constant that cannot be written.
 
@@ -99,6 +115,8 @@ def to_source(
     d_y = d_y + d_multiply_1 * y                       # dy = g · x  (2,)
     d_x = d_y - d_y * y * y                            # dx = g · (1 - tanh(x)^2)  (2,)
     """
+    if style not in STYLES:
+        raise ValueError(f"to_source: style is {style!r}; expected one of {', '.join(STYLES)}")
     begin = 1.0
     if isinstance(loss, Trace):
         recording, start = loss.recording, loss.start
@@ -127,7 +145,8 @@ def to_source(
         while primitives and any(call.op.reference_function for call in recording.behind(start)):
             recording, start = _expanded(recording, start)
         path = None if file is None else Path(file)
-        script = _Script(recording, start, begin, _arrays_in(frame), path)
+        kind = _Textbook if style == "textbook" else _Script
+        script = kind(recording, start, begin, _arrays_in(frame), path)
         text = script.text()
     if path is not None:
         with together(path.parent.resolve(strict=True)):
@@ -221,6 +240,7 @@ class _Script:
         self.arrays: set[int] = set()  # numbers of values that must be arrays, not scalars
         self.scalars: set[int] = set()  # numbers of values that are scalars
         self.saved: dict[int, dict] = {}  # of calls: the saved values, with variable and value
+        self.short: dict[int, textbook.Written] = {}  # of calls: the short forms
         maker = {n for call in self.calls for n in call.results}
         used = [n for call in self.calls for n in call.parents.values()]
         self.leaves = list(dict.fromkeys(n for n in used if n not in maker))
@@ -303,7 +323,8 @@ class _Script:
         for name, x in call.arguments.items():
             parent = call.parents.get(name)
             if parent is None:
-                wanted = self.shorten(f"{call.scope}.{name}".removeprefix("."))
+                known = self.recording.names.get(call.constants.get(name, -1))
+                wanted = self.shorten(known or f"{call.scope}.{name}".removeprefix("."))
                 texts[name] = self.constant(x, wanted)
             else:
                 texts[name] = self.variable[parent]
@@ -336,6 +357,9 @@ class _Script:
         """Yield the lines of the forward pass."""
         for call in self.calls:
             op = call.op
+            if (short := self.short_form(call)) is not None:
+                yield from short
+                continue
             out = call.run(op.forward, call.arguments)
             if op.saves:
                 out, *saved = out
@@ -364,6 +388,10 @@ class _Script:
             target = ", ".join(targets) + ("," if op.multiple and len(targets) == 1 else "")
             shape = self.recording.values[call.results[0]].shape
             yield _Line(target, value, said, shape, call.scope, 0 if op.multiple else number)
+
+    def short_form(self, call: Call) -> list[_Line] | None:
+        """Return the lines of a call that has a short form in this style, or None."""
+        return None
 
     def _arguments(self, call: Call, texts: dict[str, str]) -> list[str]:
         """Return the source of a call's arguments; those after the last array have names."""
@@ -396,6 +424,12 @@ class _Script:
 
     def _pulled_back(self, call: Call) -> Iterator[_Line]:
         op, values = call.op, self.recording.values
+        if short := self.short.get(call.number):
+            for target, text in short.behind:
+                yield _Line(target, text, scope=call.scope)
+            for name, parent in call.parents.items():
+                yield self._added(parent, short.sends[name], values[parent], "", call)
+            return
         texts, known, numbers = self.namespace(call)
         g = [
             self.cotangent[n] if n in self.reached
@@ -520,6 +554,7 @@ class _Script:
         if self.functions.definitions:
             parts.append("\n\n".join([_rule(FUNCTIONS), *self._definitions()]).rstrip() + "\n")
         sections = _sections(self.calls)
+        agreement = self.agreement()
         load = LOAD.format(check=self.check()) if self.stored else ""
         parts.append(f"{_rule('data')}\n\n{load}{_aligned(self.data)}")
         parts.append(f"{_rule('forward')}\n\n{self._body(forward, sections)}")
@@ -534,7 +569,12 @@ class _Script:
             "for name, gradient in gradients.items():",
             f'    print(f"\\nd {loss} / d {{name}}, {{gradient.shape}}:\\n{{gradient}}")',
         ]))  # fmt: skip
+        parts += [_rule("agreement") + f"\n\n{agreement}"] if agreement else []
         return "\n\n".join(parts) + "\n"
+
+    def agreement(self) -> str:
+        """Return the lines that compare the script's numbers with the engine's, in this style."""
+        return ""
 
     def check(self) -> str:
         """Return a hash of the arrays: the script checks that it reads the file written with it."""
@@ -564,6 +604,59 @@ class _Script:
             text = _aligned(list(group))
             found.append(f"# {shown(section)}\n{text}" if section and len(sections) > 1 else text)
         return "\n\n".join(found)
+
+
+class _Textbook(_Script):
+    """The script as a person would write it; see `autograd.stepper.textbook`."""
+
+    def short_form(self, call: Call) -> list[_Line] | None:
+        """Return the lines of a call that has a short form, and keep what its rules send."""
+        if len(call.results) != 1:
+            return None
+        (number,) = call.results
+        value, out = self.recording.values[number], self.variable[number]
+        written = textbook.write(
+            textbook.Texts(
+                call,
+                value,
+                self.namespace(call)[0],
+                out,
+                self.cotangent[number],
+                is_one=number == self.start and self.begin == 1,
+                new=self.names.new,
+            )
+        )
+        if written is None:
+            return None
+        self.short[call.number] = written
+        lines = [_Line(target, text, scope=call.scope) for target, text in written.before]
+        return [*lines, _Line(out, written.value, shape=value.shape, scope=call.scope)]
+
+    def agreement(self) -> str:
+        """Return the lines that compare the script's numbers with the engine's."""
+        tape = self.recording.replay(self.start)
+        loss = tape[self.start]
+        begin = np.full(loss.shape, self.begin, loss.dtype)
+        found = dict(zip(tape, grad(loss, list(tape.values()), begin), strict=True))
+        numbers = [self.start, *self.leaves]
+        recorded = [loss.numpy(), *(found[n].numpy() for n in self.leaves)]
+        dtype = max((x.dtype for x in recorded), key=lambda dtype: np.finfo(dtype).eps)
+        top = max(largest(x.numpy()) for x in (*tape.values(), *found.values()))
+        names = [self.names.new(f"recorded_{self.variable[n]}") for n in numbers]
+        values = [_Line(name, self.array(x, name), shape=x.shape)
+                  for name, x in zip(names, recorded, strict=True)]  # fmt: skip
+        pairs = zip([self.variable[self.start], *(self.cotangent[n] for n in self.leaves)], names,
+                    strict=True)  # fmt: skip
+        rounding = f"{ROUNDINGS * np.finfo(dtype).eps * top:.1e}"
+        ours, theirs, size = map(self.names.new, ("ours", "theirs", "size"))
+        return "\n".join([
+            _aligned(values), "",
+            f"for {ours}, {theirs} in [", *(f"    ({a}, {b})," for a, b in pairs), "]:",
+            f"    {size} = np.abs({theirs}[np.isfinite({theirs})]).max(initial=0)",
+            f"    np.testing.assert_allclose({ours}, {theirs}, rtol=0, "
+            f"atol={AGREEMENT[dtype]} * {size} + {rounding})",
+            'print("\\nthe loss and all gradients agree with those of the engine")',
+        ])  # fmt: skip
 
 
 def _in_single(text: str, value: Any) -> str:

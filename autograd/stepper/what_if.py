@@ -16,7 +16,7 @@ from numpy import ndarray
 from autograd.engine import differentiate
 from autograd.modes import observing
 from autograd.stepper.measure import norm
-from autograd.stepper.record import Call, Recording
+from autograd.stepper.record import Recording
 from autograd.stepper.trace import Trace
 from autograd.tensor import Tensor, grad
 
@@ -188,7 +188,8 @@ def _predictions(before: Trace, after: Trace) -> Iterator[Prediction]:
         return
     number = losses[0]
     targets = calls[number].arguments["target"]
-    classes = [_classes_last(trace.recording.calls[number]) for trace in (before, after)]
+    # (..., C), also if the program's classes are on axis 1
+    classes = [trace.recording.calls[number].arguments["input"] for trace in (before, after)]
     if targets.dtype.kind not in "iu" or classes[0].ndim != targets.ndim + 1:
         return
     for row in np.ndindex(targets.shape):
@@ -201,11 +202,6 @@ def _predictions(before: Trace, after: Trace) -> Iterator[Prediction]:
                 (int(np.argmax(old)), float(_softmax(old)[target])),
                 (int(np.argmax(new)), float(_softmax(new)[target])),
             )
-
-
-def _classes_last(call: Call) -> ndarray:
-    logits = call.arguments["input"]
-    return np.moveaxis(logits, 1, -1) if logits.ndim > 1 else logits
 
 
 def _softmax(logits: ndarray) -> ndarray:

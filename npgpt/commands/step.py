@@ -58,6 +58,8 @@ class Options:
     """With --source: write each fused op as the primitive ops of its reference."""
     html: NewFile = ""
     """An .html file to write instead: the first backward pass as a page to click through."""
+    textbook: bool = False
+    """With --source: write the script as a person would, and assert that it agrees."""
 
 
 def run(args: list[str]) -> int:
@@ -78,6 +80,8 @@ def walk(options: Options) -> None:
         raise UserError("--at is a step of a run: name its folder with --run DIR")
     if options.primitives and not options.source:
         raise UserError("--primitives are for a script that is written: add --source FILE.py")
+    if options.textbook and not options.source:
+        raise UserError("--textbook is for a script that is written: add --source FILE.py")
     if options.source:
         check_source(options)
     if options.html:
@@ -262,7 +266,8 @@ class _Session:
         """Write a pass as a script."""
         path, value = self.options.source, trace.recording.values[trace.start]
         try:
-            autograd.to_source(trace, path, primitives=self.options.primitives)
+            style = "textbook" if self.options.textbook else "exact"
+            autograd.to_source(trace, path, primitives=self.options.primitives, style=style)
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(str(error)) from None
         say(f"{path} is written; it prints {trace.recording.name(trace.start)} = {value!s}")
