@@ -437,7 +437,7 @@ class Bert(GPT):
             logits = self.span_head(x)
         elif self.label_head is not None:
             logits = self.judge(x)
-        elif self.sentence_head is not None:
+        elif self.sentence_head is not None and self.pooler is not None:
             logits = self.sentence_head(self.pooler(x))
         else:
             return x, None
