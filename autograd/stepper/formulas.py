@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from itertools import islice
+from functools import cache
+from itertools import islice, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +14,13 @@ from autograd.formula import (
     COMPARISONS,
     FUNCTIONS,
     Big,
+    Call,
     Equation,
     Evaluation,
     Formula,
     Name,
     Number,
+    _names,
 )
 
 EACH = 9  # up to this many elements of a result, the formula is written out for each
@@ -36,49 +40,130 @@ class NumberedEquation(NamedTuple):
     """For each element its place, the right side with numbers, and its value."""
     total: int
     """The number of elements of the left side."""
+    terms: list[tuple[str, str, float]]
+    """For a single element that was asked for, the terms of its sum, the largest first: each with
+    the index of the sum, the term with numbers, and its value. Terms that are 0 are left out."""
+
+
+class Numbers(NamedTuple):
+    """The numbers of one call: what `write_with_numbers` puts into a formula."""
+
+    arguments: dict[str, Any]
+    """The arguments of the call, by name."""
+    out: Any
+    g: Any
+    """The result of the call, and the cotangent of the result."""
+    sent: dict[str, Any]
+    """By the name of an input, the cotangent that is sent to it."""
 
 
 def write_with_numbers(
     formula: Formula,
-    arguments: dict[str, Any],
-    out: Any,
-    g: Any,
-    sent: dict[str, Any],
+    numbers: Numbers,
     names: dict[str, str],
+    symbol: str = "",
+    index: tuple[int, ...] | None = None,
 ) -> Iterator[NumberedEquation]:
     """Yield the equations of a formula with the numbers of one call.
 
-    Up to `EACH` elements of a left side are all written out; of more elements, only the first. The
-    formula of an op that only moves elements, such as a transpose, has no equations with numbers.
+    Up to `EACH` elements of a left side are all written out; of more elements, only the first. Each
+    element is computed alone, so arrays may be large. The formula of an op that only moves
+    elements, such as a transpose, has no equations with numbers.
 
     Parameters
     ----------
     formula : Formula
-    arguments, out, g, sent
-        Of the call: its arguments by name, its result, the result's cotangent, and by the name of
-        an input the cotangent that is sent to it.
+    numbers : Numbers
     names : dict of str to str
         What the symbols on the left sides stand for. A symbol that is missing is written as it is,
         with a dollar sign.
+    symbol : str, optional
+        Of a left side: only the equation of this symbol is written.
+    index : tuple of int, optional
+        With a symbol, the element to write.
     """
-    equations, evaluation = formula.evaluation(arguments, out, g, sent)
-    # For dx_i = g_i · y_i, with arrays of shape (2,), the loop writes dx[0] = 1 · 3 = 3 and
-    # dx[1] = 1 · 4 = 4: one equation, with a row for each element.
-    for equation in () if formula.moves else equations:
-        evaluation.sides(equation)
+    if formula.moves:
+        return
+    equations, evaluation = formula.evaluation(*numbers)
+    definitions: dict[str, _Ranged] = {}
+    for ranged in _with_ranges(equations, evaluation):
+        equation = ranged.equation
         name, subscripts = equation.left if isinstance(equation.left, Name) else ("", ())
-        if not name or not all(isinstance(s, Name) for s in subscripts):
+        if name and name not in evaluation.values:
+            definitions[name] = ranged
+        of_input = name.startswith("d") and name[1:] in numbers.arguments
+        if (
+            not name
+            or not all(isinstance(s, Name) for s in subscripts)
+            or (of_input and name[1:] not in numbers.sent)
+            or (symbol and name != symbol)
+        ):
             continue
-        of_input = name.startswith("d") and name[1:] in arguments
-        if of_input and name[1:] not in sent:
+        shape = _left_shape(evaluation, ranged)
+        total = math.prod(shape)
+        if not total:
             continue
-        left = np.array(evaluation.values[name], ndmin=len(subscripts))
-        if not left.size:
-            continue
-        places = np.ndindex(left.shape) if left.size <= EACH else islice(np.ndindex(left.shape), 1)
+        places: Iterator[tuple[int, ...]] = islice(np.ndindex(shape), total if total <= EACH else 1)
+        if index is not None:
+            places = iter([_moved(formula, evaluation, equations, name, index, shape)])
+        written = [_Written(evaluation, definitions, ranged, place) for place in places]
         shown = names.get(name, f"${name}")
-        rows = [_Written(evaluation, equation, place, left[place], shown).parts for place in places]
-        yield NumberedEquation("+=" if of_input else "=", rows, left.size)
+        at = [index or ()] if index is not None else [one.place for one in written]
+        rows = [
+            (f"{shown}[{', '.join(map(str, place))}]" if place else shown, *one.text_and_value())
+            for place, one in zip(at, written, strict=True)
+        ]
+        terms = written[0].terms() if index is not None else []
+        yield NumberedEquation("+=" if of_input else "=", rows, total, terms)
+
+
+class _Ranged(NamedTuple):
+    """An equation, and the range of each index in it."""
+
+    equation: Equation
+    ranges: dict[str, int]
+
+    @property
+    def letters(self) -> list[str]:
+        """The indices of the left side."""
+        return [subscript.name for subscript in self.equation.left.subscripts]
+
+
+def _with_ranges(equations: tuple[Equation, ...], evaluation: Evaluation) -> Iterator[_Ranged]:
+    """Yield equations with the ranges of their indices: one letter may differ between equations."""
+    stand_ins = Evaluation((), evaluation.values)  # also of what the equations define
+    ranges: dict[str, int] = {}
+    for equation in equations:
+        ranges = ranges | stand_ins.find_ranges(equation)
+        ranged = _Ranged(equation, ranges)
+        yield ranged
+        left = equation.left
+        if isinstance(left, Name) and left.name not in evaluation.values:
+            shape = (*evaluation.batch, *(ranges[letter] for letter in ranged.letters))
+            stand_ins.values[left.name] = np.broadcast_to(0.0, shape)
+
+
+def _left_shape(evaluation: Evaluation, ranged: _Ranged) -> tuple[int, ...]:
+    """Return the shape of a left side: of its array, or of what a definition would hold."""
+    left = ranged.equation.left
+    if left.name in evaluation.values:
+        return np.array(evaluation.values[left.name], ndmin=len(left.subscripts)).shape
+    return (*evaluation.batch, *(ranged.ranges[letter] for letter in ranged.letters))
+
+
+def _moved(
+    formula: Formula, evaluation: Evaluation, equations: tuple[Equation, ...], name: str,
+    index: tuple[int, ...], shape: tuple[int, ...],
+) -> tuple[int, ...]:  # fmt: skip
+    """Return the place of an element in the array with which the equations are evaluated.
+
+    For an op along axis 0, the axes of this array have another order.
+    """
+    places = formula.places(equations, evaluation.given).get(name)
+    if places is None:
+        return index
+    flat = np.ravel_multi_index(index, np.shape(evaluation.given[name])) if index else 0
+    return tuple(int(i) for i in np.argwhere(places.reshape(shape) == flat)[0])
 
 
 SIGNS: dict[Callable, tuple[str, int]] = {  # each with its binding strength
@@ -98,22 +183,78 @@ class _Written:
     def __init__(
         self,
         evaluation: Evaluation,
-        equation: Equation,
+        definitions: dict[str, _Ranged],
+        ranged: _Ranged,
         place: tuple[int, ...],
-        found: Any,
-        name: str,
     ) -> None:
-        self.evaluation = evaluation
-        subscripts = equation.left.subscripts
-        lead = len(place) - len(subscripts)
-        self.batch = (0,) * (len(evaluation.batch) - lead) + place[:lead]
-        indices = {s.name: i for s, i in zip(subscripts, place[lead:], strict=True)}
+        self.evaluation, self.definitions, self.place = evaluation, definitions, place
+        self.ranges = ranged.ranges
+        self.known: dict[tuple, tuple[str, int, float]] = {}  # sums and definitions
+        self.listed: list[tuple[str, tuple[str, int, float]]] | None = None  # of the first sum
+        equation, lead = ranged.equation, len(place) - len(ranged.letters)
+        indices = dict(zip(ranged.letters, place[lead:], strict=True))
+        self.array = evaluation.values.get(equation.left.name)
+        parts = []
         with np.errstate(all="ignore"):
-            text, _, value = self.write(equation.right, indices)
-        if not np.isclose(value, found, rtol=1e-4, atol=1e-12, equal_nan=True):
-            text += " + …"  # a broadcast input: the terms of its other uses are left out
-        at = f"{name}[{', '.join(map(str, place))}]" if place else name
-        self.parts = at, text, "" if text == four_digits(found) else four_digits(found)
+            for batch in self.batches(place[:lead], self.axes(equation.right)):
+                self.batch = batch
+                parts.append((batch, self.write(equation.right, indices)))
+        if len(parts) > 1:  # a broadcast input: its cotangent is summed
+            self.listed = [(f"at [{', '.join(map(str, at))}]", part) for at, part in parts]
+            self.text, _, self.value = _add([part for _, part in parts])
+        else:
+            self.text, _, self.value = parts[0][1]
+
+    def batches(self, place: tuple[int, ...], axes: set[int]) -> Iterator[tuple[int, ...]]:
+        """Yield the places in the batch of which an element of the left side is the sum.
+
+        These are several if the left side lacks axes of the batch on which the right side depends.
+        """
+        batch = self.evaluation.batch
+        lead = np.shape(self.array)[: len(place)] if self.array is not None else batch
+        ranges: list[Any] = [range(n if axis in axes else 1) for axis, n in enumerate(batch)]
+        for axis, (i, n) in enumerate(zip(place, lead, strict=True), len(batch) - len(place)):
+            if n == batch[axis]:
+                ranges[axis] = [i]
+        return product(*ranges)
+
+    def axes(self, node: Any) -> set[int]:
+        """Return the axes of the batch on which an expression depends."""
+        if isinstance(node, Call):
+            return set().union(*map(self.axes, node.arguments))
+        if isinstance(node, Big):
+            return self.axes(node.body) if node.letter else set()
+        if not isinstance(node, Name):
+            return set()
+        found = set().union(*map(self.axes, node.subscripts))
+        if node.name in self.evaluation.values:
+            shape = np.shape(self.evaluation.values[node.name])
+            lead = shape[: len(shape) - len(node.subscripts)]
+            first = len(self.evaluation.batch) - len(lead)
+            return found | {axis for axis, n in enumerate(lead, first) if n > 1}
+        definition = self.definitions.get(node.name)
+        if definition and len(definition.letters) == len(node.subscripts):
+            return found | self.axes(definition.equation.right)  # else an index of the same letter
+        return found
+
+    def text_and_value(self) -> tuple[str, str]:
+        """Return the right side with numbers, and the value; empty if the text is the number."""
+        if self.array is None:
+            found, largest = self.value, 0.0
+        else:
+            array = np.array(self.array, ndmin=len(self.place))
+            found, largest = float(array[self.place]), float(np.max(np.abs(array)))
+        value = four_digits(found)
+        if not np.isclose(
+            self.value, found, rtol=1e-3, atol=1e-12 + 1e-3 * largest, equal_nan=True
+        ):
+            return self.text, f"{four_digits(self.value)}, and the op has {value}"
+        return self.text, "" if self.text == value else value
+
+    def terms(self) -> list[tuple[str, str, float]]:
+        """Return the terms of the sum, the largest first, without those that are 0."""
+        found = [(at, text, value) for at, (text, _, value) in self.listed or () if value != 0]
+        return sorted(found, key=lambda term: -abs(term[2]))
 
     def write(self, node: Any, indices: dict[str, int]) -> tuple[str, int, float]:
         """Return an expression's text, its binding strength, and its value."""
@@ -144,47 +285,97 @@ class _Written:
 
     def write_sum(self, node: Big, indices: dict[str, int]) -> tuple[str, int, float]:
         """Write out the terms of a sum, product, maximum, minimum or mean."""
-        terms = []
+        within = {key: i for key, i in indices.items() if key in _letters(node)}
+        key = (id(node), tuple(within.items()), self.batch if node.letter else ())
+        if key not in self.known:
+            self.known[key] = self.write_terms(node, within)
+        return self.known[key]
+
+    def write_terms(self, node: Big, indices: dict[str, int]) -> tuple[str, int, float]:
+        """Write out the terms, which no earlier sum has written."""
+        is_first = self.listed is None and node.function is np.sum
+        if is_first:
+            self.listed = []
+        terms, places = [], []
         if node.letter:
-            for i in range(self.evaluation.ranges[node.letter]):
+            for i in range(self.ranges[node.letter]):
                 terms.append(self.write(node.body, indices | {node.letter: i}))
+                places.append(f"{node.letter} = {i}")
         else:
             before = self.batch
             for place in np.ndindex(self.evaluation.batch):
                 self.batch = place
                 terms.append(self.write(node.body, indices))
+                places.append(f"at [{', '.join(map(str, place))}]")
             self.batch = before
+        if is_first:
+            self.listed = list(zip(places, terms, strict=True))
+        if len(terms) == 1 or node.function is np.sum:
+            return _add(terms)
         value = float(node.function([term[2] for term in terms]))
         if not terms:
             return four_digits(value), 5, value
-        if len(terms) == 1:
-            return *terms[0][:2], value
-        strength = 3 if node.function is np.prod else 2
-        texts = [_bracketed(term, strength) for term in terms]
-        if len(texts) > MOST_TERMS:
-            texts[2:-1] = ["…"]
+        texts = _shortened([_bracketed(term, 3 if node.function is np.prod else 2)
+                            for term in terms])  # fmt: skip
         if node.function in (np.max, np.min):
             name = "max" if node.function is np.max else "min"
             return f"{name}({', '.join(texts)})", 5, value
-        text = (" · " if node.function is np.prod else " + ").join(texts)
         if node.function is np.mean:
-            return f"({text}) / {len(terms)}", 2, value
-        return text, strength - 1, value
+            return f"({' + '.join(texts)}) / {len(terms)}", 2, value
+        return " · ".join(texts), 2, value
 
     def entry(self, node: Name, indices: dict[str, int]) -> float:
         """Return the number that a name stands for."""
         if node.name in indices and not node.subscripts:
             return indices[node.name]
+        subscripts = [int(self.write(s, indices)[2]) for s in node.subscripts]
+        if node.name in self.definitions and node.name not in self.evaluation.values:
+            return self.defined(node.name, subscripts)
         array = np.asarray(self.evaluation.values[node.name])
-        lead = array.ndim - len(node.subscripts)
-        places = list(self.batch[len(self.batch) - lead :]) if lead else []
-        places += [int(self.write(s, indices)[2]) for s in node.subscripts]
+        lead = array.ndim - len(subscripts)
+        places = [*(self.batch[len(self.batch) - lead :] if lead else ()), *subscripts]
         for axis, n in enumerate(array.shape):
             if n == 1:
                 places[axis] = 0
             if not 0 <= places[axis] < n:
                 return 0.0
         return float(array[tuple(places)])
+
+    def defined(self, name: str, subscripts: list[int]) -> float:
+        """Return an element of a value that an earlier equation defines."""
+        key = (name, *subscripts, self.batch)
+        if key not in self.known:
+            equation, ranges = definition = self.definitions[name]
+            letters = definition.letters
+            if not all(0 <= i < ranges[k] for i, k in zip(subscripts, letters, strict=True)):
+                return 0.0
+            # The terms to list are those of the equation itself, and its indices have other ranges.
+            before, self.listed, self.ranges = (self.listed, self.ranges), [], ranges
+            self.known[key] = self.write(
+                equation.right, dict(zip(letters, subscripts, strict=True))
+            )
+            self.listed, self.ranges = before
+        return self.known[key][2]
+
+
+@cache
+def _letters(node: Big) -> frozenset[str]:
+    """Return the names without subscripts in an expression: the indices are among them."""
+    return frozenset(name.name for name in _names(node) if not name.subscripts)
+
+
+def _add(terms: list[tuple[str, int, float]]) -> tuple[str, int, float]:
+    """Return the sum of terms, of which the middle ones are left out if there are many."""
+    if len(terms) == 1:
+        return terms[0]
+    value = float(np.sum([term[2] for term in terms]))
+    if not terms:
+        return four_digits(value), 5, value
+    return " + ".join(_shortened([_bracketed(term, 2) for term in terms])), 1, value
+
+
+def _shortened(texts: list[str]) -> list[str]:
+    return [*texts[:2], "…", texts[-1]] if len(texts) > MOST_TERMS else texts
 
 
 def four_digits(x: Any) -> str:

@@ -223,13 +223,17 @@ class Recording:
         for number in self.constants:
             count_up(number, "array")
         texts = Counter(call.statement.running for call in self.calls.values())
+        ops: dict[tuple, set[str]] = {}  # of each part: a library function may call several
+        for call in self.calls.values():
+            ops.setdefault(call.part[1:], set()).add(call.op.name)
         for call in self.calls.values():
             text = call.statement.running
             is_short = 0 < len(text) <= LONGEST_EXPRESSION and not call.op.multiple
             if is_short and not call.scope and texts[text] == 1:
                 found[call.number] = text
                 continue
-            own = call.statement.target if not call.op.multiple else ""
+            is_direct = not call.op.multiple and len(ops[call.part[1:]]) == 1
+            own = call.statement.target if is_direct else ""
             for result in dict.fromkeys((*call.results, call.number)):
                 if result not in self.names:
                     count_up(result, f"{call.scope}.{own or call.op.name}".removeprefix("."))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
+import linecache
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,23 +24,27 @@ from autograd.stepper import check, what_if
 from autograd.stepper.check import Comparison, Judgement, Proof
 from autograd.stepper.contributions import explain_whole
 from autograd.stepper.evaluate import evaluate, plain_quotes
-from autograd.stepper.formulas import NumberedEquation, write_with_numbers
-from autograd.stepper.measure import largest, norm
+from autograd.stepper.formulas import NumberedEquation, Numbers, write_with_numbers
+from autograd.stepper.measure import norm
 from autograd.stepper.places import Index, read_index, split_index
 from autograd.stepper.record import Call, kind, record
 from autograd.stepper.source import Statement
 from autograd.stepper.steps import Edge, Step, as_tuple
+from autograd.stepper.stops import (
+    LIMITS,
+    Breakpoint,
+    CommandError,
+    condition,
+    find_module,
+    is_inside,
+    modules,
+)
 from autograd.stepper.symbols import ASSIGNMENT, lines_of, names_of, values_of
 from autograd.stepper.trace import Trace, trace
 from autograd.tensor import tensor
 
-WRITABLE = 1024  # elements: for larger arrays, a formula is shown without numbers
+AROUND = 5  # lines of the program that are listed before and after the one that runs
 VALUE_ASSIGNMENT = re.compile(r"([^=<>!]+?)\s*(?<![-+*/@%])=(?!=)\s*(.+)", re.DOTALL)
-LIMITS = {"nonfinite": np.inf, "vanishing": 1e-6, "exploding": 1e3}  # of contributions
-
-
-class CommandError(ValueError):
-    """A command that cannot be carried out; the message says why."""
 
 
 class NotYet(CommandError):
@@ -59,8 +65,7 @@ class Level:
     inside : (Call, Step), optional
         The call and the step of the op that was stepped into. This pass goes through the op's
         reference.
-    breaks : list of (str, callable)
-        The breakpoints: the text that the user typed, and the condition on a step.
+    breaks : list of Breakpoint
     changed : dict of int to ndarray
         The values that `Session.set` and `Session.descend` have changed.
     history : tuple of (Trace, dict)
@@ -71,7 +76,7 @@ class Level:
     index: int = 0
     recorded: Trace = field(init=False)
     inside: tuple[Call, Step] | None = None
-    breaks: list[tuple[str, Callable]] = field(default_factory=list)
+    breaks: list[Breakpoint] = field(default_factory=list)
     changed: what_if.Changes = field(default_factory=dict)
     history: tuple[tuple[Trace, what_if.Changes], ...] = ()
 
@@ -202,7 +207,7 @@ class FormulaView(NamedTuple):
     symbols: dict[str, str]
     """What the rule's symbols stand for, as in ``$x``: ``W1``."""
     lines: list[str]
-    with_numbers: list[NumberedEquation] | None
+    with_numbers: list[NumberedEquation]
 
 
 class Session:
@@ -212,12 +217,12 @@ class Session:
 
     ======================  ========================================================
     next, back, jump        `move`, `jump`
-    continue, until         `go_on`, `go_until`
-    break                   `add_break`, `breaks`, `clear_breaks`
+    continue, until, over   `go_on`, `go_until`, `go_over`
+    break, tbreak           `add_break`, `breaks`, `clear_breaks`
     into, out               `step_into`, `proof`, `step_out`
     (after every move)      `current_view`: a `StepView`, an `EndView` or a `ProofView`;
                             `watched_values`
-    where                   `neighbourhood`
+    where, whatis, list     `neighbourhood`, `description`, `source`
     print, watch            `evaluate`, `watch`; `symbols`, what ``$x`` and so on stand for
     formula                 `formula`
     why                     `why`; `explanation`, of the number that `find` returns
@@ -422,11 +427,10 @@ class Session:
             raise CommandError(f"{name}{error}") from None
 
     def names(self) -> list[str]:
-        """Return the names of values and ops, for completion."""
+        """Return the names of values, ops and modules, for completion."""
         calls = self.trace.recording.calls.values()
-        ops = dict.fromkeys(call.op.name for call in calls)
-        names = list(self.trace.recording.names.values())
-        return [*names, *(op for op in ops if op not in names)]
+        names = dict.fromkeys(self.trace.recording.names.values())
+        return list(names | dict.fromkeys([call.op.name for call in calls] + modules(self)))
 
     # ---- seeing the step
 
@@ -498,16 +502,22 @@ class Session:
             notes.append("complete: asked for")
         return ", ".join(notes)
 
-    def formula(self) -> FormulaView:
-        """Return what the op and its rule compute, in symbols and with numbers.
+    def formula(self, text: str = "") -> FormulaView:
+        """Return what the op and its rule compute, in names and with numbers.
+
+        Parameters
+        ----------
+        text : str
+            A result (``a``), a cotangent that the step adds to (``d(W1)``), a symbol (``$dx``), or
+            an element of one, such as ``d(W1)[2, 7]``. Without a text, the whole formula.
 
         Raises
         ------
         CommandError
-            If the op states no formula.
+            If the op states no formula, or the formula has no such part.
         """
         call, step, names = self.call, self.step, self.names_of_symbols(self.call)
-        lines = [line.text for line in lines_of(call, names)]
+        lines = lines_of(call, names)
         if not lines:
             raise CommandError(f"{call.op.name} states no formula")
         symbols = {
@@ -515,15 +525,48 @@ class Session:
             if symbol not in call.arguments or symbol in call.parents or symbol in call.constants
             if symbol[0] != "d" or symbol in call.arguments
         }  # fmt: skip
-        arrays = [*call.arguments.values(), *as_tuple(self.out(call))]
-        if any(isinstance(x, ndarray) and x.size > WRITABLE for x in arrays):
-            return FormulaView(symbols, lines, None)
-        sent = {edge.input: edge.contribution for edge in step.edges}
+        numbers = Numbers(
+            call.arguments, self.out(call), step.cotangent,
+            {edge.input: edge.contribution for edge in step.edges},
+        )  # fmt: skip
         stated: Any = call.op.stated
-        equations = write_with_numbers(
-            stated, call.arguments, self.out(call), step.cotangent, sent, names
-        )
-        return FormulaView(symbols, lines, list(equations))
+        if not text:
+            equations = write_with_numbers(stated, numbers, names)
+            return FormulaView(symbols, [line.text for line in lines], list(equations))
+        asked, index = self.part_of_formula(text, [line.symbol for line in lines])
+        shown = [line.text for line in lines if line.symbol in asked]
+        found: list[NumberedEquation] = []
+        for symbol in asked:
+            found += write_with_numbers(stated, numbers, names, symbol, index)
+        return FormulaView(symbols, shown, found)
+
+    def part_of_formula(
+        self, text: str, known: list[str]
+    ) -> tuple[list[str], tuple[int, ...] | None]:
+        """Return the symbols of a part of the formula, and the index of the element, if any."""
+        values = self.symbols()
+        shown: dict[str, list[str]] = {}
+        for symbol in filter(None, known):
+            names = self.names_of_symbols(self.call)
+            for written in (f"${symbol}", names.get(symbol, f"${symbol}")):
+                shown.setdefault(plain_quotes(written), []).append(symbol)
+        text = plain_quotes(text)
+        name, inside = (text, "") if text in shown else split_index(text)
+        if name not in shown:
+            raise CommandError(f"the formula has no {name}; it has {', '.join(shown)}")
+        asked = list(dict.fromkeys(shown[name]))
+        if not inside:
+            return asked, None
+        if asked[0] not in values:
+            raise CommandError(f"{name} is a value of the formula alone, and has no elements here")
+        try:
+            index = read_index(inside, np.shape(values[asked[0]]))
+        except ValueError as error:
+            raise CommandError(f"{name}{error}") from None
+        if len(index) < np.ndim(values[asked[0]]) or not all(isinstance(i, int) for i in index):
+            shape = list(np.shape(values[asked[0]]))
+            raise CommandError(f"name one element: {name} has the shape {shape}")
+        return asked, index
 
     def gradients(self) -> list[Gradient]:
         """Return the gradients at which the pass arrives."""
@@ -570,6 +613,59 @@ class Session:
         if isinstance(x, ndarray) and x.ndim:
             return kind(x)
         return text if len(text := str(x)) <= 12 else f"{name}=…"
+
+    def description(self, text: str) -> list[str]:
+        """Return what a value is: its dtype and shape, what made it, and what uses it.
+
+        The text is a name, or an expression, of which only the kind is known.
+        """
+        try:
+            number = self.find(text)
+        except CommandError:
+            value = self.evaluate(text)
+            is_array = isinstance(value, ndarray | np.generic)
+            return [f"{text}: {kind(value) if is_array else type(value).__name__}"]
+        recording = self.trace.recording
+        made = recording.maker.get(number)
+        if number in recording.constants:
+            origin = "an array off the tape, which gets no cotangent"
+        else:
+            origin = f"made by {made.op.name}  {made.at}" if made else "a leaf"
+        lines = [f"{self.name(number)}: {kind(self.value(number))}, {origin}"]
+        for call in recording.calls.values():
+            if number in (*call.parents.values(), *call.constants.values()):
+                results = ", ".join(map(self.name, call.results))
+                lines.append(f"  used by {call.op.name} for {results}  {call.at}")
+        return lines
+
+    def source(self, what: str = "") -> list[tuple[int, str, bool]]:
+        """Return lines of source: the number, the text, and whether the step's line is this one.
+
+        Parameters
+        ----------
+        what : str
+            ``op`` for the function of the op, or for its reference if it has one; ``rule`` for the
+            functions of its rules. Without it, the lines of the program around the step.
+        """
+        call = self.call
+        if what in ("op", "rule"):
+            functions = [call.op.reference_function or call.op.forward]
+            if what == "rule":
+                functions = list(dict.fromkeys(rule.function for rule in call.op.rules))
+            try:
+                texts = [inspect.getsource(function).rstrip() for function in functions]
+            except (OSError, TypeError):
+                raise CommandError(f"the source of the {what} is not at hand") from None
+            return [(0, line, False) for line in "\n\n".join(texts).splitlines()]
+        if what:
+            raise CommandError(f"list, list op or list rule; not list {what}")
+        path, number, _ = call.place
+        lines, here = linecache.getlines(path), int(number or 0)
+        if not lines:
+            return [(here, line, True) for line in call.statement.text.splitlines()]
+        first = max(1, here - AROUND)
+        shown = lines[first - 1 : here + AROUND]
+        return [(n, line.rstrip(), n == here) for n, line in enumerate(shown, first)]
 
     def explanation(self, number: int) -> Explanation:
         """Return the contributions to a value's cotangent, grouped by module."""
@@ -628,85 +724,88 @@ class Session:
     def go_on(self) -> str:
         """Go on to the next breakpoint, or to the end; return the breakpoint's text, or nothing."""
         for index in range(self.level.index + 1, len(self.trace.steps)):
-            for what, holds in self.level.breaks:
-                if holds(self.trace.steps[index]):
+            for stop in self.level.breaks:
+                if stop.holds(self.trace.steps[index]) and self.is_true(stop.expression, index):
                     self.go(index)
-                    return what
+                    if stop.once:
+                        self.level.breaks.remove(stop)
+                    return stop.text
         self.go(len(self.trace.steps))
         return ""
 
-    def go_until(self, text: str) -> None:
-        """Go on to the next step for which a condition holds; see `condition`."""
-        holds = self.condition(text)
-        for index in range(self.level.index + 1, len(self.trace.steps)):
+    def is_true(self, expression: str, index: int) -> bool:
+        """Return whether an expression is true at a step; an empty one is, an undefined one not."""
+        if not expression:
+            return True
+        there = self.branch().go(index)
+        with suppress(CommandError):
+            return bool(np.all(there.evaluate(expression)))
+        return False
+
+    def go_until(self, text: str, back: bool = False) -> None:
+        """Go to the next step for which a condition holds, or to the last one before this step.
+
+        The text is that of `stops.condition`.
+        """
+        holds = condition(self, text)
+        here, end = self.level.index, len(self.trace.steps)
+        for index in range(here - 1, -1, -1) if back else range(here + 1, end):
             if holds(self.trace.steps[index]):
                 self.go(index)
                 return
-        raise CommandError(f"no later step has to do with {text}")
+        raise CommandError(f"no {'earlier' if back else 'later'} step has to do with {text}")
 
-    def add_break(self, text: str) -> None:
-        """Add a breakpoint: `go_on` stops at steps for which a condition holds; see `condition`."""
-        holds = self.condition(text)
-        if text.split()[0] not in LIMITS and not any(map(holds, self.trace.steps)):
-            raise CommandError(f"no step of this pass has to do with {text}")
-        self.level.breaks.append((text, holds))
+    def go_over(self, text: str = "") -> str:
+        """Go on to the first step outside of a module; by default, of the module of this step.
+
+        Returns the name of the module.
+        """
+        module = find_module(self, text) if text else self.scope
+        if not module:
+            raise CommandError(
+                f"no module here is called {text!r}" if text else "this step is in no module"
+            )
+        scopes = [self.trace.call(step).scope for step in self.trace.steps]
+        here = self.level.index
+        if not any(is_inside(scope, module) for scope in scopes[here:]):
+            raise CommandError(f"no later step is in {module}")
+        first = next(i for i in range(here, len(scopes)) if is_inside(scopes[i], module))
+        later = range(first, len(scopes))
+        self.go(next((i for i in later if not is_inside(scopes[i], module)), len(scopes)))
+        return module
+
+    def add_break(self, text: str, once: bool = False) -> Breakpoint:
+        """Add a breakpoint: `go_on` stops at steps for which a condition holds.
+
+        Parameters
+        ----------
+        text : str
+            That of `stops.condition`; then, if an expression must be true, ``if EXPRESSION``.
+        once : bool
+            Whether the breakpoint is removed when it has stopped the walk.
+        """
+        where, _, expression = (part.strip() for part in text.partition(" if "))
+        holds = condition(self, where)
+        if where.split()[0] not in LIMITS and not any(map(holds, self.trace.steps)):
+            raise CommandError(f"no step of this pass has to do with {where}")
+        if expression:
+            with suppress(NotYet):
+                self.evaluate(expression)
+        number = max((stop.number for stop in self.level.breaks), default=0) + 1
+        stop = Breakpoint(number, text, holds, expression, once)
+        self.level.breaks.append(stop)
+        return stop
 
     def breaks(self) -> list[str]:
         """Return the breakpoints of this pass, as they were added."""
-        return [text for text, _ in self.level.breaks]
+        return [stop.text for stop in self.level.breaks]
 
-    def clear_breaks(self) -> None:
-        """Remove all breakpoints of this pass."""
-        self.level.breaks.clear()
-
-    def condition(self, text: str) -> Callable[[Step], bool]:
-        """Return a breakpoint's condition on a step.
-
-        The text is a value's name, an op's name, a line of the program (``12``, ``model.py:12``),
-        a shape (``[2, 3]``), or ``nonfinite``, ``vanishing 1e-6``, ``exploding 1e3``.
-        """
-        word, _, rest = text.partition(" ")
-
-        def sent(step: Step) -> float:
-            return max((largest(edge.contribution) for edge in step.edges), default=0.0)
-
-        if word == "nonfinite":
-            return lambda step: not all(np.isfinite(e.contribution).all() for e in step.edges)
-        if word in LIMITS:
-            try:
-                limit = float(rest or LIMITS[word])
-            except ValueError:
-                raise CommandError(f"{rest!r} is no number") from None
-            if word == "vanishing":
-                return lambda step: sent(step) < limit
-            return lambda step: sent(step) > limit
-        if re.fullmatch(r"\[[\d, ]*\]", text):
-            shape = tuple(int(n) for n in re.findall(r"\d+", text))
-            return lambda step: any(
-                self.value(number).shape == shape for number in self.trace.call(step).results
-            )
-        if re.fullmatch(r"(.*:)?\d+", text):
-            path, _, line = text.rpartition(":")
-
-            def is_at(step: Step) -> bool:
-                file, number, _ = self.trace.call(step).place
-                return number == line and file.endswith(path)
-
-            return is_at
-        is_op = any(call.op.name == text for call in self.trace.recording.calls.values())
-        if is_op and text not in self.trace.recording.names.values():
-            return lambda step: self.trace.call(step).op.name == text
-        wanted = self.find(text)
-
-        def is_of(step: Step) -> bool:
-            call = self.trace.call(step)
-            return (
-                wanted in call.results
-                or wanted in call.constants.values()
-                or any(edge.parent == wanted for edge in step.edges)
-            )
-
-        return is_of
+    def clear_breaks(self, number: int | None = None) -> None:
+        """Remove a breakpoint of this pass, or all of them."""
+        kept = [s for s in self.level.breaks if number is not None and s.number != number]
+        if number is not None and len(kept) == len(self.level.breaks):
+            raise CommandError(f"there is no breakpoint {number}")
+        self.level.breaks = kept
 
     # ---- into an op
 

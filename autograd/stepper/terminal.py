@@ -13,6 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable
+from pprint import pformat
 from typing import Any
 
 import numpy as np
@@ -22,26 +23,27 @@ from rich.text import Text
 from autograd.console import Console
 from autograd.stepper.check import Comparison
 from autograd.stepper.display import matrix, one
-from autograd.stepper.formulas import NumberedEquation
+from autograd.stepper.formulas import NumberedEquation, four_digits
 from autograd.stepper.measure import norm
 from autograd.stepper.record import kind
 from autograd.stepper.session import (
-    WRITABLE,
-    CommandError,
     EndView,
     ProofView,
     Session,
     StepView,
     Value,
 )
+from autograd.stepper.stops import CommandError
 from autograd.stepper.trace import Trace
 from autograd.stepper.what_if import Outcome, outcome_lines
 
 ALIASES = {
     "n": "next", "c": "continue", "u": "until", "b": "break", "i": "into", "o": "out", "w": "where",
     "p": "print", "f": "formula", "q": "quit", "h": "help", "?": "help", "exit": "quit",
+    "a": "args", "l": "list", "j": "jump", "display": "watch",
 }  # fmt: skip
 FEW = 64  # elements: an array of at most this size is shown in full
+MOST_TERMS = 8  # terms of a sum that are listed
 MARKS = {"right": ("✓", "green"), "wrong": ("✗", "bold red"), "unclear": ("?", "bold yellow")}
 
 
@@ -79,6 +81,7 @@ class Terminal:
     def __init__(self, trace: Trace, console: Console | None = None) -> None:
         self.console = console or Console()
         self.session = Session(trace)
+        self.history: list[str] = []
         self.done = False
         self.quit = False
 
@@ -103,13 +106,30 @@ class Terminal:
         word, _, rest = line.strip().partition(" ")
         if not word or word.startswith("#"):
             return
+        self.history.append(line.strip())
         with self.console:  # the output appears at once: in a notebook as one display
             try:
-                self.command(word)(rest.strip())
+                self.command_or_value(word, line.strip())(rest.strip())
             except CommandError as error:
                 self.print(error, style="red")
             except Exception as error:  # an error of the stepper must not end the user's program
                 self.print(f"{word}: {type(error).__name__}: {error}", style="red")
+
+    def command_or_value(self, word: str, line: str) -> Callable[[str], None]:
+        """Return the command of a line; of a line that is an expression, one that shows its value.
+
+        A command has precedence, also by its letter, as in ``h``; but ``h * 2`` is an expression. A
+        name of the program has precedence over the beginning of a command's name.
+        """
+        is_sum = bool(re.match(r"\w+ [-+*/@%<>=!&|]+ ", line)) and word not in self.commands()
+        is_name = word == line and word not in self.commands() and word not in ALIASES
+        if not (is_name or is_sum) or word not in self.session.names():
+            try:
+                return self.command(word)
+            except CommandError:
+                if re.fullmatch(r"\w+( +\w.*)?", line):
+                    raise
+        return lambda rest: self.do_print(line)
 
     def command(self, word: str) -> Callable[[str], None]:
         """Return a command by its name, its letter, or the beginning of its name."""
@@ -308,8 +328,11 @@ class Terminal:
         return True
 
     def do_back(self, text: str) -> None:
-        """Go one step back, or N.  back [N]."""
-        self.session.move(-_count(text))
+        """Go one step back, or N, or to an earlier step as `until` does.  back [N|OP|NAME|LINE]."""
+        if text and not text.isdigit():
+            self.session.go_until(text, back=True)
+        else:
+            self.session.move(-_count(text))
         self.show()
 
     def do_jump(self, text: str) -> None:
@@ -320,7 +343,7 @@ class Terminal:
         self.show()
 
     def do_continue(self, text: str) -> None:
-        """Go on to the next breakpoint, or to the end; from there, leave the pass.  continue."""
+        """Go on to the next breakpoint or the end; at the end, leave.  continue."""
         if self.left():
             return
         if what := self.session.go_on():
@@ -328,29 +351,55 @@ class Terminal:
         self.show()
 
     def do_until(self, text: str) -> None:
-        """Go on to an op, to what makes or feeds a value, or to a line.  until OP|NAME|LINE."""
+        """Go on to an op, module or line, or what makes or feeds a value.  until OP|NAME|LINE."""
         if not text:
-            raise CommandError("until which op, value or line?")
+            raise CommandError("until which op, value, module or line?")
         self.session.go_until(text)
+        self.show()
+
+    def do_over(self, text: str) -> None:
+        """Go on past this step's module, or past another one.  over [MODULE]."""
+        module = self.session.go_over(text)
+        self.print(f"past {module}", style="green")
         self.show()
 
     def do_break(self, text: str) -> None:
         """Stop there when continuing; alone, list the breakpoints.
 
         break OP|NAME|LINE      an op, a value, a line of the program
+        break MODULE            where the pass enters a module
         break [2, 3]            a result of that shape
         break nonfinite         a NaN or an Inf in what a step sends
         break vanishing [1e-6]  no element sent is larger
         break exploding [1e3]   an element sent is larger
-        break clear             forget all
+        break ... if EXPRESSION only if the expression is true there
+        break clear             forget all; clear N forgets one
         """
         if text == "clear":
             self.session.clear_breaks()
         elif text:
             self.session.add_break(text)
-        for what in self.session.breaks():
-            self.print(f"break {what}")
-        if not self.session.breaks():
+        self.show_breaks()
+
+    def do_tbreak(self, text: str) -> None:
+        """Set a breakpoint that is removed when it has stopped the walk.  tbreak OP|NAME|LINE."""
+        if not text:
+            raise CommandError("tbreak at what? See: help break")
+        self.session.add_break(text, once=True)
+        self.show_breaks()
+
+    def do_clear(self, text: str) -> None:
+        """Remove breakpoint N, or all of them.  clear [N]."""
+        if text and not text.isdecimal():
+            raise CommandError(f"{text!r} is no number of a breakpoint")
+        self.session.clear_breaks(int(text) if text else None)
+        self.show_breaks()
+
+    def show_breaks(self) -> None:
+        """List the breakpoints with their numbers."""
+        for stop in self.session.level.breaks:
+            self.print(f"break {stop.number}: {stop.text}", "  once" if stop.once else "")
+        if not self.session.level.breaks:
             self.print("no breakpoints")
 
     # ---- into an op
@@ -362,7 +411,7 @@ class Terminal:
         self.show()
 
     def do_out(self, text: str) -> None:
-        """Leave an op that was stepped into, with the proof that it is the same.  out."""
+        """Leave an op that was stepped into; prove that it is the same.  out."""
         proof = self.session.proof()
         if not self.session.at_end:
             self.show_proof(proof)
@@ -408,6 +457,57 @@ class Terminal:
             raise CommandError("print what?")
         self.show_value(self.session.evaluate(text))
 
+    def do_pp(self, text: str) -> None:
+        """Show every element of a value.  pp EXPRESSION."""
+        if not text:
+            raise CommandError("pp what?")
+        value = self.session.evaluate(text)
+        if isinstance(value, ndarray):
+            written = np.array2string(
+                value, max_line_width=self.console.width, precision=4, suppress_small=True,
+                threshold=sys.maxsize,
+            )  # fmt: skip
+        else:
+            written = pformat(value, width=self.console.width)
+        for line in written.splitlines():
+            self.print(line)
+
+    def do_whatis(self, text: str) -> None:
+        """Say what a value is, what made it, and what uses it.  whatis NAME."""
+        if not text:
+            raise CommandError("whatis what?")
+        for line in self.session.description(text):
+            self.print(line)
+
+    def do_args(self, text: str) -> None:
+        """Show what the rule's symbols stand for here, with their values.  args."""
+        names = self.session.names_of_symbols(self.session.call)
+        for symbol, value in self.session.symbols().items():
+            name = names.get(symbol, f"${symbol}")
+            verb = "adds to" if symbol.startswith("d") and symbol in names else "is"
+            title = f"${symbol}" if name == f"${symbol}" else f"${symbol} {verb} {name}"
+            if isinstance(value, ndarray | np.generic):
+                self.show_array(title, value)
+            else:
+                self.print(f"  ${symbol} is {value}")
+
+    def do_list(self, text: str) -> None:
+        """Show the program around this step, or the source of its op.  list [op|rule].
+
+        list       the lines around the one that called the op
+        list op    the function of the op; of a fused op its reference, which it is tested against
+        list rule  the functions that compute what is sent
+        """
+        for number, line, is_current in self.session.source(text):
+            mark = "->" if is_current else "  "
+            place = f"{number:>4} {mark} " if number else "  "
+            self.print(Text(place, "dim"), Text(line, "bold" if is_current else ""))
+
+    def do_history(self, text: str) -> None:
+        """List the commands that were typed.  history."""
+        for number, line in enumerate(self.history, 1):
+            self.print(Text(f"{number:>4}  ", "dim"), line)
+
     def show_value(self, value: Any) -> None:
         """Show the value of an expression."""
         value = value.item() if isinstance(value, np.bool_) else value
@@ -422,15 +522,17 @@ class Terminal:
             self.print(line)
 
     def do_formula(self, text: str) -> None:
-        """Show what the op and its rule compute, and the same with numbers.  formula."""
-        symbols, lines, equations = self.session.formula()
+        """Show what the op and its rule compute, also with numbers.  formula [PART].
+
+        formula d(W1)        what is added to one cotangent, or the line of one result
+        formula d(W1)[2, 7]  one element of it, and the terms of its sum, the largest first
+        """
+        symbols, lines, equations = self.session.formula(text)
         legend = ", ".join(f"{symbol} is {name}" for symbol, name in symbols.items())
         self.print(Text(legend, "dim"))
         for line in lines:
             self.print("  ", line)
-        if equations is None:
-            self.print(Text(f"numbers are put in for arrays of up to {WRITABLE} elements", "dim"))
-        elif equations:
+        if equations:
             self.print(Text("with numbers", "dim"))
             for equation in equations:
                 self.show_equation(equation)
@@ -445,8 +547,23 @@ class Terminal:
                 value = value.rjust(widths[2]) if value else ""
             line = f"  {place} {equation.sign} {text}"
             self.print((f"{line} = {value}" if value else line).rstrip())
-        if len(equation.rows) < equation.total:
+        if equation.terms:
+            self.show_terms(equation.terms)
+        elif len(equation.rows) < equation.total:
             self.print(Text(f"  the first of {equation.total} elements", "dim"))
+
+    def show_terms(self, terms: list[tuple[str, str, float]]) -> None:
+        """Show the terms of a sum in columns, the largest first."""
+        shown = terms[:MOST_TERMS]
+        places = max(len(place) for place, _, _ in shown)
+        for place, text, value in shown:
+            line = Text(f"    {place:<{places}}  ", "dim").append(f"{value:>+11.4g}", "bold")
+            line.append("" if text == four_digits(value) else f"  {text}")
+            line.truncate(self.console.width - 1, overflow="ellipsis")
+            self.print(line)
+        if rest := terms[MOST_TERMS:]:
+            total = sum(value for _, _, value in rest)
+            self.print(Text(f"    {'':<{places}}  {total:>+11.4g}  the {len(rest)} others", "dim"))
 
     def do_why(self, text: str) -> None:
         """Show what a gradient is the sum of, largest first.  why NAME.
@@ -503,7 +620,7 @@ class Terminal:
 
     @np.errstate(all="ignore")  # what if it were infinite?
     def do_set(self, text: str) -> None:
-        """Change a value or this step's cotangent, and run again; alone, undo all of it.
+        """Change a value or this step's cotangent; alone, undo all of it.
 
         set NAME[0, 2] = EXPRESSION  a value, or a part of it: a parameter, an input, a token, a
                                      hidden layer; the program runs again, forward and backward

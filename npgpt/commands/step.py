@@ -197,8 +197,11 @@ def trace_model(folder: str, text: str, image: str = "") -> Any:
             f"{model.config.n_positions}"
         )
     model.eval()
-    with autograd.record(file=__file__):  # whose variables have names, as a script
+    with autograd.record() as recording:
         logits, loss = model(ids, targets=targets, **images)
+    for name, value in (("logits", logits), ("loss", loss)):
+        if value._node is not None:
+            recording.give_name(value._node.number, name)
     return autograd.stepper.trace(loss)
 
 

@@ -24,7 +24,8 @@ from autograd.formula import FUNCTIONS
 from autograd.stepper import Trace, formulas, recording_of, stopping_at_backward, trace, tracing
 from autograd.stepper.check import prove
 from autograd.stepper.display import matrix
-from autograd.stepper.session import CommandError, Session, inside_of
+from autograd.stepper.session import Session, inside_of
+from autograd.stepper.stops import CommandError
 from autograd.stepper.terminal import Terminal
 from autograd.testing import properties
 from autograd.testing.strategies import op_calls
@@ -818,7 +819,7 @@ def test_predicting():
 
 
 def test_formulas_with_numbers():
-    """Every element of what is small, the first of what is larger, and nothing of what is large."""
+    """Every element of what is small, and the first of what is larger."""
     random = np.random.default_rng(0)
     x = autograd.tensor(random.standard_normal((2, 1)), requires_grad=True)
     y = autograd.tensor(random.standard_normal((2, 6)), requires_grad=True)
@@ -829,14 +830,57 @@ def test_formulas_with_numbers():
     assert [row[:3] for row in rows] == [
         ("(x * y)", "0", "0"), ("d(x)", "0", "0"), ("d(x)", "1", "0"), ("d(y)", "0", "0"),
     ]  # fmt: skip
-    assert text.count("the first of 12 elements") == 2 and rows[1][3].endswith(" + …")
+    assert text.count("the first of 12 elements") == 2 and " + … + " in rows[1][3]
     sums = y.numpy().sum(1)
     assert [row[4] for row in rows[1:3]] == [f"{total:.4g}" for total in sums]
     large = autograd.tensor(np.ones(2000), requires_grad=True)
     with autograd.record():
         loss = (large * 2).sum()
     text = said(stepper_of(loss), "next", "formula")
-    assert "d(large) += d(large * 2) · 2" in text and "arrays of up to" in text
+    assert "d(large) += d(large * 2) · 2" in text
+    assert "d(large)[0] += 1 · 2 = 2\n  the first of 2000 elements" in text
+
+
+def test_any_element_is_written_term_by_term():
+    random = np.random.default_rng(0)
+    x, targets = random.standard_normal((50, 30)), random.integers(40, size=50)
+    W = autograd.tensor(random.standard_normal((30, 40)), requires_grad=True)
+    b = autograd.tensor(random.standard_normal(40), requires_grad=True)
+    with autograd.record():
+        h = x @ W
+        z = h + b
+        p = nn.softmax(z, 0)
+        loss = nn.cross_entropy(p, targets)
+    stepper = stepper_of(loss)
+    session = stepper.session
+    for part, name in (
+        ("d(p)[3, 4]", "p"), ("d(z)[2, 7]", "z"), ("d(b)[3]", "b"), ("d(h)[49, 39]", "h"),
+        ("d(W)[2, 7]", "W"), ("$dy[29, 0]", "W"),
+    ):  # fmt: skip
+        while f"d({name})" not in session.names_of_symbols(session.call).values():
+            session.move(1)
+        (equation,) = session.formula(part).with_numbers
+        index = tuple(map(int, re.findall(r"\d+", part.partition("[")[2])))
+        expected = session.trace.cotangent_of(session.find(name))[index]
+        ((place, written, value),) = equation.rows
+        assert place == f"d({name})[{', '.join(map(str, index))}]"
+        assert (value or written) == f"{expected:.4g}" and equation.sign == "+="
+        if name in "bW":
+            assert len(equation.terms) == 50
+            assert np.isclose(sum(term for _, _, term in equation.terms), expected, rtol=1e-9)
+            sizes = [abs(term) for _, _, term in equation.terms]
+            assert sizes == sorted(sizes, reverse=True)
+    i = int(np.argmax(np.abs(x[:, 2] * session.trace.cotangent_of(session.find("h"))[:, 7])))
+    text = said(stepper, "formula d(W)[2, 7]")
+    assert re.search(rf"\n    i = {i} .*\n(.*\n)+ .*the 42 others\n", text)
+    for part, message in (
+        ("d(W)[2, 77]", "out of range: the shape is [30, 40]"), ("d(W)[2]", "the shape [30, 40]"),
+        ("d(W)[:, 1]", "name one element"), ("d(W)[x]", "is no index"),
+        ("W", "the formula has no W; it has $out, h, $dy, d(W)"),
+    ):  # fmt: skip
+        assert message in said(stepper, f"formula {part}")
+    assert "  p[2, 7] = exp(" in said(stepper, "back 2", "formula p[2, 7]")
+    assert "formula alone" in said(stepper, "back", "formula $p[0, 0]")
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -873,6 +917,70 @@ def test_formulas_with_numbers_are_right(name, monkeypatch):
                     assert np.isclose(found, expected, rtol=1e-6, atol=1e-9, equal_nan=True), line
 
     check()
+
+
+def test_steps_belong_to_modules(model):
+    stepper = stepper_of(gpt_loss(model))
+    scopes = [call.scope for call in map(stepper.session.trace.call, stepper.session.trace.steps)]
+    attention = "transformer.h.0.attn"
+    inside = [i for i, scope in enumerate(scopes) if scope.startswith(attention)]
+    said(stepper, "until h.0.attn")
+    assert stepper.session.level.index == inside[0] and stepper.session.scope.startswith(attention)
+    assert f"past {attention}" in said(stepper, f"over {attention}")
+    assert stepper.session.level.index == inside[-1] + 1
+    said(stepper, "back h.0.attn")
+    assert stepper.session.level.index == inside[0]
+    own = stepper.session.scope
+    assert f"past {own}" in said(stepper, "over") and stepper.session.scope != own
+    text = said(stepper, "back 999", "break transformer.h.1.mlp", "continue")
+    assert "break: transformer.h.1.mlp" in text and "h.1.mlp" in stepper.session.scope
+    assert "the end" in said(stepper, "continue")  # it is entered once
+    assert "is at its end" not in said(stepper, "back 999", "over transformer")
+    assert "no later step is in" in said(stepper, "over h.1.attn")
+    assert "no module here is called 'h.7'" in said(stepper, "over h.7")
+    assert "in no module" in said(stepper, "back 999", "over")
+
+
+def test_breakpoints_have_numbers_and_conditions():
+    stepper = stepper_of(net()[0])
+    assert "break 1: tanh if h[0] > 0\n" in said(stepper, "break tanh if h[0] > 0")
+    assert "the end" in said(stepper, "continue")  # h[0] is negative
+    text = said(stepper, "back 9", "break tanh if d(h)[0] < 0", "tbreak w2", "clear 1")
+    assert "break 2: tanh if d(h)[0] < 0\nbreak 3: w2  once\n" in text
+    assert "break 1" not in text.rpartition("(")[2].rpartition("once\n")[2]
+    assert "4/7" in said(stepper, "continue") and "5/7" in said(stepper, "continue")
+    assert said(stepper, "break") == "break 2: tanh if d(h)[0] < 0\n"
+    assert "nothing here is called 'q'" in said(stepper, "break z if q > 0")
+    assert "there is no breakpoint 9" in said(stepper, "clear 9")
+    assert "no number of a breakpoint" in said(stepper, "clear x")
+    assert "no breakpoints" in said(stepper, "clear")
+    assert "tbreak at what?" in said(stepper, "tbreak")
+    assert "4/7" in said(stepper, "back w2") and "no earlier step" in said(stepper, "back b1")
+
+
+def test_as_in_pdb():
+    loss, _ = net()
+    stepper = stepper_of(loss)
+    said(stepper, "until tanh")
+    assert said(stepper, "h[0] * 0 + 1.5", "d(h)[0] * 2", "loss") == "1.5\n-2.7473\n0.9627\n"
+    assert said(stepper, "p * 0 + z") == said(stepper, "print p * 0 + z")  # p alone is print
+    assert "nothing here is called 'w3'" in said(stepper, "w3 + (1)")
+    assert "  $x is z  float64[2]" in (text := said(stepper, "args"))
+    assert "  $g is d(h)  " in text and "  $out is h  " in text and "  $dx adds to d(z)  " in text
+    text = said(stepper, "list")
+    number = line(TANH)
+    assert f"{number:>4} ->         {TANH}\n" in text and len(text.splitlines()) == 11
+    assert "np.tanh(x)" in said(stepper, "list op") and "g - g * out" in said(stepper, "list rule")
+    assert "list op or list rule" in said(stepper, "list all")
+    text = said(stepper, "whatis h")
+    assert "h: float64[2], made by tanh" in text and "  used by multiply for p" in text
+    assert "W1: float64[2, 2], a leaf" in said(stepper, "whatis W1")
+    assert said(stepper, "whatis h + 1", "whatis (1, 2)") == "h + 1: float64[2]\n(1, 2): tuple\n"
+    assert said(stepper, "pp np.arange(300)").count("99") >= 3 and "pp what?" in said(stepper, "pp")
+    said(stepper, "display d(z)")
+    assert "d(z):" in said(stepper, "next")
+    assert "   1  until tanh\n   2  h[0] * 0 + 1.5\n" in said(stepper, "history")
+    assert all(len(line) <= 80 for line in said(stepper, "help").splitlines())
 
 
 def test_a_session_answers_every_command_with_data(capsys):
@@ -947,7 +1055,7 @@ def test_help_and_mistakes():
         assert len(said(stepper, f"help {name}")) > 10
     assert "did you mean formula?" in said(stepper, "formla")
     assert "help lists" in said(stepper, "xyzzy")
-    assert "wh may be where, why" in said(stepper, "wh")
+    assert "wh may be where, whatis, why" in said(stepper, "wh")
     for name in ("until", "why"):
         assert "which" in said(stepper, name)
     said(stepper, "", "# a remark", "quit")
