@@ -38,6 +38,11 @@ COMMANDS = {
         "Teach a model to name the label of a text, to answer as an assistant, or to prefer the "
         "better of two answers, from examples in a table. Without --model: a new one.",
     ),
+    "distill": (
+        "--teacher DIR [--student DIR] [--data FILE ...] [--KEY VALUE ...]",
+        "Train a smaller model on the probabilities of a larger one. Without --student: a new "
+        "model with half of the teacher's layers.",
+    ),
     "classify": (
         "TEXT ... | --file FILE --labels A,B",
         "Give each text one of some labels: by a model that was trained to classify, or by how "

@@ -61,8 +61,8 @@ class SelfAttention(Module):
             window_size=self.window_size if is_causal else None,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        if context.capture is not None:  # with the identity as values, the result is the weights
-            context.capture.attentions.append(
+        if context.capture is not None and context.capture.keeps_attentions:
+            context.capture.attentions.append(  # with the identity as values: the weights
                 attend(value=np.broadcast_to(np.eye(S, dtype=query.dtype), (*key.shape[:-2], S, S)))
             )
         y = attend(

@@ -20,6 +20,8 @@ class Activations:
     """The weights of each layer's heads, (B, H, T, T): row t says where position t looks."""
     cross_attentions: list[Tensor] = field(default_factory=list)
     """In an encoder-decoder, where position t of the target looks in the source, (B, H, T, S)."""
+    keeps_attentions: bool = True
+    """Whether weights of heads are kept, for which attention is computed a second time."""
     encoder: Activations | None = None
     """In an encoder-decoder, the values of the encoder."""
 

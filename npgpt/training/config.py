@@ -235,12 +235,33 @@ class TrainableKeys:
                 raise UserError(f"--{key} is about LoRA: add --lora_r, its rank, or leave it out")
 
 
+@dataclass
+class TeacherKeys:
+    """The keys of a run that say which other model is imitated."""
+
+    teacher: FileName = ""
+    """A folder with a model, or a name: its probabilities are learned, too (distillation)."""
+    teacher_temperature: Annotated[float, Range(0, excluded=0)] = 2.0
+    """The logits of teacher and student are divided by this before they are compared."""
+    teacher_share: Annotated[float, Range(0, 1)] = 0.5
+    """The part of the loss that compares with the teacher; the rest is the loss of the data."""
+    teacher_hidden: Positive = 0.0
+    """The weight of the distance to the teacher's hidden states, if both have the same n_embd."""
+
+    def check_teacher(self) -> None:
+        """Refuse keys that say how a teacher is imitated, if there is none."""
+        for f in dataclasses.fields(TeacherKeys)[1:]:
+            if getattr(self, f.name) != f.default and not self.teacher:
+                raise UserError(f"--{f.name} is about a teacher: add --teacher, or leave it out")
+
+
+FIXED += tuple(f.name for f in dataclasses.fields(TeacherKeys))
 TRAINABLE_KEYS = {f.name: f.default for f in dataclasses.fields(TrainableKeys)}
 FIXED += (*TRAINABLE_KEYS,)
 
 
 @dataclass
-class TrainConfig(TrainableKeys, ModelKeys, DataKeys):  # the fields of the last class come first
+class TrainConfig(TeacherKeys, TrainableKeys, ModelKeys, DataKeys):  # the last one's fields first
     """A training run, with nanoGPT's names: the keys of a TOML file and of the command line.
 
     The defaults train a character-level GPT on the interpreter's own library in about two minutes.
@@ -306,9 +327,10 @@ class TrainConfig(TrainableKeys, ModelKeys, DataKeys):  # the fields of the last
             tuple(map(path_of, self.data)),
             tuple(map(path_of, self.val_data)),
         )
-        for name in ("tokenizer", "out_dir", "init_from", "template"):
+        for name in ("tokenizer", "out_dir", "init_from", "template", "teacher"):
             setattr(self, name, path_of(getattr(self, name)))
         self.check_trainable(self.init_from)
+        self.check_teacher()
         for name in ("separator", "separate"):
             if getattr(self, name) and not self.documents:
                 raise UserError(f"--{name} is about documents: add --documents, or leave it out")

@@ -12,16 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
+from autograd import Tensor
 from autograd.files import written
 from autograd.reading import hash_file
 from npgpt.errors import UserError
-from npgpt.evaluation.loss import Check
+from npgpt.evaluation.loss import Check, Objective
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import dropout_from
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.curve import write_loss_png
+from npgpt.training.data import AnyBatch
 from npgpt.training.display import Display, OutputLost
+from npgpt.training.distillation import Distillation
 from npgpt.training.folder import RunFolder
 from npgpt.training.interrupt import Interrupted, interruptible
 from npgpt.training.memory import keep_freed_memory
@@ -146,6 +149,8 @@ class Run:
     optimizer : AdamW
     is_hashed : bool
         Whether the run's files hold hashes of themselves; version 0.1.0 wrote none.
+    distillation : Distillation, optional
+        The teacher whose probabilities the model learns, too.
     """
 
     files: RunFolder
@@ -156,6 +161,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     history: list[Setting] = field(default_factory=list)
     is_hashed: bool = True
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         self.tokenizer_sha256 = hash_file(written(self.files.tokenizer))
@@ -198,9 +204,20 @@ class Run:
     def backward_part(self, rank: int, size: int) -> float:
         """Add the gradient of a rank's part of the batches; return its part of the loss."""
         with self.dropout():
-            objective = self.task.objective(self.model)
             batches = self.task.batches(self.progress.step)
-            return accumulate_gradients(objective, batches, rank, size)
+            return accumulate_gradients(self.objective(), batches, rank, size)
+
+    def objective(self) -> Objective:
+        """Return what maps a batch to an output and the loss whose gradient an update follows."""
+        if self.distillation is not None:
+            return self.distillation.objective(self.model)
+        return self.task.objective(self.model)
+
+    def losses(self, batch: AnyBatch) -> Tensor:
+        """Return the loss of each target of a batch, of which the objective returns the mean."""
+        if self.distillation is not None:
+            return self.distillation.losses(self.model, batch)
+        return self.task.losses(self.model, batch)
 
     def dropout(self) -> AbstractContextManager[None]:
         """Let the code in the block drop what this step drops."""
@@ -300,6 +317,7 @@ class Run:
             self.history,
             dataclasses.asdict(self.model.config),
             self.tokenizer_sha256,
+            None if self.distillation is None else self.distillation.sha256,
         ).write(path or self.files.state)
 
     def load_state(self, path: Path) -> None:

@@ -24,6 +24,7 @@ from npgpt.training.data import (
     open_tokens,
     tokenizer_of_tokens,
 )
+from npgpt.training.distillation import Distillation, load_distillation
 from npgpt.training.memory import demand_memory
 from npgpt.training.registry import TASKS
 from npgpt.training.task import SAMPLING, Task
@@ -38,6 +39,7 @@ class Plan:
     config: TrainConfig
     model: GPT
     task: Task
+    distillation: Distillation | None
     sources: list[Source]  # of the data, and of the validation data if there is any
 
 
@@ -65,6 +67,8 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
     config = resolve_model_type(config, None if base is None else base.config, given)
     sources = read_sources(config)
     config = TASKS[config.task].complete(config, sources)
+    if base is None and config.teacher:
+        origin = find_model(config.teacher)
     tokenizer = None if origin is None else load_tokenizer(origin)
     tokenizer = tokenizer_for(config, sources, tokenizer, origin)
     tokenizer = TASKS[config.task].prepare_tokenizer(tokenizer, config)
@@ -79,8 +83,8 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
             data[name] = Tokens(array, source.file, info.sha256)
             config = dataclasses.replace(config, documents=config.documents or info.documents)
     files = [source.file for source in sources if source.file]
-    if base is not None or files:
-        what = f"the token file {files[0]}" if base is None else f"the model {config.init_from}"
+    if origin is not None or files:
+        what = f"the token file {files[0]}" if origin is None else f"the model {origin}"
         config = resolve_options(config, base, tokenizer, given, what)
     task = TASKS[config.task](config, tokenizer, data)
     architecture = task.architecture(None if base is None else base.config)
@@ -88,8 +92,14 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
     model = initial_model(architecture, config, base)
     model.generation_config = {**model.generation_config, **task.generation_config()}
     demand_generation(model, tokenizer)
+    distillation = load_distillation(config, model, tokenizer)
+    if distillation is not None and task.objective(model) is not model:
+        raise UserError(
+            f"--teacher is for tasks whose loss is that of the model's targets, and --task "
+            f"{config.task} has another here: leave it out"
+        )
     task.begin(model)
-    return Plan(config, model, task, sources)
+    return Plan(config, model, task, distillation, sources)
 
 
 def demand_generation(model: GPT, tokenizer: Tokenizer) -> None:

@@ -328,7 +328,7 @@ def by_sequence(run: Run, name: str, index: tuple[int, ...]) -> list[float]:
     parts = []
     with run.dropout():
         for batch in batches:
-            losses = run.task.losses(run.model, batch)  # (B, T)
+            losses = run.losses(batch)  # (B, T)
             for b in range(len(batch.inputs)):
                 share = np.zeros(losses.shape, losses.dtype)
                 share[b] = 1 / sum(counts)
@@ -363,7 +363,7 @@ def by_pixel(run: Run, name: str, index: tuple[int, ...], n: int) -> tuple[ndarr
         for batch in batches:
             assert isinstance(batch, ImageBatch)
             pixels = autograd.tensor(batch.pixel_values, requires_grad=True)  # (B, c, H, W)
-            losses = run.task.losses(run.model, batch._replace(pixel_values=pixels))  # (B, T)
+            losses = run.losses(batch._replace(pixel_values=pixels))  # (B, T)
             if n < len(pixels):
                 break
             n -= len(pixels)

@@ -19,6 +19,7 @@ from npgpt.say import say
 from npgpt.tokenizers import save_tokenizer
 from npgpt.training.config import FIXED, TrainConfig
 from npgpt.training.data import open_tokens, write_tokens
+from npgpt.training.distillation import load_distillation
 from npgpt.training.folder import RunFolder, latest_run
 from npgpt.training.interrupt import Interrupted
 from npgpt.training.loop import Run, train
@@ -76,8 +77,9 @@ def start(
     config, model, task = found.config, found.model, found.task
     if overwrite and config.out_dir:
         base = None if config.init_from == "scratch" else find_model(config.init_from)
+        teacher = find_model(config.teacher) if config.teacher else None
         names = [name for source in found.sources for name in (*source.names, source.file)]
-        needed = [Path(name) for name in (*names, base) if name]
+        needed = [Path(name) for name in (*names, base, teacher) if name]
         RunFolder(config.out_dir).demand_unneeded(needed)
     is_new = not (config.out_dir and Path(config.out_dir).exists())
     files = RunFolder.make(config.out_dir)
@@ -96,7 +98,7 @@ def start(
                         n_levels=source.n_levels,
                     ).sha256  # fmt: skip
             write_text(files.recipe, config.to_toml())
-            run = Run(files, config, model, task, ranks)
+            run = Run(files, config, model, task, ranks, distillation=found.distillation)
             run.remember()
             run.save_state()
         for tokens in task.data.values():  # from here on, the file is mapped into memory
@@ -183,7 +185,13 @@ def open_run(folder: Path) -> Run:
     task = TASKS[config.task](config, tokenizer, data)
     demand_memory(architecture, task.largest_batch, config.checkpoint_activations)
     model = initial_model(architecture, config, None)
-    run = Run(files, config, model, task)
+    distillation = load_distillation(config, model, tokenizer)
+    if distillation is not None and distillation.sha256 != state.teacher:
+        raise UserError(
+            f"the teacher {config.teacher} was changed since the run began, and would teach "
+            "something else. Put it back, or train a new run"
+        )
+    run = Run(files, config, model, task, distillation=distillation)
     run.take_up(state, files.state)
     return run
 

@@ -72,6 +72,8 @@ class State:
         The configuration of the model; empty in runs of version 0.1.0.
     tokenizer : str or None
         The SHA-256 of ``tokenizer.json``; None in runs of version 0.1.0.
+    teacher : str or None
+        The SHA-256 of the parameters of the teacher, if there is one.
     """
 
     tensors: dict[str, ndarray]
@@ -80,6 +82,7 @@ class State:
     history: list[Setting] = field(default_factory=list)
     architecture: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
+    teacher: str | None = None
 
     @property
     def parameters(self) -> dict[str, ndarray]:
@@ -110,6 +113,8 @@ class State:
         }
         if self.tokenizer:
             metadata["tokenizer"] = self.tokenizer
+        if self.teacher:
+            metadata["teacher"] = self.teacher
         metadata |= {name: json.dumps(self.data[name]) for name in others}
         write_tensors(path, self.tensors, metadata)
 
@@ -137,6 +142,7 @@ class State:
                 fit(values.get("history", []), list[Setting], "history"),
                 fit(values.get("architecture", {}), dict[str, Any], "architecture"),
                 metadata.get("tokenizer"),
+                metadata.get("teacher"),
             )
         except UserError as error:
             raise UserError(f"{path} is damaged: {error}") from None
@@ -149,7 +155,7 @@ def read_whole(path: Path) -> tuple[dict[str, ndarray], dict[str, str]]:
     """Return the tensors and the metadata of a state; if it is damaged, say what to do."""
     try:
         tensors, metadata = read_tensors(path)
-        if unknown := metadata.keys() - {*JSON, "tokenizer"}:
+        if unknown := metadata.keys() - {*JSON, "tokenizer", "teacher"}:
             raise UserError(
                 f"{path} is damaged, or of a newer version of npgpt: it holds {brief(min(unknown))}"
             )
