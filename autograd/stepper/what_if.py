@@ -99,9 +99,12 @@ def _recording_of(
             continue  # its result is a leaf now
         calls[call.number] = new = copy.copy(call)
         new.arguments = call.arguments | {
-            name: constants[number] for name, number in call.constants.items()
-            if number in changed
-        } | {name: values[number] for name, number in call.parents.items()}  # fmt: skip
+            name: constants[number]
+            if isinstance(call.arguments[name], ndarray)
+            else constants[number].item()  # a number stays one: NumPy's dtypes depend on that
+            for name, number in call.constants.items()
+        }
+        new.arguments |= {name: values[number] for name, number in call.parents.items()}
     names = {n: name for n, name in recording.names.items() if n in values or n in constants}
     return Recording(calls, values, names, recording.file, constants)
 

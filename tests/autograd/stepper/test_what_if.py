@@ -87,6 +87,20 @@ def test_as_if_the_program_had_run_with_it(text):
     assert session.trace is session.level.recorded and session.level.changed == {}
 
 
+def test_a_number_stays_a_number():
+    """A number of the program in float32 keeps float32, also where an op runs again later."""
+    x, scale = autograd.tensor(np.ones(3, np.float32), requires_grad=True), 2.0
+    with autograd.record():
+        y = x * scale
+        loss = y.sum()
+    session = Session(trace(loss))
+    session.set("scale = 3")
+    (call,) = (call for call in session.trace.recording.calls.values() if call.constants)
+    assert call.arguments["y"] == 3.0 and type(call.arguments["y"]) is float
+    assert [session.value(n).dtype for n in session.trace.recording.values] == 3 * [np.float32]
+    assert session.gradients()[0].value.tolist() == [3, 3, 3]
+
+
 def test_a_hidden_layer_becomes_a_leaf():
     values = some_values()
     session = Session(trace(program(values)[0]))
