@@ -125,7 +125,29 @@ def guarded(x: ndarray, values: list[ndarray]) -> ndarray:
 
 def has_other_owner(x: Any) -> bool:
     """Return whether anything but the tensor refers to its array, or to a view of it."""
-    return x._array.base is not None or _references(x) > _ALONE
+    return (x._array.base is not None and not _is_trusted(x._array)) or _references(x) > _ALONE
+
+
+def trust(view: ndarray) -> None:
+    """Say that no code writes to the memory of a view between a forward and a backward pass.
+
+    The view may be given to a tensor, which then counts as the only owner of the view. So its array
+    is not watched: a fingerprint of all parameters at each step takes a tenth of a small step.
+    Processes that share the memory of their parameters write to it between two steps only.
+    """
+    _trusted[id(view)] = weakref.ref(view, functools.partial(_forget, id(view)))
+
+
+_trusted: dict[int, weakref.ref] = {}
+
+
+def _forget(key: int, _: weakref.ref) -> None:
+    _trusted.pop(key, None)
+
+
+def _is_trusted(view: ndarray) -> bool:
+    found = _trusted.get(id(view))
+    return found is not None and found() is view
 
 
 def is_alone(arrays: Any, key: int) -> bool:

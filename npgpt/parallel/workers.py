@@ -86,7 +86,8 @@ class Workers(Group):
                     error = tempfile.TemporaryFile()
                     self.errors.append(error)
                     process = subprocess.Popen(
-                        [sys.executable, "-c", f"from {__name__} import main; main()"],
+                        # -P: modules are those of this process, not those of the folder it is in
+                        [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
                         env={**os.environ, **variables, "PYTHONPATH": path, WHERE: place},
                         pass_fds=[there.fileno(), seen],
                         stdin=subprocess.DEVNULL,

@@ -94,14 +94,15 @@ class InTurn(Alone):
         """Compute the gradient of each rank's part; add them up as the ranks do."""
         layout = Layout(parameters)
         total, vector = (np.empty(layout.size, layout.dtype) for _ in range(2))
+        totals, views = layout.views(total), layout.views(vector)
         with threadpool_limits(self.blas_threads, user_api="blas"):
             loss = compute(0, self.size)
-            used = layout.take_gradients(total)
+            used = take_gradients(parameters, totals)
             for rank in range(1, self.size):
                 loss += compute(rank, self.size)
-                used |= layout.take_gradients(vector)
+                used |= take_gradients(parameters, views)
                 total += vector
-        layout.give_gradients(total, used)
+        give_gradients(parameters, totals, used)
         return loss
 
     def clip(self, parameters: Mapping[str, Parameter], max_norm: float) -> float:
@@ -146,11 +147,12 @@ class Ranks(Alone):
         """
         self.order(str(run.folder.resolve()))
         group, optimizer = self.group, run.optimizer
-        self.layout = layout = Layout(optimizer.parameters)
+        layout = Layout(optimizer.parameters)
         frozen = {n: p for n, p in run.model.named_parameters() if n not in optimizer.parameters}
         self.parameters = group.share(layout.size, layout.dtype)
         self.means = [group.share(layout.size, layout.dtype) for _ in range(2)]
         self.gradient = group.own(layout.size, layout.dtype)
+        self.gradients = layout.views(self.gradient)
         identity = environment() | {
             "code of npgpt": hash_code(),
             "configuration": hash_text(json.dumps(asdict(run.config), sort_keys=True)),
@@ -164,7 +166,7 @@ class Ranks(Alone):
                 for name, view in views.items():
                     view[...] = arrays[name]
         optimizer.means, optimizer.squares = means
-        optimizer.cuts = layout.cuts(group.rank, group.size)
+        self.cuts = optimizer.cuts = layout.cuts(group.rank, group.size)
         move(optimizer.parameters, self.parameters, group)
         if frozen:
             rest = Layout(frozen)
@@ -181,16 +183,19 @@ class Ranks(Alone):
         Only this rank's part of each ``.grad`` is that of the whole batch.
         """
         loss = compute(self.group.rank, self.size)
-        used = self.layout.take_gradients(self.gradient)
+        used = take_gradients(parameters, self.gradients)
         losses, flags = zip(*self.group.gather((loss, used)), strict=True)
         self.group.add_up(self.gradient)
-        self.layout.give_gradients(self.gradient, np.any(flags, axis=0))
+        give_gradients(parameters, self.gradients, np.any(flags, axis=0))
         return sum(losses)
 
     def clip(self, parameters: Mapping[str, Parameter], max_norm: float) -> float:
         """Scale this rank's part of the gradient down, by the norm of the whole gradient."""
-        cuts = self.layout.cuts(self.group.rank, self.size)
-        return clip_parts(parameters, max_norm, [cuts], lambda norms: self.group.gather(norms[0]))
+
+        def gather(norms: list[float]) -> list[float]:
+            return self.group.gather(norms[0])
+
+        return clip_parts(parameters, max_norm, [self.cuts], gather)
 
     def complete_update(self) -> None:
         """Wait until all ranks have updated their parts of the parameters."""
@@ -257,23 +262,25 @@ class Layout:
             found[name] = slice(low, high)
         return found
 
-    def take_gradients(self, vector: ndarray) -> ndarray:
-        """Move all gradients into a vector, 0 for none; return which parameters have one."""
-        views = self.views(vector)
-        for name, parameter in self.parameters.items():
-            gradient = parameter.grad
-            views[name][...] = 0 if gradient is None else gradient.numpy()
-        used = np.array([p.grad is not None for p in self.parameters.values()])
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        return used
 
-    def give_gradients(self, vector: ndarray, used: ndarray) -> None:
-        """Let each parameter that has a gradient have that in the vector, as a view."""
-        views = self.views(vector)
-        for (name, parameter), has_one in zip(self.parameters.items(), used, strict=True):
-            if has_one:
-                parameter.grad = views[name]
+def take_gradients(parameters: Mapping[str, Parameter], views: Mapping[str, ndarray]) -> ndarray:
+    """Move all gradients into the parts of a vector, 0 for none; return which there were."""
+    used = np.zeros(len(parameters), bool)
+    for i, (name, parameter) in enumerate(parameters.items()):
+        gradient = parameter.grad
+        used[i] = gradient is not None
+        views[name][...] = 0 if gradient is None else gradient.numpy()
+        parameter.grad = None
+    return used
+
+
+def give_gradients(
+    parameters: Mapping[str, Parameter], views: Mapping[str, ndarray], used: ndarray
+) -> None:
+    """Let each parameter that is used have the gradient in its part of a vector, as a view."""
+    for (name, parameter), is_used in zip(parameters.items(), used, strict=True):
+        if is_used:
+            parameter.grad = views[name]
 
 
 def move(parameters: Mapping[str, Parameter], vector: ndarray, group: Group) -> None:
@@ -284,6 +291,7 @@ def move(parameters: Mapping[str, Parameter], vector: ndarray, group: Group) -> 
             view[...] = parameters[name].numpy()
     group.gather(None)
     for name, view in views.items():
+        autograd.changes.trust(view)  # the ranks write to it between updates alone
         parameters[name].data = view
 
 

@@ -16,6 +16,7 @@ from npgpt.parallel.group import Group, describe, host, ignore_signals
 from npgpt.parallel.mpi import MPIGroup, demand_mpi4py, launched_rank
 from npgpt.parallel.workers import Workers
 from npgpt.say import say
+from npgpt.training.loop import Run
 from npgpt.training.memory import keep_freed_memory
 from npgpt.training.ranks import END, UPDATE, Alone, Ranks
 from npgpt.training.run import open_run
@@ -108,9 +109,14 @@ def follow(group: Group) -> None:
     if folder == END:
         return
     run = open_run(Path(folder))
+    run.model.train()
+    obey(run, group)
+
+
+def obey(run: Run, group: Group) -> None:
+    """Do what rank 0 orders for a run, until it orders the end."""
     run.ranks = ranks = Ranks(group)
     ranks.join(run)
-    run.model.train()
     keep_freed_memory()
     while (order := group.broadcast()) != END:
         if order == UPDATE:

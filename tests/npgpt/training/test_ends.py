@@ -161,6 +161,15 @@ def test_the_message_names_the_rank_and_the_cause(work, message, monkeypatch):
     assert all(process.returncode is not None for process in group.processes)
 
 
+def test_modules_of_the_current_folder_are_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "pickle.py").write_text("raise SystemExit('the wrong pickle')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    group = Workers(2, f"{WORK}{work_and_raise.__name__}", {})
+    assert group.gather(0) == [0, 1]
+    group.close(is_failure=True)
+
+
 def test_a_full_disk_ends_all_ranks(tmp_path, monkeypatch, two_cores):
     (tmp_path / "text.txt").write_text(TEXT)
     groups, make = [], Workers.__init__

@@ -11,6 +11,7 @@ from helpers import TEXT, Quiet, npgpt, same_runs, timeless, train_config
 
 import autograd
 from autograd import nn
+from autograd.changes import Fingerprint, trust
 from autograd.kernels import kernels_enabled, most_threads, use_threads
 from autograd.reading import read_tensors
 from npgpt import UserError
@@ -249,6 +250,32 @@ def test_sums_have_the_order_of_the_ranks(out):
     vectors = [np.full(n, x, np.float32) for x in (1e8, 1, -1e8)]
     add_in_order(vectors, vectors[out])
     assert np.all(vectors[out] == 0)
+
+
+def test_a_trusted_view_is_not_watched(monkeypatch):
+    """Only the view itself is trusted, and only while nothing else refers to it."""
+    looks = []
+    of = Fingerprint.of.__func__
+    monkeypatch.setattr(
+        Fingerprint, "of", classmethod(lambda cls, x: looks.append(x) or of(cls, x))
+    )
+    vector = np.ones(20_000)
+    for trusted in (True, False):
+        w = Parameter(np.ones(10_000))
+        view = vector[:10_000]
+        if trusted:
+            trust(view)
+        w.data = view
+        del view
+        looks.clear()
+        (w * w).sum().backward()
+        assert bool(looks) != trusted
+    trust(view := vector[10_000:])
+    w.data = view
+    y = (w * w).sum()
+    view[0] = 5
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
 
 
 def test_threads_are_shared_out():
