@@ -8,12 +8,13 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from autograd.escape import brief
-from autograd.schema import FileName, nearest
+from autograd.schema import FileName, Range, nearest
 from npgpt.commands.generate import Sampling, collect_choices, is_piped, load_writer, read_lines
 from npgpt.errors import UserError
+from npgpt.evaluation.guard import Guard, Refusal
 from npgpt.generation import ahead
 from npgpt.generation.chat import Chat, read_turns
 from npgpt.hub import KNOWN, find_model
@@ -47,6 +48,12 @@ class Partner:
     and time. Without it, quantized and 16-bit weights stay as they are in the file."""
     json: bool = False
     """Print each answer as one line of JSON: the message, the text, its tokens, why it ended."""
+    guard: FileName = ""
+    """A model with labels that reads each message, and each answer before it is printed."""
+    guard_label: str = ""
+    """With --guard: the label that is refused, such as spam."""
+    guard_threshold: Annotated[float, Range(0, 1)] = 0.5
+    """With --guard: refuse what has the label with more than this probability."""
 
 
 @dataclass
@@ -73,12 +80,22 @@ def run(args: list[str]) -> int:
     chat = Chat(model, tokenizer, options.system or None, chat_template=template, **choices)
     if options.load:
         chat.load(options.load)
+    guard = load_guard(options)
     if is_piped():
         for line in filter(str.strip, read_lines()):
-            answer(chat, line, options.json)
+            answer(chat, line, options.json, guard)
         return 0
-    Terminal(chat, options.json).talk()
+    Terminal(chat, options.json, guard).talk()
     return 0
+
+
+def load_guard(options: Partner) -> Guard | None:
+    """Return the guard that the options name."""
+    if options.guard:
+        return Guard.load(options.guard, options.guard_label, options.guard_threshold)
+    if options.guard_label:
+        raise UserError("--guard_label says what a guard refuses: name the guard with --guard DIR")
+    return None
 
 
 def find_partner(name: str) -> Path:
@@ -103,8 +120,15 @@ def find_partner(name: str) -> Path:
     return add(name)[1]
 
 
-def answer(chat: Chat, text: str, as_json: bool) -> None:
-    """Print the answer to a message: while it is written, or as a line of JSON."""
+def answer(chat: Chat, text: str, as_json: bool, guard: Guard | None = None) -> None:
+    """Print the answer to a message: while it is written, or as a line of JSON.
+
+    With a guard, the answer is printed when it is complete. What the guard refuses is no turn of
+    the conversation.
+    """
+    if guard is not None:
+        answer_guarded(chat, text, as_json, guard)
+        return
     with closing(chat.stream(text)) as pieces:
         for piece in pieces:
             if not as_json:
@@ -112,6 +136,41 @@ def answer(chat: Chat, text: str, as_json: bool) -> None:
     if not as_json:
         print(flush=True)
         return
+    print_turn(chat)
+
+
+def answer_guarded(chat: Chat, text: str, as_json: bool, guard: Guard) -> None:
+    """Print the answer to a message, unless the guard refuses the message or the answer."""
+    if refusal := guard.check(text):
+        refuse("message", text, refusal, as_json)
+        return
+    n_turns = len(chat.turns)
+    try:
+        said = chat.say(text)
+    except KeyboardInterrupt:
+        del chat.turns[n_turns:]  # the guard has not read this part of an answer
+        raise
+    if refusal := guard.check(said):
+        chat.undo()
+        refuse("answer", text, refusal, as_json)
+    elif as_json:
+        print_turn(chat)
+    else:
+        say_text(said)
+
+
+def refuse(what: str, message: str, refusal: Refusal, as_json: bool) -> None:
+    """Print that a guard has refused a message or its answer."""
+    label, probability = refusal
+    if as_json:
+        values = {"message": message, "refused": what, "label": label, "probability": probability}
+        print(json.dumps(values), flush=True)
+    else:
+        say(f"(refused: the {what} is {label}, with probability {probability:.2f})")
+
+
+def print_turn(chat: Chat) -> None:
+    """Print the last turn as a line of JSON."""
     assert chat.last is not None
     question, said = chat.turns[-1]
     values = {
@@ -134,10 +193,12 @@ class Terminal:
     chat : Chat
     as_json : bool
         Whether answers are printed as JSON.
+    guard : Guard, optional
+        See `answer`.
     """
 
-    def __init__(self, chat: Chat, as_json: bool = False) -> None:
-        self.chat, self.as_json = chat, as_json
+    def __init__(self, chat: Chat, as_json: bool = False, guard: Guard | None = None) -> None:
+        self.chat, self.as_json, self.guard = chat, as_json, guard
 
     @classmethod
     def commands(cls) -> list[str]:
@@ -183,7 +244,7 @@ class Terminal:
         if not line.strip():
             return
         if not line.startswith("/"):
-            answer(self.chat, line.strip(), self.as_json)
+            answer(self.chat, line.strip(), self.as_json, self.guard)
             return
         word, _, rest = line[1:].partition(" ")
         if word not in self.commands():
