@@ -290,7 +290,8 @@ class RunFolder:
 
 RUN_FILES = (
     "train.toml config.json generation_config.json model.safetensors tokenizer.json tokens.bin "
-    "tokens.json val_tokens.bin val_tokens.json metrics.jsonl loss.png state.safetensors"
+    "tokens.json val_tokens.bin val_tokens.json metrics.jsonl loss.png state.safetensors "
+    "report.md report.html"
 ).split()
 
 _locks: dict[tuple[int, int], int] = {}  # the open, locked folders of this process, by identity

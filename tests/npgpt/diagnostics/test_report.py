@@ -83,6 +83,8 @@ def test_a_run_that_has_just_begun(tmp_path, capsys):
     start(train_config(str(tmp_path / "text.txt"), tmp_path / "run"))
     assert npgpt("report", tmp_path / "run") == 0
     text = (tmp_path / "run" / "report.md").read_text()
+    start(train_config(str(tmp_path / "text.txt"), tmp_path / "run"), overwrite=True)
+    assert not list((tmp_path / "run").glob("report.*"))  # that of the run which is no more
     assert "There is no model yet" in text and read_rows(text)["updates"] == ["0 of 12"]
     assert read_rows(text)["best validation loss"] == ["not evaluated yet"]
 
