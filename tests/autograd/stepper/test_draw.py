@@ -14,7 +14,7 @@ from autograd.stepper.draw import Box, arrange, draw
 from npgpt import GPT, GPTConfig
 from npgpt.module import Module, Parameter
 
-printable = characters(exclude_categories=["C", "Zl", "Zp"], exclude_characters=".")
+printable = characters(exclude_categories=["C"], exclude_characters=".").filter(str.isprintable)
 
 
 def labels(drawing):
