@@ -157,7 +157,8 @@ def compare(
         worst = int(np.argmax(errors))
         _, remark, is_wrong = error_curve(function, x, places[worst], rule[worst], allowed)
         verdict = "wrong" if is_wrong else "unclear"
-        likely = likely_cause(problem, gs, position, places[worst]) if is_wrong else ""
+        if is_wrong:
+            likely = likely_cause(problem, gs, position, places[worst], found)
         likely = re.sub(r"\b(g|out)\b", r"$\1", likely)  # as the stepper writes a rule's symbols
     return Comparison(
         title, verdict, error, size, noise, remark, likely, places, numeric, rule, x.size

@@ -64,7 +64,7 @@ def report(
     rows["step"], rows["|error|"] = table
     rows[""] = verdict
     if is_wrong:
-        rows["likely"] = likely_cause(problem, cotangents, position, element)
+        rows["likely"] = likely_cause(problem, cotangents, position, element, gradient)
     width = max(map(len, rows))
     lines = [f"{problem.name}: the gradient of {problem.labels[position]} is wrong{extent}:"]
     lines += [f"  {name:<{width}}  {value}" for name, value in rows.items() if value]
@@ -130,8 +130,8 @@ def error_curve(
         central = (ahead + behind) / 2
         errors = np.abs(central - derivative)
     table = (
-        "".join(f"1e-{k}".ljust(9) for k in range(1, 9)).rstrip(),
-        "".join(re.sub("e([-+])0", r"e\1", f"{error:.1e}").ljust(9) for error in errors).rstrip(),
+        "".join(f"1e-{k}".ljust(8) for k in range(1, 9)).rstrip(),
+        "".join(re.sub("e([-+])0", r"e\1", f"{error:.1e}").ljust(8) for error in errors).rstrip(),
     )
     return table, *_meaning(ahead, behind, central, errors, allowed, float(np.abs(here)))
 

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from autograd.testing.problem import (
     Problem,
     arguments,
     fill,
+    frames_of_the_user,
     of_tensors,
     of_vjp,
     parameter_names,
@@ -29,6 +32,8 @@ from autograd.testing.problem import (
     tensors_of,
 )
 from autograd.testing.source import source_of_test
+
+__tracebackhide__ = True  # pytest shows the line that called a check, and the message
 
 ALL_ELEMENTS = 4096  # up to this size of an input every element is checked
 DIRECTIONS = 4  # random directions that are checked for a larger input
@@ -111,7 +116,6 @@ def gradcheck(
     >>> gradcheck(lambda p: p["w"] @ p["w"], {"w": np.array([0.5, 1.0])}, method="complex")
     True
     """
-    __tracebackhide__ = True  # pytest shows the caller
     problem = of_tensors(func, inputs, name)
     options = _changed(eps=eps, atol=atol, rtol=rtol, fast_mode=fast_mode, method=method, name=name)
     problem = replace(problem, test=_test("gradcheck", [func], inputs, options))
@@ -163,7 +167,6 @@ def gradgradcheck(
     >>> gradgradcheck(lambda x: np.tanh(x), np.array([0.5, 1.0]))
     True
     """
-    __tracebackhide__ = True
     first = of_tensors(func, inputs, name)
     args, _, arrays = split(inputs, first.name)
     if grad_outputs is None:
@@ -247,7 +250,6 @@ def check_vjp(
     ... )
     True
     """
-    __tracebackhide__ = True
     problem = of_vjp(func, vjp, inputs, name)
     options = _changed(eps=eps, atol=atol, rtol=rtol, fast_mode=fast_mode, method=method, name=name)
     problem = replace(problem, test=_test("check_vjp", [func, vjp], inputs, options))
@@ -272,6 +274,18 @@ def _test(
 
 # ---- the check
 
+_without_report: ContextVar[bool] = ContextVar("_without_report", default=False)
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Let failed checks raise without a report: for a search that fails many times."""
+    token = _without_report.set(True)
+    try:
+        yield
+    finally:
+        _without_report.reset(token)
+
 
 class Options(NamedTuple):
     """The options that all three checks have; see `gradcheck`."""
@@ -287,7 +301,6 @@ class Options(NamedTuple):
 
 
 def _check(problem: Problem, options: Options) -> bool:
-    __tracebackhide__ = True
     if options.method not in ("central", "complex"):
         raise ValueError(f'method is "central" or "complex", not {options.method!r}')
     try:
@@ -296,6 +309,9 @@ def _check(problem: Problem, options: Options) -> bool:
         if options.raise_exception:
             raise
         return False
+    except Exception as error:  # of the function that is checked, or of the rule
+        error.__traceback__ = frames_of_the_user(error.__traceback__)
+        raise
     return True
 
 
@@ -306,7 +322,6 @@ def _compare(problem: Problem, options: Options) -> None:
     at x = [1, 2] with the cotangent u = [1, 1], the gradient is [2, 4], and the differences of the
     sum of u * f(x) are 2 when x[0] moves and 4 when x[1] moves.
     """
-    __tracebackhide__ = True
     random = np.random.default_rng(options.seed)
     arrays, name = problem.arrays, problem.name
     outputs = _check_values(problem, options.nondet_tol)
@@ -320,7 +335,7 @@ def _compare(problem: Problem, options: Options) -> None:
         if wrong:
             raise GradientError(
                 report(problem, cotangents, position, gradient=gradient, **wrong)
-                if options.raise_exception
+                if options.raise_exception and not _without_report.get()
                 else "wrong"
             )
     again = problem.gradients(arrays, cotangents)  # after other calls of the function

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from autograd.pullback import cause_of_shape
 from autograd.tensor import Tensor, grad
 from autograd.testing.differences import duplicate
 
+__tracebackhide__ = True  # pytest shows the line that called a check, and the message
+
 Arrays = Sequence[ndarray]
 
 
@@ -29,6 +32,19 @@ class GradientError(AssertionError):
     """A derivative does not agree with its numeric value, or could not be computed."""
 
     __module__ = "autograd.testing"  # the public module to import it from
+
+
+def frames_of_the_user(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the frames of this library and of NumPy."""
+    outside = []
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").split(".")[0] not in ("autograd", "numpy"):
+            outside.append(trace)
+        trace = trace.tb_next
+    found = None
+    for entry in reversed(outside):
+        found = TracebackType(found, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return found
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,26 @@ raises AssertionError if it does not hold for this call. :func:`check_op` runs a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis.errors import HypothesisException
 from numpy import ndarray
 
 from autograd.modes import no_grad
 from autograd.op import Op
 from autograd.tensor import Tensor, grad, tensor
 from autograd.testing.differences import duplicate
-from autograd.testing.gradcheck import gradcheck, gradgradcheck
-from autograd.testing.problem import GradientError, name_of
+from autograd.testing.gradcheck import gradcheck, gradgradcheck, without_report
+from autograd.testing.problem import GradientError, frames_of_the_user, name_of
 from autograd.testing.source import expression, literal
-from autograd.testing.strategies import Call, Draw, laid_out, op_calls
+from autograd.testing.strategies import Call, Draw, generic_calls, laid_out, op_calls
+
+__tracebackhide__ = True  # pytest shows the line that called a check, and the message
 
 __all__ = ["PROPERTIES", "Call", "Draw", "check_op", "laid_out", "op_calls", "property_tests"]
 
@@ -280,6 +284,8 @@ PROPERTIES = (
 
 # ---- running them
 
+GENERIC = 20  # generic calls that are tried, to find one for which a gradient is wrong
+
 
 def check_op(op: Op, max_examples: int = 30) -> None:
     """Run the property tests of one op: your own, or one of this package.
@@ -295,8 +301,10 @@ def check_op(op: Op, max_examples: int = 30) -> None:
     Raises
     ------
     AssertionError
-        If a property does not hold. The message has the smallest input that was found for which it
-        fails, and code that repeats the test.
+        If a property does not hold. The message has a small input for which the property fails, and
+        code that repeats the test.
+    NeedsSampler
+        If the op has no sampler, and raises for arrays that broadcast together; a ValueError.
 
     Examples
     --------
@@ -321,11 +329,28 @@ def property_tests(op: Op) -> Callable:
     """
     import pytest
 
-    cases = pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)
-    return cases(_property_test(op))
+    unfit: list[ValueError] = []
+
+    @pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)
+    def test(check: Callable) -> None:
+        if unfit:
+            pytest.skip(f"{op.name} needs a sampler, as another case says")
+        try:
+            hold(op, check)
+        except NeedsSampler as error:
+            unfit.append(error)
+            raise
+
+    test.__name__ = f"test_{name_of(op)}"
+    return test
 
 
-def hold(op: Op, check: Callable[[Op, Call], None], max_examples: int | None = None) -> None:
+def hold(
+    op: Op,
+    check: Callable[[Op, Call], None],
+    max_examples: int | None = None,
+    source: type[Draw] = Draw,
+) -> None:
     """Test one property of one op.
 
     Parameters
@@ -336,43 +361,109 @@ def hold(op: Op, check: Callable[[Op, Call], None], max_examples: int | None = N
     max_examples : int, optional
         How many inputs to draw. Every run then draws the same inputs, so that the same rule always
         gets the same verdict. By default the current hypothesis profile decides.
+    source : type
+        What draws the calls, as for `op_calls`.
 
     Raises
     ------
     AssertionError
         If the property does not hold.
+    NeedsSampler
+        As `check_op` does.
     """
+    if not op.rules:
+        raise GradientError(f"{op.name} has no rule: declare one, as in op.vjp(x=lambda g: g)")
     options: dict[str, Any] = {}
     if max_examples is not None:
-        options = {"max_examples": max_examples, "derandomize": True}
-    options |= dict(database=None, report_multiple_bugs=False, verbosity=Verbosity.quiet)
-    _property_test(op, **options)(check)
+        options = {"max_examples": max_examples, "derandomize": True, "database": None}
+    call = _failing_call(op, check, source, options)
+    if call is None:
+        return
+    try:
+        check(op, call)
+    except GradientError:
+        raise  # the message has a test to paste already
+    except Exception as error:
+        if op.sampler is None and not _runs(op, call):
+            raise NeedsSampler(op, error) from None
+        error.add_note(_repeat(op, check, call))
+        error.__traceback__ = frames_of_the_user(error.__traceback__)
+        raise
+    raise GradientError(f"{op.name}: the same call failed and then passed: two different results")
 
 
-def _property_test(op: Op, **options: Any) -> Callable:
-    """Return a test that takes a property, and checks it on calls of the op that are drawn."""
+class NeedsSampler(ValueError):
+    """An op cannot be called with arbitrary arrays that broadcast together."""
 
-    def test(check: Callable, call: Call) -> None:
-        if not op.rules:
-            raise GradientError(f"{op.name} has no rule: declare one, as in op.vjp(x=lambda g: g)")
+    __module__ = "autograd.testing"
+
+    def __init__(self, op: Op, error: Exception) -> None:
+        name = op.name
+        super().__init__(
+            f"{name} needs a sampler, which says how to draw its arguments. Without a sampler they "
+            f"are any arrays that broadcast together, and {name} raised for some of them:\n"
+            f"  {type(error).__name__}: {error}"
+        )
+        arguments = ", ".join("draw.array(shape=(2, 4))" for n in op.names if n not in op.defaults)
+        self.add_note(
+            f"for example:\n\n    @{name}.sample\n    def _(draw):\n"
+            f"        return draw.call({arguments})"
+        )
+
+
+def _failing_call(
+    op: Op, check: Callable, source: type[Draw], options: dict[str, Any]
+) -> Call | None:
+    """Return a call for which a property does not hold, or None if no such call was drawn.
+
+    A wrong gradient is shown for a generic call, if there is one: in a scalar, or where elements
+    are zero or equal, most mistakes look alike. Otherwise the call is the smallest that was found.
+    """
+    last: list[Call] = []
+
+    def holds(call: Call) -> None:
+        last[:] = [call]
+        check(op, call)
+
+    # hypothesis stores failures by this name
+    holds.__name__ = re.sub(r"\W", "_", f"{op.name}_{check.__name__}")
+
+    def search(**options: Any) -> Exception | None:
+        options |= dict(
+            deadline=None, report_multiple_bugs=False, verbosity=Verbosity.quiet,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
         try:
-            check(op, call)
-        except GradientError:
-            raise  # the message has a test to paste already
-        except Exception as error:
-            if op.sampler is None and not _runs(op, call):
-                error.add_note(
-                    f"{op.name} cannot be called with the arguments that were drawn for it: arrays "
-                    f"that broadcast together; say with @{op.name}.sample how to draw its arguments"
-                )
-            error.add_note(_repeat(op, check, call))
+            with without_report():
+                settings(**options)(given(call=op_calls(op, source))(holds))()
+        except HypothesisException:
             raise
+        except (Exception, SystemExit) as error:
+            return error  # type: ignore[return-value]
+        return None
 
-    test.__name__ = f"test_{name_of(op)}"
-    options |= dict(deadline=None, suppress_health_check=list(HealthCheck))
     # the phase "explain" lists lines of this package, which explain nothing to the author of an op
-    options["phases"] = [phase for phase in settings().phases if phase is not Phase.explain]
-    return settings(**options)(given(call=op_calls(op))(test))
+    phases = {*settings().phases} - {Phase.explain}
+    error = search(phases=phases - {Phase.shrink}, **options)
+    if error is None:
+        return None
+    found = last[0]
+    if isinstance(error, GradientError):
+        with suppress(Exception):  # of the op's sampler
+            for call in generic_calls(op, GENERIC, source.generic):
+                if isinstance(_error(op, check, call), GradientError):
+                    return call
+    return last[0] if search(phases=phases, **options) else found
+
+
+def _error(op: Op, check: Callable, call: Call) -> Exception | None:
+    """Return the error that a property raises for a call, if any."""
+    try:
+        with without_report(), np.errstate(all="ignore"):
+            check(op, call)
+    except Exception as error:
+        return error
+    return None
 
 
 def _runs(op: Op, call: Call) -> bool:

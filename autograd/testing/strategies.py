@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from autograd.op import Op
 from autograd.tensor import Tensor
 
+GENERIC = 200  # draws, to find generic calls
 LAYOUTS = ("C", "strided", "reversed", "Fortran")
 
 
@@ -61,6 +62,8 @@ class Draw:
         def _(draw):
             return draw.call(draw.array(shape=(2, 3)), draw.axis(2))
     """
+
+    generic: type[GenericDraw]  # a source of the same kind of calls, without what is special
 
     def __init__(self, draw: Callable) -> None:
         self._draw = draw
@@ -244,7 +247,7 @@ def broadcastable(
     return tuple(source.array(shape, min_value, max_value, dtype=dtype) for shape in shapes)
 
 
-def op_calls(op: Op) -> st.SearchStrategy[Call]:
+def op_calls(op: Op, source: type[Draw] = Draw) -> st.SearchStrategy[Call]:
     """Return a strategy for the arguments of an op.
 
     The op's sampler draws them if the op has one. Otherwise they are arrays that broadcast
@@ -253,6 +256,8 @@ def op_calls(op: Op) -> st.SearchStrategy[Call]:
     Parameters
     ----------
     op : Op
+    source : type
+        `Draw`, or `PlainDraw` for calls with the plainest options alone.
 
     Returns
     -------
@@ -271,15 +276,156 @@ def op_calls(op: Op) -> st.SearchStrategy[Call]:
 
     @st.composite
     def calls(draw: Callable) -> Call:
-        source = Draw(draw)
-        if op.sampler is not None:
-            return op.sampler(source)
-        args = []
-        required = [name for name in op.names if name not in op.defaults]
-        shapes = source.broadcastable(len(required))
-        for name, shape in zip(required, shapes, strict=True):
-            low, high = op.domain.get(name, (-2.0, 2.0))
-            args.append(source.array(shape=shape, low=low, high=high, kinks=op.kinks))
-        return Call(tuple(args), {})
+        return draw_call(op, source(draw))
 
     return calls()
+
+
+def draw_call(op: Op, draw: Draw) -> Call:
+    """Return the arguments of one call of an op, from a source of random values."""
+    if op.sampler is not None:
+        return op.sampler(draw)
+    args = []
+    required = [name for name in op.names if name not in op.defaults]
+    for name, shape in zip(required, draw.broadcastable(len(required)), strict=True):
+        low, high = op.domain.get(name, (-2.0, 2.0))
+        args.append(draw.array(shape=shape, low=low, high=high, kinks=op.kinks))
+    return Call(tuple(args), {})
+
+
+class GenericDraw(Draw):
+    """A source of random values that avoids what is special.
+
+    Axes have two or three elements, arrays are in C order, and their elements are not near 0, as
+    far as an op's sampler leaves the choice. The same seed gives the same values.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def integer(self, low: int, high: int) -> int:
+        """Return an integer from low to high, both included."""
+        return int(self._random.integers(low, high, endpoint=True))
+
+    def boolean(self) -> bool:
+        """Return True or False."""
+        return self.integer(0, 1) == 1
+
+    def axis(self, ndim: int) -> int:
+        """Return an axis, counted from the front."""
+        return self.integer(0, ndim - 1)
+
+    def shape(
+        self, min_dims: int = 0, max_dims: int = 3, min_side: int = 0, max_side: int = 3
+    ) -> tuple[int, ...]:
+        """Return a shape without axes of length 0 or 1."""
+        n = self.integer(min_dims, max_dims)
+        return tuple(self.integer(min(max(min_side, 2), max_side), max_side) for _ in range(n))
+
+    def integers(self, shape: tuple[int, ...], low: int, high: int) -> ndarray:
+        """Return an array of integers from low to high, both included."""
+        return self._random.integers(low, high, shape, endpoint=True)
+
+    def array(
+        self,
+        shape: tuple[int, ...] | None = None,
+        low: float = -2.0,
+        high: float = 2.0,
+        kinks: tuple[float, ...] = (),
+        dtype: DTypeLike = np.float64,
+        **limits: int,
+    ) -> ndarray:
+        """Return a floating-point array in C order, at a distance from each of the `kinks`."""
+        shape = self.shape(**limits) if shape is None else shape
+        x = self.integers(shape, round(low * 64), round(high * 64)) / 64
+        for kink in (0.0, *kinks) if low < 0 < high else kinks:
+            x = np.where(np.abs(x - kink) < 0.15, kink + 0.2 + np.abs(x - kink), x)
+        return np.asarray(x, dtype)
+
+    def broadcastable(self, n: int) -> list[tuple[int, ...]]:
+        """Return shapes that broadcast together: the first is the longest."""
+        shape = self.shape()
+        return [shape[self.integer(0, len(shape) // 2) if i else 0 :] for i in range(n)]
+
+    def shuffled(self, x: Any) -> Any:
+        """Return the elements in another order, in the same shape."""
+        return self._random.permutation(x.reshape(-1)).reshape(x.shape)
+
+
+class PlainDraw(Draw):
+    """A source of random values that leaves the options of a call at the plainest.
+
+    Options are by convention the first of the choices of a sampler, and False. Choices among shapes
+    are free.
+    """
+
+    def boolean(self) -> bool:
+        """Return False."""
+        return False
+
+    def choice(self, options: Sequence) -> Any:
+        """Return the first of the options; any of them if they are shapes."""
+        if all(isinstance(option, tuple) for option in options):
+            return super().choice(options)
+        return options[0]
+
+    def axis(self, ndim: int) -> int:
+        """Return the last axis."""
+        return -1
+
+
+class PlainGenericDraw(PlainDraw, GenericDraw):
+    """A source of generic values for calls with the plainest options."""
+
+
+class TextbookDraw(PlainGenericDraw):
+    """A source of generic values for the plainest calls: all shapes are equal, too."""
+
+    def choice(self, options: Sequence) -> Any:
+        """Return the first of the options."""
+        return options[0]
+
+    def broadcastable(self, n: int) -> list[tuple[int, ...]]:
+        """Return equal shapes."""
+        return [self.shape()] * n
+
+
+Draw.generic = GenericDraw
+PlainDraw.generic = PlainGenericDraw
+
+
+def generic_calls(op: Op, n: int, source: type[GenericDraw] = GenericDraw) -> list[Call]:
+    """Return at most n calls of an op whose floating-point arrays have nothing special.
+
+    They are in C order, have at least two elements along each axis, are no square matrices, and
+    have elements that are neither equal nor near 0. Those with matrices come first. The list is
+    empty if the op's sampler draws no such call.
+    """
+    found: list[Call] = []
+    for seed in range(GENERIC):
+        call = draw_call(op, source(seed))
+        if all(map(_is_generic, floating_arrays(call))):
+            found.append(call)
+    return sorted(found, key=lambda call: abs(largest_ndim(call) - 2))[:n]
+
+
+def largest_ndim(call: Call) -> int:
+    """Return the largest number of axes of a floating-point array of a call."""
+    return max((x.ndim for x in floating_arrays(call)), default=0)
+
+
+def floating_arrays(call: Call) -> list[ndarray]:
+    """Return the floating-point arrays among the arguments of a call."""
+    arguments = (*call.args, *call.kwargs.values())
+    return [x for x in arguments if isinstance(x, ndarray) and x.dtype.kind == "f"]
+
+
+def _is_generic(x: ndarray) -> bool:
+    return (
+        x.flags.c_contiguous
+        and x.ndim > 0
+        and min(x.shape) > 1
+        and (x.ndim != 2 or x.shape[0] != x.shape[1])
+        and np.unique(np.abs(x)).size == x.size
+        and float(np.min(np.abs(x))) > 0.05
+    )

@@ -425,6 +425,29 @@ def test_a_function_that_raises_elsewhere_has_no_cause():
     assert likely(message(check_vjp, only_here, lambda g, y: -g * np.cos(y), [x])) == ""
 
 
+def test_a_rule_with_a_memory_is_said_to_have_one():
+    calls = []
+
+    def rule(g, x):
+        calls.append(1)
+        return 2 * g if len(calls) == 1 else g
+
+    text = message(check_vjp, lambda x: x + 0, rule, [normal(3)])
+    assert "different results for the same call" in likely(text)
+
+
+def test_a_domain_does_not_hide_the_cause():
+    """The experiments with negative numbers raise here."""
+
+    def root(x):
+        if (x < 0).any():
+            raise ValueError("negative")
+        return np.sqrt(x)
+
+    text = message(check_vjp, root, lambda g, x: g / np.sqrt(x), [positive(3)])
+    assert likely(text) == "2 times too large"
+
+
 def test_both_gradients_are_shown_if_they_are_small():
     text = message(check_vjp, lambda x: x @ W, lambda g, x: g @ W, [X])
     lines = text.splitlines()

@@ -673,6 +673,67 @@ def test_one_line_tests_an_op_under_pytest(tmp_path):
         assert f"test_cube[{check.__name__}] PASSED" in result.stdout
 
 
+MINE = """
+import numpy as np
+import autograd
+from autograd.testing import check_vjp, property_tests
+
+
+@autograd.op
+def pool2(x):
+    return x.reshape(*x.shape[:-1], -1, 2).mean(-1)
+
+
+@autograd.op
+def squared(x):
+    return x * x
+
+
+def squared_rule(g, x):
+    return g * x / len(x)
+
+
+pool2.vjp(x=lambda g: np.repeat(g, 2, -1) / 2)
+squared.vjp(x=squared_rule)
+test_pool2 = property_tests(pool2)
+test_squared = property_tests(squared)
+
+
+def test_by_hand():
+    check_vjp(lambda x: 2 * x, lambda g, x: g.T, [np.ones((2, 3))])
+"""
+
+
+def test_failures_under_pytest_end_at_the_message(tmp_path):
+    """In no frame of a library; and a sampler that is needed is said first and once."""
+    (tmp_path / "test_mine.py").write_text(MINE)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    out = result.stdout
+    assert result.returncode == 1 and "autograd/" not in out and "site-packages" not in out, out
+    assert "ExceptionGroup" not in out and "hypothesis" not in out.split("FAILURES")[1]
+    assert out.count("pool2 needs a sampler, which says") == out.count("@pool2.sample") == 1
+    assert f"{len(properties.PROPERTIES) - 1} skipped" in out
+    assert "return g * x / len(x)" in out, "the line of the user that raised"
+    assert "the axes are in reverse order" in out
+
+
+def test_a_wrong_gradient_is_shown_for_a_generic_call():
+    with planted(squared, x=lambda g, x: g * x) as op:
+        with pytest.raises(GradientError, match=r"2 times too small(.|\n)*backward +numeric"):
+            check_op(op)
+    with planted(doubled, x=lambda g, x: 2 * g + (x == 0)) as op:  # at zeros alone
+        with pytest.raises(GradientError, match="only where an input is 0"):
+            check_op(op)
+
+
+def test_a_property_that_holds_at_times_is_not_deterministic():
+    counter = iter(range(10**9))
+    with planted(doubled, x=lambda g: 2 * g * (1 + (next(counter) % 5 == 0))) as op:
+        with pytest.raises(Exception, match="(?i)different results|again|unreliable"):
+            check_op(op)
+
+
 # ---- what the engine itself names
 
 
