@@ -252,7 +252,7 @@ def _(input, normalized_shape, weight, bias, eps):
 @layer_norm.sample
 def _(draw):
     shape = (*draw.shape(max_dims=2), draw.integer(2, 4))
-    normalized = shape[-1:] if draw.boolean() else shape[-2:]
+    normalized = shape[-2:] if draw.boolean() else shape[-1:]
     if 0 in normalized:
         normalized = shape[-1:]
     x = draw.array(shape=shape, low=-0.5, high=0.5)

@@ -3,7 +3,8 @@
 Every registered op is a kata. The solution is Python source with a function for each input, under
 the input's name, or with one function named ``vjp`` for all other inputs, which returns a tuple.
 The arguments are those of the rules in ``op.vjp``: ``g``, the cotangent of the output, and the
-values that the rule reads. The op's property tests check the solution::
+values that the rule reads. The solution is checked in four levels, from plain matrices to all
+property tests of the op::
 
     def x(g, y):
         return g * y
@@ -46,9 +47,41 @@ PATH = (
     "cross_entropy", "layer_norm", "attention",
 )  # fmt: skip
 
+LEVELS = (
+    "plain arrays of two axes",
+    "vectors, broadcasting and empty arrays",
+    "the options of the op",
+    "second derivatives, float32, orders in memory",
+)
+EXAMPLES = 20  # generic calls that the first two levels check
+
+ADVICE = {
+    "a Jacobian that is not": "Write the shapes of g and of the factor: which one is transposed?",
+    "a transpose": "Write the shape of each factor with letters: their order decides.",
+    "a wrong sign": "Differentiate the function for numbers, and look at the sign.",
+    "the cotangent g": "The chain rule multiplies g by the derivative of the op.",
+    "g is passed on": "The chain rule multiplies g by the derivative of the op.",
+    "g is multiplied by the value": "Differentiate the function for numbers first.",
+    "a sum over": "An element of the input that changes several outputs gets a term from each.",
+    "the mean over": "The mean changes with each element too: it has a term in the rule.",
+    "the error is": "A sum or a mean in the function depends on each element, and has a term.",
+    "summed over": "Which axis did the function sum over? g must be repeated along the same axis.",
+    "inputs swapped": "Differentiate by one input at a time, with the others held fixed.",
+    "contributions": "Use np.add.at or a sum: each use of an element adds to its gradient.",
+    "only where": "Differentiate the branch of the function for these inputs alone.",
+}
+
 
 class WrongRule(UserError):
-    """A solution is wrong; the message says why."""
+    """A solution is wrong; the message says why.
+
+    Attributes
+    ----------
+    passed : int
+        How many of the levels the solution has passed.
+    """
+
+    passed = 0
 
 
 class Kata:
@@ -91,11 +124,18 @@ class Kata:
 
     @property
     def code(self) -> str:
-        """The source of the op's function."""
+        """The source of the op's function, in plain NumPy: of its reference, if it has one."""
+        op = self.op
         try:
-            return inspect.getsource(self.op.forward).rstrip()
+            if op.reference_function is None:
+                return inspect.getsource(op.forward).rstrip()
+            source = textwrap.dedent(inspect.getsource(op.reference_function)).rstrip()
         except (OSError, TypeError):  # the op was defined in an interactive session
-            return f"{self.op.name}{self.op.signature}: {inspect.getdoc(self.op) or ''}"
+            return f"{op.name}{op.signature}: {inspect.getdoc(op) or ''}"
+        if "def " not in source:
+            return inspect.getsource(op.forward).rstrip()
+        _, _, rest = source[source.index("def ") :].partition("(")
+        return f"def {op.forward.__name__}({rest}"
 
     def formulas(self) -> tuple[list[str], list[str]]:
         """Return the lines of the formula that define the result, and the lines of the answer."""
@@ -236,12 +276,53 @@ class Kata:
         --------
         >>> Kata("multiply").check("def vjp(g, x, y): return g * y, g * x", max_examples=5)
         """
-        from autograd.testing import PROPERTIES, hold
-
         op = self.solved_by(source)
-        passed: list[str] = []
-        for check in PROPERTIES:
-            calls: list = [None]  # the last call; hypothesis ends with the smallest one that fails
+        for passed, level in enumerate(self._levels(op, max_examples)):
+            try:
+                self._run(level, op, source)
+            except WrongRule as error:
+                if passed:
+                    error = WrongRule(
+                        f"{_level(passed)} is passed.\n{_level(passed + 1)} is not:\n\n{error}"
+                    )
+                error.passed = passed
+                raise error from None
+
+    def _levels(self, op: Op, max_examples: int) -> Iterator[list[tuple[Callable, Callable]]]:
+        """Yield for each level its checks, each with a function that runs it on calls of the op."""
+        from autograd.testing import PROPERTIES, hold, strategies
+        from autograd.testing.properties import gradient_is_right
+        from autograd.testing.strategies import (
+            Draw,
+            GenericDraw,
+            PlainDraw,
+            PlainGenericDraw,
+            TextbookDraw,
+        )
+
+        def examples(check: Callable, source: type[GenericDraw]) -> None:
+            calls = strategies.generic_calls(op, EXAMPLES, source)
+            if not calls:  # as for square matrices
+                calls = [strategies.draw_call(op, source(seed)) for seed in range(EXAMPLES)]
+            plain = [call for call in calls if strategies.largest_ndim(call) == 2]
+            for call in plain if source is TextbookDraw and plain else calls:
+                check(op, call)
+
+        def drawn(check: Callable, source: type[Draw] = Draw) -> None:
+            hold(op, check, max_examples, source)
+
+        yield [(gradient_is_right, lambda check: examples(check, TextbookDraw))]
+        yield [
+            (gradient_is_right, lambda check: examples(check, PlainGenericDraw)),
+            (gradient_is_right, lambda check: drawn(check, PlainDraw)),
+        ]
+        yield [(gradient_is_right, drawn)]
+        yield [(check, drawn) for check in PROPERTIES if check is not gradient_is_right]
+
+    def _run(self, level: list[tuple[Callable, Callable]], op: Op, source: str) -> None:
+        """Run the checks of a level, and raise WrongRule if one fails."""
+        for check, run in level:
+            calls: list = [None]  # the last call that was checked: the one that failed
 
             def recorded(op: Op, call: Any, check: Callable = check, calls: list = calls) -> None:
                 calls[0] = call
@@ -251,17 +332,16 @@ class Kata:
             try:
                 with warnings.catch_warnings(), np.errstate(all="ignore"):
                     warnings.simplefilter("ignore")
-                    hold(op, recorded, max_examples)
+                    run(recorded)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 message = self._diagnosis(op, calls[0], error, source)
-                if "gradient_is_right" in passed:
+                if check.__name__ != "gradient_is_right":
                     what = (inspect.getdoc(check) or check.__name__).split("\n\n")[0]
                     message = (
                         "The first derivative is right already. What fails is the check of\n"
                         f"{what.removeprefix('Check ').rstrip('.')}:\n\n{message}"
                     )
                 raise WrongRule(message) from None
-            passed.append(check.__name__)
 
     # ---- the mistake
 
@@ -292,7 +372,7 @@ class Kata:
             text = self._blame(error, source)
         width = max(len(name) for name, _ in named)
         lines = [f"  {name:<{width}} = {literal(value)}" for name, value in named]
-        return "\n".join([text, "", "The smallest call found for which it fails:", *lines])
+        return "\n".join([text, "", "A call for which it fails:", *lines])
 
     def _blame(self, error: BaseException, source: str) -> str:
         """Return an error with the learner's line that it passed through last."""
@@ -368,6 +448,18 @@ def _statement(function: Callable) -> str:
     return ""
 
 
+def _likely(message: str) -> str:
+    """Return the likely mistake in the message of a wrong answer, with advice, or an empty text."""
+    rows = (line.split(None, 1) for line in message.splitlines() if line.startswith("  likely"))
+    cause = next((cause for _, cause in rows), "")
+    advice = next((text for start, text in ADVICE.items() if start in cause), "")
+    return f"{cause}.\n{advice}" if cause and advice else ""
+
+
+def _level(n: int) -> str:
+    return f"Level {n} of {len(LEVELS)}, {LEVELS[n - 1]},"
+
+
 def _and(names: Sequence[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
@@ -393,7 +485,10 @@ class Progress:
         self.file = self.home / "katas.json"
 
     def read(self) -> dict[str, dict[str, int]]:
-        """Return for each op the number of ``hints`` seen, and of those it was ``solved_with``."""
+        """Return for each op the ``hints`` seen, those it was ``solved_with``, and its ``level``.
+
+        The level is the number of levels that an unfinished solution has passed.
+        """
         if not self.file.exists():
             return {}
         move = f"your solutions stand in {self.home / 'katas'}; move the file to begin a new one"
@@ -453,6 +548,7 @@ class Session:
         self.progress = progress or Progress()
         self.console = console or Console()
         self.ask = ask
+        self.mistake = ""  # the likely mistake in the last answer, and what to do about it
         # hypothesis writes files of its own, by default into the current folder
         os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(self.progress.home / "cache"))
 
@@ -479,7 +575,10 @@ class Session:
         for name in PATH:
             mark = "✓" if name in solved else "→" if name == following else " "
             n = done.get(name, {}).get("solved_with", 0)
+            level = done.get(name, {}).get("level", 0)
             note = f"  with {n} hint{'s' * (n > 1)}" if n else ""
+            if level and name not in solved:
+                note = f"  level {level} of {len(LEVELS)} is passed"
             self.say(f" {mark} {name}{note}", "green" if name in solved else "")
         on_path = sum(name in solved for name in PATH)
         self.say(f"\n{on_path} of these {len(PATH)}, and {len(solved)} of all {len(REGISTRY)} ops.")
@@ -497,20 +596,29 @@ class Session:
             self.say(textwrap.indent(textwrap.fill("  ".join(names), 76), "  "))
 
     def show(self, kata: Kata) -> None:
-        """Print an exercise, and the solution if there is one."""
+        """Print an exercise, and the solution or what is kept of it, if there is one."""
         self.say_code(kata.code)
         value, _ = kata.formulas()
         if value:
             self.say("\n" + textwrap.indent("\n".join(value), "  "), "cyan")
         self.say("\n" + kata.question())
         name = kata.op.name
-        if name in self.progress.solved():
-            self.say(f"\nYou solved it: {self.progress.solution(name)}\n", "green")
+        level = self.progress.read().get(name, {}).get("level", 0)
+        solved = name in self.progress.solved()
+        if solved or level:
+            what = "You solved it" if solved else f"Level {level} of {len(LEVELS)} is passed"
+            self.say(f"\n{what}: {self.progress.solution(name)}\n", "green")
             with suppress(UserError):
                 self.say_code(read_text(self.progress.solution(name)))
 
     def hint(self, kata: Kata, *, last: bool = False) -> None:
-        """Print the next hint, or with `last` the last one, which shows the rules."""
+        """Print the next hint, or with `last` the last one, which shows the rules.
+
+        After a wrong answer it begins with the mistake in the answer, if the mistake is known.
+        """
+        if self.mistake and not last:
+            self.say(f"Your last answer: {self.mistake}\n")
+            self.mistake = ""
         hints, name = kata.hints(), kata.op.name
         n = self.progress.read().get(name, {}).get("hints", 0)
         n = len(hints) if last else min(n + 1, len(hints))
@@ -527,6 +635,8 @@ class Session:
                 kata.check(source)
         except WrongRule as error:
             self.say(f"\n{error}\n", "yellow")
+            self._keep_level(name, source, error.passed)
+            self.mistake = _likely(str(error))
             return False
         self.say(f"Right: {name} has all the properties of an op.", "green")
         self.progress.keep(name, source)
@@ -534,6 +644,14 @@ class Session:
         self.progress.write(name, solved_with=done.get("solved_with", done.get("hints", 0)))
         self.say(f"Next: npgpt kata {self.progress.following()}")
         return True
+
+    def _keep_level(self, name: str, source: str, passed: int) -> None:
+        """Save a solution that has passed more levels than any before."""
+        done = self.progress.read().get(name, {})
+        if "solved_with" not in done and passed > done.get("level", 0):
+            self.progress.keep(name, source)
+            self.progress.write(name, level=passed)
+            self.say(f"Level {passed} of {len(LEVELS)} is passed, and kept.", "green")
 
     def practise(self, kata: Kata) -> bool:
         """Ask for the rule of each input as an expression, until all are right."""

@@ -241,6 +241,84 @@ def test_wrong_rules_are_answered(what):
     assert "Traceback" not in text and "to repeat it" not in text and "input 0" not in text
 
 
+TEXTBOOK = {
+    "cross_entropy": """
+        def input(g, input, target):
+            e = np.exp(input - input.max(-1, keepdims=True))
+            p = e / e.sum(-1, keepdims=True)
+            p[np.arange(len(target)), target] -= 1
+            return g * p / len(target)
+    """,
+    "matmul": "def vjp(g, x, y): return g @ y.T, x.T @ g",
+    "softmax": "def input(g, out): return out * (g - np.sum(g * out, -1, keepdims=True))",
+    "sum": "def x(g, x): return g * np.ones_like(x)",
+    "layer_norm": """
+        def vjp(g, input, weight, mean, rstd):
+            z = (input - mean) * rstd
+            dz = g * weight
+            dx = dz - dz.mean(-1, keepdims=True) - z * (dz * z).mean(-1, keepdims=True)
+            return dx * rstd, (g * z).sum(0), g.sum(0)
+    """,
+}
+
+
+@pytest.mark.parametrize("name", TEXTBOOK)
+def test_the_rule_of_a_textbook_passes_the_first_level(name):
+    with pytest.raises(WrongRule, match="^Level [123] of 4, .* is passed") as caught:
+        Kata(name).check(textwrap.dedent(TEXTBOOK[name]))
+    assert caught.value.passed >= 1
+
+
+def test_a_counterexample_is_generic():
+    with pytest.raises(WrongRule) as caught:
+        Kata("layer_norm").check(SOLUTIONS["layer_norm"].replace("- dz.mean(1, keepdims=True)", ""))
+    text = str(caught.value)
+    numeric = next(float(line.split()[1]) for line in text.splitlines() if "  numeric  " in line)
+    assert caught.value.passed == 0 and abs(numeric) > 1e-3
+    assert "the mean over axis 1 is not subtracted" in text
+    assert max(len(row) for row in text.splitlines() if "1e-8" in row or "|error|" in row) <= 80
+
+
+def test_a_level_that_is_passed_is_kept(home, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(TEXTBOOK["matmul"])
+    assert kata("matmul", "--file", path) == 1
+    out = capsys.readouterr().out
+    assert "Level 1 of 4 is passed, and kept." in out
+    assert json.loads((home / "katas.json").read_text()) == {"matmul": {"level": 1}}
+    assert "x.T @ g" in (home / "katas/matmul.py").read_text()
+    path.write_text("def vjp(g, x, y): return g, g")
+    kata("matmul", "--file", path)
+    assert "x.T @ g" in (home / "katas/matmul.py").read_text(), "a worse solution replaced a better"
+    capsys.readouterr()
+    kata()
+    out = capsys.readouterr().out
+    assert "matmul  level 1 of 4 is passed" in out and "0 of these 12" in out
+    kata("matmul")
+    assert "Level 1 of 4 is passed" in capsys.readouterr().out
+    path.write_text(SOLUTIONS["matmul"])
+    assert kata("matmul", "--file", path) == 0
+    kata()
+    out = capsys.readouterr().out
+    assert "✓ matmul\n" in out
+
+
+def test_a_hint_answers_the_mistake():
+    learner, out = session("-g * (1 - out**2)", "hint", "hint", "quit")
+    learner.practise(Kata("tanh"))
+    text = out.getvalue()
+    assert "Your last answer: a wrong sign.\nDifferentiate the function for numbers" in text
+    assert text.count("Your last answer") == 1
+    assert "The rule of x reads g and out." in text.split("Your last answer")[1]
+    assert Progress().read()["tanh"] == {"hints": 2}
+
+
+def test_the_reference_is_shown_in_the_place_of_a_kernel():
+    code = Kata("attention").code
+    assert code.startswith("def attention(query, key, value") and "softmax(" in code
+    assert "QueryBlocks" not in code and "@" not in code.split("\n")[0]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
