@@ -67,7 +67,7 @@ CPU = "npgpt computes on the CPU only, with NumPy"
 FOREIGN = {
     **dict.fromkeys(("device", "gpu", "cuda", "mps", "gpus", "n_gpu", "no_cuda"), CPU),
     **dict.fromkeys(("backend", "ddp", "local_rank", "world_size"),
-                    "npgpt trains in one process"),
+                    "several processes train with --workers N, or by mpirun (docs/distributed.md)"),
     **dict.fromkeys(("dtype", "fp16", "bf16", "amp", "mixed_precision", "precision", "half"),
                     "npgpt trains in float32 only"),
     "compile": "the kernels are compiled when they are first needed (npgpt warmup does it ahead)",
