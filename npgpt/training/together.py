@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -47,13 +48,7 @@ def working_together(n_workers: int) -> Iterator[Alone]:
     if launched_rank() is not None:
         if n_workers > 1:
             raise UserError("mpirun says how many processes there are: leave out --workers")
-        demand_mpi4py()
-        group = MPIGroup()
-        try:
-            n_threads = threads_of_each(group)
-        except UserError:
-            group.close(is_failure=True)
-            raise
+        group, n_threads = _Launched.take()
     else:
         cpus = autograd.machine.usable_cpus()
         if n_workers > cpus:
@@ -126,12 +121,50 @@ def obey(run: Run, group: Group) -> None:
             ranks.collect()
 
 
+class _Launched:
+    """The processes that ``mpirun`` started, in rank 0, until a run takes them.
+
+    The other ranks wait for an order. If the command ends before it has a run, as after a wrong
+    option, the process orders the end when it exits.
+    """
+
+    waiting: tuple[MPIGroup, int] | None = None  # and the threads that each process may have
+
+    @classmethod
+    def begin(cls) -> None:
+        """Meet the other ranks."""
+        demand_mpi4py()
+        group = MPIGroup()
+        try:
+            cls.waiting = group, threads_of_each(group)
+        except UserError:
+            group.close(is_failure=True)
+            raise
+        atexit.register(cls.dismiss)  # it runs before MPI's own end, which was registered earlier
+
+    @classmethod
+    def take(cls) -> tuple[MPIGroup, int]:
+        """Return the group for a run, which gives the orders from now on."""
+        assert cls.waiting is not None
+        found, cls.waiting = cls.waiting, None
+        return found
+
+    @classmethod
+    def dismiss(cls) -> None:
+        """Order the end if no run has taken the group."""
+        if cls.waiting is not None:
+            cls.waiting[0].broadcast(END)
+
+
 def follow_launched() -> int | None:
     """Do the work of a rank besides 0 that ``mpirun`` started; return the exit code.
 
     Without such a rank, the result is None, and the process goes on with its command.
     """
-    if launched_rank() in (None, 0):
+    rank = launched_rank()
+    if rank == 0:
+        _Launched.begin()
+    if not rank:
         return None
     ignore_signals()
     try:

@@ -76,6 +76,28 @@ def test_one_line_for_bad_input(mpirun, tmp_path):
     assert "2 processes cannot share evenly" in error
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(bogus=3), "unknown option --bogus"),
+        (dict(workers=2), "leave out --workers"),
+        (dict(n_head=3), "n_head"),
+    ],
+)
+def test_a_wrong_option_ends_all_ranks(options, message, mpirun, tmp_path):
+    """Before there is a run, the other ranks wait for an order."""
+    code, out, error = launch(mpirun, 2, tmp_path, **options)
+    assert code != 0 and not (tmp_path / "run").exists()
+    assert [line for line in error.splitlines() if "npgpt:" in line] == error.splitlines()[:1]
+    assert message in error
+
+
+def test_an_evaluation_alone_ends_all_ranks(mpirun, tmp_path):
+    code, out, error = launch(mpirun, 2, tmp_path, eval_only="true")
+    assert code == 0, error
+    assert out.count("over the whole validation split") == 1
+
+
 def test_a_rank_that_raises_is_named(mpirun, tmp_path):
     fault = (
         "import os, npgpt.training.loop as loop\n"
@@ -106,9 +128,8 @@ def test_a_rank_that_is_killed_ends_all(mpirun, tmp_path):
 def test_without_mpi4py_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr("npgpt.parallel.mpi.find_spec", lambda name: None)
     monkeypatch.setenv("PMI_RANK", "0")
-    assert follow_launched() is None
-    with pytest.raises(UserError, match=r"pip install npgpt\[mpi\]"), working_together(1):
-        pass
+    with pytest.raises(UserError, match=r"pip install npgpt\[mpi\]"):
+        follow_launched()
     with pytest.raises(UserError, match="leave out --workers"), working_together(2):
         pass
     monkeypatch.setenv("PMI_RANK", "1")
