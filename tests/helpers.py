@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from autograd import tensor
 from autograd.reading import read_tensors
+from autograd.testing import properties
 from npgpt import GPTConfig
 from npgpt.cli import main
 from npgpt.models.llama import LlamaConfig
@@ -33,6 +35,12 @@ def npgpt(*args):
 def cut(path, n=10):
     """Take the last bytes from a file, as a full disk does."""
     path.write_bytes(path.read_bytes()[:-n])
+
+
+def as_leaves(op, call):
+    """Return the arguments of a call of an op, with leaves for those that have a gradient."""
+    wanted = set(properties.differentiable(op, call))
+    return [tensor(x, requires_grad=True) if i in wanted else x for i, x in enumerate(call.args)]
 
 
 # ---- models

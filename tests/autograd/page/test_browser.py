@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from conftest import need
+from helpers import as_leaves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ import autograd
 from autograd import nn
 from autograd.page import write_page
 from autograd.stepper import trace
-from autograd.testing import properties
 from autograd.testing.strategies import op_calls
 
 OPS = sorted(autograd.REGISTRY)
@@ -122,11 +122,7 @@ def test_every_number_is_the_sum_that_the_page_shows(name, browser, tmp_path):
         loss = 0
         with autograd.record(), np.errstate(all="ignore"):
             for call in calls:
-                wanted = set(properties.differentiable(op, call))
-                args = [
-                    autograd.tensor(x, requires_grad=True) if i in wanted else x
-                    for i, x in enumerate(call.args)
-                ]
+                args = as_leaves(op, call)
                 outs = op(*args, **call.kwargs)
                 outs = outs if isinstance(outs, tuple) else (outs,)
                 loss = loss + sum((y * y).sum() for y in outs)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import as_leaves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,10 +54,7 @@ def test_terms_add_up_for_every_op(name):
         wanted = set(properties.differentiable(op, call))
         generator = np.random.default_rng(0)
         with autograd.record(), np.errstate(all="ignore"):
-            args = [
-                autograd.tensor(x, requires_grad=True) if i in wanted else x
-                for i, x in enumerate(call.args)
-            ]
+            args = as_leaves(op, call)
             outs = [*several(op(*args, **call.kwargs)), *several(op(*args, **call.kwargs))]
             loss = sum((y * generator.standard_normal(y.shape)).sum() for y in outs)
         found = trace(loss)

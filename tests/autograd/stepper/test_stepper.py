@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import as_leaves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -273,10 +274,7 @@ def test_every_op(name, tmp_path_factory):
         call = data.draw(op_calls(op))
         wanted = set(properties.differentiable(op, call))
         with autograd.record(), np.errstate(all="ignore"):
-            args = [
-                autograd.tensor(x, requires_grad=True) if i in wanted else x
-                for i, x in enumerate(call.args)
-            ]
+            args = as_leaves(op, call)
             outs = [*several(op(*args, **call.kwargs)), *several(op(*args, **call.kwargs))]
             loss = sum((y * y).sum() for y in outs)
         with np.errstate(all="ignore"):
@@ -312,12 +310,8 @@ def test_the_inside_of_every_fused_op(name):
     @given(data=st.data())
     def check(data):
         call = data.draw(op_calls(op))
-        wanted = properties.differentiable(op, call)
         with autograd.record():
-            args = [
-                autograd.tensor(x, requires_grad=True) if i in wanted else x
-                for i, x in enumerate(call.args)
-            ]
+            args = as_leaves(op, call)
             out = op(*args, **call.kwargs)
         g = np.random.default_rng(0).standard_normal(out.shape)
         found = trace(out, g)
@@ -897,12 +891,8 @@ def test_formulas_with_numbers_are_right(name, monkeypatch):
     @given(data=st.data())
     def check(data):
         call = data.draw(op_calls(op))
-        wanted = properties.differentiable(op, call)
         with autograd.record(), np.errstate(all="ignore"):
-            args = [
-                autograd.tensor(x, requires_grad=True) if i in wanted else x
-                for i, x in enumerate(call.args)
-            ]
+            args = as_leaves(op, call)
             loss = sum((y * y).sum() for y in several(op(*args, **call.kwargs)))
             stepper = stepper_of(loss, width=400)
             stepper.session.go(len(stepper.session.trace.steps) - 1)
