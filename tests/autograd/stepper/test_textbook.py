@@ -28,8 +28,9 @@ END = "the loss and all gradients agree with those of the engine"
 def run(script, **names):
     """Run a script, which asserts its agreement; return its names."""
     names["__name__"] = "script"
-    with contextlib.redirect_stdout(io.StringIO()) as out, np.errstate(all="ignore"):
-        exec(compile(script, "script.py", "exec"), names)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), np.errstate(all="ignore"), np.printoptions():
+        exec(compile(script, "script.py", "exec"), names)  # it sets print options
     assert END in out.getvalue()
     return names
 
