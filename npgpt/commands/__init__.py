@@ -34,9 +34,11 @@ COMMANDS = {
         "--model: the latest run under out/. Each line from a pipe is a text.",
     ),
     "finetune": (
-        "classification|instructions|preferences --train FILE [--model DIR] [--KEY VALUE ...]",
-        "Teach a model to name the label of a text, to answer as an assistant, or to prefer the "
-        "better of two answers, from examples in a table. Without --model: a new one.",
+        "[TASK] --train FILE [--model DIR] [--KEY VALUE ...]",
+        "Train a model on examples in a table: to name the label of a text (classification), to "
+        "give a number to it (regression), to compare texts (similarity), to answer as an "
+        "assistant (instructions), or to prefer the better of two answers (preferences). Without "
+        "--model: a new model.",
     ),
     "distill": (
         "--teacher DIR [--student DIR] [--data FILE ...] [--KEY VALUE ...]",
@@ -54,12 +56,12 @@ COMMANDS = {
     ),
     "eval": (
         "language_modelling|classification|similarity|generation|choices",
-        "How good a model is on your data, in numbers with their intervals.",
+        "Measure how good a model is on your data, in numbers with their intervals.",
     ),
     "report": (
         "[DIR]",
-        "One page on a run, in Markdown and HTML: data, tokenizer, training, evaluations, samples, "
-        "cost. Without DIR: the latest run under out/.",
+        "Write one page on a run, in Markdown and HTML: data, tokenizer, training, evaluations, "
+        "samples, cost. Without DIR: the latest run under out/.",
     ),
     "embed": (
         "TEXT ... | --file FILE | --nearest TEXT",

@@ -21,13 +21,13 @@ LONGEST = 256  # the context of a new student, if none is given
 class Options(train.Options):
     """Train a student: a smaller model that learns from the probabilities of a teacher.
 
-    Without --student, the student is a new model with half of the teacher's layers, and else with
-    its sizes; other sizes are given as for npgpt train (--n_layer, --n_embd, ...). The student's
-    tokenizer is the teacher's. Its folder is that of a run, and of a model like any other.
+    Without --student, the student is a new model that has half of the teacher's layers, and the
+    teacher's other sizes; --n_layer, --n_embd and so on give other sizes, as for npgpt train. The
+    student has the teacher's tokenizer. The result is the folder of a run, with an ordinary model.
     """
 
     student: FileName = ""
-    """A folder with a model to start from; if not given, a new one."""
+    """A folder with a model to start from; if not given, the student is a new model."""
 
 
 def run(args: list[str]) -> int:

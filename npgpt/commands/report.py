@@ -18,9 +18,9 @@ from npgpt.training.run import latest_run
 class Options:
     """Write one page on a run: data, tokenizer, model, training, evaluations, samples, cost.
 
-    The page is written into the run's folder twice: report.md, and report.html with a picture of
-    the losses. Files evaluation*.json in the folder, which npgpt eval --json has printed, are parts
-    of the page.
+    The page is written into the run's folder as report.md, and as report.html with a picture of
+    the losses. If the folder has files evaluation*.json, with what npgpt eval --json printed, the
+    page shows these results.
     """
 
     run: Annotated[FileName | None, Argument("DIR")] = None

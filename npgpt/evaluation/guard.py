@@ -1,4 +1,4 @@
-"""A guard: a classifier that reads a message before a model answers, and the answer after that."""
+"""A guard: a classifier that reads each message before the model does, and then each answer."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class Guard:
         return cls(load_model(path), load_tokenizer(path), label, threshold)
 
     def check(self, text: str) -> Refusal | None:
-        """Return why a text is refused, or None, as for a text without any letter.
+        """Return why a text is refused, or None if it is not; an empty text is never refused.
 
-        Of a text that is longer than the model's context, the guard reads the beginning.
+        If a text is longer than the guard's context, the guard reads only the first tokens.
         """
         if not text.strip():
             return None

@@ -1,6 +1,6 @@
 """Numbers that say how good predictions are: of labels, of probabilities, and of scores.
 
-Each is a plain function of arrays. `estimate` adds the interval in which a number is uncertain.
+Each number is a plain function of arrays. `estimate` computes its 95 % interval as well.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ def estimate(
 ) -> Estimate:
     """Compute a number from examples, and its 95 % interval by the bootstrap.
 
-    The bootstrap draws as many examples as there are, with replacement, and computes the number
-    again (Efron 1979). The interval has the middle 95 % of these numbers. It says how much the
-    number depends on the choice of these examples; it says nothing of another training run.
+    The bootstrap draws N of the N examples with replacement, and computes the number from them
+    (Efron 1979), `draws` times. The interval contains the middle 95 % of these numbers. It says
+    how much the number depends on the choice of examples, and not how much the number of another
+    training run would differ.
 
     Parameters
     ----------
     statistic : callable
-        Takes arrays such as these, and returns the number.
+        A function that takes such arrays, and returns the number.
     *arrays : ndarray, (N, ...) each
-        What is known of each of the N examples.
+        Values for each of the N examples.
     draws : int
         How often examples are drawn.
     seed : int
-        Of the drawing.
+        The seed with which examples are drawn.
 
     Examples
     --------
@@ -71,7 +72,7 @@ def accuracy(targets: ndarray, found: ndarray) -> float:
 
 
 def confusion_matrix(targets: ndarray, found: ndarray, n_labels: int) -> ndarray:
-    """Return how often each label is taken for each: a row for each target, (L, L).
+    """Return the counts, (L, L): row i, column j counts examples of label i that get label j.
 
     Examples
     --------
@@ -120,7 +121,7 @@ class Calibration(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The expected calibration error: how far both lie apart, the mean over all examples."""
+        """The expected calibration error: the mean distance of both, over all examples."""
         gaps = self.counts * np.abs(self.confidence - self.accuracy)
         return float(gaps.sum() / self.counts.sum())
 
@@ -132,7 +133,7 @@ def calibration(targets: ndarray, probabilities: ndarray, n_bins: int = 10) -> C
     ----------
     targets : ndarray of int, (N,)
     probabilities : ndarray, (N, L)
-        Of each label for each example.
+        The probability of each label for each example.
     n_bins : int
         Bin b of n holds the examples with a confidence above b/n, up to (b + 1)/n.
 

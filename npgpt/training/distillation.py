@@ -71,10 +71,11 @@ class Distillation:
         return hash_parameters(self.teacher)
 
     def objective(self, student: GPT) -> Objective:
-        """Return what maps a batch to logits and the mean loss, in the place of `Task.objective`.
+        """Return the objective of the student: a function from a batch to logits and the mean loss.
 
-        Evaluations keep to the objective of the task, so the losses that a run shows, and by which
-        the best model is chosen, are those of the data alone.
+        Updates use this objective in the place of `Task.objective`. Evaluations use the objective
+        of the task, so the losses that a run shows, and by which the best model is chosen, are
+        the losses on the data alone.
         """
 
         def read(*batch: Any) -> tuple[Tensor, Tensor]:
@@ -94,7 +95,7 @@ class Distillation:
         logits, states = self.read(student, batch)
         with no_grad(), evaluating():
             taught, taught_states = self.read(self.teacher, batch)
-        if logits.shape[:-1] != targets.shape:  # of an answer's start and end, for example
+        if logits.shape[:-1] != targets.shape:  # such as the start and the end of an answer
             raise UserError(
                 f"the model has outputs of shape {logits.shape} for targets of shape "
                 f"{targets.shape}: a teacher is for tasks with one choice for each target"
@@ -168,11 +169,14 @@ def demand_same_outputs(
             f"and the student {', '.join(ours.labels) or 'none'}: both must have the same head"
         )
     if len(ours.labels) == 1:
-        raise UserError("a model with one label has no probabilities, which a student could learn")
+        raise UserError(
+            "teacher and student have one label, so they give a number to a text, and no "
+            "probabilities to learn from: name a teacher with two or more labels"
+        )
     if theirs.n_positions < config.block_size:
         raise UserError(
-            f"the teacher {config.teacher} reads {theirs.n_positions} tokens, and the student "
-            f"{config.block_size}: add --block_size {theirs.n_positions}"
+            f"the teacher {config.teacher} reads {theirs.n_positions} tokens, and the "
+            f"block_size is {config.block_size}: add --block_size {theirs.n_positions}"
         )
 
 

@@ -76,7 +76,10 @@ class Preferences(Instructions):
     def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
         """Return the configuration with the updates that its epochs are."""
         if config.init_from == "scratch":
-            raise UserError("preferences change a model that answers already: name it with --model")
+            raise UserError(
+                "preferences need a model that answers already, such as one that npgpt finetune "
+                "instructions has trained: name it with --model"
+            )
         return super().complete(config, sources)
 
     @classmethod
@@ -88,7 +91,7 @@ class Preferences(Instructions):
     def begin(self, model: GPT) -> None:
         """Compute the log-probabilities of all answers by the model that is there already."""
         n = len(self.lengths)
-        say(f"note: computes how probable the model finds the answers of {n:,} pairs", sys.stderr)
+        say(f"note: computing the log-probabilities of the answers of {n:,} pairs", sys.stderr)
         with no_grad(), evaluating():
             for split in (TRAIN, VALIDATION):
                 pairs: Any = self.every_batch(split)
@@ -101,7 +104,7 @@ class Preferences(Instructions):
         return {"reference": self.reference}
 
     def load_state_dict(self, state: dict[str, ndarray]) -> None:
-        """Take up these log-probabilities."""
+        """Restore these log-probabilities."""
         if state["reference"].shape != self.reference.shape:
             raise ValueError(f"there are {len(self.reference)} pairs of answers")
         self.reference[...] = state["reference"]

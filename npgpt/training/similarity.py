@@ -55,7 +55,8 @@ class Regression(Classification):
             raise UserError(f"the task is {cls.name}, which gives numbers: leave out --labels")
         if config.label_smoothing or config.lm_loss:
             raise UserError(
-                f"the task is {cls.name}: --label_smoothing and --lm_loss are of a classification"
+                f"the task is {cls.name}: --label_smoothing and --lm_loss are of a classification; "
+                "leave them out"
             )
         for source in sources:
             for place, _, label in cls.examples(source, config):

@@ -16,10 +16,10 @@ HEADS = ("score", "classifier", "pooler")
 
 
 def choose_trainable(model: GPT, config: TrainConfig) -> GPT:
-    """Freeze the parameters that a run does not train, and add LoRA's matrices if it trains these.
+    """Freeze the parameters that a run does not train; for LoRA, add the matrices that it trains.
 
-    A frozen parameter is a constant on the tape. So no gradient is computed for it, nor for a layer
-    below the first that is trained, and the optimizer has no means of it.
+    A frozen parameter is a constant on the tape. So its gradient is not computed, the backward
+    pass ends at the first layer that is trained, and the optimizer has no means for it.
 
     Parameters
     ----------
@@ -31,7 +31,8 @@ def choose_trainable(model: GPT, config: TrainConfig) -> GPT:
     Raises
     ------
     UserError
-        If the model has fewer layers, no layer that LoRA is to change, or nothing to train.
+        If the model has fewer layers than `train_layers`, if it has no layer of LoRA's target
+        modules, or if no parameter would be trained.
 
     Examples
     --------
@@ -48,9 +49,15 @@ def choose_trainable(model: GPT, config: TrainConfig) -> GPT:
         return model
     n = model.config.n_layer
     if isinstance(model, EncoderDecoder):
-        raise UserError("--train_layers is of models with one stack of layers: leave it out")
+        raise UserError(
+            "--train_layers needs a model with one stack of layers, and this model has an encoder "
+            "and a decoder: leave it out"
+        )
     if config.train_layers > n:
-        raise UserError(f"--train_layers is {config.train_layers}, and the model has {n} layers")
+        raise UserError(
+            f"--train_layers is {config.train_layers}, and the model has {n} layers: give {n} or "
+            "fewer"
+        )
     last = [f"transformer.h.{layer}." for layer in range(n - config.train_layers, n)]
     last += ["transformer.ln_f."] if last else []
     for name, parameter in model.named_parameters():

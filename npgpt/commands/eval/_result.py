@@ -20,7 +20,7 @@ def show_result(
     metrics: dict[str, Estimate],
     tables: dict[str, Table] | None = None,
 ) -> None:
-    """Print what a command of ``npgpt eval`` has found, as its options say.
+    """Print the result of a command of ``npgpt eval``, as tables or as JSON.
 
     Parameters
     ----------

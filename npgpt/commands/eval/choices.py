@@ -1,4 +1,4 @@
-"""``npgpt eval choices``: how often a model finds the right choice the most probable."""
+"""``npgpt eval choices``: how often a model gives the right choice the highest probability."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from npgpt.training.memory import keep_freed_memory
 
 @dataclass
 class Options:
-    """Measure how often a model finds the right choice of a question the most probable.
+    """Measure how often a model gives the right choice of a question the highest probability.
 
-    A choice is a continuation of a prompt, or without a prompt one of two sentences: a minimal
-    pair. No text is written; the probabilities of the choices are compared.
+    A choice is a continuation of a prompt. Without a prompt, the choices are two sentences, a
+    minimal pair. The model writes no text; the command compares the probabilities of the choices.
     """
 
     file: Annotated[FileName, Argument("FILE")] = ""
     """A .jsonl file of questions ({"prompt": ..., "choices": [...], "answer": 0}) or of minimal
     pairs ({"sentence_good": ..., "sentence_bad": ...}); or a .csv or .tsv file of pairs, in which
-    the first of two columns has the right sentence. A "group" in a line is counted separately."""
+    the first of two columns has the right sentence. Questions with the same "group" are
+    also counted separately."""
     model: FileName = ""
     """A folder with a model, a .safetensors or .gguf file, the name of an added model (npgpt models
     list), or a name on the Hugging Face hub; if not given, smollm2."""

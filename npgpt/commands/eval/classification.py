@@ -37,20 +37,20 @@ class Data:
 
     data: Annotated[FileName, Argument("FILE")] = ""
     """A .csv, .tsv or .jsonl file with a text and its label in each row, or a folder with a file
-    for each label; --text_column, --label_column, --form and --encoding are about it, too."""
+    for each label; --text_column, --label_column, --form and --encoding also describe this data."""
     n: Steps = 0
-    """Judge only so many examples, drawn at random; 0 judges all."""
+    """How many examples are used, drawn at random; 0 uses all."""
 
 
 @dataclass
 class Options(Judging, Data):  # the fields of the last base class come first
     """Measure how often a model names the right label of a text.
 
-    The model names labels as in npgpt classify, with the same options.
+    The model names labels as in npgpt classify, and the options are the same.
     """
 
     bins: Size = 10
-    """The bins of equal width for the calibration."""
+    """The number of bins of equal width in the calibration table."""
     json: bool = False
     """Print the result as one line of JSON."""
 
@@ -63,7 +63,10 @@ def run(args: list[str]) -> int:
         raise UserError("there are no examples: give a file of texts and labels, or a folder")
     labels, find = make_classifier(options)
     if len(labels) == 1:
-        raise UserError(f"{options.model} gives a number to a text, and no label")
+        raise UserError(
+            f"{options.model} gives a number to a text, and no label: name a "
+            "model with two or more labels"
+        )
     examples = read_examples(
         options.data,
         options.text_column,

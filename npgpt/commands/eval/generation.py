@@ -1,4 +1,4 @@
-"""``npgpt eval generation``: how near written texts are to references."""
+"""``npgpt eval generation``: how near the texts that a model writes are to references."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Data:
     """The references and the model: the first options of the command."""
 
     data: Annotated[FileName, Argument("FILE")] = ""
-    """A .csv, .tsv or .jsonl file with a question and its answer in each row, which
-    --text_column, --label_column, --form and --encoding are about, too. Rows with the same question
-    are several answers, of which the nearest counts."""
+    """A .csv, .tsv or .jsonl file with a question and its answer in each row; --text_column,
+    --label_column, --form and --encoding also describe this file. If several rows have the same
+    question, the nearest of their answers counts."""
     n: Steps = 0
     """Ask only so many questions, drawn at random; 0 asks all."""
     model: FileName = ""
@@ -51,7 +51,8 @@ class Data:
     list), or a name on the Hugging Face hub; if not given, smollm2. An encoder-decoder translates
     the questions, with 4 beams."""
     written: FileName = ""
-    """A file with a text for each question, one a line, in their order: no model is asked."""
+    """A file with a text in each line, in the order of the questions: these texts are measured, and
+    no model is asked."""
     float32: bool = False
     """Compute with float32 weights where the model's file has fewer bits, which takes more memory
     and time."""
@@ -61,14 +62,14 @@ class Data:
 
 @dataclass
 class Options(Sampling, Shots, Data):  # the fields of the last base class come first
-    """Measure how near what a model writes is to references.
+    """Measure how near the texts that a model writes are to references.
 
-    A model that continues texts answers as in npgpt complete, with the same options.
+    A model that continues texts answers the questions as in npgpt complete, with the same options.
     """
 
     seed: int | None = None
-    """Of the drawing of questions and examples, 0 if not given, and of tokens if --temperature is
-    not 0."""
+    """The seed with which questions and examples are drawn (0 if not given), and with which tokens
+    are drawn if --temperature is not 0."""
 
 
 def run(args: list[str]) -> int:

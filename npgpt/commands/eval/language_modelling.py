@@ -25,8 +25,8 @@ LONGEST = 1024  # tokens of a window, if --length is not given
 class Options:
     """Measure how well a model predicts a text.
 
-    The text is read in windows. Each of its tokens but the first is predicted once, from the tokens
-    before it in a window. The intervals are by a bootstrap over the windows.
+    The model reads the text in windows. Each token except the first is predicted once, from the
+    tokens before it in a window. The intervals come from a bootstrap over the windows.
     """
 
     file: Annotated[FileName, Argument("FILE")] = ""
@@ -39,9 +39,10 @@ class Options:
     length: Steps = 0
     """The tokens of a window; if not given, the model's context, at most 1,024."""
     stride: Steps = 0
-    """How many tokens a window begins after the last one; if not given, half of its length."""
+    """How many tokens a window begins after the beginning of the window before; if not given, half
+    of the length."""
     baseline: FileName = ""
-    """A text in which n-grams are counted: the n-gram model's numbers stand beside."""
+    """A text in which n-grams are counted: the numbers of this n-gram model are printed, too."""
     order: Size = 3
     """With --baseline: the tokens of an n-gram."""
     float32: bool = False
