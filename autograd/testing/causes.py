@@ -246,11 +246,29 @@ def _values(look: Look) -> Iterator[tuple[str, ndarray]]:
 
 def swapped(look: Look) -> Iterator[str]:
     """Yield the input whose gradient the rule returns."""
-    for j, (label, x) in enumerate(zip(look.problem.labels, look.problem.arrays, strict=True)):
-        if j != look.position and x.shape == look.x.shape:
-            other = look.jacobian_of(j).T @ look.g
-            if other.any() and close(look.found, other, float(np.max(np.abs(other)))):
+    for j, label in enumerate(look.problem.labels):
+        if j != look.position and (here := _with_one_shape(look, j)) is not None:
+            other = here.jacobian_of(j).T @ here.g
+            if other.any() and close(here.found, other, float(np.max(np.abs(other)))):
                 yield f"inputs swapped: this is what {label} should get"
+
+
+def _with_one_shape(look: Look, j: int) -> Look | None:
+    """Return a look where the input and the j-th input have one shape, or None if they cannot.
+
+    If one is broadcast in the function, it is repeated before: their gradients then have one shape.
+    """
+    arrays = list(look.problem.arrays)
+    if arrays[j].shape == look.x.shape:
+        return look
+    try:
+        pair = np.broadcast_arrays(look.x, arrays[j])
+        arrays[look.position], arrays[j] = (np.array(x) for x in pair)
+        outputs = look.problem.values(arrays)
+    except Exception:  # the function does not broadcast them
+        return None
+    same = all(map(np.array_equal, outputs, look.outputs))
+    return look.at(arrays) if same else None
 
 
 def not_transposed(look: Look) -> Iterator[str]:

@@ -53,6 +53,7 @@ class Group(ABC):
     def gather(self, value: Value) -> list[Value]:
         """Return the value that each rank gave, in the order of the ranks.
 
+        A value is what JSON has: numbers, texts, and lists and dicts of them.
         No process returns before all have called: without a use of the values, this is a barrier.
         """
 

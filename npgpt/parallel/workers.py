@@ -12,9 +12,9 @@ other end has ended: rank 0 then raises an error that names the rank, and a work
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
-import pickle
 import socket
 import struct
 import subprocess
@@ -106,7 +106,7 @@ class Workers(Group):
         """Return the value of each rank; a barrier."""
         values = [value, *(self.receive(channel) for channel in self.channels)]
         self.send(values)
-        return values
+        return json.loads(json.dumps(values))  # as the workers get them
 
     def broadcast(self, value: Any = None) -> Any:
         """Send a value to all workers."""
@@ -156,8 +156,8 @@ class Workers(Group):
         """
         with channel.watched(self.lost):
             value = channel.receive()
-        if isinstance(value, Failure):
-            raise RankError(f"rank {channel.rank}: {value.cause}")
+        if isinstance(value, dict):  # the `failure` of a worker
+            raise RankError(f"rank {channel.rank}: {value['failure']}")
         return value
 
     def lost(self, rank: int) -> RankError:
@@ -234,13 +234,6 @@ class Worker(Group):
 # ---- messages
 
 
-class Failure:
-    """What a worker sends in the place of a value when it ends by an error."""
-
-    def __init__(self, cause: str) -> None:
-        self.cause = cause
-
-
 class Channel:
     """One end of the socket between rank 0 and a worker; `rank` is that of the worker."""
 
@@ -265,7 +258,7 @@ class Channel:
         """
         self.wait()
         (size,) = struct.unpack("<Q", self.read(8))
-        return pickle.loads(self.read(size))
+        return json.loads(self.read(size))
 
     def wait(self) -> None:
         """Look for a message for some time; after this, reading sleeps until one comes."""
@@ -289,8 +282,8 @@ class Channel:
 
 
 def pack(value: Any) -> bytes:
-    """Return a value as it is sent: its size, and its bytes."""
-    content = pickle.dumps(value)
+    """Return a value as it is sent: its size, and its text as JSON."""
+    content = json.dumps(value).encode()
     return struct.pack("<Q", len(content)) + content
 
 
@@ -354,7 +347,7 @@ def main() -> None:
         pass
     except Exception as error:
         with suppress(OSError):
-            end.sendall(pack(Failure(describe(error))))
+            end.sendall(pack({"failure": describe(error)}))
             while end.recv(4096):  # until rank 0 has read it, and ended
                 pass
     os._exit(0)  # without a wait for threads

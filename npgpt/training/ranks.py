@@ -184,7 +184,7 @@ class Ranks(Alone):
         """
         loss = compute(self.group.rank, self.size)
         used = take_gradients(parameters, self.gradients)
-        losses, flags = zip(*self.group.gather((loss, used)), strict=True)
+        losses, flags = zip(*self.group.gather((loss, used.tolist())), strict=True)
         self.group.add_up(self.gradient)
         give_gradients(parameters, self.gradients, np.any(flags, axis=0))
         return sum(losses)

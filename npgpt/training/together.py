@@ -75,7 +75,7 @@ def threads_of_each(group: MPIGroup) -> int:
     """
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     usable = autograd.machine.usable_cpus()
-    there = group.gather((host(), mine))
+    there = group.gather((host(), sorted(mine)))
     here = set().union(*(cores for name, cores in there if name == host()))
     n_cores = usable if here == mine else len(here)  # mpirun may bind each process to cores
     found = group.gather((host(), group.n_here, n_cores, min(usable, n_cores // group.n_here)))

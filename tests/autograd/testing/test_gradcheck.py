@@ -709,11 +709,11 @@ def test_failures_under_pytest_end_at_the_message(tmp_path):
     (tmp_path / "test_mine.py").write_text(MINE)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    out = result.stdout
+    out = result.stdout.partition("short test summary")[0]  # which may repeat messages
     assert result.returncode == 1 and "autograd/" not in out and "site-packages" not in out, out
     assert "ExceptionGroup" not in out and "hypothesis" not in out.split("FAILURES")[1]
     assert out.count("pool2 needs a sampler, which says") == out.count("@pool2.sample") == 1
-    assert f"{len(properties.PROPERTIES) - 1} skipped" in out
+    assert f"{len(properties.PROPERTIES) - 1} skipped" in result.stdout
     assert "return g * x / len(x)" in out, "the line of the user that raised"
     assert "the axes are in reverse order" in out
 
