@@ -37,8 +37,8 @@ class Options(train.Options):
     a classification, it may also be a folder with a file for each label. For instructions, a row
     has messages, conversations (as ShareGPT has them), instruction, input and output (as Alpaca has
     them), or a prompt and a response. For preferences, it has chosen and rejected in the place of
-    the answer. In the run's folder is the model, as transformers loads it; npgpt classify, or npgpt
-    chat, uses it.
+    the answer. The model is saved in the run's folder, in transformers' form; npgpt classify or
+    npgpt chat uses it.
     """
 
     task: Annotated[
@@ -47,10 +47,11 @@ class Options(train.Options):
     ] = "classification"
     """What the model learns: classification names the label of a text or a pair; regression gives a
     number to it; similarity turns two texts into vectors, whose cosine is the number; instructions
-    answers as an assistant, and only the answers have a part in the loss; preferences prefers the
+    answers as an assistant, and only the answers count in the loss; preferences prefers the
     better of two answers (direct preference optimization)."""
     model: FileName = "scratch"  # type: ignore[assignment] # options are no configuration
-    """A folder with a model, the name of an added one (minilm, smollm2), or scratch: a new one."""
+    """A folder with a model, the name of an added one (minilm, smollm2), or scratch for a new
+    model."""
     train: FileName = ""
     """The examples: a file, or a folder with a file for each label."""
     valid: FileName = ""

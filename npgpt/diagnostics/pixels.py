@@ -11,8 +11,9 @@ WIDEST = 8  # numbers in a line
 def beside(image: ndarray, adds: ndarray) -> list[str]:
     """Return an image in shades, and beside it a number for each pixel, as lines of text.
 
-    The channels are one: their mean in the image, and their sum in the numbers. An image of more
-    than 8 pixels in a line is shown in squares of several pixels, each with the sum of its numbers.
+    Channels are combined: the image shows their mean, and each number is their sum. If an image has
+    more than 8 pixels in a line, it is shown in squares of several pixels, and each number is the
+    sum over a square.
 
     Parameters
     ----------

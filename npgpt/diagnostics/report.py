@@ -1,7 +1,7 @@
 """The report of a run: one page on its data, tokenizer, training, evaluations, samples and cost.
 
-All that a report says stands in the files of the run's folder. So a report can be made at any time,
-also of a run that is still going on.
+A report is made from the files in the run's folder. So it can be made at any time, also while the
+run is still going on.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def make_report(folder: Path) -> list[Section]:
 
 
 def facts(**values: object) -> Table:
-    """Return a table of names and values; a number has its thousands apart."""
+    """Return a table of names and values; commas separate the thousands of a number."""
     rows = [
         [name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)]
         for name, value in values.items()
@@ -149,7 +149,7 @@ def describe_training(run: Run) -> Section:
 
 
 def describe_evaluation(path: Path) -> Section:
-    """Return what a file says that ``npgpt eval --json`` has printed."""
+    """Return the numbers and tables of a file that ``npgpt eval --json`` has printed."""
     try:
         result = Result.from_dict(read_json(path, limit=SMALL))
         parts: list[str | Table] = [result.title, result.metric_table()]
@@ -163,7 +163,7 @@ def describe_evaluation(path: Path) -> Section:
 
 
 def describe_samples(run: Run) -> Section:
-    """Return what the best model does: the sample that training shows at its end."""
+    """Return what the best model writes: the sample that the training shows at its end."""
     if not run.files.model.is_file():
         return Section("Samples", ["There is no model yet: no evaluation has saved one."])
     sample = run.task.final_sample(load_model(run.folder))

@@ -9,7 +9,7 @@ from npgpt.errors import UserError
 
 
 class NGram:
-    """Predicts a token from the last few tokens, by how often these had each follower in a text.
+    """Predicts a token from the last few tokens, by counts of how often each token followed them.
 
     The estimates of all lengths are mixed as Witten and Bell (1991) do. After a context that occurs
     c times with t different followers, a token that follows n times has the probability
@@ -37,7 +37,7 @@ class NGram:
 
     def __init__(self, tokens: ndarray, n_vocab: int, order: int = 3) -> None:
         if not len(tokens):
-            raise UserError("the text to count n-grams in is empty")
+            raise UserError("the text in which n-grams are counted is empty: give a longer text")
         self.n_vocab = n_vocab
         self._contexts: list[ndarray] = []  # of each length, the keys of those that occur, sorted
         self._followers: list[ndarray] = []  # the keys of contexts with a token after them, sorted

@@ -52,12 +52,12 @@ class Result:
     data : dict of str to str
         The files that were read, with the SHA-256 of each.
     settings : dict
-        Every option on which a number depends.
+        The options of the command, except ``--json``.
     n : int
         How many examples there are.
     metrics : dict of str to Estimate
     tables : dict of str to Table
-        What a number cannot say, such as a confusion matrix.
+        Tables beside the numbers, such as a confusion matrix.
     """
 
     task: str
@@ -112,7 +112,7 @@ class Result:
 
 
 def hash_data(*names: str) -> dict[str, str]:
-    """Return the SHA-256 of each file, also of those in a folder."""
+    """Return the SHA-256 of each file; for a folder, of each file in it."""
     found: dict[str, str] = {}
     for name in filter(None, names):
         path = Path(name).expanduser()

@@ -1,7 +1,8 @@
-"""Language modelling, judged: the loss of a model over a text, also per character and per byte.
+"""The loss of a language model over a text: per token, per character and per byte.
 
-A token of one tokenizer is not a token of another, so losses per token do not compare. Bits per
-character and per byte do: they are the same loss, divided by what all tokenizers see.
+Two tokenizers divide a text into different tokens, so losses per token cannot be compared. Bits per
+character and per byte can be compared, since the characters and bytes of a text do not depend on
+the tokenizer.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ class TextLoss(NamedTuple):
 
     losses: ndarray  # (windows,), the mean of each
     sizes: ndarray  # (windows,), the tokens that each predicts
-    characters: int  # that all of these tokens stand for
-    bytes: int  # of UTF-8
+    characters: int  # of the text of all these tokens
+    bytes: int  # of the same text in UTF-8
 
     def metrics(self) -> dict[str, Estimate]:
-        """Return loss, perplexity, and bits; the intervals are by a bootstrap over the windows."""
+        """Return loss, perplexity and bits, with intervals by a bootstrap over the windows."""
 
         def mean(losses: ndarray, sizes: ndarray) -> float:
             return float(np.average(losses, weights=sizes))
@@ -59,21 +60,21 @@ def text_loss(
     model : GPT
     tokenizer : Tokenizer
     text : str
-        A special token that the text spells is text like any other.
+        A special token that is spelled out in the text is read as ordinary text.
     length : int
         How many tokens the model reads at once.
     stride : int
-        How many tokens a window begins after the one before it. Each token has at least
-        `length` - `stride` tokens before it, where the text has so many. A small stride costs
-        time, and gives a lower loss.
+        The number of tokens from the beginning of a window to the beginning of the next. The model
+        reads at least `length` - `stride` tokens before each token that it predicts, if the text
+        has so many. A small stride takes more time, and gives a lower loss.
     check : callable
         Called before each window: it may raise to end the evaluation.
 
     Raises
     ------
     UserError
-        If the text has fewer than two tokens, the model does not read so many at once, or a stride
-        would leave tokens out.
+        If the text has fewer than two tokens, if `length` is larger than the model's context, or if
+        `stride` is larger than `length`, so that tokens would be left out.
 
     Examples
     --------

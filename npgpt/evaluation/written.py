@@ -1,4 +1,4 @@
-"""Numbers that say how near written texts are to references: ROUGE, exact match, F1, BLEU, chrF.
+"""Metrics of how near texts are to references: ROUGE, exact match, F1, BLEU, chrF.
 
 Texts are compared by their words. Chinese is written without spaces between words, so that each
 Chinese character counts as a word here.
@@ -40,7 +40,7 @@ def split_words(text: str) -> list[str]:
 
 
 def rouge(written: str, reference: str, kind: str = "rougeL") -> float:
-    """Return a ROUGE F1 of a text (Lin 2004), as the package rouge-score without a stemmer.
+    """Return the ROUGE F1 of a text (Lin 2004), as the package rouge-score does without a stemmer.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def plain_answer(text: str) -> str:
 
 
 def exact_match(written: str, reference: str) -> float:
-    """Return 1 if two answers are the same for `plain_answer`, and else 0."""
+    """Return 1 if `plain_answer` is the same for two answers, and otherwise 0."""
     return float(plain_answer(written) == plain_answer(reference))
 
 
@@ -129,7 +129,7 @@ EACH: dict[str, Callable[[str, str], float]] = {
     "ROUGE-2": lambda written, reference: rouge(written, reference, "rouge2"),
     "ROUGE-L": rouge,
 }
-"""Metrics that each text has, from 0 to 1; that of many texts is the mean."""
+"""Metrics of one text, from 0 to 1; the metric of many texts is the mean."""
 
 
 def compare(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, ndarray]:

@@ -1,1 +1,1 @@
-"""Processes that compute together: what they do for each other, on one machine or on several."""
+"""Processes that compute together: how they exchange values, on one machine or on several."""

@@ -1,4 +1,4 @@
-"""The interface of a group of processes: numbers, sums, and memory that a machine holds once.
+"""The interface of a group of processes: exchanged values, sums of vectors, and shared memory.
 
 Each process of a group of N has a rank, from 0 to N - 1. The processes run the same program, and
 call the same methods of their `Group` in the same order. `npgpt.parallel.workers` is a group on one
@@ -19,7 +19,7 @@ from numpy import ndarray
 from npgpt.errors import UserError
 
 Value = TypeVar("Value")
-BLOCK = 2**16  # elements of a sum at a time: every pass but the first finds them in the cache
+BLOCK = 2**16  # elements that are added at a time; they stay in the cache after the first vector
 
 
 class RankError(UserError):
@@ -39,7 +39,7 @@ class Group(ABC):
     is_first_here : bool
         Whether no process of this machine has a lower rank.
     n_machines : int
-        On how many machines they are.
+        The number of machines on which the processes run.
     """
 
     rank: int
@@ -53,8 +53,9 @@ class Group(ABC):
     def gather(self, value: Value) -> list[Value]:
         """Return the value that each rank gave, in the order of the ranks.
 
-        A value is what JSON has: numbers, texts, and lists and dicts of them.
-        No process returns before all have called: without a use of the values, this is a barrier.
+        A value consists of numbers, texts, and lists and dicts of them, as in JSON. No process
+        returns before all processes have called this method. So a call whose values are not used
+        is a barrier.
         """
 
     @abstractmethod
@@ -83,7 +84,7 @@ class Group(ABC):
     def complete(self, vector: ndarray) -> None:
         """Wait until each rank has written its part of a vector that `share` returned.
 
-        Then each machine has the parts that ranks on other machines wrote.
+        Afterwards, each machine also has the parts that ranks on other machines wrote.
         """
 
     # ---- the end
@@ -123,7 +124,7 @@ def add_in_order(vectors: Sequence[ndarray], out: ndarray) -> None:
 
 
 def ignore_signals() -> None:
-    """Leave Ctrl-C and other ends to rank 0: it saves, and then ends the other ranks."""
+    """Ignore Ctrl-C and similar signals: rank 0 saves the state, and then ends the other ranks."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):  # Windows has no SIGHUP
             signal.signal(number, signal.SIG_IGN)

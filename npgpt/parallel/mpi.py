@@ -1,8 +1,9 @@
 """A group of processes that ``mpirun`` starts, on one machine or on several.
 
 The messages are MPI's (mpi4py, with any MPI library; the extra ``mpi`` brings MPICH along). The
-ranks of a machine follow each other, whatever order ``mpirun`` gives them. So the parts of their
-vectors lie side by side, and one rank of each machine exchanges them with the other machines.
+ranks of a machine are numbered consecutively, even if ``mpirun`` numbers them otherwise. So the
+parts of a vector that belong to a machine lie side by side, and one rank of each machine exchanges
+them with the other machines.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ class MPIGroup(Group):
     def add_up(self, vector: ndarray) -> None:
         """Send each rank its part of the vector, and add up what the others send.
 
-        That is as much data as an all-reduce sends in its first half; MPI's own reductions add in
-        an order that depends on the library and on the number of ranks.
+        An all-reduce sends as much data in its first half. MPI's own reductions are not used, since
+        their order of addition depends on the library and on the number of ranks.
         """
         parts = [part_of(len(vector), rank, self.size) for rank in range(self.size)]
         mine = parts[self.rank]

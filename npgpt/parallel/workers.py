@@ -3,11 +3,11 @@
 Rank 0 is the process that makes a `Workers`. It starts the others as new processes of Python: a
 fork would copy the memory of threads without the threads, and the kernels have threads.
 
-Large arrays are in memory that all processes map. It has no name in the file system (on Linux an
-anonymous file of the kernel, elsewhere a temporary file without a name): when the last process ends
-in whatever way, the memory is free, and the size of ``/dev/shm`` is no limit. Small values
-travel over sockets, one between rank 0 and each worker. A socket also tells when the process at its
-other end has ended: rank 0 then raises an error that names the rank, and a worker ends at once.
+Large arrays are in memory that all processes map. This memory has no name in the file system (on
+Linux, it is an anonymous file of the kernel, elsewhere a temporary file without a name). So the
+memory is freed when the last process ends, in whatever way, and the size of ``/dev/shm`` does not
+limit it. Small values are sent over sockets, one between rank 0 and each worker. If a process ends,
+its socket closes: rank 0 then raises an error that names the rank, and a worker ends at once.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ class Workers(Group):
     Parameters
     ----------
     size : int
-        How many processes there are, this one among them.
+        The number of processes, including this one.
     work : str
-        What a worker calls, as ``module:function``. The function takes the worker's group.
+        The function that a worker calls, as ``module:function``; its argument is the group.
     variables : dict of str to str
-        What a worker's environment has besides that of this process.
+        Variables that are added to the environment of each worker.
 
     Raises
     ------
     UserError
-        If the system has no such processes.
+        If the system cannot send file descriptors over sockets, as on Windows.
     """
 
     rank = 0
@@ -69,7 +69,7 @@ class Workers(Group):
 
     def __init__(self, size: int, work: str, variables: dict[str, str]) -> None:
         if not hasattr(socket, "send_fds"):
-            raise UserError("--workers needs Linux or macOS: leave it out here")
+            raise UserError("--workers needs Linux or macOS: leave it out on this system")
         self.size = size
         self.vectors: list[ndarray] = []
         self.channels: list[Channel] = []
@@ -86,7 +86,7 @@ class Workers(Group):
                     error = tempfile.TemporaryFile()
                     self.errors.append(error)
                     process = subprocess.Popen(
-                        # -P: modules are those of this process, not those of the folder it is in
+                        # -P: modules of the current folder must not replace those of this process
                         [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
                         env={**os.environ, **variables, "PYTHONPATH": path, WHERE: place},
                         pass_fds=[there.fileno(), seen],
@@ -147,12 +147,12 @@ class Workers(Group):
                 channel.socket.sendall(message)
 
     def receive(self, channel: Channel) -> Any:
-        """Return what a worker sends.
+        """Return the value that a worker sends.
 
         Raises
         ------
         RankError
-            If the worker ended, or sends what it ended by.
+            If the worker has ended, or sends the error by which it ends.
         """
         with channel.watched(self.lost):
             value = channel.receive()
@@ -268,7 +268,7 @@ class Channel:
                 self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
                 return
             except BlockingIOError:
-                os.sched_yield()  # who is waited for may need this processor
+                os.sched_yield()  # the other process may need this processor
 
     def read(self, size: int) -> bytes:
         """Return the next bytes."""
@@ -328,13 +328,13 @@ def map_memory(descriptor: int, size: int, dtype: np.dtype) -> ndarray:
 
 
 def end_with_rank_0(lifeline: int) -> None:
-    """End this process as soon as rank 0 has ended, whatever is computed here."""
+    """End this process as soon as rank 0 has ended, even during a computation."""
     os.read(lifeline, 1)  # which returns when no process can write to it any more
     os._exit(1)
 
 
 def main() -> None:
-    """Do the work that the environment names; send what stops it to rank 0."""
+    """Do the work that the environment names; if an error stops it, send the error to rank 0."""
     *numbers, work = os.environ.pop(WHERE).split()
     descriptor, lifeline, rank, size = map(int, numbers)
     ignore_signals()

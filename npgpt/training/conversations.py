@@ -1,10 +1,10 @@
-"""Conversations in files: what is asked, and how an assistant answers.
+"""Conversations in files: the questions of a user, and the answers of an assistant.
 
-A file is a table (`npgpt.evaluation.examples`: .csv, .tsv, .jsonl or .json), and each row is
+A file is a table (`npgpt.evaluation.examples`: .csv, .tsv, .jsonl or .json), and each row has
 
     messages                      objects with ``role`` and ``content``
-    conversations                 the same as ShareGPT has it, with ``from`` and ``value``
-    instruction, input, output    as Alpaca has it; ``input`` may be empty or missing
+    conversations                 ShareGPT's form: objects with ``from`` and ``value``
+    instruction, input, output    Alpaca's form; ``input`` may be empty or missing
     prompt, response              or two other columns, which are named
 
 For preferences, ``chosen`` and ``rejected`` stand in the place of the last answer.
@@ -27,10 +27,10 @@ COLUMNS = [
     ("input", "output"),
     ("source", "target"),
 ]
-"""Columns of prompts and responses that are found without being named."""
+"""Columns of prompts and responses that are used if no columns are named."""
 
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
-"""The names that ShareGPT has for roles."""
+"""The names of roles in ShareGPT's files."""
 
 
 class Conversation(NamedTuple):
@@ -54,7 +54,7 @@ def read_conversations(
     Parameters
     ----------
     path : str or Path
-        A file of a form that the module's docstring lists.
+        A file in a form that the module's docstring lists.
     text_column, label_column : str
         The columns with the prompts and the responses, if the rows have neither messages nor
         instructions.
@@ -64,7 +64,7 @@ def read_conversations(
     Raises
     ------
     UserError
-        If a row is no conversation, or a message is empty; with the number of the line.
+        If a row is no conversation, or if a message is empty. The message has the line's number.
 
     Examples
     --------
@@ -102,7 +102,10 @@ def _preference(row: dict[str, Any], where: str, text_column: str) -> Conversati
     if isinstance(better, list) and isinstance(worse, list):  # of messages, each
         messages, others = _checked(better, where), _checked(worse, where)
         if messages[:-1] != others[:-1]:
-            raise UserError(f"{where}: chosen and rejected differ before their last messages")
+            raise UserError(
+                f"{where}: chosen and rejected differ before their last messages; "
+                "only the last message, the answer, may differ"
+            )
         return Conversation(where, messages, others[-1]["content"])
     if not text_column and (turns := _turns(row)) is not None:
         answer = {"role": "assistant", "content": better}
@@ -129,7 +132,7 @@ def _turns(row: dict[str, Any]) -> Any:
 
 
 def _columns(row: dict[str, Any], where: str, is_asked: bool = False) -> tuple[str, str]:
-    """Return the names of the prompt and of the response in a row; or `is_asked`, of the first."""
+    """Return the names of the prompt and response in a row; `is_asked` needs only the prompt."""
     pairs = [("instruction", "output"), *COLUMNS]
     n = 1 if is_asked else 2
     found = next((names for names in pairs if {*names[:n]} <= row.keys()), None)

@@ -1,10 +1,10 @@
 """Distillation: a student learns from the probabilities of a teacher, as well as from the data.
 
 Hinton et al. 2015, arXiv:1503.02531, section 2. A target says which token is right. The teacher
-says how probable each token is, so that a student also learns which tokens would have done nearly
-as well. Both models' logits are divided by a temperature T before they are compared, which shows
-more of the small probabilities. With hidden states, as in Jiao et al. 2019, arXiv:1909.10351, the
-student also comes near to what the teacher computes on the way.
+gives a probability to every token, so a student also learns which other tokens would have fitted
+nearly as well. Both models' logits are divided by a temperature T before they are compared, so
+that small probabilities count more. If hidden states are compared as well (Jiao et al. 2019,
+arXiv:1909.10351), the student also learns the vectors that the teacher computes in its layers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Distillation:
     temperature : float
         T.
     share : float
-        The part of the divergence.
+        The weight of the divergence, from 0 to 1; the loss of the data has the weight 1 - share.
     hidden : float
         The weight of the hidden states. With L layers of the student and M of the teacher, the
         student's layer i is compared with the teacher's layer i M / L, rounded.
@@ -118,7 +118,7 @@ class Distillation:
         return logits, losses.reshape(targets.shape)
 
     def read(self, model: GPT, batch: tuple[Any, ...]) -> tuple[Tensor, list[Tensor]]:
-        """Return the logits of a batch, and if they are compared the hidden states."""
+        """Return the logits of a batch, and the hidden states if these are compared."""
         if not self.hidden:
             return model(*batch)[0], []
         inputs, _, *others = batch
@@ -181,7 +181,7 @@ def demand_same_outputs(
 
 
 def demand_hidden_states(teacher: GPT, student: GPT) -> None:
-    """Refuse to compare hidden states of two widths, or of models that are not read as a GPT is."""
+    """Refuse to compare hidden states of two widths, or of models that are no GPTs or Llamas."""
     if not all(
         type(model).forward is GPT.forward and model.predicts_tokens for model in (teacher, student)
     ):

@@ -1,4 +1,4 @@
-"""Training on examples: what `Classification` and other tasks do in the same way."""
+"""Training on examples: the base class of `Classification` and other tasks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ SPREAD = 16  # examples are sorted by their lengths within so many batches
 class Examples(Task):
     """A task whose data are examples, and not one long text.
 
-    Each epoch reads all examples that train once, in batches of examples of similar lengths; what
-    is left after the last whole batch is not read. The validation split is the second token file,
-    or a tenth of the examples, which the seed draws.
+    Each epoch reads all training examples once, in batches of examples of similar lengths. Examples
+    that do not fill a last whole batch are not read. The validation split is the second token
+    file, or a tenth of the examples, which the seed draws.
 
     A subclass sets `lengths`, calls `divide`, and defines `batch`.
 
@@ -36,9 +36,9 @@ class Examples(Task):
     lengths : ndarray of int, (N,)
         The number of tokens of each example, of all token files.
     splits : (ndarray of int, ndarray of int)
-        The numbers of the examples that train, and of those that validate.
+        The numbers of the training examples, and of the validation examples.
     evaluated_at_once : int
-        Tokens of a batch of an evaluation.
+        The number of tokens in a batch of an evaluation.
     """
 
     evaluated_at_once = 2**14
@@ -69,7 +69,7 @@ class Examples(Task):
             n = n_validation(len(order))
             self.splits = np.sort(order[n:]), np.sort(order[:n])
         if not self.splits[TRAIN].size:
-            raise UserError("there is one example; training needs more")
+            raise UserError("there is one example, and it is used for validation: give two or more")
 
     def _epoch(self, epoch: int) -> ndarray:
         """Return the examples of each update of an epoch, (updates, examples)."""
@@ -124,14 +124,14 @@ class Examples(Task):
 
 
 def n_validation(n: int) -> int:
-    """Return how many of n examples validate, if there is no file of others."""
+    """Return how many of n examples are used for validation, if no other file is given for it."""
     return max(1, n // 10)
 
 
 def count_updates(config: TrainConfig, sizes: list[int]) -> TrainConfig:
-    """Return the configuration with the updates that its epochs are.
+    """Return the configuration with a number of updates in the place of its epochs.
 
-    `sizes` are the numbers of examples in the data, and in the validation data if there is any.
+    `sizes` has the number of examples in the data, and in the validation data if there is any.
     """
     if not config.epochs:
         return config

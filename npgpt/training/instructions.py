@@ -1,7 +1,7 @@
-"""Training an assistant: a model reads a conversation, and learns the answers alone.
+"""Training an assistant: a model reads a conversation, and learns only the answers.
 
 A chat template writes a conversation as one text (`npgpt.tokenizers.templates`). The model reads
-all of the text, and the loss asks for the tokens of the answers. In a token file, a mark stands
+the whole text, and only the tokens of the answers count in the loss. In a token file, a mark stands
 before each token: 2 before the first token of an example, 1 before a token of an answer, and 0
 before the others. With letters as tokens, "Q: a" with the answer "b" is
 
@@ -49,7 +49,7 @@ class Row(NamedTuple):
         return self.ids[: last + 1 - np.argmin(self.is_answer[last::-1])]
 
     def write(self, inputs: ndarray, targets: ndarray) -> None:
-        """Write what the model reads, and what it is to find, to the beginnings of arrays (T,)."""
+        """Write the inputs of the model, and its targets, to the beginnings of arrays (T,)."""
         n = len(self.ids) - 1
         inputs[:n] = self.ids[:-1]
         targets[:n] = np.where(self.is_answer[1:], self.ids[1:], IGNORED)
@@ -63,10 +63,10 @@ class Conversations(Source):
 
 
 class Instructions(Examples):
-    """Answer as an assistant: the loss is that of the tokens of the answers, and of no others.
+    """Answer as an assistant: only the tokens of the answers count in the loss.
 
-    An example of more than `block_size` + 1 tokens loses its last tokens; an example of whose
-    answers nothing is left then is left out.
+    An example of more than `block_size` + 1 tokens loses its last tokens. If it then has no token
+    of an answer any more, it is left out.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Instructions(Examples):
     rows : list of Row
         The examples of all token files, one after the other.
     n_cut, n_left_out : int
-        How many examples have lost tokens, and how many are left out.
+        The number of examples that have lost tokens, and of those that are left out.
 
     Raises
     ------
@@ -155,7 +155,7 @@ class Instructions(Examples):
 
     @classmethod
     def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
-        """Return the configuration with the updates that its epochs are."""
+        """Return the configuration with a number of updates in the place of its epochs."""
         return count_updates(super().complete(config, sources), [len(s.text) for s in sources])
 
     @classmethod
@@ -184,7 +184,7 @@ class Instructions(Examples):
 
     @classmethod
     def written(cls, conversation: Conversation) -> list[list[dict[str, str]]]:
-        """Return the messages of each example that a conversation is."""
+        """Return the messages of each example that is made from a conversation."""
         return [conversation.messages]
 
     @property
@@ -197,7 +197,7 @@ class Instructions(Examples):
         return {"eos_token_id": self.stop}
 
     def notes(self) -> list[str]:
-        """Return how many examples there are, how long they are, and what is lost."""
+        """Return the number of examples, their lengths, and how many are cut or left out."""
         train, valid = self.splits
         quartiles = np.percentile(self.lengths, [0, 50, 100]).astype(int)
         n_answer = np.mean([row.is_answer[1:].sum() for row in self.rows])
@@ -228,7 +228,7 @@ class Instructions(Examples):
         return Batch(inputs, targets)
 
     def packed(self, bins: list[list[int]], numbers: ndarray) -> Batch:
-        """Return a batch with several examples in a row, where none looks at another.
+        """Return a batch with several examples in a row, in which no example attends to another.
 
         Positions count from the first token of each example, so the model computes the same for an
         example as if the example were alone.
@@ -285,7 +285,7 @@ class Instructions(Examples):
         return self.decode(row.ids[len(row.prompt) :]).strip()
 
     def answer(self, model: GPT, numbers: ndarray, max_new_tokens: int) -> list[str]:
-        """Return what the model answers at the end of some examples, without drawing."""
+        """Return the model's last answers to some examples, by the most probable tokens."""
         prompts = [self.first_row(n).prompt for n in numbers]
         longest = max(map(len, prompts))
         room = model.config.n_positions - longest
@@ -307,7 +307,7 @@ def stop_of(tokenizer: Tokenizer) -> int:
 
 
 def shorten(example: list[Row], length: int) -> list[Row]:
-    """Return the first tokens of each row of an example; no row if one has no answer then."""
+    """Return the first tokens of each row of an example; no rows if one then has no answer."""
     short = [Row(row.ids[:length], row.is_answer[:length]) for row in example]
     return short if all(row.is_answer.any() for row in short) else []
 

@@ -37,7 +37,7 @@ CHOSEN = 0  # of the two answers of a pair
 
 
 class PairBatch(NamedTuple):
-    """What the objective of preferences reads."""
+    """The arrays of a batch of pairs, which the objective of preferences takes."""
 
     inputs: ndarray  # (B, 2, T)
     targets: ndarray  # (B,), the number of the better answer: 0
@@ -74,7 +74,7 @@ class Preferences(Instructions):
 
     @classmethod
     def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
-        """Return the configuration with the updates that its epochs are."""
+        """Return the configuration with a number of updates in the place of its epochs."""
         if config.init_from == "scratch":
             raise UserError(
                 "preferences need a model that answers already, such as one that npgpt finetune "
@@ -89,7 +89,7 @@ class Preferences(Instructions):
         return [[*asked, chosen], [*asked, chosen | {"content": conversation.rejected}]]
 
     def begin(self, model: GPT) -> None:
-        """Compute the log-probabilities of all answers by the model that is there already."""
+        """Compute the log-probabilities of all answers by the model with which the run begins."""
         n = len(self.lengths)
         say(f"note: computing the log-probabilities of the answers of {n:,} pairs", sys.stderr)
         with no_grad(), evaluating():
@@ -162,7 +162,7 @@ class Preferences(Instructions):
         return [" | ".join(map(self.decode, pair)) for pair in batch.inputs]
 
     def final_sample(self, model: GPT) -> str:
-        """Return five answers of the model, and how often the better answers have gained."""
+        """Return five answers, and the share of pairs whose better answer has gained more."""
         found = estimate(preferred, self.margins(model))
         n = len(self.splits[VALIDATION])
         return (
@@ -185,7 +185,8 @@ def preferred(margins: ndarray) -> float:
 def log_probabilities(model: GPT, inputs: ndarray, tokens: ndarray) -> Tensor:
     """Return the log-probability of both answers of each pair, ``(B, 2, T), (B, 2, T) -> (B, 2)``.
 
-    `inputs` are what the model reads, and `tokens` what follows in the answers (or -100).
+    `inputs` has the tokens that the model reads, and `tokens` the next token at each position of an
+    answer, and -100 elsewhere.
     """
     T = inputs.shape[-1]
     losses = token_losses(model, Batch(inputs.reshape(-1, T), tokens.reshape(-1, T)))

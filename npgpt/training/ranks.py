@@ -1,4 +1,4 @@
-"""Who computes an update of a run: one process, or several that divide the work.
+"""The processes that compute an update of a run: one process, or several that divide the work.
 
 A batch is divided among the ranks of a group: of 12 sequences and 3 ranks, rank 1 has the sequences
 4 to 7. Each rank computes the gradient of its part, and the parts are added up in the order of the
@@ -7,7 +7,7 @@ optimizer's means (Rajbhandari et al. 2020, arXiv:1910.02054, the first stage of
 parameters and the means are in memory that all processes of a machine share.
 
 Rank 0 is the process that runs the training loop (`npgpt.training.loop`). It alone evaluates, shows
-and saves. The other ranks run `follow`: they wait for rank 0 to order an update.
+and saves. The other ranks run `follow`: they wait until rank 0 orders an update.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Alone:
     size = 1
 
     def join(self, run: Run) -> None:
-        """Take up the work on a run, whose folder is there."""
+        """Begin the work on a run, whose folder exists already."""
 
     def order_update(self) -> None:
         """Let all ranks begin the next update."""
@@ -65,20 +65,20 @@ class Alone:
         return compute(0, 1)
 
     def clip(self, parameters: Mapping[str, Parameter], max_norm: float) -> float:
-        """Scale the gradient down to a norm; return the norm before."""
+        """Scale the gradient down to a norm; return its norm before the scaling."""
         return clip_grad_norm(parameters.values(), max_norm)
 
     def complete_update(self) -> None:
         """Wait until all parameters are updated."""
 
     def collect(self) -> None:
-        """Let rank 0 have the optimizer's means of all ranks."""
+        """Send the optimizer's means of all ranks to rank 0."""
 
 
 class InTurn(Alone):
     """One process that does the work of several ranks, one after the other, with the same bits.
 
-    By it, the updates of a run of several processes are replayed.
+    It replays the updates of a run that several processes computed.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class Ranks(Alone):
     Attributes
     ----------
     is_idle : bool
-        Whether the other ranks wait for an order: they then end by an order as well.
+        Whether the other ranks wait for an order, so that an order can end them.
     """
 
     def __init__(self, group: Group) -> None:

@@ -1,7 +1,7 @@
 """Training on numbers: a model rates a text or a pair, or turns two texts into similar vectors.
 
-In a token file, the 32 bits of the number of an example, as a float32, stand before its tokens, so
-that no number is rounded further: -2.0 is 1 1 0 0 0 and so on.
+In a token file, the 32 bits of an example's number, as a float32, stand before its tokens, so that
+the number is not rounded again: -2.0 is 1 1 0 0 0 and so on.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class Regression(Classification):
                     raise UserError(f"{place}: the label is {brief(label)}; a number is expected")
         known = {label for _, _, label in cls.examples(sources[0], config)}
         if len(known) == 1:
-            raise UserError(f"all examples have the number {min(known)}: there is nothing to learn")
+            raise UserError(
+                f"all examples have the number {min(known)}: there is nothing to learn; check "
+                "--label_column"
+            )
         return config
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Starting the processes of a run, and what the ranks besides rank 0 do."""
+"""Starting the processes of a run, and the work of the ranks other than rank 0."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from npgpt.training.run import open_run
 def working_together(n_workers: int) -> Iterator[Alone]:
     """Begin the work of all processes that train a run, and end it after the block.
 
-    They are those that ``mpirun`` started, or processes of this machine that are started here.
+    These are the processes that ``mpirun`` started, or processes of this machine that this function
+    starts.
 
     Parameters
     ----------
     n_workers : int
-        How many processes of this machine train, this one among them.
+        The number of processes of this machine that train, including this one.
 
     Yields
     ------
     Alone
-        Who computes the updates: for `npgpt.training.run.start` and `resume`.
+        The object that computes the updates, for `npgpt.training.run.start` and `resume`.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def working_together(n_workers: int) -> Iterator[Alone]:
     group: Group
     if launched_rank() is not None:
         if n_workers > 1:
-            raise UserError("mpirun says how many processes there are: leave out --workers")
+            raise UserError("mpirun sets the number of processes: leave out --workers")
         group, n_threads = _Launched.take()
     else:
         cpus = autograd.machine.usable_cpus()
@@ -66,7 +67,7 @@ def working_together(n_workers: int) -> Iterator[Alone]:
 
 
 def threads_of_each(group: MPIGroup) -> int:
-    """Return the threads that each process may have, so that all have as many.
+    """Return the number of threads of each process, which is the same for all processes.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def threads_of_each(group: MPIGroup) -> int:
 
 
 def variables_of(n_threads: int) -> dict[str, str]:
-    """Return the environment in which another process computes as this one, by so many threads."""
+    """Return the variables with which a worker computes like this process, on so many threads."""
     libraries = ("NUMBA", "OPENBLAS", "MKL", "OMP")
     return {
         **{f"{library}_NUM_THREADS": str(n_threads) for library in libraries},
@@ -132,7 +133,7 @@ class _Launched:
 
     @classmethod
     def begin(cls) -> None:
-        """Meet the other ranks."""
+        """Make the group with the other ranks, which wait until a run begins."""
         demand_mpi4py()
         group = MPIGroup()
         try:
@@ -157,9 +158,9 @@ class _Launched:
 
 
 def follow_launched() -> int | None:
-    """Do the work of a rank besides 0 that ``mpirun`` started; return the exit code.
+    """Do the work of a rank other than 0 that ``mpirun`` started; return the exit code.
 
-    Without such a rank, the result is None, and the process goes on with its command.
+    In any other process, return None, and the process goes on with its command.
     """
     rank = launched_rank()
     if rank == 0:
@@ -176,7 +177,7 @@ def follow_launched() -> int | None:
         with use_threads(threads_of_each(group)):
             follow(group)
     except Exception as error:
-        time.sleep(1)  # if rank 0 has the same error, the error is said once
+        time.sleep(1)  # if rank 0 has the same error, only rank 0 prints it
         say(f"npgpt: rank {group.rank} (on {host()}): {describe(error)}", sys.stderr)
         group.close(is_failure=True)
         return 2
