@@ -1,7 +1,8 @@
 """A trace as a page: one HTML file with every number of a pass, and the sum behind each number.
 
-The file needs no server and no network. What it shows is data, which its script
-(``page.js``) reads from an element of the page; the file's policy lets no other script run.
+The file needs no server and no network. Everything that the page shows is data in an element of
+the page, which the page's script (``page.js``) reads. By the file's content security policy, a
+browser runs no other script.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def make_page(trace: Trace) -> str:
     """Return the page of a trace, as the text of an HTML file.
 
     If the arrays have more than four million elements together, the large ones are reduced to a
-    corner, their norm and their ten largest elements; a sum that reads other elements says how many
-    are missing.
+    corner, their norm and their ten largest elements; a sum that needs other elements says how many
+    of its terms are missing.
 
     Examples
     --------

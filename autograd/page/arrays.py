@@ -1,4 +1,4 @@
-"""The arrays of a page: their bytes as text, and of a large array a corner that stands for it."""
+"""The arrays of a page: their bytes as text, and only a corner of a large array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page knows of a trace: values, calls, steps, source lines and graphs, as data for JSON."""
+"""The contents of a page: values, calls, steps, source lines and graphs, as data for JSON."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An op's formula as data: for each element of an array, the sum that the element is.
+"""An op's formula as data: for each element of an array, the sum that gives this element.
 
-A page has no formulas of its own, and computes no function. It gets each equation as a tree of
-nested lists, and reads, for one element, the numbers that the tree names::
+A page has no formulas of its own, and computes no function. The page has each equation as a tree of
+nested lists, and looks up the numbers that the tree names for one element::
 
     ["n", 2.0]                       a constant
     ["c", "eps", 1e-5]               an argument that is one number
@@ -37,7 +37,9 @@ from autograd.formula import (
 from autograd.ops.index import MOVES
 from autograd.page.arrays import Arrays, number
 
-LARGEST = 1 << 21  # elements of what is computed for an equation; a larger one has no numbers
+LARGEST = (
+    1 << 21
+)  # elements that are computed for an equation; a larger equation is shown without numbers
 SIGNS = {f: sign for sign, f in (BINARY | COMPARISONS).items() if sign != "^"} | {
     np.negative: "neg",
     np.mod: "mod",

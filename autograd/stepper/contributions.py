@@ -5,8 +5,8 @@ x_e of an input is a sum of terms, one for each element k of the result:
 
     contribution to x_e = Σ_k g_k · ∂out_k/∂x_e
 
-All derivatives ∂out_k/∂x_e of one element x_e are one derivative along a direction (`jvp`). So the
-same few lines find the terms for every op.
+One directional derivative (`jvp`), in the direction of x_e, gives all derivatives ∂out_k/∂x_e of
+this element. So the same few lines find the terms for every op.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ LONGEST_PATH = 1000  # steps
 class Use(NamedTuple):
     """A use of a value: a call that read the value, and the terms of what its rule sends back.
 
-    For a part of the gradient with several elements, the terms are shares of the part's norm: the
-    derivatives are those along the direction of the part.
+    For a part of the gradient with several elements, the terms are shares of the part's norm, and
+    the derivatives are directional derivatives, in the direction of the part's gradient.
     """
 
     call: Call
@@ -89,9 +89,9 @@ class Part(NamedTuple):
     """The value and the index, such as ``W1[0, 2]``."""
     gradient: ndarray
     total: float
-    """What the amounts of all uses add up to: the element, or the norm of several elements."""
+    """The sum of the amounts of all uses: the element, or the norm of several elements."""
     uses: list[Use]
-    """The largest first."""
+    """The uses, the largest first."""
     first: Element
     """Where the path begins: the element, or the largest one of several."""
     path: list[Hop]
@@ -210,8 +210,8 @@ def follow_flow(trace: Trace, number: int, direction: ndarray) -> Iterator[Flow]
 def find_factor(recording: Recording, use: Use, i: int, before: Element, after: Element) -> str:
     """Return the element of another argument that a derivative is, as in ``X[3, 0]``.
 
-    If the derivative depends on one element alone, with the slope 1 or -1, and has the value of
-    this element, then it is the element. Otherwise the text is empty.
+    The derivative is this element if it depends on no other element, with the slope 1 or -1, and
+    has its value. Otherwise the text is empty.
     """
     ones = tuple(map(np.zeros_like, use.derivatives))
     ones[i][after.place] = 1

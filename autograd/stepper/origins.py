@@ -21,7 +21,7 @@ class NotFinite(NamedTuple):
     """``NaN`` or ``Inf``."""
     call: Call
     input: str
-    """Of a backward pass: the argument whose contribution has it; empty for a forward pass."""
+    """In a backward pass, the argument whose contribution has it; empty for a forward pass."""
     place: tuple[int, ...]
     """The first element that has it, of the result or of the contribution."""
     value: ndarray
@@ -33,8 +33,8 @@ class NotFinite(NamedTuple):
 class Zero(NamedTuple):
     """A use that sends 0 to an element, and the reason.
 
-    The use may send 0 because all cotangents that matter are 0. Then the reason lies further
-    towards the start of the pass, and `behind` has the elements on the way there.
+    The use may send 0 because all cotangents that it is multiplied by are 0. Then the reason is
+    nearer to the loss, and `behind` has the elements on the way there.
     """
 
     use: Use
@@ -51,14 +51,14 @@ class Zero(NamedTuple):
 
 
 def find_not_finite(trace: Trace, number: int | None = None) -> list[NotFinite]:
-    """Return who made the first NaN, and if it was made from an infinity, who made the infinity.
+    """Return which op made the first NaN, and if it came from an infinity, which op made this.
 
     Parameters
     ----------
     trace : Trace
     number : int, optional
-        A value that is not finite: only the calls that it was computed from are searched. By
-        default, the forward pass is searched, and then the backward pass.
+        The number of a value that is not finite: only the calls from which this value was computed
+        are searched. By default, the forward pass is searched, and then the backward pass.
     """
     calls = trace.recording.behind(trace.start if number is None else number)
     found: list[NotFinite] = []

@@ -32,13 +32,13 @@ class Breakpoint:
     number : int
         Breakpoints of a pass are numbered from 1, in the order in which they were added.
     text : str
-        What the user typed.
+        The text that the user typed.
     holds : callable
         The condition on a step.
     expression : str
-        An expression that must be true at the step, too; or nothing.
+        An expression that must also be true at the step; empty if there is none.
     once : bool
-        Whether the breakpoint is removed when it has stopped the walk.
+        Whether the breakpoint is removed after it has stopped the walk once.
     """
 
     number: int
@@ -98,7 +98,9 @@ def _of_size(text: str) -> Condition:
     try:
         limit = float(rest or LIMITS[word])
     except ValueError:
-        raise CommandError(f"{rest!r} is no number") from None
+        raise CommandError(
+            f"{rest!r} is no number: write one such as 1e-6 after {word}, or nothing"
+        ) from None
 
     def sent(step: Step) -> float:
         return max((largest(edge.contribution) for edge in step.edges), default=0.0)

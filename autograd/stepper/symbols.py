@@ -41,8 +41,8 @@ def values_of(call: Call, step: Step, out: Any) -> dict[str, Any]:
 def names_of(call: Call, recording: Recording, name: Callable[[int], str]) -> dict[str, str]:
     """Return what each symbol of a call's rule stands for in the program.
 
-    For ``a = W1 @ x``, x is W1, y is x, out is a, g is d(a), and dx is d(W1). A number stands for
-    itself. An argument that the program gives no name is written with the dollar sign.
+    For ``a = W1 @ x``, x is W1, y is x, out is a, g is d(a), and dx is d(W1). A number is
+    written as this number. An argument without a name in the program is written with a dollar sign.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """Ops as a person would write them, for `to_source` in textbook style.
 
-The functions of the ops handle every shape, dtype and option, in blocks and in place. For one call
-most of that is dead. Here each op has a short form for the calls that textbooks show: the lines of
-the forward pass, and one expression for each cotangent. A call that has no short form is written in
-the exact style.
+The functions of the ops handle every shape, dtype and option, in blocks and in place. One call
+needs only a small part of this code. Here each op has a short form for the calls that textbooks
+show: the lines of the forward pass, and one expression for each cotangent. A call without a short
+form is written in the exact style.
 """
 
 from __future__ import annotations

@@ -55,15 +55,15 @@ class Outcome(NamedTuple):
 
     loss: Change
     change: float
-    """Of the result: for a cotangent at the start other than 1, weighted with this cotangent."""
+    """The change of the result, weighted with the cotangent at the start, which is usually 1."""
     forecast: float | None
-    """g · Δ, what the gradient foretells for a small change; None for values without gradient."""
+    """g · Δ, the change if the loss were linear; None for values without a gradient."""
     values: list[Change]
     """The named results that changed, in the order of execution."""
     gradients: list[Change]
-    """Of the leaves, with those that changed most first."""
+    """The gradients of the leaves; the gradient that changed most is the first."""
     predictions: list[Prediction]
-    """Of a cross-entropy, the rows that changed; those with another class first."""
+    """The rows of a cross-entropy that changed; rows with another class are the first."""
 
 
 def run_again(recorded: Trace, changed: Changes) -> Trace:
@@ -110,7 +110,7 @@ def _recording_of(
 
 
 def compare(before: Trace, after: Trace, changed: Changes) -> Outcome:
-    """Compare two passes of one program; `changed` are the values of the second that are others."""
+    """Compare two passes of one program; `changed` has the values that are set in the second."""
     start, old, new = before.start, before.recording, after.recording
     change = float(np.vdot(before.cotangent, new.values[start] - old.values[start]))
     values = [Change(old.name(n), old.values[n], new.values[n])
@@ -133,7 +133,7 @@ def compare(before: Trace, after: Trace, changed: Changes) -> Outcome:
 
 @np.errstate(all="ignore")
 def forecast(trace: Trace, changed: Changes) -> float | None:
-    """Return g · Δ for other values, or None if one of them is no floating-point value.
+    """Return g · Δ for other values, or None if one of these is no floating-point array.
 
     The gradient with respect to an array off the tape, such as an input, is computed here: the
     recorded calls run again, with this array as a leaf.

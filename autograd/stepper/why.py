@@ -26,8 +26,8 @@ from autograd.stepper.trace import Trace
 
 MOST_TERMS = 5  # terms of a use, and entries of an axis, that are listed
 MOST_USES = 8
-MOST_HOPS = 14  # steps of a path that are listed: of a longer path the first and the last
-SMALL_SHARE = 0.01  # of a gradient: a path from element to element that adds less says little
+MOST_HOPS = 14  # steps of a path that are listed; of a longer path, the first and the last steps
+SMALL_SHARE = 0.01  # of a gradient: a path from element to element that adds less explains little
 Row = tuple[str, ...]  # the cells of a line; a single cell is not aligned
 Text = str | list[Row]  # a line, or a table
 
@@ -35,10 +35,10 @@ Text = str | list[Row]  # a line, or a table
 def why(trace: Trace, number: int, index: Index = (), width: int = 80) -> str:
     """Return why a gradient, or a part of it, is what it is.
 
-    Of one number, or of a part, the text has the contributions by use, source line and element, and
-    the largest path to the start of the pass. Of a whole array it has the contributions by module.
-    Of a NaN it says which op made the first one, and of a zero, which factor was zero. The
-    contributions that are listed, and those counted as "others", add up to the number.
+    For one number, or a part, the text has the contributions by use, source line and element, and
+    the largest path to the start of the pass. For a whole array, it has the contributions by
+    module. For a NaN, it says which op made the first NaN, and for a zero, which factor was zero.
+    The contributions that are listed, and those counted as "others", add up to the number.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A gradient at one point: what a rule returns, and what differences say it should return."""
+"""A gradient at one point: the result of a rule, and the right result by central differences."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Look:
     # ---- derivatives
 
     def rule(self, cotangents: Arrays) -> ndarray:
-        """Return what the rule returns for some cotangents."""
+        """Return the gradient that the rule computes for some cotangents."""
         return self.problem.gradients(self.problem.arrays, cotangents)[self.position]
 
     def jacobian_of(self, position: int) -> ndarray:

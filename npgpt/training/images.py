@@ -94,7 +94,8 @@ class Images(Examples):
         self.images = np.concatenate([images for images, _ in files])
         self.rows = [row for _, rows in files for row in rows]
         self.demand_short()
-        # All count as the longest: by length, a batch would hold "one", "two" and "six" alone.
+        # All texts count as the longest. If batches were sorted by length, one batch would have
+        # only "one", "two" and "six".
         longest = max(map(len, self.rows))
         self.lengths = np.full(len(self.rows), self.n_patches + longest)
         self.divide([len(rows) for _, rows in files])
@@ -114,7 +115,8 @@ class Images(Examples):
         if len({part.shape[1:] for part in images}) > 1:
             shapes = " and ".join(str(part.shape[1:]) for part in images)
             raise UserError(
-                f"the images in {', '.join(names)} have the shapes {shapes}: one is expected"
+                f"the images in {', '.join(names)} have the shapes {shapes}; all must "
+                "have one shape: divide the files, or scale the images"
             )
         found = [text for part in texts for text in part]
         return Pictures(None, found, list(names), np.concatenate(images))
@@ -142,7 +144,8 @@ class Images(Examples):
             config = dataclasses.replace(config, image_size=size, num_channels=channels)
         if config.epochs and not sources[0].text:
             raise UserError(
-                f"{sources[0].file} is a token file: give max_iters, the updates, and no epochs"
+                f"{sources[0].file} is a token file: give --max_iters, the number of updates, "
+                "and no --epochs"
             )
         return count_updates(config, [len(source.text) for source in sources])
 
@@ -176,7 +179,7 @@ class Images(Examples):
         if base is not None and config.image_token_id != self.patch:
             raise UserError(
                 f"the token of a patch is {config.image_token_id} in the model, and {self.patch} "
-                f"({IMAGE}) in its tokenizer"
+                f"({IMAGE}) in its tokenizer; both must be equal: give the model its own tokenizer"
             )
         return dataclasses.replace(config, image_token_id=self.patch)
 
@@ -249,7 +252,7 @@ class Images(Examples):
     def batch(self, numbers: ndarray) -> ImageBatch:
         """Return some examples as a batch: patches and text (B, T), targets, images (B, c, H, W).
 
-        Shorter texts are filled up with the end token, and targets that do not count.
+        Shorter texts are filled up with the end token, which then does not count in the loss.
         """
         N, lengths = self.n_patches, np.array([len(self.rows[n]) for n in numbers])
         ids = np.full((len(numbers), N + lengths.max() + 1), self.end)
@@ -274,8 +277,8 @@ class Images(Examples):
     def metrics(self, model: GPT, step: int, check: Check = lambda: None) -> dict[str, float]:
         """Return the share of the validation images whose whole text would be written.
 
-        A text is written, by the most probable tokens, if each token is the most probable one
-        after the tokens before it. So one pass over the text tells.
+        The model writes a text, by the most probable tokens, if each token of the text is the most
+        probable token after the tokens before. So one pass over the text is enough to find out.
         """
         n_right = 0
         with no_grad(), evaluating():
@@ -312,7 +315,7 @@ class Images(Examples):
         return "\n".join(self.write(model, self.splits[VALIDATION][:5], self.config.block_size))
 
     def write(self, model: GPT, numbers: ndarray, longest: int) -> list[str]:
-        """Return what the model writes for some images, and their texts where these are others."""
+        """Return what the model writes for some images, and the right text where it differs."""
         N = self.n_patches
         found = generate(
             model, np.full((len(numbers), N), self.patch), pixel_values=self.pixels(numbers),
@@ -382,7 +385,7 @@ def read_images(name: str) -> tuple[ndarray, list[str]]:
     if height != width:
         raise UserError(
             f"{name}: an image has {height} x {width} pixels; square images are expected: cut "
-            "them, or fill them up"
+            "the images, or add pixels at the edges"
         )
     if texts.shape != (len(images),) or texts.dtype.kind != "U":
         raise UserError(
@@ -390,7 +393,7 @@ def read_images(name: str) -> tuple[ndarray, list[str]]:
             "images is expected"
         )
     if (empty := texts == "").any():
-        raise UserError(f"{name}: the text of image {empty.argmax()} is empty")
+        raise UserError(f"{name}: the text of image {empty.argmax()} is empty; give it a text")
     return images, texts.tolist()
 
 
