@@ -25,7 +25,8 @@ def make_page(trace: Trace) -> str:
 
     If the arrays have more than four million elements together, the large ones are reduced to a
     corner, their norm and their ten largest elements; a sum that needs other elements says how many
-    of its terms are missing.
+    of its terms are missing. An element that a large op has only moved, such as a transpose, then
+    has no sum.
 
     Examples
     --------

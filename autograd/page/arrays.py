@@ -93,5 +93,13 @@ def _largest(flat: ndarray) -> list[list[Any]]:
 
 
 def number(x: Any) -> float | str:
-    """Return a number for JSON, which has no infinity and no NaN: these are texts."""
-    return float(x) if np.isfinite(x) else str(float(x))
+    """Return a number for JSON, which has no infinity and no NaN: these are texts.
+
+    The texts are those that JavaScript reads as these numbers.
+
+    Examples
+    --------
+    >>> [number(x) for x in (0.5, np.nan, np.inf, -np.inf)]
+    [0.5, 'nan', 'Infinity', '-Infinity']
+    """
+    return float(x) if np.isfinite(x) else str(float(x)).replace("inf", "Infinity")

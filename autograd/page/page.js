@@ -47,6 +47,9 @@ function element(key, flat) {
   return listed ? Number(listed[1]) : undefined;
 }
 
+/** Return whether the page holds all elements of an array, and not its corner alone. */
+const isWhole = (key) => !data.arrays[key].kept;
+
 const short = (x) => (x === undefined ? "?" : x === 0 ? "0" : formatted(x));
 
 function formatted(x) {
@@ -129,6 +132,7 @@ function lookUp(at, ref, subscripts, env) {
   });
   if (place.some((p, i) => p < 0 || p >= ref.shape[i])) return { x: 0 };
   const flat = recordedPlace(ref, flatOf(place, ref.shape));
+  if (flat === undefined) return { x: undefined }; // where it stands is not in this file
   return { x: element(ref.array, flat), flat, target: meaning(at, ref.name) };
 }
 
@@ -148,7 +152,7 @@ function each([sign, letter, n], env, visit) {
   }
 }
 
-/** Return the number that a tree stands for. */
+/** Return the number that a tree stands for; undefined if an element of it is not in this file. */
 function evaluate(at, tree, env) {
   const [sign, ...rest] = tree;
   if (sign === "n") return rest[0];
@@ -158,10 +162,16 @@ function evaluate(at, tree, env) {
   if (sign === "f") return computed(rest, env);
   if (sign === "Σ" || sign === "mean") {
     let sum = 0;
-    each(tree, env, (inner) => (sum += evaluate(at, rest[2], inner)));
-    return sign === "Σ" ? sum : sum / rest[1];
+    let known = true;
+    each(tree, env, (inner) => {
+      const x = evaluate(at, rest[2], inner);
+      known &&= x !== undefined;
+      sum += x;
+    });
+    return !known ? undefined : sign === "Σ" ? sum : sum / rest[1];
   }
-  return SIGNS[sign](...rest.map((x) => evaluate(at, x, env)));
+  const parts = rest.map((x) => evaluate(at, x, env));
+  return parts.includes(undefined) ? undefined : SIGNS[sign](...parts);
 }
 
 /** Return a function's value, which Python has computed. */
@@ -176,7 +186,10 @@ function computed([word, parts, key, letters], env) {
  *  condition makes 0. */
 function expand(at, tree, env) {
   const [sign, ...rest] = tree;
-  if (sign === "[]") return evaluate(at, tree, env) ? [{ sign: 1, index: "", factors: [] }] : [];
+  if (sign === "[]") {
+    const holds = evaluate(at, tree, env);
+    return holds === undefined ? [single(at, tree, env)] : holds ? [{ sign: 1, index: "", factors: [] }] : [];
+  }
   if (sign === "+") return [...expand(at, rest[0], env), ...expand(at, rest[1], env)];
   if (sign === "-") return [...expand(at, rest[0], env), ...expand(at, rest[1], env).map(negated)];
   if (sign === "neg") return expand(at, rest[0], env).map(negated);
@@ -284,9 +297,10 @@ function sums(target, flat) {
 
 function sumIn(at, name, flat, target) {
   const call = data.calls[at];
-  if ("from" in call) return moved(at, name, flat);
+  if ("from" in call) return isWhole(call.from) ? moved(at, name, flat) : [];
   const equation = (call.equations || []).find((e) => e.name === name);
-  if (!equation) return [];
+  const left = equation && call.refs[equation.left];
+  if (!left || ("places" in left && !isWhole(left.places))) return [];
   return [{ heading: target.kind === "value" ? call.op : `rule of ${call.op}`, equation, at, terms: termsOf(at, equation, flat) }];
 }
 
@@ -621,7 +635,7 @@ function sumView(target, flat) {
   const x = element(key, flat);
   const parts = [h("h3", { id: "sum" }, `${labelOf(target)}${place} = ${short(x)}`)];
   const found = sums(target, flat);
-  if (!found.length) parts.push(h("p", { class: "dim" }, target.kind === "value" && !makers.has(target.n) ? "It was given." : "The page holds no formula for it."));
+  if (!found.length) parts.push(h("p", { class: "dim" }, target.kind === "value" && !makers.has(target.n) ? "It was given." : "The page holds no sum for it."));
   for (const { heading, equation, at, terms } of found) {
     parts.push(h("p", { class: "dim" }, heading));
     if (equation) parts.push(h("div", { class: "scroll" }, equationLine(at, equation)));
@@ -632,10 +646,12 @@ function sumView(target, flat) {
 
 /** Return the terms of a sum, the largest first, each number with a way to where it came from. */
 function termList(terms, most = MOST_TERMS) {
-  const known = terms.map((t) => ({ ...t, x: product(t) }));
-  const order = [...known].sort((a, b) => Math.abs(b.x ?? 0) - Math.abs(a.x ?? 0));
+  const isMissing = (t) => t.factors.some((f) => f.x === undefined);
+  const known = terms.map((t) => ({ ...t, x: isMissing(t) ? undefined : product(t) }));
+  const rank = (t) => (t.x === undefined ? -1 : Number.isNaN(t.x) ? Infinity : Math.abs(t.x)); // the unknown last
+  const order = [...known].sort((a, b) => rank(b) - rank(a));
   const total = known.reduce((sum, t) => sum + t.x, 0);
-  const missing = known.filter((t) => Number.isNaN(t.x) && t.factors.some((f) => f.x === undefined)).length;
+  const missing = known.filter((t) => t.x === undefined).length;
   const table = h("table", { class: "terms" }, order.slice(0, most).map((t) => h("tr", {},
     h("td", { class: "dim" }, t.index),
     h("td", {}, t.sign < 0 ? "− " : "", !t.factors.length ? "1" : t.factors.map((f, i) => [f.below ? (i ? " / " : "1 / ") : i ? " · " : "", bracketedNumber(f, i > 0 || t.sign < 0)])),
@@ -644,7 +660,7 @@ function termList(terms, most = MOST_TERMS) {
   const parts = [table];
   if (rest.length) {
     const sum = rest.reduce((s, t) => s + t.x, 0);
-    const more = h("p", {}, h("button", { onclick: () => whole.replaceWith(termList(terms, most * 8)) }, `and ${rest.length} more`), ` with the sum ${short(sum)}`);
+    const more = h("p", {}, h("button", { onclick: () => whole.replaceWith(termList(terms, most * 8)) }, `and ${rest.length} more`), rest.some((t) => t.x === undefined) ? "" : ` with the sum ${short(sum)}`);
     parts.push(more);
   }
   parts.push(h("p", { class: "total" }, missing ? `${missing} terms need elements that are not in this file` : `together ${short(total)}`));
@@ -698,7 +714,7 @@ function arrayView(target, large = false) {
 }
 
 function numberTable(target, key, rows, columns, flatAt) {
-  const most = Math.max(...data.arrays[key].largest.slice(0, 1).map(([, x]) => Math.abs(Number(x))), 1e-300);
+  const most = scaleOf(key);
   const body = [];
   for (let i = 0; i < rows; i++) {
     const cells = [];
@@ -717,6 +733,13 @@ function numberTable(target, key, rows, columns, flatAt) {
   return h("div", { class: "scroll" }, h("table", { class: "numbers" }, body));
 }
 
+/** Return the largest finite number of an array, without its sign: it has the full colour. */
+function scaleOf(key) {
+  const listed = data.arrays[key].largest.map(([, x]) => Math.abs(Number(x))).find(Number.isFinite);
+  const found = listed ?? numbersOf(key).reduce((most, x) => (Number.isFinite(x) ? Math.max(most, Math.abs(x)) : most), 0);
+  return Math.max(found, 1e-300);
+}
+
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 /** Blue for positive numbers, orange for negative ones: also for those who see few colours. */
@@ -730,7 +753,7 @@ function heatMap(target, key, rows, columns, flatAt) {
   const cell = Math.max(1, Math.min(14, Math.floor(420 / columns), Math.ceil(420 / rows)));
   const canvas = h("canvas", { width: columns * cell, height: rows * cell, role: "img", "aria-label": `heat map of ${labelOf(target)}, ${rows} rows and ${columns} columns` });
   const pen = canvas.getContext("2d");
-  const most = Math.max(...data.arrays[key].largest.slice(0, 1).map(([, x]) => Math.abs(Number(x))), 1e-300);
+  const most = scaleOf(key);
   for (let i = 0; i < rows; i++)
     for (let j = 0; j < columns; j++) {
       const share = element(key, flatAt(i, j)) / most;
@@ -776,6 +799,7 @@ function question(target) {
   const { shape, largest } = data.arrays[key];
   const flat = largest.length ? largest[0][0] : 0;
   const place = address(placeOf(flat, shape));
+  const parent = data.values[data.steps[target.step].edges.find(([x]) => x === target.input)[1]].name;
   const answer = h("p", { role: "status" });
   const ask = (label, judge) => {
     const field = h("input", { size: 12 });
@@ -788,7 +812,7 @@ function question(target) {
   return h("figure", { class: "question" }, h("figcaption", {}, labelOf(target), " is hidden"),
     ask("its shape:", (text) => {
       const given = text.match(/\d+/g)?.map(Number) ?? [];
-      return same(given, shape) ? "Right." : `Not right: a cotangent has the shape of its value, ${labelOf(target)} is as ${labelOf(target).slice(2).split(")")[0]}.`;
+      return same(given, shape) ? "Right." : `Not right: a cotangent has the shape of its value, which is ${parent}.`;
     }),
     shape.length || flat === 0 ? ask(`its element ${place || "(a number)"}:`, (text) => {
       const x = element(key, flat);

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import autograd
 from autograd import nn
-from autograd.page import write_page
+from autograd.page import arrays, write_page
 from autograd.stepper import trace
 from autograd.testing.strategies import op_calls
 
@@ -131,6 +131,43 @@ def test_every_number_is_the_sum_that_the_page_shows(name, browser, tmp_path):
             assert assert_sums_agree(page, 1e-6)
 
     check()
+
+
+def test_a_sum_in_a_page_of_corners_is_right_or_says_what_is_missing(
+    browser, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(arrays, "MOST", 300)
+    rng = np.random.default_rng(0)
+    with autograd.record():
+        x, w = (autograd.tensor(rng.normal(size=s), requires_grad=True) for s in ((8, 9), (9, 9)))
+        left, _, right = np.split(x @ w.T, 3, axis=1)  # both only move elements
+        padded = np.pad(left * right, 1)  # its formula has conditions
+        loss = (np.flip(padded, 0) ** 2).sum()
+    write_page(trace(loss), tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        found = page.evaluate(SUMS)
+        known = [row[2:] for row in found if "undefined" not in row and row[3] != "NaN"]
+        assert 20 < len(known) < len(found)
+        for x, total, largest in np.array(known, float):
+            assert np.isclose(total, x, rtol=1e-6, atol=1e-6 * largest)
+        missing = page.evaluate("""() => data.calls.flatMap(({ results: [n] }) => {
+          const lists = sums(value(n), 0).map(({ terms }) => termList(terms).textContent);
+          return lists.filter((text) => text.includes("NaN"));
+        })""")
+        assert missing == []
+
+
+def test_infinite_numbers_are_shown_and_leave_the_other_numbers_their_colours(browser, tmp_path):
+    with autograd.record(), np.errstate(all="ignore"):
+        x = autograd.tensor([np.nan, -np.inf, 2.0, -4.0], requires_grad=True)
+        loss = (x * 1.0).sum()
+    found = trace(loss)
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        key = f"data.values[{found.recording.number('x')}].array"
+        largest = page.evaluate(f"data.arrays[{key}].largest.map(([, x]) => String(Number(x)))")
+        assert largest == ["NaN", "-Infinity", "-4", "2"]
+        assert page.evaluate(f"scaleOf({key})") == 4
 
 
 def test_the_numbers_of_a_block(browser, tmp_path):
