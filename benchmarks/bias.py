@@ -2,8 +2,8 @@
 
     python benchmarks/bias.py [--model smollm2]
 
-Two sentences differ in a pronoun, or in a first name. A model without expectations would find both
-equally probable.
+Two sentences differ only in a pronoun or in a first name. A model without expectations would give
+both the same probability.
 """
 
 import argparse

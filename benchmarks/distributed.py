@@ -1,10 +1,10 @@
 """Time training steps of several processes, beside one process of one thread and of a team.
 
 "Ours" are the processes of ``npgpt train --workers``, each with one thread; they and the others
-take turns. Beside them is the step that a simulation of the schedule foretells, from a process that
-computes one part of the batch alone. The second row of a shape is what the processes do
-for each other in a step, and what a model of it foretells from bytes and latency. What follows is
-on paper: how far machines in a network scale, without an overlap.
+take turns. Beside them is the time that a simulation of the schedule predicts, from a process that
+computes one part of the batch alone. The second row of a shape is the time in which the processes
+exchange data in a step, and the time that a model predicts from bytes and latency. The last table
+is a calculation: how training would scale over machines in a network.
 
     python benchmarks/distributed.py [a c ...] [--workers 2] [--quick] [--json FILE]
 """

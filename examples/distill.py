@@ -1,12 +1,12 @@
-"""Measure what a student learns from a teacher, and what alone: in as many steps, and as long.
+"""Measure how much a student learns with a teacher and without, for equal steps and equal time.
 
     export OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
     python examples/distill.py [--teacher_steps 3000] [--steps 1000] [--seeds 1 2 3 4]
 
 The teacher has four layers, and is trained on the source code of Python's library. Each student has
 two. It is trained three times from the same initialization: alone; with the teacher, on the same
-batches; and alone for as long as the training with the teacher took. Time is that of the processor,
-so with one thread other programs do not count.
+batches; and alone for as long as the training with the teacher took. The time is processor time, so
+with one thread other programs have no effect on it.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""Teach a model to follow instructions: its answers before and after, beside those expected.
+"""Fine-tune a model on instructions; print its answers before and after, and the right ones.
 
     python examples/instructions.py --data instructions.json [--model smollm2] [--steps 60]
 
 The data are rows with an instruction and its answer, as npgpt finetune instructions takes them; a
-tenth of the rows validates. LoRA changes the queries and the values. ROUGE compares the words of
-the first answers of the validation with those expected. The last line is the result as JSON.
+tenth of the rows is used for validation. LoRA changes the queries and the values. ROUGE compares
+the model's answers to the first validation examples with the right answers. The last line is the
+result as JSON.
 """
 
 import argparse

@@ -586,7 +586,7 @@ function momentView(at, step) {
   const backward = (name) => name[0] === "d" || !names.includes(name);
   const lines = (call.equations || []).filter((e) => (step === null ? !/^d/.test(e.name) : backward(e.name)));
   const formula = lines.length ? lines.map((e) => h("div", { class: "scroll" }, equationLine(at, e)))
-    : "from" in call ? [h("p", { class: "dim" }, step === null ? "Each element of the result stood somewhere in the inputs." : "Each element of the cotangent goes back to where the element came from.")]
+    : "from" in call ? [h("p", { class: "dim" }, step === null ? "Each element of the result is an element of an input." : "Each element of the cotangent goes back to the place from which the element of the result came.")]
     : call.formula.length ? [h("pre", {}, call.formula.join("\n"))] : [h("p", { class: "dim" }, "This op states no formula.")];
   const parts = [h("div", { class: "formula" }, formula)];
   const add = (heading, targets) => targets.length && parts.push(h("h3", {}, heading), ...targets.map((t) => arrayView(t)));

@@ -53,7 +53,7 @@ class Partner:
     guard_label: str = ""
     """With --guard: the label that is refused, such as spam."""
     guard_threshold: Annotated[float, Range(0, 1)] = 0.5
-    """With --guard: refuse what has the label with more than this probability."""
+    """With --guard: refuse a text whose label has more than this probability."""
 
 
 @dataclass

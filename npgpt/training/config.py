@@ -70,26 +70,26 @@ class DataKeys:
     separate: bool = False
     """Keep documents that share a context apart: none looks at, or predicts, another."""
     text_column: str = ""
-    """Of examples: the column with the texts; if not given, text or input, or the first."""
+    """For examples: the column with the texts; if not given, text or input, or the first."""
     text_pair_column: str = ""
-    """Of examples that are pairs: the column with the second texts."""
+    """For pairs of texts: the column with the second texts."""
     label_column: str = ""
-    """Of examples: the column with the labels; if not given, label or output, or the second."""
+    """For examples: the column with the labels; if not given, label or output, or the second."""
     labels: tuple[str, ...] = ()
-    """Of examples: the labels; those in the data, if not given."""
+    """For examples: the labels; if not given, those in the data."""
     form: Literal["csv", "tsv", "jsonl", "trec"] | None = None
-    """Of examples: how the file is written; if not given, what the end of its name says."""
+    """For examples: the form of the file; if not given, the end of its name decides."""
     encoding: str = "utf-8"
-    """Of examples: how characters are encoded, such as latin-1."""
+    """For examples: the encoding of the file, such as latin-1."""
     template: FileName = ""
-    """Of instructions: the chat template, plain, alpaca, chatml or a file in the language of
+    """For instructions: the chat template, plain, alpaca, chatml or a file in the language of
     Jinja2; if not given, the model's own, or plain if it has none."""
     pack: bool = False
-    """Of instructions: put short examples into one row, where none sees another, which saves
-    padding; what is learned is the same."""
+    """For instructions: put several short examples into one row, in which no example attends to
+    another. This saves padding, and the gradient is the same."""
     dpo_beta: Annotated[float, Range(0, 2**20, excluded=0)] = 0.1
-    """Of preferences: how much a change of an answer's probability counts; a small value lets the
-    model move far from the model that it was."""
+    """For preferences: the factor of the change of an answer's log-probability; with a small value,
+    the model may change more."""
     tokenizer: FileName = "char"
     """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
     init_from: FileName = "scratch"
@@ -131,11 +131,11 @@ class ModelKeys:
     """Tokens that every other layer sees (GPT-3), or every layer of mistral and qwen2; all, if not
     given."""
     image_size: Size | None = None
-    """Of vision-gpt: pixels on a side of an image; as the data have, if not given."""
+    """For vision-gpt: pixels on a side of an image; if not given, the size of the data's images."""
     patch_size: Size | None = None
-    """Of vision-gpt: pixels on a side of a patch; 16 if not given."""
+    """For vision-gpt: pixels on a side of a patch; if not given, 16."""
     num_channels: Size | None = None
-    """Of vision-gpt: 1 for gray images, 3 for colours; as the data have, if not given."""
+    """For vision-gpt: 1 for gray images, 3 for colours; if not given, as in the data."""
 
     def model(self, vocab_size: int, base: ModelConfig | None = None) -> ModelConfig:
         """Return the configuration of the model that these keys describe.
@@ -205,11 +205,10 @@ class TrainableKeys:
     """The keys of a run that say which parameters of a model to start from are trained."""
 
     train_layers: Steps | None = None
-    """Train the head and the last so many layers alone; 0 is the head alone. All parameters, if not
-    given."""
+    """Train only the head and this number of last layers; 0 trains only the head. If not given, all
+    parameters are trained."""
     lora_r: Steps = 0
-    """Train LoRA's matrices of this rank, and the head of a task, in the place of the model; 0 is
-    off."""
+    """Train only LoRA's matrices, of this rank, and the head of the task; 0 trains without LoRA."""
     lora_alpha: Positive = 16.0
     """The change by LoRA is multiplied by lora_alpha / lora_r."""
     lora_dropout: Fraction = 0.0
@@ -237,10 +236,10 @@ class TrainableKeys:
 
 @dataclass
 class TeacherKeys:
-    """The keys of a run that say which other model is imitated."""
+    """The keys of a run that name a teacher, and how the model learns from it."""
 
     teacher: FileName = ""
-    """A folder with a model, or a name: its probabilities are learned, too (distillation)."""
+    """A folder with a model, or a name: training also learns its probabilities (distillation)."""
     teacher_temperature: Annotated[float, Range(0, excluded=0)] = 2.0
     """The logits of teacher and student are divided by this before they are compared."""
     teacher_share: Annotated[float, Range(0, 1)] = 0.5
@@ -249,7 +248,7 @@ class TeacherKeys:
     """The weight of the distance to the teacher's hidden states, if both have the same n_embd."""
 
     def check_teacher(self) -> None:
-        """Refuse keys that say how a teacher is imitated, if there is none."""
+        """Refuse keys about a teacher if no teacher is given."""
         for f in dataclasses.fields(TeacherKeys)[1:]:
             if getattr(self, f.name) != f.default and not self.teacher:
                 raise UserError(f"--{f.name} is about a teacher: add --teacher, or leave it out")
@@ -276,8 +275,8 @@ class TrainConfig(TeacherKeys, TrainableKeys, ModelKeys, DataKeys):  # the last 
     max_iters: Steps = 1200
     """Updates."""
     epochs: Positive = 0.0
-    """Of examples: how often each is read. It sets max_iters, and if eval_interval is not given, an
-    evaluation after each epoch."""
+    """For examples: how often each is read. This sets max_iters and, if eval_interval is not given,
+    an evaluation after each epoch."""
     learning_rate: Positive = 3e-3
     min_lr: Positive = 1e-4
     """Where the cosine ends."""
@@ -290,8 +289,7 @@ class TrainConfig(TeacherKeys, TrainableKeys, ModelKeys, DataKeys):  # the last 
     decay_lr: bool = True
     """With False, the rate is learning_rate from the first update on."""
     lm_loss: Positive = 0.0
-    """Of a classification by a GPT: the weight of the loss of its texts as language; 0.5 in
-    GPT-1."""
+    """For a classification by a GPT: the weight of the loss of the texts' tokens; 0.5 in GPT-1."""
     label_smoothing: Fraction = 0.0
     """The part of each target's probability that training spreads over all tokens."""
     weight_decay: Positive = 0.1
