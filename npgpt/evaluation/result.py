@@ -112,12 +112,14 @@ class Result:
 
 
 def hash_data(*names: str) -> dict[str, str]:
-    """Return the SHA-256 of each file; for a folder, of each file in it."""
+    """Return the SHA-256 of each file; for a folder, of each file in it; a pipe has none."""
     found: dict[str, str] = {}
     for name in filter(None, names):
         path = Path(name).expanduser()
         inside = (
             sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
         )
-        found |= {str(each): hash_file(each) for each in inside if not each.name.startswith(".")}
+        for each in inside:
+            if not each.name.startswith("."):
+                found[str(each)] = hash_file(each) if each.is_file() else ""
     return found

@@ -2,6 +2,8 @@
 
 import builtins
 import json
+import os
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -125,6 +127,17 @@ def test_similarity_of_a_real_model(minilm, shared, capsys):
     assert found.n == 1500
     assert round(found.metrics["Pearson"].value, 4) == 0.8696
     assert round(found.metrics["Spearman"].value, 4) == 0.8672
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_read_once(here, capsys):
+    """Its content is gone when the result is written, so the result has no hash of it."""
+    os.mkfifo("q.jsonl")
+    line = json.dumps({"choices": ["good", "bad"], "answer": 0})
+    Thread(target=(here / "q.jsonl").write_text, args=[line], daemon=True).start()
+    assert npgpt("eval", "choices", "q.jsonl", "--model", "gpt", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n"] == 1 and found["data"] == {"q.jsonl": ""}
 
 
 def test_choices(here, capsys):
