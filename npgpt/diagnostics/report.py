@@ -152,6 +152,7 @@ def describe_evaluation(path: Path) -> Section:
     """Return the numbers and tables of a file that ``npgpt eval --json`` has printed."""
     try:
         result = Result.from_dict(read_json(path, limit=SMALL))
+        str(result)  # which fails for a table that is none
         parts: list[str | Table] = [result.title, result.metric_table()]
         for name, table in result.tables.items():
             parts += [name, table]

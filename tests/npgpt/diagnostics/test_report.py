@@ -95,7 +95,10 @@ def test_clumsy_input(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert npgpt("report") == 2
     assert "no trained model under out" in capsys.readouterr().err
-    for content in ('{"task": 1}', "[]", "{"):
+    result = {"task": "t", "model": "m", "data": {}, "settings": {}, "n": 1, "metrics": {}}
+    tables = [{"columns": ["a"], "rows": rows} for rows in ([[1]], [["x", "y"]], [[]], 7)]
+    damaged = [json.dumps(result | {"tables": {"t": table}}) for table in tables]
+    for content in ('{"task": 1}', "[]", "{", *damaged):
         (folder / "evaluation_2.json").write_text(content)
         assert npgpt("report", folder) == 2
         err = capsys.readouterr().err
