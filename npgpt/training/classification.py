@@ -1,6 +1,6 @@
 """Training a classifier: a model reads a text, or two, and names the label.
 
-In a token file, an example is the number of its label, the tokens of the text, and an end token. Of
+In a token file, an example is the number of its label, the tokens of the text, and an end token. In
 a pair, an end token stands after each text:
 
     a bore.<tab>bad   ->   0 a   b o r e . END        with the labels bad and good
@@ -47,8 +47,8 @@ from npgpt.training.task import TRAIN, VALIDATION
 class Classification(Examples):
     """Name the label of a text (Radford et al. 2018, section 3.2; Devlin et al. 2018, section 4.1).
 
-    With `text_pair_column`, an example has two texts. Of texts that are too long for the context,
-    the first tokens count (`npgpt.evaluation.labels.label_row`).
+    With `text_pair_column`, an example has two texts. If texts are too long for the context,
+    they lose their last tokens (`npgpt.evaluation.labels.label_row`).
 
     Attributes
     ----------
@@ -95,13 +95,13 @@ class Classification(Examples):
         self.n_cut = self.count_cut([sum(map(len, texts)) for texts in examples], self.n_texts)
 
     def count_cut(self, sizes: list[int], n_texts: int) -> int:
-        """Return how many rows of so many tokens of `n_texts` texts do not fit whole."""
+        """Return how many examples are cut, from the token counts of their `n_texts` texts."""
         length = self.config.block_size
         shortest = label_row([np.zeros(1, int)] * n_texts, self.tokenizer, length)
         return int(np.count_nonzero(np.array(sizes) + len(shortest) - n_texts > length))
 
     def find_targets(self, numbers: ndarray) -> ndarray:
-        """Return the targets that the numbers in a token file say, (N, n_numbers) -> (N,)."""
+        """Return the targets from their numbers in a token file, (N, n_numbers) -> (N,)."""
         return numbers[:, 0]
 
     # ---- before a run begins
@@ -113,7 +113,7 @@ class Classification(Examples):
 
     @classmethod
     def columns(cls, config: TrainConfig) -> tuple[str, ...]:
-        """Return the names of the columns of the texts and of the label; none, if none is given."""
+        """Return the names of the columns of the texts and of the label; () if none is given."""
         options = ["text_column", "text_pair_column", "label_column"]
         if cls.count_texts(config) == 1:
             options.remove("text_pair_column")
@@ -149,18 +149,19 @@ class Classification(Examples):
 
     @classmethod
     def complete(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
-        """Return the configuration with the labels, those of the data if none are given."""
+        """Return the configuration with labels; if none are given, with the labels in the data."""
         config = super().complete(config, sources)
         if config.epochs and not sources[0].text:
             raise UserError(
-                f"{sources[0].file} is a token file: give max_iters, the updates, and no epochs"
+                f"{sources[0].file} is a token file: give --max_iters, the number of updates, "
+                "and no --epochs"
             )
         config = cls.complete_labels(config, sources)
         return count_updates(config, [len(source.places) for source in sources])
 
     @classmethod
     def complete_labels(cls, config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
-        """Return the configuration with the labels; refuse an example that has another."""
+        """Return the configuration with labels; refuse an example that has another label."""
         labels = config.labels
         for source in sources:
             if source.file is not None and not labels:
@@ -168,7 +169,7 @@ class Classification(Examples):
         if not labels:
             labels = tuple(sorted({label for _, _, label in cls.examples(sources[0], config)}))
         if len({*labels}) < len(labels):
-            raise UserError(f"labels is {brief(labels)}: one of them is there twice")
+            raise UserError(f"labels is {brief(labels)}: name each label once")
         if len(labels) < 2:
             raise UserError(
                 f"all examples have the label {brief(labels[0])}: there is nothing to learn"
@@ -206,7 +207,7 @@ class Classification(Examples):
         if n > tokenizer.n_vocab:
             raise UserError(
                 f"there are {n} labels, and the tokenizer has {tokenizer.n_vocab} tokens: take a "
-                "larger one"
+                "--tokenizer with more tokens, or fewer labels"
             )
         parts: list[Any] = []
         for place, texts, label in cls.examples(source, config):
@@ -249,7 +250,7 @@ class Classification(Examples):
         return self.labelled(base, self.config.labels)
 
     def labelled(self, base: ModelConfig | None, labels: tuple[str, ...]) -> ModelConfig:
-        """Return the configuration of a model that judges texts by some labels."""
+        """Return the configuration of a model with some labels."""
         config = self.config.model(self.tokenizer.n_vocab, base)
         self.demand_lm_loss(config)
         new: dict[str, Any] = dict(labels=labels, pad_token_id=self.padding)
@@ -263,8 +264,8 @@ class Classification(Examples):
             isinstance(config, BertConfig) or self.config.train_layers == 0
         ):
             raise UserError(
-                "--lm_loss is of a GPT whose layers are trained: leave it out of a BERT, and of a "
-                "head alone"
+                "--lm_loss is of a GPT whose layers are trained: leave it out for a BERT, and "
+                "with --train_layers 0"
             )
         if self.config.lm_loss and not config.tie_word_embeddings:
             raise UserError(
@@ -286,7 +287,7 @@ class Classification(Examples):
     # ---- what is computed of a batch
 
     def objective(self, model: GPT) -> Objective:
-        """Return the model, or what computes the logits and the loss where more is needed."""
+        """Return the model, or a function of logits and loss if the model alone is not enough."""
         is_plain = self.config.train_layers != 0 and not self.config.lm_loss
         if is_plain and (self.n_texts == 1 or not isinstance(model, Bert)):
             return model
@@ -303,7 +304,7 @@ class Classification(Examples):
     def compute(
         self, model: GPT, inputs: ndarray, mask: ndarray | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the logits (B, labels), and what the loss of each text has besides, (B,)."""
+        """Return the logits (B, labels), and a term that is added to each loss, (B,), or None."""
         if self.config.train_layers == 0:
             seen = np.ones(inputs.shape, bool) if mask is None else mask
             known = self.states(model)
@@ -318,7 +319,7 @@ class Classification(Examples):
         return model.judge(x, mask), others
 
     def hidden(self, model: GPT, inputs: ndarray, mask: ndarray | None) -> Tensor:
-        """Return the last hidden states, (B, T, C); a BERT is told the segments of a pair."""
+        """Return the last hidden states, (B, T, C); a BERT also gets the segments of a pair."""
         more = {}
         if self.n_texts > 1 and isinstance(model, Bert):
             more["token_type_ids"] = segments(inputs, self.tokenizer)
@@ -391,7 +392,7 @@ class Classification(Examples):
         return numbers, logits.argmax(axis=1)
 
     def metrics(self, model: GPT, step: int, check: Check = lambda: None) -> dict[str, float]:
-        """Return the share of the validation examples that get their label."""
+        """Return the share of the validation examples that get the right label."""
         numbers, labels = self.predict(model, check)
         return {"accuracy": accuracy(self.targets[numbers], labels)}
 

@@ -69,9 +69,9 @@ def accumulate_gradients(
     So two batches of 4 sequences give the gradient of one batch of 8, also where the batches have
     different numbers of targets.
 
-    Several processes may do this together, each for a part of every batch: `rank` is the number of
-    this process, `size` how many there are. Their gradients, and their results, add up to those of
-    one process. A sample has the same dropout in whichever part it is.
+    If several processes compute the gradient, each takes a part of every batch: `rank` is the
+    number of this process, and `size` the number of processes. The sum of their gradients, and of
+    their results, is that of one process. A sample has the same dropout in each part.
 
     Parameters
     ----------
@@ -265,19 +265,19 @@ class Task(ABC):
         """Return a command that shows more of what the model in a run folder does."""
 
     def objective(self, model: GPT) -> Objective:
-        """Return what maps a batch to an output and the mean loss of its targets: the model."""
+        """Return the function from a batch to its output and mean loss: by default, the model."""
         return model
 
     def begin(self, model: GPT) -> None:
-        """Compute what the task needs of the model with which a new run begins."""
+        """Compute values that the task needs from the model with which a new run begins."""
         return None
 
     def state_dict(self) -> dict[str, ndarray]:
-        """Return what `begin` has computed: the state of the run keeps it."""
+        """Return the values that `begin` has computed, for the state of the run."""
         return {}
 
     def load_state_dict(self, state: dict[str, ndarray]) -> None:
-        """Take up what `begin` computed when the run began.
+        """Restore the values that `begin` computed when the run began.
 
         Raises
         ------
@@ -317,7 +317,7 @@ class Task(ABC):
 
 
 def token_losses(model: GPT, batch: AnyBatch, label_smoothing: float = 0.0) -> Tensor:
-    """Return the loss of each token that is predicted, (B, T), and 0 where none is."""
+    """Return the loss of each token that is predicted, (B, T), and 0 at other positions."""
     inputs, targets, *others = batch
     logits, _ = model(inputs, None, *others)  # (B, T, V)
     return next_token_losses(logits, targets, label_smoothing)
