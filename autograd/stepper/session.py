@@ -1077,6 +1077,8 @@ def _exact(value: Any, like: Any, name: str) -> Any:
 def _fit(value: Any, like: ndarray) -> ndarray:
     """Return a value in the shape and dtype of an array, or raise CommandError."""
     try:
+        if np.iscomplexobj(value):  # a cast would drop the imaginary part
+            raise TypeError
         return np.broadcast_to(np.asarray(value, dtype=like.dtype), like.shape).copy()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise CommandError(f"expected {kind(like)}") from None

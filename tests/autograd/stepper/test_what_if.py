@@ -220,6 +220,8 @@ def test_the_commands():
         "set targets[0] = 1.5": "1.5 is no value of it",
         "set W1[9] = 1": "out of range",
         "set W1 = np.ones(7)": "expected float64[3, 5]",
+        "set W1 = W1 * 1j": "expected float64[3, 5]",
+        "set targets = 2**70": "expected int",
         "set V = 1": "nothing here is called 'V'",
         "descend": "descend 0.1",
         "descend W1": "is no number",
