@@ -37,12 +37,11 @@ def test_docstrings(name):
 
 
 @pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]))
-def test_code_in_pages(page, tmp_path, monkeypatch):
+def test_code_in_pages(page):
     """The Python blocks of a page run in order, and print what the page says after them."""
     text = page.read_text()
     blocks = re.findall(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", text, re.DOTALL)
     assert blocks or re.search(r"\b(npgpt|python) \w", text), f"{page.name} has nothing to run"
-    monkeypatch.chdir(tmp_path)  # a page may write a file
     names = {}
     registries = autograd.REGISTRY, NUMPY, ARCHITECTURES
     before = [set(registry) for registry in registries]
