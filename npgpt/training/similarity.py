@@ -61,15 +61,16 @@ class Regression(Classification):
         for source in sources:
             for place, _, label in cls.examples(source, config):
                 try:
-                    is_number = np.isfinite(np.float32(label))
+                    with np.errstate(over="ignore"):
+                        is_number = np.isfinite(np.float32(label))
                 except ValueError:
                     is_number = False
                 if not is_number:
                     raise UserError(f"{place}: the label is {brief(label)}; a number is expected")
-        known = {label for _, _, label in cls.examples(sources[0], config)}
+        known = {np.float32(label) for _, _, label in cls.examples(sources[0], config)}
         if len(known) == 1:
             raise UserError(
-                f"all examples have the number {min(known)}: there is nothing to learn; check "
+                f"all examples have the number {min(known):g}: there is nothing to learn; check "
                 "--label_column"
             )
         return config

@@ -247,7 +247,9 @@ def test_similarity_is_learned(numbers, tmp_path, capsys):
     [
         ("a,b,1\nc,d,high\n", {}, "line 2: the label is 'high'; a number is expected"),
         ("a,b,1\nc,d,nan\n", {}, "line 2: the label is 'nan'"),
+        ("a,b,1\nc,d,1e39\n", {}, "line 2: the label is '1e39'"),
         ("a,b,1\nc,d,1\n", {}, "all examples have the number 1"),
+        ("a,b,1\nc,d,1.0\n", {}, "all examples have the number 1"),
         ("a,b,1\nc,,2\n", {}, "line 2: column 2 is empty"),
         ("a,b,1\nc,d\n", {}, "line 2 has 2 columns"),
         ("a,1\nc,2\n", {}, "no column 3"),
