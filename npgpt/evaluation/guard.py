@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -38,7 +39,7 @@ class Guard:
     Raises
     ------
     UserError
-        If the model has no such label.
+        If the model has no such label, or the threshold is not from 0 to 1.
 
     Examples
     --------
@@ -64,6 +65,8 @@ class Guard:
             asked = f"the guard has no label {brief(label)}" if label else "no label is refused yet"
             hint = nearest(label, labels) if label else f"; known are {', '.join(labels)}"
             raise UserError(f"{asked}{hint}: say which one is refused (--guard_label)")
+        if not 0 <= threshold <= 1:
+            raise UserError(f"the threshold is {threshold}; a number from 0 to 1 is expected")
         self.model, self.tokenizer = model, tokenizer
         self.label, self.threshold = label, threshold
 
@@ -77,9 +80,16 @@ class Guard:
         """Return why a text is refused, or None if it is not; an empty text is never refused.
 
         If a text is longer than the guard's context, the guard reads only the first tokens.
+
+        Raises
+        ------
+        UserError
+            If the probability is NaN: such a guard would let every text pass.
         """
         if not text.strip():
             return None
         (row,) = label_probabilities(self.model, self.tokenizer, [text])
         probability = float(row[self.model.config.labels.index(self.label)])
+        if math.isnan(probability):  # which is not more than any threshold
+            raise UserError("the guard computes NaN: its weights are damaged; take another guard")
         return Refusal(self.label, probability) if probability > self.threshold else None

@@ -120,6 +120,16 @@ def test_the_command(chat, tmp_path, monkeypatch, capsys):
     assert "name the guard with --guard" in capsys.readouterr().err
 
 
+def test_a_guard_that_cannot_judge_lets_no_text_pass():
+    with pytest.raises(UserError, match="the threshold is nan"):
+        Guard(draw_judge(), TOKENIZER, "spam", np.nan)
+    guard = Guard(draw_judge(), TOKENIZER, "spam")
+    for parameter in guard.model.parameters():
+        parameter.data = np.full_like(parameter.numpy(), np.nan)
+    with pytest.raises(UserError, match="its weights are damaged"):
+        guard.check("You have won!")
+
+
 def test_a_model_without_labels_is_no_guard():
     with pytest.raises(UserError, match="needs a model that names labels"):
         Guard(draw_model(vocab_size=257), TOKENIZER, "spam")
