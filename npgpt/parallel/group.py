@@ -53,7 +53,7 @@ class Group(ABC):
     def gather(self, value: Value) -> list[Value]:
         """Return the value that each rank gave, in the order of the ranks.
 
-        A value consists of numbers, texts, and lists and dicts of them, as in JSON. No process
+        A value is a number, a text, or a list, which may also hold dicts, as in JSON. No process
         returns before all processes have called this method. So a call whose values are not used
         is a barrier.
         """
