@@ -147,10 +147,11 @@ def answer_guarded(chat: Chat, text: str, as_json: bool, guard: Guard) -> None:
     n_turns = len(chat.turns)
     try:
         said = chat.say(text)
-    except KeyboardInterrupt:
-        del chat.turns[n_turns:]  # the guard has not read this part of an answer
+        refusal = guard.check(said)
+    except (KeyboardInterrupt, UserError):
+        del chat.turns[n_turns:]  # the guard has not read this answer, or this part of one
         raise
-    if refusal := guard.check(said):
+    if refusal:
         chat.undo()
         refuse("answer", text, refusal, as_json)
     elif as_json:

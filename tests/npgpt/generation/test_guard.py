@@ -99,6 +99,18 @@ def test_a_part_of_an_answer_is_not_kept(chat, monkeypatch):
     assert not chat.turns
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
+def test_an_answer_that_the_guard_could_not_read_is_not_kept(chat, error):
+    class Failing(Words):
+        def check(self, text):
+            if text != "hello":
+                raise error("while the guard reads the answer")
+
+    with pytest.raises(error):
+        Terminal(chat, guard=Failing("win")).run("hello")
+    assert not chat.turns
+
+
 def test_the_command(chat, tmp_path, monkeypatch, capsys):
     """Each line from a pipe, with files: one guard refuses all, and another nothing."""
     chat.model.save_pretrained(tmp_path / "chat")
