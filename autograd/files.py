@@ -381,6 +381,8 @@ def read_together(folder: Path, names: Callable[[str], bool], read: Callable[[],
     for _ in range(TRIES):
         finish(folder)
         before = _identities(folder, names)
+        if os.path.lexists(folder / JOURNAL):  # some files may be new, and others not yet
+            continue
         try:
             found = read()
         except Exception:

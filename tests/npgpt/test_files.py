@@ -303,6 +303,30 @@ def test_writers_and_readers_at_once(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_reader_waits_for_renames_that_begin_before_it_reads(tmp_path, monkeypatch):
+    """A process that stands still between two renames must not be read, however long it does."""
+    with together(tmp_path):
+        write_text(tmp_path / "a", "old")
+        write_text(tmp_path / "b", "old")
+    renames = {name: f".{name}.0123456789abcdef.tmp" for name in "ab"}
+    before, waits = files.finish, []
+
+    def finish(folder):
+        before(folder)
+        if not waits:  # another process begins now
+            for temporary in renames.values():
+                (tmp_path / temporary).write_text("new")
+            (tmp_path / JOURNAL).write_text(json.dumps(renames))
+            os.replace(tmp_path / renames["a"], tmp_path / "a")
+        waits.append(folder)
+
+    monkeypatch.setattr(files, "finish", finish)
+    read = files.read_together(
+        tmp_path, "ab".__contains__, lambda: [(tmp_path / name).read_text() for name in "ab"]
+    )
+    assert read == ["new", "new"] and len(waits) == 2
+
+
 def test_a_file_that_is_written_and_removed_in_one_block_is_not_there(tmp_path):
     with together(tmp_path):
         write_text(tmp_path / "a", "a")
