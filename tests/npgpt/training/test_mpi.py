@@ -12,6 +12,7 @@ import pytest
 from conftest import need
 from helpers import ROOT, TEXT
 
+from autograd.kernels import product_choice
 from autograd.reading import read_tensors
 from npgpt import UserError
 from npgpt.training.replay import Replay
@@ -45,7 +46,8 @@ def launch(mpirun, n, folder, code="", **options):
     done = subprocess.run(
         [mpirun, "-n", str(n), sys.executable, "-c", program, "train", *words],
         capture_output=True, text=True, timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | (VARIABLES if n > 2 else {}),
+        env=os.environ | {"PYTHONPATH": str(ROOT), "AUTOGRAD_PRODUCT": product_choice()}
+        | (VARIABLES if n > 2 else {}),
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
