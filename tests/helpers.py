@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from autograd import tensor
+import autograd
+from autograd import nn, tensor
 from autograd.reading import read_tensors
 from autograd.testing import properties
 from npgpt import GPTConfig
@@ -41,6 +42,22 @@ def as_leaves(op, call):
     """Return the arguments of a call of an op, with leaves for those that have a gradient."""
     wanted = set(properties.differentiable(op, call))
     return [tensor(x, requires_grad=True) if i in wanted else x for i, x in enumerate(call.args)]
+
+
+def two_layer_classifier():
+    """Return the recorded loss of a net of two layers, and its input (8, 3)."""
+    generator = np.random.default_rng(0)
+    X, targets = generator.standard_normal((8, 3)), generator.integers(4, size=8)
+    W1 = autograd.tensor(generator.standard_normal((3, 5)), requires_grad=True)
+    b1 = autograd.tensor(np.zeros(5), requires_grad=True)
+    W2 = autograd.tensor(generator.standard_normal((5, 4)), requires_grad=True)
+    with autograd.record():
+        a = X @ W1
+        z = a + b1
+        h = np.tanh(z)
+        logits = h @ W2
+        loss = nn.cross_entropy(logits, targets)
+    return loss, X
 
 
 # ---- models

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import as_leaves
+from helpers import as_leaves, two_layer_classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,17 +84,7 @@ def test_terms_add_up_for_every_op(name):
 
 
 def two_layers():
-    generator = np.random.default_rng(0)
-    X, targets = generator.standard_normal((8, 3)), generator.integers(4, size=8)
-    W1 = autograd.tensor(generator.standard_normal((3, 5)), requires_grad=True)
-    b1 = autograd.tensor(np.zeros(5), requires_grad=True)
-    W2 = autograd.tensor(generator.standard_normal((5, 4)), requires_grad=True)
-    with autograd.record():
-        a = X @ W1
-        z = a + b1
-        h = np.tanh(z)
-        logits = h @ W2
-        loss = nn.cross_entropy(logits, targets)
+    loss, X = two_layer_classifier()
     return Session(trace(loss)), X
 
 
@@ -121,7 +111,7 @@ def test_one_weight_of_two_layers():
     assert [path[i].factor for i in (1, 2, 4)] == ["", "", ""]
     text = session.why("W1[0, 2]")
     assert f"it is X[{n}, 0]" in text and "off the tape" in session.why("X")
-    assert "the 3 others" in text and "matmul(y)  test_contributions.py:" in text
+    assert "the 3 others" in text and "matmul(y)  helpers.py:" in text
 
 
 def test_the_path_through_values_keeps_every_element():

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import two_layer_classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,24 +36,9 @@ def run(script, **names):
     return names
 
 
-def classifier():
-    generator = np.random.default_rng(0)
-    X, t = generator.standard_normal((8, 3)), generator.integers(4, size=8)
-    W1 = autograd.tensor(generator.standard_normal((3, 5)), requires_grad=True)
-    b1 = autograd.tensor(np.zeros(5), requires_grad=True)
-    W2 = autograd.tensor(generator.standard_normal((5, 4)), requires_grad=True)
-    with autograd.record():
-        a = X @ W1
-        z = a + b1
-        h = np.tanh(z)
-        logits = h @ W2
-        loss = nn.cross_entropy(logits, t)
-    return loss
-
-
 def test_the_lines_of_a_textbook(tmp_path):
     """No functions, and every line of the backward pass is that of a textbook."""
-    script = to_source(classifier(), tmp_path / "step.py", style="textbook")
+    script = to_source(two_layer_classifier()[0], tmp_path / "step.py", style="textbook")
     backward = script.split("# ---- backward")[1].split("# ---- gradients")[0]
     lines = [line.partition("  # ")[0].strip() for line in backward.strip().splitlines()]
     assert lines == [
@@ -65,7 +51,7 @@ def test_the_lines_of_a_textbook(tmp_path):
         "d_b1 = d_z.sum(0)",
         "d_W1 = X.T @ d_a",
     ]
-    assert "def " not in script and "loss = -np.log(p[np.arange(8), t]).mean()" in script
+    assert "def " not in script and "loss = -np.log(p[np.arange(8), targets]).mean()" in script
     result = subprocess.run(
         [sys.executable, "-I", tmp_path / "step.py"], capture_output=True, text=True
     )
@@ -83,7 +69,7 @@ def test_the_lines_of_a_textbook(tmp_path):
     ],
 )
 def test_a_wrong_line_is_noticed(line, wrong):
-    script = to_source(classifier(), style="textbook")
+    script = to_source(two_layer_classifier()[0], style="textbook")
     assert script.count(line) == 1
     run(script)
     with pytest.raises(AssertionError):
@@ -166,7 +152,7 @@ def test_a_gpt(tmp_path):
 
 def test_of_a_pass_with_another_start():
     """The number that the pass begins with is a factor again."""
-    script = to_source(autograd.stepper.trace(classifier(), 3.0), style="textbook")
+    script = to_source(autograd.stepper.trace(two_layer_classifier()[0], 3.0), style="textbook")
     assert "d_loss * (p - onehot) / 8" in script
     run(script)
 
@@ -188,4 +174,4 @@ def test_the_command(tmp_path, monkeypatch):
 
 def test_an_unknown_style():
     with pytest.raises(ValueError, match="style is 'short'; expected one of exact, textbook"):
-        to_source(classifier(), style="short")
+        to_source(two_layer_classifier()[0], style="short")

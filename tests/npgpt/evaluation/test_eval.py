@@ -92,7 +92,6 @@ def test_classification_by_a_head(here, capsys):
 
 def test_generation_by_a_model_and_by_a_file(here, capsys):
     args = ["generation", "examples.tsv", "--model", "gpt", "--max_new_tokens", 3]
-    pytest.importorskip("sacrebleu")
     assert evaluate(capsys, *args, "--n", 2).n == 2
     (here / "written.txt").write_text("Yes\nno, never\n\nyes\n")
     found = evaluate(capsys, "generation", "examples.tsv", "--written", "written.txt")

@@ -3,6 +3,8 @@
 import re
 import string
 from collections import Counter
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -22,8 +24,8 @@ def draw_texts(n, seed=0):
 
 
 def find_package(name):
-    need(pytest.importorskip("importlib.util").find_spec(name) is not None, name)
-    return pytest.importorskip(name)
+    need(find_spec(name) is not None, name)
+    return import_module(name)
 
 
 @pytest.fixture
