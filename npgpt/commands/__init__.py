@@ -59,9 +59,9 @@ COMMANDS = {
         "Measure how good a model is on your data, in numbers with their intervals.",
     ),
     "report": (
-        "[DIR]",
-        "Write one page on a run, in Markdown and HTML: data, tokenizer, training, evaluations, "
-        "samples, cost. Without DIR: the latest run under out/.",
+        "[DIR ...]",
+        "Write one page on a run, or on several, in Markdown and HTML: data, tokenizer, training, "
+        "evaluations, samples, cost. Without DIR: the latest run under out/.",
     ),
     "embed": (
         "TEXT ... | --file FILE | --nearest TEXT",

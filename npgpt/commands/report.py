@@ -1,4 +1,4 @@
-"""``npgpt report``: one page on a run."""
+"""``npgpt report``: one page on a run, or on several."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ class Options:
 
     The page is written into the run's folder as report.md, and as report.html with a picture of
     the losses. If the folder has files evaluation*.json, with what npgpt eval --json printed, the
-    page shows these results.
+    page shows these results. Several runs, such as a pre-training and the fine-tuning that began
+    from it, have one page, which is written into the folder of the last: its first tables compare
+    them, and add up the cost.
     """
 
-    run: Annotated[FileName | None, Argument("DIR")] = None
-    """The folder of the run; if not given, the latest run under out/."""
+    runs: Annotated[tuple[FileName, ...], Argument("DIR ...")] = ()
+    """The folders of the runs; if not given, the latest run under out/."""
 
 
 def run(args: list[str]) -> int:
     """Write the page, and print where it is."""
     options = parse(Options, args, "report")
-    folder = Path(options.run) if options.run is not None else latest_run()
-    sections = make_report(folder)
-    title = f"The run {folder.resolve().name}"
+    folders = [Path(folder) for folder in options.runs] or [latest_run()]
+    sections = make_report(*folders)
+    names = [folder.resolve().name for folder in folders]
+    title = f"The run{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    folder = folders[-1]
     for name, content in (
         ("report.md", to_markdown(title, sections)),
         ("report.html", to_html(title, sections)),

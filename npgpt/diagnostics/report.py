@@ -1,13 +1,16 @@
 """The report of a run: one page on its data, tokenizer, training, evaluations, samples and cost.
 
 A report is made from the files in the run's folder. So it can be made at any time, also while the
-run is still going on.
+run is still going on. The report of several runs, such as a pre-training and the fine-tuning after
+it, begins with tables that compare them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,22 +52,41 @@ class Section:
     picture: str = ""
 
 
-def make_report(folder: Path) -> list[Section]:
-    """Return the report of the run in a folder.
+def make_report(*folders: Path) -> list[Section]:
+    """Return the report of the run in a folder, or of the runs in several folders.
+
+    Parameters
+    ----------
+    *folders : Path
+        Several are in the order of the training: a run that begins from another one follows it.
 
     Raises
     ------
     UserError
-        If the folder holds no run, or one of its files is damaged.
+        If a folder holds no run, or one of its files is damaged; if a folder is given twice.
     """
-    run = open_run(folder)
-    evaluations = sorted(folder.glob(EVALUATIONS))
+    if len(folders) == 1:
+        return describe_run(open_run(folders[0]), read_evaluations(folders[0]))
+    names = name_folders(folders)
+    steps, sections = [], []
+    for folder, name in names.items():
+        run, evaluations = open_run(folder), read_evaluations(folder)
+        steps.append(make_step(name, run, evaluations, names))
+        sections += [
+            replace(section, title=f"{name}: {section.title}")
+            for section in describe_run(run, evaluations)
+        ]
+    return [describe_steps(steps), *sections]
+
+
+def describe_run(run: Run, evaluations: list[Result]) -> list[Section]:
+    """Return all sections on a run."""
     return [
         describe_data(run),
         describe_tokenizer(run),
         describe_model(run),
         describe_training(run),
-        *(describe_evaluation(path) for path in evaluations),
+        *map(describe_evaluation, evaluations),
         describe_samples(run),
         describe_cost(run),
     ]
@@ -148,18 +170,27 @@ def describe_training(run: Run) -> Section:
     return Section("Training", [table], loss_curve(run.folder), picture)
 
 
-def describe_evaluation(path: Path) -> Section:
-    """Return the numbers and tables of a file that ``npgpt eval --json`` has printed."""
-    try:
-        result = Result.from_dict(read_json(path, limit=SMALL))
-        str(result)  # which fails for a table that is none
-        parts: list[str | Table] = [result.title, result.metric_table()]
-        for name, table in result.tables.items():
-            parts += [name, table]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no result of npgpt eval --json: {type(error).__name__}; remove or rename it"
-        ) from None
+def read_evaluations(folder: Path) -> list[Result]:
+    """Return what ``npgpt eval --json`` has printed into files of a run's folder."""
+    found = []
+    for path in sorted(folder.glob(EVALUATIONS)):
+        try:
+            result = Result.from_dict(read_json(path, limit=SMALL))
+            str(result)  # which fails for a table that is none
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path} is no result of npgpt eval --json: {type(error).__name__}; remove or "
+                "rename it"
+            ) from None
+        found.append(result)
+    return found
+
+
+def describe_evaluation(result: Result) -> Section:
+    """Return the numbers and tables of an evaluation."""
+    parts: list[str | Table] = [result.title, result.metric_table()]
+    for name, table in result.tables.items():
+        parts += [name, table]
     return Section(f"Evaluation: {result.task}", parts)
 
 
@@ -171,20 +202,91 @@ def describe_samples(run: Run) -> Section:
     return Section("Samples", [run.task.command(run.folder)], sample)
 
 
-def describe_cost(run: Run) -> Section:
+class Spent(NamedTuple):
+    """What the training of a run has cost up to now."""
+
+    seconds: float
+    tokens: int
+    operations: float
+
+
+def count_cost(run: Run) -> Spent:
     """Return the time, the tokens and the operations of the training."""
-    config, seconds = run.config, run.progress.elapsed_seconds
-    per_update = run.task.tokens_per_batch * config.gradient_accumulation_steps
-    n_tokens = run.progress.step * per_update
-    flops = Cost(run.model.config, config.batch_size, config.block_size).training_flops * n_tokens
+    config = run.config
+    n_tokens = run.progress.step * run.task.tokens_per_batch * config.gradient_accumulation_steps
+    cost = Cost(run.model.config, config.batch_size, config.block_size)
+    return Spent(run.progress.elapsed_seconds, n_tokens, cost.training_flops * n_tokens)
+
+
+def describe_cost(run: Run) -> Section:
+    """Return what the training has cost, and how fast it was."""
+    seconds, n_tokens, operations = count_cost(run)
     table = facts(
         seconds=f"{seconds:,.0f}",
         tokens_read=n_tokens,
         tokens_per_second=f"{n_tokens / seconds:,.0f}" if seconds else "none yet",
-        operations=f"{flops:.3g}",
-        operations_per_second=f"{flops / seconds:.3g}" if seconds else "none yet",
+        operations=f"{operations:.3g}",
+        operations_per_second=f"{operations / seconds:.3g}" if seconds else "none yet",
     )
     return Section("Cost", [table])
+
+
+# ---- several runs
+
+
+class Step(NamedTuple):
+    """A run among several: its row in the table of the runs, and those of its evaluations."""
+
+    row: list[str]
+    spent: Spent
+    evaluations: list[list[str]]
+
+
+def name_folders(folders: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for each folder: its own, or the whole path if two folders have one name."""
+    own = [folder.resolve().name for folder in folders]
+    for number, folder in enumerate(folders):
+        if folder.resolve() in (other.resolve() for other in folders[:number]):
+            raise UserError(f"{folder} is given twice: name each run once")
+    return {
+        folder: name if own.count(name) == 1 else str(folder)
+        for folder, name in zip(folders, own, strict=True)
+    }
+
+
+def make_step(name: str, run: Run, evaluations: list[Result], names: dict[Path, str]) -> Step:
+    """Return what the tables of several runs say of one."""
+    config, progress, spent = run.config, run.progress, count_cost(run)
+    resolved = {folder.resolve(): other for folder, other in names.items()}
+    begin = resolved.get(Path(config.init_from).resolve(), config.init_from)
+    best = f"{progress.best_loss:.4f}" if progress.evaluated >= 0 else "not evaluated yet"
+    row = [name, begin, config.task, f"{progress.step:,} of {config.max_iters:,}", best]
+    rows = [
+        [name, f"{result.task}: {', '.join(Path(file).name for file in result.data)}", *numbers]
+        for result in evaluations
+        for numbers in result.metric_table().rows
+    ]
+    return Step(row, spent, rows)
+
+
+def describe_steps(steps: list[Step]) -> Section:
+    """Return the tables of several runs: what each is and costs, and all evaluations."""
+    total = Spent(*map(sum, zip(*(step.spent for step in steps), strict=True)))
+    rows = [[*step.row, *format_cost(step.spent)] for step in steps]
+    rows.append(["all", "", "", "", "", *format_cost(total)])
+    columns = [
+        "run", "begins from", "task", "updates", "best validation loss", "seconds", "tokens read",
+        "operations",
+    ]  # fmt: skip
+    parts: list[str | Table] = [Table(columns, rows)]
+    if evaluations := [row for step in steps for row in step.evaluations]:
+        parts.append(Table(["run", "evaluation", "metric", "value", "95 % interval"], evaluations))
+    return Section("Runs", parts)
+
+
+def format_cost(spent: Spent) -> list[str]:
+    """Return the cells of a cost."""
+    return [f"{spent.seconds:,.0f}", f"{spent.tokens:,}", f"{spent.operations:.3g}"]
 
 
 # ---- the two forms of a report

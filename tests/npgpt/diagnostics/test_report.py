@@ -104,3 +104,44 @@ def test_clumsy_input(folder, tmp_path, monkeypatch, capsys):
         err = capsys.readouterr().err
         assert "evaluation_2.json" in err and err.count("\n") == 1
     assert not (folder / "report.md").exists()
+
+
+def test_several_runs(folder, tmp_path, capsys):
+    """The tables in front compare the runs, name the run from which another begins, and add up."""
+    keys = dict(init_from=str(folder), max_iters=3)
+    run = start(train_config(str(tmp_path / "text.txt"), tmp_path / "tuned", **keys))
+    train(run, Quiet(run))
+    assert npgpt("report", folder, tmp_path / "tuned") == 0
+    assert not (folder / "report.md").exists()
+    text = (tmp_path / "tuned" / "report.md").read_text()
+    titles = re.findall("^## (.*)", text, re.M)
+    assert titles == [
+        "Runs", *(f"run: {name}" for name in [*SECTIONS[:4], "Evaluation: choices", *SECTIONS[4:]]),
+        *(f"tuned: {name}" for name in SECTIONS),
+    ]  # fmt: skip
+    runs, evaluations = text[: text.index("## run: Data")].split("\n\n")[2:4]
+    rows = read_rows(runs)
+    assert rows["run"][0] == "scratch" and rows["tuned"][0] == "run"
+    each = 2 * 4 * 8
+    assert [rows[name][5] for name in ("run", "tuned", "all")] == [
+        f"{12 * each:,}", f"{3 * each:,}", f"{15 * each:,}",
+    ]  # fmt: skip
+    operations = [float(rows[name][6]) for name in ("run", "tuned", "all")]
+    assert operations[0] + operations[1] == pytest.approx(operations[2], rel=0.01)
+    assert "| run | choices: a.csv | accuracy | 0.5   | 0.25 to 0.75  |" in evaluations
+    page = (tmp_path / "tuned" / "report.html").read_text()
+    assert "<h2>tuned: Cost</h2>" in page and "The runs run, tuned" in page
+
+
+def test_several_runs_by_name(folder, tmp_path, capsys):
+    """The same run twice is refused; two folders of one name are told apart by their paths."""
+    assert npgpt("report", folder, folder / ".." / "run") == 2
+    assert "is given twice" in capsys.readouterr().err
+    assert npgpt("report", folder, tmp_path / "none") == 2
+    assert "none" in capsys.readouterr().err
+    assert not (folder / "report.md").exists()
+    other = tmp_path / "other" / "run"
+    start(train_config(str(tmp_path / "text.txt"), other))
+    assert npgpt("report", folder, other) == 0
+    text = (other / "report.md").read_text()
+    assert f"## {folder}: Data" in text and f"## {other}: Data" in text
