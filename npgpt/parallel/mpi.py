@@ -19,20 +19,50 @@ from numpy import ndarray
 from npgpt.errors import UserError
 from npgpt.parallel.group import Group, add_in_order, part_of
 
+SHARED_MEMORY = "/dev/shm"
+"""The folder in which MPI shares memory, on Linux."""
+
 RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 """Variables by which a launcher (MPICH's, Slurm's, Open MPI's) tells a process its rank."""
+
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Variables by which it tells a process how many processes it started."""
 
 
 def launched_rank() -> int | None:
     """Return the rank that a launcher gave this process; None if there was no launcher."""
-    found = [os.environ[name] for name in RANKS if os.environ.get(name, "").isdecimal()]
+    rank = _first_number(*RANKS)
+    if rank is None and (launched_size() or 1) > 1:
+        rank = _first_number("SLURM_PROCID")  # srun started the processes without MPI
+    return rank
+
+
+def launched_size() -> int | None:
+    """Return how many processes a launcher started; None if it does not tell."""
+    return _first_number(*SIZES)
+
+
+def free_bytes(folder: str) -> float:
+    """Return the bytes that are free in a folder of memory; infinity if there is no such folder."""
+    try:
+        found = os.statvfs(folder)
+    except (OSError, AttributeError):
+        return float("inf")
+    return found.f_bavail * found.f_frsize
+
+
+def _first_number(*names: str) -> int | None:
+    """Return the first of these variables that is a number."""
+    found = [os.environ[name] for name in names if os.environ.get(name, "").isdecimal()]
     return int(found[0]) if found else None
 
 
 def demand_mpi4py() -> None:
     """Refuse to go on without mpi4py."""
     if find_spec("mpi4py") is None:
-        raise UserError("mpirun starts this command, and mpi4py is missing: pip install npgpt[mpi]")
+        raise UserError(
+            "mpirun or srun started this command, and mpi4py is missing: pip install npgpt[mpi]"
+        )
 
 
 class MPIGroup(Group):
@@ -46,7 +76,7 @@ class MPIGroup(Group):
     Raises
     ------
     UserError
-        If MPI does not work here.
+        If MPI does not work here, or is another MPI than the one whose launcher was used.
     """
 
     def __init__(self) -> None:
@@ -57,6 +87,14 @@ class MPIGroup(Group):
             raise UserError(f"mpi4py finds no MPI here: {reason}") from None
         self._mpi = MPI
         world = MPI.COMM_WORLD
+        started = launched_size() or world.size
+        if started != world.size:
+            name, version = MPI.get_vendor()
+            raise UserError(
+                f"{started} processes were started, and MPI ({name} {version[0]}) connects "
+                f"{world.size} of them: start them by the mpirun that belongs to this MPI, or by "
+                "srun --mpi=pmi2"
+            )
         here = world.Split_type(MPI.COMM_TYPE_SHARED, key=world.rank)
         first = here.bcast(world.rank)  # the machines are numbered by their first ranks
         self._all = world.Split(0, key=first * world.size + here.rank)
@@ -79,13 +117,18 @@ class MPIGroup(Group):
 
     def share(self, n: int, dtype: np.dtype) -> ndarray:
         """Return memory of the first rank of this machine, which all ranks of it map."""
-        size = n * dtype.itemsize if self.is_first_here else 0
+        size = n * dtype.itemsize
         try:
-            window = self._mpi.Win.Allocate_shared(size, dtype.itemsize, comm=self._here)
-        except self._mpi.Exception as error:
+            if min(self.gather(free_bytes(SHARED_MEMORY))) < size:
+                raise MemoryError  # MPI would reserve it, and the first access would kill a rank
+            window = self._mpi.Win.Allocate_shared(
+                size if self.is_first_here else 0, dtype.itemsize, comm=self._here
+            )
+        except (MemoryError, self._mpi.Exception) as error:
             raise UserError(
-                f"{n * dtype.itemsize / 1e9:,.1f} GB of shared memory cannot be reserved (a "
-                f"container may have a small /dev/shm): {error}"
+                f"MPI cannot reserve {size / 1e6:,.0f} MB of shared memory in {SHARED_MEMORY} (a "
+                "container may have little: docker run --shm-size=8g; npgpt train --workers needs "
+                f"none){f': {error}' if str(error) else ''}"
             ) from None
         vector = np.frombuffer(window.Shared_query(0)[0], dtype, n)
         if self.is_first_here:

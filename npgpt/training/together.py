@@ -48,7 +48,7 @@ def working_together(n_workers: int) -> Iterator[Alone]:
     group: Group
     if launched_rank() is not None:
         if n_workers > 1:
-            raise UserError("mpirun sets the number of processes: leave out --workers")
+            raise UserError("the launcher sets the number of processes: leave out --workers")
         group, n_threads = _Launched.take()
     else:
         cpus = autograd.machine.usable_cpus()
@@ -170,9 +170,9 @@ def follow_launched() -> int | None:
     ignore_signals()
     try:
         demand_mpi4py()
+        group = MPIGroup()
     except UserError:
         return 2  # rank 0 says it
-    group = MPIGroup()
     try:
         with use_threads(threads_of_each(group)):
             follow(group)

@@ -15,6 +15,7 @@ from helpers import ROOT, TEXT
 from autograd.kernels import product_choice
 from autograd.reading import read_tensors
 from npgpt import UserError
+from npgpt.parallel.mpi import RANKS, SIZES
 from npgpt.training.replay import Replay
 from npgpt.training.run import open_run
 from npgpt.training.together import follow_launched, working_together
@@ -94,6 +95,15 @@ def test_a_wrong_option_ends_all_ranks(options, message, mpirun, tmp_path):
     assert message in error
 
 
+def test_too_little_shared_memory_is_one_line(mpirun, tmp_path):
+    """MPI reserves more than there is, and the first access would kill a rank (SIGBUS)."""
+    fault = "import npgpt.parallel.mpi as m; m.free_bytes = lambda folder: 1000"
+    code, out, error = launch(mpirun, 2, tmp_path, fault)
+    assert code != 0
+    assert error.count("npgpt: MPI cannot reserve 0 MB of shared memory in /dev/shm") == 1
+    assert "Traceback" not in error
+
+
 def test_an_evaluation_alone_ends_all_ranks(mpirun, tmp_path):
     code, out, error = launch(mpirun, 2, tmp_path, eval_only="true")
     assert code == 0, error
@@ -140,6 +150,27 @@ def test_without_mpi4py_one_line_says_what_to_install(monkeypatch):
 
 
 def test_without_mpirun_a_command_goes_on(monkeypatch):
-    for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"):
+    for name in (*RANKS, *SIZES):
         monkeypatch.delenv(name, raising=False)
     assert follow_launched() is None
+    monkeypatch.setenv("SLURM_PROCID", "0")  # as in a script of sbatch, and in a step of one task
+    assert follow_launched() is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert follow_launched() is None
+
+
+def test_a_launcher_of_another_mpi_is_refused(mpirun, tmp_path):
+    """Each process would train alone, and write into the folder of the others."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    command = [sys.executable, "-m", "npgpt", "train", "--data", tmp_path / "text.txt"]
+    command += ["--out_dir", tmp_path / "run"]
+    started = {"PYTHONPATH": str(ROOT), "SLURM_STEP_NUM_TASKS": "2"}
+    for rank, said in ("0", 1), ("1", 0):
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60,
+            env=os.environ | started | {"SLURM_PROCID": rank},
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert done.stderr.count("2 processes were started, and MPI (MPICH") == said
+        assert len(done.stderr.splitlines()) == said
+    assert not (tmp_path / "run").exists()
