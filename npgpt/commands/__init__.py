@@ -45,6 +45,11 @@ COMMANDS = {
         "Train a smaller model on the probabilities of a larger one. Without --student: a new "
         "model with half of the teacher's layers.",
     ),
+    "prune": (
+        "--model DIR [--heads S] [--channels S] [--layers S] [--data FILE ...] [--KEY VALUE ...]",
+        "Make a model smaller and faster: remove the heads, MLP channels or layers that the loss "
+        "needs least, and fine-tune what is left.",
+    ),
     "classify": (
         "TEXT ... | --file FILE --labels A,B",
         "Give each text one of some labels: by a model that was trained to classify, or by how "

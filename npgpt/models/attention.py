@@ -82,8 +82,9 @@ class Attention(SelfAttention):
 
     def __init__(self, config: GPTConfig, layer: int, dtype: Any):
         super().__init__(config, layer)
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, config.bias, dtype)
-        self.c_proj = Linear(config.n_embd, config.n_embd, config.bias, dtype)
+        width = config.n_head * config.head_size  # C, unless heads were pruned
+        self.c_attn = Linear(config.n_embd, 3 * width, config.bias, dtype)
+        self.c_proj = Linear(width, config.n_embd, config.bias, dtype)
         if not config.scale_attn_weights:
             self.scale = 1.0
         if config.scale_attn_by_inverse_layer_idx:
@@ -92,20 +93,20 @@ class Attention(SelfAttention):
     def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
         """Let every position look at itself and at those before it: ``(B, T, C) -> (B, T, C)``."""
         query, key, value = self.heads(x)
-        y = self.attend(query, key, value, context)  # (B, T, C)
+        y = self.attend(query, key, value, context)  # (B, T, H D)
         return self.resid_dropout(self.c_proj(y))
 
     def trace(self, x: Traced, context: Context = ALONE) -> Traced:
         """Trace the pass of one token, after those whose keys and values are in the cache."""
-        query, key, value = self.c_attn(x).split(3)  # (B, 3C) -> three times (B, C)
+        query, key, value = self.c_attn(x).split(3)  # (B, 3 H D) -> three times (B, H D)
         return self.resid_dropout(self.c_proj(self.trace_attend(query, key, value)))
 
     def heads(self, x: Tensor) -> tuple[Any, ...]:
         """Return queries, keys and values: ``(B, T, C) ->`` three times ``(B, H, T, D)``."""
         B, T, _ = x.shape
-        qkv = self.c_attn(x)  # (B, T, 3C)
+        qkv = self.c_attn(x)  # (B, T, 3 H D)
         return tuple(
-            part.reshape(B, T, self.n_head, -1).swapaxes(1, 2)  # (B, T, C) -> (B, H, T, D)
+            part.reshape(B, T, self.n_head, -1).swapaxes(1, 2)  # (B, T, H D) -> (B, H, T, D)
             for part in np.split(qkv, 3, axis=-1)
         )
 

@@ -301,12 +301,16 @@ class GPTConfig(ModelConfig):
     pad_token_id : int, optional
         The token that fills up shorter texts. Of a model with labels alone: transformers needs it
         to find the last token of each text.
+    head_dim : int, optional
+        Channels of a head; ``n_embd / n_head`` if not given. A model that has lost heads by pruning
+        has fewer heads of the same size. transformers has no such GPT-2.
 
     Raises
     ------
     UserError
-        If a field has another type than its annotation says, or a number is out of its range; or if
-        `n_embd` is not a multiple of `n_head`.
+        If a field has another type than its annotation says, or a number is out of its range; if
+        `n_embd` is not a multiple of `n_head`; or if the channels of all heads of `head_dim` are
+        more than `n_embd`.
 
     Examples
     --------
@@ -338,14 +342,24 @@ class GPTConfig(ModelConfig):
     norm_position: NormPosition = "pre"
     position_embedding: PositionEmbedding = "learned"
     pad_token_id: TokenId | None = None
+    head_dim: Size | None = None
 
     def __post_init__(self) -> None:
         fit_fields(self)
-        if self.n_embd % self.n_head:
+        if self.head_dim is None and self.n_embd % self.n_head:
             raise UserError(
                 f"n_embd is {self.n_embd} and n_head {self.n_head}: a head has n_embd / n_head "
                 "channels, so n_embd must be a multiple of n_head"
             )
+        size = self.head_size
+        if self.n_embd % size or self.n_head * size > self.n_embd:
+            raise UserError(
+                f"n_embd is {self.n_embd}, n_head {self.n_head} and head_dim {size}: a pruned GPT "
+                "has some of the n_embd / head_dim heads that it had, so n_embd must be a multiple "
+                "of head_dim, and n_head at most n_embd / head_dim"
+            )
+        # A size that follows from others is None, so that a configuration equals that of its file.
+        self.head_dim = None if self.n_head * size == self.n_embd else size
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -374,12 +388,14 @@ class GPTConfig(ModelConfig):
             tanh_form = self.activation_function not in ("relu", "silu", "swish")
             fields["afn"] = "gelu" if tanh_form else self.activation_function
         del fields["labels"]
+        if self.head_dim is None:
+            del fields["head_dim"]
         return fields | self.labelled() if self.labels else fields
 
     @property
     def model_type(self) -> str:
         """The name in the registry: transformers' name of the same model, or ``"npgpt"``."""
-        if self.window_size is not None:
+        if self.window_size is not None or self.head_dim is not None:
             return "npgpt"
         if self.norm_position == "pre":
             return "gpt2"
@@ -390,6 +406,11 @@ class GPTConfig(ModelConfig):
             and not self.scale_attn_by_inverse_layer_idx
         )
         return "openai-gpt" if as_published else "npgpt"
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one head."""
+        return self.head_dim or self.n_embd // self.n_head
 
     @property
     def n_branches(self) -> int:

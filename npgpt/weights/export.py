@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from autograd.files import together
 from npgpt.errors import UserError
 from npgpt.hub import find_model, make_config
 from npgpt.models.gpt import GPT
 from npgpt.models.lora import remove_lora
+from npgpt.module import unallocated
 from npgpt.tokenizers import Tokenizer, load_tokenizer
 from npgpt.tokenizers.gguf import describe_for_gguf
 from npgpt.tokenizers.huggingface import write_hugging_face
@@ -79,7 +83,9 @@ def export(source: str | Path, folder: str | Path) -> None:
 
 
 def open_both(source: str | Path) -> tuple[GPT, Tokenizer]:
-    """Return the model of a source, LoRA's change in its weights, and the tokenizer.
+    """Return the model of a source, in the form of files, and the tokenizer.
+
+    LoRA's change is in its weights, and heads that a GPT has lost by pruning are there as zeros.
 
     Raises
     ------
@@ -87,13 +93,52 @@ def open_both(source: str | Path) -> tuple[GPT, Tokenizer]:
         If the tokenizer has more tokens than the model.
     """
     path = find_model(source)
-    model, tokenizer = remove_lora(load_model(path)), load_tokenizer(path)
+    model, tokenizer = restore_heads(remove_lora(load_model(path))), load_tokenizer(path)
     if tokenizer.n_vocab > model.config.vocab_size:
         raise UserError(
             f"{source} has a tokenizer of {tokenizer.n_vocab:,} tokens, and its model has a "
             f"vocabulary of only {model.config.vocab_size:,}; export a model with its own tokenizer"
         )
     return model, tokenizer
+
+
+def restore_heads(model: GPT) -> GPT:
+    """Return a GPT with as many heads as ``n_embd / head_size``: those that it lost are zeros.
+
+    The model computes the same. It has the form that transformers and llama.cpp know, in which the
+    heads of a GPT-2 have ``n_embd`` channels together.
+
+    Examples
+    --------
+    >>> from npgpt import GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=5, n_positions=4, n_embd=8, n_head=1, head_dim=4)).eval()
+    >>> restore_heads(model).config.n_head
+    2
+    >>> ids = np.array([[1, 2, 3]])
+    >>> bool(np.allclose(model(ids)[0], restore_heads(model)(ids)[0]))
+    True
+    """
+    config: Any = model.config
+    if type(model) is not GPT or config.head_dim is None:
+        return model
+    width, n = config.n_head * config.head_dim, config.n_embd
+    state = dict(model.state_dict())
+    for layer in range(config.n_layer):
+        prefix = f"transformer.h.{layer}.attn."
+        for key in (f"{prefix}c_attn.weight", f"{prefix}c_attn.bias"):
+            if key in state:
+                parts = state[key].reshape(*state[key].shape[:-1], 3, width)
+                end = [(0, 0)] * (parts.ndim - 1) + [(0, n - width)]
+                state[key] = np.pad(parts, end).reshape(*parts.shape[:-2], 3 * n)
+        key = f"{prefix}c_proj.weight"
+        state[key] = np.pad(state[key], [(0, n - width), (0, 0)])
+    with unallocated():
+        whole = GPT(dataclasses.replace(config, n_head=n // config.head_dim, head_dim=None),
+                    dtype=model.transformer.wte.weight.dtype)  # fmt: skip
+    whole.adopt_state_dict(state)
+    whole.generation_config = model.generation_config
+    whole.eval()
+    return whole
 
 
 # The types of matrices, and the number that says in a file which one most tensors have.
