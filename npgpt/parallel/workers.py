@@ -168,7 +168,8 @@ class Workers(Group):
         except subprocess.TimeoutExpired:
             return RankError(f"rank {rank} does not answer any more")
         if code < 0:
-            return RankError(f"rank {rank} was killed by {Signals(-code).name}")
+            names = {signal.value: signal.name for signal in Signals}  # not of all numbers
+            return RankError(f"rank {rank} was killed by {names.get(-code, f'signal {-code}')}")
         file.seek(0)
         lines = file.read().decode(errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "no reason is known")

@@ -140,6 +140,10 @@ def work_wrongly(group):
     raise ValueError("a number is wrong")
 
 
+def work_until_a_signal_without_a_name(group):
+    os.kill(os.getpid(), 40)
+
+
 WORK = f"{__name__.rpartition('.')[2]}:"
 
 
@@ -148,6 +152,7 @@ WORK = f"{__name__.rpartition('.')[2]}:"
     [
         (work_and_raise, "^rank 1: /a/file: No space left on device$"),
         (work_and_leave, "^rank 1 ended with exit code 3: a reason$"),
+        (work_until_a_signal_without_a_name, "^rank 1 was killed by signal 40$"),
         (work_wrongly, "^rank 1: ValueError: a number is wrong$"),
     ],
 )
