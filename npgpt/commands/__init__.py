@@ -36,9 +36,9 @@ COMMANDS = {
     "finetune": (
         "[TASK] --train FILE [--model DIR] [--KEY VALUE ...]",
         "Train a model on examples in a table: to name the label of a text (classification), to "
-        "give a number to it (regression), to compare texts (similarity), to answer as an "
-        "assistant (instructions), or to prefer the better of two answers (preferences). Without "
-        "--model: a new model.",
+        "give a number to it (regression), to compare texts (similarity), to find an answer in a "
+        "text (spans), to answer as an assistant (instructions), or to prefer the better of two "
+        "answers (preferences). Without --model: a new model.",
     ),
     "distill": (
         "--teacher DIR [--student DIR] [--data FILE ...] [--KEY VALUE ...]",
@@ -55,12 +55,17 @@ COMMANDS = {
         "Give each text one of some labels: by a model that was trained to classify, or by how "
         "probable each label is after a few examples (--shots FILE).",
     ),
+    "answer": (
+        "QUESTION ... | --file FILE --context FILE [--model DIR]",
+        "Find the answers to questions in a text, with a model that npgpt finetune spans has "
+        "trained. Without --model: the latest run under out/.",
+    ),
     "complete": (
         "TEXT ... | --file FILE --shots FILE",
         "Let a model answer each text as a few examples are answered.",
     ),
     "eval": (
-        "language_modelling|classification|similarity|generation|choices",
+        "language_modelling|classification|similarity|spans|generation|choices",
         "Measure how good a model is on your data, in numbers with their intervals.",
     ),
     "report": (

@@ -20,6 +20,10 @@ USUAL: dict[str, dict[str, Any]] = {
         ("classification", "regression", "similarity"),
         {"scratch": {"learning_rate": 1e-3}, "model": {}},
     ),
+    "spans": {
+        "scratch": {"learning_rate": 1e-3, "block_size": 256, "batch_size": 8},
+        "model": {"batch_size": 8},
+    },
     "instructions": {
         "scratch": {"learning_rate": 1e-3, "block_size": 256, "batch_size": 8},
         "model": {"batch_size": 8},
@@ -34,7 +38,8 @@ class Options(train.Options):
     """Fine-tune a model on examples: texts with labels, or questions with answers.
 
     The file has an example in each row. It is CSV, TSV, JSONL or JSON, by the end of its name. For
-    a classification, it may also be a folder with a file for each label. For instructions, a row
+    a classification, it may also be a folder with a file for each label. For spans, it is a JSON
+    file of questions about contexts, in the form of SQuAD 1.1. For instructions, a row
     has messages, conversations (as ShareGPT has them), instruction, input and output (as Alpaca has
     them), or a prompt and a response. For preferences, it has chosen and rejected in the place of
     the answer. The model is saved in the run's folder, in transformers' form; npgpt classify or
@@ -42,13 +47,16 @@ class Options(train.Options):
     """
 
     task: Annotated[
-        Literal["classification", "regression", "similarity", "instructions", "preferences"],
+        Literal[
+            "classification", "regression", "similarity", "spans", "instructions", "preferences"
+        ],
         Argument("TASK"),
     ] = "classification"
     """What the model learns: classification names the label of a text or a pair; regression gives a
-    number to it; similarity turns two texts into vectors, whose cosine is the number; instructions
-    answers as an assistant, and only the answers count in the loss; preferences prefers the
-    better of two answers (direct preference optimization)."""
+    number to it; similarity turns two texts into vectors, whose cosine is the number; spans
+    finds the answer to a question in a context; instructions answers as an assistant, and only the
+    answers count in the loss; preferences prefers the better of two answers (direct preference
+    optimization)."""
     model: FileName = "scratch"  # type: ignore[assignment] # options are no configuration
     """A folder with a model, the name of an added one (minilm, smollm2), or scratch for a new
     model."""
@@ -59,7 +67,7 @@ class Options(train.Options):
     epochs: Positive = 3.0
     """How often every example is read; or give --max_iters, the updates."""
     batch_size: Size = 32
-    """Examples in a batch; for instructions and preferences 8, if not given."""
+    """Examples in a batch; for spans, instructions and preferences 8, if not given."""
     learning_rate: Positive = 5e-5
     """For a model from scratch 1e-3, and for preferences 5e-6, if not given."""
     min_lr: Positive = 0.0

@@ -187,6 +187,7 @@ class GPT(Module):
     label_smoothing = 0.0
     lm_head: Any = None
     label_head: Any = None
+    span_head: Any = None
 
     # What generates, loads and saves is built on top of the model, and so is not imported here:
     # npgpt/__init__.py makes `npgpt.generate`, `load_model` and `save_pretrained` methods.

@@ -41,6 +41,7 @@ TaskName = Literal[
     "classification",
     "regression",
     "similarity",
+    "spans",
     "instructions",
     "preferences",
     "images",
@@ -56,8 +57,9 @@ class DataKeys:
     """What the model learns: language_modelling predicts each token from the tokens before it;
     pairs writes the target of a source, such as a translation; masked fills gaps in the text, as
     BERT does; classification names the label of a text or a pair; regression gives a number to it;
-    similarity turns two texts into vectors, whose cosine is the number; instructions answers as an
-    assistant; preferences prefers the better of two answers; images writes the text of an image."""
+    similarity turns two texts into vectors, whose cosine is the number; spans finds the answer to a
+    question in a context; instructions answers as an assistant; preferences prefers the better of
+    two answers; images writes the text of an image."""
     data: tuple[FileName, ...] = ()
     """Files, folders, patterns of text, - (standard input), or one .bin; none: Python's library.
     Images are in .npz files."""
@@ -81,6 +83,8 @@ class DataKeys:
     """For examples: the form of the file; if not given, the end of its name decides."""
     encoding: str = "utf-8"
     """For examples: the encoding of the file, such as latin-1."""
+    stride: Size = 128
+    """For spans: each window of a long context begins so many tokens after the window before."""
     template: FileName = ""
     """For instructions: the chat template, plain, alpaca, chatml or a file in the language of
     Jinja2; if not given, the model's own, or plain if it has none."""

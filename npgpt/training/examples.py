@@ -53,8 +53,11 @@ class Examples(Task):
     def batch(self, numbers: ndarray) -> AnyBatch:
         """Return some examples as a batch."""
 
-    def divide(self, sizes: list[int]) -> None:
+    def divide(self, sizes: list[int], groups: ndarray | None = None) -> None:
         """Set `splits`; `sizes` are the numbers of examples in the token files.
+
+        Examples with the same number in `groups`, (N,), are in the same split; if it is not given,
+        each example is drawn for itself.
 
         Raises
         ------
@@ -65,9 +68,8 @@ class Examples(Task):
         if len(sizes) > 1:
             self.splits = numbers[: sizes[0]], numbers[sizes[0] :]
         else:
-            order = np.random.default_rng([self.config.seed, 5]).permutation(numbers)
-            n = n_validation(len(order))
-            self.splits = np.sort(order[n:]), np.sort(order[:n])
+            validates = draw_validation(numbers if groups is None else groups, self.config.seed)
+            self.splits = numbers[~validates], numbers[validates]
         if not self.splits[TRAIN].size:
             raise UserError("there is one example, and it is used for validation: give two or more")
 
@@ -126,6 +128,18 @@ class Examples(Task):
 def n_validation(n: int) -> int:
     """Return how many of n examples are used for validation, if no other file is given for it."""
     return max(1, n // 10)
+
+
+def draw_validation(groups: ndarray, seed: int) -> ndarray:
+    """Return which examples validate, (N,) of bool: those in a tenth of the groups.
+
+    Examples
+    --------
+    >>> draw_validation(np.array([4, 4, 7]), seed=0)
+    array([False, False,  True])
+    """
+    order = np.random.default_rng([seed, 5]).permutation(np.unique(groups))
+    return np.isin(groups, order[: n_validation(len(order))])
 
 
 def count_updates(config: TrainConfig, sizes: list[int]) -> TrainConfig:

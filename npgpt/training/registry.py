@@ -14,6 +14,7 @@ from npgpt.training.masked import MaskedTokens
 from npgpt.training.pairs import Pairs
 from npgpt.training.preferences import Preferences
 from npgpt.training.similarity import Regression, Similarity
+from npgpt.training.spans import Spans
 from npgpt.training.task import LanguageModelling, Task
 
 TASKS: dict[str, type[Task]] = {
@@ -25,6 +26,7 @@ TASKS: dict[str, type[Task]] = {
         Classification,
         Regression,
         Similarity,
+        Spans,
         Instructions,
         Preferences,
         Images,

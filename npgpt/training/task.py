@@ -49,7 +49,7 @@ TRAIN, VALIDATION = 0, 1  # the two splits of the data
 
 EXAMPLE_KEYS = (
     "epochs", "text_column", "text_pair_column", "label_column", "labels", "form", "encoding",
-    "lm_loss", "template", "pack", "dpo_beta",
+    "lm_loss", "stride", "template", "pack", "dpo_beta",
 )  # fmt: skip
 """Keys of a run that say something of examples."""
 

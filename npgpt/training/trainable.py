@@ -11,7 +11,7 @@ from npgpt.models.lora import LoraConfig
 from npgpt.training.config import TrainConfig
 from npgpt.weights.adapters import add_lora
 
-HEADS = ("score", "classifier", "pooler")
+HEADS = ("score", "classifier", "pooler", "qa_outputs")
 """The heads of tasks, by their names in files: they are trained beside LoRA's matrices."""
 
 
@@ -79,7 +79,7 @@ def lora_config(model: GPT, config: TrainConfig) -> LoraConfig:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules="all-linear" if targets == ("all-linear",) else targets,
-        modules_to_save=HEADS if model.config.labels else (),
+        modules_to_save=HEADS if model.label_head or model.span_head else (),
     )
 
 

@@ -228,7 +228,7 @@ def save_adapter(model: GPT, folder: str | Path, base: str = "") -> None:
         tensors[f"{FIRST}{name.removesuffix('.T')}"] = np.ascontiguousarray(array)
     values = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if model.config.labels else TASKS.get(kind, "CAUSAL_LM"),
+        "task_type": task_type(model),
         "base_model_name_or_path": base or None,
         "r": config.r,
         "lora_alpha": config.lora_alpha,
@@ -245,6 +245,13 @@ def save_adapter(model: GPT, folder: str | Path, base: str = "") -> None:
     with together(folder):
         write_json(folder / ADAPTER, values)
         write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+
+
+def task_type(model: GPT) -> str | None:
+    """Return what peft calls the task of a model."""
+    if model.span_head is not None:
+        return "QUESTION_ANS"
+    return "SEQ_CLS" if model.config.labels else TASKS.get(model.config.model_type, "CAUSAL_LM")
 
 
 def load_adapter(model: GPT, folder: str | Path) -> GPT:

@@ -16,6 +16,10 @@ COMMANDS = {
         "Measure how well the cosine of two sentences' vectors agrees with people's scores: "
         "Pearson, Spearman.",
     ),
+    "spans": (
+        "FILE [--model DIR]",
+        "Measure how well a model finds answers in texts: exact match, token F1.",
+    ),
     "generation": (
         "FILE [--model DIR] [--shots FILE] | [--written FILE]",
         "Measure how near the texts that a model writes are to references: exact match, F1, ROUGE, "
