@@ -545,7 +545,7 @@ class Formula:
         numbers = {}
         if self.along is not None:
             shape = np.shape(arguments[self.op.names[0]])
-            numbers["n"] = str(math.prod(shape[a] for a in self._axes(arguments)))
+            numbers["n"] = str(math.prod(shape[a] for a in self.axes(arguments)))
         known |= numbers.keys()
         for equation in equations:
             left = equation.left.name if isinstance(equation.left, Name) else ""
@@ -592,7 +592,7 @@ class Formula:
         (4, 3): four vectors of three elements.
         """
         shape = np.shape(values[self.op.names[0]])
-        last = self._axes(values)
+        last = self.axes(values)
         first = [a for a in range(len(shape)) if a not in last]
         batch, n = tuple(shape[a] for a in first), math.prod(shape[a] for a in last)
         subscripted = {
@@ -610,7 +610,7 @@ class Formula:
                 moved[name] = value.reshape(batch)
         return moved
 
-    def _axes(self, values: dict[str, Any]) -> list[int]:
+    def axes(self, values: dict[str, Any]) -> list[int]:
         """Return the axes that the op works along, ascending, for the arguments of a call."""
         along, names = self.along, self.op.names
         given = {name: values[name] for name in names if name in values}

@@ -6,12 +6,14 @@ import linecache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy import ndarray
 
 from autograd.escape import brief, shown, shown_text
 from autograd.formula import FormulaError
 from autograd.page.arrays import Arrays
 from autograd.page.terms import write_terms
+from autograd.stepper.axes import Coordinate
 from autograd.stepper.draw import (
     BOX,
     LAYER,
@@ -72,6 +74,7 @@ def collect(trace: Trace) -> dict[str, Any]:
             "name": recording.name(n),
             "array": arrays.add(arrays_of[n]),
             "cotangent": -1 if cotangent is None else arrays.add(cotangent),
+            "axes": [[*map(_coordinate, axis)] for axis in recording.axes_of(n)],
         }
     places = {call.number: i for i, call in enumerate(calls)}
     return {
@@ -91,7 +94,19 @@ def collect(trace: Trace) -> dict[str, Any]:
         "files": lines.files,
         "graphs": [_graph(layers) for layers in _layouts(trace)],
         "arrays": arrays.entries(),
+        "texts": [[list(names), texts] for names, texts in recording.texts.items()],
     }
+
+
+def _coordinate(coordinate: Coordinate) -> list[Any]:
+    """Return what an axis counts, and the place of each index; only their number if place = index.
+
+    A text in ``texts`` is found by the places of its names: that of position 3 of example 0 is
+    entry 0, 3 under the names ``["example", "position"]``. An axis may have several coordinates.
+    """
+    name, at = coordinate
+    n = len(at)
+    return [name, n if np.array_equal(at, np.arange(n)) else at.tolist()]
 
 
 def _terms(trace: Trace, call: Call, step: Step | None, arrays: Arrays) -> dict[str, Any]:

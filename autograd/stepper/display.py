@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
+from rich.cells import cell_len, set_cell_size  # a Chinese character takes two columns
 from rich.text import Text
+
+from autograd.stepper.axes import Labels
 
 # Colours by sign, from small to large magnitude. They are readable on light and on dark
 # backgrounds.
 POSITIVE = ("color(137)", "color(172)", "bold color(208)")
 NEGATIVE = ("color(67)", "color(68)", "bold color(33)")
 MOST_ROWS = 8  # rows of a matrix that are shown
+LONGEST_LABEL = 20  # columns of the terminal for what a row stands for
+WIDEST_CELL = 8  # columns of the terminal to which a number is widened for what its column is
 
 
 def numbers(x: ndarray) -> tuple[list[str], list[str], str]:
@@ -64,11 +69,13 @@ def _style(v: float, largest: float) -> str:
     return (POSITIVE if v > 0 else NEGATIVE)[(share > 0.1) + (share > 0.5)]
 
 
-def matrix(x: Any, width: int, most_rows: int = MOST_ROWS) -> Iterator[Text]:
+def matrix(
+    x: Any, width: int, most_rows: int = MOST_ROWS, labels: Labels | None = None
+) -> Iterator[Text]:
     """Yield the lines that show an array.
 
     The middle rows and columns of a large matrix are left out. Of an array with more than two axes,
-    only the first matrix is shown.
+    only the first matrix is shown. With labels, rows and columns have those that are known.
     """
     x = np.asarray(x)
     if x.size == 0:
@@ -83,15 +90,23 @@ def matrix(x: Any, width: int, most_rows: int = MOST_ROWS) -> Iterator[Text]:
     n_rows, n_columns = rows.shape
     top, bottom = (n_rows, 0) if n_rows <= most_rows else (most_rows - 2, 1)
     rows = np.concatenate([rows[:top], rows[n_rows - bottom :]])
+    numbered = [*range(top), *range(n_rows - bottom, n_rows)]
+    sides = _row_labels(labels, numbered, x.ndim, width)
+    width -= cell_len(sides[0])
+    has_texts = labels is not None and labels.has_texts(-1)
     cell = max(map(len, numbers(rows)[0])) + 1
-    room = max(2, (width - 14) // cell)  # beside brackets and a factor
+    room = max(2, (width - 14) // max(cell, has_texts and WIDEST_CELL))
     left, right = (n_columns, 0) if n_columns <= room else (max(1, room - 2), 1)
     rows = np.concatenate([rows[:, :left], rows[:, n_columns - right :]], axis=1)
     texts, styles, factor = numbers(rows)
+    if labels is not None and has_texts:
+        texts = [text.rjust(WIDEST_CELL - 1) for text in texts]
+        yield _column_labels(labels, [*range(left), *range(n_columns - right, n_columns)],
+                             x.ndim, cell_len(sides[0]), len(texts[0]), left)  # fmt: skip
     for i, row in enumerate(rows):
         if bottom and i == top:
-            yield Text("  ⋮", "dim")
-        line = Text().append("[", "dim")
+            yield Text(" " * cell_len(sides[0]) + "  ⋮", "dim")
+        line = Text(sides[i], "dim").append("[", "dim")
         for j in range(len(row)):
             if right and j == left:
                 line.append(" …", "dim")
@@ -100,4 +115,36 @@ def matrix(x: Any, width: int, most_rows: int = MOST_ROWS) -> Iterator[Text]:
         line.append(" ]", "dim")
         yield line.append(f" {factor}", "dim") if factor and i == 0 else line
     if lead and math.prod(lead) > 1:
-        yield Text(f"{[0] * len(lead)}, the first of {math.prod(lead)}", "dim")
+        of = [labels.label(i, 0) for i in range(len(lead)) if labels.axes[i]] if labels else []
+        named = f" ({', '.join(of)})" if of else ""
+        yield Text(f"{[0] * len(lead)}{named}, the first of {math.prod(lead)}", "dim")
+
+
+def _row_labels(labels: Labels | None, rows: list[int], ndim: int, width: int) -> list[str]:
+    """Return what stands before each row: its label, in texts of equal width."""
+    if labels is None or ndim < 2 or not labels.axes[-2]:
+        return [""] * len(rows)
+    texts = [labels.label(ndim - 2, i, (0,) * (ndim - 2)) for i in rows]
+    size = min(max(map(cell_len, texts)), LONGEST_LABEL, width // 4)
+    return [shorten(text, size) + " " for text in texts]
+
+
+def _column_labels(
+    labels: Labels, columns: list[int], ndim: int, indent: int, size: int, left: int
+) -> Text:
+    """Return the line with what each column stands for."""
+    line = Text(" " * (indent + 1), "dim")
+    for j, column in enumerate(columns):
+        if len(columns) > left == j:
+            line.append(" …")
+        text = labels.label(ndim - 1, column, (0,) * (ndim - 1))
+        line.append(" " + shorten(text.partition(" ")[2], size, right=True))
+    return line
+
+
+def shorten(text: str, size: int, right: bool = False) -> str:
+    """Return a text of exactly so many columns of the terminal, at the right if asked for."""
+    if cell_len(text) > size:
+        return set_cell_size(text, size - 1) + "…"
+    space = " " * (size - cell_len(text))
+    return space + text if right else text + space

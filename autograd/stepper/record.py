@@ -32,6 +32,7 @@ from autograd.engine import Node, TensorBase, tick
 from autograd.escape import shown, shown_text
 from autograd.modes import record_with
 from autograd.op import Op
+from autograd.stepper.axes import Axis, find_axes
 from autograd.stepper.notebook import table
 from autograd.stepper.source import UNKNOWN, Statement, statement_of
 from autograd.tensor import Tensor, tensor
@@ -139,6 +140,11 @@ class Recording:
     constants : dict of int to ndarray
         The arrays off the tape that calls have read, and the numbers that variables held. They have
         numbers and names as values have, and no cotangents. Do not write to them.
+    axes : dict of int to tuple of Axis
+        What the axes of some values count, as the program says; see `axes_of`.
+    texts : dict of tuple of str to list
+        What has a text: ``texts["example", "position"][0][3]`` is the text of position 3 of example
+        0. The last name is that of what has the text.
     maker : dict of int to Call
         For each result, the call that computed it. A number that is missing is that of a leaf, or
         of a result from before the recording.
@@ -150,6 +156,8 @@ class Recording:
     keeps_calls: ClassVar[bool] = True  # for `autograd.modes.current_recording`
     file: str = ""  # the file whose lines to note; if empty, those of the program
     constants: dict[int, ndarray] = field(default_factory=dict)
+    axes: dict[int, tuple[Axis, ...]] = field(default_factory=dict)
+    texts: dict[tuple[str, ...], list] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.names = {number: shown(name) for number, name in self.names.items()}
@@ -168,6 +176,7 @@ class Recording:
         # Tables for `name` and `repeated`, each with the size of the recording when it was made.
         self._unnamed: tuple[int, dict[int, str]] = 0, {}
         self._groups: tuple[int, dict[tuple, list[int]]] = 0, {}
+        self._found_axes: tuple[int, dict[int, tuple[Axis, ...]]] = 0, {}
 
     def __repr__(self) -> str:
         return f"<Recording of {len(self.calls)} calls>"
@@ -260,6 +269,16 @@ class Recording:
                 groups.setdefault(other.part, []).append(other.number)
             self._groups = len(self.calls), groups
         return groups[call.part]
+
+    def axes_of(self, number: int) -> tuple[Axis, ...]:
+        """Return what each axis of a value counts, as far as it is known.
+
+        See `autograd.stepper.axes`.
+        """
+        size = len(self.calls) + len(self.axes)
+        if self._found_axes[0] != size:
+            self._found_axes = size, find_axes(self)
+        return self._found_axes[1].get(number, ())
 
     def behind(self, number: int) -> list[Call]:
         """Return the calls that computed a value and its inputs, in order of execution."""
@@ -367,12 +386,15 @@ class Recording:
 
         Without this, the recording of a long training loop would grow without bound.
         """
-        taken = Recording(self.calls, self.values, self.names, self.file, self.constants)
+        taken = Recording(
+            self.calls, self.values, self.names, self.file, self.constants, self.axes, self.texts
+        )
         taken._arrays = self._arrays
         taken._nodes, taken._modules, taken._parameters = self._nodes, {}, self._parameters
         for node in taken._nodes.values():
             node.mark(recording=taken)
         self.calls, self.values, self.names, self.constants = {}, {}, {}, {}
+        self.axes, self.texts = {}, {}
         self.__post_init__()
         return taken
 

@@ -21,6 +21,7 @@ from numpy import ndarray
 
 from autograd.anomaly import Explanation
 from autograd.stepper import check, what_if
+from autograd.stepper.axes import Labels
 from autograd.stepper.check import Comparison, Judgement, Proof
 from autograd.stepper.contributions import explain_whole
 from autograd.stepper.evaluate import evaluate, plain_quotes
@@ -39,7 +40,7 @@ from autograd.stepper.stops import (
     is_inside,
     modules,
 )
-from autograd.stepper.symbols import ASSIGNMENT, lines_of, names_of, values_of
+from autograd.stepper.symbols import ASSIGNMENT, COTANGENT, lines_of, names_of, values_of
 from autograd.stepper.trace import Trace, trace
 from autograd.tensor import tensor
 
@@ -95,6 +96,8 @@ class Received(NamedTuple):
     symbol: str
     name: str
     value: ndarray
+    labels: Labels
+    """What the rows and columns of the value stand for."""
 
 
 class Sent(NamedTuple):
@@ -109,6 +112,7 @@ class Sent(NamedTuple):
     """The name of the input's value."""
     note: str
     """Whether the target's cotangent is complete with this value."""
+    labels: Labels
 
 
 class StepView(NamedTuple):
@@ -139,6 +143,7 @@ class Gradient(NamedTuple):
     value: ndarray
     note: str
     """After `Session.set`: whether the gradient is still as recorded."""
+    labels: Labels
 
 
 class EndView(NamedTuple):
@@ -328,6 +333,27 @@ class Session:
         results = tuple(self.value(number) for number in call.results)
         return results if call.op.multiple else results[0]
 
+    def labels(self, number: int, index: Index = ()) -> Labels:
+        """Return what the rows and columns of a value, or of a part of it, stand for."""
+        recording = self.trace.recording
+        whole = Labels(recording.axes_of(number), recording.texts)
+        return whole.part(index) if index else whole
+
+    def labels_of(self, text: str) -> Labels | None:
+        """Return the labels of what an expression names, if it is a value, a cotangent or a part.
+
+        Of another expression, such as ``W * 2``, nothing is known.
+        """
+        if match := re.fullmatch(rf"{COTANGENT}(\[.*\])?", text):
+            text = match[1] + (match[2] or "")
+        if match := re.fullmatch(r"\$(g|d)(\w*)(\[.*\])?", text):
+            results = {symbol: f"out{symbol[1:]}" for symbol in self.step.symbols}
+            known = results if match[1] == "g" else {f"d{name}": name for name in self.call.parents}
+            text = f"${known.get(match[1] + match[2], match[1] + match[2])}{match[3] or ''}"
+        with suppress(CommandError):
+            return self.labels(*self.find_part(text))
+        return None
+
     def find(self, name: str) -> int:
         """Return the number of a value.
 
@@ -462,7 +488,7 @@ class Session:
         repeated = self.trace.recording.repeated(call)
         rules = {line.symbol: line.text for line in lines_of(call, self.names_of_symbols(call))}
         received = [
-            Received(symbol, self.name(result), g)
+            Received(symbol, self.name(result), g, self.labels(result))
             for result, (symbol, g) in zip(call.results, step.symbols.items(), strict=True)
         ]
         sent = [
@@ -472,6 +498,7 @@ class Session:
                 value=edge.contribution,
                 target=self.name(edge.parent),
                 note=self.note(edge),
+                labels=self.labels(edge.parent),
             )
             for edge in step.edges
         ]
@@ -579,7 +606,7 @@ class Session:
             if before is not None:
                 same = np.array_equal(before, gradient)
                 note = "as recorded" if same else f"its norm was {norm(before):.4g}"
-            found.append(Gradient(self.name(number), gradient, note))
+            found.append(Gradient(self.name(number), gradient, note, self.labels(number)))
         return found
 
     def neighbourhood(self) -> Neighbourhood:
@@ -816,7 +843,14 @@ class Session:
             raise CommandError(
                 f"{call.op.name} is a primitive: it has a rule and nothing inside; see formula"
             )
-        self.levels.append(Level(inside_of(call, step), inside=(call, step)))
+        inside, outer = inside_of(call, step), self.trace.recording
+        numbers = {inside.recording.name(number): number for number in inside.recording.values}
+        inside.recording.texts = outer.texts
+        inside.recording.axes = {
+            numbers[name]: outer.axes_of(number)
+            for name, number in call.parents.items() if name in numbers
+        }  # fmt: skip
+        self.levels.append(Level(inside, inside=(call, step)))
         return call.op.name
 
     def step_out(self) -> None:

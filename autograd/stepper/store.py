@@ -16,11 +16,12 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.dispatch import import_rarely_used
-from autograd.escape import brief
+from autograd.escape import brief, shown
 from autograd.files import read_together, together, write_json, write_tensors
 from autograd.op import REGISTRY, Op
 from autograd.reading import fit_file, read_json, read_tensors
 from autograd.schema import Count, FileName, UserError, fit
+from autograd.stepper.axes import Coordinate
 from autograd.stepper.literals import memory_order
 from autograd.stepper.record import Call, Recording
 from autograd.stepper.source import Part, Statement
@@ -80,6 +81,11 @@ def save(trace: Stored, folder: str | Path) -> None:
         "values": [[number, arrays.encode(x)] for number, x in recording.values.items()],
         "names": list(recording.names.items()),
         "constants": [[number, arrays.encode(x)] for number, x in recording.constants.items()],
+        "axes": [
+            [number, [[[c.name, c.at.tolist()] for c in axis] for axis in axes]]
+            for number, axes in recording.axes.items()
+        ],
+        "texts": [[list(names), texts] for names, texts in recording.texts.items()],
         "steps": steps,
     }
     with together(folder):
@@ -122,6 +128,8 @@ class _TraceFile(TypedDict):
     values: list[tuple[Count, Any]]
     names: list[tuple[Count, str]]
     constants: NotRequired[list[tuple[Count, Any]]]
+    axes: NotRequired[list[tuple[Count, list[list[tuple[str, list[Count]]]]]]]
+    texts: NotRequired[list[tuple[list[str], list[Any]]]]
     steps: list[_StepEntry]
 
 
@@ -194,7 +202,14 @@ def _decode(contents: _TraceFile, arrays: _Arrays) -> Stored:
         for step in contents["steps"]
     ]
     cotangent = arrays.decode(contents["cotangent"])
-    recording = Recording(calls, values, names, constants=constants)
+    axes = {
+        number: tuple(
+            tuple(Coordinate(shown(name), np.array(at, int)) for name, at in axis) for axis in of
+        )
+        for number, of in contents.get("axes", [])
+    }
+    texts = {tuple(of): _texts(entry, len(of)) for of, entry in contents.get("texts", [])}
+    recording = Recording(calls, values, names, constants=constants, axes=axes, texts=texts)
     return Stored(recording, contents["start"], cotangent, steps)
 
 
@@ -206,6 +221,12 @@ def _check(trace: Stored) -> None:
         _demand_array(x, f"value {number}")
     for number, x in recording.constants.items():
         _demand_array(x, f"constant {number}")
+    for number, axes in recording.axes.items():
+        shape = np.shape(values[number]) if number in values else ()
+        sizes = [{len(coordinate.at) for coordinate in axis} for axis in axes]
+        known = number in values and len(axes) == len(shape)
+        if not known or any(of - {n} for of, n in zip(sizes, shape, strict=True)):
+            raise ValueError(f"the axes of value {number} are not those of its shape {shape}")
     made: set[int] = set()
     last = -1
     for call in calls.values():
@@ -239,6 +260,13 @@ def _check(trace: Stored) -> None:
         raise ValueError(f"it starts at {trace.start}, which has no value")
     _demand_like(trace.cotangent, values[trace.start], "the first cotangent")
     _check_steps(trace)
+
+
+def _texts(entry: Any, depth: int) -> list:
+    """Return nested lists of texts, without control characters."""
+    if depth == 1:
+        return [shown(text) for text in fit(entry, list[str], "texts")]
+    return [_texts(part, depth - 1) for part in fit(entry, list[Any], "texts")]
 
 
 def _check_arguments(call: Call, what: str) -> None:

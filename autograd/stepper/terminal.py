@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
+from rich.cells import cell_len
 from rich.text import Text
 
 from autograd.console import Console
+from autograd.stepper.axes import Labels
 from autograd.stepper.check import Comparison
 from autograd.stepper.display import matrix, one
 from autograd.stepper.formulas import NumberedEquation, four_digits
@@ -254,15 +256,15 @@ class Terminal:
             self.print(Text(f"in {view.scope}", "dim"))
         for line in view.statement.marked():
             self.print(Text(line, "dim" if set(line) == {" ", "^"} else "italic"))
-        for _, name, value in view.received:
-            self.show_array(f"d({name})", value)
+        for _, name, value, labels in view.received:
+            self.show_array(f"d({name})", value, labels=labels)
         if view.sent is None:
             self.print(Text("what it sends is hidden: predict", "dim"))
             return
-        for _, rule, value, _, note in view.sent:
-            self.show_array(rule, value, note)
+        for _, rule, value, _, note, labels in view.sent:
+            self.show_array(rule, value, note, labels)
 
-    def show_array(self, title: str, x: Any, note: str = "") -> None:
+    def show_array(self, title: str, x: Any, note: str = "", labels: Labels | None = None) -> None:
         """Show an array under its title; beside it if it is one line and there is room."""
         x, width = np.asarray(x), self.console.width
         head = Text("  ").append(title)
@@ -274,7 +276,10 @@ class Terminal:
         head.append_text(tail)
         if head.cell_len + len(size) < width:
             head.append(size, "dim")
-        lines = list(matrix(x, width - 6, 8 if x.size <= FEW else 4))
+        names = f"  {labels.names}" if labels is not None and labels.names else ""
+        if head.cell_len + cell_len(names) < width:
+            head.append(names, "dim")
+        lines = list(matrix(x, width - 6, 8 if x.size <= FEW else 4, labels))
         beside = len(lines) == 1 and head.cell_len + lines[0].cell_len + 3 <= width
         if beside:
             head.append("   ").append_text(lines[0])
@@ -292,9 +297,9 @@ class Terminal:
         self.rule("the end: gradients")
         gradients = view.gradients
         width = max((len(gradient.name) for gradient in gradients), default=0)
-        for name, value, note in gradients:
+        for name, value, note, labels in gradients:
             if len(gradients) <= 6:
-                self.show_array(name, value, note=note)
+                self.show_array(name, value, note, labels)
             else:
                 size = f"norm {norm(value):<10.4g}"
                 extent = f"{kind(value):<18}"
@@ -455,7 +460,7 @@ class Terminal:
         """
         if not text:
             raise CommandError("print what?")
-        self.show_value(self.session.evaluate(text))
+        self.show_value(self.session.evaluate(text), self.session.labels_of(text))
 
     def do_pp(self, text: str) -> None:
         """Show every element of a value.  pp EXPRESSION."""
@@ -487,7 +492,7 @@ class Terminal:
             verb = "adds to" if symbol.startswith("d") and symbol in names else "is"
             title = f"${symbol}" if name == f"${symbol}" else f"${symbol} {verb} {name}"
             if isinstance(value, ndarray | np.generic):
-                self.show_array(title, value)
+                self.show_array(title, value, labels=self.session.labels_of(f"${symbol}"))
             else:
                 self.print(f"  ${symbol} is {value}")
 
@@ -508,8 +513,8 @@ class Terminal:
         for number, line in enumerate(self.history, 1):
             self.print(Text(f"{number:>4}  ", "dim"), line)
 
-    def show_value(self, value: Any) -> None:
-        """Show the value of an expression."""
+    def show_value(self, value: Any, labels: Labels | None = None) -> None:
+        """Show the value of an expression, with what its rows and columns stand for, if known."""
         value = value.item() if isinstance(value, np.bool_) else value
         x = np.asarray(value) if isinstance(value, ndarray | np.generic | float) else None
         if x is None or x.dtype.kind not in "fiub":
@@ -518,7 +523,9 @@ class Terminal:
         if x.ndim:
             ends = f"  from {float(x.min()):.4g} to {float(x.max()):.4g}" if x.size else ""
             self.print(Text(f"{kind(x)}  norm {norm(x):.4g}{ends}", "dim"))
-        for line in matrix(x, self.console.width - 2):
+            if labels is not None and labels.names:
+                self.print(Text(labels.names, "dim"))
+        for line in matrix(x, self.console.width - 2, labels=labels):
             self.print(line)
 
     def do_formula(self, text: str) -> None:

@@ -16,7 +16,7 @@ from numpy import ndarray
 from autograd.engine import differentiate
 from autograd.modes import observing
 from autograd.stepper.measure import norm
-from autograd.stepper.record import Recording
+from autograd.stepper.record import Call, Recording
 from autograd.stepper.trace import Trace
 from autograd.tensor import Tensor, grad
 
@@ -106,7 +106,22 @@ def _recording_of(
         }
         new.arguments |= {name: values[number] for name, number in call.parents.items()}
     names = {n: name for n, name in recording.names.items() if n in values or n in constants}
-    return Recording(calls, values, names, recording.file, constants)
+    axes = {n: of for n, of in recording.axes.items() if n in values}
+    texts = recording.texts | dict(_texts_of_ids(recording, calls))
+    return Recording(calls, values, names, recording.file, constants, axes, texts)
+
+
+def _texts_of_ids(
+    recording: Recording, calls: dict[int, Call]
+) -> Iterator[tuple[tuple[str, ...], list]]:
+    """Yield the texts of positions again, of ids that may have changed."""
+    tokens = recording.texts.get(("token",), [])
+    for number, axes in recording.axes.items():
+        if number in calls and calls[number].op.name == "embedding":
+            names = tuple(coordinate.name for axis in axes for coordinate in axis)
+            if names in recording.texts:
+                ids = calls[number].arguments["input"].tolist()
+                yield names, [[tokens[i] for i in row] for row in ids]
 
 
 def compare(before: Trace, after: Trace, changed: Changes) -> Outcome:

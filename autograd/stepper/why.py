@@ -157,15 +157,15 @@ def _axis_lines(recording: Recording, number: int, terms: ndarray) -> Iterator[s
     for axis in spread:
         sums = terms.sum(axis=_others(terms, axis))
         what = names[axis] if axis < len(names) else f"axis {axis}"
-        yield _sums_line(what, dict(enumerate(sums.tolist())))
+        yield _sums_line(what, {str(i): x for i, x in enumerate(sums.tolist())})
     if ids is not None:
         by_position = terms.sum(axis=-1)
-        yield _sums_line(
-            "token", {int(i): float(by_position[ids == i].sum()) for i in np.unique(ids)}
-        )
+        yield _sums_line("token", {
+            _token(recording, i): float(by_position[ids == i].sum()) for i in np.unique(ids)
+        })  # fmt: skip
 
 
-def _sums_line(what: str, sums: dict[int, float]) -> str:
+def _sums_line(what: str, sums: dict[str, float]) -> str:
     order = sorted((key for key in sums if sums[key]), key=lambda key: -abs(sums[key]))
     texts = [f"{sums[key]:+.3g} at {key}" for key in order[:MOST_TERMS]]
     if rest := order[MOST_TERMS:]:
@@ -194,7 +194,13 @@ def _meaning(recording: Recording, element: Element) -> str:
         return ""
     b, t, *_ = element.place
     example = f"example {b}, " if len(ids) > 1 else ""
-    return f"{example}position {t}, token {ids[b, t]}"
+    return f"{example}position {t}, token {_token(recording, ids[b, t])}"
+
+
+def _token(recording: Recording, token: int) -> str:
+    """Return a token's id, with its text if the recording has it."""
+    texts = recording.texts.get(("token",), [])
+    return f"{token} {texts[token]}" if token < len(texts) else str(token)
 
 
 def _signed(x: float) -> str:

@@ -17,6 +17,7 @@ from numpy import ndarray
 import autograd
 from autograd.reading import SMALL, read_bytes, read_text
 from autograd.schema import FileName
+from npgpt.diagnostics.axis_names import name_axes
 from npgpt.errors import UserError
 from npgpt.models.bert import Bert
 from npgpt.models.config import Steps
@@ -200,6 +201,7 @@ def trace_model(folder: str, text: str, image: str = "") -> Any:
     with autograd.record() as recording:
         logits, loss = model(ids, targets=targets, **images)
         recording.file = __file__  # whose variables give names, also in an installed package
+    name_axes(recording, model, tokenizer)
     return autograd.stepper.trace(loss)
 
 
@@ -294,6 +296,7 @@ def run_step(options: Options, session: _Session) -> None:
     say(f"update {step} of {folder}, replayed from {replay.origin}")
 
     def take(trace: Any) -> None:
+        name_axes(trace.recording, replay.run.model, replay.run.tokenizer)
         if n > 1:
             print(f"\n{what} {session.count + 1} of the {n} that this update adds up")
         session.take(trace)

@@ -18,13 +18,14 @@ from autograd.escape import brief
 from autograd.files import write_text
 from autograd.schema import FileName
 from npgpt.diagnostics import page
+from npgpt.diagnostics.axis_names import name_token
 from npgpt.diagnostics.inside import encode
 from npgpt.errors import UserError
 from npgpt.hub import find_model
 from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
 from npgpt.options import NewFile
-from npgpt.say import say, visible
+from npgpt.say import say
 from npgpt.tokenizers import Tokenizer, load_tokenizer
 from npgpt.translation import encode_source, translate
 from npgpt.weights.load import load_model
@@ -59,8 +60,7 @@ class Subject:
 
     def name(self, token: int) -> str:
         """Return a token in visible characters; an id beyond the tokenizer's has no text."""
-        known = self.tokenizer.tokens
-        return visible(known[token]) if token in known else f"[{token}]"
+        return name_token(self.tokenizer, token)
 
     @property
     def tokens(self) -> list[str]:
