@@ -46,7 +46,7 @@ TASKS = {  # the file, how it is read, the template, the words for the labels, t
         "location, number.",
     ),
 }  # fmt: skip
-KINDS = ("raw", "calibrated")
+KINDS = {"raw": "raw", "calibrated": "calibrated", "batch": "calibrated by the batch"}
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
@@ -61,7 +61,7 @@ options = parser.parse_args()
 
 
 def measure(scorer, name, k, draw):
-    """Return for each sentence whether the model was right: raw, and with calibrated labels."""
+    """Return for each sentence whether the model was right, with the labels of each kind."""
     path, form, template, words, instruction = TASKS[name]
     mixed = draw_examples(examples := read_examples(options.data / path, **form), len(examples))
     asked, rest = mixed[: options.n], mixed[options.n :]
@@ -71,7 +71,8 @@ def measure(scorer, name, k, draw):
     found = classify(scorer, task, [*texts, *CONTENT_FREE], [*words.values()])
     raw, free = found[: len(texts)], found[len(texts) :].mean(axis=0)
     answers = [[*words].index(label) for _, label in asked]
-    return [p.argmax(axis=1) == answers for p in (raw, calibrate(raw, free))]
+    kinds = raw, calibrate(raw, free), calibrate(raw, raw.mean(axis=0))
+    return [p.argmax(axis=1) == answers for p in kinds]
 
 
 def interval(right):
@@ -92,7 +93,7 @@ def read_results():
     return {
         (line["task"], line["k"], line["draw"]): line
         for line in lines
-        if (line["model"], line["n"]) == (options.model, options.n)
+        if (line["model"], line["n"]) == (options.model, options.n) and {*KINDS} <= {*line}
     }
 
 
@@ -131,8 +132,8 @@ except UserError as error:
 
 # ---- the table and the pictures
 
-print("| task | k | raw | lowest, highest | calibrated | lowest, highest |")
-print("|---|---|---|---|---|---|")
+print("| task | k |" + "".join(f" {kind} | lowest, highest |" for kind in KINDS.values()))
+print("|---" * (2 + 2 * len(KINDS)) + "|")
 for name in options.tasks:
     found = {kind: [] for kind in KINDS}  # the results of each k: (draws, sentences)
     for k in options.k:
@@ -149,12 +150,12 @@ for name in options.tasks:
             ]
         print(f"| {' | '.join(row)} |")
     curves = []
-    for kind in KINDS:
+    for kind, name_of_kind in KINDS.items():
         ends = np.array([interval(right) for right in found[kind]])
         means = [right.mean() for right in found[kind]]
         points = [right.mean(axis=1) for right in found[kind]]
-        curves.append(Curve(f"{kind} labels", means, ends[:, 0], ends[:, 1], points))
+        curves.append(Curve(f"{name_of_kind} labels", means, ends[:, 0], ends[:, 1], points))
     title = f"Accuracy of {options.model} on {name}, against the number of examples"
-    picture = line_chart(curves, [str(k) for k in options.k], "examples (k)", title)
+    picture = line_chart(curves[:2], [str(k) for k in options.k], "examples (k)", title)
     folder = options.pictures or options.results.parent
     write_text(folder / f"few_shot_{name}.svg", picture + "\n")

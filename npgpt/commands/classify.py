@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from numpy import ndarray
 
@@ -63,6 +63,9 @@ class Judging(Shots, Labels):  # the fields of the last base class come first
     calibrate: bool = False
     """Divide the probability of a label by that after a text without content, such as N/A. This
     undoes what the template and the examples alone favour."""
+    calibrate_batch: bool = False
+    """Divide the probability of a label by its mean over all texts. All texts are read before the
+    first label is printed."""
     normalize: bool = False
     """Divide the log-probability of a label by its number of characters."""
     float32: bool = False
@@ -94,11 +97,16 @@ def run(args: list[str]) -> int:
     lines = read_sentences("classify", options.texts, options.file)
     labels, find = make_classifier(options, options.pairs)
     try:
-        while block := list(islice(lines, BLOCK)):
+        while block := list(islice(lines, block_size(options))):
             print_labels(block, labels, find, options.json)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def block_size(options: Judging) -> int | None:
+    """Return how many texts are classified at once; None for all."""
+    return None if options.calibrate_batch else BLOCK
 
 
 def make_classifier(options: Judging, pairs: bool = False) -> tuple[Sequence[str], Classifier]:
@@ -113,10 +121,13 @@ def make_classifier(options: Judging, pairs: bool = False) -> tuple[Sequence[str
         return head_classifier(options, path, config, pairs)
     if pairs:
         raise UserError(f"{path} has no classification head: leave out --pairs")
+    if options.calibrate and options.calibrate_batch:
+        raise UserError("--calibrate and --calibrate_batch are two ways: leave one of them out")
     words = find_words(options)
     task = read_task(options, options.seed, words)
     model, tokenizer = load_writer(path, False, options.float32)
     demand_writer(model, path)
+    calibrated: bool | Literal["batch"] = "batch" if options.calibrate_batch else options.calibrate
     scorer = Scorer(model, tokenizer)
 
     def find(texts: Sequence[str]) -> ndarray:
@@ -125,7 +136,7 @@ def make_classifier(options: Judging, pairs: bool = False) -> tuple[Sequence[str
             task,
             texts,
             [*words.values()],
-            calibrated=options.calibrate,
+            calibrated=calibrated,
             normalized=options.normalize,
         )
 
@@ -136,7 +147,8 @@ def head_classifier(
     options: Judging, path: Path, config: ModelConfig, pairs: bool
 ) -> tuple[Sequence[str], Classifier]:
     """Return the labels of a model with a classification head, and the function for their use."""
-    for name in ("labels", "shots", "k", "instruction", "chat", "calibrate", "normalize"):
+    names = "labels", "shots", "k", "instruction", "chat", "calibrate", "normalize"
+    for name in (*names, "calibrate_batch"):
         if getattr(options, name):
             raise UserError(
                 f"{path} was trained to classify, and gives one of the labels "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy import ndarray
@@ -127,7 +128,7 @@ def classify(
     questions: Sequence[str],
     labels: Sequence[str],
     *,
-    calibrated: bool = False,
+    calibrated: bool | Literal["batch"] = False,
     normalized: bool = False,
 ) -> ndarray:
     r"""Return the probability of each label for each question, by likelihood.
@@ -138,10 +139,12 @@ def classify(
         With the model.
     task : FewShot
     questions, labels : sequence of str
-    calibrated : bool
+    calibrated : bool or "batch"
         Whether to divide by the probabilities that the labels have for inputs without content
         (`CONTENT_FREE`), and so to undo what the template and the examples alone favour:
-        contextual calibration (Zhao et al. 2021, arXiv:2102.09690, equation 2).
+        contextual calibration (Zhao et al. 2021, arXiv:2102.09690, equation 2). With ``"batch"``,
+        they are divided by their means over all questions: batch calibration (Zhou et al. 2023,
+        arXiv:2309.17249, equation 5). It assumes that no label is rare among the questions.
     normalized : bool
         Whether to divide a label's log-probability by its number of characters.
 
@@ -153,7 +156,8 @@ def classify(
     Raises
     ------
     UserError
-        If there are fewer than two labels, or two are equal; or as `Scorer.score` says.
+        If there are fewer than two labels, or two are equal; if one question alone is to be
+        calibrated by the batch; or as `Scorer.score` says.
 
     Examples
     --------
@@ -167,6 +171,10 @@ def classify(
     """
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise UserError(f"the labels are {brief(list(labels))}; give two or more different texts")
+    if calibrated == "batch" and len(questions) < 2:
+        raise UserError(
+            "one text has no other texts with which its labels can be calibrated: give several"
+        )
     choices = [task.choice(label) for label in labels]
 
     def probabilities(texts: Sequence[str]) -> ndarray:
@@ -179,11 +187,12 @@ def classify(
     found = probabilities(questions)
     if not calibrated:
         return found
-    return calibrate(found, probabilities(CONTENT_FREE).mean(axis=0))
+    others = found if calibrated == "batch" else probabilities(CONTENT_FREE)
+    return calibrate(found, others.mean(axis=0))
 
 
-def calibrate(found: ndarray, content_free: ndarray) -> ndarray:
-    """Divide probabilities of labels, (N, L), by those without content, (L,); rows add up to 1.
+def calibrate(found: ndarray, expected: ndarray) -> ndarray:
+    """Divide probabilities of labels, (N, L), by those that are expected, (L,); rows add up to 1.
 
     Examples
     --------
@@ -191,4 +200,4 @@ def calibrate(found: ndarray, content_free: ndarray) -> ndarray:
     array([[0.333, 0.667]])
     """
     tiny = np.finfo(np.float64).tiny
-    return nn.softmax(np.log(np.maximum(found, tiny)) - np.log(np.maximum(content_free, tiny)), -1)
+    return nn.softmax(np.log(np.maximum(found, tiny)) - np.log(np.maximum(expected, tiny)), -1)

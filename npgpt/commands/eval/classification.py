@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy import ndarray
 
 from autograd.schema import FileName
 from npgpt.commands.chat import find_partner
-from npgpt.commands.classify import BLOCK, Classifier, Judging, make_classifier
+from npgpt.commands.classify import Classifier, Judging, block_size, make_classifier
 from npgpt.commands.eval._result import show_result
 from npgpt.errors import UserError
 from npgpt.evaluation.examples import Example, draw_examples, read_examples
@@ -79,7 +80,7 @@ def run(args: list[str]) -> int:
         examples = draw_examples(examples, options.n, options.seed)
     targets = np.array([[*labels].index(label) for _, label in examples])
     try:
-        probabilities = find_all(find, examples)
+        probabilities = find_all(find, examples, block_size(options))
     except KeyboardInterrupt:
         return 130
     metrics, tables = judge(targets, probabilities, [*labels], options.bins)
@@ -89,11 +90,13 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def find_all(find: Classifier, examples: list[Example]) -> ndarray:
-    """Return the probabilities of the labels of all examples, (N, L)."""
-    texts = [text for text, _ in examples]
-    blocks = [texts[i : i + BLOCK] for i in range(0, len(texts), BLOCK)]
-    return np.concatenate([find(block) for block in blocks])
+def find_all(find: Classifier, examples: list[Example], size: int | None) -> ndarray:
+    """Return the probabilities of the labels of all examples, (N, L), `size` texts at a time."""
+    texts = iter([text for text, _ in examples])
+    found = []
+    while block := list(islice(texts, size)):
+        found.append(find(block))
+    return np.concatenate(found)
 
 
 def judge(

@@ -84,6 +84,29 @@ def test_labels_by_examples(options, folder, capsys):
         assert line["label"] == ["yes", "no"][row.argmax()]
 
 
+def test_labels_by_the_batch(folder, monkeypatch, capsys):
+    """All lines are one batch, also those beyond a block of which labels are printed."""
+    monkeypatch.setattr("npgpt.commands.classify.BLOCK", 2)
+    texts = ["one", "two three", "a film", "four", "5"]
+    args = ["classify", "--model", folder / "gpt", "--labels", "good,no", "--calibrate_batch"]
+    assert npgpt(*args, "--json", *texts) == 0
+    found = [[*line["probabilities"].values()] for line in json_lines(capsys)]
+    scorer = Scorer(GPT.from_pretrained(folder / "gpt"), load_tokenizer(folder / "gpt"))
+    raw = classify(scorer, FewShot(), texts, ["good", "no"])
+    expected = raw / raw.mean(axis=0)
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    (folder / "five.tsv").write_text("".join(f"{text}\tno\n" for text in texts))
+    evaluate = ["eval", "classification", folder / "five.tsv", *args[1:], "--json"]
+    assert npgpt(*evaluate) == 0
+    (result,) = json_lines(capsys)
+    right = np.mean(expected.argmax(axis=1) == 1)
+    assert result["metrics"]["accuracy"]["value"] == pytest.approx(right)
+    for wrong, message in ((["one"], "give several"), (["--calibrate", *texts], "two ways")):
+        assert npgpt(*args, *wrong) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_labels_are_those_of_the_examples(folder, monkeypatch, capsys):
     """Lines of standard input; what is printed is a label for each."""
     args = ["classify", "--model", folder / "gpt", "--shots", folder / "shots.tsv"]
