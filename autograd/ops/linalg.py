@@ -34,13 +34,19 @@ def matmul(x, y):
     return out if x.ndim == 2 else out.reshape(*x.shape[:-1], y.shape[1])
 
 
-# Multiplications: for fewer, waking threads takes more time than they save. NumPy's BLAS then uses
-# threads of its own, which spin afterwards for some 20 ms on a processor that kernels need: a model
-# whose products are just below the limit is slower than one whose products are above.
-LARGE = 2**22
+# Multiplications: for fewer, NumPy takes less time than preparing the threads. From here on NumPy's
+# BLAS would use threads of its own, which spin afterwards for some 20 ms on a processor that
+# kernels need: all kernels of a model would be slower.
+LARGE = 2**18
 
 
-@kernel("product.product", pays=lambda x, y, *_: x.size * y.shape[1] > LARGE)
+def is_large(x, y, *_):
+    """Return whether a product is worth sharing out over threads."""
+    return x.size * y.shape[1] > LARGE
+
+
+@kernel("few_rows.product", pays=is_large)
+@kernel("product.product", pays=is_large)
 def product(x, y, bias=None):
     """Return ``x @ y + bias`` of matrices."""
     out = np.matmul(x, y)

@@ -22,6 +22,7 @@ from npgpt.models.config import Size
 from npgpt.options import Argument, NewFile, parse
 from npgpt.say import say
 from npgpt.sentences import SentenceEncoder, nearest, similarities
+from npgpt.training.memory import keep_freed_memory
 
 DEFAULT = "minilm"
 BLOCK = 2048  # lines that are encoded at once: their vectors are printed before the next are read
@@ -60,6 +61,7 @@ def run(args: list[str]) -> int:
         raise UserError("--json prints vectors: leave out --nearest and --html")
     if options.nearest and options.html:
         raise UserError("--html draws how similar all sentences are: leave out --nearest")
+    keep_freed_memory()
     lines = read_sentences("embed", options.texts, options.file)
     encoder = SentenceEncoder.load(options.model)
     try:

@@ -17,6 +17,7 @@ from npgpt.models.config import Size
 from npgpt.options import Argument, parse
 from npgpt.say import say, visible
 from npgpt.tokenizers import load_tokenizer
+from npgpt.training.memory import keep_freed_memory
 from npgpt.weights.load import load_model
 
 
@@ -41,6 +42,7 @@ class Options:
 def run(args: list[str]) -> int:
     """Print the tokens for the gaps of each text; return 130 after Ctrl-C."""
     options = parse(Options, args, "fill")
+    keep_freed_memory()
     if options.model:
         folder = find_model(options.model)
     else:

@@ -17,6 +17,7 @@ from npgpt.evaluation.metrics import estimate, pearson, spearman
 from npgpt.hub import find_model
 from npgpt.options import Argument, parse
 from npgpt.sentences import SentenceEncoder
+from npgpt.training.memory import keep_freed_memory
 
 
 @dataclass
@@ -52,6 +53,7 @@ def run(args: list[str]) -> int:
         )
     rows = read_rows(options.file, options.columns, form=options.form, encoding=options.encoding)
     scores = np.array([read_score(where, cells[2]) for where, cells in rows])
+    keep_freed_memory()
     encoder = SentenceEncoder.load(options.model)
     try:
         first, second = (encoder.encode([row.cells[i] for row in rows]) for i in (0, 1))
