@@ -94,6 +94,19 @@ def train_config(text, folder, **changes):
     return TrainConfig(**{**SMALL, "data": (text,), "out_dir": str(folder), **changes})
 
 
+@contextmanager
+def opened(browser, address, **options):
+    """Open a file, or an address, as a page; fail if the page reports an error."""
+    errors = []
+    page = browser.new_page(**options)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    page.goto(str(address) if "://" in str(address) else f"file://{address}")
+    yield page
+    page.close()
+    assert not errors, errors
+
+
 class Quiet(Display):
     """A display that interrupts, as Ctrl-C does, when a step is shown."""
 

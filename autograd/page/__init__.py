@@ -13,6 +13,7 @@ import html
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from autograd.escape import shown
 from autograd.files import write_text
@@ -38,24 +39,32 @@ def make_page(trace: Trace) -> str:
     >>> make_page(autograd.stepper.trace(y))[:15]
     '<!DOCTYPE html>'
     """
-    name = trace.recording.name(trace.start)
+    return fill_page(collect(trace), ["page.js"])
+
+
+def fill_page(contents: dict[str, Any], scripts: list[str]) -> str:
+    """Return the text of an HTML file with the contents of a page, and with some of our scripts."""
+    name = contents["values"][contents["start"]]["name"]
     title = html.escape(shown(f"Backpropagation from {name}"))
-    style, script = (files(__package__).joinpath(f"page.{kind}").read_text("utf-8") for kind in
-                     ("css", "js"))  # fmt: skip
+    style, *texts = (
+        files(__package__).joinpath(file).read_text("utf-8") for file in ("page.css", *scripts)
+    )
     # In a script element, only "<" could end it or begin a comment.
-    data = json.dumps(collect(trace), allow_nan=False, separators=(",", ":"))
+    data = json.dumps(contents, allow_nan=False, separators=(",", ":"))
     data = data.replace("<", "\\u003c")
     policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+        f"default-src 'none'; script-src {' '.join(map(_hash, texts))}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'"
     )
+    if contents.get("channel") == "http":
+        policy += "; connect-src 'self'"
+    code = "\n".join(f"<script>{text}</script>" for text in texts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f'<script type="application/json" id="data">{data}</script>\n'
-        f"<script>{script}</script>\n</body>\n</html>\n"
+        f'<script type="application/json" id="data">{data}</script>\n{code}\n</body>\n</html>\n'
     )
 
 

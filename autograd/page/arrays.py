@@ -15,9 +15,16 @@ BLOCK = 1 << 16  # elements that are looked at together
 
 
 class Arrays:
-    """Collects arrays for a page, each one once."""
+    """Collects arrays for a page, each one once.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    most : int, optional
+        The number of elements that the page holds; by default `MOST`.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most or MOST
         self.kept: list[Any] = []
         self._places: dict[int, int] = {}  # by id; no id is used again, since `kept` has the array
 
@@ -32,13 +39,13 @@ class Arrays:
         """Return what a page reads of each array.
 
         Its shape, the type and the bytes of its elements, its norm, and its largest elements. If
-        all arrays together have more than `MOST` elements, each keeps a corner: the first elements
-        along each axis, up to the largest power of two at which the page has at most `MOST`. Its
+        all arrays together have more than `most` elements, each keeps a corner: the first elements
+        along each axis, up to the largest power of two at which the page has at most `most`. Its
         entry then has the shape of the corner as ``kept``.
         """
         limit = 1 << 40
         sizes = np.array([np.size(x) for x in self.kept] or [0])
-        while limit > 1 and np.minimum(sizes, limit).sum() > MOST:
+        while limit > 1 and np.minimum(sizes, limit).sum() > self.most:
             limit //= 2
         return [_entry(np.asarray(x), limit) for x in self.kept]
 
@@ -48,7 +55,7 @@ def _entry(x: ndarray, limit: int) -> dict[str, Any]:
     while math.prod(kept) > limit:
         longest = kept.index(max(kept))
         kept[longest] = -(-kept[longest] // 2)
-    corner = _readable(x[tuple(map(slice, kept))])
+    corner = readable(x[tuple(map(slice, kept))])
     flat = x.ravel()
     with np.errstate(all="ignore"):
         norm = math.sqrt(sum(_squares(flat[i : i + BLOCK]) for i in range(0, flat.size, BLOCK)))
@@ -71,7 +78,7 @@ def _squares(part: ndarray) -> float:
     return float(np.vdot(part, part))
 
 
-def _readable(x: ndarray) -> ndarray:
+def readable(x: ndarray) -> ndarray:
     """Return an array in a type that a page reads: float32 or 64, int32, or bytes for booleans."""
     if x.dtype.kind == "b":
         return x.astype(np.uint8)

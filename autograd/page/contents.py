@@ -25,15 +25,27 @@ from autograd.stepper.draw import (
     read_recording,
 )
 from autograd.stepper.record import Call
-from autograd.stepper.steps import Step
+from autograd.stepper.steps import Step, as_tuple
 from autograd.stepper.trace import Trace
 
 LARGEST_GRAPH = 1500  # boxes: a graph with more is shown with its modules closed
 
 
-def collect(trace: Trace) -> dict[str, Any]:
-    """Return everything that the page of a trace shows."""
-    recording, arrays = trace.recording, Arrays()
+def collect(
+    trace: Trace, arrays: Arrays | None = None, before: Trace | None = None
+) -> dict[str, Any]:
+    """Return everything that the page of a trace shows.
+
+    Parameters
+    ----------
+    trace : Trace
+    arrays : Arrays, optional
+        Gets the arrays that the page shows.
+    before : Trace, optional
+        The pass before a change: the page also shows the values and cotangents that have changed.
+    """
+    arrays = arrays or Arrays()
+    recording = trace.recording
     calls = recording.behind(trace.start)
     steps = {step.number: i for i, step in enumerate(trace.steps)}
     lines = _Lines()
@@ -57,6 +69,7 @@ def collect(trace: Trace) -> dict[str, Any]:
                     for name, x in call.arguments.items()
                     if name not in inputs
                 },
+                "off_tape": call.constants,
                 "results": list(call.results),
                 "step": -1 if place is None else place,
                 "formula": call.op.stated.text(call.arguments).splitlines()
@@ -67,30 +80,35 @@ def collect(trace: Trace) -> dict[str, Any]:
         )
     arrays_of = recording.constants | recording.values
     numbers = {n for entry in entries for n in (*entry["results"], *entry["inputs"].values())}
-    values = {}
+    replaced = _replaced_cotangents(trace)
+    values: dict[int, dict[str, Any]] = {}
     for n in sorted(numbers | {trace.start}):
-        cotangent = trace.cotangent_of(n)
+        cotangent = replaced.get(n, trace.cotangent_of(n))
         values[n] = {
             "name": recording.name(n),
             "array": arrays.add(arrays_of[n]),
             "cotangent": -1 if cotangent is None else arrays.add(cotangent),
             "axes": [[*map(_coordinate, axis)] for axis in recording.axes_of(n)],
+            "replaced": n in replaced,
         }
     places = {call.number: i for i, call in enumerate(calls)}
+    steps_of_page = [
+        {
+            "call": places[step.number],
+            "edges": [
+                [edge.input, edge.parent, arrays.add(edge.contribution)] for edge in step.edges
+            ],
+        }
+        for step in trace.steps
+    ]
+    if before:
+        _add_earlier(values, trace, before, arrays)
     return {
         "start": trace.start,
         "value": brief(recording.values[trace.start].tolist()),
         "values": values,
         "calls": entries,
-        "steps": [
-            {
-                "call": places[step.number],
-                "edges": [
-                    [edge.input, edge.parent, arrays.add(edge.contribution)] for edge in step.edges
-                ],
-            }
-            for step in trace.steps
-        ],
+        "steps": steps_of_page,
         "files": lines.files,
         "graphs": [_graph(layers) for layers in _layouts(trace)],
         "arrays": arrays.entries(),
@@ -107,6 +125,40 @@ def _coordinate(coordinate: Coordinate) -> list[Any]:
     name, at = coordinate
     n = len(at)
     return [name, n if np.array_equal(at, np.arange(n)) else at.tolist()]
+
+
+def _replaced_cotangents(trace: Trace) -> dict[int, ndarray]:
+    """Return the cotangents that a hook or the user replaced, so that no sum gives them."""
+    found = {}
+    for step in trace.steps:
+        for n, cotangent in zip(trace.call(step).results, as_tuple(step.cotangent), strict=True):
+            total = trace.cotangent_of(n)
+            if total is not None and not _is_same(total, cotangent):
+                found[n] = cotangent
+    return found
+
+
+def _add_earlier(
+    values: dict[int, dict[str, Any]], trace: Trace, before: Trace, arrays: Arrays
+) -> None:
+    """Add to the values of a page the arrays before a change, where these were different."""
+    replaced = _replaced_cotangents(before)
+    old_arrays = before.recording.constants | before.recording.values
+    for n, entry in values.items():
+        pairs = {
+            "array": (old_arrays.get(n), arrays.kept[entry["array"]]),
+            "cotangent": (
+                replaced.get(n, before.cotangent_of(n)),
+                arrays.kept[entry["cotangent"]] if entry["cotangent"] >= 0 else None,
+            ),
+        }
+        for kind, (old, new) in pairs.items():
+            if old is not None and new is not None and not _is_same(old, new):
+                entry[f"earlier_{kind}"] = arrays.add(old)
+
+
+def _is_same(x: Any, y: Any) -> bool:
+    return np.array_equal(x, y, equal_nan=np.asarray(x).dtype.kind == "f")
 
 
 def _terms(trace: Trace, call: Call, step: Step | None, arrays: Arrays) -> dict[str, Any]:

@@ -2,11 +2,32 @@
 // Shows a trace. Python wrote the data: arrays, calls, steps, graphs, and each formula as a tree
 // (see terms.py). This script looks numbers up, multiplies and adds; it knows no rule of any op.
 
-const data = JSON.parse(document.getElementById("data").textContent);
 const MOST_CELLS = 400; // of a table of numbers; a larger array is a heat map
 const MOST_TERMS = 12; // of a sum that are listed at first
-const N_FORWARD = data.calls.length;
-const N = N_FORWARD + data.steps.length;
+
+let data;
+let N_FORWARD; // moments of the forward pass
+let N; // all moments
+let makers; // of values: the call, and which of its results
+let received; // of values: the steps and inputs that send to them
+
+/** Take what the page shows. */
+function take(found) {
+  data = found;
+  N_FORWARD = data.calls.length;
+  N = N_FORWARD + data.steps.length;
+  makers = new Map();
+  data.calls.forEach((call, i) => call.results.forEach((n, k) => makers.set(String(n), [i, k])));
+  received = new Map();
+  data.steps.forEach((step, i) =>
+    step.edges.forEach(([input, parent]) => {
+      const list = received.get(String(parent)) || [];
+      received.set(String(parent), [...list, [i, input]]);
+    }),
+  );
+}
+
+take(JSON.parse(document.getElementById("data").textContent));
 
 // ---- arrays
 
@@ -39,16 +60,23 @@ const flatOf = (place, shape) => place.reduce((flat, p, i) => flat * shape[i] + 
 
 /** Return an element of an array by its flat place; undefined if the page does not hold it. */
 function element(key, flat) {
-  const { kept, shape, largest } = data.arrays[key];
-  if (!kept) return numbersOf(key)[flat];
+  const { kept, shape, largest, whole } = data.arrays[key];
+  if (!kept || whole) return numbersOf(key)[flat];
   const place = placeOf(flat, shape);
   if (place.every((p, i) => p < kept[i])) return numbersOf(key)[flatOf(place, kept)];
   const listed = largest.find(([at]) => at === flat);
+  if (!listed) wanted.add(key);
   return listed ? Number(listed[1]) : undefined;
 }
 
+const wanted = new Set(); // the arrays of which the page wanted an element that it does not hold
+
 /** Return whether the page holds all elements of an array, and not its corner alone. */
-const isWhole = (key) => !data.arrays[key].kept;
+function isWhole(key) {
+  const { kept, whole } = data.arrays[key];
+  if (kept && !whole) wanted.add(key);
+  return !kept || whole;
+}
 
 const short = (x) => (x === undefined ? "?" : x === 0 ? "0" : formatted(x));
 
@@ -66,19 +94,12 @@ const value = (n) => ({ kind: "value", n: String(n) });
 const cotangent = (n) => ({ kind: "cotangent", n: String(n) });
 const edge = (step, input) => ({ kind: "edge", step, input });
 const part = (call, name) => ({ kind: "part", call, name });
-const makers = new Map(); // of values: the call, and which of its results
-data.calls.forEach((call, i) => call.results.forEach((n, k) => makers.set(String(n), [i, k])));
-const received = new Map(); // of values: the steps and inputs that send to them
-data.steps.forEach((step, i) =>
-  step.edges.forEach(([input, parent]) => {
-    const list = received.get(String(parent)) || [];
-    received.set(String(parent), [...list, [i, input]]);
-  }),
-);
+const earlier = (target) => ({ ...target, kind: "earlier", of: target.kind }); // before a change
 
 function arrayOf(target) {
   if (target.kind === "value") return data.values[target.n].array;
   if (target.kind === "cotangent") return data.values[target.n].cotangent;
+  if (target.kind === "earlier") return data.values[target.n][target.of === "value" ? "earlier_array" : "earlier_cotangent"];
   if (target.kind === "edge") return data.steps[target.step].edges.find(([x]) => x === target.input)[2];
   const call = data.calls[target.call];
   const ref = (call.refs || []).find((r) => r.name === target.name);
@@ -88,6 +109,7 @@ function arrayOf(target) {
 function labelOf(target) {
   if (target.kind === "value") return data.values[target.n].name;
   if (target.kind === "cotangent") return `d(${data.values[target.n].name})`;
+  if (target.kind === "earlier") return `${labelOf({ ...target, kind: target.of })} before`;
   if (target.kind === "part") return `$${target.name}`; // as in the stepper: a symbol of the rule
   const step = data.steps[target.step];
   const parent = step.edges.find(([x]) => x === target.input)[1];
@@ -274,6 +296,7 @@ function termsOf(at, equation, flat) {
 
 /** Return the sums behind an element: a list of sums, each with a heading and its terms. */
 function sums(target, flat) {
+  if (target.kind === "earlier") return [];
   if (target.kind === "value") {
     if (!makers.has(target.n)) return [];
     const [at, k] = makers.get(target.n);
@@ -282,6 +305,7 @@ function sums(target, flat) {
   }
   if (target.kind === "part") return sumIn(target.call, target.name, flat, target);
   if (target.kind === "edge") return sumIn(data.steps[target.step].call, `d${target.input}`, flat, target);
+  if (data.values[target.n].replaced) return [];
   const from = received.get(target.n) || [];
   if (from.length === 1 && target.n !== String(data.start)) return sums(edge(...from[0]), flat);
   const terms = from.map(([step, input]) => {
@@ -430,6 +454,10 @@ const svg = (tag, attributes, ...children) =>
 
 // ---- the state
 
+// What a page does that can compute (see live.js): fields to change an element, and arrays that the
+// page does not hold.
+const hooks = { change: () => [], fetch: () => {} };
+
 const state = { at: 0, target: null, flat: null, level: 0, slice: {}, hidden: false };
 
 /** Return the call of a moment, and its step if the moment is one of the backward pass. */
@@ -570,6 +598,7 @@ function showGraph() {
 const inspector = h("section", { id: "inspector", "aria-label": "inspector" });
 
 function showInspector() {
+  wanted.clear();
   const { call: at, step } = moment(state.at);
   const call = data.calls[at];
   const back = state.target && h("p", {}, h("button", { onclick: () => open(null) }, "← the step"));
@@ -578,6 +607,7 @@ function showInspector() {
     h("p", { class: "dim" }, [call.scope, call.at].filter(Boolean).join(" · ")),
     state.target ? [back, targetView(state.target)] : momentView(at, step),
   );
+  hooks.fetch(wanted);
 }
 
 function momentView(at, step) {
@@ -618,7 +648,9 @@ function targetView(target) {
   const parts = [];
   if (target.kind === "value" && !makers.has(target.n)) parts.push(h("p", { class: "dim" }, "A leaf: no op has computed it."));
   parts.push(arrayView(target, true));
-  if (state.flat !== null) parts.push(...sumView(target, state.flat));
+  if (state.flat !== null) parts.push(...hooks.change(target, state.flat), ...sumView(target, state.flat));
+  const old = earlier(target);
+  if (/^(value|cotangent)$/.test(target.kind) && arrayOf(old) !== undefined) parts.push(h("h3", {}, "before the change"), arrayView(old));
   if (target.kind === "value" && data.values[target.n].cotangent >= 0)
     parts.push(h("h3", {}, "its cotangent"), arrayView(cotangent(target.n)));
   if (target.kind === "cotangent") {
@@ -635,13 +667,19 @@ function sumView(target, flat) {
   const x = element(key, flat);
   const parts = [h("h3", { id: "sum" }, `${labelOf(target)}${place} = ${short(x)}`)];
   const found = sums(target, flat);
-  if (!found.length) parts.push(h("p", { class: "dim" }, target.kind === "value" && !makers.has(target.n) ? "It was given." : "The page holds no sum for it."));
+  if (!found.length) parts.push(h("p", { class: "dim" }, whyNoSum(target)));
   for (const { heading, equation, at, terms } of found) {
     parts.push(h("p", { class: "dim" }, heading));
     if (equation) parts.push(h("div", { class: "scroll" }, equationLine(at, equation)));
     parts.push(termList(terms));
   }
   return parts;
+}
+
+function whyNoSum(target) {
+  if (target.kind === "value" && !makers.has(target.n)) return "It was given.";
+  if (target.kind === "cotangent" && data.values[target.n].replaced) return "It was replaced, by a hook or by you: it is not the sum of what its uses send.";
+  return "The page holds no sum for it.";
 }
 
 /** Return the terms of a sum, the largest first, each number with a way to where it came from. */
@@ -691,9 +729,10 @@ function arrayView(target, large = false) {
   const key = arrayOf(target);
   const entry = data.arrays[key];
   const kept = entry.kept || entry.shape;
+  if (large) isWhole(key); // or it is fetched, if the page can fetch
   const type = { f4: "float32", f8: "float64", i4: "int", u1: "bool" }[entry.type];
   const marks = [entry.nonfinite ? `${entry.nonfinite} not finite` : "", entry.zeros ? `${entry.zeros} zeros` : "",
-    entry.kept ? `only the corner [${entry.kept.join(", ")}] is in this file` : ""].filter(Boolean).join(", ");
+    entry.kept ? `only the corner [${entry.kept.join(", ")}] is ${entry.whole ? "drawn" : "in this file"}` : ""].filter(Boolean).join(", ");
   const parts = [h("figcaption", {},
     h("button", { class: "name", onclick: () => open(target) }, labelOf(target)),
     h("span", { class: "dim" }, ` ${type}[${entry.shape.join(", ")}], norm ${short(Number(entry.norm))}${marks ? `, ${marks}` : ""}`))];
@@ -900,14 +939,25 @@ function show() {
   remember();
 }
 
+const title = h("h1", {});
+const names = h("datalist", { id: "names" });
+
+/** Show the whole of the data from the beginning, after `take`. */
+function redraw() {
+  fill(title, `${data.values[data.start].name} = ${data.value}`);
+  fill(names, Object.values(data.values).map((v) => h("option", { value: v.name })));
+  scrubber.max = N - 1;
+  drawGraph();
+  showControls();
+}
+
 document.body.append(
-  h("header", {}, h("h1", {}, `${data.values[data.start].name} = ${data.value}`),
-    h("span", {}, search, h("datalist", { id: "names" }, Object.values(data.values).map((v) => h("option", { value: v.name }))), " ",
+  h("header", {}, title,
+    h("span", {}, search, names, " ",
       h("button", { onclick: cycleMode, title: "m" }, "light, dark, projector"))),
   h("main", {}, source, graph, inspector),
   h("footer", {}, controls, scrubber),
 );
 state.level = Math.max(0, data.graphs.findLastIndex((g) => g.small));
-drawGraph();
-showControls();
+redraw();
 restore();

@@ -957,9 +957,7 @@ class Session:
     def replaced(self, left: str, right: str) -> tuple[int, ndarray]:
         """Return the number of a value, and the value with a part of it replaced."""
         number, index = self.find_part(left)
-        changed = self.value(number).copy(order="K")
-        changed[index] = _exact(self.evaluate(right), changed[index], left)
-        return number, changed
+        return number, replaced_part(self.value(number), index, self.evaluate(right), left)
 
     def change(self, changes: what_if.Changes) -> what_if.Outcome:
         """Run the program again with other values; see `autograd.stepper.what_if`."""
@@ -1014,8 +1012,11 @@ class Session:
         symbol = names.get(left, left.removeprefix("$"))
         if symbol not in given or len(given) > 1 and not match:
             raise CommandError(f"set which of {', '.join(names)}? As in: set {min(names)} = 0")
-        given[symbol] = self.array(right, given[symbol])
-        value: Any = tuple(given.values()) if self.call.op.multiple else given["g"]
+        self.rerun(given | {symbol: self.array(right, given[symbol])})
+
+    def rerun(self, cotangents: dict[str, ndarray]) -> None:
+        """Run the rest of the pass again with other cotangents of this step, by their symbols."""
+        value: Any = tuple(cotangents.values()) if self.call.op.multiple else cotangents["g"]
         self.remember(self.trace.rerun(self.level.index, value))
 
     def reset(self) -> None:
@@ -1098,6 +1099,13 @@ def _number(text: str, most: int, what: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise CommandError(f"{text!r} is no {what}: they are numbered from 1 to {most}")
     return int(text)
+
+
+def replaced_part(x: ndarray, index: Index, value: Any, name: str) -> ndarray:
+    """Return a copy of an array with another value in a part; raise CommandError if none fits."""
+    changed = x.copy(order="K")
+    changed[index] = _exact(value, changed[index], name)
+    return changed
 
 
 def _exact(value: Any, like: Any, name: str) -> Any:

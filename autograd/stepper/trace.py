@@ -149,6 +149,15 @@ class Trace:
 
         write_page(self, path)
 
+    def serve(self, port: int = 0, browser: bool = True) -> None:
+        """Serve the page to a browser on this computer, until Ctrl-C.
+
+        In this page, values can be changed, too; see `autograd.page.server.serve`.
+        """
+        from autograd.page.server import serve
+
+        serve(self, port, browser)
+
     @classmethod
     def load(cls, folder: str | Path) -> Trace:
         """Read a trace that `save` wrote. The ops must be registered under the same names."""

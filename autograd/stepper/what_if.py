@@ -232,24 +232,34 @@ def _softmax(logits: ndarray) -> ndarray:
 
 def outcome_lines(outcome: Outcome, width: int) -> Iterator[str]:
     """Yield the lines that show an outcome: the loss, the forecast, and what changed with it."""
-    name, before, after = outcome.loss
-    rows = [(name, _number(before), _number(after))]
-    rows += [_row("", change) for change in outcome.values[-MOST_ROWS:]]
-    rows += [_row("d", change) for change in outcome.gradients[:MOST_ROWS]]
+    rows = outcome_rows(outcome)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     narrow = sum(widths) + 8 > width
     for row in rows:
         cells = row if narrow else [x.ljust(w) for x, w in zip(row, widths, strict=True)]
         yield "  {}  {} → {}".format(*cells).rstrip()
-    yield f"  true change {outcome.change:+.4g}; {_forecast_text(outcome)}"
+    yield from (f"  {line}" for line in outcome_notes(outcome))
+
+
+def outcome_rows(outcome: Outcome) -> list[tuple[str, str, str]]:
+    """Return what changed: each time the name, and the value before and after, as texts."""
+    name, before, after = outcome.loss
+    rows = [(name, _number(before), _number(after))]
+    rows += [_row("", change) for change in outcome.values[-MOST_ROWS:]]
+    return rows + [_row("d", change) for change in outcome.gradients[:MOST_ROWS]]
+
+
+def outcome_notes(outcome: Outcome) -> Iterator[str]:
+    """Yield the lines that compare the true change with the forecast, and the predictions."""
+    yield f"true change {outcome.change:+.4g}; {_forecast_text(outcome)}"
     if outcome.predictions:
-        yield "  predictions: the most probable class, and the probability of the target"
+        yield "predictions: the most probable class, and the probability of the target"
     for place, target, (old, p), (new, q) in outcome.predictions[:MOST_ROWS]:
         what = f"class {old}" if old == new else f"class {old} → {new}"
         row_name = f"row {', '.join(map(str, place))}" if place else "the row"
-        yield f"    {row_name}: {what}, p({target}) {p:.4f} → {q:.4f}"
+        yield f"  {row_name}: {what}, p({target}) {p:.4f} → {q:.4f}"
     if (n := len(outcome.predictions) - MOST_ROWS) > 0:
-        yield f"    and {n} rows that changed less"
+        yield f"  and {n} rows that changed less"
 
 
 def _forecast_text(outcome: Outcome) -> str:

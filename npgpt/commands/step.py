@@ -16,7 +16,7 @@ from numpy import ndarray
 
 import autograd
 from autograd.reading import SMALL, read_bytes, read_text
-from autograd.schema import FileName
+from autograd.schema import FileName, Range
 from npgpt.diagnostics.axis_names import name_axes
 from npgpt.errors import UserError
 from npgpt.models.bert import Bert
@@ -59,6 +59,10 @@ class Options:
     """With --source: write each fused op as the primitive ops of its reference."""
     html: NewFile = ""
     """An .html file to write instead: the first backward pass as a page to click through."""
+    serve: bool = False
+    """Serve the first backward pass as a page, in which values can be changed, until Ctrl-C."""
+    port: Annotated[int, Range(1, 2**16 - 1)] | None = None
+    """With --serve: the port on this computer. Without it: a free one."""
     textbook: bool = False
     """With --source: write the script as a person would, and assert that it agrees."""
 
@@ -87,6 +91,10 @@ def walk(options: Options) -> None:
         check_source(options)
     if options.html:
         check_page(options)
+    if options.port and not options.serve:
+        raise UserError("--port is the port of a page that is served: add --serve")
+    if options.serve and (options.html or options.source or options.commands):
+        raise UserError("--serve serves a page: leave out --html, --source and --commands")
     session = _Session(options)
     try:
         if options.trace:
@@ -258,12 +266,24 @@ class _Session:
             trace.to_html(self.options.html)
             say(f"{self.options.html} is written: open it in a browser")
             raise _Left
+        if self.options.serve:
+            self.serve(trace)
+            raise _Left
         try:
             left = autograd.stepper.walk(trace, self.lines)
         except BrokenPipeError:  # the reader, such as head, has seen enough
             left = True
         if left:
             raise _Left
+
+    def serve(self, trace: Any) -> None:
+        """Serve a pass as a page, until Ctrl-C."""
+        try:
+            trace.serve(self.options.port or 0)
+        except OSError as error:
+            raise UserError(
+                f"--port {self.options.port}: {error.strerror}; leave out --port to take a free one"
+            ) from None
 
     def write(self, trace: Any) -> None:
         """Write a pass as a script."""

@@ -2,13 +2,10 @@
 
 import json
 import re
-import shutil
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from conftest import need
-from helpers import as_leaves
+from helpers import as_leaves, opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,35 +41,6 @@ SUMS = """() => {
   Object.keys(data.values).forEach((n) => add(cotangent(n)));
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, as Debian has it."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        sync_playwright = None
-    need(sync_playwright is not None, "playwright")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    need(path is not None, "chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(browser, file, **options):
-    """Open a file as a page; fail if the page reports an error."""
-    errors = []
-    page = browser.new_page(**options)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
-    page.goto(f"file://{file}")
-    yield page
-    page.close()
-    assert not errors, errors
 
 
 def two_layers():

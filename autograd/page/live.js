@@ -1,0 +1,180 @@
+"use strict";
+// What the page does when Python can answer: an element gets another value, the recorded pass runs
+// again, and what has changed stands beside what was. Arrays that the page does not hold are fetched.
+
+// ---- asking Python: over HTTP, or by messages to the window around this frame
+
+/** Send a request; return a promise of the answer, which is bytes for an array. */
+const ask = data.channel === "http" ? askServer : askWindow;
+
+async function askServer(request) {
+  if (request.do === "array") {
+    const response = await fetch(`array/${request.key}?version=${request.version}`);
+    if (!response.ok) throw new Error(await response.text());
+    return response.arrayBuffer();
+  }
+  const response = await fetch("recompute", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(request) });
+  if (!response.ok) throw new Error(await response.text());
+  return response.json();
+}
+
+const waiting = new Map(); // of requests to the window: the functions that take their answers
+
+function askWindow(request) {
+  return new Promise((resolve) => {
+    const id = waiting.size ? Math.max(...waiting.keys()) + 1 : 1;
+    waiting.set(id, resolve);
+    window.parent.postMessage({ id, request }, "*");
+  });
+}
+
+window.addEventListener("message", (event) => {
+  if (event.source !== window.parent || !waiting.has(event.data?.id)) return;
+  waiting.get(event.data.id)(event.data.answer);
+  waiting.delete(event.data.id);
+});
+
+// ---- one request after the other
+
+const queue = [];
+let busy = false;
+
+/** Send a request when the earlier ones are answered. A newer trial replaces one that waits. */
+async function send(request) {
+  if (queue.at(-1)?.do === "try") queue.pop();
+  queue.push(request);
+  if (busy) return;
+  busy = true;
+  while (queue.length) {
+    try {
+      receive(await ask({ ...queue.shift(), version: data.version }));
+    } catch (error) {
+      say(error instanceof TypeError ? "Python does not answer: does its program still run?" : error.message);
+    }
+  }
+  busy = false;
+}
+
+function receive({ error, outcome, contents }) {
+  if (contents) adopt(contents);
+  if (outcome || contents) showOutcome(outcome);
+  say(error || "");
+}
+
+/** Show the pass after a change, at the same moment and the same element. */
+function adopt(contents) {
+  const old = data;
+  const focused = document.activeElement.id;
+  take({ ...contents, channel: old.channel });
+  const kept = (entry) => entry && (entry.kept || entry.shape);
+  for (const key of Object.keys(state.slice))
+    if (!same(kept(old.arrays[key]), kept(data.arrays[key]))) delete state.slice[key];
+  const moved = old.calls.length !== data.calls.length || old.steps.length !== data.steps.length;
+  if (state.target && (moved && !("n" in state.target) || !exists(state.target))) state.target = state.flat = null;
+  state.at = Math.min(state.at, N - 1);
+  state.level = Math.min(state.level, data.graphs.length - 1);
+  redraw();
+  show();
+  if (focused) document.getElementById(focused)?.focus();
+}
+
+function exists(target) {
+  try {
+    return arrayOf(target) >= 0;
+  } catch {
+    return false; // its value, or its step, is no part of the new pass
+  }
+}
+
+// ---- the panel: what a change has done
+
+const message = h("span", { role: "status", id: "message" });
+const outcomeView = h("div", { id: "outcome" });
+const rate = h("input", { id: "rate", size: 6, value: "0.1", "aria-label": "learning rate" });
+const undo = h("button", { type: "button", id: "undo", onclick: () => send({ do: "undo" }) }, "undo");
+const reset = h("button", { type: "button", id: "reset", onclick: () => send({ do: "reset" }) }, "as recorded");
+const panel = h("details", { id: "change" },
+  h("summary", {}, "what if"),
+  h("form", { onsubmit: descend },
+    h("label", {}, "a step of gradient descent with the rate ", rate), " ", h("button", {}, "descend"), " ", undo, " ", reset, " ", message),
+  outcomeView);
+
+function say(text) {
+  message.textContent = text;
+  if (text) panel.open = true;
+}
+
+function descend(event) {
+  event.preventDefault();
+  const x = Number(rate.value);
+  if (rate.value.trim() === "" || !Number.isFinite(x)) say("The rate is to be a number, such as 0.1.");
+  else send({ do: "descend", rate: x });
+}
+
+/** Show the rows of an outcome, or nothing. */
+function showOutcome(outcome) {
+  undo.disabled = reset.disabled = data.changes === 0;
+  if (!outcome) return fill(outcomeView);
+  panel.open = true;
+  fill(outcomeView,
+    h("table", { class: "terms" },
+      h("tr", {}, h("th", {}, ""), h("th", {}, "before"), h("th", {}, "after")),
+      outcome.rows.map((cells) => h("tr", {}, cells.map((text, i) => h(i ? "td" : "th", {}, text))))),
+    h("pre", {}, outcome.notes.join("\n")));
+}
+
+// ---- an element: a slider and a field
+
+/** Return the request that changes a target; null if the target cannot be changed. */
+function requestFor(target) {
+  if (target.kind === "value") return { value: Number(target.n) };
+  if (target.kind === "part") {
+    const number = data.calls[target.call].off_tape[target.name];
+    return number === undefined ? null : { value: number };
+  }
+  const made = target.kind === "cotangent" && makers.get(target.n);
+  return made && data.calls[made[0]].step >= 0 ? { cotangent: Number(target.n) } : null;
+}
+
+hooks.change = (target, flat) => {
+  const request = requestFor(target);
+  const key = arrayOf(target);
+  const x = element(key, flat);
+  if (!request || x === undefined) return [];
+  const { version } = data; // a field that is removed while it has the focus reports a change
+  const change = (action, to) => Number.isFinite(to) && version === data.version && send({ do: action, ...request, flat, to });
+  const whole = !data.arrays[key].type.startsWith("f");
+  const name = `${labelOf(target)}${address(placeOf(flat, data.arrays[key].shape))}`;
+  const field = h("input", { type: "number", id: "to", step: whole ? 1 : "any", value: whole ? x : Number(x.toPrecision(6)), "aria-label": `another value for ${name}`,
+    onchange: () => field.value.trim() && change("set", Number(field.value)) });
+  if (whole) return [h("p", { class: "setter" }, h("label", {}, "set ", field))];
+  const reach = Number.isFinite(x) ? Math.max(1, 2 * Math.abs(x)) : 1;
+  const middle = Number.isFinite(x) ? x : 0;
+  const slider = h("input", { type: "range", id: "drag", min: middle - reach, max: middle + reach, step: reach / 100, value: middle, "aria-label": `drag ${name}`,
+    oninput: () => { field.value = Number(Number(slider.value).toPrecision(6)); change("try", Number(slider.value)); },
+    onchange: () => change("set", Number(slider.value)) });
+  return [h("p", { class: "setter" }, h("label", {}, "drag ", slider), " ", h("label", {}, "or set ", field))];
+};
+
+// ---- arrays that the page does not hold
+
+const MOST_DRAWN = 1 << 18; // elements of a heat map; of a larger array the corner is drawn
+
+hooks.fetch = (keys) => {
+  const { arrays, version } = data;
+  const lacking = [...keys].map((key) => [key, arrays[key]]).filter(([, entry]) => !entry.asked);
+  if (!lacking.length) return;
+  const all = lacking.map(async ([key, entry]) => {
+    entry.asked = true;
+    const bytes = await ask({ do: "array", key: Number(key), version });
+    if (!(bytes instanceof ArrayBuffer)) throw new Error(bytes.error);
+    entry.numbers = new TYPES[entry.type](bytes);
+    entry.whole = true;
+    if (size(entry.shape.slice(-2)) <= MOST_DRAWN) delete entry.kept;
+  });
+  Promise.all(all).then(() => arrays === data.arrays && showInspector(), (error) => arrays === data.arrays && say(error.message));
+};
+
+document.querySelector("header").after(panel);
+showOutcome(null);
+showInspector();

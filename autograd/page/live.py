@@ -1,0 +1,190 @@
+"""A page whose values can be changed: what a browser may ask for, and the answers, as data.
+
+A server (`autograd.page.server`) and a notebook (`autograd.page.notebook`) carry the same requests.
+No request holds code, a name or a path: each names an action, arrays by their numbers, and numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from autograd.page import fill_page
+from autograd.page.arrays import Arrays, readable
+from autograd.page.contents import collect
+from autograd.stepper.session import Session, replaced_part
+from autograd.stepper.stops import CommandError
+from autograd.stepper.trace import Trace
+from autograd.stepper.what_if import Outcome, compare, outcome_notes, outcome_rows
+
+MOST = 1 << 20  # elements that the page holds; it fetches the other ones when they are looked at
+
+
+class Live:
+    """The passes behind a page: the recorded one, and those after changes.
+
+    Several pages may show one `Live`. The passes have versions, and a request for another version
+    than the current one changes nothing.
+
+    Parameters
+    ----------
+    trace : Trace
+
+    Attributes
+    ----------
+    session : Session
+    version : int
+        How many changes there were, with those that were undone.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from autograd.page.live import Live
+    >>> with autograd.record():
+    ...     x = autograd.tensor([1.0, 2.0], requires_grad=True)
+    ...     loss = (x * x).sum()
+    >>> live = Live(autograd.stepper.trace(loss))
+    >>> number = live.session.find("x")
+    >>> request = {"do": "set", "version": 0, "value": number, "flat": 1, "to": 3.0}
+    >>> for name, before, after in live.answer(request)["outcome"]["rows"]:
+    ...     print(name, before, after)
+    loss 5 10
+    d(x) [ 2 4 ] [ 2 6 ]
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.session = Session(trace)
+        self.version = 0
+        self._lock = Lock()  # a server answers each request in a thread
+        self._arrays = Arrays(MOST)
+        self._contents = self._collect()
+
+    def page(self, channel: str) -> str:
+        """Return the page as it is now.
+
+        Parameters
+        ----------
+        channel : str
+            How the page asks: ``http``, or ``frame`` for messages to the window around a frame.
+        """
+        with self._lock:
+            contents = self._contents
+        return fill_page(contents | {"channel": channel}, ["page.js", "live.js"])
+
+    def array(self, key: int, version: int) -> bytes:
+        """Return the elements of an array of the page, in the type that the page reads.
+
+        Raises
+        ------
+        CommandError
+            If the page has no such array, or shows an earlier pass.
+        """
+        with self._lock:
+            if version != self.version or not 0 <= key < len(self._arrays.kept):
+                raise CommandError(f"there is no array {key} in version {version} of the pass")
+            x = self._arrays.kept[key]
+        return readable(np.asarray(x)).tobytes()
+
+    def answer(self, request: Any) -> dict[str, Any]:
+        """Carry out a request.
+
+        Parameters
+        ----------
+        request : dict
+            ``version``, and ``do`` with one of these: ``set`` and ``try`` change an element of an
+            array, ``value`` or ``cotangent``, at the place ``flat``, ``to`` a number; ``descend``
+            takes a step of gradient descent with a ``rate``; ``undo``; ``reset``.
+
+        Returns
+        -------
+        dict
+            ``outcome``, what the change does to the loss and the gradients; ``contents``, what the
+            page is to show from now on; ``error``, why a request was not carried out. ``try``
+            changes nothing, so its answer has no ``contents``.
+        """
+        with self._lock:
+            if not isinstance(request, dict):
+                return {"error": "a request is an object"}
+            if request.get("version") != self.version:
+                message = "another page has changed the pass; this page now shows it, too"
+                return {"error": message, "contents": self._contents}
+            try:
+                with np.errstate(all="ignore"):
+                    return self._carry_out(request)
+            except CommandError as error:
+                return {"error": str(error)}
+
+    def _carry_out(self, request: dict[str, Any]) -> dict[str, Any]:
+        action = request.get("do")
+        if action == "try":
+            return {"outcome": _set(self.session.branch(), request)}
+        outcome = None
+        if action == "set":
+            outcome = _set(self.session, request)
+        elif action == "descend":
+            outcome = _as_data(self.session.descend(repr(_number(request, "rate"))))
+        elif action == "undo":
+            self.session.undo()
+        elif action == "reset":
+            self.session.reset()
+        else:
+            raise CommandError("the request is none of set, try, descend, undo, reset")
+        self.version += 1
+        self._contents = self._collect()
+        return {"outcome": outcome, "contents": self._contents}
+
+    def _collect(self) -> dict[str, Any]:
+        level = self.session.level
+        self._arrays = Arrays(MOST)
+        before = level.history[-1][0] if level.history else None
+        contents = collect(level.trace, self._arrays, before)
+        return contents | {"version": self.version, "changes": len(level.history)}
+
+
+def _set(session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """Change one element of a value, or of the cotangent that a step received."""
+    recording, to = session.trace.recording, _number(request, "to")
+    if "cotangent" not in request:
+        number = _known(recording.values | recording.constants, request.get("value"))
+        x, name = session.value(number), session.name(number)
+        changed = _with_element(x, request.get("flat"), to, name)
+        return _as_data(session.change({number: changed}))
+    places = {n: (i, k) for i, step in enumerate(session.trace.steps)
+              for k, n in enumerate(session.trace.call(step).results)}  # fmt: skip
+    number = _known(places, request["cotangent"])
+    index, k = places[number]
+    given, before = session.go(index).step.symbols, session.trace
+    symbol = list(given)[k]
+    name = f"d({session.name(number)})"
+    given[symbol] = _with_element(np.asarray(given[symbol]), request.get("flat"), to, name)
+    session.rerun(given)
+    rows = outcome_rows(compare(before, session.trace, {}))
+    return {"rows": rows[1:], "notes": ["a cotangent changes the gradients behind it alone"]}
+
+
+def _known(numbers: Container[int], number: Any) -> int:
+    if type(number) is not int or number not in numbers:
+        raise CommandError("there is no such array in this pass")
+    return number
+
+
+def _number(request: dict[str, Any], key: str) -> int | float:
+    x = request.get(key)
+    if not isinstance(x, int | float):
+        raise CommandError(f"{key} is to be a number")
+    return x
+
+
+def _with_element(x: ndarray, flat: Any, to: float, name: str) -> ndarray:
+    """Return a copy of an array with another element."""
+    if type(flat) is not int or not 0 <= flat < x.size:
+        raise CommandError(f"{name} has no such element")
+    return replaced_part(x, tuple(map(int, np.unravel_index(flat, x.shape))), to, name)
+
+
+def _as_data(outcome: Outcome) -> dict[str, Any]:
+    return {"rows": outcome_rows(outcome), "notes": list(outcome_notes(outcome))}
