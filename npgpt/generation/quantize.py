@@ -129,13 +129,12 @@ def quantize(model: GPT) -> Int8GPT:
         if isinstance(module, Embedding | PackedEmbedding) and weight is not model.lm_head.weight:
             return None
         if id(weight) not in made:
-            if isinstance(weight, PackedMatrix):
+            if isinstance(module, Linear):
+                made[id(weight)] = Int8Matrix(module.whole_weight().T)
+            elif isinstance(weight, PackedMatrix):
                 made[id(weight)] = Int8Matrix(weight.rows())
             else:
-                is_linear = type(module) is Linear
-                made[id(weight)] = Int8Matrix(
-                    module.whole_weight().T if is_linear else weight.numpy()
-                )
+                made[id(weight)] = Int8Matrix(weight.numpy())
         return made[id(weight)]
 
     return repack(model, pack, Int8GPT)

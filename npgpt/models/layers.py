@@ -41,6 +41,11 @@ class Linear(Module):
         return x.linear(self.whole_weight(), self.bias)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of inputs and outputs."""
+        return self.weight.shape
+
+    @property
     def is_changed(self) -> bool:
         """Whether there is an adapter whose change is not in the weight."""
         return self.adapter is not None and self.adapter.unmerged is None

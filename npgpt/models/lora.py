@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike
 
 from autograd import Tensor
 from autograd.schema import Range, fit_fields
+from npgpt.errors import UserError
 from npgpt.models.config import Fraction, Size
 from npgpt.models.gpt import GPT
 from npgpt.models.layers import Dropout, Linear
@@ -121,6 +122,11 @@ def merge_lora(model: GPT) -> GPT:
     `unmerge_lora` takes the changes out again, bit for bit, since the weights without them are
     kept. A layer that is merged already stays as it is.
 
+    Raises
+    ------
+    UserError
+        If the weights are packed, which cannot hold a change.
+
     Examples
     --------
     >>> import numpy as np
@@ -134,6 +140,11 @@ def merge_lora(model: GPT) -> GPT:
     True
     """
     for _, layer, adapter in adapted_layers(model):
+        if not isinstance(layer.weight, Parameter):
+            raise UserError(
+                "packed weights cannot hold LoRA's change: write it alone with save_adapter, and "
+                "load that into the float32 model"
+            )
         if adapter.unmerged is None:
             whole, adapter.unmerged = layer.whole_weight(), layer.weight.numpy()
             layer.weight = frozen(whole)

@@ -26,7 +26,6 @@ from npgpt.models.lora import LoraConfig, LowRank, adapted_layers
 from npgpt.models.registry import architecture_of
 from npgpt.module import Parameter
 from npgpt.weights.names import name_there
-from npgpt.weights.packed import demand_float32
 from npgpt.weights.safetensors import open_safetensors
 
 USUAL = {
@@ -83,8 +82,8 @@ def add_lora(model: GPT, config: LoraConfig, seed: int = 0) -> GPT:
     Raises
     ------
     UserError
-        If the model has such changes already, or packed weights, or no linear layer, or no head,
-        has a name that is asked for.
+        If the model has such changes already, or no linear layer, or no head, has a name that is
+        asked for.
 
     Examples
     --------
@@ -94,7 +93,6 @@ def add_lora(model: GPT, config: LoraConfig, seed: int = 0) -> GPT:
     >>> [name for name, p in model.named_parameters() if p.requires_grad][:2]
     ['transformer.h.0.attn.c_attn.adapter.lora_A', 'transformer.h.0.attn.c_attn.adapter.lora_B']
     """
-    demand_float32(model)
     if any(adapted_layers(model)):
         raise UserError("the model has LoRA's matrices already: merge and remove these first")
     chosen = choose_layers(model, config.target_modules)
@@ -103,8 +101,9 @@ def add_lora(model: GPT, config: LoraConfig, seed: int = 0) -> GPT:
         parameter.requires_grad_(False)
     draw = np.random.default_rng(seed)
     for layer in chosen.values():
-        n_in, n_out = layer.weight.shape
-        layer.adapter = LowRank(n_in, n_out, config, layer.weight.dtype, draw)
+        n_in, n_out = layer.shape
+        dtype = model.parameters()[0].dtype
+        layer.adapter = LowRank(n_in, n_out, config, dtype, draw)
         layer.adapter.train(layer._training)
     for parameter in saved.values():
         parameter.requires_grad_()
@@ -273,7 +272,7 @@ def load_adapter(model: GPT, folder: str | Path) -> GPT:
         for name, head in heads.items()
     }
     for name, layer in layers.items():
-        n_in, n_out = layer.weight.shape
+        n_in, n_out = layer.shape
         expected[f"{FIRST}{name}.lora_A.weight"] = (config.r, n_in)
         expected[f"{FIRST}{name}.lora_B.weight"] = (n_out, config.r)
     for name in sorted(expected.keys() ^ tensors.keys()):

@@ -65,9 +65,10 @@ def load_model(
     dtype : dtype_like
         The dtype of the parameters; the file may hold float16, bfloat16, float32 or float64.
     packed : bool
-        Whether matrices with rows of few bits stay as the file has them, for generation alone: see
+        Whether matrices with rows of few bits stay as the file has them: see
         `npgpt.weights.packed`. Such a model needs less memory and writes faster, and computes the
-        same but for rounding. All else is in `dtype`, which must be float32.
+        same but for rounding. Of such a model, only LoRA's matrices can be trained. All else is in
+        `dtype`, which must be float32.
 
     Returns
     -------
@@ -92,7 +93,9 @@ def load_model(
     True
     """
     if is_adapter(path := find_model(source)):
-        base = load_model(find_base(path), config=config, mapping=mapping, dtype=dtype)
+        base = load_model(
+            find_base(path), config=config, mapping=mapping, dtype=dtype, packed=packed
+        )
         return load_adapter(base, path)
     model, tensors, what = fit_model(path, config=config, mapping=mapping, dtype=dtype)
 

@@ -1,10 +1,12 @@
-"""Weights that stay as few bits as they have in a file, for generation.
+"""Weights that stay as few bits as they have in a file: to generate, and for LoRA to build on.
 
 To generate a token, all weights are read from memory once. A weight of Q4_1 has 5 bits where
 float32 has 32, so a model that waits for its memory writes faster, and needs less of it. A matrix
 stays packed if its rows, one for each output, are stored in one of `FORMATS`. All others, and
 vectors, become float32. A packed model computes what the same weights give in float32, but for
-rounding. It cannot be trained: no gradient leads to whole numbers.
+rounding. Its packed weights cannot be trained, since no gradient leads to whole numbers. But a
+gradient leads through a product with them to its other factor, so LoRA's matrices beside packed
+weights can be trained (QLoRA, Dettmers et al. 2023, arXiv:2305.14314, equation 5).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy import ndarray
 
+import autograd
 from autograd import Tensor
 from autograd.kernels import kernel
 from npgpt.errors import UserError
@@ -29,7 +32,7 @@ from npgpt.weights.safetensors import Mapped, Stored, Transposed
 
 UNTRAINABLE = (
     "packed weights, as those of int8, have no gradient; use the float32 model: load_model without "
-    "packed, and without quantize"
+    "packed, and without quantize; or train LoRA's matrices beside them (add_lora)"
 )
 
 
@@ -96,6 +99,7 @@ class PackedMatrix:
         return rows if self.scale is None else rows * self.scale[index][..., None]
 
 
+@autograd.op
 @kernel("decode.product_packed")
 def product(
     x: ndarray, values: ndarray, scale: ndarray | None = None, format: str = "int8"
@@ -110,23 +114,64 @@ def product(
     return y
 
 
-class PackedLinear(Module):
-    """A linear layer whose weight is a `PackedMatrix` of shape (out, in)."""
+@autograd.op
+def product_back(
+    y: ndarray, values: ndarray, scale: ndarray | None = None, format: str = "int8"
+) -> ndarray:
+    """Return the product of y with a packed matrix, ``(..., R) -> (..., N)``."""
+    matrix = PackedMatrix(values, format, scale)
+    x: Any = 0
+    for start in range(0, len(values), 4096):
+        part = slice(start, start + 4096)
+        x = x + y[..., part] @ matrix.rows(part)
+    return x
 
-    def __init__(self, weight: PackedMatrix, bias: Parameter | None = None) -> None:
-        self.weight, self.bias = weight, bias
+
+product.formula("out = x @ values.T; dx = g @ values")
+product.vjp(x=lambda g, values, scale, format: product_back(g, values, scale, format))
+product_back.formula("out = y @ values; dy = g @ values.T")
+product_back.vjp(y=lambda g, values, scale, format: product(g, values, scale, format))
+
+
+class PackedLinear(Linear):
+    """A linear layer whose weight is a `PackedMatrix` of shape (out, in); an adapter may change it.
+
+    Attributes
+    ----------
+    part : str or None
+        That of the layer that was packed: "head" for a head.
+    """
+
+    weight: Any  # a PackedMatrix, which is no parameter
+
+    def __init__(
+        self, weight: PackedMatrix, bias: Parameter | None = None, part: str | None = None
+    ) -> None:
+        self.weight, self.bias, self.part = weight, bias, part
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in) -> (..., out)``."""
-        if x.requires_grad:
-            raise UserError(UNTRAINABLE)
         weight = self.weight
-        y = Tensor(product(x.numpy(), weight.values, weight.scale, weight.format))
-        return y if self.bias is None else y + self.bias
+        y: Any = product(x, weight.values, weight.scale, weight.format)
+        if self.bias is not None:
+            y = y + self.bias
+        return y + self.adapter(x) if self.is_changed else y
 
     def trace(self, x: Traced) -> Traced:
-        """Trace the product and the bias."""
+        """Trace the product and the bias; with a change, the float32 weight that includes it."""
+        if self.is_changed:
+            return super().trace(x)
         return x.packed_linear(self.weight, self.bias)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of inputs and outputs."""
+        return self.weight.rows(slice(1)).shape[-1], len(self.weight.values)
+
+    def whole_weight(self) -> ndarray:
+        """Return the weight in float32 with the change of the adapter, (in, out)."""
+        weight = self.weight.rows().T
+        return weight + self.adapter.change() if self.is_changed else weight
 
 
 class PackedEmbedding(Module):
@@ -142,11 +187,11 @@ class PackedEmbedding(Module):
 
 
 class PackedGPT(GPT):
-    """A model with packed weights. It can generate and be evaluated, and cannot be trained."""
+    """A model with packed weights, which are frozen: only LoRA's matrices can be trained."""
 
     def train(self, mode: bool = True) -> Module:
-        """Switch train mode off, or raise a UserError, because the weights cannot be trained."""
-        if mode:
+        """Switch dropout on or off; raise a UserError if the model has nothing to train."""
+        if mode and not any(parameter.requires_grad for parameter in self.parameters()):
             raise UserError(UNTRAINABLE)
         return super().train(mode)
 
@@ -197,7 +242,8 @@ def repack(model: GPT, pack: Callable[[Module], PackedMatrix | None], kind: type
                 if type(module) in (Embedding, PackedEmbedding):
                     return PackedEmbedding(matrix)
                 bias = getattr(module, "bias", None)
-                return PackedLinear(matrix, None if bias is None else frozen(bias.numpy()))
+                bias = None if bias is None else frozen(bias.numpy())
+                return PackedLinear(matrix, bias, module.part)
         new = object.__new__(kind if module is model else type(module))
         for name, value in vars(module).items():
             if isinstance(value, Module):

@@ -138,11 +138,13 @@ def test_other_forms_of_a_model_keep_the_change(tmp_path):
     assert all(p.requires_grad for p in run.model.parameters())
 
 
-def test_packed_weights_are_refused(tmp_path):
+def test_packed_weights_hold_no_change(tmp_path):
     metadata, tensors = gguf_llama({"norm": "F32", "": "Q8_0"})
     write_gguf(tmp_path / "a.gguf", metadata, tensors)
-    with pytest.raises(UserError, match="without packed"):
-        add_lora(load_model(tmp_path / "a.gguf", packed=True), LoraConfig())
+    model = add_lora(load_model(tmp_path / "a.gguf", packed=True), LoraConfig())
+    for change in (merge_lora, remove_lora):
+        with pytest.raises(UserError, match="packed weights cannot hold LoRA's change"):
+            change(model)
 
 
 def test_refusals(tmp_path):

@@ -6,6 +6,7 @@ from helpers import draw_gguf, gguf_llama, write_gguf
 from hypothesis import given
 from hypothesis import strategies as st
 
+import autograd
 from autograd import no_grad
 from autograd.kernels import use_kernels
 from npgpt import GPT, Chat, UserError, generate, load_model, load_tokenizer
@@ -15,7 +16,9 @@ from npgpt.generation.decode import Decoder
 from npgpt.generation.quantize import Int8GPT, quantize
 from npgpt.models.cache import KVCache
 from npgpt.models.llama import Llama
+from npgpt.models.lora import LoraConfig, adapted_layers
 from npgpt.tokenizers.templates import find_template
+from npgpt.weights.adapters import add_lora, save_adapter
 from npgpt.weights.packed import (
     FORMATS,
     PackedEmbedding,
@@ -80,6 +83,78 @@ def files(tmp_path_factory):
     for name in BLOCKS:
         write_gguf(folder / f"{name}.gguf", *gguf_llama({"norm": "F32", "": name}))
     return folder
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "int8"])
+def test_the_gradient_of_a_product_and_its_derivative(name):
+    """In float64, against the product with the unpacked matrix: both derivatives to 1e-11."""
+    random = np.random.default_rng(0)
+    matrix = draw_matrix("Q4_1", 5, 64)
+    if name == "int8":
+        scale = random.random(5, np.float32)
+        matrix = PackedMatrix(random.integers(-99, 99, (5, 64), np.int8), "int8", scale)
+    packed = matrix.values, matrix.scale, name
+    whole = matrix.rows().T.astype(np.float64)
+    x, v = (random.standard_normal((2, 3, 64)) / 50 for _ in range(2))
+    results = []
+    for multiply in (lambda x: product(x, *packed), lambda x: x @ whole):
+        tensor = autograd.tensor(x, requires_grad=True)
+        value = np.sum(np.sin(multiply(tensor)))
+        first = autograd.grad(value, tensor, create_graph=True)
+        second = autograd.grad(np.sum(first * v), tensor)
+        results.append((value.item(), first.numpy(), second.numpy()))
+    for found, expected in zip(*results, strict=True):
+        spread = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11 * spread)
+
+
+@KERNELS
+@pytest.mark.parametrize("name", ["Q4_1", "Q8_0"])
+def test_lora_beside_packed_weights_is_lora_beside_float32_weights(name, kernels, files, tmp_path):
+    """Loss, gradients, the saved adapter and generation agree to rounding."""
+    path = files / f"{name}.gguf"
+    ids = np.random.default_rng(2).integers(0, 259, (2, 12))
+    models = [load_model(path), load_model(path, packed=True)]
+    with use_kernels(kernels):
+        for model in models:
+            add_lora(model, LoraConfig(r=3, lora_alpha=12, target_modules="all-linear"), seed=4)
+            for _, _, adapter in adapted_layers(model):  # if B is 0, the gradient of A is 0
+                shape = adapter.lora_B.shape
+                adapter.lora_B.data[...] = np.random.default_rng(shape).standard_normal(shape) / 9
+            _, loss = model.train()(ids[:, :-1], targets=ids[:, 1:])
+            loss.backward()
+            model.eval()
+        known, found = (
+            {n: p.grad.numpy() for n, p in model.named_parameters() if p.requires_grad}
+            for model in models
+        )
+        assert found.keys() == known.keys() and len(found) == 2 * 7 * 2
+        for place, gradient in found.items():
+            spread = np.abs(known[place]).max()
+            assert spread > 0
+            np.testing.assert_allclose(gradient, known[place], atol=3e-5 * spread)
+        save_adapter(models[1], tmp_path / "adapter", str(path))
+        again = load_model(tmp_path / "adapter", packed=True)
+        assert isinstance(again, PackedGPT)
+        with no_grad():
+            expected = load_model(tmp_path / "adapter")(ids)[0].numpy()  # beside float32 weights
+            spread = np.abs(expected).max()
+            assert np.abs(expected - load_model(path)(ids)[0].numpy()).max() > 0.01 * spread
+            np.testing.assert_allclose(again(ids)[0].numpy(), expected, atol=3e-5 * spread)
+            decoder = Decoder(again, KVCache(12))  # whose compiled steps have the change, too
+            for t in range(12):
+                step = decoder(ids[:, t : t + 1])
+                np.testing.assert_allclose(step, expected[:, t], atol=3e-5 * spread)
+
+
+def test_packed_weights_alone_are_not_trained(files):
+    """Without LoRA's matrices, there is nothing to train; no packed weight becomes a parameter."""
+    model = load_model(files / "Q8_0.gguf", packed=True)
+    with pytest.raises(UserError, match="LoRA's matrices beside them"):
+        model.train()
+    assert add_lora(model, LoraConfig(r=1)).train().training
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * 2 * 2 and all(".adapter.lora_" in name for name in trained)
 
 
 @KERNELS
