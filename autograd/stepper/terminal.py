@@ -22,6 +22,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from autograd.console import Console
+from autograd.schema import UserError
 from autograd.stepper.axes import Labels
 from autograd.stepper.check import Comparison
 from autograd.stepper.display import matrix, one
@@ -112,7 +113,7 @@ class Terminal:
         with self.console:  # the output appears at once: in a notebook as one display
             try:
                 self.command_or_value(word, line.strip())(rest.strip())
-            except CommandError as error:
+            except (CommandError, UserError) as error:
                 self.print(error, style="red")
             except Exception as error:  # an error of the stepper must not end the user's program
                 self.print(f"{word}: {type(error).__name__}: {error}", style="red")
@@ -149,7 +150,8 @@ class Terminal:
     @classmethod
     def commands(cls) -> list[str]:
         """Return the names of the commands."""
-        return [name.removeprefix("do_") for name in vars(cls) if name.startswith("do_")]
+        names = [name for part in reversed(cls.__mro__) for name in vars(part)]
+        return [name.removeprefix("do_") for name in names if name.startswith("do_")]
 
     def play(self, lines: Iterable[str]) -> None:
         """Run commands from a file. Each command is printed before its output."""

@@ -86,7 +86,11 @@ def step(
     walk(found, commands)
 
 
-def walk(trace: Trace, commands: Iterable[str] | None = None) -> bool:
+def walk(
+    trace: Trace,
+    commands: Iterable[str] | None = None,
+    terminal: Callable[[Trace], Any] | None = None,
+) -> bool:
     """Walk through a trace in the terminal.
 
     Parameters
@@ -94,6 +98,8 @@ def walk(trace: Trace, commands: Iterable[str] | None = None) -> bool:
     trace : Trace
     commands : iterable of str, optional
         Commands to run instead of those that the user would type.
+    terminal : callable, optional
+        Makes the terminal of a trace, one with more commands for example.
 
     Returns
     -------
@@ -102,12 +108,12 @@ def walk(trace: Trace, commands: Iterable[str] | None = None) -> bool:
     """
     from autograd.stepper.terminal import Terminal
 
-    terminal = Terminal(trace)
+    made = (terminal or Terminal)(trace)
     if commands is None:
-        terminal.talk()
+        made.talk()
     else:
-        terminal.play(commands)
-    return terminal.quit or not terminal.done
+        made.play(commands)
+    return made.quit or not made.done
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +101,8 @@ def walk(options: Options) -> None:
             session.take(load_trace(options.trace))
         elif options.model:
             with session.recording():
-                found = trace_model(options.model, options.text, options.image)
-            session.take(found)
+                found, *read = trace_model(options.model, options.text, options.image)
+            session.take(found, read)
         elif options.run:
             run_step(options, session)
         else:
@@ -146,8 +146,10 @@ def load_trace(folder: str) -> Any:
         raise UserError(str(error)) from None
 
 
-def trace_model(folder: str, text: str, image: str = "") -> Any:
-    """Return the trace of a model's loss on a text: of each token, given the tokens before.
+def trace_model(folder: str, text: str, image: str = "") -> tuple[Any, Any, Tokenizer]:
+    """Return the trace of a model's loss on a text, the model, and its tokenizer.
+
+    The loss is that of each token, given the tokens before.
 
     The text of an encoder-decoder is a source, a tab and a target, as in a pairs file. Of
     the text of a BERT, some tokens are masked (`masked_text`). With `image`, a file, the loss is
@@ -210,7 +212,7 @@ def trace_model(folder: str, text: str, image: str = "") -> Any:
         logits, loss = model(ids, targets=targets, **images)
         recording.file = __file__  # whose variables give names, also in an installed package
     name_axes(recording, model, tokenizer)
-    return autograd.stepper.trace(loss)
+    return autograd.stepper.trace(loss), model, tokenizer
 
 
 def masked_text(
@@ -254,8 +256,11 @@ class _Session:
         """Return the context to record in: without kernels for --source, which writes NumPy."""
         return autograd.use_kernels(False) if self.options.source else nullcontext()
 
-    def take(self, trace: Any) -> None:
-        """Walk through a pass. With --save, the first is saved; or it is written as a file."""
+    def take(self, trace: Any, read: Sequence[Any] = ()) -> None:
+        """Walk through a pass. With --save, the first is saved; or it is written as a file.
+
+        `read` is the model and its tokenizer, if the pass is that of a model.
+        """
         self.count += 1
         if self.options.source:
             self.write(trace)
@@ -270,7 +275,7 @@ class _Session:
             self.serve(trace)
             raise _Left
         try:
-            left = autograd.stepper.walk(trace, self.lines)
+            left = autograd.stepper.walk(trace, self.lines, terminal_for(read))
         except BrokenPipeError:  # the reader, such as head, has seen enough
             left = True
         if left:
@@ -296,6 +301,15 @@ class _Session:
         say(f"{path} is written; it prints {trace.recording.name(trace.start)} = {value!s}")
 
 
+def terminal_for(read: Sequence[Any]) -> Callable[[Any], Any] | None:
+    """Return what makes the terminal of a pass: with commands that ask a model, if there is one."""
+    if not read:
+        return None
+    from npgpt.commands._model_terminal import ModelTerminal
+
+    return lambda trace: ModelTerminal(trace, *read)
+
+
 class _Left(BaseException):
     """The user left the stepper, so the script ends; ``except Exception`` does not catch this."""
 
@@ -316,10 +330,11 @@ def run_step(options: Options, session: _Session) -> None:
     say(f"update {step} of {folder}, replayed from {replay.origin}")
 
     def take(trace: Any) -> None:
-        name_axes(trace.recording, replay.run.model, replay.run.tokenizer)
+        read = replay.run.model, replay.run.tokenizer
+        name_axes(trace.recording, *read)
         if n > 1:
             print(f"\n{what} {session.count + 1} of the {n} that this update adds up")
-        session.take(trace)
+        session.take(trace, read)
 
     with session.recording(), autograd.stepper.stopping_at_backward(take):
         replay.run.backward()

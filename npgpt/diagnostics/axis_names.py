@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from numpy import ndarray
+
 from autograd.escape import shown
-from autograd.stepper import Recording
+from autograd.stepper import Call, Recording
 from autograd.stepper.axes import count
 from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.heads import Head
@@ -38,12 +40,8 @@ def name_axes(recording: Recording, model: Any, tokenizer: Any) -> None:
         labels = count("label", len(model.config.labels))
         axes[number] = (labels, ()) if isinstance(label_head, Head) else ((), labels)
         texts["label",] = [shown(label) for label in model.config.labels]
-    if table is None:  # the embedding is frozen, and its calls are not recorded
-        return
     known: dict[bytes, str] = {}  # what the positions of some ids are called
-    for call in recording.calls.values():
-        if call.op.name != "embedding" or call.parents.get("weight") != table:
-            continue
+    for call in lookups(recording, table):
         ids = call.arguments["input"]  # (B, T)
         if (key := ids.tobytes()) not in known:
             names = ["source position"] * isinstance(model, EncoderDecoder) + ["position"]
@@ -59,3 +57,25 @@ def number_of(recording: Recording, module: Any) -> int | None:
     """Return the number of a module's weight in a recording, if the pass has used it."""
     node = getattr(getattr(module, "weight", None), "_node", None)
     return node.number if node is not None and node.number in recording.values else None
+
+
+def lookups(recording: Recording, table: int | None) -> list[Call]:
+    """Return the calls that look ids up in a table; none if the table is frozen, so not recorded.
+
+    Parameters
+    ----------
+    recording : Recording
+    table : int or None
+        The number of the table.
+    """
+    calls = recording.calls.values() if table is not None else ()
+    return [
+        call for call in calls
+        if call.op.name == "embedding" and call.parents.get("weight") == table
+    ]  # fmt: skip
+
+
+def read_ids(recording: Recording, model: Any) -> ndarray | None:
+    """Return the ids, (B, T), that a model has looked up first in a recorded pass, if any."""
+    found = lookups(recording, number_of(recording, model.transformer.wte))
+    return found[0].arguments["input"] if found else None

@@ -137,7 +137,7 @@ def describe_heads(heads: list[int]) -> str:
     return f"head {heads[0]}" if len(heads) == 1 else f"the mean of {len(heads)} heads"
 
 
-def print_overview(subject: Subject, maps: ndarray) -> None:
+def print_overview(subject: Subject, maps: ndarray, how: str = "--layer N --head N") -> None:
     """Print a letter for each head, and the share of attention that goes there."""
     shares = summarize(maps)  # (3, L, H)
     width, H = subject.console.width - 6, maps.shape[1]
@@ -157,7 +157,7 @@ def print_overview(subject: Subject, maps: ndarray) -> None:
             style = {"f": "color(208)", "p": "color(33)", "s": "color(71)"}.get(letter, "dim")
             line.append(f"{letter}{number}".rjust(cell), style)
         print_line(line, soft_wrap=True)
-    print_line(Text("--layer N --head N shows the map of a head", "dim"))
+    print_line(Text(f"{how} shows the map of a head", "dim"))
 
 
 def summarize(maps: ndarray) -> ndarray:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from npgpt.commands.look import _subject
 from npgpt.commands.look._subject import (
+    Subject,
     bar,
     find_index,
     percent,
@@ -16,7 +17,7 @@ from npgpt.commands.look._subject import (
     write_page,
 )
 from npgpt.diagnostics import page
-from npgpt.diagnostics.inside import logit_lens
+from npgpt.diagnostics.inside import Predictions, logit_lens
 from npgpt.options import parse
 
 
@@ -39,31 +40,14 @@ def run(args: list[str]) -> int:
     tokens = subject.tokens
     n = len(tokens)
     t = find_index("--position", options.position, n, f"the text has {n} tokens")
-    found = logit_lens(subject.model, subject.ids)
-    names = ["embed", *map(str, range(subject.model.config.n_layer))]
+    found, names = logit_lens(subject.model, subject.ids), names_of(subject)
     if options.json:
         print_json(
             tokens=subject.texts, ids=subject.ids, best=found.best,
             probabilities=found.probabilities, ranks=found.ranks,
         )  # fmt: skip
     else:
-        final = subject.name(found.best[-1, t, 0])
-        console = subject.console
-        console.print(Text(f"after {t} {tokens[t]}: the model predicts {final}", "bold"))
-        console.print(
-            Text(f"layer  {'its best token':<16}       {'':8}  {'rank of that':>12}", "dim")
-        )
-        for layer, name in enumerate(names):
-            best, p = found.best[layer, t], found.probabilities[layer, t]
-            drawn = bar(p[0], 8)
-            line = Text(f"{name:>5}  {shorten(subject.name(best[0]), 16):<16} {percent(p[0]):>6}")
-            line.append(" ").append(drawn).append(" " * (8 - len(drawn)))
-            line.append(f"  {found.ranks[layer, t]:>10,}  ")
-            others = subject.describe(best[1:3], p[1:3])
-            if (room := console.width - len(line)) > 10:
-                line.append(shorten(others, room), "dim")
-            console.print(line, soft_wrap=True)
-        console.print(Text(f"rank of that: the place of {final} in the order of the layer", "dim"))
+        print_lens(subject, found, t)
     if options.html:
         cells = [[shorten(subject.name(i), 12) for i in line] for line in found.best[..., 0]]
         titles = [
@@ -89,3 +73,27 @@ def run(args: list[str]) -> int:
             ),
         )
     return 0
+
+
+def names_of(subject: Subject) -> list[str]:
+    """Return the names of the layers, of which the first is the embedding."""
+    return ["embed", *map(str, range(subject.model.config.n_layer))]
+
+
+def print_lens(subject: Subject, found: Predictions, t: int) -> None:
+    """Print what each layer would predict after a position."""
+    console, tokens = subject.console, subject.tokens
+    final = subject.name(found.best[-1, t, 0])
+    console.print(Text(f"after {t} {tokens[t]}: the model predicts {final}", "bold"))
+    console.print(Text(f"layer  {'its best token':<16}       {'':8}  {'rank of that':>12}", "dim"))
+    for layer, name in enumerate(names_of(subject)):
+        best, p = found.best[layer, t], found.probabilities[layer, t]
+        drawn = bar(p[0], 8)
+        line = Text(f"{name:>5}  {shorten(subject.name(best[0]), 16):<16} {percent(p[0]):>6}")
+        line.append(" ").append(drawn).append(" " * (8 - len(drawn)))
+        line.append(f"  {found.ranks[layer, t]:>10,}  ")
+        others = subject.describe(best[1:3], p[1:3])
+        if (room := console.width - len(line)) > 10:
+            line.append(shorten(others, room), "dim")
+        console.print(line, soft_wrap=True)
+    console.print(Text(f"rank of that: the place of {final} in the order of the layer", "dim"))

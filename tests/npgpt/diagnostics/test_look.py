@@ -250,3 +250,47 @@ def test_the_latest_run(tmp_path, capsys, monkeypatch):
     assert npgpt(*f"train --data a.txt {sizes}".split()) == 0
     for command in COMMANDS:
         assert npgpt("look", command, "--text", "there") == 0
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_stepper_shows_the_same(folder, width, tmp_path, capsys, monkeypatch):
+    """``attn``, ``lens`` and ``logits`` of the stepper are those of ``npgpt look``."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = "to be or not"
+
+    def shown(command, *options):
+        assert look(command, folder, text[:-1], *options) == 0
+        return capsys.readouterr().out.splitlines()
+
+    overview = shown("attention")[:-1]
+    head, lens = shown("attention", "--layer", 1, "--head", 1), shown("lens", "--position", 4)
+    terms = shown("attribution", "--position", 4, "--token", "x")
+    said = ["attn", "attn 1 -1", "lens 4", "logits 4 'x'", "logits", "attn 7", "attn x", "lens 99",
+            "logits 4 'xx'", "set d(loss) * 2", "set transformer.wte.weight[0, 0] = 3", "attn 0",
+            "help attn"]  # fmt: skip
+    (tmp_path / "commands").write_text("\n".join(said))
+    step = ["step", "--model", folder, f"--text={text}", "--commands", tmp_path / "commands"]
+    assert npgpt(*step) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    for expected in (overview, head, lens, terms):
+        at = lines.index(expected[0])
+        assert lines[at : at + len(expected)] == expected
+    assert out.count("the sum of all terms") == 2
+    assert "the layer is 7; the model has 2 layers, 0 to 1" in out
+    assert "'x': expected numbers, as in attn 3 0" in out
+    assert "the position is 99; there are 11 tokens, 0 to 10" in out
+    assert "TOKEN must be one token, and 'xx' is 2" in out
+    assert out.count("as recorded, without what was set") == 1
+
+
+def test_the_stepper_of_a_model_that_predicts_nothing(tmp_path, capsys):
+    folder = tmp_path / "model"
+    config = EncoderDecoderConfig(256, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    EncoderDecoder(config).save_pretrained(folder)
+    save_tokenizer(ByteTokenizer(), folder)
+    (tmp_path / "commands").write_text("attn\nlens\nprint logits\n")
+    step = ["step", "--model", folder, "--text", "to\tbe", "--commands", tmp_path / "commands"]
+    assert npgpt(*step) == 0
+    out = capsys.readouterr().out
+    assert out.count("of the type") == 2 and "(·, position, token)" in out
