@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from conftest import need
 from helpers import ROOT, Quiet, lines, npgpt, same_runs, train_config
 
 from npgpt import GPTConfig, UserError, load_model
@@ -247,6 +249,22 @@ def test_the_example(table, tmp_path):
     assert {"val_accuracy", "parameters", "seconds"} <= result.keys()
     assert load_model(tmp_path / "kept/run").config.labels == ("bad", "good", "so so")
     assert load_model(tmp_path / "kept/run").n_parameters() == result["parameters"]
+
+
+def test_the_example_with_a_frozen_model(minilm, table, tmp_path):
+    """A linear classifier learns from the model's vectors; the split is that of the training."""
+    need(find_spec("sklearn") is not None, "scikit-learn")
+    script = [sys.executable, ROOT / "examples/sentiment.py", "--data", table, "--frozen"]
+    found = subprocess.run(
+        [*script, "--model", minilm], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert not found.returncode, found.stderr
+    result = json.loads(found.stdout.splitlines()[-1])
+    assert result["val_accuracy"] == 1
+    for options in ([], ["--model", minilm, "--save", tmp_path / "kept"]):
+        found = subprocess.run([*script, *options], capture_output=True, text=True, check=False)
+        assert found.returncode == 2 and "--frozen" in found.stderr
+    assert not (tmp_path / "kept").exists()
 
 
 # ---- what a model with labels is not for
