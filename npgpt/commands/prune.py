@@ -35,8 +35,10 @@ from npgpt.training.pruning import (
     demand_places,
     measure_importance,
     remove_parts,
+    share_of_zeros,
     smaller_config,
     units_of,
+    zero_smallest,
 )
 from npgpt.training.task import TRAIN, Task
 from npgpt.weights.load import load_model
@@ -47,6 +49,9 @@ Share = Annotated[float, Range(0, 1)]
 @dataclass
 class Options(TrainConfig):
     """Prune a model: remove the heads, MLP channels or layers that the loss needs least.
+
+    With --weights, small weights become zero instead, and stay zero. The model then is as large and
+    as fast as before.
 
     Each round removes a part of them, then fine-tunes what is left, by the keys of npgpt train. The
     folder --out_dir gets an ordinary model and a run for each round (pruned-1, tuned-1, pruned-2
@@ -61,6 +66,8 @@ class Options(TrainConfig):
     """The share of the channels of MLPs to remove, the same number in each layer."""
     layers: Share = 0.0
     """The share of layers to remove."""
+    weights: Share = 0.0
+    """The share of the weights of each linear layer to set to zero, the smallest ones."""
     rounds: Size = 1
     """In how many rounds the shares are removed."""
     samples: Size = 64
@@ -75,7 +82,14 @@ class Options(TrainConfig):
     sample_tokens: Steps = 0
 
 
-OWN = ("model", *Parts._fields, "rounds", "samples", "workers")  # which are no keys of a run
+OWN = (
+    "model",
+    *Parts._fields,
+    "weights",
+    "rounds",
+    "samples",
+    "workers",
+)  # which are no keys of a run
 USUAL = {name: getattr(Options, name) for name in Options.__annotations__ if name not in OWN}
 
 
@@ -111,11 +125,13 @@ def run(args: list[str]) -> int:
 def demand_shares(config: ModelConfig, options: Options) -> None:
     """Refuse shares that remove nothing, or all, of what they are a share of."""
     shares = {name: getattr(options, name) for name in Parts._fields}
-    if not any(shares.values()):
+    if not any(shares.values()) and not options.weights:
         raise UserError(
-            "nothing is to be removed: give a share, such as --heads 0.5, --channels 0.5 or "
-            "--layers 0.5"
+            "nothing is to be removed: give a share, such as --heads 0.5, --channels 0.5, "
+            "--layers 0.5 or --weights 0.5"
         )
+    if options.weights == 1:
+        raise UserError("--weights 1 sets all weights to zero: give less than 1, such as 0.5")
     numbers, keep = count_parts(config)._asdict(), parts_after(config, options, options.rounds)
     for name, kept in keep._asdict().items():
         n, share = numbers[name], shares[name]
@@ -156,13 +172,16 @@ def prune_in_rounds(
         keep = parts_after(config, options, i)
         say(f"round {i} of {options.rounds}: {describe(smaller_config(config, keep))} are kept")
         cut = remove_parts(model, keep, measure_importance(model, draw_sequences(task, options, i)))
+        if options.weights:
+            zero_smallest(cut, options.weights * i / options.rounds)
         latest = folder / f"pruned-{i}"
         with together(latest):
             save_tokenizer(task.tokenizer, latest)
             cut.save_pretrained(latest)
         model = cut
         if options.max_iters:
-            of_run = {"init_from": str(latest), "workers": options.workers}
+            of_run: dict[str, Any] = {"init_from": str(latest), "workers": options.workers}
+            of_run |= {"keep_zeros": True} if options.weights else {}
             latest = folder / f"tuned-{i}"
             default = train.Options(task=options.task, **USUAL)
             if code := train.train_as(keys | of_run | {"out_dir": str(latest)}, default, ()):
@@ -189,8 +208,9 @@ class Measured:
 def measure(cut: GPT, model: GPT, task: Task) -> Measured:
     """Measure a model; `cut` is the same model before the fine-tuning, or `model` itself."""
     loss = task.whole_loss(model)
+    zeros = share_of_zeros(model)
     return Measured(
-        describe(model.config),
+        describe(model.config) + (f", {zeros:.0%} zeros" if zeros else ""),
         model.n_parameters(),
         loss if cut is model else task.whole_loss(cut),
         loss,

@@ -8,10 +8,11 @@ from numpy.typing import ArrayLike
 
 from autograd import Tensor, nn
 from npgpt.errors import UserError
-from npgpt.module import Module, Parameter, Traced, check_ids
+from npgpt.models.layers import Weighted
+from npgpt.module import Parameter, Traced, check_ids
 
 
-class Head(Module):
+class Head(Weighted):
     """The map from a hidden state to the logits of the next token."""
 
     part = "head"
@@ -21,11 +22,11 @@ class Head(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., C) -> (..., V)``."""
-        return x @ self.weight.T
+        return x @ self.used_weight().T
 
     def trace(self, x: Traced) -> Traced:
         """Trace the product."""
-        return x.linear(self.weight.numpy().T)
+        return x.linear(self.used_weight().numpy().T)
 
 
 def check_targets(targets: ArrayLike, vocab_size: int) -> ndarray:

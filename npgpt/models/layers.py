@@ -16,7 +16,25 @@ from autograd import Tensor, nn
 from npgpt.module import Module, Parameter, Traced
 
 
-class Linear(Module):
+class Weighted(Module):
+    """A layer with a weight, which it may use in another form than it stores and trains.
+
+    Attributes
+    ----------
+    form : callable or None
+        A function from the weight to what the layer computes with, such as the weight rounded to 4
+        bits; see `npgpt.weights.forms`.
+    """
+
+    weight: Any
+    form: Callable[[Tensor], Tensor] | None = None
+
+    def used_weight(self) -> Tensor:
+        """Return the weight in the form in which the layer uses it."""
+        return self.weight if self.form is None else self.form(self.weight)
+
+
+class Linear(Weighted):
     """x @ weight + bias, with ``weight (in, out)``; GPT-2's checkpoints call this Conv1D.
 
     Attributes
@@ -33,7 +51,7 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in) -> (..., out)``."""
-        y = nn.affine(x, self.weight, self.bias)
+        y = nn.affine(x, self.used_weight(), self.bias)
         return y + self.adapter(x) if self.is_changed else y
 
     def trace(self, x: Traced) -> Traced:
@@ -51,15 +69,16 @@ class Linear(Module):
         return self.adapter is not None and self.adapter.unmerged is None
 
     def whole_weight(self) -> ndarray:
-        """Return the weight with the change of the adapter, (in, out)."""
-        weight = self.weight.numpy()
+        """Return the weight as it is used, with the change of the adapter, (in, out)."""
+        weight = self.used_weight().numpy()
         return weight + self.adapter.change() if self.is_changed else weight
 
 
-class Embedding(Module):
+class Embedding(Weighted):
     """A table with one row for each token of the vocabulary.
 
-    The row `padding`, if there is one, gets no gradient where the row is looked up.
+    The row `padding`, if there is one, gets no gradient where the row is looked up. The form of the
+    weight must be one that treats each row for itself.
     """
 
     part = "token embedding"
@@ -73,8 +92,10 @@ class Embedding(Module):
     def forward(self, ids: ndarray) -> Tensor:
         """Look up rows: ``(...) -> (..., width)``."""
         if self.padding is None:
-            return nn.embedding(ids, self.weight)
-        return nn.embedding(ids, self.weight, padding_idx=self.padding)
+            rows = nn.embedding(ids, self.weight)
+        else:
+            rows = nn.embedding(ids, self.weight, padding_idx=self.padding)
+        return rows if self.form is None else self.form(rows)
 
 
 class LayerNorm(Module):

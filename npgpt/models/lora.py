@@ -21,7 +21,7 @@ from autograd.schema import Range, fit_fields
 from npgpt.errors import UserError
 from npgpt.models.config import Fraction, Size
 from npgpt.models.gpt import GPT
-from npgpt.models.layers import Dropout, Linear
+from npgpt.models.layers import Dropout, Linear, Weighted
 from npgpt.module import Module, Parameter
 
 
@@ -162,6 +162,7 @@ def unmerge_lora(model: GPT) -> GPT:
 def merged_state(model: GPT) -> dict[str, ndarray]:
     """Return the parameters by name, with each change in the weight of its layer.
 
+    A weight that its layer uses in another form (`npgpt.models.layers.Weighted`) is in this form.
     The model stays as it is. The names are those of a model without changes.
 
     Examples
@@ -173,11 +174,17 @@ def merged_state(model: GPT) -> dict[str, ndarray]:
     >>> merged_state(add_lora(model, LoraConfig(r=2))).keys() == names
     True
     """
-    whole, own = {}, set[str]()
+    whole = {
+        f"{name}.weight": module.used_weight().numpy()
+        for name, module in model.named_modules()
+        if isinstance(module, Weighted) and module.form is not None
+    }
+    own = set[str]()
     for name, layer, adapter in adapted_layers(model):
         whole[f"{name}.weight"] = layer.whole_weight()
         own.update(f"{name}.adapter.{each}" for each, _ in adapter.named_parameters())
-    return {name: x for name, x in (model.state_dict() | whole).items() if name not in own}
+    state = model.state_dict()
+    return {name: whole.get(name, x) for name, x in state.items() if name not in own}
 
 
 def frozen(array: ndarray) -> Parameter:

@@ -259,12 +259,37 @@ class TeacherKeys:
 
 
 FIXED += tuple(f.name for f in dataclasses.fields(TeacherKeys))
+
+
+@dataclass
+class FormKeys:
+    """The keys of a run that say in which form the model uses its weights."""
+
+    fake_quantize: Literal["Q8_0", "Q4_1", "Q4_0"] | None = None
+    """Compute with matrices that are rounded as npgpt export --gguf --type rounds them, so that the
+    file computes as the trained model does (quantization-aware training)."""
+    keep_zeros: bool = False
+    """Let the weights of linear layers that are zero stay zero."""
+
+    def check_forms(self, lora_r: int) -> None:
+        """Refuse a form of whole weights if LoRA trains a change of them."""
+        for key in (f.name for f in dataclasses.fields(FormKeys)):
+            if getattr(self, key) and lora_r:
+                raise UserError(
+                    f"--{key} is about whole weights, and --lora_r trains a change of them: drop "
+                    "one of the two"
+                )
+
+
+FIXED += tuple(f.name for f in dataclasses.fields(FormKeys))
 TRAINABLE_KEYS = {f.name: f.default for f in dataclasses.fields(TrainableKeys)}
 FIXED += (*TRAINABLE_KEYS,)
 
 
 @dataclass
-class TrainConfig(TeacherKeys, TrainableKeys, ModelKeys, DataKeys):  # the last one's fields first
+class TrainConfig(
+    FormKeys, TeacherKeys, TrainableKeys, ModelKeys, DataKeys
+):  # the last one's fields first
     """A training run, with nanoGPT's names: the keys of a TOML file and of the command line.
 
     The defaults train a character-level GPT on the interpreter's own library in about two minutes.
@@ -333,6 +358,7 @@ class TrainConfig(TeacherKeys, TrainableKeys, ModelKeys, DataKeys):  # the last 
             setattr(self, name, path_of(getattr(self, name)))
         self.check_trainable(self.init_from)
         self.check_teacher()
+        self.check_forms(self.lora_r)
         for name in ("separator", "separate"):
             if getattr(self, name) and not self.documents:
                 raise UserError(f"--{name} is about documents: add --documents, or leave it out")

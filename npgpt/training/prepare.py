@@ -29,6 +29,7 @@ from npgpt.training.memory import demand_memory
 from npgpt.training.registry import TASKS
 from npgpt.training.task import SAMPLING, Task
 from npgpt.training.trainable import choose_trainable
+from npgpt.weights.forms import fake_quantize, keep_zeros
 from npgpt.weights.load import load_model
 
 
@@ -168,7 +169,7 @@ def tokenizer_for(
 def initial_model(architecture: ModelConfig, config: TrainConfig, base: GPT | None) -> GPT:
     """Make the model that a run begins with: a new one, or one with the weights of `base`.
 
-    What the run does not train is frozen.
+    What the run does not train is frozen, and weights have the form in which the run uses them.
     """
     model = architecture_of(architecture).model(architecture, seed=config.seed)
     if base is not None:
@@ -181,6 +182,10 @@ def initial_model(architecture: ModelConfig, config: TrainConfig, base: GPT | No
             state = {name: state[name] for name in state if not name.startswith("label_head.")}
         model.load_state_dict(known | {name: state[name] for name in state if name in known})
         model.generation_config = base.generation_config
+    if config.fake_quantize:
+        fake_quantize(model, config.fake_quantize)
+    if config.keep_zeros:
+        keep_zeros(model)
     return choose_trainable(model, config)
 
 

@@ -1,4 +1,4 @@
-"""Pruning: remove the heads, MLP channels and layers that a loss needs least.
+"""Pruning: remove the heads, MLP channels and layers that a loss needs least, or zero weights.
 
 A part of a model has a gate: what the part computes is multiplied by the gate, which is 1. If the
 gate became 0, the part would be removed. To first order, the loss would then change by minus its
@@ -31,6 +31,7 @@ from numpy import ndarray
 from npgpt.errors import UserError
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
+from npgpt.models.layers import Linear
 from npgpt.models.llama import Llama, LlamaConfig
 from npgpt.models.registry import architecture_of
 from npgpt.module import evaluating, unallocated
@@ -260,3 +261,32 @@ def demand_places(config: ModelConfig) -> None:
         why = "a post-norm layer does not add to what it reads, so no layer can be left out"
     if why:
         raise UserError(f"layers of this model cannot be removed: {why}. Prune heads or channels")
+
+
+def zero_smallest(model: GPT, share: float) -> None:
+    """Set a share of the weights of each linear layer to zero, the smallest without sign.
+
+    Examples
+    --------
+    >>> from npgpt import GPTConfig
+    >>> model = GPT(GPTConfig(vocab_size=5, n_positions=4, n_embd=8, n_layer=1, n_head=2))
+    >>> zero_smallest(model, 0.75)
+    >>> round(share_of_zeros(model), 2)
+    0.75
+    """
+    for array in matrices_of(model):
+        places = np.argsort(np.abs(array), axis=None, kind="stable")
+        array.ravel()[places[: round(share * array.size)]] = 0
+
+
+def share_of_zeros(model: GPT) -> float:
+    """Return the share of the weights of linear layers that are zero."""
+    arrays = matrices_of(model)
+    zeros = sum(array.size - np.count_nonzero(array) for array in arrays)
+    return float(zeros / sum(array.size for array in arrays))
+
+
+def matrices_of(model: GPT) -> list[ndarray]:
+    """Return the weights of all linear layers, which may be written."""
+    modules = (module for _, module in model.named_modules())
+    return [module.weight.data for module in modules if isinstance(module, Linear)]

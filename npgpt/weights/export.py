@@ -17,7 +17,7 @@ from npgpt.module import unallocated
 from npgpt.tokenizers import Tokenizer, load_tokenizer
 from npgpt.tokenizers.gguf import describe_for_gguf
 from npgpt.tokenizers.huggingface import write_hugging_face
-from npgpt.weights.gguf import BLOCK, GGUF, Unwritten, write_gguf
+from npgpt.weights.gguf import GGUF, Unwritten, type_of_rows, write_gguf
 from npgpt.weights.gguf_model import describe_for_gguf_model, name_for_gguf, read_config
 from npgpt.weights.load import load_model
 
@@ -232,7 +232,7 @@ def export_gguf(source: str | Path, path: str | Path, kind: str = "F32") -> None
 def _type_of(name: str, shape: tuple[int, ...], kind: str) -> str:
     if len(shape) == 1 or name == "position_embd.weight":
         return "F32"
-    return "F16" if kind.startswith("Q") and shape[-1] % BLOCK else kind
+    return type_of_rows(shape[-1], kind)
 
 
 def _special_ids(model: GPT) -> dict[str, int]:

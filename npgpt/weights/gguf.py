@@ -162,6 +162,29 @@ QUANTIZED = {
     "Q4_1": Quantization(np.dtype([SCALE, ("m", "<f2"), HALVES]), decode_q4_1, encode_q4_1),
     "Q8_0": Quantization(np.dtype([SCALE, ("q", "i1", 32)]), decode_q8_0, encode_q8_0),
 }
+
+
+def type_of_rows(n: int, kind: str) -> str:
+    """Return the type of a matrix with rows of n numbers, if it is to have a type.
+
+    Rows that cannot be cut into blocks are of type F16.
+
+    Examples
+    --------
+    >>> type_of_rows(64, "Q4_0"), type_of_rows(65, "Q4_0"), type_of_rows(65, "F32")
+    ('Q4_0', 'F16', 'F32')
+    """
+    return "F16" if kind in QUANTIZED and n % BLOCK else kind
+
+
+def encode_rows(rows: ndarray, kind: str) -> ndarray:
+    """Return the blocks of rows (..., N), as (..., N / 32), for a type of `QUANTIZED`."""
+    values = np.ascontiguousarray(rows, np.float32).reshape(*rows.shape[:-1], -1, BLOCK)
+    blocks = np.empty(values.shape[:-1], QUANTIZED[kind].block)
+    QUANTIZED[kind].encode(values, blocks)
+    return blocks
+
+
 PLAIN = {"F32": 4, "F16": 2, "BF16": 2}  # types that are not quantized, and the bytes of a value
 # The names of types by their numbers in a file; a dot is a number that is not used any more.
 TYPES = (
@@ -577,11 +600,8 @@ class Unwritten:
         values = self.make()
         with np.errstate(over="ignore", invalid="ignore"):
             if self.kind in QUANTIZED:
-                values = np.ascontiguousarray(values, np.float32)
-                values = values.reshape(*self.shape[:-1], -1, BLOCK)
-                stored = np.empty(values.shape[:-1], QUANTIZED[self.kind].block)
-                QUANTIZED[self.kind].encode(values, stored)
-                scales = [stored[name] for name in ("d", "m") if name in stored.dtype.fields]
+                stored = encode_rows(values, self.kind)
+                scales = [stored[name] for name in ("d", "m") if name in (stored.dtype.names or ())]
             else:
                 stored = np.ascontiguousarray(values, FLOATS[self.kind])
                 scales = [stored]

@@ -15,6 +15,7 @@ from npgpt.training.pruning import (
     Parts,
     count_parts,
     gate_derivatives,
+    matrices_of,
     measure_importance,
     remove_parts,
     units_of,
@@ -203,6 +204,24 @@ def test_the_command_prunes_in_rounds(trained, tmp_path, capsys):
     assert npgpt("step", "--run", last, "--at=2", "--html", tmp_path / "step.html") == 0
 
 
+def test_small_weights_become_zero_and_stay(trained, tmp_path, capsys):
+    folder, text = trained
+    words = ["--weights=0.8", "--rounds=2", "--max_iters=4", "--out_dir", tmp_path / "out"]
+    assert npgpt("prune", "--model", folder, "--data", text, *words) == 0
+    whole = matrices_of(load_model(folder))
+    cut, tuned, last = (
+        matrices_of(load_model(tmp_path / "out" / name))
+        for name in ("pruned-1", "tuned-1", "tuned-2")
+    )
+    for old, first, then, end in zip(whole, cut, tuned, last, strict=True):
+        assert np.count_nonzero(first == 0) == round(0.4 * old.size)
+        assert np.abs(old[first == 0]).max() <= np.abs(old[first != 0]).min()
+        np.testing.assert_array_equal(first == 0, then == 0)
+        assert (first != then).any()
+        assert np.count_nonzero(end == 0) == round(0.8 * old.size)
+    assert "80% zeros" in (tmp_path / "out" / "pruning.md").read_text()
+
+
 def test_without_fine_tuning_the_model_is_the_cut_one(trained, tmp_path, capsys):
     folder, text = trained
     words = ["--channels=0.25", "--max_iters=0", "--out_dir", tmp_path / "out"]
@@ -221,6 +240,7 @@ def test_without_fine_tuning_the_model_is_the_cut_one(trained, tmp_path, capsys)
         (["--model", "MODEL", "--channels=1.5"], "channels"),
         (["--model", "MODEL", "--heads=-1"], "heads"),
         (["--model", "MODEL", "--heads=0.1"], "less than half of one, of the 2 heads"),
+        (["--model", "MODEL", "--weights=1"], "--weights 1 sets all weights to zero"),
         (["--model", "MODEL", "--heads=0.5", "--rounds=0"], "rounds"),
         (["--model", "nowhere", "--heads=0.5"], "nowhere"),
         (["--model", "MODEL", "--heads=0.5", "--init_from=x"], "--init_from is --model here"),
