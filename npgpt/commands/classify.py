@@ -120,7 +120,9 @@ def make_classifier(options: Judging, pairs: bool = False) -> tuple[Sequence[str
     if config is not None and config.labels:
         return head_classifier(options, path, config, pairs)
     if pairs:
-        raise UserError(f"{path} has no classification head: leave out --pairs")
+        raise UserError(
+            f"{path} has no classification head, which pairs of texts need: give single texts"
+        )
     if options.calibrate and options.calibrate_batch:
         raise UserError("--calibrate and --calibrate_batch are two ways: leave one of them out")
     words = find_words(options)

@@ -51,6 +51,7 @@ def read_examples(
     text_column: str = "",
     label_column: str = "",
     *,
+    text_pair_column: str = "",
     labels: Collection[str] = (),
     form: Form | None = None,
     encoding: str = "utf-8",
@@ -67,6 +68,9 @@ def read_examples(
         by their numbers from 1 if the first line is an example already. If not given: ``input`` and
         ``output``, or ``text`` and ``label``, if the first line has these names, or else the first
         column and the second.
+    text_pair_column : str
+        The column of second texts. An example then has both texts, with a tab between them; a tab
+        inside of a text becomes a space. The other two columns must be named as well.
     labels : collection of str
         The labels that may occur; any, if not given.
     form : {"csv", "tsv", "jsonl", "json", "trec"}, optional
@@ -100,12 +104,16 @@ def read_examples(
     """
     if bool(text_column) != bool(label_column):
         raise UserError("name both text_column and label_column, or neither")
-    columns = (text_column, label_column) if text_column else ()
+    if text_pair_column and not text_column:
+        raise UserError("with text_pair_column, name text_column and label_column, too")
+    columns = [name for name in (text_column, text_pair_column, label_column) if name]
     rows = read_rows(path, columns, form=form, encoding=encoding)
     examples = []
-    for where, (text, label) in rows:
+    for where, (*texts, label) in rows:
         if labels and label not in labels:
             raise UserError(f"{where}: the label is {brief(label)}{nearest(label, labels)}")
+        is_pair = len(texts) > 1
+        text = "\t".join(text.replace("\t", " ") for text in texts) if is_pair else texts[0]
         examples.append(Example(text, label))
     return examples
 

@@ -117,7 +117,7 @@ def answer_questions(scorer: Scorer, items: list[Item]) -> Answers:
         best_other = np.delete(found, item.answer).max()
         is_best = [each.argmax() == item.answer for each in (found, normalize(found, own))]
         rows.append([*is_best, found[item.answer] - best_other])
-    right, right_normalized, margins = np.array(rows).T
+    right, right_normalized, margins = np.array(rows, float).reshape(-1, 3).T
     return Answers(right, right_normalized, margins)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,21 +70,27 @@ class Result:
     tables: dict[str, Table] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values for a JSON file; `from_dict` reads them."""
+        """Return the values for a JSON file, with None for NaN; `from_dict` reads them."""
         return {
             "task": self.task,
             "model": self.model,
             "data": self.data,
             "settings": self.settings,
             "n": self.n,
-            "metrics": {name: found._asdict() for name, found in self.metrics.items()},
+            "metrics": {
+                name: {key: x if math.isfinite(x) else None for key, x in found._asdict().items()}
+                for name, found in self.metrics.items()
+            },
             "tables": {name: vars(table) for name, table in self.tables.items()},
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Result:
         """Return the result that `to_dict` has written."""
-        metrics = {name: Estimate(**found) for name, found in values["metrics"].items()}
+        metrics = {
+            name: Estimate(**{key: math.nan if x is None else x for key, x in found.items()})
+            for name, found in values["metrics"].items()
+        }
         tables = {name: Table(**table) for name, table in values["tables"].items()}
         return cls(**{**values, "metrics": metrics, "tables": tables})
 

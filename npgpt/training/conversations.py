@@ -64,7 +64,8 @@ def read_conversations(
     Raises
     ------
     UserError
-        If a row is no conversation, or if a message is empty. The message has the line's number.
+        If a row is no conversation, if a message is empty, if user and assistant do not take turns,
+        or if two answers are the same. The message has the line's number.
 
     Examples
     --------
@@ -81,6 +82,11 @@ def read_conversations(
     for where, row in read_objects(path):
         if has_rejected:
             found.append(_preference(row, where, text_column))
+            if found[-1].rejected == found[-1].messages[-1]["content"]:
+                raise UserError(
+                    f"{where}: chosen and rejected are the same answer, "
+                    f"{brief(found[-1].rejected)}; leave out the row, or give two answers"
+                )
         else:
             found.append(Conversation(where, _messages(row, where, text_column, label_column)))
     return found
@@ -185,9 +191,11 @@ def _checked(turns: Any, where: str) -> list[dict[str, str]]:
             )
         messages.append(_message(turn["role"], turn, "content", where))
     roles = [message["role"] for message in messages]
-    if roles[0] == "assistant" or roles[-1] != "assistant":
+    spoken = roles[1:] if roles[0] == "system" else roles
+    if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
         raise UserError(
-            f"{where}: the roles are {brief(roles)}; the first message must not be an answer, and "
-            "the last one must"
+            f"{where}: the roles are {brief(roles)}; user and assistant must take turns (a system "
+            "message may stand before): the first message must not be an answer, and the last one "
+            "must"
         )
     return messages

@@ -41,6 +41,9 @@ class Data:
     for each label; --text_column, --label_column, --form and --encoding also describe this data."""
     n: Steps = 0
     """How many examples are used, drawn at random; 0 uses all."""
+    text_pair_column: str = ""
+    """For a model that was trained on pairs of texts: the column with the second texts. Name
+    --text_column and --label_column, too."""
 
 
 @dataclass
@@ -62,7 +65,7 @@ def run(args: list[str]) -> int:
     keep_freed_memory()
     if not options.data:
         raise UserError("there are no examples: give a file of texts and labels, or a folder")
-    labels, find = make_classifier(options)
+    labels, find = make_classifier(options, bool(options.text_pair_column))
     if len(labels) == 1:
         raise UserError(
             f"{options.model} gives a number to a text, and no label: name a "
@@ -72,6 +75,7 @@ def run(args: list[str]) -> int:
         options.data,
         options.text_column,
         options.label_column,
+        text_pair_column=options.text_pair_column,
         labels=labels,
         form=options.form,
         encoding=options.encoding,

@@ -12,12 +12,14 @@ from helpers import draw_model, npgpt
 from npgpt import load_model, load_tokenizer
 from npgpt.evaluation.choices import Scorer
 from npgpt.evaluation.few_shot import FewShot, classify
-from npgpt.evaluation.metrics import calibration, macro_f1
+from npgpt.evaluation.labels import label_probabilities
+from npgpt.evaluation.metrics import Estimate, calibration, macro_f1
 from npgpt.evaluation.questions import Item, answer_questions, read_questions
 from npgpt.evaluation.result import Result, Table
 from npgpt.evaluation.texts import text_loss
 from npgpt.models.bert import Bert, BertConfig
 from npgpt.tokenizers import ByteTokenizer, save_tokenizer
+from npgpt.training.data import END
 
 EXAMPLES = [("one", "yes"), ("two", "no"), ("three", "yes"), ("a | b", "yes")]
 
@@ -77,14 +79,28 @@ def test_classification_by_likelihood(here, capsys):
 
 def test_classification_by_a_head(here, capsys):
     config = BertConfig(
-        vocab_size=256, n_positions=8, n_embd=12, n_layer=1, n_head=3, num_labels=2,
+        vocab_size=257, n_positions=8, n_embd=12, n_layer=1, n_head=3, num_labels=2,
         architecture="BertForSequenceClassification", labels=("no", "yes"),
     )  # fmt: skip
     model = Bert(config).eval()
     model.save_pretrained("bert")
-    save_tokenizer(ByteTokenizer(), here / "bert")
+    tokenizer = ByteTokenizer([END])
+    save_tokenizer(tokenizer, here / "bert")
     found = evaluate(capsys, "classification", "examples.tsv", "--model", "bert")
     assert [row[:2] for row in found.tables["labels"].rows] == [["no", "1"], ["yes", "3"]]
+    pairs = [("a  b", "c", "yes"), ("d", "e f", "no"), ("g", "h", "yes")]
+    (here / "pairs.csv").write_text("".join(f"{a},{b},{label}\n" for a, b, label in pairs))
+    names = ["--text_column", 1, "--text_pair_column", 2, "--label_column", 3]
+    found = evaluate(capsys, "classification", "pairs.csv", "--model", "bert", *names)
+    first, second, labels = zip(*pairs, strict=True)
+    known = label_probabilities(load_model("bert"), tokenizer, first, second).argmax(axis=1)
+    expected = np.mean([["no", "yes"][i] == label for i, label in zip(known, labels, strict=True)])
+    assert found.metrics["accuracy"].value == expected and found.n == 3
+    args = ["classification", "pairs.csv", "--model", "bert", "--text_pair_column", 2]
+    assert npgpt("eval", *args) == 2
+    assert "name text_column and label_column, too" in capsys.readouterr().err
+    assert npgpt("eval", "classification", "pairs.csv", "--model", "gpt", *names) == 2
+    assert "no classification head, which pairs" in capsys.readouterr().err
     (here / "more.tsv").write_text("one\tmaybe\n")
     assert npgpt("eval", "classification", "more.tsv", "--model", "bert") == 2
     assert "more.tsv, line 1: the label is 'maybe'" in capsys.readouterr().err
@@ -219,6 +235,21 @@ def test_a_model_that_writes_nothing_is_refused(here, capsys):
     for command, file in (("language_modelling", "text.txt"), ("generation", "examples.tsv")):
         assert npgpt("eval", command, file, "--model", "bert") == 2
         assert "does not continue a text; this needs one that does" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none_is_null():
+    """JSON has no NaN, so the result is null there, and NaN again when it is read."""
+    numbers = {"loss": Estimate(np.nan, -np.inf, 2.0)}
+    values = Result("task", "model", {}, {}, 1, numbers).to_dict()
+    text = json.dumps(values, allow_nan=False)
+    assert json.loads(text)["metrics"]["loss"] == {"value": None, "low": None, "high": 2.0}
+    found = Result.from_dict(json.loads(text)).metrics["loss"]
+    assert np.isnan(found.value) and np.isnan(found.low) and found.high == 2.0
+
+
+def test_no_questions_have_no_answers(here):
+    scorer = Scorer(load_model(here / "gpt"), load_tokenizer(here / "gpt"))
+    assert [found.shape for found in answer_questions(scorer, [])] == [(0,)] * 3
 
 
 def test_a_cell_cannot_break_a_table():

@@ -103,6 +103,16 @@ def test_tables_are_read_by_the_names_of_their_columns(tmp_path):
         ('[{"messages": [{"role": "bot", "content": "x"}]}]', "with a role"),
         ('[{"messages": [{"role": "user", "content": "x"}]}]', "the last one must"),
         ('[{"messages": [{"role": "assistant", "content": "x"}]}]', "must not be an answer"),
+        *(
+            (json.dumps([{"messages": [{"role": r, "content": "x"} for r in roles]}]), "take turns")
+            for roles in (
+                ("system", "assistant"),
+                ("system", "system", "user", "assistant"),
+                ("user", "user", "assistant"),
+                ("user", "assistant", "assistant"),
+                ("user", "assistant", "system", "user", "assistant"),
+            )
+        ),
         ('[{"conversations": [{"from": ["x"], "value": "y"}]}]', "with a role"),
         ('[{"conversations": [3]}]', "a message is 3"),
         ('[{"instruction": 3, "output": "x"}]', "the instruction is 3; it must be a text"),

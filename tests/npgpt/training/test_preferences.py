@@ -82,6 +82,7 @@ def test_forms_of_pairs(tmp_path):
         ({"text": "a", "chosen": "b", "rejected": "c"}, "name the prompts with --text_column"),
         ({"messages": 3, "chosen": "b", "rejected": "c"}, "the messages are 3"),
         ({"messages": [], "chosen": "b", "rejected": "c"}, "must not be an answer"),
+        ({"prompt": "a", "chosen": "b ", "rejected": "b"}, "line 1: .* the same answer, 'b'"),
     ],
 )
 def test_a_wrong_row_is_named(row, message, tmp_path):
