@@ -22,7 +22,7 @@ const waiting = new Map(); // of requests to the window: the functions that take
 
 function askWindow(request) {
   return new Promise((resolve) => {
-    const id = waiting.size ? Math.max(...waiting.keys()) + 1 : 1;
+    const id = Math.random(); // several frames of a notebook may get the same answers
     waiting.set(id, resolve);
     window.parent.postMessage({ id, request }, "*");
   });

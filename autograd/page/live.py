@@ -75,7 +75,7 @@ class Live:
             contents = self._contents
         return fill_page(contents | {"channel": channel}, ["page.js", "live.js"])
 
-    def array(self, key: int, version: int) -> bytes:
+    def array(self, key: Any, version: Any) -> bytes:
         """Return the elements of an array of the page, in the type that the page reads.
 
         Raises
@@ -84,8 +84,9 @@ class Live:
             If the page has no such array, or shows an earlier pass.
         """
         with self._lock:
-            if version != self.version or not 0 <= key < len(self._arrays.kept):
-                raise CommandError(f"there is no array {key} in version {version} of the pass")
+            known = range(len(self._arrays.kept))
+            if version != self.version or type(key) is not int or key not in known:
+                raise CommandError("there is no such array in this version of the pass")
             x = self._arrays.kept[key]
         return readable(np.asarray(x)).tobytes()
 

@@ -1,7 +1,8 @@
-"""Tables for notebooks."""
+"""Tables for notebooks, and whether the program runs in a notebook."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -9,6 +10,12 @@ from typing import Any
 from autograd.escape import shown
 
 MOST = 60  # rows
+
+
+def in_notebook() -> bool:
+    """Return whether a kernel of Jupyter runs the program: its outputs can be pages."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython and ipython.get_ipython(), "kernel")
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -16,6 +16,7 @@ from autograd.anomaly import users_frame
 from autograd.engine import Node
 from autograd.modes import observe
 from autograd.reading import read_text
+from autograd.stepper.notebook import in_notebook
 from autograd.stepper.record import Recording, record, recording_of
 from autograd.stepper.steps import plain
 from autograd.stepper.trace import Trace, trace
@@ -34,6 +35,9 @@ def step(
     ``step(f, *args)`` records a call of a function; floating-point numbers and arrays among the
     arguments become Tensors that require a gradient. The pass changes no ``.grad``, and keeps the
     tape.
+
+    In a notebook, the output of the cell is the page of the pass (`autograd.page`), in which values
+    can be changed if `anywidget` is installed; `walk` asks for commands there, too.
 
     Parameters
     ----------
@@ -81,6 +85,11 @@ def step(
         found = trace(out, gradient)
     else:
         raise TypeError(f"step needs a tensor or a function, not {type(function).__name__}")
+    if commands is None and in_notebook():
+        from autograd.page.notebook import show
+
+        show(found)
+        return
     if isinstance(commands, str | Path):
         commands = read_text(commands, pipes=True).splitlines()
     walk(found, commands)

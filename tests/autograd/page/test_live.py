@@ -196,8 +196,8 @@ def test_large_arrays_can_be_fetched_whole(monkeypatch):
     assert "kept" in contents["arrays"][entry]
     found = np.frombuffer(net.live.array(entry, 0), "<f8").reshape(5, 4)
     assert np.array_equal(found, net.E.numpy())
-    for wrong in [(-1, 0), (len(contents["arrays"]), 0), (entry, 1)]:
-        with pytest.raises(ValueError, match="there is no array"):
+    for wrong in [(-1, 0), (len(contents["arrays"]), 0), (entry, 1), ("0", 0), (None, None)]:
+        with pytest.raises(ValueError, match="there is no such array"):
             net.live.array(*wrong)
 
 
