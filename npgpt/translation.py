@@ -41,8 +41,8 @@ def demand_encoder_decoder(model: GPT) -> EncoderDecoder:
     if isinstance(model, EncoderDecoder):
         return model
     raise UserError(
-        f"the model is a {model.config.model_type}, which continues texts (npgpt generate); an "
-        "encoder-decoder, as npgpt train --pairs makes one, translates"
+        f"the model is a {model.config.model_type}, and only an encoder-decoder translates; "
+        "npgpt train --pairs FILE makes one"
     )
 
 

@@ -12,7 +12,14 @@ from typing import Annotated, Any
 
 from autograd.escape import brief
 from autograd.schema import FileName, Range, nearest
-from npgpt.commands.generate import Sampling, collect_choices, is_piped, load_writer, read_lines
+from npgpt.commands.generate import (
+    Sampling,
+    collect_choices,
+    demand_writer,
+    is_piped,
+    load_writer,
+    read_lines,
+)
 from npgpt.errors import UserError
 from npgpt.evaluation.guard import Guard, Refusal
 from npgpt.generation import ahead
@@ -75,6 +82,7 @@ def run(args: list[str]) -> int:
     folder = find_partner(options.model)
     ahead.start()
     model, tokenizer = load_writer(folder, options.int8, options.float32)
+    demand_writer(model, folder)
     template = find_template(options.template) if options.template else None
     choices = collect_choices(options, model, tokenizer)
     chat = Chat(model, tokenizer, options.system or None, chat_template=template, **choices)

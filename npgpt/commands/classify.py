@@ -14,9 +14,9 @@ from numpy import ndarray
 from autograd.escape import brief
 from autograd.schema import FileName
 from npgpt.commands.chat import find_partner
-from npgpt.commands.complete import Shots, demand_writer, read_shots, read_task
+from npgpt.commands.complete import Shots, read_shots, read_task
 from npgpt.commands.embed import read_sentences
-from npgpt.commands.generate import load_writer
+from npgpt.commands.generate import demand_writer, load_writer
 from npgpt.errors import UserError
 from npgpt.evaluation.choices import Scorer
 from npgpt.evaluation.few_shot import classify

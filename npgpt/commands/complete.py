@@ -6,13 +6,12 @@ import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from autograd.schema import FileName
 from npgpt.commands.chat import find_partner
 from npgpt.commands.embed import read_sentences
-from npgpt.commands.generate import Sampling, collect_choices, load_writer
+from npgpt.commands.generate import Sampling, collect_choices, demand_writer, load_writer
 from npgpt.errors import UserError
 from npgpt.evaluation.choices import encode_prompt
 from npgpt.evaluation.examples import Example, Form, draw_examples, read_examples
@@ -22,7 +21,6 @@ from npgpt.generation.chat import NONE_HERE, Cutter
 from npgpt.generation.options import Options as GenerationOptions
 from npgpt.generation.search import Continuation
 from npgpt.models.config import Steps
-from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
 from npgpt.options import Argument, parse
 from npgpt.say import say_text
@@ -144,15 +142,6 @@ def read_shots(options: Shots, labels: Collection[str] = ()) -> list[Example]:
         form=options.form,
         encoding=options.encoding,
     )
-
-
-def demand_writer(model: GPT, folder: Path) -> None:
-    """Refuse a model that does not continue a text."""
-    if isinstance(model, EncoderDecoder) or not model.predicts_tokens:
-        raise UserError(
-            f"{folder} is a model of the type {model.config.model_type}, which does not continue a "
-            "text; this needs one that does, such as smollm2"
-        )
 
 
 def resolve_answers(

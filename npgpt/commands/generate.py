@@ -192,6 +192,15 @@ def load_writer(folder: Path, int8: bool, float32: bool) -> tuple[GPT, Tokenizer
     return quantize(model) if int8 else model, load_tokenizer(folder)
 
 
+def demand_writer(model: GPT, folder: Path) -> None:
+    """Refuse a model that does not continue a text."""
+    if isinstance(model, EncoderDecoder) or not model.predicts_tokens:
+        raise UserError(
+            f"{folder} is a model of the type {model.config.model_type}, which does not continue a "
+            "text; this needs one that does, such as smollm2"
+        )
+
+
 def collect_choices(options: Sampling, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return what was given, as options of `npgpt.generate`."""
     vocab_size = model.config.vocab_size

@@ -19,7 +19,13 @@ from npgpt.options import Argument, parse
 from npgpt.say import say_text
 from npgpt.tokenizers import Tokenizer, load_tokenizer
 from npgpt.training.memory import keep_freed_memory
-from npgpt.translation import BATCH, Translation, encode_source, translate
+from npgpt.translation import (
+    BATCH,
+    Translation,
+    demand_encoder_decoder,
+    encode_source,
+    translate,
+)
 from npgpt.weights.load import load_model
 
 
@@ -53,7 +59,7 @@ def run(args: list[str]) -> int:
         from npgpt.training.run import latest_run  # takes longer to import than all of the others
 
         folder = latest_run()
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model, tokenizer = demand_encoder_decoder(load_model(folder)), load_tokenizer(folder)
     is_typed = not options.files and sys.stdin.isatty()
     if is_typed:
         print("one sentence a line; Ctrl-D ends", file=sys.stderr)

@@ -9,9 +9,8 @@ import numpy as np
 
 from autograd.schema import FileName
 from npgpt.commands.chat import find_partner
-from npgpt.commands.complete import demand_writer
 from npgpt.commands.eval._result import show_result
-from npgpt.commands.generate import load_writer
+from npgpt.commands.generate import demand_writer, load_writer
 from npgpt.errors import UserError
 from npgpt.evaluation.choices import Scorer
 from npgpt.evaluation.metrics import estimate

@@ -13,14 +13,13 @@ from autograd.schema import FileName
 from npgpt.commands.chat import find_partner
 from npgpt.commands.complete import (
     Shots,
-    demand_writer,
     read_task,
     resolve_answers,
     write_answer,
 )
 from npgpt.commands.embed import read_sentences
 from npgpt.commands.eval._result import show_result
-from npgpt.commands.generate import Sampling, load_writer
+from npgpt.commands.generate import Sampling, demand_writer, load_writer
 from npgpt.errors import UserError
 from npgpt.evaluation.examples import Example, draw_examples, read_examples
 from npgpt.evaluation.metrics import estimate

@@ -8,9 +8,8 @@ from typing import Annotated
 from autograd.reading import LARGE, read_text
 from autograd.schema import FileName
 from npgpt.commands.chat import find_partner
-from npgpt.commands.complete import demand_writer
 from npgpt.commands.eval._result import show_result
-from npgpt.commands.generate import load_writer
+from npgpt.commands.generate import demand_writer, load_writer
 from npgpt.errors import UserError
 from npgpt.evaluation.result import Table
 from npgpt.evaluation.texts import ngram_loss, text_loss

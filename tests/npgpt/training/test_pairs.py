@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 import autograd
 from npgpt import GPT, GPTConfig, UserError, generate, load_model, load_tokenizer
-from npgpt.models.encoder_decoder import EncoderDecoder
+from npgpt.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from npgpt.tokenizers import ByteTokenizer, CharTokenizer, save_tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import IGNORED, Tokens, encode_text, n_predicted
@@ -323,7 +323,18 @@ def test_a_gpt_does_not_translate(tmp_path, capsys):
     text = tmp_path / "text"
     text.write_text("abc\n")
     assert npgpt("translate", "--model", tmp_path, text) == 2
-    assert "continues texts" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "npgpt: the model is a gpt2, and only an encoder-decoder translates; npgpt train --pairs "
+        "FILE makes one\n"
+    )
+
+
+def test_an_encoder_decoder_does_not_chat(tmp_path, capsys):
+    config = EncoderDecoderConfig(3, n_positions=4, n_embd=4, n_layer=1, n_head=1)
+    EncoderDecoder(config).save_pretrained(tmp_path)
+    save_tokenizer(CharTokenizer("abc"), tmp_path)
+    assert npgpt("chat", "--model", tmp_path) == 2
+    assert "which does not continue a text" in capsys.readouterr().err
 
 
 def test_translations_do_not_depend_on_each_other():
