@@ -13,6 +13,7 @@ from npgpt.models.config import ModelConfig
 from npgpt.options import read
 from npgpt.training.config import keys_of
 from npgpt.training.registry import TASKS
+from npgpt.training.together import follow_launched
 
 LONGEST = 256  # the context of a new student, if none is given
 
@@ -32,6 +33,8 @@ class Options(train.Options):
 
 def run(args: list[str]) -> int:
     """Distil, and return the exit code: 128 + n if signal n ended the training."""
+    if (code := follow_launched()) is not None:
+        return code
     given = read(Options, args, "distill")
     if given.get("resume") is not None:
         return train.train_as(given, *train.read_defaults(given))

@@ -23,6 +23,7 @@ from npgpt.models.config import Interval, ModelConfig, Positive, Size, Steps
 from npgpt.models.gpt import GPT
 from npgpt.module import evaluating
 from npgpt.options import read
+from npgpt.parallel.mpi import launched_rank
 from npgpt.say import say
 from npgpt.tokenizers import save_tokenizer
 from npgpt.training.config import TRAINABLE_KEYS, TrainConfig
@@ -96,6 +97,8 @@ USUAL = {name: getattr(Options, name) for name in Options.__annotations__ if nam
 def run(args: list[str]) -> int:
     """Prune, and return the exit code: 128 + n if signal n ended a fine-tuning."""
     given = read(Options, args, "prune")
+    if launched_rank() is not None:
+        raise UserError("npgpt prune is not for mpirun, which starts one run: use --workers")
     if not given.get("model"):
         raise UserError("there is no model: give a folder with a model, or a name, with --model")
     if "init_from" in given:
@@ -170,7 +173,7 @@ def prune_in_rounds(
     say(f"{options.model}: loss {measured[0].loss:.4f} over the whole validation split")
     for i in range(1, options.rounds + 1):
         keep = parts_after(config, options, i)
-        say(f"round {i} of {options.rounds}: {describe(smaller_config(config, keep))} are kept")
+        say(f"round {i} of {options.rounds}: keeps {describe(smaller_config(config, keep))}")
         cut = remove_parts(model, keep, measure_importance(model, draw_sequences(task, options, i)))
         if options.weights:
             zero_smallest(cut, options.weights * i / options.rounds)
@@ -210,7 +213,7 @@ def measure(cut: GPT, model: GPT, task: Task) -> Measured:
     loss = task.whole_loss(model)
     zeros = share_of_zeros(model)
     return Measured(
-        describe(model.config) + (f", {zeros:.0%} zeros" if zeros else ""),
+        describe(model.config) + (f", zeros {zeros:.0%}" if zeros else ""),
         model.n_parameters(),
         loss if cut is model else task.whole_loss(cut),
         loss,
@@ -232,7 +235,7 @@ def measure_speed(model: GPT, task: Task) -> float:
 
 def describe(config: ModelConfig) -> str:
     """Return the sizes of a model in words."""
-    return f"{config.n_layer} layers, {config.n_head} heads, {config.mlp_width:,} channels"
+    return f"layers {config.n_layer}, heads {config.n_head}, channels {config.mlp_width:,}"
 
 
 def draw_sequences(task: Task, options: Options, i: int) -> Iterator[AnyBatch]:

@@ -134,7 +134,7 @@ def quantize(model: GPT) -> Int8GPT:
             elif isinstance(weight, PackedMatrix):
                 made[id(weight)] = Int8Matrix(weight.rows())
             else:
-                made[id(weight)] = Int8Matrix(weight.numpy())
+                made[id(weight)] = Int8Matrix(module.used_weight().numpy())
         return made[id(weight)]
 
     return repack(model, pack, Int8GPT)

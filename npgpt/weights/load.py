@@ -210,7 +210,8 @@ def save_pretrained(model: GPT, folder: str | Path) -> None:
 
     transformers loads the folder and computes the same, if it has such a model
     (`GPTConfig.hugging_face`). For this, biases that the model does not have are written as zeros,
-    and sinusoidal positions as a table. ``model.generation_config`` is written to
+    and sinusoidal positions as a table. A weight that its layer uses in another form, such as
+    rounded to 4 bits, is written in this form. ``model.generation_config`` is written to
     ``generation_config.json``.
     """
     if any(adapted_layers(model)):
@@ -220,7 +221,7 @@ def save_pretrained(model: GPT, folder: str | Path) -> None:
             "npgpt.models.lora.remove_lora"
         )
     folder = Path(folder)
-    tensors = model.state_dict()
+    tensors = merged_state(model)
     if model.config.model_type in model.config.hugging_face:
         tensors |= {name: make() for name, (_, make) in implied(model).items()}
     tensors = renamed(tensors, architecture_of(model.config).names)

@@ -166,6 +166,11 @@ def test_the_command_halves_the_layers(text, teacher, tmp_path, capsys):
     assert npgpt("distill", "--resume", folder, "--max_iters=3") == 0
 
 
+def test_a_process_of_mpirun_follows(monkeypatch):
+    monkeypatch.setattr("npgpt.commands.distill.follow_launched", lambda: 7)
+    assert npgpt("distill") == 7
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

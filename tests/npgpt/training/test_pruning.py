@@ -182,7 +182,15 @@ def test_the_command_prunes_in_rounds(trained, tmp_path, capsys):
     folder, text = trained
     out = tmp_path / "out"
     shares = ["--heads=0.5", "--channels=0.5", "--layers=0.5", "--rounds=2", "--samples=5"]
-    words = ["--max_iters=3", "--eval_iters=1", "--batch_size=4", "--out_dir", out]
+    words = [
+        "--max_iters=3",
+        "--eval_iters=1",
+        "--batch_size=4",
+        "--out_dir",
+        out,
+        "--teacher",
+        folder,
+    ]
     assert npgpt("prune", "--model", folder, "--data", text, *shares, *words) == 0
     said = capsys.readouterr().out
     table = (out / "pruning.md").read_text()
@@ -191,7 +199,7 @@ def test_the_command_prunes_in_rounds(trained, tmp_path, capsys):
     sizes = [load_model(each).n_parameters() for each in (folder, out / "tuned-1", out / "tuned-2")]
     assert [int(row[1].replace(",", "")) for row in rows] == sizes
     assert sizes[0] > sizes[1] > sizes[2]
-    assert rows[-1][0].strip() == "1 layers, 1 heads, 32 channels"
+    assert rows[-1][0].strip() == "layers 1, heads 1, channels 32"
     assert (out / "size.svg").read_text().startswith("<svg")
     assert (out / "speed.svg").read_text().count("<polyline") == 2
     last = out / "tuned-2"
@@ -219,7 +227,7 @@ def test_small_weights_become_zero_and_stay(trained, tmp_path, capsys):
         np.testing.assert_array_equal(first == 0, then == 0)
         assert (first != then).any()
         assert np.count_nonzero(end == 0) == round(0.8 * old.size)
-    assert "80% zeros" in (tmp_path / "out" / "pruning.md").read_text()
+    assert "zeros 80%" in (tmp_path / "out" / "pruning.md").read_text()
 
 
 def test_without_fine_tuning_the_model_is_the_cut_one(trained, tmp_path, capsys):
@@ -268,6 +276,12 @@ def test_what_cannot_be_pruned_is_refused_in_one_line(words, said, trained, tmp_
     assert error.count("\n") == 1
     assert re.search(said, error)
     assert not (tmp_path / "new").exists()
+
+
+def test_mpirun_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("npgpt.commands.prune.launched_rank", lambda: 1)
+    assert npgpt("prune", "--model", "anything") == 2
+    assert "not for mpirun" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("fields", [{"head_dim": 5}, {"head_dim": 8}, {"head_dim": 2**27}])

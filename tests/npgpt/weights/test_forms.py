@@ -67,10 +67,10 @@ def test_a_gguf_file_has_the_weights_that_the_model_uses(name, kind, tmp_path):
     fake_quantize(model, kind)
     logits = model(BATCH[0])[0].numpy()
     new = generate(model, BATCH[0][0, :4], max_new_tokens=6)
+    save_run(model, tmp_path)
     set_to_rounded(model)
     np.testing.assert_array_equal(model(BATCH[0])[0].numpy(), logits)
     np.testing.assert_array_equal(generate(model, BATCH[0][0, :4], max_new_tokens=6), new)
-    save_run(model, tmp_path)
     export_gguf(tmp_path, tmp_path / "model.gguf", kind)
     there = load_model(tmp_path / "model.gguf").state_dict()
     for parameter, array in model.state_dict().items():
