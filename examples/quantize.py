@@ -1,7 +1,7 @@
 """Measure what rounding to 4 bits costs, after training and in training, over several seeds.
 
     export OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
-    python examples/quantize.py [--steps 1000] [--more 300] [--seeds 1 2 3]
+    python examples/quantize.py [--steps 1000] [--more 300] [--seeds 1 2 3 4 5 6]
 
 A model is trained on the source code of Python's library. Then it is trained for some more steps
 from the same weights and on the same batches, once as before and once with fake quantization. The
@@ -23,7 +23,7 @@ from npgpt.weights.export import export_gguf
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=1000)
 parser.add_argument("--more", type=int, default=300)
-parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="2 to 6 of them")
+parser.add_argument("--seeds", type=int, nargs="+", default=range(1, 7), help="2 to 6 of them")
 options = parser.parse_args()
 T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # the 0.975 quantile, by the seeds
 t = T[len(options.seeds)]
