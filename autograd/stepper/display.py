@@ -94,7 +94,8 @@ def matrix(
     sides = _row_labels(labels, numbered, x.ndim, width)
     width -= cell_len(sides[0])
     has_texts = labels is not None and labels.has_texts(-1)
-    cell = max(map(len, numbers(rows)[0])) + 1
+    likely = np.concatenate([rows[:, :width], rows[:, -1:]], axis=1)  # no more columns fit
+    cell = max(map(len, numbers(likely)[0])) + 1
     room = max(2, (width - 14) // max(cell, has_texts and WIDEST_CELL))
     left, right = (n_columns, 0) if n_columns <= room else (max(1, room - 2), 1)
     rows = np.concatenate([rows[:, :left], rows[:, n_columns - right :]], axis=1)

@@ -12,7 +12,9 @@ from numpy import ndarray
 def norm(x: Any) -> float:
     """Return the Euclidean norm of an array, or of several arrays together."""
     parts = x if isinstance(x, tuple) else (x,)
-    return float(np.sqrt(sum(float(np.vdot(p, p).real) for p in map(_wide, parts))))
+    # in the order of memory: `vdot` would copy a transposed array, which is slow if it is large
+    flat = (_wide(part).ravel(order="K") for part in parts)
+    return float(np.sqrt(sum(float(np.vdot(p, p).real) for p in flat)))
 
 
 def _wide(x: Any) -> ndarray:

@@ -208,7 +208,7 @@ def trace_model(folder: str, text: str, image: str = "") -> tuple[Any, Any, Toke
             f"{model.config.n_positions}"
         )
     model.eval()
-    with autograd.record() as recording:
+    with autograd.record(copy=False) as recording:  # nothing changes the model
         logits, loss = model(ids, targets=targets, **images)
         recording.file = __file__  # whose variables give names, also in an installed package
     name_axes(recording, model, tokenizer)

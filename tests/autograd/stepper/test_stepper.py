@@ -223,6 +223,24 @@ def test_leaves_are_copied(model):
     model.zero_grad()
 
 
+def test_a_recording_without_copies_is_the_same(model):
+    """The parameters are shared, and so are views of them; all numbers are those of a copy."""
+    ids = np.random.default_rng(0).integers(11, size=(2, 6))
+    with autograd.record(copy=False) as recording:
+        _, loss = model(ids[:, :-1], targets=ids[:, 1:])
+    found, expected = trace(loss), trace(gpt_loss(model))
+    for name, parameter in model.named_parameters():
+        assert np.shares_memory(recording.values[recording.number(name)], parameter.numpy())
+    for step, other in zip(found.steps, expected.steps, strict=True):
+        assert found.call(step).op is expected.call(other).op
+        for edge, likewise in zip(step.edges, other.edges, strict=True):
+            assert np.array_equal(edge.contribution, likewise.contribution)
+    after = said(Terminal(found, Console(width=80)), "set transformer.wte.weight[0] = 0", "undo")
+    assert "what if" in after and np.array_equal(
+        recording.values[found.start], expected.recording.values[expected.start]
+    )
+
+
 def test_a_leaf_that_changes_in_between():
     w = autograd.tensor([1.0, 2.0], requires_grad=True)
     data = np.array([3.0, 4.0])
