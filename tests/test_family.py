@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -101,7 +102,9 @@ def test_the_comparison(tmp_path):
     lines = (tmp_path / "kept/results.jsonl").read_text().splitlines()
     results = {(line["model"], line["measure"]): line["found"] for line in map(json.loads, lines)}
     assert len(lines) == len(results) == 12
-    losses = {name: results[name, "write"][""] for name in ("GPT", "BERT", "encoder-decoder")}
+    losses = {
+        name: np.array(results[name, "write"][""]) for name in ("GPT", "BERT", "encoder-decoder")
+    }
     assert len({len(loss) for loss in losses.values()}) == 1
     assert np.all(np.concatenate([*losses.values()]) > 0)
     assert {len(results[name, "classify"][""]) for name in losses} == {20}
@@ -109,6 +112,23 @@ def test_the_comparison(tmp_path):
     assert not again.returncode, again.stderr
     assert again.stdout.startswith("| | GPT")
     assert found.stdout.endswith(again.stdout)
+    assert "by seed" not in found.stdout
+    for name in losses:  # as a second seed: the same runs, and losses that differ by 0.1, 0.2, 0.3
+        shutil.copytree(tmp_path / f"kept/{name}-0", tmp_path / f"kept/{name}-1")
+    shift = dict(zip(losses, (0.1, 0.2, 0.3), strict=True))
+    with open(tmp_path / "kept/results.jsonl", "a") as file:
+        for line in map(json.loads, lines):
+            line["seed"] = 1
+            for key in line["found"] if line["measure"] == "write" else ():
+                moved = np.array(line["found"][key]) + shift.get(line["model"], 0)
+                line["found"][key] = moved.tolist()
+            file.write(json.dumps(line) + "\n")
+    twice = compare("--seeds", "2")
+    assert not twice.returncode, twice.stderr
+    row = twice.stdout.split("by seed")[1].split("write on: loss of a token | ")[1].split(" | ")[0]
+    first = losses["GPT"].mean() - losses["BERT"].mean()
+    low, high = first - 0.05 - 0.05 * 12.706, first - 0.05 + 0.05 * 12.706
+    assert row == f"{first:.3f}, {first - 0.1:.3f} [{low:.3f}, {high:.3f}]"
     refused = compare("--updates", "3")
     assert refused.returncode == 1
     assert "give another folder with --work" in refused.stderr
