@@ -44,6 +44,7 @@ FINETUNE = "npgpt finetune classification --train {train} --valid {valid} --out_
 WORDS = "npgpt tokenizer train --kind wordpiece --vocab_size 4000 --data {texts} --out {words}"
 JUDGE = "npgpt eval classification {valid} --model {run} --json"
 MINILM = " --model minilm --seed {seed} --eval_interval 100000"
+FAST = " --block_size 64 --batch_size 16 --learning_rate 1e-4 --epochs 2"  # for few examples
 SCRATCH = (
     " --tokenizer {words} --model_type bert --n_layer 1 --n_head 4 --n_embd 64 --dropout 0.5"
     " --block_size 64 --seed {seed} --epochs 10"
@@ -108,6 +109,13 @@ def tuned(about: str, task: str, sizes: tuple[int, int], options: str, n_seeds: 
     return Row(about, (*words, FINETUNE + options, JUDGE), task, sizes, tuple(range(n_seeds)))
 
 
+def frozen(n: int) -> dict[str, Row]:
+    """Return the row with n labels of rt-polarity, and a linear classifier on MiniLM's vectors."""
+    command = SENTIMENT + f" --model minilm --frozen --labels {n}"
+    about = f"linear on MiniLM's vectors, {n:,} labels"
+    return {f"frozen-{n}": Row(about, (command,), seeds=(0, 1, 2), read=example)}
+
+
 def curve(n: int, batch_size: int, epochs: int) -> dict[str, Row]:
     """Return the rows with n labels of rt-polarity: from MiniLM, and from scratch."""
     data: Any = ("rt-polarity", (n, 1066))
@@ -122,23 +130,29 @@ def curve(n: int, batch_size: int, epochs: int) -> dict[str, Row]:
 ROWS: dict[str, Row] = {
     **curve(100, 10, 5),
     **curve(1000, 32, 3),
+    **frozen(100),
+    **frozen(1000),
     "trec": tuned(
         "MiniLM on trec: six types of questions", "trec", (4907, 545),
         MINILM + " --block_size 32 --epochs 1",
     ),
     "sms-spam": tuned(
-        "MiniLM on sms-spam: ham or spam", "sms-spam", (1000, 500),
-        MINILM + " --block_size 64 --epochs 1",
+        "MiniLM on sms-spam: ham or spam", "sms-spam", (400, 300),
+        MINILM + FAST,
     ),
     "chn-sentiment": tuned(
         "MiniLM, which has read English, on chn-sentiment: Chinese reviews", "chn-sentiment",
-        (1000, 500), MINILM + " --block_size 64 --epochs 1",
+        (400, 300), MINILM + FAST,
     ),
     "chn-scratch": tuned(
-        "from scratch on chn-sentiment", "chn-sentiment", (1000, 500), SCRATCH
+        "from scratch on chn-sentiment", "chn-sentiment", (4000, 300), SCRATCH
     ),
     "minilm-all": Row(
         "MiniLM, all labels", (SENTIMENT + " --model minilm",), seeds=(0, 1, 2), read=example
+    ),
+    "frozen-all": Row(
+        "linear on MiniLM's vectors, all labels", (SENTIMENT + " --model minilm --frozen",),
+        read=example,
     ),
     "scratch-all": Row("from scratch, all labels", (SENTIMENT,), seeds=(0, 1, 2), read=example),
     "dpo-smollm2": Row(

@@ -1,13 +1,13 @@
 """Tell good film reviews from bad ones: a classifier from scratch, or from a model that has read.
 
     python examples/sentiment.py --data rt-polarity [--seed N] [--model minilm] [--size published]
-    python examples/sentiment.py --data rt-polarity [--seed N] --model minilm --frozen
+    python examples/sentiment.py --data rt-polarity [--seed N] --model minilm --frozen [--labels N]
 
 The data are a table or a folder as npgpt finetune takes them; a tenth of the examples validates,
 which the seed draws. The last line is the result as JSON. A linear classifier on the words of the
 same split is measured beside, if scikit-learn is installed (``pip install 'npgpt[eval]'``). With
 --frozen, the model is not trained: a linear classifier learns from its vectors of the texts, as
-npgpt embed prints them.
+npgpt embed prints them; with --labels, from those of this many texts alone.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
 
 from npgpt import TrainConfig, UserError
 from npgpt.evaluation.examples import read_examples
@@ -55,6 +57,7 @@ parser.add_argument("--data", required=True, help="a folder with a file for each
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--model", default="scratch", help="scratch, minilm, or another model")
 parser.add_argument("--frozen", action="store_true", help="train no layer of --model")
+parser.add_argument("--labels", type=int, help="with --frozen: how many texts have a label")
 parser.add_argument("--size", choices=SIZES, default="best", help="of a model from scratch")
 parser.add_argument("--epochs", type=float)
 parser.add_argument("--save", metavar="FOLDER", help="keep the run, for npgpt classify")
@@ -63,6 +66,8 @@ if options.frozen and options.model == "scratch":
     parser.error("--frozen is about a model that has read: name it with --model")
 if options.frozen and options.save:
     parser.error("--frozen trains no model, so there is no run to keep: leave out --save")
+if options.labels is not None and (not options.frozen or options.labels < 2):
+    parser.error("--labels is about --frozen: give both, and a number of 2 or more")
 if options.frozen and find_spec("sklearn") is None:
     parser.error("--frozen needs scikit-learn: pip install 'npgpt[eval]'")
 
@@ -92,25 +97,34 @@ def start_run(folder, texts):
     return start(TrainConfig(**keys))
 
 
-def score_linear(task, features, strength):
-    """Return the accuracy of a linear classifier on features of all texts, (N, n)."""
+def score_linear(task, known, features, strength):
+    """Return the accuracy of a linear classifier that learns from the known examples.
+
+    `features` returns the features of some examples, (n,) -> (n, F).
+    """
     from sklearn.linear_model import LogisticRegression
 
-    known, judged = task.splits
+    judged = task.splits[1]
     linear = LogisticRegression(C=strength, max_iter=1000)
-    linear.fit(features[known], task.targets[known])
-    return linear.score(features[judged], task.targets[judged])
+    linear.fit(features(known), task.targets[known])
+    return linear.score(features(judged), task.targets[judged])
 
 
-def bag_of_words(task, texts):
-    """Return the accuracy of a linear classifier on the words of the same split, or None."""
+def score_vectors(task, known, texts):
+    """Return the accuracy of a linear classifier on the model's vectors of the texts."""
+    encoder = SentenceEncoder.load(find_model(options.model))
+    return score_linear(task, known, lambda some: encoder.encode([texts[i] for i in some]), 10)
+
+
+def score_words(task, known, texts):
+    """Return the accuracy of a linear classifier on the words of the same texts, or None."""
     if find_spec("sklearn") is None:
         return None
     from sklearn.feature_extraction.text import CountVectorizer
 
     count = CountVectorizer(ngram_range=(1, 2), min_df=2, binary=True)
-    count.fit([texts[i] for i in task.splits[0]])
-    return score_linear(task, count.transform(texts), 0.3)
+    count.fit([texts[i] for i in known])
+    return score_linear(task, known, lambda some: count.transform([texts[i] for i in some]), 0.3)
 
 
 with tempfile.TemporaryDirectory() as scratch:
@@ -118,9 +132,12 @@ with tempfile.TemporaryDirectory() as scratch:
     try:
         texts = [text for text, _ in read_examples(options.data)]
         run = start_run(Path(options.save or scratch), texts)
+        order = np.random.default_rng(options.seed).permutation(run.task.splits[0])
+        known = order[: options.labels]  # all, if --labels is not given
+        if len(np.unique(run.task.targets[known])) < 2:
+            sys.exit(f"--labels is {options.labels}, and these texts have one label: give more")
         if options.frozen:
-            vectors = SentenceEncoder.load(find_model(options.model)).encode(texts)
-            accuracy = score_linear(run.task, vectors, 10)
+            accuracy = score_vectors(run.task, known, texts)
         else:
             train(run, Display(run.config.max_iters))
             accuracy = run.task.metrics(run.model, run.progress.step)["accuracy"]  # last epoch
@@ -128,7 +145,7 @@ with tempfile.TemporaryDirectory() as scratch:
     except UserError as error:
         sys.exit(str(error))
     seconds = time.perf_counter() - began
-    if (linear := bag_of_words(run.task, texts)) is not None:
+    if (linear := score_words(run.task, known, texts)) is not None:
         print(f"a linear classifier on words and pairs of words: {linear:.3f}")
     result = dict(
         val_accuracy=round(accuracy, 4), parameters=run.model.n_parameters(),

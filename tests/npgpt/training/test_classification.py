@@ -256,14 +256,19 @@ def test_the_example_with_a_frozen_model(minilm, table, tmp_path):
     need(find_spec("sklearn") is not None, "scikit-learn")
     script = [sys.executable, ROOT / "examples/sentiment.py", "--data", table, "--frozen"]
     found = subprocess.run(
-        [*script, "--model", minilm], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+        [*script, "--model", minilm, "--labels", "45"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
     assert not found.returncode, found.stderr
     result = json.loads(found.stdout.splitlines()[-1])
     assert result["val_accuracy"] == 1
-    for options in ([], ["--model", minilm, "--save", tmp_path / "kept"]):
+    for options, message in (
+        ([], "name it with --model"),
+        (["--model", minilm, "--save", tmp_path / "kept"], "leave out --save"),
+        (["--model", minilm, "--labels", "1"], "2 or more"),
+    ):
         found = subprocess.run([*script, *options], capture_output=True, text=True, check=False)
-        assert found.returncode == 2 and "--frozen" in found.stderr
+        assert found.returncode == 2 and message in found.stderr
     assert not (tmp_path / "kept").exists()
 
 
