@@ -31,6 +31,7 @@ from autograd.kernels.jit import EXACT, OVERLOADS, inline
 TILE_ROWS = 6
 FUSED = ("contract",)  # a multiplication and an addition in one instruction, where there is one
 BLOCK = 256  # terms: a panel's block of float32 takes 64 kB
+LINE = 64  # bytes: what a cache reads at a time
 ROWS = 96  # of A: a block of them takes 96 kB and stays in the cache while all panels pass
 
 
@@ -218,6 +219,31 @@ def _transposed_of(real: types.Float):
     return transpose_square
 
 
+def _copied_of(real: types.Float):
+    """Return the intrinsic `copy_vector` for one precision."""
+    scalar = ir.FloatType() if real == types.float32 else ir.DoubleType()
+    size = real.bitwidth // 8
+    vector = ir.VectorType(scalar, VECTOR // size)
+    to_all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+
+    @intrinsic
+    def copy_vector(context, source, target, factor):
+        """Write a vector of numbers, times a factor."""
+
+        def build(context, builder, signature, args):
+            source, target = (builder.inttoptr(x, ir.PointerType(vector)) for x in args[:2])
+            empty = ir.Constant(vector, ir.Undefined)
+            first = builder.insert_element(empty, args[2], ir.IntType(32)(0))
+            factors = builder.shuffle_vector(first, empty, to_all_lanes)
+            numbers = builder.load(source, align=size)
+            builder.store(builder.fmul(numbers, factors), target, align=size)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, real), build
+
+    return copy_vector
+
+
 def by_precision(make, *options):
     """Return a function whose first argument says in which precision the others are meant."""
     made = {real: make(real, *options) for real in (types.float32, types.float64)}
@@ -236,6 +262,7 @@ def by_precision(make, *options):
 tile = by_precision(_tile_of, VECTORS)
 narrow_tile = by_precision(_tile_of, VECTORS // 2)  # of twice as many rows
 transpose_square = by_precision(_transposed_of)
+copy_vector = by_precision(_copied_of)
 
 
 @inline(EXACT)
@@ -252,7 +279,19 @@ def panel_columns(n_columns, size):
 def new_panels(n_terms, n_columns, like):
     """Return room for the panels of a matrix (n_terms, n_columns), see `pack`."""
     columns = panel_columns(n_columns, like.itemsize)
-    return np.empty((-(-n_columns // columns), n_terms, columns), like.dtype)
+    return room_for(-(-n_columns // columns), n_terms, columns, like)
+
+
+@inline(EXACT)
+def room_for(n_panels, n_terms, columns, like):
+    """Return an array for panels, (n_panels, n_terms, columns), which begins where a line begins.
+
+    A vector of AVX-512 fills a line; one that lies across two lines is read in two steps.
+    """
+    n, line = n_panels * n_terms * columns, LINE // like.itemsize
+    room = np.empty(n + line, like.dtype)
+    first = -(room.ctypes.data // like.itemsize) % line
+    return room[first : first + n].reshape(n_panels, n_terms, columns)
 
 
 @inline(EXACT)
@@ -262,7 +301,7 @@ def new_rest(n_terms, n_columns, like):
     Of a matrix of 80 columns, columns 0 to 63 are read in place, and 64 to 79 are packed.
     """
     columns = panel_columns(n_columns, like.itemsize)
-    return np.empty((1 if n_columns % columns else 0, n_terms, columns), like.dtype)
+    return room_for(1 if n_columns % columns else 0, n_terms, columns, like)
 
 
 @inline(EXACT)
@@ -277,9 +316,21 @@ def pack(panels, b, is_transposed, factor):
     """Copy B, times a factor, to ``panels (n, k, columns)``.
 
     With 64 columns, panel 0 holds columns 0-63 of B, panel 1 columns 64-127, and so on; the last
-    panel is filled up with zeros. `b` is ``(k, n)``, or ``(n, k)`` if it is the transpose of B.
+    panel is filled up with zeros. `b` is ``(k, n)``, or ``(n, k)`` if it is the transpose of B; a
+    row of `b` has no gaps.
     """
-    for number in range(len(panels)):
+    _, n_terms, columns = panels.shape
+    whole = 0 if is_transposed else b.shape[1] // columns
+    # Row by row through all whole panels: so B is read in the order in which it lies in memory.
+    size, row = panels.itemsize, b.strides[0]
+    for p in range(n_terms if whole else 0):
+        source = b.ctypes.data + p * row
+        for number in range(whole):
+            target = panels[number, p:].ctypes.data
+            for place in range(0, columns * size, VECTOR):
+                copy_vector(panels, source + place, target + place, factor)
+            source += columns * size
+    for number in range(whole, len(panels)):
         pack_panel(panels[number], number, b, is_transposed, factor)
 
 
@@ -287,24 +338,30 @@ def pack(panels, b, is_transposed, factor):
 def pack_panel(panel, number, b, is_transposed, factor):
     """Copy a panel of B, see `pack`."""
     n_terms, columns = panel.shape
-    first = number * columns
+    first, size = number * columns, panel.itemsize
     there = min(columns, (b.shape[0] if is_transposed else b.shape[1]) - first)
+    lanes, row = VECTOR // size, b.strides[0]
+    source, target, panel_row = b.ctypes.data, panel.ctypes.data, columns * size
+    wide = there - there % lanes
     if not is_transposed:
         for p in range(n_terms):
-            row, source = panel[p], b[p, first : first + there]
-            for j in range(there):
-                row[j] = source[j] * factor
-            row[there:] = 0
+            here, copy = source + p * row + first * size, target + p * panel_row
+            for place in range(0, wide * size, VECTOR):
+                copy_vector(panel, here + place, copy + place, factor)
+            for j in range(wide, there):
+                panel[p, j] = b[p, first + j] * factor
+            for j in range(there, columns):
+                panel[p, j] = 0
     else:
         # A column of the panel is a row of `b`. Squares are transposed in registers; what is left
         # at the right and at the end, number by number.
-        lanes, row = VECTOR // panel.itemsize, b.strides[0]
-        wide, high = there - there % lanes, n_terms - n_terms % lanes
+        high = n_terms - n_terms % lanes
         for j in range(0, wide, lanes):
             for p in range(0, high, lanes):
-                source = b.ctypes.data + (first + j) * row + p * panel.itemsize
-                target = panel[p, j:].ctypes.data
-                transpose_square(panel, source, row, target, columns * panel.itemsize, factor)
+                transpose_square(
+                    panel, source + (first + j) * row + p * size, row,
+                    target + p * panel_row + j * size, panel_row, factor,
+                )  # fmt: skip
         for j in range(there):
             for p in range(high if j < wide else 0, n_terms):
                 panel[p, j] = b[first + j, p] * factor

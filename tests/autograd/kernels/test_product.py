@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autograd.kernels import kernels_enabled
@@ -36,8 +36,10 @@ def bound(x, y, bias):
     return (x.shape[1] + 2) * np.finfo(x.dtype).eps * terms
 
 
+@example(600, 300, 500, "rows", "rows", np.float32, 0)  # several pieces
+@example(600, 300, 500, "transposed", "transposed", np.float32, 0)
 @given(
-    st.integers(1, 40), st.integers(1, 600), st.integers(1, 200), layouts, layouts,
+    st.integers(1, 130), st.integers(1, 600), st.integers(1, 200), layouts, layouts,
     st.sampled_from([np.float32, np.float64]), st.integers(0, 2**32),
 )  # fmt: skip
 def test_any_shape_and_layout(m, k, n, x_layout, y_layout, dtype, seed):
@@ -48,6 +50,20 @@ def test_any_shape_and_layout(m, k, n, x_layout, y_layout, dtype, seed):
     assert (np.abs(kernels.own_product(x, y, bias) - exact - bias) <= bound(x, y, bias)).all()
     none = np.empty(0, dtype)
     assert (np.abs(kernels.own_product(x, y, none) - exact) <= bound(x, y, 0 * bias)).all()
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([32, 64]), st.integers(1, 40))
+def test_pieces_cover_the_result_once(m, n, columns, n_threads):
+    cuts = kernels.pieces(m, n, columns, n_threads)
+    pieces = [list(map(int, piece)) for piece in zip(*cuts, strict=True)]
+    for top, bottom, left, right in pieces:
+        assert top % kernels.TILE_ROWS == 0 and left % columns == 0
+        assert 0 < bottom - top <= kernels.HEIGHT + kernels.TILE_ROWS
+        assert 0 < right - left <= kernels.WIDTH + columns
+    assert {piece[1] for piece in pieces} == {piece[0] for piece in pieces} - {0} | {m}
+    assert {piece[3] for piece in pieces} == {piece[2] for piece in pieces} - {0} | {n}
+    assert len({(piece[0], piece[2]) for piece in pieces}) == len(pieces)
+    assert sum((b - t) * (r - le) for t, b, le, r in pieces) == m * n
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0)])
@@ -89,8 +105,9 @@ PROGRAM = """
 import numpy as np
 from autograd.kernels.product import own_product
 random = np.random.default_rng(0)
-for m, k, n in [(768, 128, 384), (65, 700, 129), (1000, 20, 10)]:
+for m, k, n in [(768, 128, 384), (65, 700, 129), (1000, 20, 10), (192, 600, 700)]:
     x, y = (random.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
+    x = np.asfortranarray(x) if m == 192 else x
     print(own_product(x, y, np.empty(0, np.float32)).tobytes().hex())
 """
 
