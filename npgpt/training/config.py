@@ -96,6 +96,9 @@ class DataKeys:
     the model may change more."""
     tokenizer: FileName = "char"
     """char, byte, gpt1, gpt2, another that npgpt tokenizer list shows, or a file."""
+    add_tokens: tuple[str, ...] = ()
+    """Special tokens to add to the tokenizer, such as those of a chat template. The model's
+    embeddings get a new row for each: the mean of the other rows."""
     init_from: FileName = "scratch"
     """scratch, or a folder with a model to start from (tokenizer and architecture come along)."""
     seed: Seed = 1337
@@ -145,13 +148,13 @@ class ModelKeys:
         """Return the configuration of the model that these keys describe.
 
         With `base`, the configuration of a model to start from, the result is `base` with the
-        values of these keys; the vocabulary stays that of `base`.
+        values of these keys; the vocabulary stays that of `base`, unless `vocab_size` is larger.
         """
         known = {} if base is None else keys_of(base)
         if base is None:
             kind = GPTConfig if self.model_type == "gpt" else ARCHITECTURES[self.model_type].config
             base = kind(vocab_size=vocab_size)
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"vocab_size": max(base.vocab_size, vocab_size)}
         for key, default in MODEL_KEYS.items():
             value, names = getattr(self, key), fields_of(key, base)
             if value is not None and value != known.get(key):
@@ -358,6 +361,11 @@ class TrainConfig(
             setattr(self, name, path_of(getattr(self, name)))
         self.check_trainable(self.init_from)
         self.check_teacher()
+        if self.add_tokens and (self.lora_r or self.train_layers is not None):
+            raise UserError(
+                "--add_tokens adds rows to the embeddings, which --lora_r and --train_layers "
+                "freeze: leave one of them out"
+            )
         self.check_forms(self.lora_r)
         for name in ("separator", "separate"):
             if getattr(self, name) and not self.documents:

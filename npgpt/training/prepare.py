@@ -31,6 +31,7 @@ from npgpt.training.task import SAMPLING, Task
 from npgpt.training.trainable import choose_trainable
 from npgpt.weights.forms import fake_quantize, keep_zeros
 from npgpt.weights.load import load_model
+from npgpt.weights.vocabulary import add_special_tokens, resize_token_embeddings
 
 
 @dataclass
@@ -72,6 +73,8 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
         origin = find_model(config.teacher)
     tokenizer = None if origin is None else load_tokenizer(origin)
     tokenizer = tokenizer_for(config, sources, tokenizer, origin)
+    if config.add_tokens:
+        tokenizer = add_special_tokens(tokenizer, config.add_tokens)
     tokenizer = TASKS[config.task].prepare_tokenizer(tokenizer, config)
     data = {}
     for name, source in zip(TOKEN_FILES, sources, strict=False):
@@ -173,7 +176,10 @@ def initial_model(architecture: ModelConfig, config: TrainConfig, base: GPT | No
     """
     model = architecture_of(architecture).model(architecture, seed=config.seed)
     if base is not None:
-        state = remove_lora(base).state_dict()  # with its change, if the model has one
+        base = remove_lora(base)  # with its change, if the model has one
+        if architecture.vocab_size > base.config.vocab_size:
+            base = resize_token_embeddings(base, architecture.vocab_size)
+        state = base.state_dict()
         table = "transformer.wpe.weight"
         if table in state:  # a shorter context than that of `base`: the first positions only
             state[table] = state[table][: architecture.n_positions]
