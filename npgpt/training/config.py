@@ -71,6 +71,9 @@ class DataKeys:
     """What separates documents inside a file; backslash and n stand for a line break."""
     separate: bool = False
     """Keep documents that share a context apart: none looks at, or predicts, another."""
+    read_once: bool = False
+    """Read no token of the text twice: training takes the windows of the text in a random order, in
+    place of windows at random places, and ends before the text does."""
     text_column: str = ""
     """For examples: the column with the texts; if not given, text or input, or the first."""
     text_pair_column: str = ""
@@ -190,6 +193,8 @@ def fields_of(key: str, config: ModelConfig) -> list[str]:
 
 FIXED = tuple(f.name for f in (*dataclasses.fields(DataKeys), *dataclasses.fields(ModelKeys)))
 """The keys that a resumed run cannot change."""
+PLACES = "batch_size", "gradient_accumulation_steps", "max_iters"
+"""The keys that say how far a run with `read_once` has read at a step: these are fixed as well."""
 
 
 def keys_of(config: ModelConfig) -> dict[str, Any]:
@@ -370,6 +375,8 @@ class TrainConfig(
         for name in ("separator", "separate"):
             if getattr(self, name) and not self.documents:
                 raise UserError(f"--{name} is about documents: add --documents, or leave it out")
+        if self.read_once and self.task != "language_modelling":
+            raise UserError(f"--read_once is for --task language_modelling, and not {self.task}")
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -41,6 +42,7 @@ from npgpt.tokenizers import Tokenizer, tokenizer_of
 
 LONGEST_TEXT = 4 * LARGE  # bytes of a file of text; text from a pipe may have a quarter of this
 LIBRARY_BYTES = 4_000_000  # how much of Python's library is read, as the default corpus
+INSTALLED = {"site-packages", "dist-packages"}  # folders in the library that are no part of it
 RESTORE = "Put back a copy of both files, or train a new run on the text"
 
 
@@ -185,10 +187,11 @@ def library_text() -> tuple[str, list[str]]:
     return "\n".join(texts), names
 
 
-def library_texts() -> tuple[list[str], list[str]]:
+def library_texts(whole: bool = False) -> tuple[list[str], list[str]]:
     """Return source code of Python's library, a text that every user has, and the file names.
 
-    The text is the top-level modules that are ASCII, in alphabetical order, up to 4 MB. Where
+    The text is the top-level modules that are ASCII, in alphabetical order, up to 4 MB. The `whole`
+    library also has its packages, at any depth, but not the packages that were installed. Where
     Python was installed without its sources, the text is the language reference in `pydoc_data`.
 
     Raises
@@ -198,11 +201,14 @@ def library_texts() -> tuple[list[str], list[str]]:
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
     texts, names, size = [], [], 0
-    for path in sorted(folder.glob("*.py")):
+    limit = math.inf if whole else LIBRARY_BYTES
+    for path in sorted(folder.rglob("*.py") if whole else folder.glob("*.py")):
+        if not INSTALLED.isdisjoint(path.relative_to(folder).parts):
+            continue
         content = path.read_bytes()
-        if content.isascii() and content.strip() and size + len(content) <= LIBRARY_BYTES:
+        if content.isascii() and content.strip() and size + len(content) <= limit:
             texts.append(content.decode("ascii").replace("\r\n", "\n"))
-            names.append(path.name)
+            names.append(path.relative_to(folder).as_posix())
             size += len(content)
     if size < 100_000:
         try:

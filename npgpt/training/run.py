@@ -17,7 +17,7 @@ from npgpt.hub import find_model
 from npgpt.options import quoted
 from npgpt.say import say
 from npgpt.tokenizers import save_tokenizer
-from npgpt.training.config import FIXED, TrainConfig
+from npgpt.training.config import FIXED, PLACES, TrainConfig
 from npgpt.training.data import open_tokens, write_tokens
 from npgpt.training.distillation import load_distillation
 from npgpt.training.folder import RunFolder, latest_run
@@ -166,8 +166,9 @@ def resume(folder: Path, changes: dict[str, Any], ranks: Alone | None = None) ->
 
 def demand_fixed(config: TrainConfig, changes: dict[str, Any], folder: Path) -> None:
     """Refuse to change what a resumed run cannot change."""
+    keys = (*FIXED, *PLACES) if config.read_once else FIXED
     for key, value in changes.items():
-        if key in FIXED and value != getattr(config, key):
+        if key in keys and value != getattr(config, key):
             fixed = getattr(config, key)
             words = () if fixed is None else fixed if isinstance(fixed, tuple) else (fixed,)
             spelled = " ".join(quoted(str(word)) for word in words) or "not given"

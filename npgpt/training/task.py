@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +44,7 @@ from npgpt.training.data import (
     read_text,
     separated,
     split_tokens,
+    windows_at,
 )
 
 TRAIN, VALIDATION = 0, 1  # the two splits of the data
@@ -365,6 +367,39 @@ class LanguageModelling(Task):
                     f"{tokens.path} holds no end token ({self.end}): leave out --documents"
                 )
         self.boundary = self.end if config.separate else None
+        if config.read_once:
+            most = len(self.window_starts) // self.windows_per_update
+            if config.max_iters > most:
+                raise UserError(
+                    f"--read_once: the text is long enough for {most} updates, and max_iters is "
+                    f"{config.max_iters}: give more text, or fewer updates with --max_iters"
+                )
+
+    @property
+    def windows_per_update(self) -> int:
+        """How many windows of the text an update reads."""
+        return self.config.batch_size * self.config.gradient_accumulation_steps
+
+    @cached_property
+    def window_starts(self) -> ndarray:
+        """Where the windows of the training split begin, in the order in which they are read once.
+
+        Each window begins where another ends. The order is a function of the seed, so runs of one
+        seed and one text read the same windows, whatever their models are.
+        """
+        length = self.config.block_size
+        n = (len(self.splits[TRAIN]) - 1) // length
+        return length * np.random.default_rng([self.config.seed, 7]).permutation(n)
+
+    def batches(self, step: int) -> Sequence[AnyBatch]:
+        """Return the batches of the update that leads from a step to the next."""
+        if not self.config.read_once:
+            return super().batches(step)
+        n = self.windows_per_update
+        starts = self.window_starts[n * step : n * (step + 1)]
+        parts = np.split(starts, self.config.gradient_accumulation_steps)
+        cut = (windows_at(self.splits[TRAIN], part, self.config.block_size) for part in parts)
+        return [separated(windows[:, :-1], windows[:, 1:], self.boundary) for windows in cut]
 
     def generation_config(self) -> dict[str, Any]:
         """Return the token at which generation stops, if the text consists of documents."""
