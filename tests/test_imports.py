@@ -44,6 +44,7 @@ LAYERS = [
         "npgpt.translation",
     ],
     ["npgpt.diagnostics", "npgpt.learn"],
+    ["npgpt.scaling"],
     ["npgpt.commands"],
     ["npgpt"],
 ]

@@ -50,6 +50,11 @@ COMMANDS = {
         "Make a model smaller and faster: remove the heads, MLP channels or layers that the loss "
         "needs least, and fine-tune what is left.",
     ),
+    "scale": (
+        "[DIR] [--budget FLOPS] [--predict X] [--target]",
+        "Train a ladder of small models, fit how the loss falls with size and data, and predict a "
+        "larger model. The same command continues a ladder that was interrupted.",
+    ),
     "classify": (
         "TEXT ... | --file FILE --labels A,B",
         "Give each text one of some labels: by a model that was trained to classify, or by how "

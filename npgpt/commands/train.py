@@ -132,8 +132,10 @@ def read_defaults(given: dict[str, Any]) -> tuple[Options, Collection[str]]:
     return Options.from_toml(path), read_toml(path)
 
 
-def train(run: training.Run, is_resumed: bool) -> int:
+def train(run: training.Run, is_resumed: bool, again: str = "") -> int:
     """Take a run to its end, and show its progress; return the exit code.
+
+    `again` is the command that continues the run after an interruption, if it is not npgpt train.
 
     Raises
     ------
@@ -141,7 +143,7 @@ def train(run: training.Run, is_resumed: bool) -> int:
         If a file cannot be written, or another process of the run ends. What the run saved before
         is whole.
     """
-    again = f"npgpt train --resume {quoted(str(run.folder))}"
+    again = again or f"npgpt train --resume {quoted(str(run.folder))}"
     try:
         with showing():
             for line in (describe(run, is_resumed), *run.task.notes()):

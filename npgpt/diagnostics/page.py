@@ -281,6 +281,80 @@ def loss_chart(losses: Mapping[str, Sequence[tuple[int, float]]], title: str) ->
     return _svg(width + 8, top + PLOT + 28, title, *parts)
 
 
+class Point(NamedTuple):
+    """A measured loss, and what its tooltip says."""
+
+    x: float
+    loss: float
+    about: str
+
+
+def law_chart(
+    points: Sequence[Point],
+    later: Sequence[Point],
+    xs: Sequence[float] | ndarray,
+    band: Sequence[tuple[float, float, float]],
+    axis: str,
+    title: str,
+) -> str:
+    """Return an SVG picture of losses and of a law, with logarithmic axes.
+
+    Parameters
+    ----------
+    points, later : sequence of Point
+        What the law was fitted to, in blue, and what was measured later, in orange.
+    xs : sequence of float, (n,)
+        Where the law is drawn, from the smallest to the largest.
+    band : sequence of (float, float, float)
+        The loss by the law at each of these places, and the bounds of its interval.
+    axis : str
+        What is on the horizontal axis.
+    title : str
+        What the picture shows, for those who cannot see it.
+    """
+    left, top, width, gray = 60, 12, 620, 'fill="#808080"'
+    blue, orange = ("rgb({},{},{})".format(*rgb) for rgb in (POSITIVE, NEGATIVE))
+    losses = [point.loss for point in (*points, *later)] + [x for row in band for x in row]
+    low, high = np.log(min(losses)), np.log(max(losses))
+    first, last = np.log(xs[0]), np.log(xs[-1])
+
+    def place(x: float, loss: float) -> str:
+        across = left + (width - left) * (np.log(x) - first) / ((last - first) or 1)
+        return f"{across:.1f},{top + PLOT * (high - np.log(loss)) / ((high - low) or 1):.1f}"
+
+    marks = [
+        place(xs[0], loss).split(",") + [f"{loss:.3f}"]
+        for loss in np.exp(np.linspace(low, high, 5))
+    ]
+    parts = [
+        f'<line x1="{x}" x2="{width}" y1="{y}" y2="{y}" stroke="#808080" stroke-opacity="0.3"/>'
+        f'<text x="{left - 6}" y="{y}" text-anchor="end" {gray}>{loss}</text>'
+        for x, y, loss in marks
+    ]
+    below = [
+        (place(x, losses[0]).split(",")[0], 18, f"{x:.2g}")
+        for x in np.exp(np.linspace(first, last, 4))
+    ]
+    parts += [
+        f'<text x="{x}" y="{top + PLOT + down}" text-anchor="middle" {gray}>{escape(text)}</text>'
+        for x, down, text in (*below, ((left + width) / 2, 36, axis))
+    ]
+    line, under, over = (
+        [place(x, row[i]) for x, row in zip(xs, band, strict=True)] for i in range(3)
+    )
+    parts.append(
+        f'<polygon points="{" ".join(over + under[::-1])}" fill="{blue}" fill-opacity="0.15"/>'
+        f'<polyline points="{" ".join(line)}" fill="none" stroke="{blue}" stroke-width="1.5"/>'
+    )
+    for ink, point in [*((blue, each) for each in points), *((orange, each) for each in later)]:
+        x, y = place(point.x, point.loss).split(",")
+        parts.append(
+            f'<circle cx="{x}" cy="{y}" r="4" fill="{ink}"><title>{escape(point.about)}</title>'
+            "</circle>"
+        )
+    return _svg(width + 40, top + PLOT + 44, title, *parts)
+
+
 def _svg(width: float, height: float, title: str, *parts: str) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -47,6 +47,15 @@ def read_losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return losses
 
 
+def read_final_loss(folder: Path) -> float | None:
+    """Return the loss over the whole validation split, which a run records at its end."""
+    found = None
+    for _, values in read_metrics(folder / "metrics.jsonl"):
+        if "val_loss" in values and "train_loss" not in values:
+            found = values["val_loss"]
+    return found
+
+
 def loss_curve(folder: Path) -> str:
     """Return the loss curve as text: ``.`` is the training loss, ``o`` the validation loss.
 
@@ -57,23 +66,43 @@ def loss_curve(folder: Path) -> str:
     if len({step for step, _ in losses["val"]}) < 2:
         return ""
     last = max(step for step, _ in points)
-    low, high = min(loss for _, loss in points), max(loss for _, loss in points)
+    signs = {".": losses["train"], "o": losses["val"]}
+    shares = {sign: [(step / last, loss) for step, loss in signs[sign]] for sign in signs}
+    return draw_points(shares, ("0", f"step {last}"), "loss:  . train  o val")
+
+
+def draw_points(
+    series: Mapping[str, Sequence[tuple[float, float]]], ends: tuple[str, str], legend: str
+) -> str:
+    """Return a picture of losses as text.
+
+    Parameters
+    ----------
+    series : mapping of str to sequence of (float, float)
+        The places, from 0 on the left to 1 on the right, and the losses, by the sign that stands
+        for each. Where two signs fall on one place, the later one is seen.
+    ends : (str, str)
+        What stands below the left end of the axis, and below the right end.
+    legend : str
+    """
+    losses = [loss for points in series.values() for _, loss in points]
+    low, high = min(losses), max(losses)
     rows = [[" "] * WIDTH for _ in range(HEIGHT)]
-    for sign, name in ((".", "train"), ("o", "val")):
-        for step, loss in losses[name]:
+    for sign, points in series.items():
+        for share, loss in points:
             height = (loss - low) / ((high - low) or 1)
             row = HEIGHT - 1 - round(height * (HEIGHT - 1))
-            rows[row][round(step / last * (WIDTH - 1))] = sign
+            rows[row][round(share * (WIDTH - 1))] = sign
     labels = {0: high, HEIGHT // 2: high + (low - high) * (HEIGHT // 2) / (HEIGHT - 1)}
     labels[HEIGHT - 1] = low
     lines = [
         f"{f'{labels[i]:.3f}' if i in labels else '':>8} |{''.join(row)}".rstrip()
         for i, row in enumerate(rows)
     ]
-    end = f"step {last}"
+    first, last = ends
     lines.append(f"{'':>8} +{'-' * WIDTH}")
-    lines.append(f"{'':>10}{'0':<{WIDTH - len(end)}}{end}")
-    lines.append(f"{'':>10}loss:  . train  o val")
+    lines.append(f"{'':>10}{first:<{WIDTH - len(last)}}{last}")
+    lines.append(f"{'':>10}{legend}")
     return "\n".join(lines)
 
 
