@@ -158,4 +158,5 @@ for name in options.tasks:
     title = f"Accuracy of {options.model} on {name}, against the number of examples"
     picture = line_chart(curves[:2], [str(k) for k in options.k], "examples (k)", title)
     folder = options.pictures or options.results.parent
+    make_folders(folder)
     write_text(folder / f"few_shot_{name}.svg", picture + "\n")
