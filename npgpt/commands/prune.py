@@ -83,14 +83,8 @@ class Options(TrainConfig):
     sample_tokens: Steps = 0
 
 
-OWN = (
-    "model",
-    *Parts._fields,
-    "weights",
-    "rounds",
-    "samples",
-    "workers",
-)  # which are no keys of a run
+# The options that are no keys of a run, and the other values that are not those of npgpt train.
+OWN = ("model", *Parts._fields, "weights", "rounds", "samples", "workers")
 USUAL = {name: getattr(Options, name) for name in Options.__annotations__ if name not in OWN}
 
 
@@ -138,16 +132,15 @@ def demand_shares(config: ModelConfig, options: Options) -> None:
     numbers, keep = count_parts(config)._asdict(), parts_after(config, options, options.rounds)
     for name, kept in keep._asdict().items():
         n, share = numbers[name], shares[name]
-        if kept < 1:
-            raise UserError(
-                f"--{name} {share:g} removes all {n} {name} that the model has"
-                f"{'' if name == 'layers' else ' in each layer'}: give {1 - 1 / n:.3g} or less"
-            )
-        if share and kept == n:
-            raise UserError(
-                f"--{name} {share:g} is less than half of one, of the {n} {name} that the model "
-                f"has{'' if name == 'layers' else ' in each layer'}: give {1 / n:.3g} or more"
-            )
+        if not share or 0 < kept < n:
+            continue
+        of_layer = "" if name == "layers" else " in each layer"
+        if n == 1:
+            raise UserError(f"the model has one of its {name}{of_layer}: leave out --{name}")
+        raise UserError(
+            f"--{name} {share:g} removes {'none' if kept else 'all'} of the {n} {name} that the "
+            f"model has{of_layer}: give a share from {1 / n:.3g} to {1 - 1 / n:.3g}"
+        )
 
 
 def parts_after(config: ModelConfig, options: Options, n_rounds: int) -> Parts:

@@ -35,7 +35,7 @@ from npgpt.models.layers import Linear
 from npgpt.models.llama import Llama, LlamaConfig
 from npgpt.models.registry import architecture_of
 from npgpt.module import evaluating, unallocated
-from npgpt.training.data import AnyBatch
+from npgpt.training.data import AnyBatch, n_predicted
 from npgpt.training.task import accumulate_gradients
 
 
@@ -105,7 +105,8 @@ def measure_importance(model: GPT, batches: Iterable[AnyBatch]) -> Parts:
         A GPT or a Llama. Its gradients are overwritten, and are None afterwards.
     batches : iterable of batches
         The absolute value is taken for each batch. With one sequence in a batch, the derivatives of
-        two sequences cannot cancel each other (Michel et al. 2019).
+        two sequences cannot cancel each other (Michel et al. 2019). A batch without a target does
+        not count.
 
     Returns
     -------
@@ -124,7 +125,8 @@ def measure_importance(model: GPT, batches: Iterable[AnyBatch]) -> Parts:
     numbers = count_parts(model.config)
     shapes = (numbers.layers, numbers.heads), (numbers.layers, numbers.channels), numbers.layers
     total = Parts(*map(np.zeros, shapes))
-    for n, batch in enumerate(batches, start=1):
+    counted = (batch for batch in batches if n_predicted(batch[1]))
+    for n, batch in enumerate(counted, start=1):
         model.zero_grad()
         with evaluating():
             accumulate_gradients(model, [batch])

@@ -92,7 +92,8 @@ def test_importance_is_the_mean_over_batches_of_absolute_values():
     model = draw_model(np.float64, **MODELS["gpt"])
     batches = [Batch(*(part[i : i + 1] for part in BATCH[:2])) for i in range(3)]
     each = [measure_importance(model, [batch]) for batch in batches]
-    found = measure_importance(model, batches)
+    none = Batch(BATCH.inputs[:1], np.full((1, 9), -100))
+    found = measure_importance(model, [none, *batches])
     for kind in range(3):
         expected = np.mean([parts[kind] for parts in each], axis=0)
         np.testing.assert_allclose(found[kind], expected, rtol=1e-12)
@@ -243,11 +244,14 @@ def test_without_fine_tuning_the_model_is_the_cut_one(trained, tmp_path, capsys)
     [
         ([], "there is no model"),
         (["--model", "MODEL"], "nothing is to be removed"),
-        (["--model", "MODEL", "--heads=1"], "removes all 2 heads .* in each layer: give 0.5 or le"),
-        (["--model", "MODEL", "--layers=0.9"], "removes all 2 layers that the model has: give 0.5"),
+        (["--model", "MODEL", "--heads=1"], "all of the 2 heads .* in each layer: .* 0.5 to 0.5"),
+        (
+            ["--model", "MODEL", "--layers=0.9"],
+            "all of the 2 layers that the model has: give a share",
+        ),
         (["--model", "MODEL", "--channels=1.5"], "channels"),
         (["--model", "MODEL", "--heads=-1"], "heads"),
-        (["--model", "MODEL", "--heads=0.1"], "less than half of one, of the 2 heads"),
+        (["--model", "MODEL", "--heads=0.1"], "removes none of the 2 heads"),
         (["--model", "MODEL", "--weights=1"], "--weights 1 sets all weights to zero"),
         (["--model", "MODEL", "--heads=0.5", "--rounds=0"], "rounds"),
         (["--model", "nowhere", "--heads=0.5"], "nowhere"),
@@ -257,12 +261,14 @@ def test_without_fine_tuning_the_model_is_the_cut_one(trained, tmp_path, capsys)
         (["--model", "BERT", "--heads=0.5"], "only a GPT, a Llama, a Mistral"),
         (["--model", "POST", "--layers=0.5"], "post-norm"),
         (["--model", "WINDOW", "--layers=0.5"], "has a window"),
+        (["--model", "ONE", "--heads=0.5"], "has one of its heads in each layer: leave out"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_in_one_line(words, said, trained, tmp_path, capsys):
     folder, text = trained
     sizes = dict(vocab_size=29, n_positions=8, n_embd=16, n_layer=2, n_head=2)
-    others = {"BERT": dict(), "POST": dict(norm_position="post"), "WINDOW": dict(window_size=4)}
+    others = {"BERT": dict(), "POST": dict(norm_position="post"), "WINDOW": dict(window_size=4),
+              "ONE": dict(n_head=1)}  # fmt: skip
     names = {"MODEL": folder}
     for name, fields in others.items():
         if name in words:
