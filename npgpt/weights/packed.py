@@ -99,7 +99,7 @@ class PackedMatrix:
         return rows if self.scale is None else rows * self.scale[index][..., None]
 
 
-@autograd.op
+@autograd.Op
 @kernel("decode.product_packed")
 def product(
     x: ndarray, values: ndarray, scale: ndarray | None = None, format: str = "int8"
@@ -114,7 +114,7 @@ def product(
     return y
 
 
-@autograd.op
+@autograd.Op
 def product_back(
     y: ndarray, values: ndarray, scale: ndarray | None = None, format: str = "int8"
 ) -> ndarray:
@@ -127,9 +127,9 @@ def product_back(
     return x
 
 
-product.formula("out = x @ values.T; dx = g @ values")
+# Both are made by `Op`, and not by `autograd.op`, which would register them: the formulas, samples
+# and saved traces of registered ops know no packed numbers.
 product.vjp(x=lambda g, values, scale, format: product_back(g, values, scale, format))
-product_back.formula("out = y @ values; dy = g @ values.T")
 product_back.vjp(y=lambda g, values, scale, format: product(g, values, scale, format))
 
 
