@@ -790,15 +790,10 @@ function colour(share) {
 
 function heatMap(target, key, rows, columns, flatAt) {
   const cell = Math.max(1, Math.min(14, Math.floor(420 / columns), Math.ceil(420 / rows)));
-  const canvas = h("canvas", { width: columns * cell, height: rows * cell, role: "img", "aria-label": `heat map of ${labelOf(target)}, ${rows} rows and ${columns} columns` });
-  const pen = canvas.getContext("2d");
-  const most = scaleOf(key);
-  for (let i = 0; i < rows; i++)
-    for (let j = 0; j < columns; j++) {
-      const share = element(key, flatAt(i, j)) / most;
-      pen.fillStyle = Number.isFinite(share) ? (share >= 0 ? `rgba(31, 119, 180, ${Math.min(1, share)})` : `rgba(214, 106, 0, ${Math.min(1, -share)})`) : "rgb(200, 0, 120)";
-      pen.fillRect(j * cell, i * cell, cell, cell);
-    }
+  const canvas = h("canvas", { width: columns, height: rows, role: "img", "aria-label": `heat map of ${labelOf(target)}, ${rows} rows and ${columns} columns` });
+  canvas.style.width = `${columns * cell}px`; // the browser enlarges the pixels
+  canvas.style.height = `${rows * cell}px`;
+  canvas.getContext("2d").putImageData(coloured(key, rows, columns, flatAt), 0, 0);
   const where = (event) => {
     const box = canvas.getBoundingClientRect();
     const i = Math.min(rows - 1, Math.floor(((event.clientY - box.top) / box.height) * rows));
@@ -811,6 +806,27 @@ function heatMap(target, key, rows, columns, flatAt) {
   });
   canvas.addEventListener("click", (event) => open(target, where(event)));
   return h("div", { class: "scroll" }, canvas);
+}
+
+const [BLUE, ORANGE, RED] = [[31, 119, 180], [214, 106, 0], [200, 0, 120]]; // as in `colour`
+
+/** Return a picture with a pixel for each element of a matrix: opaque where the element is large. */
+function coloured(key, rows, columns, flatAt) {
+  const entry = data.arrays[key];
+  const isCorner = entry.kept && !entry.whole; // then the corner alone is stored
+  const first = isCorner ? flatOf(state.slice[key], entry.kept.slice(0, -2)) * rows * columns : flatAt(0, 0);
+  const step = isCorner ? columns : entry.shape.at(-1);
+  const [numbers, most, picture] = [numbersOf(key), scaleOf(key), new ImageData(columns, rows)];
+  for (let i = 0, at = 0; i < rows; i++)
+    for (let j = 0; j < columns; j++, at += 4) {
+      const share = numbers[first + i * step + j] / most;
+      const colour = !Number.isFinite(share) ? RED : share >= 0 ? BLUE : ORANGE;
+      picture.data[at] = colour[0];
+      picture.data[at + 1] = colour[1];
+      picture.data[at + 2] = colour[2];
+      picture.data[at + 3] = Number.isFinite(share) ? 255 * Math.min(1, Math.abs(share)) : 255;
+    }
+  return picture;
 }
 
 function largestList(target, entry) {

@@ -260,3 +260,34 @@ def test_it_fits_every_width(browser, tmp_path, width, scheme):
         for _ in range(3):
             page.keyboard.press("m")
         assert page.evaluate("document.documentElement.dataset.mode") == "projector"
+
+
+@pytest.mark.parametrize(("most", "shape"), [(arrays.MOST, (30, 40)), (10_000, (30, 20))])
+def test_a_heat_map_has_a_pixel_for_each_element(browser, tmp_path, monkeypatch, most, shape):
+    """Blue where an element is positive, orange where it is negative; also of a corner."""
+    monkeypatch.setattr(arrays, "MOST", most)
+    x = np.random.default_rng(0).normal(size=(3, 30, 40))
+    x[1, 2, 5] = np.nan
+    with autograd.record(), np.errstate(all="ignore"):
+        leaf = autograd.tensor(x, requires_grad=True)
+        loss = (leaf * 2.0).sum()
+    found = trace(loss)
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        n = found.recording.number("leaf")
+        page.evaluate(f"state.slice[data.values[{n}].array] = [1]; open(value({n}))")
+        rows, columns, pixels = page.evaluate("""() => {
+          const canvas = document.querySelector("#inspector canvas");
+          const { width, height } = canvas;
+          const picture = canvas.getContext("2d").getImageData(0, 0, width, height);
+          return [height, width, [...picture.data]];
+        }""")
+        assert (rows, columns) == shape
+        part, pixels = x[1, :rows, :columns], np.reshape(pixels, (rows, columns, 4))
+        most_opaque = np.nanmax(np.abs(x))
+        for sign, colour in [(1, [31, 119, 180]), (-1, [214, 106, 0])]:
+            strong = sign * part > most_opaque / 4  # a weak colour is rounded
+            assert np.abs(pixels[strong][:, :3] - colour).max() <= 4
+        expected = np.where(np.isnan(part), 255, 255 * np.abs(part) / most_opaque)
+        assert np.abs(pixels[..., 3] - expected).max() <= 1
+        assert pixels[2, 5].tolist() == [200, 0, 120, 255]
