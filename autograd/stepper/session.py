@@ -61,6 +61,8 @@ class Level:
     trace : Trace
     index : int
         The index of the step where the session stands; ``len(trace.steps)`` at the end.
+    frame : str, optional
+        The module that `Session.look_up` has gone to; empty for the whole pass.
     recorded : Trace
         The trace as it was before `Session.set` changed something.
     inside : (Call, Step), optional
@@ -75,6 +77,7 @@ class Level:
 
     trace: Trace
     index: int = 0
+    frame: str | None = None
     recorded: Trace = field(init=False)
     inside: tuple[Call, Step] | None = None
     breaks: list[Breakpoint] = field(default_factory=list)
@@ -144,6 +147,21 @@ class Gradient(NamedTuple):
     note: str
     """After `Session.set`: whether the gradient is still as recorded."""
     labels: Labels
+
+
+class ModuleView(NamedTuple):
+    """A module that contains the step: its steps, and the values that enter and leave it."""
+
+    name: str
+    """Empty for the whole pass."""
+    first: int
+    """The numbers of the module's first and last step, from 1 on."""
+    last: int
+    total: int
+    results: list[Received]
+    """What the module computes for others, with the whole cotangents of these values."""
+    inputs: list[Received]
+    """What others have computed for the module, with the whole cotangents."""
 
 
 class EndView(NamedTuple):
@@ -227,6 +245,7 @@ class Session:
     into, out               `step_into`, `proof`, `step_out`
     (after every move)      `current_view`: a `StepView`, an `EndView` or a `ProofView`;
                             `watched_values`
+    up, down                `look_up`
     where, whatis, list     `neighbourhood`, `description`, `source`
     print, watch            `evaluate`, `watch`; `symbols`, what ``$x`` and so on stand for
     formula                 `formula`
@@ -632,6 +651,43 @@ class Session:
             parents,
         )
 
+    def look_up(self, n: int) -> ModuleView | None:
+        """Look at the module that contains the one looked at, or n further; back if n is negative.
+
+        The session stays at its step. The result is None if it looks at the step alone again.
+        """
+        parts = self.call.scope.split(".") if self.call.scope else []
+        frames = [None, *(".".join(parts[:i]) for i in range(len(parts), -1, -1))]
+        at = frames.index(self.level.frame) + n
+        if not 0 <= at < len(frames):
+            raise CommandError("this is the whole pass" if n > 0 else "this is the step itself")
+        self.level.frame = frames[at]
+        return None if frames[at] is None else self.module_view(str(frames[at]))
+
+    def module_view(self, name: str) -> ModuleView:
+        """Return a module's steps, and the values that enter and leave it; of all for no name."""
+        trace, recording = self.trace, self.trace.recording
+        calls = [c for c in recording.behind(trace.start) if not name or is_inside(c.scope, name)]
+        made = {number for call in calls for number in call.results}
+        read = {number for call in calls for number in call.parents.values()}
+        others = {
+            number for call in recording.calls.values() if not made.issuperset(call.results)
+            for number in call.parents.values()
+        }  # fmt: skip
+        steps = [i for i, step in enumerate(trace.steps, 1) if made.issuperset(
+                 trace.call(step).results)]  # fmt: skip
+
+        def received(numbers: list[int]) -> list[Received]:
+            found = [(n, trace.cotangent_of(n)) for n in sorted(numbers)]
+            return [Received("", recording.name(n), g, self.labels(n))
+                    for n, g in found if g is not None]  # fmt: skip
+
+        return ModuleView(
+            name, steps[0], steps[-1], len(trace.steps),
+            received([n for n in made if n in others or n == trace.start]),
+            received([n for n in read - made if n in recording.maker]),
+        )  # fmt: skip
+
     def argument(self, call: Call, name: str) -> str:
         """Return a short text for an argument of a call: its name, kind or value."""
         if name in call.parents or call.constants.get(name) in self.trace.recording.names:
@@ -709,6 +765,7 @@ class Session:
     def go(self, index: int) -> Session:
         """Stand at another step of this pass, or at its end."""
         self.level.index = max(0, min(index, len(self.trace.steps)))
+        self.level.frame = None
         return self
 
     def move(self, n: int) -> Session:
@@ -783,11 +840,13 @@ class Session:
         raise CommandError(f"no {'earlier' if back else 'later'} step has to do with {text}")
 
     def go_over(self, text: str = "") -> str:
-        """Go on to the first step outside of a module; by default, of the module of this step.
+        """Go on to the first step outside of a module.
+
+        By default, it is the module that `look_up` has gone to, or that of this step.
 
         Returns the name of the module.
         """
-        module = find_module(self, text) if text else self.scope
+        module = find_module(self, text) if text else self.level.frame or self.scope
         if not module:
             raise CommandError(
                 f"no module here is called {text!r}" if text else "this step is in no module"

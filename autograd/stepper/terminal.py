@@ -31,6 +31,7 @@ from autograd.stepper.measure import norm
 from autograd.stepper.record import kind
 from autograd.stepper.session import (
     EndView,
+    ModuleView,
     ProofView,
     Session,
     StepView,
@@ -418,7 +419,16 @@ class Terminal:
         self.show()
 
     def do_out(self, text: str) -> None:
-        """Leave an op that was stepped into; prove that it is the same.  out."""
+        """Leave an op that was stepped into, and prove that it is the same; or a module.  out.
+
+        In an op's reference, `out` goes back to the op. Elsewhere it goes on past the module of
+        this step, as `over` does, or past the module to which `up` has gone.
+        """
+        if not self.session.level.inside:
+            if not (self.session.level.frame or self.session.scope):
+                raise CommandError("this is the outermost pass, and this step is in no module")
+            self.do_over("")
+            return
         proof = self.session.proof()
         if not self.session.at_end:
             self.show_proof(proof)
@@ -426,6 +436,35 @@ class Terminal:
         self.show()
 
     # ---- looking
+
+    def do_up(self, text: str) -> None:
+        """Look at the module that contains this step, or at the next one around it.  up [N].
+
+        It shows the module's steps, and what enters and leaves it. `out` goes on past this module,
+        `down` looks at the module inside it, and every move looks at the step again.
+        """
+        self.show_module(self.session.look_up(_count(text)))
+
+    def do_down(self, text: str) -> None:
+        """Look at the module inside the one to which `up` has gone.  down [N]."""
+        self.show_module(self.session.look_up(-_count(text)))
+
+    def show_module(self, view: ModuleView | None) -> None:
+        """Show a module's steps and ends; without a module, the step."""
+        if view is None:
+            self.show()
+            return
+        steps = f"steps {view.first} to {view.last} of {view.total}"
+        self.rule(view.name or "the whole pass", steps)
+        for title, values in (("it returns", view.results), ("it reads", view.inputs)):
+            for _, name, gradient, labels in values[:MOST_TERMS]:
+                line = Text(f"  {title:<10}  ", "dim").append(name)
+                line.append(f"  {kind(gradient)}  norm of d {norm(gradient):.4g}", "dim")
+                line.append(f"  {labels.names}" if labels.names else "", "dim")
+                line.truncate(self.console.width - 1, overflow="ellipsis")
+                self.print(line)
+            if rest := values[MOST_TERMS:]:
+                self.print(Text(f"  {title:<10}  {len(rest)} more", "dim"))
 
     def do_where(self, text: str) -> None:
         """Draw the neighbourhood in the graph.  where."""

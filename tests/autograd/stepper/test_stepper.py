@@ -949,6 +949,38 @@ def test_steps_belong_to_modules(model):
     assert "in no module" in said(stepper, "back 999", "over")
 
 
+def test_up_and_down_look_at_the_modules_around_a_step(model):
+    stepper = stepper_of(gpt_loss(model))
+    session = stepper.session
+    said(stepper, "until transformer.h.1.mlp")
+    here, n = session.level.index, len(session.trace.steps)
+    out = said(stepper, "up")
+    inside = [i for i, s in enumerate(session.trace.steps, 1)
+              if session.trace.call(s).scope.startswith(session.scope)]  # fmt: skip
+    assert f"steps {inside[0]} to {inside[-1]} of {n}" in out and "── " + session.scope in out
+    view = session.module_view("transformer.h.1")
+    assert session.level.index == here and len(view.results) == 1  # what the next norm reads
+    (received,) = view.results
+    g = session.trace.cotangent_of(session.trace.recording.number(received.name))
+    assert np.array_equal(received.value, g)
+    recording = session.trace.recording
+    makers = [recording.maker[recording.number(r.name)].scope for r in view.inputs]
+    assert makers and not any(scope.startswith("transformer.h.1") for scope in makers)
+    depth = session.scope.count(".") + 1
+    whole = said(stepper, f"up {depth}")
+    assert "── the whole pass ─" in whole and f"steps 1 to {n} of {n}" in whole
+    assert "this is the whole pass" in said(stepper, "up")
+    said(stepper, "down 2")
+    assert session.level.frame == "transformer.h"
+    said(stepper, "down", "out")
+    assert not session.scope.startswith("transformer.h.1") and session.level.frame is None
+    assert "this is the step itself" in said(stepper, "down")
+    assert "this is the step itself" in said(stepper, "up", "down", "down")
+    assert "no number of steps" in said(stepper, "up x")
+    said(stepper, "continue")
+    assert "at its end" in said(stepper, "up")
+
+
 def test_breakpoints_have_numbers_and_conditions():
     stepper = stepper_of(net()[0])
     assert "break 1: tanh if h[0] > 0\n" in said(stepper, "break tanh if h[0] > 0")
