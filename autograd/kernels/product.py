@@ -218,12 +218,18 @@ SHAPES = ((768, 128, 512), (512, 768, 3072))  # of a small model's layer, and of
 
 
 def product(x, y, bias=None):
-    """Return ``x @ y + bias`` of matrices, by the product that was faster on this machine."""
+    """Return ``x @ y + bias`` of matrices, by the product that was faster on this machine.
+
+    A single row is multiplied by BLAS, whose products of a vector and a matrix are as fast as
+    memory is read; our own would compute a tile of 6 rows.
+    """
     if not takes(x, y, bias) or x.shape[1] != y.shape[0] or settings.DISABLE_JIT:
         return NotImplemented
     if bias is not None and bias.shape != y.shape[1:]:
         return NotImplemented
     bias = np.empty(0, x.dtype) if bias is None else np.ascontiguousarray(bias)
+    if len(x) == 1:
+        return blas_product(x, y, bias)
     way = choice().large if x.size * y.shape[1] > LARGE else choice().small
     return (own_product if way == "own" else blas_product)(x, y, bias)
 

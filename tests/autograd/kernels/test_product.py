@@ -15,8 +15,10 @@ from autograd.kernels import kernels_enabled
 if not kernels_enabled():
     pytest.skip("kernels are off", allow_module_level=True)
 
+from autograd import nn, tensor
 from autograd.kernels import product as kernels
 from autograd.kernels.cache import settings
+from autograd.ops import linalg
 
 if settings.DISABLE_JIT:
     pytest.skip("the product runs compiled only", allow_module_level=True)
@@ -99,6 +101,34 @@ def test_nothing_else_is_written_or_read():
     x[:], y[:] = random.standard_normal((13, 30)), random.standard_normal((30, 33))
     found = kernels.own_product(x, y, np.empty(0, np.float32))
     assert np.allclose(found, x @ y, atol=1e-4) and np.isnan(wide).sum() == 40 * 90 - 390 - 990
+
+
+def test_a_single_row_is_multiplied_by_blas(monkeypatch):
+    """Also where our own product was chosen: it would pack all of a table for one token."""
+    monkeypatch.setattr(kernels, "choice", lambda: kernels.Choice("own", "own"))
+    monkeypatch.setattr(kernels, "own_product", None)
+    random = np.random.default_rng(0)
+    x, table, bias = (
+        random.standard_normal(s).astype(np.float32) for s in ((1, 300), (900, 300), 900)
+    )
+    found = kernels.product(x, table.T, bias)
+    if found is not NotImplemented:  # with one thread NumPy calls BLAS
+        assert (np.abs(found - x @ table.T - bias) <= bound(x, table.T, bias)).all()
+
+
+def test_no_product_wakes_the_threads_of_blas(monkeypatch):
+    """OpenBLAS computes 2^18 multiplications on one thread; what is larger, kernels compute."""
+    calls = []
+
+    def count(x, y, bias=None):
+        calls.append(x.size * y.shape[1])
+        return NotImplemented
+
+    monkeypatch.setattr(linalg.product._kernel, "_kernel", count)
+    for m in (64, 65):
+        x, y = np.ones((m, 64), np.float32), np.ones((64, 64), np.float32)
+        assert (nn.affine(x, y, None) == 64).all() and ((tensor(x) @ y).numpy() == 64).all()
+    assert calls == [65 * 64 * 64] * 2
 
 
 PROGRAM = """
