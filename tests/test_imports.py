@@ -125,7 +125,8 @@ def test_npgpt_uses_the_engines_public_names():
     public = {"autograd", "autograd.functional", "autograd.kernels", "autograd.nn"}
     public |= {"autograd.testing", "autograd.testing.properties", "autograd.testing.strategies"}
     public |= {"autograd.console", "autograd.escape", "autograd.files", "autograd.reading"}
-    public |= {"autograd.schema", "autograd.stepper.symbols", "autograd.stepper.terminal"}
+    public |= {"autograd.schema", "autograd.stepper"}
+    public |= {f"autograd.stepper.{name}" for name in ("axes", "stops", "symbols", "terminal")}
     for module, path in MODULES.items():
         if module.startswith("npgpt"):
             for name in imported(path):
