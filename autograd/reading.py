@@ -275,13 +275,13 @@ def demand_intact(file: BinaryIO, path: str | Path) -> bool:
     file.seek(0)
     start = file.read(8)
     start += file.read(min(int.from_bytes(start, "little"), SMALL))
-    found = re.search(rb'"%b":"([0-9a-f]{64})"' % re.escape(HASH).encode(), start)
+    found = re.search(rb'"%b":"([^"]*)"' % re.escape(HASH).encode(), start)
     if found is None:
         return False
     digest = hashlib.sha256(start[: found.start(1)] + NO_HASH.encode() + start[found.end(1) :])
     while chunk := file.read(2**20):
         digest.update(chunk)
-    if found[1].decode() != digest.hexdigest():
+    if found[1] != digest.hexdigest().encode():
         raise UserError(
             f"{path} is damaged: its contents do not have the SHA-256 that it was written with"
         )

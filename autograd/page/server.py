@@ -46,10 +46,10 @@ def serve(trace: Trace, port: int = 0, browser: bool = True) -> None:
         If the port is in use, or needs rights that the user does not have.
     """
     with Server(Live(trace), port) as server:
-        print(f"the page is at {server.address}\nCtrl-C ends it", flush=True)
-        if browser and _has_browser():
-            webbrowser.open(server.address)
         try:
+            print(f"the page is at {server.address}\nCtrl-C ends it", flush=True)
+            if browser and _has_browser():
+                webbrowser.open(server.address)
             server.serve_forever()
         except KeyboardInterrupt:
             print()

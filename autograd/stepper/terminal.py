@@ -419,10 +419,11 @@ class Terminal:
         self.show()
 
     def do_out(self, text: str) -> None:
-        """Leave an op that was stepped into, and prove that it is the same; or a module.  out.
+        """Leave an op that was stepped into, with a proof; or a module.  out.
 
-        In an op's reference, `out` goes back to the op. Elsewhere it goes on past the module of
-        this step, as `over` does, or past the module to which `up` has gone.
+        In an op's reference, `out` proves that the op and its reference are the same, and
+        goes back to the op. Elsewhere it goes on past the module of this step, as `over` does, or
+        past the module to which `up` has gone.
         """
         if not self.session.level.inside:
             if not (self.session.level.frame or self.session.scope):
@@ -438,7 +439,7 @@ class Terminal:
     # ---- looking
 
     def do_up(self, text: str) -> None:
-        """Look at the module that contains this step, or at the next one around it.  up [N].
+        """Look at the module of this step, or at the next one around it.  up [N].
 
         It shows the module's steps, and what enters and leaves it. `out` goes on past this module,
         `down` looks at the module inside it, and every move looks at the step again.

@@ -33,6 +33,7 @@ from autograd.files import (
     write_text,
     written,
 )
+from autograd.reading import read_tensors
 from autograd.stepper.draw import draw
 from autograd.stepper.to_source import to_source
 from autograd.stepper.trace import Trace, trace
@@ -563,6 +564,20 @@ def test_the_library_reads_what_was_written(tmp_path_factory, fast, tensors, met
         for name, array in loaded.items():
             assert array.tobytes() == tensors[name].tobytes()
             assert array.shape == tensors[name].shape
+
+
+def test_each_bit_of_the_hash_counts(tmp_path):
+    """A digit that becomes another sign does not make a file of another program."""
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"x": np.zeros(3)})
+    content, key = path.read_bytes(), b'"npgpt.sha256":"'
+    start = content.index(key) + len(key)
+    for bit in range(8 * start, 8 * (start + 64)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(UserError):
+            read_tensors(path)
 
 
 def test_what_the_format_has_no_name_for(tmp_path):
