@@ -119,8 +119,8 @@ class _Links:
         if call.op.name == "reshape":
             self.add_reshape(numbers["x"], numbers["out"], shapes["x"], shapes["out"])
         elif stated.moves:
-            if not call.op.variadic:
-                self.add_moves(call, numbers["x"], shapes["x"])
+            if (moved := call.op.names[0]) in numbers and not call.op.variadic:
+                self.add_moves(call, moved, numbers[moved], shapes[moved])
         elif stated.along is None:
             self.add_formula(call, numbers, shapes)
         else:
@@ -226,7 +226,7 @@ class _Links:
                     [(out, i) for i in outs], tuple(after[i] for i in outs),
                 ))  # fmt: skip
 
-    def add_moves(self, call: Call, x: Any, shape: tuple[int, ...]) -> None:
+    def add_moves(self, call: Call, name: str, x: Any, shape: tuple[int, ...]) -> None:
         """Follow each axis of an array through an op that moves elements.
 
         The op runs on an array whose elements are the indices of one axis. If the result differs
@@ -239,7 +239,7 @@ class _Links:
             runs = []
             for first in (0, n):
                 x_of = np.broadcast_to(line + first, shape)
-                found = call.op.forward(**call.arguments | {"x": x_of})
+                found = call.op.forward(**call.arguments | {name: x_of})
                 runs.append(found if call.op.multiple else (found,))
             pieces = []
             for number, part, later in zip(call.results, *runs, strict=True):
@@ -343,7 +343,7 @@ def _long(shape: tuple[int, ...]) -> list[int]:
 def _varies(x: ndarray) -> tuple[int, ndarray] | None:
     """Return the only axis along which an array differs, and the elements along this axis."""
     axes = [i for i in _long(x.shape) if x.strides[i]]
-    for axis in axes:
+    for axis in axes if x.size else ():
         line = x[tuple(slice(None) if i == axis else 0 for i in range(x.ndim))]
         if len(axes) == 1:
             return axis, line

@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from helpers import as_leaves
+from hypothesis import given, settings
 
 import autograd
 from autograd import nn
 from autograd.stepper import Trace, trace
 from autograd.stepper.axes import Coordinate, Labels, count
 from autograd.stepper.display import matrix
+from autograd.testing.strategies import op_calls
 
 E, T, V, C, H = 2, 5, 7, 6, 3  # examples, positions, tokens, channels, heads: all different
 WORDS = [[f"w{b}{t}" for t in range(T)] for b in range(E)]
@@ -160,3 +163,24 @@ def test_a_label_needs_its_example():
     assert (
         Labels((merged,), {("example", "position"): WORDS}).label(0, 0) == "example 1, position 9"
     )
+
+
+@pytest.mark.parametrize("name", sorted(autograd.REGISTRY))
+def test_each_op_is_read(name):
+    """Of each axis of a result, either nothing is known, or as many places as it has indices."""
+    op = autograd.REGISTRY[name]
+
+    @settings(max_examples=5)
+    @given(call=op_calls(op))
+    def check(call):
+        with autograd.record() as recording, np.errstate(all="ignore"):
+            op(*as_leaves(op, call), **call.kwargs)
+        for number, x in recording.values.items():
+            if number not in recording.maker:
+                recording.axes[number] = tuple(count(f"axis {i}", n) for i, n in enumerate(x.shape))
+        for number, x in recording.values.items():
+            axes = recording.axes_of(number)
+            assert len(axes) == np.ndim(x)
+            assert all(len(c.at) == n for axis, n in zip(axes, x.shape, strict=True) for c in axis)
+
+    check()
