@@ -1,10 +1,11 @@
 """Time training steps of several processes, beside one process of one thread and of a team.
 
 "Ours" are the processes of ``npgpt train --workers``, each with one thread; they and the others
-take turns. Beside them is the time that a simulation of the schedule predicts, from a process that
-computes one part of the batch alone. The second row of a shape is the time in which the processes
-exchange data in a step, and the time that a model predicts from bytes and latency. The last table
-is a calculation: how training would scale over machines in a network.
+take turns. Beside them is the time that a simulation of the schedule predicts, from processes that
+compute their parts of the batch at the same time, but wait for nobody. The second row of a shape is
+the time in which the processes exchange data in a step, and the time that a model predicts from
+bytes and latency. The last table is a calculation: how training would scale over machines in a
+network.
 
     python benchmarks/distributed.py [a c ...] [--workers 2] [--quick] [--json FILE]
 """
@@ -12,6 +13,7 @@ is a calculation: how training would scale over machines in a network.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +24,22 @@ from typing import Any
 
 import numpy as np
 from harness import OURS, Row, burst, keep_memory, main, take_turns, timed, usable_cpus
-from train_step import BETAS, LEARNING_RATE, MAX_NORM, SHAPES, WEIGHT_DECAY, draw_batch, make_model
+from train_step import (
+    BETAS,
+    LEARNING_RATE,
+    MAX_NORM,
+    SHAPES,
+    WEIGHT_DECAY,
+    Shape,
+    draw_batch,
+    make_model,
+)
 
-WHAT = "NPGPT_BENCHMARK"  # the variable that tells a worker its shape, and whether it computes
-BARRIERS = 5  # of an update: the order, the loss, the sum, the norm, the parameters
+WHAT = "NPGPT_BENCHMARK"  # the variable that tells a worker its shape, batch and partners
+PROBES = {  # models that only exchange; from both follow the latency and the bandwidth
+    "few bytes": Shape(4, 1, 16, 2, 8),
+    "many bytes": Shape(4, 8, 640, 2, 8),
+}
 BANDWIDTH, DELAY = 12.5e9, 2e-6  # of a network: bytes a second (100 Gb/s), seconds of a message
 NODES = 8, 64, 1024
 MODELS = {"GPT-2 124M": 124e6, "GPT-3 1.3B": 1.3e9}
@@ -40,7 +54,7 @@ def make_run(name: str, batch_size: int | None = None) -> Any:
     from npgpt.training.ranks import Alone
     from npgpt.training.state import Progress
 
-    shape = SHAPES[name]
+    shape = (SHAPES | PROBES)[name]
     batch = tuple(x[:batch_size] for x in draw_batch(shape))
     run = object.__new__(Run)
     run.files, run.ranks, run.progress = SimpleNamespace(path=Path()), Alone(), Progress()
@@ -55,83 +69,125 @@ def make_run(name: str, batch_size: int | None = None) -> Any:
 
 
 def work(group: Any) -> None:
-    """Do what a worker of `npgpt train` does, for the shape that the environment names."""
+    """Do what a worker of `npgpt train` does, for the run that the environment describes."""
     from npgpt.training.together import obey
 
-    for _ in range(100):
-        group.gather(None)
-    group.broadcast()  # the folder of the run, which this benchmark has not
-    name, batch_size = os.environ[WHAT].split()
-    obey(make_run(name, int(batch_size)), group)
+    name, batch_size, together = json.loads(os.environ[WHAT])
+    run = make_run(name, batch_size)
+    if together:
+        group.broadcast()  # the folder of the run, which this benchmark has not
+        obey(run, group)
+    else:
+        take_part(run, group)
+        while n_steps := group.broadcast():
+            take_steps(run, n_steps)
 
 
 @contextmanager
-def processes(name: str, n: int, batch_size: int) -> Iterator[tuple[Any, float]]:
-    """Yield a run that n processes train, and the seconds of a barrier."""
+def processes(name: str, n: int, batch_size: int, together: bool = True) -> Iterator[Any]:
+    """Yield a run that n processes train; if not together, each for itself, and the group."""
     from autograd.kernels import use_threads
     from npgpt.parallel.workers import Workers
     from npgpt.training.ranks import Ranks
     from npgpt.training.together import variables_of
 
-    variables = variables_of(1) | {WHAT: f"{name} {batch_size}"}
+    variables = variables_of(1) | {WHAT: json.dumps([name, batch_size, together])}
     run = make_run(name, batch_size)
-    with use_threads(1), Ranks(Workers(n, f"distributed:{work.__name__}", variables)) as run.ranks:
-        barriers = [timed(run.ranks.group.gather, None)[0] for _ in range(100)]
-        run.ranks.join(run)
-        yield run, float(np.median(barriers))
+    with use_threads(1):
+        group = Workers(n, f"distributed:{work.__name__}", variables)
+        if together:
+            with Ranks(group) as run.ranks:
+                run.ranks.join(run)
+                yield run
+        else:
+            take_part(run, group)
+            yield run, group
+            group.broadcast(0)
+            group.close(is_failure=False)
+
+
+def take_part(run: Any, group: Any) -> None:
+    """Let a run update the part of the parameters that belongs to this rank."""
+    from npgpt.training.ranks import Layout
+
+    run.optimizer.cuts = Layout(run.optimizer.parameters).cuts(group.rank, group.size)
+
+
+def take_steps(run: Any, n_steps: int) -> list[float]:
+    """Return the seconds of each of n steps."""
+    return [timed(run.update)[0] for _ in range(n_steps)]
 
 
 def measure(case: str, args: argparse.Namespace) -> list[Row]:
     """Return the rows of a shape."""
     from autograd.kernels import use_threads
-    from npgpt.training.ranks import Layout
 
     keep_memory(args)
     n, batch_size = args.workers, SHAPES[case].batch_size
-    alone, part = make_run(case), make_run(case, batch_size // n)
-    part.optimizer.cuts = Layout(part.optimizer.parameters).cuts(0, n)
+    alone = make_run(case)
 
     def step(n_threads: int, run: Any) -> float:
         with use_threads(n_threads):
             return float(burst(run.update, seconds=0.3, quick=args.quick)[1, 0])
 
-    with processes(case, n, batch_size) as (run, _):
+    exchanges, sizes = {}, {}
+    for name in (*PROBES, case):
+        with processes(name, n, 0) as run:
+            exchanges[name] = take_turns({OURS: partial(step, 1, run)}, args.rounds)[OURS].tolist()
+            sizes[name] = run.model.n_parameters()
+    foretold = foretell_exchange(sizes, exchanges, case)
+
+    with (
+        processes(case, n, batch_size) as run,
+        processes(case, n, batch_size // n, False) as (
+            part,
+            group,
+        ),
+    ):
+
+        def simulated() -> float:
+            n_steps = 1 if args.quick else max(4, round(0.5 / take_steps(part, 1)[0]))
+            group.broadcast(n_steps)
+            return simulate(take_steps(part, n_steps), foretold, n)
+
         turns = {
             OURS: partial(step, 1, run),
             "one thread": partial(step, 1, alone),
             "team": partial(step, usable_cpus(), alone),
-            "part": partial(step, 1, part),
+            "simulated": simulated,
         }
         times = {who: found.tolist() for who, found in take_turns(turns, args.rounds).items()}
-    with processes(case, n, 0) as (run, barrier):
-        exchange = take_turns({OURS: partial(step, 1, run)}, args.rounds)[OURS].tolist()
-    size = sum(parameter.size for parameter in alone.optimizer.parameters.values())
-    source, target = np.ones((2, size), np.float32)
-    copy = np.median([timed(np.copyto, target, source)[0] for _ in range(20)])
-    # A rank writes its gradient, and reads n times its part of 1 / n: the traffic of a copy and,
-    # with the sum that it writes, of a half more. A copy reads once and writes once.
-    foretold = float(copy) * (1 + 1 / (2 * n)) + BARRIERS * barrier
-    times["simulated"] = simulate(times.pop("part"), foretold, n)
+    model = [foretold] * len(exchanges[case])
     return [
         Row(case, "step", "s", times),
-        Row(case, "exchange", "s", {OURS: exchange, "model": [foretold] * len(exchange)}),
+        Row(case, "exchange", "s", {OURS: exchanges[case], "model": model}),
     ]
 
 
-def simulate(parts: Sequence[float], exchange: float, n: int) -> list[float]:
-    """Return the seconds of steps in which n ranks compute, wait for the last, and exchange.
+def foretell_exchange(sizes: dict[str, int], exchanges: dict[str, list[float]], case: str) -> float:
+    """Return the seconds of an exchange, latency + bytes / bandwidth, as measured with two probes.
 
-    Each rank takes its times from those that a process alone measured, at random.
+    Parameters
+    ----------
+    sizes : dict of str to int
+        How many parameters the probes and the case have.
+    exchanges : dict of str to list of float
+        The seconds that their exchanges took.
+    case : str
     """
-    generator = np.random.default_rng(0)
-    steps = []
-    for _ in parts:
-        clocks = np.zeros(n)
-        for _ in range(100):
-            clocks += generator.choice(parts, n)
-            clocks[:] = clocks.max() + exchange
-        steps.append(float(clocks[0]) / 100)
-    return steps
+    few, many = (sizes[probe] for probe in PROBES)
+    fast, slow = (float(np.median(exchanges[probe])) for probe in PROBES)
+    return fast + (sizes[case] - few) * (slow - fast) / (many - few)
+
+
+def simulate(parts: Sequence[float], exchange: float, n: int) -> float:
+    """Return the median of the seconds of steps in which n ranks compute, wait and exchange.
+
+    Each rank takes its times at random from those that a process measured while n processes
+    computed, and waits for the rank that is the last.
+    """
+    computing = np.random.default_rng(0).choice(parts, (1000, n))
+    return float(np.median(computing.max(axis=1))) + exchange
 
 
 # ---- on paper
