@@ -130,6 +130,8 @@ class BPETokenizer(Tokenizer):
         import tiktoken
 
         patterns = (pattern,) if isinstance(pattern, str) else tuple(pattern)
+        if not patterns:
+            raise UserError(f"{name}: there is no pattern; give one, or a list of them")
         ids = {token.content: token.id for token in added}
         try:
             [*cut_by(patterns[:-1], [" "])]  # compiles the patterns, to find errors now

@@ -191,11 +191,17 @@ def test_the_command_ends_with_its_terminal(tmp_path):
     (tmp_path / "net.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "npgpt", "step", "net.py", "--serve"]
     plain = {k: v for k, v in os.environ.items() if k not in ("BROWSER", "DISPLAY")}
+    ends = [signal.SIGINT, signal.SIGHUP]
+
+    def heed() -> None:
+        for end in ends:  # nohup, and a shell's &, make a process ignore them
+            signal.signal(end, signal.SIG_DFL)
+
     processes = [
         subprocess.Popen(command, cwd=tmp_path, env=plain, stdout=subprocess.PIPE, text=True,
-                         stderr=subprocess.PIPE, start_new_session=True) for _ in range(2)
+                         stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed)
+        for _ in ends
     ]  # fmt: skip
-    ends = [signal.SIGINT, signal.SIGHUP]
     for process, end in zip(processes, ends, strict=True):
         port = int(re.search(r"http://127.0.0.1:(\d+)/", process.stdout.readline())[1])
         assert process.stdout.readline() == "Ctrl-C ends it\n"

@@ -470,6 +470,8 @@ def test_ranks_that_cannot_be():
         BPETokenizer(ranks, special_tokens={"<|end|>": 255})
     with pytest.raises(UserError, match="no regular expression"):
         BPETokenizer(ranks, "(")
+    with pytest.raises(UserError, match="there is no pattern"):
+        BPETokenizer(ranks, [])
 
 
 # ---- GPT-2's, and files
