@@ -138,6 +138,11 @@ def mask_of(attention_mask: ndarray, B: int, T: int, past: int) -> ndarray:
     if mask.shape not in ((B, past + T), (B, T, past + T)):
         after = f", after {past} tokens in the cache" if past else ""
         raise ValueError(f"attention_mask has shape {mask.shape}, and input_ids {(B, T)}{after}")
+    if not (mask.dtype == bool or np.isin(mask, (0, 1)).all()):
+        raise ValueError(
+            "attention_mask holds other numbers than 0 and 1; give 1 for a token that is seen, and "
+            "0 for one that is not"
+        )
     if mask.ndim == 2:
         mask = mask[:, None]  # (B, S) -> (B, 1, S): the same for all queries
     return mask[:, None] != 0

@@ -126,6 +126,17 @@ def test_explicit_positions():
         model(ids, attention_mask=np.ones((2, 4)))
 
 
+@pytest.mark.parametrize("number", [2, -1, 0.5, np.nan, -np.inf, -1e9])
+def test_a_mask_that_would_be_added_is_refused(number):
+    """In an additive mask 0 stands for a token that is seen: it would mean the opposite here."""
+    model, ids = GPT(TINY).eval(), tokens(2, 5, high=11)
+    mask = np.ones((2, 5))
+    assert np.array_equal(model(ids, attention_mask=mask)[0], model(ids)[0])
+    mask[1, 0] = number
+    with pytest.raises(ValueError, match="attention_mask holds other numbers than 0 and 1"):
+        model(ids, attention_mask=mask)
+
+
 WRONG_IDS = {  # of a vocabulary of 11
     -1: [[1, -1]], 11: [[11, 0]], -12: [[0, -12]], 2**63 - 1: [[0, 2**63 - 1]],
     2**64 - 1: np.array([[0, 2**64 - 1]], np.uint64), 2**70: [[0, 2**70]],
