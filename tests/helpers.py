@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import autograd
 from autograd import nn, tensor
@@ -20,6 +21,8 @@ from npgpt.models.registry import architecture_of
 from npgpt.tokenizers.huggingface import byte_letters
 from npgpt.training.config import TrainConfig
 from npgpt.training.display import Display
+from npgpt.training.interrupt import Interrupted
+from npgpt.training.run import resume, start, train
 from npgpt.weights.gguf import QUANTIZED
 
 ROOT = Path(__file__).parent.parent  # of the repository
@@ -140,6 +143,20 @@ def same_runs(a, b):
     progress = [json.loads(m["progress"]) for m in (mx, my)]
     assert [p.pop("elapsed_seconds") > 0 for p in progress] == [True, True]
     assert progress[0] == progress[1]
+
+
+def demand_unnoticed_interruption(config_at, folder, at=6):
+    """A run that is interrupted and resumed ends as one that is not, bit for bit.
+
+    `config_at` returns the configuration of the run for an output folder.
+    """
+    whole, broken = (start(config_at(folder / name)) for name in ("whole", "broken"))
+    train(whole, Quiet(whole))
+    with pytest.raises(Interrupted):
+        train(broken, Quiet(broken, interrupt_at=at))
+    again = resume(broken.folder, {})
+    train(again, Quiet(again))
+    same_runs(whole.folder, again.folder)
 
 
 # ---- GGUF files

@@ -125,6 +125,15 @@ class Examples(Task):
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
+def demand_examples(names: Sequence[str], config: TrainConfig, expected: str) -> str:
+    """Return the name of the one file of examples; refuse files and options that are for texts."""
+    if config.documents:
+        raise UserError("--documents is about texts: leave it out to train on examples")
+    if len(names) != 1 or names[0].endswith(".bin"):
+        raise UserError(f"{' '.join(names) or 'nothing'} is given; expected one {expected}")
+    return names[0]
+
+
 def n_validation(n: int) -> int:
     """Return how many of n examples are used for validation, if no other file is given for it."""
     return max(1, n // 10)

@@ -29,7 +29,7 @@ from npgpt.tokenizers.templates import encode_turns, find_end, find_template, re
 from npgpt.training.config import TrainConfig
 from npgpt.training.conversations import Conversation, read_conversations
 from npgpt.training.data import END, IGNORED, Batch, Source, Tokens, end_token
-from npgpt.training.examples import Examples, count_updates
+from npgpt.training.examples import Examples, count_updates, demand_examples
 from npgpt.training.task import VALIDATION, token_losses
 
 GIVEN, ANSWER, FIRST = 0, 1, 2  # the marks in a token file
@@ -124,14 +124,8 @@ class Instructions(Examples):
     @classmethod
     def read(cls, names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
         """Read a file of conversations."""
-        if config.documents:
-            raise UserError("--documents is about texts: leave it out to train on examples")
-        if len(names) != 1 or names[0].endswith(".bin"):
-            raise UserError(
-                f"{' '.join(names) or 'nothing'} is given; expected one file of conversations "
-                "(.json, .jsonl, .csv or .tsv)"
-            )
-        found = cls.read_file(names[0], config)
+        form = "file of conversations (.json, .jsonl, .csv or .tsv)"
+        found = cls.read_file(demand_examples(names, config, form), config)
         text = [conversation.text for conversation in found]
         if config.init_from == "scratch":  # whose tokenizer may be made of the text
             template = find_template(config.template or DEFAULT)

@@ -40,7 +40,7 @@ from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import END, AnyBatch, Batch, Source, Tokens
-from npgpt.training.examples import Examples, count_updates, draw_validation
+from npgpt.training.examples import Examples, count_updates, demand_examples, draw_validation
 from npgpt.training.task import VALIDATION
 
 ASKED, CONTEXT, ANSWER, FIRST = range(4)  # the marks in a token file
@@ -104,14 +104,8 @@ class Spans(Examples):
     @classmethod
     def read(cls, names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
         """Read a file of questions."""
-        if config.documents:
-            raise UserError("--documents is about texts: leave it out to train on examples")
-        if len(names) != 1 or names[0].endswith(".bin"):
-            raise UserError(
-                f"{' '.join(names) or 'nothing'} is given; expected one .json file of questions, "
-                "contexts and answers, in the form of SQuAD 1.1"
-            )
-        found = read_spans(names[0])
+        form = ".json file of questions, contexts and answers, in the form of SQuAD 1.1"
+        found = read_spans(demand_examples(names, config, form))
         return Questions(None, [f"{q.question}\n{q.context}\n" for q in found], [*names], found)
 
     @classmethod

@@ -8,7 +8,13 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 from conftest import need
-from helpers import ROOT, Quiet, lines, npgpt, same_runs, train_config
+from helpers import (
+    ROOT,
+    demand_unnoticed_interruption,
+    lines,
+    npgpt,
+    train_config,
+)
 
 from npgpt import GPTConfig, UserError, load_model
 from npgpt.evaluation.labels import label_probabilities
@@ -17,9 +23,8 @@ from npgpt.models.llama import LlamaConfig
 from npgpt.models.registry import architecture_of
 from npgpt.tokenizers import ByteTokenizer, WordPieceTokenizer, load_tokenizer, save_tokenizer
 from npgpt.training.config import TrainConfig
-from npgpt.training.interrupt import Interrupted
 from npgpt.training.replay import Replay, by_sequence
-from npgpt.training.run import evaluate_run, resume, start, train
+from npgpt.training.run import evaluate_run, start
 
 SMALL = dict(task="classification", n_embd=16, n_head=2, block_size=24, batch_size=6)
 
@@ -147,14 +152,7 @@ def test_what_decides_is_learned(table, tmp_path, base, capsys):
 
 
 def test_a_run_that_is_interrupted_goes_on_as_if_it_were_not(table, tmp_path):
-    whole = start(config_of(table, tmp_path / "whole"))
-    train(whole, Quiet(whole))
-    run = start(config_of(table, tmp_path / "run"))
-    with pytest.raises(Interrupted):
-        train(run, Quiet(run, interrupt_at=6))
-    again = resume(tmp_path / "run", {})
-    train(again, Quiet(again))
-    same_runs(tmp_path / "whole", tmp_path / "run")
+    demand_unnoticed_interruption(lambda out: config_of(table, out), tmp_path)
 
 
 def test_a_step_is_replayed(table, tmp_path):

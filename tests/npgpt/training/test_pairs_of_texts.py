@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import Quiet, lines, npgpt, same_runs, train_config
+from helpers import demand_unnoticed_interruption, lines, npgpt, train_config
 from test_classification import bert_folder
 from test_trainable import base_of
 
@@ -13,9 +13,8 @@ from npgpt import UserError, load_model
 from npgpt.evaluation.labels import label_logits, label_probabilities, label_row, segments
 from npgpt.sentences import SentenceEncoder
 from npgpt.tokenizers import load_tokenizer
-from npgpt.training.interrupt import Interrupted
 from npgpt.training.replay import by_sequence
-from npgpt.training.run import evaluate_run, resume, start, train
+from npgpt.training.run import evaluate_run, start
 
 WORDS = "a film the plot of it dull fun ok".split()
 
@@ -126,14 +125,7 @@ def test_a_pair_is_learned_and_classified(kind, pairs, tmp_path, capsys):
 @pytest.mark.parametrize("choice", [dict(), dict(train_layers=0), dict(lora_r=2)])
 def test_a_run_on_pairs_goes_on_as_if_it_were_not_interrupted(choice, pairs, tmp_path):
     base = base_of("bert", tmp_path / "base")
-    whole = start(config_of(pairs, tmp_path / "whole", base, **choice))
-    train(whole, Quiet(whole))
-    run = start(config_of(pairs, tmp_path / "run", base, **choice))
-    with pytest.raises(Interrupted):
-        train(run, Quiet(run, interrupt_at=6))
-    again = resume(tmp_path / "run", {})
-    train(again, Quiet(again))
-    same_runs(tmp_path / "whole", tmp_path / "run")
+    demand_unnoticed_interruption(lambda out: config_of(pairs, out, base, **choice), tmp_path)
 
 
 # ---- the loss of the texts as language

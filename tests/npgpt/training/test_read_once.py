@@ -4,12 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers import Quiet, same_runs, train_config
+from helpers import demand_unnoticed_interruption, train_config
 
 from npgpt import UserError
 from npgpt.training.data import library_texts
-from npgpt.training.interrupt import Interrupted
-from npgpt.training.run import resume, start, train
+from npgpt.training.run import resume, start
 
 TEXT = "".join(chr(97 + i % 26) + chr(65 + i // 26 % 26) for i in range(700))  # no window repeats
 # of 1,260 characters that train, 157 windows of 8; an update of two batches of 4 reads 8 of them
@@ -44,13 +43,7 @@ def test_the_order_is_that_of_the_seed_and_of_no_model(tmp_path):
 
 
 def test_a_run_that_was_interrupted_reads_on(tmp_path):
-    whole, broken = (start(once(tmp_path / "text", tmp_path / name)) for name in ("a", "b"))
-    train(whole, Quiet(whole))
-    with pytest.raises(Interrupted):
-        train(broken, Quiet(broken, interrupt_at=10))
-    again = resume(tmp_path / "b", {})
-    train(again, Quiet(again))
-    same_runs(tmp_path / "a", tmp_path / "b")
+    demand_unnoticed_interruption(lambda out: once(tmp_path / "text", out), tmp_path, at=10)
 
 
 def test_what_reading_once_refuses(tmp_path):

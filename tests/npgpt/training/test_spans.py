@@ -4,16 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from helpers import Quiet, lines, npgpt, same_runs, train_config
+from helpers import demand_unnoticed_interruption, lines, npgpt, train_config
 from test_classification import bert_folder
 from test_trainable import base_of
 
 from npgpt import UserError, load_model
 from npgpt.evaluation.spans import cut_windows, encode_words, find_answer, read_spans
 from npgpt.tokenizers import load_tokenizer
-from npgpt.training.interrupt import Interrupted
 from npgpt.training.replay import by_sequence
-from npgpt.training.run import resume, start, train
+from npgpt.training.run import start
 
 WORDS = "a film the plot of it dull fun ok".split()
 
@@ -102,14 +101,7 @@ def test_the_losses_of_windows_make_the_loss(asked, tmp_path):
 @pytest.mark.parametrize("choice", [dict(), dict(train_layers=0), dict(lora_r=2)])
 def test_a_run_goes_on_as_if_it_were_not_interrupted(choice, asked, tmp_path):
     base = base_of("bert", tmp_path / "base")
-    whole = start(config_of(asked, tmp_path / "whole", base, **choice))
-    train(whole, Quiet(whole))
-    run = start(config_of(asked, tmp_path / "run", base, **choice))
-    with pytest.raises(Interrupted):
-        train(run, Quiet(run, interrupt_at=6))
-    again = resume(tmp_path / "run", {})
-    train(again, Quiet(again))
-    same_runs(tmp_path / "whole", tmp_path / "run")
+    demand_unnoticed_interruption(lambda out: config_of(asked, out, base, **choice), tmp_path)
 
 
 def test_an_answer_is_learned_and_found(asked, tmp_path, capsys):
