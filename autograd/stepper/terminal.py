@@ -29,16 +29,10 @@ from autograd.stepper.display import matrix, one
 from autograd.stepper.formulas import NumberedEquation, four_digits
 from autograd.stepper.measure import norm
 from autograd.stepper.record import kind
-from autograd.stepper.session import (
-    EndView,
-    ModuleView,
-    ProofView,
-    Session,
-    StepView,
-    Value,
-)
+from autograd.stepper.session import Session
 from autograd.stepper.stops import CommandError
 from autograd.stepper.trace import Trace
+from autograd.stepper.views import EndView, ModuleView, ProofView, StepView, Value
 from autograd.stepper.what_if import Outcome, outcome_lines
 
 ALIASES = {
