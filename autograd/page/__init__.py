@@ -1,8 +1,8 @@
 """A trace as a page: one HTML file with every number of a pass, and the sum behind each number.
 
 The file needs no server and no network. Everything that the page shows is data in an element of
-the page, which the page's script (``page.js``) reads. By the file's content security policy, a
-browser runs no other script.
+the page, which the page's script reads. The files of the script (``scripts``) are joined when the
+page is written. By the file's content security policy, a browser runs no other script.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from autograd.escape import shown
 from autograd.files import write_text
 from autograd.page.contents import collect
 from autograd.stepper.trace import Trace
+
+SCRIPTS = (
+    "data", "sums", "notation", "elements", "state", "source", "graph", "inspector", "arrays",
+    "predict", "controls", "links", "page",
+)  # fmt: skip
 
 
 def make_page(trace: Trace) -> str:
@@ -39,32 +44,36 @@ def make_page(trace: Trace) -> str:
     >>> make_page(autograd.stepper.trace(y))[:15]
     '<!DOCTYPE html>'
     """
-    return fill_page(collect(trace), ["page.js"])
+    return fill_page(collect(trace))
 
 
-def fill_page(contents: dict[str, Any], scripts: list[str]) -> str:
-    """Return the text of an HTML file with the contents of a page, and with some of our scripts."""
+def fill_page(contents: dict[str, Any]) -> str:
+    """Return the text of an HTML file with the contents of a page, and with our script.
+
+    If the contents name a ``channel``, the page asks Python through this channel (``live.js``).
+    """
     name = contents["values"][contents["start"]]["name"]
     title = html.escape(shown(f"Backpropagation from {name}"))
-    style, *texts = (
-        files(__package__).joinpath(file).read_text("utf-8") for file in ("page.css", *scripts)
-    )
+    folder = files(__package__)
+    style = folder.joinpath("page.css").read_text("utf-8")
+    names = (*SCRIPTS, "live") if "channel" in contents else SCRIPTS
+    script = "\n".join(folder.joinpath("scripts", f"{x}.js").read_text("utf-8") for x in names)
     # In a script element, only "<" could end it or begin a comment.
     data = json.dumps(contents, allow_nan=False, separators=(",", ":"))
     data = data.replace("<", "\\u003c")
     policy = (
-        f"default-src 'none'; script-src {' '.join(map(_hash, texts))}; style-src {_hash(style)}; "
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'"
     )
     if contents.get("channel") == "http":
         policy += "; connect-src 'self'"
-    code = "\n".join(f"<script>{text}</script>" for text in texts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f'<script type="application/json" id="data">{data}</script>\n{code}\n</body>\n</html>\n'
+        f'<script type="application/json" id="data">{data}</script>\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
     )
 
 

@@ -73,7 +73,7 @@ class Live:
         """
         with self._lock:
             contents = self._contents
-        return fill_page(contents | {"channel": channel}, ["page.js", "live.js"])
+        return fill_page(contents | {"channel": channel})
 
     def array(self, key: Any, version: Any) -> bytes:
         """Return the elements of an array of the page, in the type that the page reads.

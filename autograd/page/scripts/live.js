@@ -1,4 +1,3 @@
-"use strict";
 // What the page does when Python can answer: an element gets another value, the recorded pass runs
 // again, and what has changed stands beside what was. Arrays that the page does not hold are fetched.
 

@@ -1,0 +1,125 @@
+// Arrays: a table of numbers if they are few, else a heat map.
+
+const MOST_CELLS = 400; // of a table of numbers; a larger array is a heat map
+
+function arrayView(target, large = false) {
+  const key = arrayOf(target);
+  const entry = data.arrays[key];
+  const kept = entry.kept || entry.shape;
+  if (large) isWhole(key); // or it is fetched, if the page can fetch
+  const type = { f4: "float32", f8: "float64", i4: "int", u1: "bool" }[entry.type];
+  const marks = [entry.nonfinite ? `${entry.nonfinite} not finite` : "", entry.zeros ? `${entry.zeros} zeros` : "",
+    entry.kept ? `only the corner [${entry.kept.join(", ")}] is ${entry.whole ? "drawn" : "in this file"}` : ""].filter(Boolean).join(", ");
+  const parts = [h("figcaption", {},
+    h("button", { class: "name", onclick: () => open(target) }, labelOf(target)),
+    h("span", { class: "dim" }, ` ${type}[${entry.shape.join(", ")}], norm ${short(Number(entry.norm))}${marks ? `, ${marks}` : ""}`))];
+  const shape = [1, 1, ...kept].slice(-2);
+  const [rows, columns] = kept.length > 1 ? shape : [1, kept[0] ?? 1];
+  const lead = kept.slice(0, -2);
+  const slice = state.slice[key] || (state.slice[key] = lead.map(() => 0));
+  if (lead.length) parts.push(h("p", {}, lead.map((n, axis) => h("label", {}, `axis ${axis}: `, h("input", {
+    type: "number", min: 0, max: n - 1, value: slice[axis],
+    onchange: (event) => { slice[axis] = Math.max(0, Math.min(n - 1, Number(event.target.value) || 0)); showInspector(); },
+  }), " "))));
+  const flatAt = (i, j) => flatOf(kept.length > 1 ? [...slice, i, j] : kept.length ? [j] : [], entry.shape);
+  if (!size(kept)) parts.push(h("p", { class: "dim" }, "It has no elements."));
+  else if (rows * columns <= MOST_CELLS && columns <= 24) parts.push(numberTable(target, key, rows, columns, flatAt));
+  else parts.push(heatMap(target, key, rows, columns, flatAt));
+  if (large && size(entry.shape) > MOST_CELLS) parts.push(largestList(target, entry), indexField(target, entry));
+  return h("figure", {}, parts);
+}
+
+function numberTable(target, key, rows, columns, flatAt) {
+  const most = scaleOf(key);
+  const body = [];
+  for (let i = 0; i < rows; i++) {
+    const cells = [];
+    for (let j = 0; j < columns; j++) {
+      const flat = flatAt(i, j);
+      const x = element(key, flat);
+      const cell = h("button", {
+        class: `number${state.flat === flat && same(state.target, target) ? " chosen" : ""}`, "data-flat": flat,
+        title: `${labelOf(target)}${address(placeOf(flat, data.arrays[key].shape))}`, onclick: () => open(target, flat),
+      }, short(x));
+      cell.style.background = colour(x / most);
+      cells.push(h("td", {}, cell));
+    }
+    body.push(h("tr", {}, cells));
+  }
+  return h("div", { class: "scroll" }, h("table", { class: "numbers" }, body));
+}
+
+/** Return the largest finite number of an array, without its sign: it has the full colour. */
+function scaleOf(key) {
+  const listed = data.arrays[key].largest.map(([, x]) => Math.abs(Number(x))).find(Number.isFinite);
+  const found = listed ?? numbersOf(key).reduce((most, x) => (Number.isFinite(x) ? Math.max(most, Math.abs(x)) : most), 0);
+  return Math.max(found, 1e-300);
+}
+
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+
+/** Blue for positive numbers, orange for negative ones: also for those who see few colours. */
+function colour(share) {
+  if (!Number.isFinite(share)) return "rgba(200, 0, 120, 0.6)";
+  const alpha = (0.55 * Math.min(1, Math.abs(share))).toFixed(3);
+  return share >= 0 ? `rgba(31, 119, 180, ${alpha})` : `rgba(214, 106, 0, ${alpha})`;
+}
+
+function heatMap(target, key, rows, columns, flatAt) {
+  const cell = Math.max(1, Math.min(14, Math.floor(420 / columns), Math.ceil(420 / rows)));
+  const canvas = h("canvas", { width: columns, height: rows, role: "img", "aria-label": `heat map of ${labelOf(target)}, ${rows} rows and ${columns} columns` });
+  canvas.style.width = `${columns * cell}px`; // the browser enlarges the pixels
+  canvas.style.height = `${rows * cell}px`;
+  canvas.getContext("2d").putImageData(coloured(key, rows, columns, flatAt), 0, 0);
+  const where = (event) => {
+    const box = canvas.getBoundingClientRect();
+    const i = Math.min(rows - 1, Math.floor(((event.clientY - box.top) / box.height) * rows));
+    const j = Math.min(columns - 1, Math.floor(((event.clientX - box.left) / box.width) * columns));
+    return flatAt(Math.max(0, i), Math.max(0, j));
+  };
+  canvas.addEventListener("mousemove", (event) => {
+    const flat = where(event);
+    canvas.title = `${labelOf(target)}${address(placeOf(flat, data.arrays[key].shape))} = ${short(element(key, flat))}`;
+  });
+  canvas.addEventListener("click", (event) => open(target, where(event)));
+  return h("div", { class: "scroll" }, canvas);
+}
+
+const [BLUE, ORANGE, RED] = [[31, 119, 180], [214, 106, 0], [200, 0, 120]]; // as in `colour`
+
+/** Return a picture with a pixel for each element of a matrix: opaque where the element is large. */
+function coloured(key, rows, columns, flatAt) {
+  const entry = data.arrays[key];
+  const isCorner = entry.kept && !entry.whole; // then the corner alone is stored
+  const first = isCorner ? flatOf(state.slice[key], entry.kept.slice(0, -2)) * rows * columns : flatAt(0, 0);
+  const step = isCorner ? columns : entry.shape.at(-1);
+  const [numbers, most, picture] = [numbersOf(key), scaleOf(key), new ImageData(columns, rows)];
+  for (let i = 0, at = 0; i < rows; i++)
+    for (let j = 0; j < columns; j++, at += 4) {
+      const share = numbers[first + i * step + j] / most;
+      const colour = !Number.isFinite(share) ? RED : share >= 0 ? BLUE : ORANGE;
+      picture.data[at] = colour[0];
+      picture.data[at + 1] = colour[1];
+      picture.data[at + 2] = colour[2];
+      picture.data[at + 3] = Number.isFinite(share) ? 255 * Math.min(1, Math.abs(share)) : 255;
+    }
+  return picture;
+}
+
+function largestList(target, entry) {
+  return h("p", {}, "largest: ", entry.largest.map(([flat, x]) => [
+    h("button", { class: "number", title: address(placeOf(flat, entry.shape)), onclick: () => open(target, flat) }, `${address(placeOf(flat, entry.shape))} ${short(Number(x))}`), " "]));
+}
+
+function indexField(target, entry) {
+  const field = h("input", { size: 10, placeholder: entry.shape.map(() => "0").join(", "), "aria-label": "index of an element" });
+  const message = h("span", { class: "dim", role: "status" });
+  const openIt = (event) => {
+    event.preventDefault();
+    const place = field.value.split(",").map((x) => Number(x.trim()));
+    const fits = place.length === entry.shape.length && place.every((p, i) => Number.isInteger(p) && p >= 0 && p < entry.shape[i]);
+    if (fits) open(target, flatOf(place, entry.shape));
+    else message.textContent = ` expected ${entry.shape.length} numbers below ${entry.shape.join(", ")}`;
+  };
+  return h("form", { onsubmit: openIt }, h("label", {}, "element ", field), " ", h("button", {}, "open"), message);
+}

@@ -1,0 +1,19 @@
+// Makes and fills the elements of the page.
+
+function build(node, attributes, children) {
+  for (const [key, x] of Object.entries(attributes)) {
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), x);
+    else if (x !== false && x !== undefined) node.setAttribute(key, x === true ? "" : x);
+  }
+  return fill(node, ...children);
+}
+
+/** Replace what is inside a node; an empty child is left out. */
+function fill(node, ...children) {
+  node.replaceChildren(...children.flat(9).filter((x) => x !== null && x !== undefined));
+  return node;
+}
+
+const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
+const svg = (tag, attributes, ...children) =>
+  build(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);

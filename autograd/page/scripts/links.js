@@ -1,0 +1,30 @@
+// Links to a moment and an element: #step=11&of=value 12&el=2,7.
+
+function remember() {
+  const parts = new URLSearchParams({ step: state.at + 1 });
+  if (state.target) parts.set("of", JSON.stringify(state.target));
+  if (state.flat !== null) parts.set("el", placeOf(state.flat, data.arrays[arrayOf(state.target)].shape).join(","));
+  try {
+    history.replaceState(null, "", `#${parts}`);
+  } catch {
+    // a page in a frame may not change its address
+  }
+}
+
+/** Go to the moment and the element that the address names; what does not fit is left out. */
+function restore() {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  const step = Number(parts.get("step"));
+  go(Number.isInteger(step) && step > 0 ? step - 1 : N_FORWARD < N ? N_FORWARD : 0);
+  try {
+    const target = JSON.parse(parts.get("of"));
+    const key = target && arrayOf(target);
+    if (!(key in data.arrays)) return;
+    const { shape } = data.arrays[key];
+    const place = (parts.get("el") || "").split(",").filter(Boolean).map(Number);
+    const fits = place.length === shape.length && place.every((p, i) => Number.isInteger(p) && p >= 0 && p < shape[i]);
+    open(target, parts.has("el") && fits ? flatOf(place, shape) : null);
+  } catch {
+    // an address that somebody has changed
+  }
+}

@@ -1,0 +1,34 @@
+// Puts the parts together, and shows the moment that the address names.
+
+function show() {
+  scrubber.value = state.at;
+  const { step } = moment(state.at);
+  scrubber.setAttribute("aria-valuetext", `${step === null ? "forward" : "backward"}, ${state.at + 1} of ${N}`);
+  showSource();
+  showGraph();
+  showInspector();
+  remember();
+}
+
+const title = h("h1", {});
+const names = h("datalist", { id: "names" });
+
+/** Show the whole of the data from the beginning, after `take`. */
+function redraw() {
+  fill(title, `${data.values[data.start].name} = ${data.value}`);
+  fill(names, Object.values(data.values).map((v) => h("option", { value: v.name })));
+  scrubber.max = N - 1;
+  drawGraph();
+  showControls();
+}
+
+document.body.append(
+  h("header", {}, title,
+    h("span", {}, search, names, " ",
+      h("button", { onclick: cycleMode, title: "m" }, "light, dark, projector"))),
+  h("main", {}, source, graph, inspector),
+  h("footer", {}, controls, scrubber),
+);
+state.level = Math.max(0, data.graphs.findLastIndex((g) => g.small));
+redraw();
+restore();

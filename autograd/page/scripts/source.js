@@ -1,0 +1,24 @@
+// The left: source lines.
+
+const source = h("section", { id: "source", "aria-label": "source" });
+
+function showSource() {
+  const { call } = moment(state.at);
+  const { file, line } = data.calls[call];
+  if (source.dataset.file !== String(file)) {
+    source.dataset.file = file;
+    const lines = file < 0 ? [] : data.files[file].lines;
+    fill(source,
+      h("h2", {}, file < 0 ? "source" : data.files[file].name),
+      file < 0 ? h("p", { class: "dim" }, "The source of this line is not in the trace.") : h("ol", {}, lines.map((text) => h("li", {}, h("code", {}, text || " ")))),
+    );
+  }
+  source.querySelector(".running")?.classList.remove("running");
+  const running = source.querySelectorAll("li")[line - 1];
+  if (running) {
+    running.classList.add("running");
+    const box = source.getBoundingClientRect();
+    const place = running.getBoundingClientRect();
+    if (place.top < box.top || place.bottom > box.bottom) running.scrollIntoView({ block: "center" });
+  }
+}

@@ -1,0 +1,26 @@
+// What the page shows now: a moment, and a value or a number.
+
+// What a page does that can compute (see live.js): fields to change an element, and arrays that the
+// page does not hold.
+const hooks = { change: () => [], fetch: () => {} };
+
+const state = { at: 0, target: null, flat: null, level: 0, slice: {}, hidden: false };
+
+/** Return the call of a moment, and its step if the moment is one of the backward pass. */
+function moment(at) {
+  if (at < N_FORWARD) return { call: at, step: null };
+  return { call: data.steps[at - N_FORWARD].call, step: at - N_FORWARD };
+}
+
+function go(at) {
+  state.at = Math.max(0, Math.min(N - 1, at));
+  state.target = state.flat = null;
+  show();
+}
+
+function open(target, flat = null) {
+  state.target = target;
+  state.flat = flat;
+  showInspector();
+  remember();
+}
