@@ -65,6 +65,11 @@ COMMANDS = {
         "Find the answers to questions in a text, with a model that npgpt finetune spans has "
         "trained. Without --model: the latest run under out/.",
     ),
+    "summarize": (
+        "[--model DIR] [--json] [FILE ...]",
+        "Write a summary of each file, or of standard input. Without --model: with smollm2, which "
+        "npgpt models add downloads.",
+    ),
     "complete": (
         "TEXT ... | --file FILE --shots FILE",
         "Let a model answer each text as a few examples are answered.",

@@ -60,12 +60,18 @@ class Shots:
 
 @dataclass
 class Questions:
-    """The questions, and the model: the first options of the command."""
+    """The questions: the first options of the command."""
 
     texts: Annotated[tuple[str, ...], Argument("TEXT ...")] = ()
     """The questions."""
     file: FileName = ""
     """A file of questions, one a line."""
+
+
+@dataclass
+class Writer:
+    """The model that writes; ``npgpt summarize`` has these options, too."""
+
     model: FileName = ""
     """A folder with a model, a .safetensors or .gguf file, the name of an added model (npgpt models
     list), or a name on the Hugging Face hub; if not given, smollm2."""
@@ -74,12 +80,10 @@ class Questions:
     float32: bool = False
     """Compute with float32 weights where the model's file has fewer bits, which takes more memory
     and time."""
-    json: bool = False
-    """Print each answer as one line of JSON: the question, the answer, its tokens, why it ended."""
 
 
 @dataclass
-class Options(Sampling, Shots, Questions):  # the fields of the last base class come first
+class Options(Sampling, Shots, Writer, Questions):  # the fields of the last base class come first
     """Answer questions as a few examples answer theirs; the model is not trained.
 
     The model continues a text that has the examples and the question. An answer ends where the next
@@ -91,6 +95,8 @@ class Options(Sampling, Shots, Questions):  # the fields of the last base class 
 
     seed: int | None = None
     """Of the drawing of examples, 0 if not given, and of tokens if --temperature is not 0."""
+    json: bool = False
+    """Print each answer as one line of JSON: the question, the answer, its tokens, why it ended."""
 
 
 def run(args: list[str]) -> int:
@@ -99,9 +105,7 @@ def run(args: list[str]) -> int:
     keep_freed_memory()
     questions = read_sentences("complete", options.texts, options.file)
     task = read_task(options, options.seed or 0)
-    folder = find_partner(options.model)
-    model, tokenizer = load_writer(folder, options.int8, options.float32)
-    demand_writer(model, folder)
+    model, tokenizer = find_writer(options)
     resolved = resolve_answers(options, model, tokenizer, task)
     try:
         for question in questions:
@@ -110,6 +114,14 @@ def run(args: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def find_writer(options: Writer) -> tuple[GPT, Tokenizer]:
+    """Return the model that the options name, and its tokenizer."""
+    folder = find_partner(options.model)
+    model, tokenizer = load_writer(folder, options.int8, options.float32)
+    demand_writer(model, folder)
+    return model, tokenizer
 
 
 def read_task(options: Shots, seed: int, words: Mapping[str, str] | None = None) -> FewShot:
