@@ -21,8 +21,8 @@ from autograd.page.contents import collect
 from autograd.stepper.trace import Trace
 
 SCRIPTS = (
-    "data", "sums", "notation", "elements", "state", "source", "graph", "inspector", "arrays",
-    "predict", "controls", "links", "page",
+    "data", "sums", "notation", "elements", "state", "labels", "source", "graph", "inspector",
+    "arrays", "predict", "controls", "links", "page",
 )  # fmt: skip
 
 

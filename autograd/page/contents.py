@@ -13,7 +13,7 @@ from autograd.escape import brief, shown, shown_text
 from autograd.formula import FormulaError
 from autograd.page.arrays import Arrays
 from autograd.page.terms import write_terms
-from autograd.stepper.axes import Coordinate
+from autograd.stepper.axes import Axis, Coordinate, find_owners
 from autograd.stepper.draw import (
     BOX,
     LAYER,
@@ -75,7 +75,8 @@ def collect(
                 "formula": call.op.stated.text(call.arguments).splitlines()
                 if call.op.stated
                 else [],
-                **_terms(trace, call, step, arrays),
+                **(terms := _terms(trace, call, step, arrays)),
+                **_axes_inside(trace, call, [ref["name"] for ref in terms.get("refs", ())]),
             }
         )
     arrays_of = recording.constants | recording.values
@@ -88,7 +89,7 @@ def collect(
             "name": recording.name(n),
             "array": arrays.add(arrays_of[n]),
             "cotangent": -1 if cotangent is None else arrays.add(cotangent),
-            "axes": [[*map(_coordinate, axis)] for axis in recording.axes_of(n)],
+            "axes": _axes(recording.axes_of(n)),
             "replaced": n in replaced,
         }
     places = {call.number: i for i, call in enumerate(calls)}
@@ -114,6 +115,24 @@ def collect(
         "arrays": arrays.entries(),
         "texts": [[list(names), texts] for names, texts in recording.texts.items()],
     }
+
+
+def _axes(axes: tuple[Axis, ...]) -> list[list[list[Any]]]:
+    return [[*map(_coordinate, axis)] for axis in axes]
+
+
+def _axes_inside(trace: Trace, call: Call, names: list[str]) -> dict[str, Any]:
+    """Return the axes of names that the formula of a call alone has, and of their cotangents.
+
+    With them comes the argument that each index of the formula belongs to.
+    """
+    found = {}
+    for name in names:
+        for known in (name, name.removeprefix("d")):
+            axes = trace.recording.axes_of(call.number, known)
+            if any(axes):
+                found[name] = _axes(axes)
+    return {"axes": found, "owners": find_owners(call)} if found else {}
 
 
 def _coordinate(coordinate: Coordinate) -> list[Any]:

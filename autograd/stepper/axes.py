@@ -58,8 +58,12 @@ def same_axis(a: Axis, b: Axis) -> bool:
     return len(a) == len(b) and all(x.same(y) for x, y in zip(a, b, strict=True))
 
 
-def find_axes(recording: Recording) -> dict[int, tuple[Axis, ...]]:
-    """Return what each axis of each value and constant counts, as far as it is known."""
+def find_axes(recording: Recording) -> dict[Any, tuple[Axis, ...]]:
+    """Return what each axis of each value and constant counts, as far as it is known.
+
+    A name that the formula of a call alone has, such as the weights of attention, is found under
+    the number of the call and the name.
+    """
     arrays = recording.constants | recording.values
     links = _Links(arrays)
     for call in recording.calls.values():
@@ -71,10 +75,30 @@ def find_axes(recording: Recording) -> dict[int, tuple[Axis, ...]]:
         if axis
     ]
     found = links.spread(given)
-    return {
+    axes: dict[Any, tuple[Axis, ...]] = {
         number: tuple(found.get(links.root((number, i)), ()) for i in range(np.ndim(x)))
         for number, x in arrays.items()
     }
+    for (number, name), n in links.named.items():
+        axes[number, name] = tuple(
+            found.get(links.root((number, name, i)), ()) for i in range(-n, 0)
+        )
+    return axes
+
+
+def find_owners(call: Call) -> dict[str, str]:
+    """Return the argument of an op that each index of the op's formula belongs to.
+
+    Both axes of the weights of attention, ``p_ts``, count positions: ``t`` those of the queries,
+    and ``s`` those of the keys. An index belongs to the first argument that has the index.
+    """
+    owners: dict[str, str] = {}
+    for equation in _equations(call):
+        for name in _names(equation.right):
+            if name.name in call.op.names:
+                for letter in filter(None, map(_letter, name.subscripts)):
+                    owners.setdefault(letter, name.name)
+    return owners
 
 
 class _Links:
@@ -87,6 +111,7 @@ class _Links:
     def __init__(self, arrays: dict[int, ndarray]) -> None:
         self.arrays = arrays
         self.above: dict[Place, Place] = {}
+        self.named: dict[tuple[int, str], int] = {}  # names that a formula alone has: their axes
         self.groups: list[Group] = []
         self.moved: list[tuple[Place, list[tuple[Place, ndarray]]]] = []
         self.stated: list[tuple[Place, Axis]] = []  # by ops, about axes of which nothing is known
@@ -138,6 +163,9 @@ class _Links:
             said += [("query", -1, "channel"), ("value", -1, "channel")]
         elif call.op.name == "embedding":
             said = [("weight", 1, "channel")]
+            for i, n in enumerate(shapes.get("input", ())):
+                if n > 1:
+                    self.join((numbers["input"], i), (numbers["out"], i))
         elif call.op.name == "cross_entropy" and len(shapes.get("input", ())) == 2:
             said = [("input", 1, "class")]
         for name, axis, what in said:
@@ -171,6 +199,8 @@ class _Links:
                     continue
                 lead = depth if shape is None else len(shape) - len(name.subscripts)
                 keys = [*range(-lead, 0), *map(_letter, name.subscripts)]
+                if shape is None:
+                    self.named[call.number, name.name] = len(keys)
                 for i, key in enumerate(keys):
                     place = (call.number, name.name, i - len(keys)) if shape is None else (
                         numbers[name.name], i)  # fmt: skip

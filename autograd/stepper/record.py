@@ -177,7 +177,7 @@ class Recording:
         # Tables for `name` and `repeated`, each with the size of the recording when it was made.
         self._unnamed: tuple[int, dict[int, str]] = 0, {}
         self._groups: tuple[int, dict[tuple, list[int]]] = 0, {}
-        self._found_axes: tuple[int, dict[int, tuple[Axis, ...]]] = 0, {}
+        self._found_axes: tuple[int, dict[Any, tuple[Axis, ...]]] = 0, {}
 
     def __repr__(self) -> str:
         return f"<Recording of {len(self.calls)} calls>"
@@ -271,15 +271,16 @@ class Recording:
             self._groups = len(self.calls), groups
         return groups[call.part]
 
-    def axes_of(self, number: int) -> tuple[Axis, ...]:
+    def axes_of(self, number: int, name: str = "") -> tuple[Axis, ...]:
         """Return what each axis of a value counts, as far as it is known.
 
-        See `autograd.stepper.axes`.
+        With a name, `number` is that of a call, and the axes are those of a name that the formula
+        of the call alone has. See `autograd.stepper.axes`.
         """
         size = len(self.calls) + len(self.axes)
         if self._found_axes[0] != size:
             self._found_axes = size, find_axes(self)
-        return self._found_axes[1].get(number, ())
+        return self._found_axes[1].get((number, name) if name else number, ())
 
     def behind(self, number: int) -> list[Call]:
         """Return the calls that computed a value and its inputs, in order of execution."""

@@ -1,6 +1,7 @@
 // Arrays: a table of numbers if they are few, else a heat map.
 
 const MOST_CELLS = 400; // of a table of numbers; a larger array is a heat map
+const LEAST_LABELLED = 9; // pixels of a cell whose row and column have room for a label
 
 function arrayView(target, large = false) {
   const key = arrayOf(target);
@@ -17,23 +18,42 @@ function arrayView(target, large = false) {
   const [rows, columns] = kept.length > 1 ? shape : [1, kept[0] ?? 1];
   const lead = kept.slice(0, -2);
   const slice = state.slice[key] || (state.slice[key] = lead.map(() => 0));
-  if (lead.length) parts.push(h("p", {}, lead.map((n, axis) => h("label", {}, `axis ${axis}: `, h("input", {
+  if (lead.length) parts.push(h("p", {}, lead.map((n, axis) => h("label", {}, `${axisName(target, axis) || `axis ${axis}`}: `, h("input", {
     type: "number", min: 0, max: n - 1, value: slice[axis],
     onchange: (event) => { slice[axis] = Math.max(0, Math.min(n - 1, Number(event.target.value) || 0)); showInspector(); },
   }), " "))));
+  const labels = labelsOf(target, kept.length, slice);
   const flatAt = (i, j) => flatOf(kept.length > 1 ? [...slice, i, j] : kept.length ? [j] : [], entry.shape);
   if (!size(kept)) parts.push(h("p", { class: "dim" }, "It has no elements."));
-  else if (rows * columns <= MOST_CELLS && columns <= 24) parts.push(numberTable(target, key, rows, columns, flatAt));
-  else parts.push(heatMap(target, key, rows, columns, flatAt));
+  else if (rows * columns <= MOST_CELLS && columns <= 24) parts.push(numberTable(target, key, rows, columns, flatAt, labels));
+  else parts.push(heatMap(target, key, rows, columns, flatAt, labels));
   if (large && size(entry.shape) > MOST_CELLS) parts.push(largestList(target, entry), indexField(target, entry));
   return h("figure", {}, parts);
 }
 
-function numberTable(target, key, rows, columns, flatAt) {
+/** Return how the rows and the columns of an array are labelled: null, or a name and a function. */
+function labelsOf(target, n, slice) {
+  const along = (axis, placeAt) => axisName(target, axis) && {
+    name: axisName(target, axis), view: (tag, attributes, i) => labelView(tag, attributes, target, axis, placeAt(i)),
+    isMarked: (i) => isMarked(target, axis, placeAt(i)),
+  };
+  return {
+    row: n > 1 && along(n - 2, (i) => [...slice, i, 0]),
+    column: n > 0 && along(n - 1, (j) => (n > 1 ? [...slice, 0, j] : [j])),
+  };
+}
+
+const axisNames = ({ row, column }) => [row && `↓ ${row.name}`, column && `→ ${column.name}`].filter(Boolean).join(" ");
+
+function numberTable(target, key, rows, columns, flatAt, labels) {
   const most = scaleOf(key);
   const body = [];
+  const { row, column } = labels;
+  const indices = [...Array(columns).keys()];
+  if (row || column) body.push(h("tr", {}, row ? h("td", {}) : null,
+    column ? indices.map((j) => column.view("th", { scope: "col" }, j)) : null));
   for (let i = 0; i < rows; i++) {
-    const cells = [];
+    const cells = row ? [row.view("th", { scope: "row" }, i)] : [];
     for (let j = 0; j < columns; j++) {
       const flat = flatAt(i, j);
       const x = element(key, flat);
@@ -44,9 +64,10 @@ function numberTable(target, key, rows, columns, flatAt) {
       cell.style.background = colour(x / most);
       cells.push(h("td", {}, cell));
     }
-    body.push(h("tr", {}, cells));
+    body.push(h("tr", { class: row && row.isMarked(i) && "marked" }, cells));
   }
-  return h("div", { class: "scroll" }, h("table", { class: "numbers" }, body));
+  const caption = row || column ? h("caption", { class: "dim" }, axisNames(labels)) : null;
+  return h("div", { class: "scroll" }, h("table", { class: "numbers" }, caption, body));
 }
 
 /** Return the largest finite number of an array, without its sign: it has the full colour. */
@@ -65,8 +86,8 @@ function colour(share) {
   return share >= 0 ? `rgba(31, 119, 180, ${alpha})` : `rgba(214, 106, 0, ${alpha})`;
 }
 
-function heatMap(target, key, rows, columns, flatAt) {
-  const cell = Math.max(1, Math.min(14, Math.floor(420 / columns), Math.ceil(420 / rows)));
+function heatMap(target, key, rows, columns, flatAt, labels) {
+  const cell = (state.zoom[key] ?? 1) * Math.max(1, Math.min(14, Math.floor(420 / columns), Math.ceil(420 / rows)));
   const canvas = h("canvas", { width: columns, height: rows, role: "img", "aria-label": `heat map of ${labelOf(target)}, ${rows} rows and ${columns} columns` });
   canvas.style.width = `${columns * cell}px`; // the browser enlarges the pixels
   canvas.style.height = `${rows * cell}px`;
@@ -79,10 +100,26 @@ function heatMap(target, key, rows, columns, flatAt) {
   };
   canvas.addEventListener("mousemove", (event) => {
     const flat = where(event);
-    canvas.title = `${labelOf(target)}${address(placeOf(flat, data.arrays[key].shape))} = ${short(element(key, flat))}`;
+    const place = address(placeOf(flat, data.arrays[key].shape));
+    canvas.title = [`${labelOf(target)}${place} = ${short(element(key, flat))}`, ...meaningOf(target, flat)].join("\n");
   });
   canvas.addEventListener("click", (event) => open(target, where(event)));
-  return h("div", { class: "scroll" }, canvas);
+  const zoom = (by) => () => { state.zoom[key] = (state.zoom[key] ?? 1) * by; showInspector(); };
+  const side = (of, n, name) => h("div", { class: name }, !of ? null : [...Array(n).keys()]
+    .filter((i) => cell >= LEAST_LABELLED || of.isMarked(i))
+    .map((i) => {
+      const label = of.view("span", {}, i);
+      label.style.setProperty("--place", `${i * cell}px`);
+      return label;
+    }));
+  const map = h("div", { class: "map" }, side(labels.column, columns, "columns"), side(labels.row, rows, "rows"), canvas);
+  const longest = Math.max(0, ...[...map.querySelectorAll(".columns .label")].map((label) => label.textContent.length));
+  map.style.setProperty("--cell", `${cell}px`);
+  map.style.setProperty("--longest", Math.min(longest, 12));
+  return h("div", {}, h("p", { class: "dim" }, axisNames(labels), " ",
+    h("button", { onclick: zoom(2), disabled: cell >= 24, "aria-label": "larger cells" }, "+"), " ",
+    h("button", { onclick: zoom(0.5), disabled: cell <= 1, "aria-label": "smaller cells" }, "−")),
+  h("div", { class: "scroll" }, map));
 }
 
 const [BLUE, ORANGE, RED] = [[31, 119, 180], [214, 106, 0], [200, 0, 120]]; // as in `colour`
@@ -107,8 +144,10 @@ function coloured(key, rows, columns, flatAt) {
 }
 
 function largestList(target, entry) {
-  return h("p", {}, "largest: ", entry.largest.map(([flat, x]) => [
-    h("button", { class: "number", title: address(placeOf(flat, entry.shape)), onclick: () => open(target, flat) }, `${address(placeOf(flat, entry.shape))} ${short(Number(x))}`), " "]));
+  const line = ([flat, x]) => h("li", {},
+    h("button", { class: "number", title: address(placeOf(flat, entry.shape)), onclick: () => open(target, flat) }, `${address(placeOf(flat, entry.shape))} ${short(Number(x))}`),
+    h("span", { class: "dim" }, ` ${meaningOf(target, flat).join(" · ")}`));
+  return h("details", { open: true }, h("summary", {}, "largest"), h("ol", { class: "largest" }, entry.largest.map(line)));
 }
 
 function indexField(target, entry) {

@@ -72,13 +72,15 @@ function sumView(target, flat) {
   const key = arrayOf(target);
   const place = address(placeOf(flat, data.arrays[key].shape));
   const x = element(key, flat);
+  const meaning = meaningOf(target, flat);
   const parts = [h("h3", { id: "sum" }, `${labelOf(target)}${place} = ${short(x)}`)];
+  if (meaning.length) parts.push(h("p", { id: "meaning" }, meaning.join(" · ")));
   const found = sums(target, flat);
   if (!found.length) parts.push(h("p", { class: "dim" }, whyNoSum(target)));
   for (const { heading, equation, at, terms } of found) {
     parts.push(h("p", { class: "dim" }, heading));
     if (equation) parts.push(h("div", { class: "scroll" }, equationLine(at, equation)));
-    parts.push(termList(terms));
+    parts.push(termList(terms, meaning));
   }
   return parts;
 }
@@ -89,8 +91,9 @@ function whyNoSum(target) {
   return "The page holds no sum for it.";
 }
 
-/** Return the terms of a sum, the largest first, each number with a way to where it came from. */
-function termList(terms, most = MOST_TERMS) {
+/** Return the terms of a sum, the largest first, each number with a way to where it came from, and
+ *  what its elements stand for, if this is not a part of the meaning of the sum. */
+function termList(terms, meaning = [], most = MOST_TERMS) {
   const isMissing = (t) => t.factors.some((f) => f.x === undefined);
   const known = terms.map((t) => ({ ...t, x: isMissing(t) ? undefined : product(t) }));
   const rank = (t) => (t.x === undefined ? -1 : Number.isNaN(t.x) ? Infinity : Math.abs(t.x)); // the unknown last
@@ -100,17 +103,24 @@ function termList(terms, most = MOST_TERMS) {
   const table = h("table", { class: "terms" }, order.slice(0, most).map((t) => h("tr", {},
     h("td", { class: "dim" }, t.index),
     h("td", {}, t.sign < 0 ? "− " : "", !t.factors.length ? "1" : t.factors.map((f, i) => [f.below ? (i ? " / " : "1 / ") : i ? " · " : "", bracketedNumber(f, i > 0 || t.sign < 0)])),
-    h("td", { class: "value" }, short(t.x)))));
+    h("td", { class: "value" }, short(t.x)),
+    h("td", { class: "dim" }, newParts(t, meaning)))));
   const rest = order.slice(most);
   const parts = [table];
   if (rest.length) {
     const sum = rest.reduce((s, t) => s + t.x, 0);
-    const more = h("p", {}, h("button", { onclick: () => whole.replaceWith(termList(terms, most * 8)) }, `and ${rest.length} more`), rest.some((t) => t.x === undefined) ? "" : ` with the sum ${short(sum)}`);
+    const more = h("p", {}, h("button", { onclick: () => whole.replaceWith(termList(terms, meaning, most * 8)) }, `and ${rest.length} more`), rest.some((t) => t.x === undefined) ? "" : ` with the sum ${short(sum)}`);
     parts.push(more);
   }
   parts.push(h("p", { class: "total" }, missing ? `${missing} terms need elements that are not in this file` : `together ${short(total)}`));
   const whole = h("div", {}, parts);
   return whole;
+}
+
+/** Return what the elements in a term stand for, without what is known already. */
+function newParts(term, known) {
+  const parts = term.factors.flatMap(({ target, flat }) => (target ? meaningOf(target, flat) : []));
+  return [...new Set(parts)].filter((part) => !known.includes(part)).join(" · ");
 }
 
 /** Return a factor in a product; a negative number after a sign, and an expression, have brackets. */

@@ -18,6 +18,7 @@ function redraw() {
   fill(title, `${data.values[data.start].name} = ${data.value}`);
   fill(names, Object.values(data.values).map((v) => h("option", { value: v.name })));
   scrubber.max = N - 1;
+  showTokens();
   drawGraph();
   showControls();
 }
@@ -26,6 +27,7 @@ document.body.append(
   h("header", {}, title,
     h("span", {}, search, names, " ",
       h("button", { onclick: cycleMode, title: "m" }, "light, dark, projector"))),
+  tokens,
   h("main", {}, source, graph, inspector),
   h("footer", {}, controls, scrubber),
 );

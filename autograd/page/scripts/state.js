@@ -4,7 +4,7 @@
 // page does not hold.
 const hooks = { change: () => [], fetch: () => {} };
 
-const state = { at: 0, target: null, flat: null, level: 0, slice: {}, hidden: false };
+const state = { at: 0, target: null, flat: null, level: 0, slice: {}, zoom: {}, hidden: false };
 
 /** Return the call of a moment, and its step if the moment is one of the backward pass. */
 function moment(at) {
@@ -21,6 +21,14 @@ function go(at) {
 function open(target, flat = null) {
   state.target = target;
   state.flat = flat;
+  if (flat !== null) showSliceOf(arrayOf(target), flat);
   showInspector();
   remember();
+}
+
+/** Choose the matrix of an array that has an element, if the page holds this matrix. */
+function showSliceOf(key, flat) {
+  const { shape, kept } = data.arrays[key];
+  const lead = placeOf(flat, shape).slice(0, -2);
+  if (!kept || lead.every((p, axis) => p < kept[axis])) state.slice[key] = lead;
 }

@@ -70,6 +70,20 @@ def block():
     return trace(loss), model
 
 
+def reading():
+    """Return the trace of a GPT's loss on two texts, whose tokens are known; the model, the ids."""
+    from npgpt import GPT, GPTConfig
+    from npgpt.diagnostics.axis_names import name_axes
+    from npgpt.tokenizers import ByteTokenizer
+
+    config = GPTConfig(vocab_size=256, n_positions=8, n_embd=12, n_layer=1, n_head=3)
+    model, ids = GPT(config).eval(), np.array([[*b"cat sat"], [*b"the mat"]])
+    with autograd.record() as recording:
+        _, loss = model(ids[:, :-1], targets=ids[:, 1:])
+    name_axes(recording, model, ByteTokenizer())
+    return trace(loss), model, ids[:, :-1]
+
+
 def assert_sums_agree(page, tolerance):
     found = page.evaluate(SUMS)
     for name, flat, x, total, largest in found:
@@ -147,6 +161,43 @@ def test_the_numbers_of_a_block(browser, tmp_path):
         page.press("#search", "Enter")
         page.wait_for_selector("#inspector figure")
         assert "transformer.h.0.attn.c_attn.weight" in page.inner_text("#inspector")
+
+
+def test_rows_and_columns_carry_their_tokens_and_heads(browser, tmp_path):
+    """In tables, in heat maps, in the list of the largest elements and in sums."""
+    from npgpt.diagnostics.inside import attention_maps
+
+    found, model, ids = reading()
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        page.evaluate("""() => {
+          const at = data.calls.findIndex(({ op }) => op === "attention");
+          open(part(at, "p"), flatOf([1, 2, 4, 3], [2, 3, 6, 6]));
+        }""")
+        assert page.inner_text("#meaning") == "example 1 · head 2 · query 4 m · key 3 ·"
+        shown = float(page.inner_text("#sum").split("= ")[1])
+        weights = attention_maps(model, ids[1])[0, 2]
+        assert np.isclose(shown, weights[4, 3], rtol=1e-3)
+        table = page.locator("#inspector table.numbers").first
+        assert table.locator("caption").inner_text() == "↓ query → key"
+        assert table.locator("th[scope=row]").all_inner_texts() == [*"the·ma"]
+        assert table.locator("th[scope=col]").all_inner_texts() == [*"the·ma"]
+        cells = [float(x) for x in table.locator("button.number").all_inner_texts()]
+        assert np.allclose(np.reshape(cells, (6, 6)), weights, rtol=1e-3, atol=1e-6)
+        page.evaluate(f"open(value({found.recording.number('logits')}), 256 * 8 + 104)")
+        assert page.inner_text("#meaning") == "example 1 · position 2 e · token 104 h"
+        assert "channel" in page.locator(".terms tr").first.inner_text()
+        logits = found.recording.values[found.recording.number("logits")]
+        b, t, v = np.unravel_index(np.abs(logits).argmax(), logits.shape)
+        largest = page.locator(".largest li").first.inner_text()
+        assert f"example {b} · position {t} " in largest and f" · token {v} " in largest
+        page.click("#tokens p:nth-child(2) button:nth-child(3)")
+        assert page.locator(".rows .label.marked").all_inner_texts() == ["e"]
+        page.locator("#inspector input[type=number]").first.fill("0")  # the other example
+        page.keyboard.press("Tab")
+        assert page.locator(".rows .label.marked").count() == 0
+        page.click("#tokens p:nth-child(2) button:nth-child(3)")
+        assert page.locator("#tokens [aria-pressed=true]").count() == 0
 
 
 def test_a_number_opens_as_its_sum(browser, tmp_path):

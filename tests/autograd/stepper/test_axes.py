@@ -10,7 +10,7 @@ from hypothesis import given, settings
 import autograd
 from autograd import nn
 from autograd.stepper import Trace, trace
-from autograd.stepper.axes import Coordinate, Labels, count
+from autograd.stepper.axes import Coordinate, Labels, count, find_owners
 from autograd.stepper.display import matrix
 from autograd.testing.strategies import op_calls
 
@@ -69,6 +69,18 @@ def test_axes_follow_from_the_calls():
             assert found["proj"].label(0, i) == head
     assert found["proj"].label(1, 4) == "channel 4"
     assert found["loss"].names == ""
+
+
+def test_the_weights_of_attention_count_queries_and_keys():
+    """The formula alone has these weights: they are no value of the recording."""
+    recording, _ = attention_program()
+    (call,) = (c for c in recording.calls.values() if c.op.name == "attention")
+    labels = Labels(recording.axes_of(call.number, "p"), recording.texts)
+    assert labels.names == "(example, head, position, position)"
+    assert labels.label(3, 2, (1, 0, 4)) == "2 w12"
+    owners = find_owners(call)
+    assert (owners["t"], owners["s"]) == ("query", "key")
+    assert recording.axes_of(call.number, "scale") == ()
 
 
 def test_a_contradiction_has_no_name():
