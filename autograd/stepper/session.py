@@ -200,6 +200,13 @@ class Session:
         return self.trace.steps[self.level.index]
 
     @property
+    def progress(self) -> str:
+        """Where the session stands in the innermost pass, as in ``step 7 of 31``."""
+        if self.at_end:
+            return f"the end of {len(self.trace.steps)} steps"
+        return self.view().progress
+
+    @property
     def call(self) -> Call:
         """The call that the step goes back through."""
         return self.trace.call(self.step)

@@ -173,7 +173,7 @@ class Terminal:
         last = ""
         while not self.done:
             try:
-                line = ask("(step) ").strip()
+                line = ask(f"({self.session.progress}) ").strip()
             except KeyboardInterrupt:
                 if not terminal:
                     raise
@@ -245,10 +245,9 @@ class Terminal:
 
     def show_step(self, view: StepView) -> None:
         """Show a step: the cotangent that comes in, and what the step sends to each input."""
-        inside = f"{view.inside} ▸ " if view.inside else ""
         n, n_passes = view.passes
         loop = f"pass {n} of {n_passes}  " if n_passes > 1 else ""
-        self.rule(f"{inside}{view.number}/{view.total}  {view.op}", f"{loop}{view.at}")
+        self.rule(f"{view.progress}  {view.op}", f"{loop}{view.at}")
         if view.scope:
             self.print(Text(f"in {view.scope}", "dim"))
         for line in view.statement.marked():

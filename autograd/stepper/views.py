@@ -60,6 +60,12 @@ class StepView(NamedTuple):
     sent: list[Sent] | None
     """None while predictions are asked for: the values are hidden."""
 
+    @property
+    def progress(self) -> str:
+        """As in ``step 7 of 31``, or, inside a fused op, ``softmax ▸ step 2 of 5``."""
+        place = f"step {self.number} of {self.total}"
+        return f"{self.inside} ▸ {place}" if self.inside else place
+
 
 class Gradient(NamedTuple):
     """A gradient at the end of a pass."""

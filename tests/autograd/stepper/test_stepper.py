@@ -395,14 +395,14 @@ def test_what_is_no_trace(tmp_path):
 TRANSCRIPT = """\
 loss = 0.9627: 7 steps back to 3 leaves
 
-── 1/7  multiply ──────────────────────────────────────────── test_stepper.py:NN
+── step 1 of 7  multiply ──────────────────────────────────── test_stepper.py:NN
 loss = e * e
   d(loss)  float64   1.0
   d(e) += d(loss) · e  float64   -0.9812   1 more to come
   d(e) += d(loss) · e  float64   -0.9812   summed
 (step) until w2
 
-── 4/7  multiply ──────────────────────────────────────────── test_stepper.py:NN
+── step 4 of 7  multiply ──────────────────────────────────── test_stepper.py:NN
 p = w2 * h
   d(p)  float64[2]   [ -1.9624 -1.9624 ]
   d(w2) += d(p) · h  float64[2]   [  0.5717 -0.9068 ]   complete: its .grad
@@ -457,15 +457,15 @@ def test_step_takes_a_function(capsys):
 def test_moving():
     stepper = stepper_of(net()[0])
     assert "this is the first step" in said(stepper, "back")
-    assert "3/7" in said(stepper, "next 2") and "2/7" in said(stepper, "back")
-    assert "5/7  tanh" in said(stepper, "until tanh")
+    assert "step 3 of 7" in said(stepper, "next 2") and "step 2 of 7" in said(stepper, "back")
+    assert "step 5 of 7  tanh" in said(stepper, "until tanh")
     assert "no later step" in said(stepper, "until w2")
-    assert "6/7  add" in said(stepper, "n") and "2/7" in said(stepper, "back 4")
-    assert "5/7" in said(stepper, f"until {line(TANH)}") and "no number of steps" in said(
+    assert "step 6 of 7  add" in said(stepper, "n") and "step 2 of 7" in said(stepper, "back 4")
+    assert "step 5 of 7" in said(stepper, f"until {line(TANH)}") and "no number of steps" in said(
         stepper, "next two"
     )
     assert "the end" in said(stepper, "c") and "at its end" in said(stepper, "where")
-    assert "7/7" in said(stepper, "back") and not stepper.done
+    assert "step 7 of 7" in said(stepper, "back") and not stepper.done
     said(stepper, "next", "next")
     assert stepper.done and not stepper.quit
 
@@ -478,7 +478,7 @@ def test_moving():
 def test_breakpoints(condition, step):
     stepper = stepper_of(net()[0])
     text = said(stepper, f"break {condition}", "continue")
-    assert f"break: {condition}" in text and f"{step}/7" in text
+    assert f"break: {condition}" in text and f"step {step} of 7" in text
     assert "no step of this pass has to do with [9, 9]" in said(stepper, "break [9, 9]")
     assert "no step of this pass has to do with 9999" in said(stepper, "break 9999")
     assert "nothing here is called 'w3'" in said(stepper, "break w3")
@@ -493,7 +493,7 @@ def test_break_at_what_is_not_finite():
     with np.errstate(divide="ignore"):
         stepper = stepper_of(loss)
     text = said(stepper, "break nonfinite", "c")
-    assert "3/3  sqrt" in text and "Inf" in text
+    assert "step 3 of 3  sqrt" in text and "Inf" in text
 
 
 def test_printing():
@@ -525,12 +525,12 @@ def test_a_name_is_always_that_of_the_program():
     assert said(stepper, "print $g * $y") == "2.0\n"
     assert "✓ right: d(x) is" in said(stepper, "predict d(x) = g * y")
     assert "✓ right: d(a)" in said(stepper, "predict x")
-    assert "4/4  multiply" in said(stepper, "until g")
+    assert "step 4 of 4  multiply" in said(stepper, "until g")
     text = said(stepper, "formula")
     assert "$x is g, $y is y, $out is a, $g is d(a)" in text
     assert "  d(g) += d(a) · y\n" in text and "d(y) += d(a) · g\n" in text
     assert "✓ right: $dx" in said(stepper, "predict $dx = $g * $y")
-    assert "2/4  subtract" in said(stepper, "back 9", "break sum", "continue")
+    assert "step 2 of 4  subtract" in said(stepper, "back 9", "break sum", "continue")
     assert "✓ right: d(a * x) is" in said(stepper, "predict d(a * x) = 1")
 
 
@@ -608,9 +608,10 @@ def test_loops_show_their_pass_and_can_be_jumped():
     assert "in no loop" in said(stepper, "jump pass 2")
     assert "pass 5 of 5" in said(stepper, "until tanh")
     text = said(stepper, "jump pass 3")
-    assert "── 7/14  tanh" in text and "pass 3 of 5" in text and "  d(h_4)  " in text
-    assert "13/14  sum" in said(stepper, "jump loop") and "pass" not in said(stepper, "next")
-    assert "4/14  matmul" in said(stepper, "jump 4")
+    assert "── step 7 of 14  tanh" in text and "pass 3 of 5" in text and "  d(h_4)  " in text
+    assert "step 13 of 14  sum" in said(stepper, "jump loop")
+    assert "pass" not in said(stepper, "next")
+    assert "step 4 of 14  matmul" in said(stepper, "jump 4")
     assert "'9' is no pass: they are numbered from 1 to 5" in said(stepper, "jump pass 9")
     assert "'15' is no step" in said(stepper, "jump 15") and "where?" in said(stepper, "jump")
 
@@ -802,14 +803,14 @@ def test_into_and_out():
     stepper = stepper_of(y)
     assert "sum is a primitive" in said(stepper, "into")
     text = said(stepper, "next", "into")
-    assert "attention ▸ 1/" in text and "return p @ value" in text
+    assert "attention ▸ step 1 of " in text and "return p @ value" in text
     assert "weights" not in text and "d(value)_jk += " in text
     assert "outermost" not in said(stepper, "until softmax") and len(stepper.session.levels) == 2
     text = said(stepper, "out")
-    assert text.count("✓") == 4 and "DIFFERENT" not in text and "2/2  attention" in text
+    assert text.count("✓") == 4 and "DIFFERENT" not in text and "step 2 of 2  attention" in text
     assert "outermost" in said(stepper, "out")
     assert said(stepper, "into", "continue").count("✓") == 4
-    assert "2/2  attention" in said(stepper, "next")
+    assert "step 2 of 2  attention" in said(stepper, "next")
 
 
 def test_predicting():
@@ -988,14 +989,15 @@ def test_breakpoints_have_numbers_and_conditions():
     text = said(stepper, "back 9", "break tanh if d(h)[0] < 0", "tbreak w2", "clear 1")
     assert "break 2: tanh if d(h)[0] < 0\nbreak 3: w2  once\n" in text
     assert "break 1" not in text.rpartition("(")[2].rpartition("once\n")[2]
-    assert "4/7" in said(stepper, "continue") and "5/7" in said(stepper, "continue")
+    assert "step 4 of 7" in said(stepper, "continue") and "step 5 of 7" in said(stepper, "continue")
     assert said(stepper, "break") == "break 2: tanh if d(h)[0] < 0\n"
     assert "nothing here is called 'q'" in said(stepper, "break z if q > 0")
     assert "there is no breakpoint 9" in said(stepper, "clear 9")
     assert "no number of a breakpoint" in said(stepper, "clear x")
     assert "no breakpoints" in said(stepper, "clear")
     assert "tbreak at what?" in said(stepper, "tbreak")
-    assert "4/7" in said(stepper, "back w2") and "no earlier step" in said(stepper, "back b1")
+    assert "step 4 of 7" in said(stepper, "back w2")
+    assert "no earlier step" in said(stepper, "back b1")
 
 
 def test_as_in_pdb():
@@ -1341,7 +1343,8 @@ def test_in_a_notebook(monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         autograd.step(net()[0])
     out = capsys.readouterr().out
-    assert "3/7" in out and "[  0.7 -0.6 ]" in out and asked == ["(step) "] * 4
+    assert "step 3 of 7" in out and "[  0.7 -0.6 ]" in out
+    assert asked == [f"(step {n} of 7) " for n in (1, 2, 3, 3)]
 
 
 def test_starting_is_light(tmp_path):
@@ -1377,14 +1380,14 @@ def test_in_a_terminal(tmp_path):
                 screen += os.read(master, 4096).decode(errors="replace")
             except OSError:  # the other side has closed
                 break
-        elif answers and "(step)" in screen:  # quiet: it waits for an answer
+        elif answers and "(step 1 of 2)" in screen:  # quiet: it waits for an answer
             os.write(master, answers.pop(0).encode() + b"\r")
     process.kill()
     os.close(master)
     process.wait()
     assert not answers, screen
     plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", screen)
-    assert "2/2  multiply" in plain and "the end" in plain and "with numbers" in plain
+    assert "step 2 of 2  multiply" in plain and "the end" in plain and "with numbers" in plain
     assert "Traceback" not in plain
 
 

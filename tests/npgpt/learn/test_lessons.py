@@ -169,7 +169,7 @@ def test_the_lessons_command_in_the_learners_words():
     player = player_of(1, ask)
     player.play()
     assert asked == ["", "formula", "next", "where"]
-    assert said(player).count("2/3  add") == 1
+    assert said(player).count("step 2 of 3  add") == 1
 
 
 @pytest.mark.parametrize(
