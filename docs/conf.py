@@ -1,6 +1,7 @@
 """The documentation site: ``pip install '.[docs]' && sphinx-build -W docs out/site``."""
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def write_lessons() -> None:
     folder = GENERATED / "lessons"
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted((ROOT / "npgpt/learn/lessons").glob("*.md")):
-        text = source.read_text("utf-8").replace("```step\n", "```text\n")
+        text = re.sub("```(step|question)\n", "```text\n", source.read_text("utf-8"))
         (folder / source.name).write_text(text, "utf-8")
 
 

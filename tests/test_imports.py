@@ -126,7 +126,8 @@ def test_npgpt_uses_the_engines_public_names():
     public |= {"autograd.testing", "autograd.testing.properties", "autograd.testing.strategies"}
     public |= {"autograd.console", "autograd.escape", "autograd.files", "autograd.reading"}
     public |= {"autograd.schema", "autograd.stepper"}
-    public |= {f"autograd.stepper.{name}" for name in ("axes", "stops", "symbols", "terminal")}
+    stepper = ("axes", "check", "display", "session", "stops", "symbols", "terminal")
+    public |= {f"autograd.stepper.{name}" for name in stepper}
     for module, path in MODULES.items():
         if module.startswith("npgpt"):
             for name in imported(path):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-from npgpt.learn.lessons import Lesson, Player, lessons
+from npgpt.errors import UserError
+from npgpt.learn.lessons import Lesson, lessons
+from npgpt.learn.player import Player
+from npgpt.learn.progress import Progress
 from npgpt.options import Argument, parse
+from npgpt.say import say
 
 
 def numbers() -> list[str]:
@@ -20,15 +25,41 @@ class Options:
 
     number: Annotated[str, Argument("N", words=numbers)] = ""
     """The number of the lesson."""
+    part: int = 0
+    """Begin at this part of the lesson. By default a lesson goes on where you left it."""
 
 
 def run(args: list[str]) -> int:
     """Play a lesson, or list all."""
     options = parse(Options, args, "lesson")
-    if options.number:
-        Player(Lesson(options.number)).play()
+    if not options.number:
+        if options.part:
+            raise UserError("name the lesson first, as in: npgpt lesson 1 --part 2")
+        list_lessons(Progress())
         return 0
-    for lesson in lessons():
-        print(f"  {lesson.number}  {lesson.title}")
-    print("\nBegin with: npgpt lesson 1")
+    lesson = Lesson(options.number)
+    n_parts = len(lesson.sections)
+    if not 0 <= options.part <= n_parts:
+        raise UserError(f"lesson {lesson.number} has {n_parts} parts, and no part {options.part}")
+    Player(lesson, progress=Progress()).play(options.part - 1 if options.part else None)
     return 0
+
+
+def list_lessons(progress: Progress) -> None:
+    """Print all lessons, and how far the learner has come in each."""
+    entries: dict[str, dict[str, int]] = {}
+    try:
+        entries = progress.read()
+    except UserError as error:
+        say(str(error), file=sys.stderr)
+    following = ""
+    for lesson in lessons():
+        entry, note = entries.get(lesson.number, {}), ""
+        if part := min(entry.get("part", 0), len(lesson.sections) - 1):
+            note = f"part {part + 1} of {len(lesson.sections)}"
+        elif "finished" in entry:
+            note = "✓"
+        if note != "✓":
+            following = following or lesson.number
+        print(f"  {lesson.number:>2}  {lesson.title:<56}  {note}".rstrip())
+    print(f"\nBegin with: npgpt lesson {following or 1}")

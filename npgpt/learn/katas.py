@@ -36,11 +36,10 @@ import numpy as np
 
 from autograd import REGISTRY, Op
 from autograd.console import Console
-from autograd.files import make_folders, write_json, write_text
-from autograd.reading import SMALL, read_json, read_text
-from autograd.schema import Count
-from npgpt import files
+from autograd.files import make_folders, write_text
+from autograd.reading import read_text
 from npgpt.errors import UserError
+from npgpt.learn import progress
 
 PATH = (
     "multiply", "divide", "tanh", "relu", "sum", "matmul", "embedding", "softmax", "gelu",
@@ -468,34 +467,19 @@ def _and(names: Sequence[str]) -> str:
 # ---- the learner's progress
 
 
-class Progress:
+class Progress(progress.Progress):
     """The katas that a learner has solved.
 
-    The file ``katas.json`` lists them, and the folder ``katas`` beside it has the solutions.
-
-    Parameters
-    ----------
-    home : path, optional
-        The folder of both. By default it is ``$NPGPT_HOME``, or ``npgpt`` in the user's data
-        folder.
+    The file ``katas.json`` lists them, and the folder ``katas`` beside it has the solutions. The
+    entry of an op has the number of ``hints`` seen, those that the op was ``solved_with``, and its
+    ``level``: the number of levels that an unfinished solution has passed.
     """
 
-    def __init__(self, home: str | Path | None = None) -> None:
-        self.home = Path(home).expanduser() if home else files.home()
-        self.file = self.home / "katas.json"
+    name = "katas.json"
 
-    def read(self) -> dict[str, dict[str, int]]:
-        """Return for each op the ``hints`` seen, those it was ``solved_with``, and its ``level``.
-
-        The level is the number of levels that an unfinished solution has passed.
-        """
-        if not self.file.exists():
-            return {}
-        move = f"your solutions stand in {self.home / 'katas'}; move the file to begin a new one"
-        try:
-            return read_json(self.file, dict[str, dict[str, Count]], SMALL)
-        except UserError as error:
-            raise UserError(f"{error}; {move}") from None
+    def advice(self) -> str:
+        """Return what to do with a file that cannot be read."""
+        return f"your solutions stand in {self.home / 'katas'}; {super().advice()}"
 
     def solved(self) -> list[str]:
         """Return the names of the registered ops that are solved."""
@@ -506,13 +490,6 @@ class Progress:
         """Return the next op on the path; at its end ``--list``, the option that lists all ops."""
         solved = self.solved()
         return next((name for name in PATH if name not in solved), "--list")
-
-    def write(self, name: str, **entry: int) -> None:
-        """Add entries about an op to the file; the other entries stay as they are in the file."""
-        done = self.read()
-        done[name] = done.get(name, {}) | entry
-        make_folders(self.home)
-        write_json(self.file, done, indent=1)
 
     def solution(self, name: str) -> Path:
         """Return the path of the file with an op's solution."""

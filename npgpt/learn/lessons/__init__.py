@@ -1,9 +1,13 @@
-"""Lessons: texts with prose, a script, and commands of the stepper.
+"""Lessons: texts with prose, a script, commands of the stepper, and questions.
 
 A lesson is a Markdown file in this folder, such as ``1_the_chain_rule.md``. Its ``python`` blocks
 together are one script. A ``step`` block holds commands for the last `backward` of the script so
-far, and the output of the stepper. ``python -m npgpt.learn.lessons`` writes the output again; a
-test checks that every lesson is up to date.
+far, and the output of the stepper. A ``question`` block holds a question and its right answer; see
+`npgpt.learn.questions`. ``python -m npgpt.learn.lessons`` writes the output and the right answers
+again; a test checks that every lesson is up to date.
+
+`npgpt.learn.player` plays a lesson in a terminal. For other surfaces, `Lesson.data` is a lesson as
+data, and `judge` judges an answer.
 """
 
 from __future__ import annotations
@@ -11,8 +15,8 @@ from __future__ import annotations
 import io
 import linecache
 import re
-import sys
-from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +26,12 @@ from rich.text import Text
 import autograd
 from autograd.console import Console
 from autograd.kernels import use_kernels
-from autograd.stepper.symbols import ASSIGNMENT
+from autograd.stepper.session import Session
 from autograd.stepper.terminal import Terminal
 from npgpt.errors import UserError
+from npgpt.learn.questions import Question, Verdict, judge_answer, read_question, solution
 
-HOW = """\
-Enter runs the command that is shown. You can type other commands to look
-around, and the lesson waits: help lists the commands, quit ends the lesson.
-"""
+BLOCK = re.compile(r"^(```(?:python|step|question)\n.*?^```\n)|^(?=## )", re.DOTALL | re.MULTILINE)
 
 
 class Lesson:
@@ -45,7 +47,11 @@ class Lesson:
     title : str
     parts : list of (str, str)
         The parts of the lesson in order. The first entry of a part is its kind, ``text``,
-        ``python`` or ``step``, and the second its content.
+        ``python``, ``step`` or ``question``, and the second its content.
+    sections : list of list of (str, str)
+        The same parts by section. A section begins with a heading.
+    questions : list of Question
+        The questions of the lesson, in order.
 
     Raises
     ------
@@ -69,8 +75,53 @@ class Lesson:
         self.path = paths[self.number]
         text = self.path.read_text(encoding="utf-8")
         self.title = text.partition("\n")[0].removeprefix("# ")
-        blocks = re.compile(r"^(```(?:python|step)\n.*?^```\n)", re.DOTALL | re.MULTILINE)
-        self.parts = [_part(piece) for piece in blocks.split(text)]
+        self.parts = [_part(piece) for piece in BLOCK.split(text) if piece]
+        self.sections: list[list[tuple[str, str]]] = []
+        for kind, content in self.parts:
+            if not self.sections or kind == "text" and content.startswith("## "):
+                self.sections.append([])
+            self.sections[-1].append((kind, content))
+        self.questions = [
+            read_question(content) for kind, content in self.parts if kind == "question"
+        ]
+
+    def data(self) -> dict[str, Any]:
+        """Return the lesson as data that can be written as JSON.
+
+        Returns
+        -------
+        dict
+            ``number``, ``title`` and ``sections``. Each section has a ``title`` and ``parts``, and
+            each part a ``kind``: a ``text`` has its ``text`` in Markdown; ``python`` has ``code``;
+            a ``step`` has ``commands``, and ``text``, what the stepper prints; a ``question`` has
+            its ``number`` (see `judge`) and the attributes of a `Question`.
+
+        Examples
+        --------
+        >>> from npgpt.learn.lessons import Lesson
+        >>> section = Lesson(1).data()["sections"][1]
+        >>> section["title"], [part["kind"] for part in section["parts"][:3]]
+        ('Back through the last line', ['text', 'step', 'text'])
+        """
+        questions = enumerate(self.questions, 1)
+
+        def as_data(kind: str, content: str) -> dict[str, Any]:
+            if kind == "question":
+                number, question = next(questions)
+                entries = asdict(question)
+                return {"kind": kind, "number": number, "judge": entries.pop("kind")} | entries
+            if kind == "step":
+                return {"kind": kind, "commands": commands_of(content), "text": content}
+            return {"kind": kind, "code" if kind == "python" else "text": content}
+
+        return {
+            "number": self.number,
+            "title": self.title,
+            "sections": [
+                {"title": _title(parts), "parts": [as_data(*part) for part in parts]}
+                for parts in self.sections
+            ],
+        }
 
     def replayed(self) -> str:
         """Return the whole text, with the output that the stepper prints now.
@@ -81,16 +132,51 @@ class Lesson:
         >>> print(Lesson(1).replayed().splitlines()[0])
         # The chain rule on three scalars
         """
-        console = Console(file=io.StringIO(), width=80, record=True)
-        player, text = Player(self, console), ""
+        runner, text = Runner(self), ""
         with use_kernels(False):
             for kind, content in self.parts:
-                player.show(kind, content)
-                printed = f"{console.export_text().strip()}\n"
-                if kind == "step" and essential(printed) != essential(content):
+                runner.run(kind, content)
+                printed = f"{runner.console.export_text().strip()}\n"
+                if kind == "question":
+                    shown = solution(read_question(content), runner.session)
+                    space = "" if shown.startswith("\n") else " "
+                    printed = content.partition("right:")[0] + f"right:{space}{shown}\n"
+                if kind in ("step", "question") and essential(printed) != essential(content):
                     content = printed
                 text += content if kind == "text" else f"```{kind}\n{content}```\n"
         return text
+
+    @cached_property
+    def sessions(self) -> list[Session]:
+        """For each question, a session of the stepper that stands where the question is asked."""
+        runner, found = Runner(self), []
+        with use_kernels(False):
+            for kind, content in self.parts:
+                runner.run(kind, content)
+                if kind == "question":
+                    found.append(runner.session.branch())
+        return found
+
+
+def judge(lesson: Lesson, number: int, answer: str) -> Verdict:
+    """Judge an answer to one of a lesson's questions, which are numbered from 1.
+
+    The lesson's script runs at the first call, up to every question.
+
+    Examples
+    --------
+    >>> from npgpt.learn.lessons import Lesson, judge
+    >>> judge(Lesson(1), 1, "nonsense").verdict
+    'unclear'
+    """
+    with use_kernels(False):
+        return judge_answer(lesson.questions[number - 1], answer, lesson.sessions[number - 1])
+
+
+def right_answer(lesson: Lesson, number: int) -> str:
+    """Return the right answer to one of a lesson's questions as text; see `judge`."""
+    with use_kernels(False):
+        return solution(lesson.questions[number - 1], lesson.sessions[number - 1])
 
 
 def _part(piece: str) -> tuple[str, str]:
@@ -99,6 +185,16 @@ def _part(piece: str) -> tuple[str, str]:
         return "text", piece
     kind, _, content = piece.removeprefix("```").removesuffix("```\n").partition("\n")
     return kind, content
+
+
+def _title(parts: list[tuple[str, str]]) -> str:
+    """Return the heading of a section."""
+    return parts[0][1].partition("\n")[0].lstrip("# ")
+
+
+def commands_of(content: str) -> list[str]:
+    """Return the commands of a ``step`` block."""
+    return re.findall(r"^\(step\) (.*)", content, re.MULTILINE)
 
 
 def lessons() -> list[Lesson]:
@@ -114,7 +210,8 @@ def lessons() -> list[Lesson]:
 
 
 def _paths() -> dict[str, Path]:
-    return {path.name.split("_")[0]: path for path in sorted(Path(__file__).parent.glob("*.md"))}
+    paths = {path.name.split("_")[0]: path for path in Path(__file__).parent.glob("*.md")}
+    return dict(sorted(paths.items(), key=lambda entry: int(entry[0])))
 
 
 def essential(printed: str) -> str:
@@ -140,181 +237,106 @@ def essential(printed: str) -> str:
     return printed
 
 
-class Player:
-    """Plays a lesson: prints its parts, and lets the learner run each command.
+class Runner:
+    """Runs the parts of a lesson, and prints them. Nobody is asked anything.
 
     Parameters
     ----------
     lesson : Lesson
     console : Console, optional
-        A console that records; by default one on the standard output.
-    ask : callable, optional
-        Takes the lesson's next command, and returns the command that the learner types; an empty
-        text runs the lesson's command. By default a terminal shows a prompt; without a terminal all
-        commands run without a question.
+        A console that records; by default one whose output is kept in memory.
+
+    Attributes
+    ----------
+    stepper : Terminal
+        The stepper's terminal for the last backward pass of the script so far.
+    session : Session
+        The session of the stepper.
     """
 
-    def __init__(
-        self,
-        lesson: Lesson,
-        console: Console | None = None,
-        ask: Callable[[str], str] | None = None,
-    ) -> None:
+    def __init__(self, lesson: Lesson, console: Console | None = None) -> None:
         self.lesson = lesson
-        self.console = console or Console(record=True)
-        if ask is None and sys.stdin.isatty() and self.console.is_terminal:
-            ask = self.prompt()
-        self.ask = ask
+        self.console = console or Console(file=io.StringIO(), width=80, record=True)
+        self.begin()
+
+    def begin(self) -> None:
+        """Go to the beginning of the lesson: nothing has run."""
         self.script, self.names = "", {"__name__": "__main__"}
-        self.stepper: Any = None  # the terminal of the script's last backward pass
+        self.stepper: Any = None
         self.begun = False  # whether the first step of this pass was shown
 
-    def play(self) -> None:
-        """Show the lesson from its beginning to its end, or until the learner leaves."""
-        if self.ask:
-            self.console.print(Text(HOW, "dim"))
-        try:
-            with use_kernels(False):  # kernels take time to compile, and lessons are small
-                for kind, content in self.lesson.parts:
-                    self.show(kind, content)
-        except _Left:
-            return
-        following = str(int(self.lesson.number) + 1)
-        if following in _paths():
-            self.console.print(f"\nNext: npgpt lesson {following}")
+    @property
+    def session(self) -> Session:
+        """The session of the stepper."""
+        return self.stepper.session
 
-    def show(self, kind: str, content: str) -> None:
-        """Show one part of the lesson."""
-        getattr(self, f"show_{kind}")(content)
+    def run(self, kind: str, content: str) -> None:
+        """Run or print one part of the lesson."""
+        getattr(self, f"run_{kind}")(content)
 
-    # ---- the three kinds of parts
-
-    def show_text(self, content: str) -> None:
+    def run_text(self, content: str) -> None:
         """Print prose."""
-        text = Text(content[:-1])
-        text.highlight_regex(r"(?m)^#+ .*", "bold")
-        text.highlight_regex(r"`[^`]+`", "cyan")
-        self.console.print(text, soft_wrap=not self.console.is_terminal)
+        self.console.print(Text(content[:-1]), soft_wrap=True)
 
-    def show_python(self, content: str) -> None:
+    def run_python(self, content: str) -> None:
         """Print the new lines of the script, run them, and go to the first step of their pass."""
-        name = f"lesson{self.lesson.number}.py"
         before = self.script.count("\n")
         self.script += content
-        linecache.cache[name] = len(self.script), None, self.script.splitlines(True), name
+        for line in self.numbered(content, before + 1):
+            self.console.print(line, soft_wrap=not self.console.is_terminal)
+        self.run_script(content, before)
+
+    def numbered(self, content: str, first: int) -> list[Text]:
+        """Return lines of the script in colours, with their numbers."""
         code = Syntax("", "python", theme="ansi_dark").highlight(content)
-        for number, line in enumerate(code.split("\n", allow_blank=False), before + 1):
-            self.console.print(Text(f"{number:>4}  ", "dim").append_text(line), soft_wrap=True)
-        while self.ask and (typed := self.ask("")):
-            if "quit".startswith(typed):
-                raise _Left
-            self.console.print("Enter runs the script, quit leaves the lesson")
+        lines = enumerate(code.split("\n", allow_blank=False), first)
+        return [Text(f"{number:>4}  ", "dim").append_text(line) for number, line in lines]
+
+    def run_script(self, content: str, before: int) -> None:
+        """Run new lines of the script, which stand behind the number of lines that ran before."""
+        name = f"lesson{self.lesson.number}.py"
+        linecache.cache[name] = len(self.script), None, self.script.splitlines(True), name
         passes: list[Any] = []
         with autograd.stepper.stopping_at_backward(passes.append):
             exec(compile("\n" * before + content, name, "exec"), self.names)
-        hidden = self.stepper is not None and self.stepper.session.hidden
+        hidden = self.stepper is not None and self.session.hidden
         self.stepper, self.begun = Terminal(passes[-1], self.console), False
-        self.stepper.session.hidden = hidden
+        self.session.hidden = hidden
 
-    def show_step(self, content: str) -> None:
-        """Run the commands of a block. Before each command, the learner may type others."""
+    def run_step(self, content: str) -> None:
+        """Run the commands of a block."""
+        self.begin_pass()
+        for command in commands_of(content):
+            self.run_command(command)
+
+    def begin_pass(self) -> None:
+        """Show the first step of a pass, once."""
         if not self.begun:
             self.stepper.begin()
             self.begun = True
-        for command in re.findall(r"^\(step\) (.*)", content, re.MULTILINE):
-            if not self.ask:
-                self.console.print(Text(f"(step) {command}", "bold"), soft_wrap=True)
-            elif self.answered(command):
-                continue
-            self.stepper.run(command)
 
-    # ---- the learner
+    def run_command(self, command: str) -> None:
+        """Print a command, and run it."""
+        self.console.print(Text(f"(step) {command}", "bold"), soft_wrap=True)
+        self.stepper.run(command)
 
-    def answered(self, command: str) -> bool:
-        """Run the commands that the learner types; return whether one answers the question.
+    def run_question(self, content: str) -> None:
+        """Print a question with its answer."""
+        question = read_question(content)
+        self.begin_pass()
+        for line in [question.text, *question.lettered]:
+            self.console.print(Text(line), soft_wrap=True)
+        self.console.print(Text(self.explained(question)), soft_wrap=True)
 
-        The commands run in a copy of the session, so that the lesson stays at its step.
-        """
-        aside = None
-        while typed := self.ask(command):  # type: ignore[misc]
-            if self.alike(typed, command):
-                break
-            aside = aside or self.stepper.branch()
-            self.console.export_text()
-            aside.run(typed)
-            if aside.quit:
-                raise _Left
-            asked, said = question(command).split(), self.console.export_text()
-            if asked and asked == question(typed).split() and "✓" in said and "✗" not in said:
-                return True
-        return False
-
-    def alike(self, typed: str, command: str) -> bool:
-        """Return whether two commands are the same, even if one is abbreviated."""
-        (word, _, rest), (other, _, others) = typed.partition(" "), command.partition(" ")
-        try:
-            same = self.stepper.command(word) == self.stepper.command(other)
-        except ValueError:  # the learner typed no command of the stepper
-            return False
-        return same and rest.strip() == others.strip()
-
-    def prompt(self) -> Callable[[str], str]:
-        """Return the function that shows the prompt in a terminal.
-
-        The lesson's command is shown in grey, and Enter runs it. If the lesson asks for a
-        prediction, the beginning of the command is already typed, such as ``predict d(w) +=``.
-        """
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.completion import WordCompleter
-        from prompt_toolkit.history import InMemoryHistory
-        from prompt_toolkit.key_binding import KeyBindings
-
-        keys = KeyBindings()
-        # Ctrl-D leaves, even if the line is not empty
-        keys.add("c-d")(lambda event: event.app.exit(exception=EOFError))
-        words = WordCompleter(
-            lambda: self.stepper.words() if self.stepper else [],
-            pattern=re.compile(r"[\w.\[\]]+"),
-        )
-        session: Any = PromptSession(
-            history=InMemoryHistory(),
-            completer=words,
-            complete_while_typing=False,
-            key_bindings=keys,
-        )
-
-        def ask(command: str) -> str:
-            begun = question(command)
-            shown = [("class:placeholder fg:ansibrightblack", command or "Enter runs the script")]
-            while True:
-                try:
-                    typed = session.prompt("(step) ", default=begun, placeholder=shown).strip()
-                    return "" if typed == begun.strip() else typed
-                except KeyboardInterrupt:
-                    continue
-                except EOFError:
-                    return "quit"
-
-        return ask
+    def explained(self, question: Question) -> str:
+        """Return the right answer, and why it is right."""
+        return f"answer: {solution(question, self.session)}\n{question.why}".rstrip()
 
 
-def question(command: str) -> str:
-    """Return the beginning of a command that predicts, or an empty text for other commands.
+def __getattr__(name: str) -> Any:
+    """Return the `Player`, which has moved to a module of its own."""
+    if name != "Player":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from npgpt.learn.player import Player
 
-    The learner types the rest: the predicted value.
-
-    Examples
-    --------
-    >>> from npgpt.learn.lessons import question
-    >>> question("predict d(w) += d(y) * x"), question("predict 3"), question("next")
-    ('predict d(w) += ', 'predict ', '')
-    """
-    word, _, rest = command.partition(" ")
-    if word != "predict" or not rest:
-        return ""
-    found = ASSIGNMENT.fullmatch(rest.strip())
-    return f"predict {found[1]} {found[3]} " if found else "predict "
-
-
-class _Left(Exception):
-    """The learner left the lesson."""
+    return Player
