@@ -144,6 +144,9 @@ def cause_of_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
             padded = (0,) * (len(large) - len(small)) + small
             axes = [str(i) for i, n in enumerate(padded) if n != large[i]]
             return text.format(f"ax{'i' if len(axes) == 1 else 'e'}s {', '.join(axes)}")
+    if [n for n in found if n != 1] == [n for n in expected if n != 1]:
+        more, with_ = ("many", "with") if len(found) > len(expected) else ("few", "without")
+        return f"an axis of length 1 too {more}, as {with_} keepdims=True"
     if np.prod(found) == np.prod(expected):
         return "a reshape is missing: the number of elements is right"
     apart = [i for i, (n, m) in enumerate(zip(found, expected, strict=False)) if n != m]

@@ -14,12 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import combinations
 
 import numpy as np
 from numpy import ndarray
 
-from autograd.testing.look import Look, close, moved, other_cotangents, replaced
+from autograd.testing.look import (
+    Look,
+    close,
+    coefficient,
+    moved,
+    orders,
+    other_cotangents,
+    replaced,
+)
+from autograd.testing.other_values import BY_OTHER_VALUES
+from autograd.testing.places import masked, one_hot, place, unmasked, wrong_mask
 from autograd.testing.problem import Arrays, Problem
 
 SEEDS = range(5)  # of points without a property, at which the gradient must be right
@@ -212,15 +221,30 @@ def variable_factor(look: Look) -> Iterator[str]:
     for name, value in _values(look):
         a = value.reshape(-1)[look.chosen][known]
         for power, form in POWERS.items():
-            text = form.format(name)
             for p, side in ((power, "large"), (-power, "small")):
-                c = ratio / np.sign(a) ** (p % 2 == 1) / np.abs(a) ** p
-                if np.all(np.abs(c - c[0]) < 1e-6 * np.abs(c[0])):
-                    yield f"{_coefficient(c[0] if p > 0 else 1 / c[0])}{text} times too {side}"
+                for text, base in ((form.format(name), a), (form.format(f"|{name}|"), np.abs(a))):
+                    c = ratio / np.sign(base) ** (p % 2 == 1) / np.abs(base) ** p
+                    if np.all(np.abs(c - c[0]) < 1e-6 * np.abs(c[0])):
+                        yield f"{coefficient(c[0] if p > 0 else 1 / c[0])}{text} times too {side}"
+                        break
 
 
-def _coefficient(c: float) -> str:
-    return "" if abs(c - 1) < 1e-6 else "-" if abs(c + 1) < 1e-6 else f"{c:.4g} · "
+def factor_of_lines(look: Look) -> Iterator[str]:
+    """Yield an axis along which all elements have the same wrong factor, as that of a norm."""
+    if not look.is_whole or not look.found.all() or not look.numeric.all():
+        return
+    ratio = (look.found / look.numeric).reshape(look.x.shape)
+    same = {k for k, n in enumerate(ratio.shape) if n > 2 and _steady(ratio, k)}
+    lines = look.numeric.reshape(look.x.shape)
+    if lines.ndim < 2 or len(same) != 1:
+        return
+    (axis,) = same
+    rank = np.linalg.matrix_rank(np.moveaxis(lines, axis, -1), 1e-6 * look.scale)
+    if rank.max() > 1:  # otherwise an outer product: each of its vectors is such a factor
+        yield (
+            f"a wrong factor, the same along axis {axis}: as of a norm, a sum or a standard "
+            "deviation over it"
+        )
 
 
 def _values(look: Look) -> Iterator[tuple[str, ndarray]]:
@@ -235,10 +259,15 @@ def _values(look: Look) -> Iterator[tuple[str, ndarray]]:
                 yield name, np.broadcast_to(candidate, shape)
                 break
     yield f"exp({look.problem.names[look.position]})", np.exp(look.x)
-    yield f"(1 - {look.problem.names[look.position]})", 1 - look.x
+    same = [(look.problem.names[look.position], look.x)]
     if look.out is not None and look.out.shape == shape:
-        yield "(1 - out)", 1 - look.out
-        yield "(1 - out²)", 1 - look.out**2
+        same.append(("out", look.out))
+    for name, value in same:
+        yield f"(1 - {name})", 1 - value
+        yield f"(1 + {name})", 1 + value
+        yield f"(1 - {name}²)", 1 - value**2
+        yield f"(1 + {name}²)", 1 + value**2
+        yield f"{name} · (1 - {name})", value * (1 - value)
 
 
 # ---- another array in the place of the right one
@@ -283,38 +312,16 @@ def not_transposed(look: Look) -> Iterator[str]:
 def moved_elements(look: Look) -> Iterator[str]:
     """Yield which change of the order of elements makes the gradient right."""
     gradient = look.gradient
-    for text, candidate in _orders(gradient):
+    for text, candidate in orders(gradient):
         c = look.multiple(candidate)
         if c is not None:
             yield text + ("" if c == 1 else f", and {_factor_text(c, look)}")
     for axis, n in enumerate(gradient.shape):
         yield from _shifted(look, axis, n)
     if len(look.cotangents) == 1 and look.cotangents[0].ndim:
-        for text, other in _orders(look.cotangents[0]):
+        for text, other in orders(look.cotangents[0]):
             if other.shape == look.cotangents[0].shape and look.explains([other]):
                 yield f"in the cotangent g: {text}"
-
-
-def _orders(x: ndarray) -> Iterator[tuple[str, ndarray]]:
-    """Yield an array with its elements in other orders, and the mistake that each one undoes."""
-    for a, b in combinations(range(x.ndim), 2):
-        if x.shape[a] == x.shape[b] > 1:
-            last = (a, b) == (x.ndim - 2, x.ndim - 1)
-            yield (
-                "a transpose too many or too few" + ("" if last else f", of axes {a} and {b}"),
-                np.swapaxes(x, a, b),
-            )
-    for axis, n in enumerate(x.shape):
-        if n > 1:
-            yield f"reversed along axis {axis}", np.flip(x, axis)
-        if n > 2:
-            for step in (1, -1):
-                yield f"shifted by one along axis {axis}", np.roll(x, step, axis)
-    if sum(n > 1 for n in x.shape) > 1:
-        yield (
-            "a reshape in the place of a transpose, or a reshape in another order",
-            x.ravel().reshape(x.shape, order="F"),
-        )
 
 
 def _shifted(look: Look, axis: int, n: int) -> Iterator[str]:
@@ -336,8 +343,10 @@ def misplaced(look: Look) -> Iterator[str]:
         return
     found, right = np.sort(look.found), np.sort(look.numeric)
     kept = right[np.abs(right) > 1e-6 * look.scale]
-    distinct = np.all(np.diff(np.sort(np.abs(kept))) > 1e-5 * look.scale)
-    if len(kept) > 1 and distinct and close(found, right, look.scale):
+    new = np.diff(kept, prepend=-np.inf) > 1e-5 * look.scale  # each value once
+    sizes = np.sort(np.abs(kept[new]))
+    distinct = np.all(np.diff(sizes) > 1e-5 * look.scale)  # a sign is no place
+    if len(sizes) > 1 and distinct and close(found, right, look.scale):
         yield "the right numbers at wrong places: an index, or an order of axes"
 
 
@@ -351,7 +360,8 @@ def summed(look: Look) -> Iterator[str]:
         if n < 2:
             continue
         c = look.multiple(_spread(gradient.sum(axis, keepdims=True), n, axis))
-        if c == 1 or (c and abs(c - n) < 1e-6 * n):
+        alone = np.count_nonzero(gradient, axis).max() < 2  # the sum is one element
+        if not alone and (c == 1 or (c and abs(c - n) < 1e-6 * n)):
             yield f"a {'sum' if c == 1 else 'mean'} over axis {axis} is missing"
         if look.agrees(gradient - gradient.mean(axis, keepdims=True)):
             yield f"the mean over axis {axis} is not subtracted"
@@ -364,19 +374,29 @@ def summed(look: Look) -> Iterator[str]:
 
 
 def repeated(look: Look) -> Iterator[str]:
+    """Yield an axis along which the gradient is constant, in the place of another one."""
+    flat, expected = _flat_axes(look)
+    if expected - flat:
+        for axis in sorted(flat - expected):
+            yield f"summed over, or repeated along, the wrong axis: constant along {axis}"
+
+
+def constant_gradient(look: Look) -> Iterator[str]:
     """Yield an axis along which the gradient is constant and should not be."""
+    flat, expected = _flat_axes(look)
+    for axis in sorted(flat - expected):
+        yield f"the gradient is constant along axis {axis}, and should not be"
+
+
+def _flat_axes(look: Look) -> tuple[set[int], set[int]]:
+    """Return the axes along which the gradient is constant, and those along which it must be."""
     if not look.is_whole:
-        return
-    right = look.numeric.reshape(look.x.shape)
+        return set(), set()
     flat, expected = (
         {k for k, n in enumerate(look.x.shape) if n > 1 and _flat_along(a, k, look)}
-        for a in (look.gradient, right)
+        for a in (look.gradient, look.numeric.reshape(look.x.shape))
     )
-    for axis in sorted(flat - expected):
-        if expected - flat:
-            yield f"summed over, or repeated along, the wrong axis: constant along {axis}"
-        else:
-            yield f"the gradient is constant along axis {axis}, and should not be"
+    return flat, expected
 
 
 def _spread(x: ndarray, n: int, axis: int) -> ndarray:
@@ -484,14 +504,27 @@ def lost_term(look: Look) -> Iterator[str]:
         look.gradient + look.rule([g.T.copy()])
     ):  # fmt: skip
         yield "the term with gᵀ is missing: the input is used twice"
-    terms = {"g": g} if g.shape == x.shape else {}
-    if g.size == 1:
-        terms[f"g · {look.problem.names[look.position]}"] = g.reshape(()) * x
+    terms: dict[str, ndarray] = {}
+    if g.size == 1 or g.shape == x.shape:
+        g = np.broadcast_to(g.reshape(g.shape if g.size > 1 else ()), x.shape)
+        terms = {"g": g} | {f"g · {name}": g * value for name, value in _values(look)}
     for name, term in terms.items():
         t = term.reshape(-1)[look.chosen]
         c = float(error @ t / (t @ t)) if t.any() else 0.0
         if c and np.max(np.abs(error - c * t)) < 1e-5 * np.max(np.abs(error)):
-            yield f"a term {_coefficient(c)}{name} is missing"
+            yield f"a term {coefficient(c)}{name} is missing"
+
+
+def product_rule(look: Look) -> Iterator[str]:
+    """Yield which term of the product rule is missing, if x is a factor of the result."""
+    if look.out is None or look.out.shape != look.x.shape or not look.x.all():
+        return
+    x = look.problem.names[look.position]
+    term = (look.cotangents[0] * look.out / look.x).reshape(-1)[look.chosen]
+    if close(look.found, term, look.scale):
+        yield f"only the term g · out / {x} of the product rule: the other term is missing"
+    elif close(look.found, look.numeric - term, look.scale):
+        yield f"the term g · out / {x} of the product rule is missing"
 
 
 def lost_contributions(look: Look) -> Iterator[str]:
@@ -532,57 +565,32 @@ def _indices(flat: ndarray, look: Look) -> str:
     return f"{len(flat)} of its {look.g.size} elements"
 
 
-# ---- the place of the wrong elements
-
-
-def place(look: Look) -> Iterator[str]:
-    """Yield where the wrong elements are, if all of them have the same index along an axis."""
-    if not look.is_whole or look.x.size < 3:
-        return
-    wrong = np.abs(look.gradient - look.numeric.reshape(look.x.shape)) > 1e-8 + 1e-6 * look.scale
-    if wrong.sum() == 1:
-        yield f"one element alone, [{', '.join(map(str, np.argwhere(wrong)[0]))}]"
-        return
-    for axis, n in enumerate(wrong.shape):
-        others = tuple(k for k in range(wrong.ndim) if k != axis)
-        somewhere = np.flatnonzero(wrong.any(others))
-        right = np.flatnonzero(~wrong.any(others))
-        if n > 2 and len(somewhere) == 1:
-            yield f"only at index {somewhere[0]} of axis {axis}"
-        if n > 2 and len(right) == 1 and wrong.all(others).sum() == n - 1:
-            yield f"everywhere but at index {right[0]} of axis {axis}"
-
-
-def evaluated_at_out(look: Look) -> Iterator[str]:
-    """Yield whether the rule differentiates at the output, in the place of the input."""
-    if look.out is None or look.out.shape != look.x.shape:
-        return
-    arrays = list(look.problem.arrays)
-    arrays[look.position] = look.out
-    name = look.problem.names[look.position]
-    if close(look.found, look.at(arrays).numeric, look.scale):
-        yield f"the derivative is taken at out, and not at {name}"
-
-
 BASIC = (not_a_gradient, rounded, not_linear)
 DETECTORS: tuple[Callable[[Look], Iterator[str]], ...] = (
     *BASIC,
     factor,
     swapped,
     not_transposed,
+    unmasked,
     repeated,
     moved_elements,
     summed,
     passed_on,
     wrong_axis,
     variable_factor,
+    constant_gradient,
+    factor_of_lines,
     not_the_derivative,
     misplaced,
     lost_term,
+    product_rule,
+    wrong_mask,
+    one_hot,
     constant_error,
     lost_contributions,
+    *BY_OTHER_VALUES,
     place,
-    evaluated_at_out,
+    masked,
 )
 
 
@@ -641,11 +649,24 @@ def _condition(here: Look, near: list[Look]) -> tuple[str, list[Look]]:
 def _depends(here: Look, j: int, known: Property) -> list[Look]:
     """Return looks with a property, if all are wrong and all looks without it are right."""
     with suppress(Exception):  # the function may not exist at such points
+        mixed = [here, *(_experiment(here, j, lambda x, random: x, seed) for seed in (1, 2))]
+        if not all(_is_elementwise(look, j, known) for look in mixed):
+            return []
         looks = [_experiment(here, j, known.add, seed) for seed in (1, 2)]
         if not any(look.is_right() for look in looks):
             if all(_experiment(here, j, known.remove, seed).is_right() for seed in SEEDS):
                 return looks
     return []
+
+
+def _is_elementwise(look: Look, j: int, known: Property) -> bool:
+    """Return whether the elements with a property are wrong, if each element stands alone."""
+    x, jacobian = look.problem.arrays[j], look.jacobian
+    if x.shape != look.x.shape or not look.is_whole or jacobian.shape != (x.size, x.size):
+        return True
+    if np.any(jacobian[~np.eye(x.size, dtype=bool)]):
+        return True
+    return np.array_equal(look.wrong, known.mask(x).reshape(-1))
 
 
 def _experiment(
@@ -668,8 +689,7 @@ def _thresholds(here: Look, j: int) -> Iterator[Property]:
     """Yield the threshold that separates wrong elements from right ones, if there is one."""
     if j != here.position or not here.is_whole:
         return
-    wrong = np.abs(here.found - here.numeric) > 1e-8 + 1e-6 * here.scale
-    x, name = here.x.reshape(-1), here.problem.names[j]
+    x, wrong, name = here.x.reshape(-1), here.wrong, here.problem.names[j]
     if min(wrong.sum(), (~wrong).sum()) < 2:
         return
     low, high, others = x[wrong].min(), x[wrong].max(), x[~wrong]

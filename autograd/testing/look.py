@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 from numpy import ndarray
@@ -115,6 +116,11 @@ class Look:
         """The output, if there is one alone."""
         return self.outputs[0] if len(self.outputs) == 1 else None
 
+    @property
+    def wrong(self) -> ndarray:
+        """Which of the sampled elements of the gradient are wrong."""
+        return ~(np.abs(self.found - self.numeric) <= 1e-8 + 1e-6 * self.scale)
+
     def is_right(self) -> bool:
         """Return whether the rule's gradient equals the numeric one."""
         return close(self.found, self.numeric, self.scale)
@@ -177,6 +183,40 @@ def replaced(x: ndarray, values: ndarray) -> ndarray:
 def other_cotangents(cotangents: Arrays, random: np.random.Generator) -> list[ndarray]:
     """Return random cotangents of the same shapes."""
     return [random.choice([-1, 1], u.shape) * random.uniform(0.5, 2, u.shape) for u in cotangents]
+
+
+def orders(x: ndarray) -> Iterator[tuple[str, ndarray]]:
+    """Yield an array with its elements in other orders, and the mistake that each one undoes."""
+    for a, b in combinations(range(x.ndim), 2):
+        if x.shape[a] == x.shape[b] > 1:
+            last = (a, b) == (x.ndim - 2, x.ndim - 1)
+            yield (
+                "a transpose too many or too few" + ("" if last else f", of axes {a} and {b}"),
+                np.swapaxes(x, a, b),
+            )
+    for axis, n in enumerate(x.shape):
+        if n > 1:
+            yield f"reversed along axis {axis}", np.flip(x, axis)
+        if n > 2:
+            for step in (1, -1):
+                yield f"shifted by one along axis {axis}", np.roll(x, step, axis)
+        for d in range(2, n):
+            if n % d == 0:
+                apart = x.reshape(*x.shape[:axis], d, n // d, *x.shape[axis + 1 :])
+                yield (
+                    f"whole blocks for single elements along axis {axis}, as tile for repeat",
+                    apart.swapaxes(axis, axis + 1).reshape(x.shape),
+                )
+    if sum(n > 1 for n in x.shape) > 1:
+        yield (
+            "a reshape in the place of a transpose, or a reshape in another order",
+            x.ravel().reshape(x.shape, order="F"),
+        )
+
+
+def coefficient(c: float) -> str:
+    """Return how a factor is written before a symbol: nothing for 1."""
+    return "" if abs(c - 1) < 1e-6 else "-" if abs(c + 1) < 1e-6 else f"{c:.4g} · "
 
 
 def close(a: ndarray, b: ndarray, scale: float) -> bool:

@@ -140,22 +140,29 @@ def of_vjp(func: Callable, vjp: Callable, inputs: Any, name: str | None) -> Prob
                 f"the vjp of {name} returned {len(found)} cotangents, and the function has "
                 f"{len(arrays)} floating-point arrays as inputs"
             )
-        return [
-            _of_shape(np.zeros(x.shape) if g is None else np.asarray(g), x.shape, name, label)
-            for g, x, label in zip(found, arrays, labels, strict=True)
+        gradients = [
+            np.zeros(x.shape) if g is None else np.asarray(g)
+            for g, x in zip(found, arrays, strict=True)
         ]
+        for i, (gradient, x) in enumerate(zip(gradients, arrays, strict=True)):
+            if gradient.shape != x.shape:
+                cause = _cause_of_shape(gradients, arrays, i, labels)
+                raise GradientError(
+                    f"the vjp of {name} returned a gradient of shape {gradient.shape} for "
+                    f"{labels[i]}, which has shape {x.shape}"
+                    + (f"\n  likely  {cause}" if cause else "")
+                )
+        return gradients
 
     return Problem(name, labels, _names(func, args, paths), arrays, values, gradients, values)
 
 
-def _of_shape(gradient: ndarray, shape: tuple[int, ...], name: str, label: str) -> ndarray:
-    if gradient.shape == shape:
-        return gradient
-    cause = cause_of_shape(gradient.shape, shape)
-    raise GradientError(
-        f"the vjp of {name} returned a gradient of shape {gradient.shape} for {label}, "
-        f"which has shape {shape}" + (f"\n  likely  {cause}" if cause else "")
-    )
+def _cause_of_shape(gradients: Arrays, arrays: Arrays, i: int, labels: Sequence[str]) -> str:
+    """Return why gradient i has the wrong shape: inputs are swapped, or the shape says more."""
+    for j, other in enumerate(arrays):
+        if gradients[i].shape == other.shape and gradients[j].shape == arrays[i].shape:
+            return f"inputs swapped: this is the shape of {labels[j]}"
+    return cause_of_shape(gradients[i].shape, arrays[i].shape)
 
 
 # ---- inputs and outputs

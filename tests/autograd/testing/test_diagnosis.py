@@ -129,6 +129,52 @@ def attention_rule(g, q, k, v, scale=None, transposed=True):
     return scale * ds @ k, scale * ds.T @ q, (p.T if transposed else p) @ g
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def rms_norm(x, eps=0.01):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+
+
+def rms_rule(g, x, eps=0.01, total=np.mean):
+    size, z = np.sqrt((x * x).mean(-1, keepdims=True) + eps), rms_norm(x, eps)
+    return (g - z * total(g * z, -1, keepdims=True)) / size
+
+
+def standardized_over_variance(g, x):
+    return standardized_rule(g, x) / x.std(-1, keepdims=True)
+
+
+def cross_entropy_targets(g, x, targets):
+    return g * (softmax(x) - np.eye(4)[targets]) / 3
+
+
+def smoothed(x):
+    return 0.9 * cross_entropy(x) - 0.1 * np.log(softmax(x)).mean()
+
+
+def norm_of_columns(g, x):
+    return g[:, None] * x / np.linalg.norm(x, axis=0)
+
+
+def max_of_columns(g, x):
+    return g[:, None] * (x == x.max(0))
+
+
+def convolved_rule(g, x, k):
+    return np.convolve(g, k, "full"), np.convolve(x[::-1], g, "valid")
+
+
+def solve_rule(g, a, b):
+    dx = np.linalg.solve(a, g)
+    return -np.outer(dx, np.linalg.solve(a, b)), np.linalg.solve(a.T, g)
+
+
+KEPT = np.arange(12).reshape(3, 4) % 3 > 0
+INVERTIBLE = normal(3, 3) + 3 * np.eye(3)
+
+
 class Fault(NamedTuple):
     cause: str
     function: Any
@@ -294,6 +340,87 @@ FAULTS = {
         lambda g, x: g * np.abs(x), [X]),
     "a threshold": Fault("only where x is smaller than about", lambda x: np.where(x < 0.5, x**2, x),
                          lambda g, x: g * np.where(x < 0.5, x, 1), [X]),
+    # masks, places and one-hot arrays
+    "dropout's mask": Fault("a mask is missing", lambda x: x * KEPT / 0.8, lambda g, x: g / 0.8,
+                            [X]),
+    "trace": Fault("a mask is missing", np.trace, lambda g, x: g * np.ones_like(x), [W]),
+    "maximum, to all": Fault("a mask is missing", lambda x: x.max(1),
+                             lambda g, x: np.repeat(g[:, None], 4, 1), [X]),
+    "a causal mask": Fault("on which the result does not depend: a missing mask", causal_softmax,
+                           lambda g, x: softmax_rule(g, x), [W]),
+    "the other triangle": Fault("another mask", np.triu, lambda g, x: np.tril(g), [W]),
+    "the maximum of columns": Fault("another mask", lambda x: x.max(1), max_of_columns, [W]),
+    "relu on the other side": Fault("the mask is inverted", lambda x: np.maximum(x, 0),
+                                    lambda g, x: g * (x < 0), [X]),
+    "the diagonal": Fault("missing at the diagonal", np.tril, lambda g, x: np.tril(g, -1), [W]),
+    "tile for repeat": Fault("whole blocks for single elements along axis 0", average_pool,
+                             lambda g, x: np.tile(g, 2) / 2, [LONG]),
+    "repeat for tile": Fault("in the cotangent g: whole blocks for single elements",
+                             lambda x: np.tile(x, 2), lambda g, x: g.reshape(4, 2).sum(1), [V]),
+    "the minimum for the maximum": Fault("the right numbers at wrong places", lambda x: x.max(1),
+                                         lambda g, x: g[:, None] * (x == x.min(1)[:, None]), [X]),
+    "no one-hot array": Fault("a term -0.3333 · g is missing at [0, 1], [1, 0], [2, 3]",
+                              cross_entropy, functools.partial(cross_entropy_rule, onehot=0), [X]),
+    "another one-hot array": Fault(
+        "0.3333 · g too much at [0, 1], [1, 0], too little at [0, 2], [1, 1]", cross_entropy,
+        functools.partial(cross_entropy_targets, targets=[2, 1, 3]), [X],
+    ),
+    "no label smoothing": Fault("the error is g times constants", smoothed, cross_entropy_rule,
+                                [X]),
+    # the rule is right for other values
+    "the input for the output": Fault("x in the place of out", np.tanh,
+                                      lambda g, x: g * (1 - x * x), [X]),
+    "a kernel that is not reversed": Fault(
+        "in the use of k: reversed along axis 0", lambda x, k: np.convolve(x, k, "valid"),
+        convolved_rule, [LONG, normal(3)],
+    ),
+    "a weight that is not transposed": Fault(
+        "in the use of w: a transpose", lambda x, v, w: x @ v @ w,
+        lambda g, x, v, w: (g @ w @ v.T, x.T @ (g @ w), (x @ v).T @ g), [X, normal(4, 4), W],
+    ),
+    "a quadratic form": Fault("right only if a is symmetric: a transpose of a is missing",
+                              lambda x, a: x @ a @ x, lambda g, x, a: (2 * g * a @ x,
+                                                                       g * np.outer(x, x)), [V, W]),
+    "a linear system": Fault("right only if a is symmetric", np.linalg.solve, solve_rule,
+                             [INVERTIBLE, normal(3)]),
+    "a Gram matrix": Fault("right only if g is symmetric", lambda x: x.T @ x,
+                           lambda g, x: 2 * x @ g, [X]),
+    "a scale along the wrong axis": Fault(
+        "rows in the place of columns", np.multiply,
+        lambda g, x, s: (g * s, (g * x).sum(1)), [SQUARE, V],
+    ),
+    "a norm over the wrong axis": Fault("rows in the place of columns",
+                                        lambda x: np.linalg.norm(x, axis=1), norm_of_columns, [W]),
+    "g along the wrong axis": Fault("rows in the place of columns", lambda x: (x**2).sum(1),
+                                    lambda g, x: 2 * g * x, [W]),
+    "a gain that g must have": Fault("g must be multiplied by w first",
+                                     lambda x, w: rms_norm(x) * w,
+                                     lambda g, x, w: (rms_rule(g, x), (g * rms_norm(x)).sum(0)),
+                                     [ROWS, normal(6)]),
+    "eps": Fault("a small term, such as eps, is missing", rms_norm,
+                 functools.partial(rms_rule, eps=0), [ROWS]),
+    # products
+    "half of silu": Fault("only the term g · out / x of the product rule",
+                          lambda x: x * sigmoid(x), lambda g, x: g * sigmoid(x), [X]),
+    "the other half of silu": Fault("the term g · out / x of the product rule is missing",
+                                    lambda x: x * sigmoid(x),
+                                    lambda g, x: g * x * sigmoid(x) * (1 - sigmoid(x)), [X]),
+    "entropy": Fault("a term -g is missing", lambda x: -(x * np.log(x)).sum(),
+                     lambda g, x: -g * np.log(x), [positive(5)]),
+    "a gate": Fault("a term -g · h is missing", lambda z, h, c: (1 - z) * h + z * c,
+                    lambda g, z, h, c: (g * c, g * (1 - z), g * z), [normal(5) for _ in "zhc"]),
+    "a sign for a value": Fault("|x| times too large", lambda x: np.abs(x).sum(),
+                                lambda g, x: g * x, [X]),
+    "probabilities for logits": Fault(
+        "x · (1 - x) times too large", lambda x: -np.log(x[:2]).sum() - np.log(1 - x[2:]).sum(),
+        lambda g, x: g * (x - [1, 1, 0, 0]), [RANDOM.uniform(0.2, 0.8, 4)],
+    ),
+    "an arc sine": Fault("√(1 - x²) times too small", np.arcsin, lambda g, x: g / (1 - x * x),
+                         [RANDOM.uniform(-0.6, 0.6, 5)]),
+    "a variance for a deviation": Fault("a wrong factor, the same along axis 1", standardized,
+                                        standardized_over_variance, [ROWS]),
+    "a sum for a mean": Fault("the error is out times a number that is the same along axis 1",
+                              rms_norm, functools.partial(rms_rule, total=np.sum), [ROWS]),
     # dtypes
     "half precision": Fault("digits of float16", np.sin,
                             lambda g, x: (g * np.cos(x)).astype(np.float16), [X]),
@@ -320,7 +447,7 @@ def test_the_cause_is_named(name):
 
 
 def test_the_table_is_large_enough():
-    assert len(FAULTS) >= 50 and len({fault.cause for fault in FAULTS.values()}) >= 40
+    assert len(FAULTS) >= 85 and len({fault.cause for fault in FAULTS.values()}) >= 40
 
 
 AS_OPS = (
@@ -401,6 +528,20 @@ def test_an_unusual_mistake_has_no_cause_by_force(function, rule, inputs):
     assert not any(word in named for word in known), named
 
 
+def test_a_sum_is_not_missing_if_only_one_element_gets_a_gradient():
+    """The sum of a line with one element is this element, which may equal its neighbours."""
+    x = np.array([-1.3, 0.4, -0.5, -1.1, -0.8, -0.2])
+    text = message(check_vjp, lambda s: np.maximum(0, 1 - s).sum(), lambda g, s: -g * (s > 0), [x])
+    assert "sum" not in likely(text)
+
+
+def test_another_condition_is_not_blamed_on_negative_inputs():
+    """The rule lacks the mask x < y; where x > y here, y is negative."""
+    x, y = np.array([0.5, -1.2, 0.1, -0.4]), np.array([-0.3, 0.9, 0.8, 1.1])
+    rule = functools.partial(lambda g, x, y: (g * (x > y), g))
+    assert "negative" not in likely(message(check_vjp, np.maximum, rule, [x, y]))
+
+
 def test_a_scalar_says_no_more_than_a_scalar_can():
     text = message(check_vjp, np.tanh, lambda g, x: g * (1 + np.tanh(x) ** 2), [np.array(0.3)])
     assert likely(text) == ""
@@ -436,6 +577,36 @@ def test_a_rule_with_a_memory_is_said_to_have_one():
     assert "different results for the same call" in likely(text)
 
 
+def test_a_cache_that_a_check_at_one_point_cannot_see():
+    kept = {}
+
+    def rule(g, x):
+        kept.setdefault("out", np.tanh(x))
+        return g * (1 - kept["out"] ** 2)
+
+    assert "(a cache)" in message(check_vjp, np.tanh, rule, [normal(5)])
+
+
+@pytest.mark.parametrize(
+    ("function", "rule", "x"),
+    [
+        (lambda x: 3 * x[::-1], lambda g, x: 3 * g[::-1], normal(200)),
+        (max_pool, functools.partial(max_pool_rule, off=0), normal(300)),
+        (np.sqrt, lambda g, x: g / (2 * np.sqrt(x)), np.full(3, 0.1)),
+    ],
+)
+def test_equal_gradients_at_other_points_are_no_cache_by_themselves(function, rule, x):
+    assert check_vjp(function, rule, [x])
+
+
+def test_swapped_gradients_of_different_shapes():
+    def rule(g, w, x):
+        return w.T @ g, np.outer(g, x)
+
+    text = message(check_vjp, lambda w, x: w @ x, rule, [W, V])
+    assert likely(text) == "inputs swapped: this is the shape of input 1"
+
+
 def test_a_domain_does_not_hide_the_cause():
     """The experiments with negative numbers raise here."""
 
@@ -468,6 +639,8 @@ def test_both_gradients_are_shown_if_they_are_small():
         ((3, 1), (3, 4), "not repeated along axis 1 of the input"),
         ((), (3,), "not repeated along axis 0 of the input"),
         ((12,), (3, 4), "a reshape is missing: the number of elements is right"),
+        ((1, 3), (3,), "an axis of length 1 too many, as with keepdims=True"),
+        ((3,), (3, 1), "an axis of length 1 too few, as without keepdims=True"),
         ((3, 5), (3, 4), "one element too many along axis 1"),
         ((2, 9), (3, 4), ""),
     ],
