@@ -28,6 +28,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "npgpt"
 html_show_sourcelink = False
+html_extra_path = ["generated/pages"]  # what make_gallery.py writes, published as it is
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
 autodoc_member_order = "bysource"
@@ -35,7 +36,7 @@ autodoc_typehints = "none"  # numpydoc's sections say types, and shapes
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
-# ---- pages that are made from other files: the lessons, and the examples with what they print
+# ---- what is made from other files: the lessons, the examples with what they print, the gallery
 
 ARGUMENTS = {
     "02_train_and_generate": ["--steps", "300"],
@@ -97,4 +98,5 @@ def setup(app: Sphinx) -> None:
     show_ops_as_functions()
     write_lessons()
     write_examples()
+    subprocess.run([sys.executable, str(DOCS / "make_gallery.py")], check=True)
     app.connect("source-read", link_lessons)
