@@ -12,23 +12,12 @@ from numpy import ndarray
 from autograd.escape import brief, shown, shown_text
 from autograd.formula import FormulaError
 from autograd.page.arrays import Arrays
+from autograd.page.graph import draw_graph
 from autograd.page.terms import write_terms
 from autograd.stepper.axes import Axis, Coordinate, find_owners
-from autograd.stepper.draw import (
-    BOX,
-    LAYER,
-    MOST,
-    Box,
-    arrange,
-    depth_of_modules,
-    make_boxes,
-    read_recording,
-)
 from autograd.stepper.record import Call
 from autograd.stepper.steps import Step, as_tuple
 from autograd.stepper.trace import Trace
-
-LARGEST_GRAPH = 1500  # boxes: a graph with more is shown with its modules closed
 
 
 def collect(
@@ -111,7 +100,7 @@ def collect(
         "calls": entries,
         "steps": steps_of_page,
         "files": lines.files,
-        "graphs": [_graph(layers) for layers in _layouts(trace)],
+        "graph": draw_graph(trace),
         "arrays": arrays.entries(),
         "texts": [[list(names), texts] for names, texts in recording.texts.items()],
     }
@@ -213,51 +202,3 @@ class _Lines:
                 text = [shown_text(line.rstrip("\r\n")) for line in lines]
                 self.files.append({"name": shown(Path(path).name), "lines": text})
         return self._known[path], int(line)
-
-
-def _layouts(trace: Trace) -> list[list[list[Box]]]:
-    """Return the graph with its modules closed, then opened level by level."""
-    nodes = read_recording(trace.recording, trace.start)
-    levels = range(1, depth_of_modules(trace.recording, trace.start))
-    made = [make_boxes(nodes, trace.start, depth) for depth in (*levels, None)]
-    small = [boxes for boxes in made if len(boxes) <= LARGEST_GRAPH] or made[:1]
-    before = [0, *map(len, small)]
-    return [arrange(boxes) for boxes, n in zip(small, before, strict=False) if len(boxes) > n]
-
-
-def _graph(layers: list[list[Box]]) -> dict[str, Any]:
-    """Return the places of boxes, and the lines between them."""
-    boxes = [box for layer in layers for box in layer]
-    left = min(box.x - box.width / 2 for box in boxes)
-    found = {id(box): i for i, box in enumerate(box for box in boxes if box.kind)}
-    lines = []
-    for box in boxes:
-        for first in box.inputs if box.kind else ():
-            points, at = [(box.x, box.layer)], first
-            while not at.kind:  # an invisible box, which the line passes
-                points.append((at.x, at.layer))
-                at = at.inputs[0]
-            points.append((at.x, at.layer))
-            whole = [[round(x - left, 1), y * (BOX + LAYER)] for x, y in reversed(points)]
-            lines.append([found[id(at)], found[id(box)], whole])
-    return {
-        "width": round(max(box.x + box.width / 2 for box in boxes) - left, 1),
-        "height": len(layers) * (BOX + LAYER),
-        "box": BOX,
-        "small": len(found) <= MOST,
-        "boxes": [
-            {
-                "x": round(box.x - left, 1),
-                "y": box.layer * (BOX + LAYER),
-                "width": round(box.width, 1),
-                "kind": box.kind,
-                "label": shown(box.label),
-                "detail": shown(box.detail),
-                "title": shown(box.title),
-                "numbers": box.numbers,
-            }
-            for box in boxes
-            if box.kind
-        ],
-        "lines": lines,
-    }

@@ -19,6 +19,7 @@ from autograd.tensor import Tensor
 MOST = 60  # boxes: in the picture of a larger tape, a module is one box
 CHARACTER, BOX, GAP, LAYER, MARGIN = 7.0, 40, 18, 30, 12  # widths and heights, in pixels
 LONGEST = 34  # characters of a label
+LEAF, LONG = 0.1, 1e3  # weights: leaves give way, and a long edge, as of a residual, is straight
 ROUNDS = 8  # how often the boxes of all layers are reordered
 
 STYLE = """
@@ -82,11 +83,13 @@ class Box:
     x: float = 0.0
     title: str = ""
     numbers: list[int] = field(default_factory=list)  # of the values that the box stands for
+    room: int = 0  # characters that a page writes behind the detail
+    weight: float = 1.0  # how much its neighbours follow it, when `arrange` places boxes
 
     @property
     def width(self) -> float:
         """In pixels; for the longer of the two texts."""
-        longest = max(len(self.label), len(self.detail))
+        longest = max(len(self.label), len(self.detail) + self.room)
         return longest * CHARACTER + 20 if self.kind else 2.0
 
 
@@ -304,6 +307,7 @@ def arrange(boxes: list[Box]) -> list[list[Box]]:
     move without changing their order, which straightens the edges.
     """
     for box in boxes:
+        box.weight = LEAF if box.kind == "leaf" else 1.0
         box.inputs = list(dict.fromkeys(box.inputs))
         box.layer = max((x.layer + 1 for x in box.inputs), default=0)
     readers: dict[int, list[Box]] = {id(box): [] for box in boxes}
@@ -342,18 +346,19 @@ def arrange(boxes: list[Box]) -> list[list[Box]]:
 
 def _through(x: Box, layer: int, layers: list[list[Box]]) -> Box:
     """Return the box in the layer above from which an edge comes: x, or an invisible one."""
+    weight = LEAF if x.kind == "leaf" else LONG
     for between in range(x.layer + 1, layer):
         passing = next((p for p in layers[between] if not p.kind and p.inputs == [x]), None)
         if passing is None:
-            passing = Box(inputs=[x], layer=between)
+            passing = Box(inputs=[x], layer=between, weight=weight)
             layers[between].append(passing)
         x = passing
     return x
 
 
 def _mean(boxes: list[Box], otherwise: float) -> float:
-    """Return the mean place of boxes. Leaves have a small weight, so that chains are straight."""
-    weights = [0.1 if box.kind == "leaf" else 1.0 for box in boxes]
+    """Return the mean place of boxes, by their weights."""
+    weights = [box.weight for box in boxes]
     places = [box.x for box in boxes]
     return sum(map(mul, weights, places)) / sum(weights) if boxes else otherwise
 
@@ -367,8 +372,7 @@ def _place(layer: list[Box], wish: dict[int, float]) -> None:
     groups: list[Any] = []  # of boxes that touch: the boxes, where they begin, weight, width
     for box in layer:
         width = box.width + GAP
-        weight = 0.1 if box.kind == "leaf" else 1.0
-        groups.append([[box], wish.get(id(box), 0.0) - width / 2, weight, width])
+        groups.append([[box], wish.get(id(box), 0.0) - width / 2, box.weight, width])
         while len(groups) > 1 and groups[-2][1] + groups[-2][3] > groups[-1][1]:
             boxes, begin, weight, width = groups.pop()
             first = groups[-1]

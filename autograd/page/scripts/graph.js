@@ -1,59 +1,178 @@
-// The middle: the graph.
+// The middle: the graph. Each module is one box, which unfolds to the picture of its inside.
+
+const MOST_BOXES = 60; // that are shown at first
+const [EDGE, HEAD, PORT] = [12, 26, 14]; // of an open module: the room around its inside, and above; of a port
 
 const graph = h("section", { id: "graph", "aria-label": "graph" });
 let drawn = null; // of the graph on the page: its boxes, its lines, and where each value is
 
-function drawGraph() {
-  const { width, height, box, boxes, lines } = data.graphs[state.level];
-  const margin = 14;
-  const picture = svg("svg", {
-    width: width + 2 * margin, height: height + margin, role: "group",
-    viewBox: `${-margin} ${-margin} ${width + 2 * margin} ${height + margin}`,
+// ---- places: from those of each picture, and the sizes of what is open in it
+
+/** Return a picture with the places of its boxes in pixels. An open box pushes the others aside:
+ *  those of the layers below it down, and those beside its middle to the left and to the right. */
+function placed(picture, depth = 0) {
+  const boxes = picture.boxes.map((box) => {
+    const inner = box.inside && state.opened.has(box.title) ? placed(box.inside, depth + 1) : null;
+    const wide = inner ? Math.max(box.width, inner.width + 2 * EDGE) : box.width;
+    const own = box.kind === "port" ? PORT : data.graph.box;
+    return { ...box, inner, depth, wide, high: inner ? inner.height + HEAD + EDGE : own };
   });
-  drawn = { boxes: [], lines: [], of: new Map() };
-  boxes.forEach((b, i) => b.numbers.forEach((n) => drawn.of.set(String(n), i)));
-  for (const [from, to, points] of lines) {
-    const [x0, y0] = points[0];
-    let path = `M${x0} ${y0 + box}`;
-    points.slice(1).forEach(([x, y], i) => {
-      const [px, py] = [points[i][0], points[i][1] + box];
-      const bend = (y - py) / 2;
-      path += ` C${px} ${py + bend} ${x} ${y - bend} ${x} ${y}`;
-      if (i < points.length - 2) path += ` V${y + box}`;
-    });
-    const line = svg("path", { d: path, class: "line" });
-    picture.append(line);
-    drawn.lines.push({ line, from, to });
+  const heights = Array(picture.layers).fill(0);
+  const extra = new Map(); // by the middle of open boxes: half of what they need beyond their width
+  for (const { layer, high, inner, x, wide, width } of boxes) {
+    heights[layer] = Math.max(heights[layer], high);
+    if (inner) extra.set(x, Math.max(extra.get(x) ?? 0, (wide - width) / 2));
   }
-  boxes.forEach((b, i) => {
-    const left = b.x - b.width / 2;
-    const group = svg("g", { class: `box ${b.kind}`, tabindex: 0, role: "button", "aria-label": `${b.title} ${b.detail}` },
-      svg("title", {}, b.title),
-      svg("rect", { x: left, y: b.y, width: b.width, height: box, rx: b.kind === "leaf" ? 18 : 5 }),
-      svg("text", { x: b.x, y: b.y + 17 }, b.label),
-      svg("text", { x: b.x, y: b.y + 32, class: "shape" }, b.detail));
-    group.addEventListener("click", () => choose(i));
-    group.addEventListener("keydown", (event) => event.key === "Enter" && choose(i));
-    picture.append(group);
-    drawn.boxes.push(group);
-  });
-  const depth = data.graphs.length < 2 ? null : h("p", {},
-    h("button", { onclick: () => unfold(-1), disabled: state.level === 0, title: "o" }, "close modules"), " ",
-    h("button", { onclick: () => unfold(1), disabled: state.level === data.graphs.length - 1, title: "i" }, "open modules"));
-  fill(graph, h("h2", {}, "graph"), depth, h("div", { class: "scroll" }, picture));
+  const tops = [0];
+  for (const high of heights) tops.push(tops.at(-1) + high + data.graph.gap);
+  const aside = (x) => [...extra].reduce((at, [middle, by]) => at + by * Math.sign(x - middle), x);
+  for (const box of boxes) Object.assign(box, { x: aside(box.x), y: tops[box.layer] });
+  const passed = picture.lines.flatMap(([, , points]) => points.map(([x]) => aside(x)));
+  const left = [...boxes.map(({ x, wide }) => x - wide / 2), ...passed].reduce((a, b) => Math.min(a, b));
+  const right = [...boxes.map(({ x, wide }) => x + wide / 2), ...passed].reduce((a, b) => Math.max(a, b));
+  for (const box of boxes) box.x -= left;
+  const lines = picture.lines.map(([from, to, points]) => ({
+    from: boxes[from], to: boxes[to], points: points.map(([x, layer]) => [aside(x) - left, tops[layer], tops[layer] + heights[layer]]),
+  }));
+  return { boxes, lines, width: right - left, height: tops.at(-1) - data.graph.gap };
 }
 
+// ---- drawing
+
+/** Return the path of a line: curves between layers, and straight through the layers that it passes. */
+function pathOf({ from, to, points }) {
+  let [x, y] = [points[0][0], from.y + from.high];
+  let path = `M${x} ${y}`;
+  points.slice(1).forEach(([nextX, top, bottom], i) => {
+    const isLast = i === points.length - 2;
+    const end = isLast ? to.y : top;
+    const bend = (end - y) / 2;
+    path += x === nextX ? ` V${end}` : ` C${x} ${y + bend} ${nextX} ${end - bend} ${nextX} ${end}`;
+    [x, y] = [nextX, bottom];
+    if (!isLast) path += ` V${bottom}`;
+  });
+  return path;
+}
+
+/** Draw a picture, with what is open in it, at a place in the whole. */
+function drawPicture(picture, left, top) {
+  const index = new Map(picture.boxes.map((box) => [box, new Set(box.numbers.map(String))]));
+  const lines = picture.lines.map((line) => {
+    const path = svg("path", { d: pathOf(line), class: "line" });
+    drawn.lines.push({ path, from: index.get(line.from), to: index.get(line.to) });
+    return path;
+  });
+  return svg("g", { transform: `translate(${left} ${top})` }, lines, picture.boxes.map(drawBox));
+}
+
+function drawBox(box) {
+  const { x, y, wide, high, inner, kind, label, detail, title, numbers } = box;
+  if (kind === "port") return svg("text", { x, y: y + high - 3, class: "shape port" }, label || "▾");
+  if (!inner) numbers.forEach((n) => drawn.of.set(String(n), drawn.boxes.length));
+  const name = inner ? svg("text", { x: x - wide / 2 + 10, y: y + 17, class: "name" }, title.split(".").slice(-2).join("."))
+    : svg("text", { x, y: y + 17 }, label);
+  const shape = svg("text", { x, y: y + 32, class: "shape" }, detail);
+  const group = svg("g", { class: `box ${kind}${inner ? " open" : ""}`, tabindex: 0, role: "button", "aria-label": `${title} ${detail}`,
+    onclick: () => choose(box), onkeydown: (event) => event.key === "Enter" && choose(box) },
+    svg("title", {}, title),
+    svg("rect", { x: x - wide / 2, y, width: wide, height: high, rx: kind === "leaf" ? 18 : 5 }), name, inner ? [] : shape);
+  drawn.boxes.push({ group, box, shape });
+  if (kind !== "module") return group;
+  return svg("g", {}, group, inner && [drawJoints(box), drawPicture(inner, x - inner.width / 2, y + HEAD)], foldButton(box));
+}
+
+/** Return the lines from the upper end of an open module to its ports, and from the last to the lower end. */
+function drawJoints({ x, y, high, inner }) {
+  const left = x - inner.width / 2;
+  return inner.boxes.filter(({ kind }) => kind === "port").map((port) => {
+    const [inside, end] = [y + HEAD + port.y + (port.label ? 0 : port.high), port.label ? y : y + high];
+    const bend = (inside - end) / 2;
+    return svg("path", { class: "joint", d: `M${x} ${end} C${x} ${end + bend} ${left + port.x} ${inside - bend} ${left + port.x} ${inside}` });
+  });
+}
+
+/** Return what opens or closes a module, at the corner of its box. */
+function foldButton({ x, y, wide, inner, title }) {
+  const find = () => [...graph.querySelectorAll(".fold")].find((button) => button.dataset.title === title);
+  const fold = () => {
+    const before = find().getBoundingClientRect();
+    if (!state.opened.delete(title)) state.opened.add(title);
+    drawGraph();
+    showGraph();
+    const after = find().getBoundingClientRect(); // the button stays where it was in the window
+    graph.scrollBy(after.left - before.left, after.top - before.top);
+    find().focus({ preventScroll: true });
+  };
+  const [middle, high] = [x + wide / 2 - 11, y + 11];
+  return svg("g", { class: "fold", role: "button", tabindex: 0, "data-title": title, "aria-expanded": String(Boolean(inner)),
+    "aria-label": `${inner ? "close" : "open"} ${title}`, onclick: fold, onkeydown: (event) => event.key === "Enter" && fold() },
+    svg("title", {}, `${inner ? "close" : "open"} ${title}`),
+    svg("circle", { cx: middle, cy: high, r: 8 }), svg("text", { x: middle, y: high + 4 }, inner ? "−" : "+"));
+}
+
+function drawGraph() {
+  const margin = 14;
+  const whole = placed(data.graph);
+  drawn = { boxes: [], lines: [], of: new Map(), closed: whole.boxes.some(({ inside }) => inside) };
+  const picture = svg("svg", {
+    width: whole.width + 2 * margin, height: whole.height + 2 * margin, role: "group",
+    viewBox: `${-margin} ${-margin} ${whole.width + 2 * margin} ${whole.height + 2 * margin}`,
+  }, drawPicture(whole, 0, 0));
+  drawn.flows = findFlows();
+  const folds = !drawn.closed ? null : h("p", {},
+    h("button", { onclick: () => unfold(-1), disabled: !state.opened.size, title: "o" }, "close modules"), " ",
+    h("button", { onclick: () => unfold(1), disabled: !closedBoxes().length, title: "i" }, "open modules"));
+  fill(graph, h("h2", {}, "graph"), folds, picture);
+}
+
+/** Return which lines show what a step sends along each of its edges. */
+function findFlows() {
+  const leaving = new Map(); // by value: the lines that leave a box of it
+  for (const line of drawn.lines)
+    for (const n of line.from) leaving.set(n, [...(leaving.get(n) ?? []), line]);
+  return data.steps.map(({ call, edges }) => {
+    const results = data.calls[call].results.map(String);
+    return edges.map(([, parent, key]) => {
+      const found = (leaving.get(String(parent)) ?? []).filter(({ from, to }) => results.some((n) => to.has(n) && !from.has(n)));
+      return { lines: found, norm: Number(data.arrays[key].norm) };
+    });
+  });
+}
+
+// ---- opening and closing
+
+/** Return the closed modules of several ops. */
+const closedBoxes = () => drawn.boxes.filter(({ box }) => hasSeveral(box) && !box.inner).map(({ box }) => box);
+const hasSeveral = (box) => box.inside && box.numbers.length > 1;
+
+/** Open the modules that lie least deep of those that are closed, or close the deepest open ones. */
 function unfold(by) {
-  const level = state.level + by;
-  if (level < 0 || level >= data.graphs.length) return;
-  state.level = level;
+  const open = drawn.boxes.filter(({ box }) => box.inner).map(({ box }) => box);
+  const found = by > 0 ? closedBoxes() : open;
+  if (!found.length) return;
+  const depth = (by > 0 ? Math.min : Math.max)(...found.map((box) => box.depth));
+  for (const box of found.filter((b) => b.depth === depth)) state.opened[by > 0 ? "add" : "delete"](box.title);
   drawGraph();
   showGraph();
 }
 
+/** Open modules, level by level, as long as few boxes are shown. */
+function openSome() {
+  const count = ({ boxes }) => boxes.reduce((n, { inner }) => n + (inner ? count(inner) : 1), 0);
+  const levels = (picture, depth = 0) => picture.boxes.flatMap((box) => (hasSeveral(box) ? [[box.title, depth], ...levels(box.inside, depth + 1)] : []));
+  const all = levels(data.graph);
+  for (let depth = 0; all.some(([, of]) => of === depth); depth++) {
+    const before = new Set(state.opened);
+    all.forEach(([title, of]) => of === depth && state.opened.add(title));
+    if (count(placed(data.graph)) > MOST_BOXES) {
+      state.opened = before;
+      return;
+    }
+  }
+}
+
 /** Go to the moment of a box: to its step if the pass has come back, else to its call. */
-function choose(i) {
-  const { numbers } = data.graphs[state.level].boxes[i];
+function choose({ numbers }) {
   const made = numbers.filter((n) => makers.has(String(n)));
   if (!made.length) return open(state.at < N_FORWARD || data.values[numbers[0]].cotangent < 0 ? value(numbers[0]) : cotangent(numbers[0]));
   const [call] = makers.get(String(made[made.length - 1]));
@@ -61,28 +180,43 @@ function choose(i) {
   go(state.at >= N_FORWARD && step >= 0 ? N_FORWARD + step : call);
 }
 
+// ---- the moment
+
 function showGraph() {
   const { call, step } = moment(state.at);
   const here = drawn.of.get(String(data.calls[call].results[0]));
   const began = new Set(data.calls.slice(0, state.at + 1).flatMap((c) => c.results.map((n) => drawn.of.get(String(n)))));
-  drawn.boxes.forEach((box, i) => {
-    box.classList.toggle("here", i === here);
-    box.classList.toggle("ahead", state.at < N_FORWARD && !began.has(i) && data.graphs[state.level].boxes[i].kind !== "leaf");
+  drawn.boxes.forEach(({ group, box }, i) => {
+    group.classList.toggle("here", i === here);
+    group.classList.toggle("ahead", state.at < N_FORWARD && !began.has(i) && box.kind !== "leaf" && !box.inner);
   });
-  const flows = new Map(); // from box to box: the norm of what has been sent
-  if (step !== null) data.steps.slice(0, step + 1).forEach(({ call: at, edges }) => {
-    const to = drawn.of.get(String(data.calls[at].results[0]));
-    for (const [, parent, key] of edges) {
-      const from = `${drawn.of.get(String(parent))} ${to}`;
-      flows.set(from, Math.hypot(flows.get(from) || 0, Number(data.arrays[key].norm)));
-    }
-  });
-  const most = Math.max(...[...flows.values()].filter(Number.isFinite), 1e-300);
-  for (const { line, from, to } of drawn.lines) {
-    const norm = flows.get(`${from} ${to}`);
-    line.setAttribute("class", norm === undefined ? "line" : !Number.isFinite(norm) ? "line nonfinite" : norm === 0 ? "line zero" : "line flow");
-    const wide = norm > 0 && Number.isFinite(norm) ? Math.max(1.5, 7 + 1.2 * Math.log10(norm / most)) : 1.5;
-    line.style.strokeWidth = norm === undefined ? "" : `${wide}px`;
+  showNorms(step !== null);
+  showFlows(step);
+  drawn.boxes[here]?.group.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+
+/** Write the norm of what each closed module returns, or in the backward pass of its cotangent. */
+function showNorms(backward) {
+  if (drawn.backward === backward) return;
+  drawn.backward = backward;
+  for (const { box, shape } of drawn.boxes) {
+    if (box.kind !== "module" || box.inner) continue;
+    const { array, cotangent } = data.values[box.numbers.at(-1)];
+    const key = backward ? cotangent : array;
+    shape.textContent = key < 0 ? box.detail : `${box.detail}, norm ${short(Number(data.arrays[key].norm))}`;
   }
-  drawn.boxes[here]?.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+
+/** Make each line as wide as the norm of what has been sent along it. */
+function showFlows(step) {
+  const flows = new Map(); // of lines: the norm of what has been sent
+  if (step !== null) drawn.flows.slice(0, step + 1).flat().forEach(({ lines, norm }) =>
+    lines.forEach((line) => flows.set(line, Math.hypot(flows.get(line) || 0, norm))));
+  const most = Math.max(...[...flows.values()].filter(Number.isFinite), 1e-300);
+  for (const line of drawn.lines) {
+    const norm = flows.get(line);
+    line.path.setAttribute("class", norm === undefined ? "line" : !Number.isFinite(norm) ? "line nonfinite" : norm === 0 ? "line zero" : "line flow");
+    const wide = norm > 0 && Number.isFinite(norm) ? Math.max(1.5, 7 + 1.2 * Math.log10(norm / most)) : 1.5;
+    line.path.style.strokeWidth = norm === undefined ? "" : `${wide}px`;
+  }
 }

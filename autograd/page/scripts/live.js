@@ -71,7 +71,6 @@ function adopt(contents) {
   const moved = old.calls.length !== data.calls.length || old.steps.length !== data.steps.length;
   if (state.target && (moved && !("n" in state.target) || !exists(state.target))) state.target = state.flat = null;
   state.at = Math.min(state.at, N - 1);
-  state.level = Math.min(state.level, data.graphs.length - 1);
   redraw();
   show();
   if (focused) document.getElementById(focused)?.focus();

@@ -31,6 +31,6 @@ document.body.append(
   h("main", {}, source, graph, inspector),
   h("footer", {}, controls, scrubber),
 );
-state.level = Math.max(0, data.graphs.findLastIndex((g) => g.small));
+openSome();
 redraw();
 restore();

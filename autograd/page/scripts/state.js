@@ -4,7 +4,7 @@
 // page does not hold.
 const hooks = { change: () => [], fetch: () => {} };
 
-const state = { at: 0, target: null, flat: null, level: 0, slice: {}, zoom: {}, hidden: false };
+const state = { at: 0, target: null, flat: null, opened: new Set(), slice: {}, zoom: {}, hidden: false };
 
 /** Return the call of a moment, and its step if the moment is one of the backward pass. */
 function moment(at) {

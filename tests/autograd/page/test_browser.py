@@ -248,6 +248,41 @@ def test_the_scrubber_and_the_keys_go_through_the_pass(browser, tmp_path):
         assert "backward, tanh" in page.inner_text("#inspector h2")
 
 
+def test_modules_unfold_in_place(browser, tmp_path):
+    """One by one, with what flows into and out of each; a folded module says its norm."""
+    found, model, _ = reading()
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        for _ in range(9):
+            page.keyboard.press("o")
+        folded = page.locator("svg .box").count()
+        module = page.locator("svg .box.module", has_text="transformer")
+        cotangent = found.cotangent_of(max(c.number for c in found.recording.calls.values()
+                                           if c.scope.startswith("transformer")))  # fmt: skip
+        norm = float(module.locator(".shape").text_content().split("norm ")[1])
+        assert np.isclose(norm, np.linalg.norm(cotangent), rtol=1e-3)
+        page.click('[aria-label="open transformer"]')
+        before = page.locator('[aria-label="open transformer.h.0"]').bounding_box()
+        page.click('[aria-label="open transformer.h.0"]')
+        after = page.locator('[aria-label="close transformer.h.0"]').bounding_box()
+        assert (after["x"], after["y"]) == pytest.approx((before["x"], before["y"]), abs=2)
+        assert page.evaluate("document.activeElement.dataset.title") == "transformer.h.0"
+        page.click('[aria-label="open transformer.h.0.ln_1"]')
+        assert page.locator("svg .box.leaf", has_text="weight").count() > 1
+        page.keyboard.press("Enter")  # the button has the focus
+        assert page.locator('[aria-label="open transformer.h.0.ln_1"]').count() == 1
+        page.focus("#scrubber")
+        page.keyboard.press("End")
+        assert page.locator("path.line").count() == page.locator("path.flow").count() > 15
+        page.locator("svg .box.module", has_text="ln_2").click()
+        assert "backward, layer_norm" in page.inner_text("#inspector h2")
+        for _ in range(9):
+            page.keyboard.press("o")
+        assert page.locator("svg .box").count() == folded
+        page.keyboard.press("i")
+        assert page.locator('[aria-label="close transformer"]').count() == 1
+
+
 def test_a_link_leads_to_a_step_and_an_element(browser, tmp_path):
     found, _ = two_layers()
     write_page(found, tmp_path / "page.html")

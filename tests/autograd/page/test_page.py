@@ -99,18 +99,38 @@ def test_arrays_of_every_kind(x):
         assert contents(make_page(squares(x)))["steps"]
 
 
-def test_a_graph_opens_level_by_level():
+def test_a_module_holds_the_picture_of_its_inside():
     from npgpt import GPT, GPTConfig
 
     model = GPT(GPTConfig(vocab_size=9, n_positions=4, n_embd=6, n_layer=2, n_head=2)).eval()
     with autograd.record():
         _, loss = model(np.array([[1, 2, 3]]), targets=np.array([[2, 3, 4]]))
     data = collect(trace(loss))
-    sizes = [len(graph["boxes"]) for graph in data["graphs"]]
-    assert len(sizes) > 1 and sizes == sorted(set(sizes))
     made = {n for call in data["calls"] for n in call["results"]}
-    for graph in data["graphs"]:
-        assert made <= {n for box in graph["boxes"] for n in box["numbers"]}
+    numbers = {n for box in data["graph"]["boxes"] for n in box["numbers"]}
+    assert numbers >= made and len(data["graph"]["boxes"]) < 9
+    found = {}
+
+    def visit(picture):
+        for box in picture["boxes"]:
+            if inside := box.get("inside"):
+                found[box["title"]] = box, inside
+                within = [b for b in inside["boxes"] if b["kind"] in ("op", "module")]
+                assert sorted(n for b in within for n in b["numbers"]) == sorted(box["numbers"])
+                visit(inside)
+
+    visit(data["graph"])
+    assert found["transformer.h"][0]["label"] == "h: 2 blocks"
+    block, inside = found["transformer.h.1"]
+    assert block["label"] == "h.1"
+    ends = {"x = add", ""}  # the residual line, from the block before to what reads the block
+    line = [b["x"] for b in inside["boxes"] if b["label"] in ends and b["kind"] in ("op", "port")]
+    assert len(line) == 4 and max(line) - min(line) < 0.5
+    passing = [points for _, _, points in inside["lines"] if len(points) > 2]
+    assert len(passing) == 2  # beside the attention, and beside the MLP
+    assert all(abs(x - line[0]) < 0.5 for points in passing for x, _ in points)
+    _, norm = found["transformer.h.1.ln_1"]
+    assert {b["label"] for b in norm["boxes"] if b["kind"] == "leaf"} == {"weight", "bias"}
 
 
 def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys):
