@@ -1,4 +1,4 @@
-"""The graph of a page: a picture of the inside of each module, so that each unfolds in its place."""
+"""The graph of a page: each module holds the picture of its inside, and so unfolds in its place."""
 
 from __future__ import annotations
 
