@@ -57,25 +57,34 @@ def _entry(x: ndarray, limit: int) -> dict[str, Any]:
         kept[longest] = -(-kept[longest] // 2)
     corner = readable(x[tuple(map(slice, kept))])
     flat = x.ravel()
-    with np.errstate(all="ignore"):
-        norm = math.sqrt(sum(_squares(flat[i : i + BLOCK]) for i in range(0, flat.size, BLOCK)))
     entry: dict[str, Any] = {
         "shape": list(x.shape),
         "type": corner.dtype.str[1:],
         "data": base64.b64encode(np.ascontiguousarray(corner).tobytes()).decode(),
-        "largest": _largest(flat),
-        "norm": number(norm),
-        "zeros": flat.size - int(np.count_nonzero(flat)),
-        "nonfinite": 0 if math.isfinite(norm) else int((~np.isfinite(flat)).sum()),
+        **_summary(flat),
     }
     if kept != list(x.shape):
         entry["kept"] = kept
     return entry
 
 
-def _squares(part: ndarray) -> float:
-    part = part.astype(float)
-    return float(np.vdot(part, part))
+def _summary(flat: ndarray) -> dict[str, Any]:
+    """Return the norm of an array without axes, its largest elements, and how many are zeros."""
+    squares, zeros, peaks = 0.0, flat.size, []
+    for begin in range(0, flat.size, BLOCK):  # a block stays in the processor's cache
+        part = flat[begin : begin + BLOCK]
+        wide = part.astype(float)
+        with np.errstate(all="ignore"):
+            squares += float(np.einsum("i,i->", wide, wide))  # BLAS would start its threads
+        zeros -= int(np.count_nonzero(part))
+        peaks.append(_sizes(part).max())
+    norm = math.sqrt(squares)
+    return {
+        "largest": _largest(flat, np.array(peaks)),
+        "norm": number(norm),
+        "zeros": zeros,
+        "nonfinite": 0 if math.isfinite(norm) else int((~np.isfinite(flat)).sum()),
+    }
 
 
 def readable(x: ndarray) -> ndarray:
@@ -88,15 +97,33 @@ def readable(x: ndarray) -> ndarray:
     return x.astype("<f4" if x.dtype.itemsize <= 4 else "<f8")
 
 
-def _largest(flat: ndarray) -> list[list[Any]]:
-    """Return the largest elements without their signs: the place of each, and its value."""
-    sizes = np.abs(flat) if flat.dtype.kind in "fiu" else flat.astype(float)
+def _sizes(x: ndarray) -> ndarray:
+    """Return elements without their signs; NaN is the largest."""
+    sizes = np.abs(x) if x.dtype.kind in "fiu" else x.astype(float)
     if sizes.dtype.kind == "f":
         np.copyto(sizes, np.inf, where=np.isnan(sizes))
-    many = flat.size > LISTED
-    found = np.argpartition(sizes, -LISTED)[-LISTED:] if many else np.arange(flat.size)
-    order = found[np.lexsort((found, -sizes[found].astype(float)))]
+    return sizes
+
+
+def _largest(flat: ndarray, peaks: ndarray) -> list[list[Any]]:
+    """Return the largest elements without their signs: the place of each, and its value.
+
+    `peaks` are the sizes of the largest elements of the blocks. The ten largest elements of the
+    array are in the ten blocks with the largest peaks.
+    """
+    blocks = np.sort(_places_of_largest(peaks))
+    places = np.concatenate(
+        [np.arange(i * BLOCK, min(i * BLOCK + BLOCK, flat.size)) for i in blocks] or [np.arange(0)]
+    )
+    sizes = _sizes(flat[places])
+    found = _places_of_largest(sizes)
+    order = places[found[np.lexsort((found, -sizes[found].astype(float)))]]
     return [[int(i), number(flat[i])] for i in order]
+
+
+def _places_of_largest(sizes: ndarray) -> ndarray:
+    many = sizes.size > LISTED
+    return np.argpartition(sizes, -LISTED)[-LISTED:] if many else np.arange(sizes.size)
 
 
 def number(x: Any) -> float | str:

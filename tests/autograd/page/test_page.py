@@ -85,12 +85,20 @@ def test_large_arrays_keep_a_corner_and_the_largest_elements(monkeypatch):
     assert entry["nonfinite"] == 1 and entry["zeros"] == 100 * 200 - 2
 
 
-def test_the_largest_of_many_elements():
+@pytest.mark.parametrize("block", [arrays.BLOCK, 100])
+def test_the_largest_of_many_elements(block, monkeypatch):
+    """They are found block by block; some blocks have several of them, and many have none."""
+    monkeypatch.setattr(arrays, "BLOCK", block)
     x = np.random.default_rng(0).normal(size=100_003)
+    x[5_000:100_000:7] = 0
+    x[[42, 43, 44]] = 9, -8, 7
     expected = np.argsort(-np.abs(x), kind="stable")[: arrays.LISTED]
     kept = arrays.Arrays()
     kept.add(x)
-    assert [i for i, _ in kept.entries()[0]["largest"]] == expected.tolist()
+    (entry,) = kept.entries()
+    assert [i for i, _ in entry["largest"]] == expected.tolist()
+    assert entry["norm"] == pytest.approx(np.linalg.norm(x), rel=1e-12)
+    assert entry["zeros"] == np.count_nonzero(x == 0) and entry["nonfinite"] == 0
 
 
 @pytest.mark.parametrize("x", [np.zeros((0, 3)), np.array(2.0), np.array([np.inf, -np.inf])])
