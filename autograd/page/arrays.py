@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from autograd.stepper.literals import memory_order
+from autograd.stepper.measure import memory_of, sum_of_squares
+
 MOST = 1 << 22  # elements of all arrays of a page
 LISTED = 10  # of an array: the largest elements, which a page always keeps
 BLOCK = 1 << 16  # elements that are looked at together
@@ -21,19 +24,24 @@ class Arrays:
     ----------
     most : int, optional
         The number of elements that the page holds; by default `MOST`.
+    earlier : Arrays, optional
+        Those of the page before: what is known of an array is not computed again.
     """
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, most: int | None = None, earlier: Arrays | None = None) -> None:
         self.most = most or MOST
         self.kept: list[Any] = []
-        self._places: dict[int, int] = {}  # by id; no id is used again, since `kept` has the array
+        self._places: dict[Any, int] = {}  # by memory, which `kept` keeps from being used again
+        self._earlier = earlier  # whose arrays keep their memory until `entries` is done
+        self._entries: dict[Any, dict[str, Any]] = {}
 
     def add(self, x: Any) -> int:
         """Return the place of an array; add the array if it is new."""
-        if id(x) not in self._places:
-            self._places[id(x)] = len(self.kept)
+        key = memory_of(x) if isinstance(x, ndarray) else id(x)
+        if key not in self._places:
+            self._places[key] = len(self.kept)
             self.kept.append(x)
-        return self._places[id(x)]
+        return self._places[key]
 
     def entries(self) -> list[dict[str, Any]]:
         """Return what a page reads of each array.
@@ -47,40 +55,52 @@ class Arrays:
         sizes = np.array([np.size(x) for x in self.kept] or [0])
         while limit > 1 and np.minimum(sizes, limit).sum() > self.most:
             limit //= 2
-        return [_entry(np.asarray(x), limit) for x in self.kept]
+        earlier = self._earlier._entries if self._earlier else {}
+        for key, x in zip(self._places, map(np.asarray, self.kept), strict=True):
+            known, kept = earlier.get(key), _corner(x.shape, limit)
+            if known and known.get("kept", known["shape"]) == kept:
+                self._entries[key] = known
+            else:
+                self._entries[key] = _entry(x, kept)
+        self._earlier = None
+        return list(self._entries.values())
 
 
-def _entry(x: ndarray, limit: int) -> dict[str, Any]:
-    kept = list(x.shape)
+def _corner(shape: tuple[int, ...], limit: int) -> list[int]:
+    """Return the shape of the largest corner that has at most `limit` elements."""
+    kept = list(shape)
     while math.prod(kept) > limit:
         longest = kept.index(max(kept))
         kept[longest] = -(-kept[longest] // 2)
+    return kept
+
+
+def _entry(x: ndarray, kept: list[int]) -> dict[str, Any]:
+    """Return what a page reads of an array of which it keeps a corner."""
     corner = readable(x[tuple(map(slice, kept))])
-    flat = x.ravel()
     entry: dict[str, Any] = {
         "shape": list(x.shape),
         "type": corner.dtype.str[1:],
         "data": base64.b64encode(np.ascontiguousarray(corner).tobytes()).decode(),
-        **_summary(flat),
+        **_summary(x),
     }
     if kept != list(x.shape):
         entry["kept"] = kept
     return entry
 
 
-def _summary(flat: ndarray) -> dict[str, Any]:
-    """Return the norm of an array without axes, its largest elements, and how many are zeros."""
-    squares, zeros, peaks = 0.0, flat.size, []
+def _summary(x: ndarray) -> dict[str, Any]:
+    """Return the norm of an array, its largest elements, and how many are zeros."""
+    axes = memory_order(x)
+    flat = x.transpose(axes).ravel()  # in the order of memory, so that nothing is copied
+    zeros, peaks = flat.size, []
     for begin in range(0, flat.size, BLOCK):  # a block stays in the processor's cache
         part = flat[begin : begin + BLOCK]
-        wide = part.astype(float)
-        with np.errstate(all="ignore"):
-            squares += float(np.einsum("i,i->", wide, wide))  # BLAS would start its threads
         zeros -= int(np.count_nonzero(part))
         peaks.append(_sizes(part).max())
-    norm = math.sqrt(squares)
+    norm = math.sqrt(sum_of_squares(flat))
     return {
-        "largest": _largest(flat, np.array(peaks)),
+        "largest": _largest(x.shape, axes, flat, np.array(peaks)),
         "norm": number(norm),
         "zeros": zeros,
         "nonfinite": 0 if math.isfinite(norm) else int((~np.isfinite(flat)).sum()),
@@ -105,20 +125,27 @@ def _sizes(x: ndarray) -> ndarray:
     return sizes
 
 
-def _largest(flat: ndarray, peaks: ndarray) -> list[list[Any]]:
-    """Return the largest elements without their signs: the place of each, and its value.
+def _largest(
+    shape: tuple[int, ...], axes: list[int], flat: ndarray, peaks: ndarray
+) -> list[list[Any]]:
+    """Return the largest elements without their signs: the place of each in C order, and its value.
 
-    `peaks` are the sizes of the largest elements of the blocks. The ten largest elements of the
-    array are in the ten blocks with the largest peaks.
+    `flat` has the elements in the order of memory, whose axes are `axes`, and `peaks` the sizes of
+    the largest elements of its blocks. The ten largest elements are in the ten blocks with the
+    largest peaks.
     """
-    blocks = np.sort(_places_of_largest(peaks))
-    places = np.concatenate(
+    blocks = _places_of_largest(peaks)
+    at = np.concatenate(
         [np.arange(i * BLOCK, min(i * BLOCK + BLOCK, flat.size)) for i in blocks] or [np.arange(0)]
     )
-    sizes = _sizes(flat[places])
-    found = _places_of_largest(sizes)
-    order = places[found[np.lexsort((found, -sizes[found].astype(float)))]]
-    return [[int(i), number(flat[i])] for i in order]
+    at = at[_places_of_largest(_sizes(flat[at]))]
+    if axes != sorted(axes):
+        places = np.unravel_index(at, [shape[axis] for axis in axes])
+        at_in_order = np.ravel_multi_index([places[axes.index(i)] for i in range(len(axes))], shape)
+    else:
+        at_in_order = at
+    order = np.lexsort((at_in_order, -_sizes(flat[at]).astype(float)))
+    return [[int(at_in_order[i]), number(flat[at[i]])] for i in order]
 
 
 def _places_of_largest(sizes: ndarray) -> ndarray:

@@ -15,6 +15,7 @@ from autograd.page.arrays import Arrays
 from autograd.page.graph import draw_graph
 from autograd.page.terms import write_terms
 from autograd.stepper.axes import Axis, Coordinate, find_owners
+from autograd.stepper.measure import is_same
 from autograd.stepper.record import Call
 from autograd.stepper.steps import Step, as_tuple
 from autograd.stepper.trace import Trace
@@ -141,7 +142,7 @@ def _replaced_cotangents(trace: Trace) -> dict[int, ndarray]:
     for step in trace.steps:
         for n, cotangent in zip(trace.call(step).results, as_tuple(step.cotangent), strict=True):
             total = trace.cotangent_of(n)
-            if total is not None and not _is_same(total, cotangent):
+            if total is not None and not is_same(total, cotangent):
                 found[n] = cotangent
     return found
 
@@ -161,12 +162,8 @@ def _add_earlier(
             ),
         }
         for kind, (old, new) in pairs.items():
-            if old is not None and new is not None and not _is_same(old, new):
+            if old is not None and new is not None and not is_same(old, new):
                 entry[f"earlier_{kind}"] = arrays.add(old)
-
-
-def _is_same(x: Any, y: Any) -> bool:
-    return np.array_equal(x, y, equal_nan=np.asarray(x).dtype.kind == "f")
 
 
 def _terms(trace: Trace, call: Call, step: Step | None, arrays: Arrays) -> dict[str, Any]:

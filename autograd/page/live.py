@@ -140,7 +140,7 @@ class Live:
 
     def _collect(self) -> dict[str, Any]:
         level = self.session.level
-        self._arrays = Arrays(MOST)
+        self._arrays = Arrays(MOST, self._arrays)
         before = level.history[-1][0] if level.history else None
         contents = collect(level.trace, self._arrays, before)
         return contents | {"version": self.version, "changes": len(level.history)}

@@ -35,7 +35,7 @@ from autograd.op import Op
 from autograd.stepper.axes import Axis, find_axes
 from autograd.stepper.notebook import table
 from autograd.stepper.source import UNKNOWN, Statement, statement_of
-from autograd.tensor import Tensor, tensor
+from autograd.tensor import Tensor, _leaf
 
 # Folders of code whose variables give no names to values: this package, where `self` may be the
 # loss, and installed packages.
@@ -571,7 +571,7 @@ class Recording:
                 return convert(value)
             if parent not in tensors:
                 value = changed.get(parent, self.values.get(parent, value))
-                tensors[parent] = tensor(convert(value), requires_grad=True)
+                tensors[parent] = _leaf_of(convert(value))
                 tensors[parent]._node.number = order  # type: ignore[union-attr]
             return tensors[parent]
 
@@ -587,9 +587,15 @@ class Recording:
                 y._node.number = result
                 tensors[result] = y
                 if result in changed:
-                    tensors[result] = tensor(convert(changed[result]), requires_grad=True)
+                    tensors[result] = _leaf_of(convert(changed[result]))
                     tensors[result]._node.number = result  # type: ignore[union-attr]
         return tensors
+
+
+def _leaf_of(x: Any) -> Tensor:
+    """Return a leaf with a recorded array, which is not copied, since nobody writes to it."""
+    array = np.asarray(x)
+    return Tensor(array, _leaf(array))
 
 
 def record(file: str = "", copy: bool = True) -> Block:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,6 +57,7 @@ class Trace:
     start: int
     cotangent: ndarray
     steps: list[Step] = field(default_factory=list)
+    _sums: dict[int, tuple[int, ndarray]] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:
         return f"<Trace of {len(self.steps)} steps back from {self.recording.name(self.start)}>"
@@ -109,10 +112,14 @@ class Trace:
         The result is None if there is no contribution. The additions are done in the engine's
         order, so the sum is equal to the engine's bit for bit.
         """
-        total = self.cotangent if number == self.start else None
-        for i, edge in self.edges_to(number):
-            if before is None or i < before:
-                total = edge.contribution if total is None else total + edge.contribution
+        terms = [] if number != self.start else [self.cotangent]
+        terms += [e.contribution for i, e in self.edges_to(number) if before is None or i < before]
+        if len(terms) < 2:
+            return terms[0] if terms else None
+        known, total = self._sums.get(number, (0, terms[0]))
+        if known != len(terms):
+            total = functools.reduce(operator.add, terms)
+            self._sums[number] = len(terms), total  # an embedding's gradient is large
         return total
 
     def waiting(self, index: int | None = None) -> list[int]:

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from autograd.engine import differentiate
 from autograd.modes import observing
-from autograd.stepper.measure import norm
+from autograd.stepper.measure import distance, norm
 from autograd.stepper.record import Call, Recording
 from autograd.stepper.trace import Trace
 from autograd.tensor import Tensor, grad
@@ -36,8 +36,8 @@ class Change(NamedTuple):
     @property
     def size(self) -> float:
         """The norm of the difference, relative to the larger of both norms."""
-        before, after = (np.asarray(x, float) for x in (self.before, self.after))
-        return norm(after - before) / (max(norm(before), norm(after)) or 1.0)
+        size = max(norm(self.before), norm(self.after)) or 1.0
+        return distance(self.before, self.after) / size
 
 
 class Prediction(NamedTuple):

@@ -96,6 +96,13 @@ def test_the_largest_of_many_elements(block, monkeypatch):
     kept = arrays.Arrays()
     kept.add(x)
     (entry,) = kept.entries()
+    rows = np.append(x, 0.5).reshape(2, -1)
+    kept.add(np.asfortranarray(rows))
+    kept.add(rows[:, ::-1].T)
+    places = [[flat for flat, _ in e["largest"]] for e in kept.entries()]
+    assert places[1] == places[0] == expected.tolist()
+    (i, j), n = np.divmod(expected, rows.shape[1]), rows.shape[1]
+    assert places[2] == ((n - 1 - j) * 2 + i).tolist()
     assert [i for i, _ in entry["largest"]] == expected.tolist()
     assert entry["norm"] == pytest.approx(np.linalg.norm(x), rel=1e-12)
     assert entry["zeros"] == np.count_nonzero(x == 0) and entry["nonfinite"] == 0
