@@ -104,8 +104,9 @@ class Live:
         -------
         dict
             ``outcome``, what the change does to the loss and the gradients; ``contents``, what the
-            page is to show from now on; ``error``, why a request was not carried out. ``try``
-            changes nothing, so its answer has no ``contents``.
+            page is to show from now on: the parts that have changed, with the number of an array in
+            the old contents in the place of one that is the same; ``error``, why a request was not
+            carried out. ``try`` changes nothing, so its answer has no ``contents``.
         """
         with self._lock:
             if not isinstance(request, dict):
@@ -135,8 +136,8 @@ class Live:
         else:
             raise CommandError("the request is none of set, try, descend, undo, reset")
         self.version += 1
-        self._contents = self._collect()
-        return {"outcome": outcome, "contents": self._contents}
+        before, self._contents = self._contents, self._collect()
+        return {"outcome": outcome, "contents": _changed(before, self._contents)}
 
     def _collect(self) -> dict[str, Any]:
         level = self.session.level
@@ -144,6 +145,13 @@ class Live:
         before = level.history[-1][0] if level.history else None
         contents = collect(level.trace, self._arrays, before)
         return contents | {"version": self.version, "changes": len(level.history)}
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of contents that have changed; an array that has not is its old number."""
+    numbers = {id(entry): i for i, entry in enumerate(before["arrays"])}
+    arrays = [numbers.get(id(entry), entry) for entry in after["arrays"]]
+    return {key: x for key, x in after.items() if before[key] != x} | {"arrays": arrays}
 
 
 def _set(session: Session, request: dict[str, Any]) -> dict[str, Any]:

@@ -60,11 +60,12 @@ function receive({ error, outcome, contents }) {
   say(error || "");
 }
 
-/** Show the pass after a change, at the same moment and the same element. */
+/** Show the pass after a change, at the same moment and the same element. The contents have the
+ *  parts that have changed; a number stands for an array that the page has already. */
 function adopt(contents) {
   const old = data;
   const focused = document.activeElement.id;
-  take({ ...contents, channel: old.channel });
+  take({ ...old, ...contents, arrays: contents.arrays.map((x) => (typeof x === "number" ? old.arrays[x] : x)) });
   const kept = (entry) => entry && (entry.kept || entry.shape);
   for (const key of Object.keys(state.slice))
     if (!same(kept(old.arrays[key]), kept(data.arrays[key]))) delete state.slice[key];
@@ -164,8 +165,11 @@ hooks.fetch = (keys) => {
   if (!lacking.length) return;
   const all = lacking.map(async ([key, entry]) => {
     entry.asked = true;
-    const bytes = await ask({ do: "array", key: Number(key), version });
-    if (!(bytes instanceof ArrayBuffer)) throw new Error(bytes.error);
+    const bytes = await ask({ do: "array", key: Number(key), version }).catch((error) => ({ error: error.message }));
+    if (!(bytes instanceof ArrayBuffer)) {
+      entry.asked = false; // so that the page asks again, if the pass was another by then
+      throw new Error(bytes.error);
+    }
     entry.numbers = new TYPES[entry.type](bytes);
     entry.whole = true;
     if (size(entry.shape.slice(-2)) <= MOST_DRAWN) delete entry.kept;

@@ -24,6 +24,7 @@ class Net:
                            targets=np.array([0, 2, 1]), scale=rng.normal(size=(3, 4)))  # fmt: skip
         self.loss = self.run(self.E, self.W, **self.arrays)
         self.live = Live(trace(self.loss))
+        self.page = dict(self.live._contents)
 
     @staticmethod
     def run(E, W, ids, mask, targets, scale):
@@ -38,7 +39,13 @@ class Net:
         return self.live.session.find(name)
 
     def ask(self, do, **request):
-        return self.live.answer({"do": do, "version": self.live.version, **request})
+        answer = self.live.answer({"do": do, "version": self.live.version, **request})
+        if "contents" in answer:  # as the page does
+            self.page |= answer["contents"] | {"arrays": [
+                self.page["arrays"][x] if isinstance(x, int) else x
+                for x in answer["contents"]["arrays"]
+            ]}  # fmt: skip
+        return answer
 
     def gradients(self, **changed):
         """The loss and the gradients of the program with other values."""
@@ -119,10 +126,25 @@ def test_descending_and_undoing():
     assert net.ask("undo")["contents"]["changes"] == 1
     assert np.isclose(net.shown("loss"), lower, rtol=1e-12)
     for action in ("undo", "reset"):
-        back = net.ask(action)["contents"]
-        assert back["changes"] == 0
-        assert json.dumps({**back, "version": 0}) == first
+        net.ask(action)
+        assert net.page == net.live._contents and net.page["changes"] == 0
+        assert json.dumps({**net.page, "version": 0}) == first
         net.ask("descend", rate=0.1)
+
+
+def test_the_answer_has_what_has_changed():
+    """The source, the graph and the arrays before the change are not sent again."""
+    net = Net()
+    first = net.live._contents
+    answer = net.ask("set", value=net.number("W"), flat=0, to=9)
+    assert net.page == net.live._contents
+    assert not {"files", "graphs", "texts", "start"} & answer["contents"].keys()
+    sent = [x for x in answer["contents"]["arrays"] if not isinstance(x, int)]
+    assert 0 < len(sent) < len(first["arrays"])
+    E = net.live._contents["values"][net.number("E")]
+    assert answer["contents"]["arrays"][E["array"]] == first["values"][net.number("E")]["array"]
+    assert isinstance(answer["contents"]["arrays"][E["earlier_cotangent"]], int)
+    assert not isinstance(answer["contents"]["arrays"][E["cotangent"]], int)
 
 
 def test_a_replaced_result_is_a_leaf():
