@@ -27,9 +27,11 @@ from autograd.stepper.axes import Labels
 from autograd.stepper.check import Comparison
 from autograd.stepper.display import matrix, one
 from autograd.stepper.formulas import NumberedEquation, four_digits
+from autograd.stepper.lines import flow, fold, spans
 from autograd.stepper.measure import norm
 from autograd.stepper.record import kind
 from autograd.stepper.session import Session
+from autograd.stepper.source import Statement
 from autograd.stepper.stops import CommandError
 from autograd.stepper.trace import Trace
 from autograd.stepper.views import EndView, ModuleView, ProofView, StepView, Value
@@ -91,13 +93,13 @@ class Terminal:
 
     # ---- running commands
 
-    def print(self, *parts: Any, style: str = "") -> None:
-        """Write a line."""
+    def print(self, *parts: Any, style: str = "", indent: int | None = None) -> None:
+        """Write a line. If it is wider than the terminal, it goes on below, at a column."""
         text = Text(style=style)
         for part in parts:
             text.append_text(part) if isinstance(part, Text) else text.append(str(part))
-        text.rstrip()
-        self.console.print(text, soft_wrap=not self.console.is_terminal)
+        for line in fold(text, self.console.width, indent):
+            self.console.print(line, soft_wrap=True)
 
     def run(self, line: str) -> None:
         """Carry out one command. After a command that cannot be carried out, print the reason."""
@@ -237,11 +239,12 @@ class Terminal:
 
     def rule(self, left: str, right: str = "") -> None:
         """Draw a line across, with a title at its left end and a note at its right."""
-        width = self.console.width
-        left = left if len(left) + 4 <= width else left[: width - 5] + "…"
-        right = f" {right}" if right and len(left) + len(right) + 10 <= width else ""
-        fill = "─" * (width - len(left) - len(right) - 4)
-        self.print(Text("── ", "dim"), Text(left, "bold"), Text(f" {fill}{right}", "dim"))
+        room = self.console.width - cell_len(left) - 4
+        fits = right and cell_len(right) + 6 <= room
+        line = f"{'─' * (room - cell_len(right) - 1)} {right}" if fits else "─" * room
+        self.print(Text("── ", "dim"), Text(left, "bold"), Text(f" {line}", "dim"))
+        if right and not fits:
+            self.print(Text(f"   {right}", "dim"))
 
     def show_step(self, view: StepView) -> None:
         """Show a step: the cotangent that comes in, and what the step sends to each input."""
@@ -250,8 +253,7 @@ class Terminal:
         self.rule(f"{view.progress}  {view.op}", f"{loop}{view.at}")
         if view.scope:
             self.print(Text(f"in {view.scope}", "dim"))
-        for line in view.statement.marked():
-            self.print(Text(line, "dim" if set(line) == {" ", "^"} else "italic"))
+        self.show_statement(view.statement)
         for _, name, value, labels in view.received:
             self.show_array(f"d({name})", value, labels=labels)
         if view.sent is None:
@@ -260,21 +262,27 @@ class Terminal:
         for _, rule, value, _, note, labels in view.sent:
             self.show_array(rule, value, note, labels)
 
+    def show_statement(self, statement: Statement) -> None:
+        """Show a statement, with marks below the part that ran, also where a line is broken."""
+        lines = statement.marked()
+        for line, below in zip(lines, [*lines[1:], ""], strict=True):
+            if set(line) == {" ", "^"}:
+                continue
+            marks = below if set(below) == {" ", "^"} else ""
+            for start, end, column in spans(line, self.console.width):
+                self.print(Text(" " * column + line[start:end], "italic"))
+                if marks[start:end].strip():
+                    self.print(Text(" " * column + marks[start:end], "dim"))
+
     def show_array(self, title: str, x: Any, note: str = "", labels: Labels | None = None) -> None:
         """Show an array under its title; beside it if it is one line and there is room."""
         x, width = np.asarray(x), self.console.width
-        head = Text("  ").append(title)
-        tail = Text(f"  {kind(x)}", "dim")
         size = f"  norm {norm(x):.4g}" if x.size > FEW else ""
-        if head.cell_len + tail.cell_len + len(size) >= width:
-            self.print(head)
-            head = Text("  ")
-        head.append_text(tail)
-        if head.cell_len + len(size) < width:
-            head.append(size, "dim")
         names = f"  {labels.names}" if labels is not None and labels.names else ""
-        if head.cell_len + cell_len(names) < width:
-            head.append(names, "dim")
+        pieces = [Text(f"  {title}"), Text(f"  {kind(x)}{size}", "dim"), Text(names, "dim")]
+        *above, head = flow(filter(None, pieces), width, 2)
+        for line in above:
+            self.print(line)
         lines = list(matrix(x, width - 6, 8 if x.size <= FEW else 4, labels))
         beside = len(lines) == 1 and head.cell_len + lines[0].cell_len + 3 <= width
         if beside:
@@ -297,10 +305,12 @@ class Terminal:
             if len(gradients) <= 6:
                 self.show_array(name, value, note, labels)
             else:
-                size = f"norm {norm(value):<10.4g}"
-                extent = f"{kind(value):<18}"
-                self.print(Text(f"  {name:<{width}}  {size} ").append(extent, "dim"),
-                           Text(note, "dim italic"))  # fmt: skip
+                pieces = [
+                    Text(f"  {name:<{width}}"), Text(f"  norm {norm(value):<10.4g}"),
+                    Text(f" {kind(value):<18}", "dim"), Text(note, "dim italic"),
+                ]  # fmt: skip
+                for line in flow(pieces, self.console.width, 4):
+                    self.print(line)
 
     def show_proof(self, view: ProofView) -> None:
         """Show whether an op and the pass through its reference computed the same."""
@@ -367,14 +377,14 @@ class Terminal:
     def do_break(self, text: str) -> None:
         """Stop there when continuing; alone, list the breakpoints.
 
-        break OP|NAME|LINE      an op, a value, a line of the program
-        break MODULE            where the pass enters a module
-        break [2, 3]            a result of that shape
-        break nonfinite         a NaN or an Inf in what a step sends
-        break vanishing [1e-6]  no element sent is larger
-        break exploding [1e3]   an element sent is larger
-        break ... if EXPRESSION only if the expression is true there
-        break clear             forget all; clear N forgets one
+        break OP|NAME|LINE       an op, a value, a line of the program
+        break MODULE             where the pass enters a module
+        break [2, 3]             a result of that shape
+        break nonfinite          a NaN or an Inf in what a step sends
+        break vanishing [1e-6]   no element sent is larger
+        break exploding [1e3]    an element sent is larger
+        break ... if EXPRESSION  only if the expression is true there
+        break clear              forget all; clear N forgets one
         """
         if text == "clear":
             self.session.clear_breaks()
@@ -455,8 +465,7 @@ class Terminal:
                 line = Text(f"  {title:<10}  ", "dim").append(name)
                 line.append(f"  {kind(gradient)}  norm of d {norm(gradient):.4g}", "dim")
                 line.append(f"  {labels.names}" if labels.names else "", "dim")
-                line.truncate(self.console.width - 1, overflow="ellipsis")
-                self.print(line)
+                self.print(line, indent=14)
             if rest := values[MOST_TERMS:]:
                 self.print(Text(f"  {title:<10}  {len(rest)} more", "dim"))
 
@@ -468,8 +477,7 @@ class Terminal:
             line = Text().append(mark, style).append(value.name, "bold")
             line.append(f" = {value.made_by}" if value.made_by else "")
             line.append(f"  {value.kind}", "dim").append(note, "dim")
-            line.truncate(self.console.width - 1, overflow="ellipsis")
-            self.print(line)
+            self.print(line, indent=len(mark) + 2)
 
         for user in around.users:
             print_value("    ▲  ", user)
@@ -541,7 +549,8 @@ class Terminal:
         for number, line, is_current in self.session.source(text):
             mark = "->" if is_current else "  "
             place = f"{number:>4} {mark} " if number else "  "
-            self.print(Text(place, "dim"), Text(line, "bold" if is_current else ""))
+            indent = len(place) + len(line) - len(line.lstrip()) + 4
+            self.print(Text(place, "dim"), Text(line, "bold" if is_current else ""), indent=indent)
 
     def do_history(self, text: str) -> None:
         """List the commands that were typed.  history."""
@@ -601,8 +610,7 @@ class Terminal:
         for place, text, value in shown:
             line = Text(f"    {place:<{places}}  ", "dim").append(f"{value:>+11.4g}", "bold")
             line.append("" if text == four_digits(value) else f"  {text}")
-            line.truncate(self.console.width - 1, overflow="ellipsis")
-            self.print(line)
+            self.print(line, indent=places + 19)
         if rest := terms[MOST_TERMS:]:
             total = sum(value for _, _, value in rest)
             self.print(Text(f"    {'':<{places}}  {total:>+11.4g}  the {len(rest)} others", "dim"))
@@ -731,13 +739,39 @@ class Terminal:
         """List the commands, or explain one.  help [COMMAND]."""
         if text:
             name = self.command(text).__name__.removeprefix("do_")
-            self.print(inspect.getdoc(getattr(self, f"do_{name}")) or "")
+            self.show_help(inspect.getdoc(getattr(self, f"do_{name}")) or "")
             return
         letters = {name: letter for letter, name in ALIASES.items() if len(letter) == 1}
         for name in self.commands():
             doc = (inspect.getdoc(getattr(self, f"do_{name}")) or "").splitlines()[0]
             summary = doc.split(".  ")[0].rstrip(".")
-            self.print(f"  {name:<9} {letters.get(name, ''):<2} ", Text(summary, "dim"))
+            letter = letters.get(name, "")
+            self.print(f"  {name:<9} {letter:<2} ", Text(summary, "dim"), indent=15)
+
+    def show_help(self, text: str) -> None:
+        """Show the help of a command: paragraphs, and forms of the command in a column."""
+        summary, *paragraphs = text.split("\n\n")
+        summary, _, usage = " ".join(summary.split("\n")).partition(".  ")
+        self.print(f"{summary.rstrip('.')}.", indent=0)
+        if usage:
+            self.print(f"    {usage.rstrip('.')}")
+        for paragraph in paragraphs:
+            self.print()
+            forms = re.findall(r"^(\S+(?: \S+)*)  +(.*(?:\n +.*)*)", paragraph, re.MULTILINE)
+            if not forms:
+                self.print(" ".join(paragraph.split("\n")), indent=0)
+            self.show_forms([(form, " ".join(meaning.split())) for form, meaning in forms])
+
+    def show_forms(self, forms: list[tuple[str, str]]) -> None:
+        """Show forms of a command and their meanings: side by side if there is room."""
+        column = max((len(form) for form, _ in forms), default=0) + 2
+        beside = 2 * column <= self.console.width
+        for form, meaning in forms:
+            if beside:
+                self.print(form.ljust(column), Text(meaning, "dim"), indent=column)
+            else:
+                self.print(form)
+                self.print(Text(f"    {meaning}", "dim"), indent=4)
 
     def do_quit(self, text: str) -> None:
         """Leave the stepper, and the script.  quit."""

@@ -17,15 +17,20 @@ import pytest
 from helpers import as_leaves
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 import autograd
 from autograd import nn
+from autograd.escape import shown_text
 from autograd.formula import FUNCTIONS
 from autograd.stepper import Trace, formulas, recording_of, stopping_at_backward, trace, tracing
 from autograd.stepper.check import prove
 from autograd.stepper.display import matrix
+from autograd.stepper.lines import fold
 from autograd.stepper.session import Session, inside_of
+from autograd.stepper.source import Part, Statement
 from autograd.stepper.stops import CommandError
 from autograd.stepper.terminal import Terminal
 from autograd.testing import properties
@@ -634,7 +639,7 @@ def test_names_of_modules(model):
     name = "transformer.h.0.attn.c_attn.weight"
     whole = said(stepper, f"print {name}[:2]")
     assert whole == said(stepper, "print h.0.attn.c_attn.weight[:2]")
-    assert "may be transformer.h.0.attn.c_attn.weight, " in said(stepper, "why c_attn.weight")
+    assert "may be transformer.h.0.attn.c_attn.weight," in said(stepper, "why c_attn.weight")
     said(stepper, "until attention")
     assert "in transformer.h.1.attn" in said(stepper, "back", "next")
     number = stepper.session.find("query")
@@ -1138,12 +1143,87 @@ def test_colours_only_in_a_terminal(monkeypatch):
     assert "38;5;" not in shown(force_terminal=True)
 
 
-@pytest.mark.parametrize("width", [30, 40, 80])
+EVERY = (
+    ["help", *(f"help {name}" for name in Terminal.commands()), "next", "break sum", "break [2]"]
+    + ["tbreak h if d(h)[0] < 0", "clear 1", "clear", "continue", "jump 1", "until tanh", "back w2"]
+    + ["where", "args", "list", "list op", "list rule", "formula", "formula d(w2)[0]", "why h"]
+    + ["why W1[0, 1]", "why b1", "whatis h", "print W1 * d(W1)", "pp W1", "watch d(h)", "next"]
+    + ["check", "check loss W1", "predict 3", "predict [1.0, 2.0] * h", "predict", "predict"]
+    + ["watch", "up", "down", "set W1[0, 0] = 5", "descend 0.1", "undo", "set $g * 2", "set"]
+    + ["history", "into", "out", "over", "jump 99", "jump pass 2", "break nowhere", "xyzzy"]
+    + ["print transformer.h.0.attn.nothing", "print 1 +", "set W1 = 'a'", "print $q", "next 99"]
+)
+
+
+def words(text):
+    """The words of a text, without the lines that are drawn across."""
+    return re.sub("[─│]+", " ", text).split()
+
+
+def lines_at(width, loss, commands):
+    """What the commands print in a terminal of a width: each as lines, that fit."""
+    stepper = Terminal(trace(loss), Console(width=width, force_terminal=True, color_system=None))
+    for command in commands:
+        found = said(stepper, command).splitlines()
+        assert all(cell_len(line) <= width for line in found), (command, found)
+        yield found
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_every_command_stays_within_the_width_and_loses_nothing(width):
+    """A line that is too wide goes on below: each word is there, and no number is cut in two."""
+    loss, _ = net()
+    for command, narrow, wide in zip(
+        EVERY, lines_at(width, loss, EVERY), lines_at(1000, loss, EVERY), strict=True
+    ):
+        if width == 40:  # names are wider than the line, and numeric derivatives have fewer digits
+            continue
+        assert words("\n".join(narrow)) == words("\n".join(wide)), command
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80])
 def test_a_gpt_stays_within_the_width(model, width):
-    stepper = Terminal(trace(gpt_loss(model)), Console(width=width, force_terminal=True))
-    text = said(stepper, *["where", "formula", "next"] * 60, "back", "check", "why wte.weight")
-    plain = re.sub(r"\x1b\[[\d;]*m", "", text)
-    assert max(map(len, plain.splitlines())) <= width
+    """Also with long names of modules, and labels of axes; and every name is there."""
+    walk = ["where", "formula", "args", "up", "list", "next"]
+    commands = [
+        *walk * 20,
+        "until embedding",
+        *walk,
+        "back",
+        "check",
+        "why wte.weight",
+        "why wte.weight[3]",
+    ]
+    loss = gpt_loss(model)
+    narrow, wide = ([line for lines in lines_at(w, loss, commands) for line in lines]
+                    for w in (width, 300))  # fmt: skip
+    names = set(re.findall(r"transformer(?:\.\w+)+", "\n".join(wide)))
+    assert len(names) > 20
+    whole = re.sub(r"\s", "", "".join(narrow))
+    assert all(name in whole for name in names)
+
+
+def test_the_marks_follow_the_part_that_ran(monkeypatch):
+    """Below a statement that is broken, the marks stand below the same characters."""
+    text = "result = first_function(alpha, beta) + second_function(gamma, delta) * alpha"
+    part = Part(0, text.index("second"), 0, text.index(" * alpha"))
+    stepper = stepper_of(net()[0], 40)
+    with stepper.console.capture() as capture:
+        stepper.show_statement(Statement(text, part))
+    assert capture.get().splitlines() == [
+        "result = first_function(alpha, beta)",
+        "    + second_function(gamma, delta)",
+        "      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^",
+        "    * alpha",
+    ]
+
+
+@given(st.text(alphabet="ab.,(1 2-_\t漢\x1b\n", max_size=60), st.integers(8, 30))
+def test_folding_keeps_every_character(text, width):
+    lines = [*fold(Text(text), width)]
+    assert all(line.cell_len <= width for line in lines)
+    plain = re.sub(r"\s", "", shown_text(text))
+    assert re.sub(r"\s", "", "".join(line.plain for line in lines)) == plain
 
 
 # ---- the command
