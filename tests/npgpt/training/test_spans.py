@@ -1,10 +1,12 @@
 """Answers as spans: what is read and learned, the folders, and the commands that use them."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers import demand_unnoticed_interruption, lines, npgpt, train_config
+from helpers import ROOT, demand_unnoticed_interruption, lines, npgpt, train_config
 from test_classification import bert_folder
 from test_trainable import base_of
 
@@ -181,3 +183,17 @@ def test_an_answer_is_found_in_any_window(tmp_path):
     assert len(windows) > 3 and all(len(window.row) <= 24 for window in windows)
     with pytest.raises(UserError, match="no token"):
         find_answer(model, tokenizer, " ", context)
+
+
+def test_the_example(tmp_path):
+    """Stories are made and learned, from scratch and from a model; the facts are found in them."""
+    script = [sys.executable, ROOT / "examples/answers.py", "--steps", "20"]
+    for model in ("scratch", str(tmp_path / "first")):
+        save = ["--save", tmp_path / ("first" if model == "scratch" else "second")]
+        result = subprocess.run(
+            [*script, "--model", model, *save], capture_output=True, text=True, check=True
+        )
+        assert result.stdout.count("?") == 10
+        assert "of 180 held-out questions are answered right" in result.stdout
+    result = subprocess.run([*script, "--model", tmp_path / "x"], capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
