@@ -19,9 +19,11 @@ from npgpt.weights.gguf import find_gguf, open_gguf
 from npgpt.weights.gguf_model import read_config
 from npgpt.weights.release import is_release, release_config
 
-FILES = [  # of a model in Hugging Face's layout
+PART = "trained.safetensors"  # in the folder of a run that trains a part of a model
+
+FILES = [  # of a model in Hugging Face's layout, or of a part of a model
     "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json",
-    "model-*.safetensors", "vocab.json", "merges.txt", "vocab.txt", "tokenizer*.json",
+    "model-*.safetensors", PART, "vocab.json", "merges.txt", "vocab.txt", "tokenizer*.json",
     "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
     "modules.json", "sentence_bert_config.json", "*_Pooling/config.json",  # sentence-transformers
 ]  # fmt: skip
@@ -204,6 +206,11 @@ def find_config(path: Path) -> ModelConfig:
 def is_adapter(path: Path) -> bool:
     """Return whether a folder holds LoRA's matrices in peft's format, and no whole model."""
     return (path / ADAPTER).is_file() and not (path / "config.json").exists()
+
+
+def is_part(path: Path) -> bool:
+    """Return whether a folder holds a part of a model (`npgpt.weights.part`), and no whole one."""
+    return (path / PART).is_file() and not (path / "model.safetensors").exists()
 
 
 def find_base(folder: Path) -> Path:

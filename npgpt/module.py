@@ -237,12 +237,17 @@ class Module:
         """Return the parameters' arrays by name (the arrays themselves, not copies)."""
         return {name: parameter.numpy() for name, parameter in self.named_parameters()}
 
-    def load_state_dict(self, state: dict[str, ndarray]) -> None:
-        """Copy arrays into the parameters; nothing changes unless names and shapes all fit."""
-        self.check_shapes({name: array.shape for name, array in state.items()})
+    def load_state_dict(self, state: dict[str, ndarray], but: Collection[str] = ()) -> None:
+        """Copy arrays into the parameters; nothing changes unless names and shapes all fit.
+
+        Parameters named in `but` stay as they are.
+        """
+        kept = {name: p.shape for name, p in self.named_parameters() if name in but}
+        self.check_shapes(kept | {name: array.shape for name, array in state.items()})
         with autograd.no_grad():
             for name, parameter in self.named_parameters():
-                parameter[...] = state[name]
+                if name not in kept:
+                    parameter[...] = state[name]
 
     def check_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Raise ValueError unless these are the names and shapes of the parameters."""

@@ -24,7 +24,6 @@ from npgpt.training.curve import loss_curve
 from npgpt.training.display import Display, OutputLost, showing
 from npgpt.training.together import follow_launched, working_together
 from npgpt.training.trainable import describe_trainable
-from npgpt.weights.load import load_model
 
 
 @dataclass
@@ -209,7 +208,7 @@ def tell(text: str, file: Any = None) -> None:
 
 def show_sample(run: training.Run) -> None:
     """Print what the trained model does, and the command that shows more."""
-    text = run.task.final_sample(load_model(run.folder))
+    text = run.task.final_sample(run.best_model())
     print("\n" + "─" * 72)
     say_text(text)
     print("─" * 72 + "\n")

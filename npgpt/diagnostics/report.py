@@ -25,7 +25,6 @@ from npgpt.training.data import open_tokens
 from npgpt.training.loop import Run
 from npgpt.training.run import open_run
 from npgpt.training.task import TRAIN, VALIDATION
-from npgpt.weights.load import load_model
 
 EVALUATIONS = "evaluation*.json"  # of a run's folder: what npgpt eval --json has printed
 TOKENS = 40  # of a text, which the report shows at most
@@ -196,9 +195,9 @@ def describe_evaluation(result: Result) -> Section:
 
 def describe_samples(run: Run) -> Section:
     """Return what the best model writes: the sample that the training shows at its end."""
-    if not run.files.model.is_file():
+    if not run.files.best.is_file():
         return Section("Samples", ["There is no model yet: no evaluation has saved one."])
-    sample = run.task.final_sample(load_model(run.folder))
+    sample = run.task.final_sample(run.best_model())
     return Section("Samples", [run.task.command(run.folder)], sample)
 
 

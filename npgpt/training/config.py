@@ -352,6 +352,15 @@ class TrainConfig(
     eval_only: bool = False
     """Print the losses of the model, and neither train nor write anything."""
 
+    @property
+    def trains_part(self) -> bool:
+        """Whether frozen parameters are those of the model to start from, so that none is saved.
+
+        With `fake_quantize`, they are used, and so saved, in another form.
+        """
+        is_frozen = bool(self.lora_r) or self.train_layers is not None
+        return is_frozen and self.fake_quantize is None
+
     def __post_init__(self) -> None:
         for name in ("data", "val_data"):
             value = getattr(self, name)

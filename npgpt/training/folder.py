@@ -1,7 +1,8 @@
 """The folder of a run: the names of its files, its lock, and what must not have changed in it.
 
 A run folder holds ``train.toml`` (the configuration), ``config.json`` and ``model.safetensors``
-(the best model so far), ``generation_config.json`` (if generation has defaults),
+(the best model so far; of a run that trains a part of a model, ``trained.safetensors`` has this
+part), ``generation_config.json`` (if generation has defaults),
 ``tokenizer.json``, ``tokens.bin`` and ``tokens.json`` (the text), ``metrics.jsonl``,
 ``state.safetensors`` (the last state, see `npgpt.training.state`), numbered states in
 ``checkpoints``, and in ``adapter`` LoRA's matrices, if the run trains these.
@@ -19,7 +20,7 @@ from pathlib import Path
 from autograd.files import TEMPORARY, finish, make_folders, remove
 from autograd.reading import LARGE, demand_intact, hash_file, open_file
 from npgpt.errors import UserError
-from npgpt.hub import ADAPTER, load_config
+from npgpt.hub import ADAPTER, PART, load_config
 from npgpt.models.config import ModelConfig
 from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer, load_tokenizer
@@ -45,9 +46,9 @@ class RunFolder:
     Attributes
     ----------
     path : Path
-    recipe, model, tokenizer, state, metrics : Path
-        ``train.toml``, ``model.safetensors``, ``tokenizer.json``, ``state.safetensors``,
-        ``metrics.jsonl``.
+    recipe, model, part, tokenizer, state, metrics : Path
+        ``train.toml``, ``model.safetensors``, ``trained.safetensors``, ``tokenizer.json``,
+        ``state.safetensors``, ``metrics.jsonl``.
     checkpoints : Path
         The folder of numbered states.
     adapter : Path
@@ -58,6 +59,7 @@ class RunFolder:
         self.path = Path(path)
         self.recipe = self.path / "train.toml"
         self.model = self.path / "model.safetensors"
+        self.part = self.path / PART
         self.tokenizer = self.path / "tokenizer.json"
         self.state = self.path / "state.safetensors"
         self.metrics = self.path / "metrics.jsonl"
@@ -85,6 +87,11 @@ class RunFolder:
         except OSError as error:
             reason = error.strerror
             raise UserError(f"the folder {out_dir or 'out'} cannot be made: {reason}") from None
+
+    @property
+    def best(self) -> Path:
+        """The file of the best model, whole or the part of it that is trained."""
+        return self.part if self.part.is_file() else self.model
 
     # ---- numbered states
 
@@ -278,21 +285,21 @@ class RunFolder:
         return found
 
     def demand_model(self, hashed: bool) -> None:
-        """Refuse a ``model.safetensors`` that is lost or damaged.
+        """Refuse a file of the best model that is lost or damaged.
 
         Where it must be `hashed`, as in runs after version 0.1.0, it must hold a hash of itself.
         """
-        load_model(self.path)
-        with open_file(self.model) as file:
-            if not demand_intact(file, self.model) and hashed:
-                raise UserError(f"{self.model} is not as this run wrote it: it holds no hash")
+        load_model(self.path, packed=True)
+        with open_file(self.best) as file:
+            if not demand_intact(file, self.best) and hashed:
+                raise UserError(f"{self.best} is not as this run wrote it: it holds no hash")
 
 
 RUN_FILES = (
     "train.toml config.json generation_config.json model.safetensors tokenizer.json tokens.bin "
     "tokens.json val_tokens.bin val_tokens.json metrics.jsonl loss.png state.safetensors "
     "report.md report.html"
-).split()
+).split() + [PART]
 
 _locks: dict[tuple[int, int], int] = {}  # the open, locked folders of this process, by identity
 
@@ -304,7 +311,7 @@ def _identity(file: int | Path) -> tuple[int, int]:
 
 def latest_run(out: Path = Path("out")) -> Path:
     """Return the run under out/ whose model was written last."""
-    models = list(out.glob("*/model.safetensors"))
+    models = [*out.glob("*/model.safetensors"), *out.glob(f"*/{PART}")]
     if not models:
         raise UserError(
             f"there is no trained model under {out}/; train one with npgpt train, "

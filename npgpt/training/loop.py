@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 
 from autograd import Tensor
 from autograd.files import written
@@ -39,6 +40,8 @@ from npgpt.training.state import Progress, Setting, State, environment, hash_par
 from npgpt.training.task import Task, accumulate_gradients
 from npgpt.weights.adapters import save_adapter
 from npgpt.weights.load import load_model, save_weights
+from npgpt.weights.packed import PackedGPT
+from npgpt.weights.part import Base, save_part
 
 
 def train(run: Run, display: Display) -> None:
@@ -111,8 +114,7 @@ def train(run: Run, display: Display) -> None:
                 if config.checkpoint_interval and progress.step % config.checkpoint_interval == 0:
                     run.save_state(run.files.checkpoint(progress.step))
             if not progress.finished:  # as it is for a complete run that is resumed as it was
-                best = load_model(run.folder)
-                loss = run.task.whole_loss(best, interrupt.check)
+                loss = run.task.whole_loss(run.best_model(), interrupt.check)
                 progress.finished = True
                 metrics.write(progress.step, val_loss=loss, elapsed_seconds=elapsed())
                 run.save_state()
@@ -151,6 +153,8 @@ class Run:
         Whether the run's files hold hashes of themselves; version 0.1.0 wrote none.
     distillation : Distillation, optional
         The teacher whose probabilities the model learns, too.
+    base : Base, optional
+        The model that has the frozen parameters: they are not in the run's files.
     """
 
     files: RunFolder
@@ -162,6 +166,7 @@ class Run:
     history: list[Setting] = field(default_factory=list)
     is_hashed: bool = True
     distillation: Distillation | None = None
+    base: Base | None = None
 
     def __post_init__(self) -> None:
         self.tokenizer_sha256 = hash_file(written(self.files.tokenizer))
@@ -303,13 +308,19 @@ class Run:
 
     # ---- state
 
+    def own_parameters(self) -> dict[str, ndarray]:
+        """Return the parameters that the run saves: all, or those that are not of its base."""
+        state = self.model.state_dict()
+        return state if self.base is None else {name: state[name] for name in self.optimizer.means}
+
     def save_state(self, path: Path | None = None) -> None:
         """Write all that a resumed run needs: to the folder's state, or to another file."""
         self.ranks.collect()
-        for name, array in self.model.state_dict().items():
+        parameters = self.own_parameters()
+        for name, array in parameters.items():
             self.demand_finite(f"sum of {name}", float(array.sum()))
         State(
-            self.model.state_dict()
+            parameters
             | self.optimizer.state_dict()
             | {f"task.{name}": array for name, array in self.task.state_dict().items()},
             self.progress,
@@ -318,6 +329,7 @@ class Run:
             dataclasses.asdict(self.model.config),
             self.tokenizer_sha256,
             None if self.distillation is None else self.distillation.sha256,
+            self.base,
         ).write(path or self.files.state)
 
     def load_state(self, path: Path) -> None:
@@ -326,8 +338,9 @@ class Run:
 
     def take_up(self, state: State, path: Path) -> None:
         """Go on from a state; `path` is where the state was read."""
+        frozen = self.model.state_dict().keys() - self.own_parameters().keys()
         try:
-            self.model.load_state_dict(state.parameters)
+            self.model.load_state_dict(state.parameters, frozen)
             self.optimizer.load_state_dict(state.means, state.progress.step)
             self.task.load_state_dict(state.of_task)
         except (KeyError, ValueError, TypeError) as error:
@@ -336,10 +349,20 @@ class Run:
         self.is_hashed = bool(state.architecture)
 
     def save_best(self) -> None:
-        """Write the model as the best of the run; LoRA's matrices apart as well."""
-        save_weights(self.model, self.files.model)
+        """Write the model, or the part of it that is trained, as the best of the run.
+
+        LoRA's matrices are written apart in peft's form as well.
+        """
+        if self.base is None:
+            save_weights(self.model, self.files.model)
+        else:
+            save_part(self.model, self.base, self.files.part)
         if self.config.lora_r:
             save_adapter(self.model, self.files.adapter, self.config.init_from)
+
+    def best_model(self) -> GPT:
+        """Load the best model of the run; its weights are packed if those in training are."""
+        return load_model(self.folder, packed=isinstance(self.model, PackedGPT))
 
     def remember(self) -> bool:
         """Add to the history what holds from here on; return whether it is anything new."""

@@ -13,7 +13,9 @@ LAYER = 20_000  # bytes of the Python objects of a layer
 TOKEN = 10  # numbers that a layer saves for each token and channel; a real layer saves more
 
 
-def demand_memory(config: ModelConfig, n_tokens: int = 0, checkpointed: bool = False) -> None:
+def demand_memory(
+    config: ModelConfig, n_tokens: int = 0, checkpointed: bool = False, trained: bool = True
+) -> None:
     """Refuse a model that cannot be trained in the memory of this machine.
 
     Called before the model is made, since a process that runs out of memory is killed without a
@@ -26,6 +28,8 @@ def demand_memory(config: ModelConfig, n_tokens: int = 0, checkpointed: bool = F
         The tokens in a batch.
     checkpointed : bool
         Whether only the input of each layer is saved for the backward pass.
+    trained : bool
+        Whether the parameters are trained, and counted; frozen ones may be packed in few bits.
 
     Raises
     ------
@@ -39,7 +43,7 @@ def demand_memory(config: ModelConfig, n_tokens: int = 0, checkpointed: bool = F
     >>> demand_memory(GPTConfig(n_embd=8, n_layer=1, n_head=1))
     """
     saved = (1 if checkpointed else TOKEN) * config.n_layer * config.n_embd  # for each token
-    n = 4 * sum(parameters_by_part(config).values()) + n_tokens * saved
+    n = 4 * trained * sum(parameters_by_part(config).values()) + n_tokens * saved
     needed = 4 * n + LAYER * config.n_layer
     try:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from npgpt.errors import UserError
 from npgpt.generation import resolve_options as resolve_generation_options
-from npgpt.hub import find_model
+from npgpt.hub import find_config, find_model
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
-from npgpt.models.lora import remove_lora
 from npgpt.models.registry import architecture_of
 from npgpt.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from npgpt.training.config import TrainConfig, keys_of
@@ -30,8 +31,10 @@ from npgpt.training.registry import TASKS
 from npgpt.training.task import SAMPLING, Task
 from npgpt.training.trainable import choose_trainable
 from npgpt.weights.forms import fake_quantize, keep_zeros
-from npgpt.weights.load import load_model
-from npgpt.weights.vocabulary import add_special_tokens, resize_token_embeddings
+from npgpt.weights.load import load_base
+from npgpt.weights.packed import PackedGPT
+from npgpt.weights.part import Base, fitted_state, refit
+from npgpt.weights.vocabulary import add_special_tokens
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Plan:
     task: Task
     distillation: Distillation | None
     sources: list[Source]  # of the data, and of the validation data if there is any
+    base: Base | None  # that has the frozen parameters, if there are any
 
 
 def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
@@ -64,9 +68,9 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
     MemoryError
         If the model cannot be trained in the memory of this machine.
     """
-    origin = None if config.init_from == "scratch" else find_model(config.init_from)
-    base = None if origin is None else load_model(origin)
-    config = resolve_model_type(config, None if base is None else base.config, given)
+    path = origin = None if config.init_from == "scratch" else find_model(config.init_from)
+    base = None if path is None else find_config(path)
+    config = resolve_model_type(config, base, given)
     sources = read_sources(config)
     config = TASKS[config.task].complete(config, sources)
     if base is None and config.teacher:
@@ -91,9 +95,9 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
         what = f"the token file {files[0]}" if origin is None else f"the model {origin}"
         config = resolve_options(config, base, tokenizer, given, what)
     task = TASKS[config.task](config, tokenizer, data)
-    architecture = task.architecture(None if base is None else base.config)
-    demand_memory(architecture, task.largest_batch, config.checkpoint_activations)
-    model = initial_model(architecture, config, base)
+    architecture = task.architecture(base)
+    demand_memory_of(config, architecture, task)
+    model = initial_model(architecture, config, path)
     model.generation_config = {**model.generation_config, **task.generation_config()}
     demand_generation(model, tokenizer)
     distillation = load_distillation(config, model, tokenizer)
@@ -103,7 +107,8 @@ def plan(config: TrainConfig, given: Collection[str] = ()) -> Plan:
             f"{config.task} has another here: leave it out"
         )
     task.begin(model)
-    return Plan(config, model, task, distillation, sources)
+    part_of = Base.of(config.init_from) if config.trains_part else None
+    return Plan(config, model, task, distillation, sources, part_of)
 
 
 def demand_generation(model: GPT, tokenizer: Tokenizer) -> None:
@@ -169,30 +174,58 @@ def tokenizer_for(
 # ---- the model
 
 
-def initial_model(architecture: ModelConfig, config: TrainConfig, base: GPT | None) -> GPT:
-    """Make the model that a run begins with: a new one, or one with the weights of `base`.
+def demand_memory_of(config: TrainConfig, architecture: ModelConfig, task: Task) -> None:
+    """Refuse a run that does not fit into the memory of this machine; see `demand_memory`.
+
+    Frozen parameters have no gradient and no means, and may be packed, so they are not counted.
+    """
+    demand_memory(
+        architecture, task.largest_batch, config.checkpoint_activations, not config.trains_part
+    )
+
+
+def initial_model(
+    architecture: ModelConfig, config: TrainConfig, path: Path | None, packed: bool = True
+) -> GPT:
+    """Make the model that a run begins with: a new one, or one with the weights of another.
 
     What the run does not train is frozen, and weights have the form in which the run uses them.
+
+    Parameters
+    ----------
+    architecture : ModelConfig
+    config : TrainConfig
+    path : Path or None
+        Where the model is whose weights are taken.
+    packed : bool
+        Whether weights may stay packed where LoRA's matrices are trained beside them.
     """
-    model = architecture_of(architecture).model(architecture, seed=config.seed)
-    if base is not None:
-        base = remove_lora(base)  # with its change, if the model has one
-        if architecture.vocab_size > base.config.vocab_size:
-            base = resize_token_embeddings(base, architecture.vocab_size)
-        state = base.state_dict()
-        table = "transformer.wpe.weight"
-        if table in state:  # a shorter context than that of `base`: the first positions only
-            state[table] = state[table][: architecture.n_positions]
-        known = model.state_dict()  # a task may add a head to the model, or take one off
-        if architecture.labels != base.config.labels:
-            state = {name: state[name] for name in state if not name.startswith("label_head.")}
-        model.load_state_dict(known | {name: state[name] for name in state if name in known})
-        model.generation_config = base.generation_config
+    if path is None:
+        model = architecture_of(architecture).model(architecture, seed=config.seed)
+    else:  # the loss of the texts' tokens needs the embeddings as a parameter
+        packed = packed and bool(config.lora_r) and not config.lm_loss
+        base = load_base(path, architecture, packed)
+        if isinstance(base, PackedGPT):
+            model = refit(base, architecture)
+            draw_head(model, config.seed)
+        else:
+            model = architecture_of(architecture).model(architecture, seed=config.seed)
+            known = model.state_dict()  # a task may add a head to the model, or take one off
+            model.load_state_dict(known | fitted_state(base, architecture, known))
+            model.generation_config = base.generation_config
     if config.fake_quantize:
         fake_quantize(model, config.fake_quantize)
     if config.keep_zeros:
         keep_zeros(model)
     return choose_trainable(model, config)
+
+
+def draw_head(model: GPT, seed: int) -> None:
+    """Draw the weights of the head of labels of a model that has got such a head, if it has."""
+    if model.label_head is not None:
+        weight = model.label_head.weight
+        draw = np.random.default_rng([seed, 8]).standard_normal(weight.shape, np.float32)
+        weight.data = draw * np.float32(model.config.initializer_range)
 
 
 # ---- options that a task, a model or a token file determines
@@ -229,7 +262,7 @@ def resolve_model_type(
 
 def resolve_options(
     config: TrainConfig,
-    base: GPT | None,
+    base: ModelConfig | None,
     tokenizer: Tokenizer,
     given: Collection[str],
     origin: str,
@@ -242,8 +275,8 @@ def resolve_options(
     Parameters
     ----------
     config : TrainConfig
-    base : GPT or None
-        The model to start from.
+    base : ModelConfig or None
+        That of the model to start from.
     tokenizer : Tokenizer
     given : collection of str
         Keys that the user gave, should they have their default value.
@@ -251,7 +284,7 @@ def resolve_options(
         Where model and tokenizer come from, for the error.
     """
     said = {*given, *(f.name for f in fields(config) if getattr(config, f.name) != f.default)}
-    values = {} if base is None else keys_of(base.config)
+    values = {} if base is None else keys_of(base)
     if "block_size" in said and base is not None:
         values["block_size"] = min(config.block_size, values["block_size"])
     name = config.tokenizer

@@ -35,7 +35,6 @@ from npgpt.training.prepare import initial_model
 from npgpt.training.ranks import Alone, InTurn
 from npgpt.training.run import open_run
 from npgpt.training.state import Progress, Setting, environment, hash_parameters
-from npgpt.weights.load import load_model
 
 
 class Replay:
@@ -130,10 +129,11 @@ class Replay:
             # Otherwise the state was saved before the run was resumed from an earlier state, with
             # another configuration: the run as it is now never had these parameters.
         source = run.config.init_from
-        base = None if source == "scratch" else load_model(find_model(source))
-        model = initial_model(run.model.config, run.config, base)
+        is_new = source == "scratch"
+        path = None if is_new else run.base.find() if run.base else find_model(source)
+        model = initial_model(run.model.config, run.config, path, packed=run.base is not None)
         self.run = dataclasses.replace(run, model=model, progress=Progress())
-        return "the initialization" if base is None else source
+        return "the initialization" if is_new else source
 
     # ---- what must be the same as in the run
 

@@ -23,8 +23,7 @@ from npgpt.training.distillation import load_distillation
 from npgpt.training.folder import RunFolder, latest_run
 from npgpt.training.interrupt import Interrupted
 from npgpt.training.loop import Run, train
-from npgpt.training.memory import demand_memory
-from npgpt.training.prepare import demand_generation, initial_model, plan
+from npgpt.training.prepare import demand_generation, demand_memory_of, initial_model, plan
 from npgpt.training.ranks import Alone, demand_division
 from npgpt.training.registry import TASKS
 from npgpt.training.task import accumulate_gradients
@@ -98,7 +97,9 @@ def start(
                         n_levels=source.n_levels,
                     ).sha256  # fmt: skip
             write_text(files.recipe, config.to_toml())
-            run = Run(files, config, model, task, ranks, distillation=found.distillation)
+            run = Run(
+                files, config, model, task, ranks, distillation=found.distillation, base=found.base
+            )
             run.remember()
             run.save_state()
         for tokens in task.data.values():  # from here on, the file is mapped into memory
@@ -184,15 +185,16 @@ def open_run(folder: Path) -> Run:
     tokenizer = files.read_tokenizer(state)
     data = files.read_data(state, tokenizer)
     task = TASKS[config.task](config, tokenizer, data)
-    demand_memory(architecture, task.largest_batch, config.checkpoint_activations)
-    model = initial_model(architecture, config, None)
+    demand_memory_of(config, architecture, task)
+    base = state.base  # None: the state has all parameters
+    model = initial_model(architecture, config, None if base is None else base.find())
     distillation = load_distillation(config, model, tokenizer)
     if distillation is not None and distillation.sha256 != state.teacher:
         raise UserError(
             f"the teacher {config.teacher} was changed since the run began, and would teach "
             "something else. Put it back, or train a new run"
         )
-    run = Run(files, config, model, task, distillation=distillation)
+    run = Run(files, config, model, task, distillation=distillation, base=base)
     run.take_up(state, files.state)
     return run
 

@@ -30,6 +30,7 @@ from npgpt.errors import UserError
 from npgpt.models.config import Positive, Steps
 from npgpt.models.gpt import GPT
 from npgpt.training.data import TOKEN_FILES
+from npgpt.weights.part import Base
 
 
 @dataclass
@@ -61,8 +62,8 @@ class State:
     Attributes
     ----------
     tensors : dict of str to ndarray
-        The parameters, the optimizer's means under ``mean.`` and ``square.`` of their names, and
-        what the task keeps under ``task.``.
+        The parameters (with a `base`, those that are trained), the optimizer's means under
+        ``mean.`` and ``square.`` of their names, and what the task keeps under ``task.``.
     progress : Progress
     data : dict of str to (str, str)
         The path and the SHA-256 of each token file, by its name in a run folder (`TOKEN_FILES`).
@@ -74,6 +75,9 @@ class State:
         The SHA-256 of ``tokenizer.json``; None in runs of version 0.1.0.
     teacher : str or None
         The SHA-256 of the parameters of the teacher, if there is one.
+    base : Base or None
+        The model that has the frozen parameters, if there are any. None in runs up to version
+        0.2.0, whose states have all parameters.
     """
 
     tensors: dict[str, ndarray]
@@ -83,6 +87,7 @@ class State:
     architecture: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
     teacher: str | None = None
+    base: Base | None = None
 
     @property
     def parameters(self) -> dict[str, ndarray]:
@@ -115,6 +120,8 @@ class State:
             metadata["tokenizer"] = self.tokenizer
         if self.teacher:
             metadata["teacher"] = self.teacher
+        if self.base:
+            metadata["base"] = json.dumps(dataclasses.asdict(self.base))
         metadata |= {name: json.dumps(self.data[name]) for name in others}
         write_tensors(path, self.tensors, metadata)
 
@@ -143,12 +150,13 @@ class State:
                 fit(values.get("architecture", {}), dict[str, Any], "architecture"),
                 metadata.get("tokenizer"),
                 metadata.get("teacher"),
+                fit(values["base"], Base, "base") if "base" in values else None,
             )
         except UserError as error:
             raise UserError(f"{path} is damaged: {error}") from None
 
 
-JSON = {"progress", "history", "architecture", *TOKEN_FILES}  # metadata that is written as JSON
+JSON = {"progress", "history", "architecture", "base", *TOKEN_FILES}  # metadata that is JSON
 
 
 def read_whole(path: Path) -> tuple[dict[str, ndarray], dict[str, str]]:

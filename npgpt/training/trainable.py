@@ -10,6 +10,7 @@ from npgpt.models.gpt import GPT
 from npgpt.models.lora import LoraConfig
 from npgpt.training.config import TrainConfig
 from npgpt.weights.adapters import add_lora
+from npgpt.weights.packed import PackedGPT
 
 HEADS = ("score", "classifier", "pooler", "qa_outputs")
 """The heads of tasks, by their names in files: they are trained beside LoRA's matrices."""
@@ -94,13 +95,13 @@ def describe_trainable(model: GPT) -> str:
     >>> describe_trainable(choose_trainable(model, config))
     'trained: 3,344 parameters (transformer.h.1, transformer.ln_f, label_head); frozen: 4,448'
     """
-    sizes = {True: 0, False: 0}
-    groups: dict[str, None] = {}
-    for name, parameter in model.named_parameters():
-        sizes[parameter.requires_grad] += parameter.size
-        if parameter.requires_grad:
-            groups[_group(name)] = None
-    return f"trained: {sizes[True]:,} parameters ({', '.join(groups)}); frozen: {sizes[False]:,}"
+    trained = {n: p.size for n, p in model.named_parameters() if p.requires_grad}
+    groups = dict.fromkeys(map(_group, trained))
+    n = sum(trained.values())
+    frozen = f"{model.n_parameters() - n:,}"
+    if isinstance(model, PackedGPT):
+        frozen += ", packed in few bits as in the file of the model"
+    return f"trained: {n:,} parameters ({', '.join(groups)}); frozen: {frozen}"
 
 
 def _group(name: str) -> str:

@@ -21,17 +21,27 @@ from autograd.files import read_together, remove, together, write_json, write_te
 from autograd.reading import SMALL, read_json
 from npgpt.errors import UserError
 from npgpt.generation.options import options_in_config
-from npgpt.hub import find_base, find_config, find_model, is_adapter, make_config
+from npgpt.hub import (
+    PART,
+    find_base,
+    find_config,
+    find_model,
+    is_adapter,
+    is_part,
+    load_config,
+    make_config,
+)
 from npgpt.models.config import ModelConfig
 from npgpt.models.gpt import GPT
-from npgpt.models.lora import adapted_layers, merged_state
+from npgpt.models.lora import adapted_layers, merged_state, remove_lora
 from npgpt.models.registry import architecture_of
 from npgpt.module import unallocated
 from npgpt.weights.adapters import load_adapter
 from npgpt.weights.gguf import open_gguf
 from npgpt.weights.gguf_model import name_tensors, read_config, read_token_ids
 from npgpt.weights.names import fitted, implied, renamed
-from npgpt.weights.packed import pack_stored
+from npgpt.weights.packed import PackedGPT, pack_stored
+from npgpt.weights.part import load_part
 from npgpt.weights.release import is_release, open_release
 from npgpt.weights.safetensors import Index, Stored, open_safetensors
 
@@ -50,7 +60,8 @@ def load_model(
     ----------
     source : str or Path
         A folder in Hugging Face's layout (``config.json`` and ``model.safetensors``, or several
-        files and their index) of a GPT-2 or GPT-1, a run folder, OpenAI's GPT-1 release
+        files and their index) of a GPT-2 or GPT-1, a run folder (also one with only the part of a
+        model that was trained, see `npgpt.weights.part`), OpenAI's GPT-1 release
         (``params_shapes.json`` and ``params_*.npy``), LoRA's matrices in peft's format
         (``adapter_config.json``, which names the model that they change), one ``.safetensors``
         file, a ``.gguf`` file, the name of a model that ``npgpt models add`` has added, or the name
@@ -97,6 +108,17 @@ def load_model(
             find_base(path), config=config, mapping=mapping, dtype=dtype, packed=packed
         )
         return load_adapter(base, path)
+    if is_part(path):
+
+        def load_whole() -> GPT:
+            return load_part(
+                path, config or load_config(path),
+                lambda base, whole: load_base(base, whole, packed, mapping=mapping, dtype=dtype),
+            )  # fmt: skip
+
+        model = read_together(path, _is_of_model, load_whole)
+        model.generation_config = read_generation_config(path, is_own=config is None)
+        return model
     model, tensors, what = fit_model(path, config=config, mapping=mapping, dtype=dtype)
 
     def fill(but: Collection[str] = ()) -> None:
@@ -111,6 +133,22 @@ def load_model(
     except ValueError as error:
         raise UserError(f"{what} does not fit its configuration: {error}") from None
     return model
+
+
+def load_base(path: Path, config: ModelConfig, packed: bool, **options: Any) -> GPT:
+    """Return the model that another of a configuration begins with, without LoRA's matrices.
+
+    With `packed`, its weights stay packed unless they must change: for LoRA's change of an earlier
+    run, for more tokens, or for a head of labels, which is trained. `options` are those of
+    `load_model`.
+    """
+    base = load_model(path, packed=packed, **options)
+    if isinstance(base, PackedGPT):
+        has_room = config.vocab_size <= base.config.vocab_size
+        if has_room and not base.config.labels and not any(adapted_layers(base)):
+            return base
+        base = load_model(path, **options)
+    return remove_lora(base)
 
 
 def fit_model(
@@ -202,7 +240,7 @@ def read_generation_config(folder: Path, is_own: bool = True) -> dict[str, Any]:
 
 def _is_of_model(name: str) -> bool:
     """Return whether a file of this name is one of those that are written together."""
-    return name in ("config.json", "generation_config.json", "model.safetensors")
+    return name in ("config.json", "generation_config.json", "model.safetensors", PART)
 
 
 def save_pretrained(model: GPT, folder: str | Path) -> None:
@@ -255,6 +293,11 @@ def open_weights(path: Path) -> tuple[dict[str, Stored], str]:
     index = path / "model.safetensors.index.json"
     if is_release(path):
         return open_release(path), str(path)
+    if is_part(path):
+        raise UserError(
+            f"{path} holds only the part of a model that was trained ({PART}): npgpt export writes "
+            "a folder with the whole model"
+        )
     if path.is_file():
         return dict(open_safetensors(path)), str(path)
     if (path / "model.safetensors").is_file() or not index.is_file():
