@@ -11,8 +11,8 @@ into registers as rarely as possible. Three steps do that:
 2. C is cut into *tiles* of 6 rows and 64 columns. The sums of a tile stay in 24 registers from the
    first of the k terms to the last (:func:`tile`). Each step takes 64 numbers of B and 6 of A, and
    makes 384 products of them.
-3. The k terms are taken in blocks of 256 (:func:`multiply`), so that the part of the panel that a
-   column of tiles reads again and again stays in the processor's cache.
+3. The k terms are taken in blocks of 256 (:func:`multiply`), so that the part of the panels that
+   each row of tiles reads again stays in the processor's cache.
 
 Each element of C is summed in the same order, whatever rows it is computed with. So results do not
 depend on how the rows are shared out over threads.
@@ -32,7 +32,6 @@ TILE_ROWS = 6
 FUSED = ("contract",)  # a multiplication and an addition in one instruction, where there is one
 BLOCK = 256  # terms: a panel's block of float32 takes 64 kB
 LINE = 64  # bytes: what a cache reads at a time
-ROWS = 96  # of A: a block of them takes 96 kB and stays in the cache while all panels pass
 
 
 _features = binding.get_host_cpu_features()
@@ -94,6 +93,15 @@ def _tile_of(real: types.Float, vectors: int):
             for i in range(tile_rows):
                 row = builder.select(builder.icmp_signed("<", i64(i), last), i64(i), last)
                 a_rows.append(builder.add(a, builder.mul(row, a_row)))
+
+            # The tile of C is asked for now, so that it is in the cache when the sums are complete.
+            byte = ir.PointerType(ir.IntType(8))
+            prefetch = declare("llvm.prefetch.p0", ir.VoidType(), byte, i32, i32, i32)
+            for i in range(tile_rows):
+                row = builder.add(c, builder.mul(c_row, i64(i)))
+                for v in range(vectors):
+                    line = builder.inttoptr(builder.add(row, i64(VECTOR * v)), byte)
+                    builder.call(prefetch, [line, i32(1), i32(3), i32(1)])  # to write
 
             # The loop over the terms: 4 vectors of B, and 6 numbers of A that each meet all 4.
             before = builder.block
@@ -377,41 +385,59 @@ def multiply(m, n, k, a, a_row, a_column, b, b_row, panels, first, term, plus, p
     what is left of B, if there is any. If `b` is 0, all of B lies in `panels`, from panel `first`
     and from term `term` on.
 
-    For m = 200 and k = 600, terms 0-255 of rows 0-95 meet the first panel, the second, and so on;
-    then those of rows 96-191, and of 192-199. Then come terms 256-511, whose products are added to
-    what stands in C, and then 512-599.
+    For m = 200 and k = 600, terms 0-255 of rows 0-5 meet the first panel, the second, and so on;
+    then those of rows 6-11, and so on to 199. Then come terms 256-511, whose products are added to
+    what stands in C, and then 512-599. Six rows at a time lie in few pages of memory, so the
+    processor finds their addresses without a look at the table of pages.
     """
-    n_columns, size = panels.shape[2], panels.itemsize
-    n_whole = n // n_columns if b else 0
-    is_wide = n_columns * size == WIDTH
-    height = TILE_ROWS if is_wide else 2 * TILE_ROWS
+    _, panel_terms, columns = panels.shape
+    panel_row = columns * panels.itemsize
+    n_whole = n // columns if b else 0
+    n_wide, n_narrow = n // columns, n % columns  # panels, and the columns of half a panel
+    if panel_row < WIDTH:
+        n_wide, n_narrow = 0, n
+    elif 2 * n_narrow > columns:
+        n_wide, n_narrow = n_wide + 1, 0
     for block in range(0, max(k, 1), BLOCK):
-        n_terms = min(BLOCK, k - block)
-        for begin in range(0, m, ROWS):
-            end = min(begin + ROWS, m)
-            for number in range(-(-n // n_columns)):
-                left = number * n_columns
-                if number < n_whole:
-                    panel, panel_row = b + left * size + block * b_row, b_row
-                else:
-                    panel = panels[first + number - n_whole, term + block :].ctypes.data
-                    panel_row = n_columns * size
-                for i in range(begin, end, height):
-                    here = c + i * c_row + left * size
-                    more, more_row = here, c_row  # the sums of the earlier terms
-                    if block == 0:
-                        more, more_row = plus, plus_row
-                        if plus:
-                            more = plus + i * plus_row + left * size
-                    rows, columns = min(height, end - i), min(n_columns, n - left)
-                    there = a + i * a_row + block * a_column
-                    if is_wide:
-                        tile(
-                            panels, there, a_row, a_column, panel, panel_row, n_terms,
-                            more, more_row, here, c_row, rows, columns,
-                        )  # fmt: skip
-                    else:
-                        narrow_tile(
-                            panels, there, a_row, a_column, panel, panel_row, n_terms,
-                            more, more_row, here, c_row, rows, columns,
-                        )  # fmt: skip
+        n_terms, there = min(BLOCK, k - block), a + block * a_column
+        in_place = n_whole, b + block * b_row, b_row
+        packed = panels.ctypes.data + ((first - n_whole) * panel_terms + term + block) * panel_row
+        for i in range(0, m, TILE_ROWS):
+            more, more_row = what_is_added(block, i, plus, plus_row, c, c_row)
+            for number in range(n_wide):
+                panel, row = panel_of(number, in_place, packed, panel_terms, panel_row)
+                left = number * panel_row
+                tile(
+                    panels, there + i * a_row, a_row, a_column, panel, row, n_terms,
+                    more + left if more else 0, more_row, c + i * c_row + left, c_row,
+                    min(TILE_ROWS, m - i), min(columns, n - number * columns),
+                )  # fmt: skip
+        panel, row = panel_of(n_wide, in_place, packed, panel_terms, panel_row)
+        left = n_wide * panel_row
+        for i in range(0, m if n_narrow else 0, 2 * TILE_ROWS):
+            more, more_row = what_is_added(block, i, plus, plus_row, c, c_row)
+            narrow_tile(
+                panels, there + i * a_row, a_row, a_column, panel, row, n_terms,
+                more + left if more else 0, more_row, c + i * c_row + left, c_row,
+                min(2 * TILE_ROWS, m - i), n_narrow,
+            )  # fmt: skip
+
+
+@inline(EXACT)
+def panel_of(number, in_place, packed, panel_terms, panel_row):
+    """Return where a panel begins, and how far its rows are apart: whole ones may be in place."""
+    n_whole, b, b_row = in_place
+    if number < n_whole:
+        return b + number * panel_row, b_row
+    return packed + number * panel_terms * panel_row, panel_row
+
+
+@inline(EXACT)
+def what_is_added(block, i, plus, plus_row, c, c_row):
+    """Return where the row that is added to row i of C begins, or 0, and how far rows are apart.
+
+    To all blocks of terms but the first, the sums of the terms before are added, which stand in C.
+    """
+    if block:
+        return c + i * c_row, c_row
+    return plus + i * plus_row if plus else 0, plus_row

@@ -68,6 +68,19 @@ def test_pieces_cover_the_result_once(m, n, columns, n_threads):
     assert sum((b - t) * (r - le) for t, b, le, r in pieces) == m * n
 
 
+@pytest.mark.parametrize("m", [9, 80])  # y is read in place, and packed
+def test_an_element_is_the_same_in_any_panel(m):
+    """The last columns may be computed as half a panel: their sums have the same order."""
+    random = np.random.default_rng(0)
+    x, y = (random.standard_normal(s).astype(np.float32) for s in ((m, 600), (600, 256)))
+    none = np.empty(0, np.float32)
+    whole = kernels.own_product(x, y, none)
+    for n in (1, 31, 32, 33, 64, 65, 80, 96, 97, 128, 160):
+        assert np.array_equal(kernels.own_product(x, y[:, :n], none), whole[:, :n]), n
+        part = np.ascontiguousarray(y[:, :n])
+        assert np.array_equal(kernels.own_product(x, part, none), whole[:, :n]), n
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0)])
 def test_without_elements(shape):
     m, k, n = shape
