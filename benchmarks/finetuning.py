@@ -4,7 +4,8 @@
 
 DATA is the folder that has rt-polarity, trec and so on. Each run writes what its last command has
 printed into the results folder. A run whose file exists is left out, so a benchmark that was
-interrupted goes on, and one that is complete prints its table again.
+interrupted goes on, and one that is complete prints its table again. --picture FILE.svg draws the
+accuracy on film reviews against the number of labels.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 
 from autograd.files import make_folders, write_text
 from autograd.reading import read_json
+from npgpt.diagnostics.page import Curve, line_chart
 from npgpt.errors import UserError
 from npgpt.evaluation.examples import draw_examples, read_examples
 from npgpt.evaluation.metrics import Estimate
@@ -152,14 +154,14 @@ ROWS: dict[str, Row] = {
     ),
     "frozen-all": Row(
         "linear on MiniLM's vectors, all labels", (SENTIMENT + " --model minilm --frozen",),
-        read=example,
+        seeds=(0, 1, 2), read=example,
     ),
     "scratch-all": Row("from scratch, all labels", (SENTIMENT,), seeds=(0, 1, 2), read=example),
     "dpo-smollm2": Row(
         "SmolLM2, LoRA: the better of two answers (DPO)",
         (
             "npgpt finetune preferences --model smollm2 --train {train} --valid {valid} --lora_r 8"
-            " --template plain --learning_rate 3e-4 --batch_size 4 --max_iters 25 --warmup_iters 5"
+            " --template plain --learning_rate 1e-3 --batch_size 4 --max_iters 25 --warmup_iters 5"
             " --seed {seed} --out_dir {run}",
         ),
         PREFERENCES, (100, 100), read=preferred,
@@ -219,19 +221,32 @@ def run(row: Row, data: Path, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def summarize(found: list[Estimate]) -> str:
-    """Return the number of one run with its interval, or the mean of three and of that.
+    """Return the number of one run with its interval, or the mean of three and of that."""
+    if len(found) == 1:
+        value, low, high = found[0]
+        return f"{value:.3f}" if low == high else str(found[0])
+    return f"{mean_of(found)} ({', '.join(f'{each.value:.3f}' for each in found)})"
+
+
+def mean_of(found: list[Estimate]) -> Estimate:
+    """Return the mean of three runs, with its interval.
 
     Three runs differ in their examples, and in the order and the initialization: the interval of
     their mean is by Student's t.
     """
-    if len(found) == 1:
-        value, low, high = found[0]
-        return f"{value:.3f}" if low == high else str(found[0])
     values = np.array([each.value for each in found])
     half = STUDENT * values.std(ddof=1) / np.sqrt(len(values))
-    each = ", ".join(f"{value:.3f}" for value in values)
     mean = values.mean()
-    return f"{Estimate(mean, mean - half, mean + half)} ({each})"
+    return Estimate(mean, mean - half, mean + half)
+
+
+def read_results(name: str, results: Path) -> list[Estimate]:
+    """Return the numbers of a row, one for each seed; none if the row is not complete."""
+    row = ROWS[name]
+    files = [results / f"{name}-{seed}.json" for seed in row.seeds]
+    if not all(file.is_file() for file in files):
+        return []
+    return [row.read(json.loads(file.read_text(encoding="utf-8"))["output"]) for file in files]
 
 
 def show(names: list[str], results: Path) -> str:
@@ -239,19 +254,38 @@ def show(names: list[str], results: Path) -> str:
     rows = []
     for name in names:
         row = ROWS[name]
-        files = [results / f"{name}-{seed}.json" for seed in row.seeds]
-        if not all(file.is_file() for file in files):
+        if not (found := read_results(name, results)):
             continue
-        found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
         training = next(each for each in row.commands if "tokenizer" not in each.split()[:2])
         command = training.format(
             train="train.json", valid="valid.json", words="vocab.txt", run=name, seed=0, data="DATA"
         )
         n = "" if not row.task else f"{row.sizes[0]:,} / {row.sizes[1]:,}"
-        accuracy = summarize([row.read(each["output"]) for each in found])
-        rows.append([name, row.about, n, accuracy, f"`{command}`"])
+        rows.append([name, row.about, n, summarize(found), f"`{command}`"])
     columns = ["row", "model and data", "training / held out", "accuracy", "command"]
     return str(Table(columns, rows))
+
+
+def draw_curve(results: Path) -> str:
+    """Return a picture of the accuracy on film reviews, against the number of labels.
+
+    Raises
+    ------
+    UserError
+        If a row of the picture is not complete.
+    """
+    curves = []
+    for name, begin in {"MiniLM": "minilm", "frozen": "frozen", "from scratch": "scratch"}.items():
+        rows = [f"{begin}-{n}" for n in ("100", "1000", "all")]
+        points = [read_results(row, results) for row in rows]
+        for row, found in zip(rows, points, strict=True):
+            if not found:
+                raise UserError(f"the picture needs the row {row}, which is not complete: run it")
+        means = np.array([mean_of(found) for found in points])  # (labels, 3)
+        values = [[each.value for each in found] for found in points]
+        curves.append(Curve(name, *means.T, values))
+    title = "Accuracy on film reviews, against the number of labels"
+    return line_chart(curves, ["100", "1,000", "9,596"], "labels", title)
 
 
 def main() -> None:
@@ -262,6 +296,7 @@ def main() -> None:
         "rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; without: all"
     )
     parser.add_argument("--results", type=Path, default=Path("out/finetuning"), metavar="FOLDER")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curve of labels")
     options = parser.parse_intermixed_args()
     if unknown := [name for name in options.rows if name not in ROWS]:
         parser.error(f"there is no row {', '.join(unknown)}; the rows are {', '.join(ROWS)}")
@@ -275,6 +310,8 @@ def main() -> None:
                 print(f"{name}, seed {seed}", file=sys.stderr)
                 found = run(ROWS[name], options.data, options.results / f"{name}-{seed}", seed)
                 write_text(file, json.dumps(found))
+        if options.picture:
+            write_text(options.picture, draw_curve(options.results) + "\n")
     except UserError as error:
         sys.exit(str(error))
     print(show(names, options.results))

@@ -20,6 +20,7 @@ from autograd.escape import shown
 
 READABLE = 0.6  # of a colour, at most, behind text
 POSITIVE, NEGATIVE = (31, 119, 180), (214, 106, 0)  # blue and orange: also for the colour-blind
+THIRD = (0, 140, 100)  # bluish green, beside both
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --dim: #666; --paper: #fff; }
@@ -177,12 +178,12 @@ PLOT, STEP = 240, 84  # of a chart: its height, and the distance of places, in p
 
 
 def line_chart(curves: Sequence[Curve], places: Sequence[str], axis: str, title: str) -> str:
-    """Return an SVG picture of at most two curves of shares, from 0 to 1, with their intervals.
+    """Return an SVG picture of two or three curves of shares, from 0 to 1, with their intervals.
 
     Parameters
     ----------
     curves : sequence of Curve
-        The first is blue, and the second orange.
+        The first is blue, the second orange and the third green.
     places : sequence of str
         The labels of the places on the horizontal axis, at equal distances.
     axis : str
@@ -213,12 +214,14 @@ def line_chart(curves: Sequence[Curve], places: Sequence[str], axis: str, title:
         f'<text x="{middle:.0f}" y="{top + PLOT + 36}" text-anchor="middle" {gray}>{escape(axis)}'
         "</text>"
     )
-    for i, (curve, rgb) in enumerate(zip(curves, (POSITIVE, NEGATIVE), strict=False)):
+    name_at = left + 8
+    for i, (curve, rgb) in enumerate(zip(curves, (POSITIVE, NEGATIVE, THIRD), strict=False)):
         ink = "rgb({},{},{})".format(*rgb)
-        xs = [left + STEP * (j + 0.5) + 8 * (2 * i - 1) for j in range(len(places))]
+        aside = 8 * (2 * i + 1 - len(curves))
+        xs = [left + STEP * (j + 0.5) + aside for j in range(len(places))]
         for j, points in enumerate(curve.points):
             parts += [
-                f'<circle cx="{xs[j] + 5 * (2 * i - 1):.1f}" cy="{y(point)}" r="2.5" fill="{ink}" '
+                f'<circle cx="{xs[j] + (5 if i else -5):.1f}" cy="{y(point)}" r="2.5" fill="{ink}" '
                 'fill-opacity="0.45"/>'
                 for point in points
             ]
@@ -233,9 +236,8 @@ def line_chart(curves: Sequence[Curve], places: Sequence[str], axis: str, title:
             )
         line = " ".join(f"{x:.1f},{y(mean)}" for x, mean in zip(xs, curve.means, strict=True))
         parts.append(f'<polyline points="{line}" fill="none" stroke="{ink}" stroke-opacity="0.6"/>')
-        parts.append(
-            f'<text x="{left + 8 + 130 * i}" y="16" fill="{ink}">● {escape(curve.name)}</text>'
-        )
+        parts.append(f'<text x="{name_at}" y="16" fill="{ink}">● {escape(curve.name)}</text>')
+        name_at += 30 + 7 * len(curve.name)
     return _svg(width + 8, top + PLOT + 44, title, *parts)
 
 

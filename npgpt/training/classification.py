@@ -41,7 +41,7 @@ from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import END, IGNORED, Batch, Source, Tokens, n_predicted
 from npgpt.training.examples import Examples, count_updates
-from npgpt.training.task import TRAIN, VALIDATION
+from npgpt.training.task import TRAIN, VALIDATION, refuse_documents
 
 
 class Classification(Examples):
@@ -125,8 +125,7 @@ class Classification(Examples):
     @classmethod
     def read(cls, names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
         """Read a file of examples, or a token file of them."""
-        if config.documents:
-            raise UserError("--documents is about texts: leave it out to train on examples")
+        refuse_documents(config, "examples")
         if len(names) != 1:
             raise UserError(
                 f"{'there are no' if not names else len(names)} files of examples; give one file, "

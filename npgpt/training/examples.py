@@ -17,7 +17,7 @@ from npgpt.models.gpt import GPT
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import AnyBatch, Tokens
-from npgpt.training.task import TRAIN, VALIDATION, Task
+from npgpt.training.task import TRAIN, VALIDATION, Task, refuse_documents
 
 SPREAD = 16  # examples are sorted by their lengths within so many batches
 
@@ -127,8 +127,7 @@ class Examples(Task):
 
 def demand_examples(names: Sequence[str], config: TrainConfig, expected: str) -> str:
     """Return the name of the one file of examples; refuse files and options that are for texts."""
-    if config.documents:
-        raise UserError("--documents is about texts: leave it out to train on examples")
+    refuse_documents(config, "examples")
     if len(names) != 1 or names[0].endswith(".bin"):
         raise UserError(f"{' '.join(names) or 'nothing'} is given; expected one {expected}")
     return names[0]

@@ -45,7 +45,7 @@ from npgpt.training.data import (
     end_token,
 )
 from npgpt.training.examples import Examples, count_updates
-from npgpt.training.task import VALIDATION, token_losses
+from npgpt.training.task import VALIDATION, refuse_documents, token_losses
 
 IMAGE = "<image>"  # the token that stands for a patch
 
@@ -105,8 +105,7 @@ class Images(Examples):
     @classmethod
     def read(cls, names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
         """Read files of images, or a token file of them."""
-        if config.documents:
-            raise UserError("--documents is about texts: leave it out to train on images")
+        refuse_documents(config, "images")
         if not names:
             raise UserError("there are no images: give a file with --data FILE.npz")
         if len(names) == 1 and names[0].endswith(".bin"):

@@ -29,7 +29,7 @@ from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import END, IGNORED, Batch, Source, Tokens, end_token, read_texts
-from npgpt.training.task import VALIDATION, Task
+from npgpt.training.task import VALIDATION, Task, refuse_documents
 
 SPREAD = 16  # a random batch is one of this many, into which pairs are divided by their lengths
 LARGEST = 2**22  # logits of a batch of an evaluation
@@ -75,8 +75,7 @@ class Pairs(Task):
     @classmethod
     def read(cls, names: tuple[str, ...], config: TrainConfig, is_main: bool) -> Source:
         """Read pairs files, or a token file of pairs."""
-        if config.documents:
-            raise UserError("--documents is about texts: leave it out to train on pairs")
+        refuse_documents(config, "pairs")
         if not names:
             raise UserError("there are no pairs: give a file with --pairs FILE.tsv")
         if len(names) == 1 and names[0].endswith(".bin"):

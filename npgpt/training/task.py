@@ -318,6 +318,12 @@ class Task(ABC):
         return estimate(TRAIN), estimate(VALIDATION)
 
 
+def refuse_documents(config: TrainConfig, examples: str) -> None:
+    """Refuse the key `documents` for a task whose data are examples, such as pairs."""
+    if config.documents:
+        raise UserError(f"--documents is about texts: leave it out to train on {examples}")
+
+
 def token_losses(model: GPT, batch: AnyBatch, label_smoothing: float = 0.0) -> Tensor:
     """Return the loss of each token that is predicted, (B, T), and 0 at other positions."""
     inputs, targets, *others = batch

@@ -7,6 +7,7 @@ import shlex
 import pytest
 from helpers import ROOT
 
+from npgpt import UserError
 from npgpt.commands.eval.classification import Options as EvalOptions
 from npgpt.commands.finetune import Options as FinetuneOptions
 from npgpt.commands.tokenizer.train import Options as TokenizerOptions
@@ -84,3 +85,24 @@ def test_the_table_shows_complete_rows(script, tmp_path):
     # the standard deviation is 0.036056, and 4.3027 x 0.036056 / sqrt(3) = 0.0896
     assert "| 0.830 [0.740, 0.920] (0.800, 0.820, 0.870)" in table[3]
     assert "| 0.630 [0.540, 0.730] " in table[4]
+
+
+def test_the_picture_has_every_mean_and_every_run(script, tmp_path):
+    single = Result("classification", "m", {}, {}, 4, {"accuracy": Estimate(0.6, 0.5, 0.7)})
+    judged = json.dumps({"output": json.dumps(single.to_dict())})
+    example = json.dumps({"output": json.dumps({"val_accuracy": 0.8})})
+    names = [f"{kind}-{n}" for kind in ("minilm", "frozen", "scratch") for n in (100, 1000, "all")]
+    for name in names[:-1]:
+        is_example = "frozen" in name or "all" in name
+        for seed in (0, 1, 2):
+            (tmp_path / f"{name}-{seed}.json").write_text(example if is_example else judged)
+    with pytest.raises(UserError, match="the row scratch-all, which is not complete"):
+        script["draw_curve"](tmp_path)
+    for seed in (0, 1, 2):
+        (tmp_path / f"scratch-all-{seed}.json").write_text(example)
+    picture = script["draw_curve"](tmp_path)
+    assert picture.count('r="4"') == 9 and picture.count('r="2.5"') == 27
+    assert "frozen, labels 1,000: 0.800 (0.800 to 0.800)" in picture
+    assert "from scratch, labels 100: 0.600 (0.600 to 0.600)" in picture
+    colors = {part.split('"')[0] for part in picture.split('stroke="rgb')[1:]}
+    assert len(colors) == 3
