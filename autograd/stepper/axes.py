@@ -453,6 +453,11 @@ class Labels(NamedTuple):
             for name, text in texts.items()
         )
 
+    def text_of(self, name: str, i: int) -> str:
+        """Return number i of what is counted, with its text if it has one, as in ``3 ·Tower``."""
+        text = self._text(name, {name: i})
+        return str(i) if text is None else f"{i} {text}"
+
     def _text(self, name: str, here: dict[str, int]) -> str | None:
         for key, entry in self.texts.items():
             if key[-1] == name:

@@ -92,6 +92,7 @@ class Part(NamedTuple):
     """The sum of the amounts of all uses: the element, or the norm of several elements."""
     uses: list[Use]
     """The uses, the largest first."""
+    at: Index
     first: Element
     """Where the path begins: the element, or the largest one of several."""
     path: list[Hop]
@@ -159,6 +160,7 @@ def explain_part(trace: Trace, number: int, index: Index) -> Part:
         part,
         total,
         find_uses(trace, number, direction),
+        index,
         first,
         list(follow_path(trace, first)),
         list(follow_flow(trace, number, direction)),

@@ -618,9 +618,9 @@ class Terminal:
     def do_why(self, text: str) -> None:
         """Show what a gradient is the sum of, largest first.  why NAME.
 
-        why NAME         a whole gradient, by module and op; of a number as below
-        why NAME[0, 2]   one element, or a part such as NAME[5]: by use, line and element,
-                         and the largest path to the start of the pass
+        why NAME         a whole gradient: by use, line and element, by token and head where
+                         these are known, and the largest path to the start of the pass
+        why NAME[0, 2]   one element, or a part such as NAME[5]
 
         Of a NaN it says which op made the first one, and of a zero, which factor was 0.
         """

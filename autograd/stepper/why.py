@@ -10,13 +10,13 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.anomaly import summary, zero_times_infinity
+from autograd.stepper.axes import Labels
 from autograd.stepper.contributions import (
     Element,
     Hop,
     Part,
     Use,
     explain_part,
-    explain_whole,
 )
 from autograd.stepper.origins import NotFinite, Zero, find_not_finite, find_zeros
 from autograd.stepper.places import Index, first_of, name_of
@@ -35,10 +35,10 @@ Text = str | list[Row]  # a line, or a table
 def why(trace: Trace, number: int, index: Index = (), width: int = 80) -> str:
     """Return why a gradient, or a part of it, is what it is.
 
-    For one number, or a part, the text has the contributions by use, source line and element, and
-    the largest path to the start of the pass. For a whole array, it has the contributions by
-    module. For a NaN, it says which op made the first NaN, and for a zero, which factor was zero.
-    The contributions that are listed, and those counted as "others", add up to the number.
+    The text has the contributions by use, source line and element, their sums by example, position,
+    token and head, and the largest path to the start of the pass. For a NaN, it says which op made
+    the first NaN, and for a zero, which factor was zero. The contributions that are listed, and
+    those counted as "others", add up to the number.
 
     Parameters
     ----------
@@ -71,8 +71,6 @@ def _parts(trace: Trace, number: int, index: Index) -> Iterator[Text]:
         yield f"{name} has no elements"
     elif not part.any():
         yield from _zero_lines(trace, number, index)
-    elif not index and part.ndim:
-        yield from str(explain_whole(trace, number)).splitlines()
     else:
         yield from _part_lines(trace, explain_part(trace, number, index))
 
@@ -105,8 +103,12 @@ def _made_by(call: Call, name: str = "") -> str:
 
 def _part_lines(trace: Trace, part: Part) -> Iterator[Text]:
     recording, n = trace.recording, len(part.uses)
-    what = f"{part.total:+.4g}" if part.gradient.ndim == 0 else f"norm {part.total:.4g}"
+    is_one = part.gradient.ndim == 0
+    what = f"{part.total:+.4g}" if is_one else f"norm {part.total:.4g}"
     yield f"gradient of {part.name}: {what}, from {n} use{'s' * (n != 1)}"
+    if not is_one and n:
+        yield "  each number is what is added along the gradient: together they are its norm"
+        yield from _own_lines(recording, part)
     if not part.uses:
         yield "  the pass begins here"
         return
@@ -117,30 +119,60 @@ def _part_lines(trace: Trace, part: Part) -> Iterator[Text]:
         yield from _term_lines(recording, use)
     if rest := part.uses[MOST_USES:]:
         yield f"  {sum(use.amount for use in rest):+.4g}  the {len(rest)} other uses"
+    yield from _source_lines(part)
     if part.path:
         yield from _path_lines(trace, part)
 
 
+def _own_lines(recording: Recording, part: Part) -> Iterator[str]:
+    """Yield the shares of the rows and columns of a part in its norm, if they have labels."""
+    number = part.first.number
+    labels = Labels(recording.axes_of(number), recording.texts).part(part.at)
+    for axis in range(part.gradient.ndim):
+        if part.gradient.shape[axis] > 1 and labels.axes[axis : axis + 1] != ((),):
+            sums = np.square(part.gradient).sum(_others(part.gradient, axis)) / part.total
+            yield from _labelled_sums(labels, axis, sums, "  ")
+
+
+def _source_lines(part: Part) -> Iterator[str]:
+    """Yield the sums of all uses by source line, and by module, if one of these has several."""
+    for what, keys in (
+        ("line", [use.call.at for use in part.uses]),
+        ("module", [use.call.scope for use in part.uses]),
+    ):
+        sums: dict[str, float] = {}
+        for key, use in zip(keys, part.uses, strict=True):
+            sums[key] = sums.get(key, 0.0) + use.amount
+        if 1 < len(sums) < len(keys) and "" not in sums:
+            yield "  " + _sums_line(what, sums)
+
+
 def _term_lines(recording: Recording, use: Use) -> Iterator[Text]:
     """Yield the terms of a use, if there are several: the largest, and their sums by axis."""
-    found = [
-        (float(terms[k]), Element(number, k), float(g[k]), float(d[k]))
-        for number, terms, g, d in zip(
-            use.call.results, use.terms, use.cotangents, use.derivatives, strict=True
-        )
-        if terms.ndim
-        for k in zip(*map(np.ndarray.tolist, np.nonzero(terms)), strict=True)
-    ]
-    if len(found) < 2:
+    found: list[tuple[float, Element, float, float]] = []
+    total, count = 0.0, 0
+    for number, terms, g, d in zip(
+        use.call.results, use.terms, use.cotangents, use.derivatives, strict=True
+    ):
+        if terms.ndim and terms.size:
+            total, count = total + float(terms.sum()), count + int(np.count_nonzero(terms))
+            sizes = np.abs(terms).reshape(-1)
+            largest = np.argpartition(sizes, -min(MOST_TERMS, sizes.size))[-MOST_TERMS:]
+            for k in zip(*np.unravel_index(np.sort(largest), terms.shape), strict=True):
+                if terms[k]:
+                    element = Element(number, tuple(map(int, k)))
+                    found.append((float(terms[k]), element, float(g[k]), float(d[k])))
+    if count < 2:
         return
-    found.sort(key=lambda entry: -abs(entry[0]))
+    found = sorted(found, key=lambda entry: -abs(entry[0]))[:MOST_TERMS]
     rows: list[Row] = [
         (f"    {term:+.4g}", _label(recording, element), f"{_signed(g)} · {_signed(d)}",
          _meaning(recording, element))
-        for term, element, g, d in found[:MOST_TERMS]
+        for term, element, g, d in found
     ]  # fmt: skip
-    if rest := found[MOST_TERMS:]:
-        rows.append((f"    {sum(r[0] for r in rest):+.4g}", f"the {len(rest)} others", "", ""))
+    if count > len(found):
+        rest = total - sum(entry[0] for entry in found)
+        rows.append((f"    {rest:+.4g}", f"the {count - len(found)} others", "", ""))
     yield rows
     for number, terms in zip(use.call.results, use.terms, strict=True):
         yield from _axis_lines(recording, number, terms)
@@ -153,16 +185,30 @@ def _axis_lines(recording: Recording, number: int, terms: ndarray) -> Iterator[s
     if len(spread) < 2:
         return
     ids = _token_ids(recording, number)
+    labels = Labels(recording.axes_of(number), recording.texts)
     names = ["example", "position"] if ids is not None else []
     for axis in spread:
         sums = terms.sum(axis=_others(terms, axis))
-        what = names[axis] if axis < len(names) else f"axis {axis}"
-        yield _sums_line(what, {str(i): x for i, x in enumerate(sums.tolist())})
+        if labels.axes[axis : axis + 1] not in ((), ((),)):
+            yield from _labelled_sums(labels, axis, sums, "    ")
+        else:
+            what = names[axis] if axis < len(names) else f"axis {axis}"
+            yield "    " + _sums_line(what, {str(i): x for i, x in enumerate(sums.tolist())})
     if ids is not None:
         by_position = terms.sum(axis=-1)
-        yield _sums_line("token", {
+        yield "    " + _sums_line("token", {
             _token(recording, i): float(by_position[ids == i].sum()) for i in np.unique(ids)
         })  # fmt: skip
+
+
+def _labelled_sums(labels: Labels, axis: int, sums: ndarray, indent: str) -> Iterator[str]:
+    """Yield the sums along an axis by each of what it counts: by head, and by channel."""
+    for name, at in labels.axes[axis]:
+        counted = np.unique(at)
+        if len(counted) > 1:
+            yield indent + _sums_line(name, {
+                labels.text_of(name, int(i)): float(sums[at == i].sum()) for i in counted
+            })  # fmt: skip
 
 
 def _sums_line(what: str, sums: dict[str, float]) -> str:
@@ -170,7 +216,7 @@ def _sums_line(what: str, sums: dict[str, float]) -> str:
     texts = [f"{sums[key]:+.3g} at {key}" for key in order[:MOST_TERMS]]
     if rest := order[MOST_TERMS:]:
         texts.append(f"{sum(sums[key] for key in rest):+.3g} at {len(rest)} others")
-    return f"    by {what}: {', '.join(texts)}"
+    return f"by {what}: {', '.join(texts)}"
 
 
 def _others(x: ndarray, axis: int) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """`why` of a number: its terms add up to it, for every op, and NaN and zero have their origin."""
 
+import re
+
 import numpy as np
 import pytest
 from helpers import as_leaves, two_layer_classifier
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 import autograd
 from autograd import nn
 from autograd.stepper import trace
+from autograd.stepper.axes import count
 from autograd.stepper.contributions import (
     Element,
     derivatives_along,
@@ -138,6 +141,24 @@ def test_a_scalar_has_signs():
     assert text.splitlines()[0] == "gradient of a: +2, from 3 uses"
     assert "+3  +150.0%" in text and "-4  -200.0%" in text
     assert "the pass begins here" in why(trace(y), y._node.number)
+
+
+def test_a_whole_array_by_line_module_and_label():
+    """Uses of several lines and modules are also summed by them, and labelled axes by label."""
+    w = leaf(1.0, -2.0)
+    x = np.array([[0.1, 0.2], [0.3, 0.05], [0.0, 0.1]])
+    with autograd.record() as recording:
+        h = x * w
+        for _ in range(2):
+            h = h * w
+        loss = (h * h).sum()
+    recording.axes[w._node.number] = (count("head", 2),)
+    recording.texts["head",] = ["early", "late"]
+    text = why(trace(loss), w._node.number, width=200)
+    assert text.startswith("gradient of w: norm 10.1, from 3 uses\n  each number is what is added")
+    assert "\n  by head: +10.1 at 1 late, +0.0357 at 0 early\n" in text
+    assert re.search(r"\n  by line: \+6.73 at \S+, \+3.37 at \S+\n", text)
+    assert "    by head: +3.35 at 1 late" in text and "    by axis 0: " in text
 
 
 def test_a_row_of_an_embedding():
