@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,37 @@ def make_page(trace: Trace) -> str:
 def fill_page(contents: dict[str, Any]) -> str:
     """Return the text of an HTML file with the contents of a page, and with our script.
 
-    If the contents name a ``channel``, the page asks Python through this channel (``live.js``).
+    If the contents name a ``channel``, the page asks Python through this channel (``ask.js``).
     """
     name = contents["values"][contents["start"]]["name"]
-    title = html.escape(shown(f"Backpropagation from {name}"))
-    folder = files(__package__)
-    style = folder.joinpath("page.css").read_text("utf-8")
-    names = (*SCRIPTS, "live") if "channel" in contents else SCRIPTS
-    script = "\n".join(folder.joinpath("scripts", f"{x}.js").read_text("utf-8") for x in names)
+    names = (*SCRIPTS, "ask", "live") if "channel" in contents else SCRIPTS
+    return fill_html(f"Backpropagation from {name}", contents, read_scripts(names), read_style())
+
+
+def read_scripts(names: Iterable[str]) -> str:
+    """Return the text of some of the files in ``scripts``."""
+    folder = files(__package__).joinpath("scripts")
+    return "\n".join(folder.joinpath(f"{name}.js").read_text("utf-8") for name in names)
+
+
+def read_style() -> str:
+    """Return the text of ``page.css``."""
+    return files(__package__).joinpath("page.css").read_text("utf-8")
+
+
+def fill_html(title: str, contents: dict[str, Any], script: str, style: str) -> str:
+    """Return the text of an HTML file in which a browser runs this script, and no other one.
+
+    Parameters
+    ----------
+    title : str
+    contents : dict
+        Data for the script, in the element ``data``. If the ``channel`` is ``http``, the script may
+        send requests to the server that the file came from.
+    script, style : str
+        JavaScript and CSS.
+    """
+    title = html.escape(shown(title))
     # In a script element, only "<" could end it or begin a comment.
     data = json.dumps(contents, allow_nan=False, separators=(",", ":"))
     data = data.replace("<", "\\u003c")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy import ndarray
@@ -22,6 +22,22 @@ from autograd.stepper.trace import Trace
 from autograd.stepper.what_if import Outcome, compare, outcome_notes, outcome_rows
 
 MOST = 1 << 20  # elements that the page holds; it fetches the other ones when they are looked at
+
+
+class Answers(Protocol):
+    """What a page asks, through a server or a notebook."""
+
+    longest: int
+    """The most bytes of a request to a server."""
+
+    def page(self, channel: str) -> str:
+        """Return the page; see `Live.page`."""
+
+    def array(self, key: Any, version: Any) -> bytes:
+        """Return an array; see `Live.array`."""
+
+    def answer(self, request: Any) -> dict[str, Any]:
+        """Carry out a request; see `Live.answer`."""
 
 
 class Live:
@@ -55,6 +71,8 @@ class Live:
     loss 5 10
     d(x) [ 2 4 ] [ 2 6 ]
     """
+
+    longest = 1 << 12
 
     def __init__(self, trace: Trace) -> None:
         self.session = Session(trace)

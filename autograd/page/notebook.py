@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from autograd.page import make_page
-from autograd.page.live import Live
+from autograd.page.live import Answers, Live
 from autograd.stepper.stops import CommandError
 from autograd.stepper.trace import Trace
 
@@ -25,7 +25,7 @@ def show(trace: Trace) -> None:
     from IPython.display import HTML, display
 
     if find_spec("anywidget"):
-        display(make_widget(trace))
+        display(make_widget(Live(trace)))
     else:
         note = "To change values here: pip install 'npgpt[notebook]', and restart the kernel."
         display(HTML(f"<div>{frame(make_page(trace))}<p>{note}</p></div>"))
@@ -43,8 +43,8 @@ def frame(page: str) -> str:
     )
 
 
-def make_widget(trace: Trace) -> Any:
-    """Return a widget with the page of a trace; needs `anywidget`."""
+def make_widget(live: Answers) -> Any:
+    """Return a widget with a page; needs `anywidget`."""
     import anywidget
     import traitlets
 
@@ -53,13 +53,12 @@ def make_widget(trace: Trace) -> Any:
         page = traitlets.Unicode().tag(sync=True)
         height = traitlets.Int(HEIGHT).tag(sync=True)
 
-    live = Live(trace)
     widget = Page(page=live.page("frame"))
     widget.on_msg(lambda widget, message, buffers: _reply(live, widget, message))
     return widget
 
 
-def _reply(live: Live, widget: Any, message: Any) -> None:
+def _reply(live: Answers, widget: Any, message: Any) -> None:
     """Answer a message of the page, with the elements of an array as bytes beside the answer."""
     if not isinstance(message, dict):
         return

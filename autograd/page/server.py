@@ -19,11 +19,10 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from autograd.page.live import Live
+from autograd.page.live import Answers, Live
 from autograd.stepper.stops import CommandError
 from autograd.stepper.trace import Trace
 
-LONGEST = 1 << 12  # bytes of a request's body
 PATIENCE = 20  # seconds for which a connection may say nothing
 OURS = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.ASCII)  # any port: it may be forwarded
 SILENT = (ConnectionError, TimeoutError)  # a tab was closed
@@ -45,7 +44,12 @@ def serve(trace: Trace, port: int = 0, browser: bool = True) -> None:
     OSError
         If the port is in use, or needs rights that the user does not have.
     """
-    with Server(Live(trace), port) as server:
+    serve_answers(Live(trace), port, browser)
+
+
+def serve_answers(live: Answers, port: int = 0, browser: bool = True) -> None:
+    """Serve a page and its answers until Ctrl-C; see `serve`."""
+    with Server(live, port) as server:
         try:
             print(f"the page is at {server.address}\nCtrl-C ends it", flush=True)
             if browser and _has_browser():
@@ -62,12 +66,12 @@ def _has_browser() -> bool:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a `Live` on the loopback interface; its `address` has a random token."""
+    """Serves a page on the loopback interface; its `address` has a random token."""
 
     daemon_threads = True  # they end with the program
     allow_reuse_address = os.name == "posix"  # elsewhere two servers could share a port
 
-    def __init__(self, live: Live, port: int = 0) -> None:
+    def __init__(self, live: Answers, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.live, self.token = live, secrets.token_urlsafe(24)
 
@@ -117,8 +121,8 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"\d{1,9}", length, re.ASCII):
             self.refuse(HTTPStatus.LENGTH_REQUIRED, "a request says its length")
-        elif int(length) > LONGEST:
-            message = f"a request has at most {LONGEST} bytes"
+        elif int(length) > (longest := self.server.live.longest):
+            message = f"a request has at most {longest} bytes"
             self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
         else:
             try:

@@ -9,6 +9,7 @@ from typing import Annotated
 from autograd import REGISTRY
 from autograd.reading import read_text
 from autograd.schema import FileName
+from npgpt.commands._serve import Port, taking
 from npgpt.errors import UserError
 from npgpt.learn.katas import Kata, Session
 from npgpt.options import Argument, parse
@@ -28,11 +29,25 @@ class Options:
     """Write the rule in $VISUAL or $EDITOR; it is checked when the editor closes."""
     file: FileName = ""
     """A solution to check, once."""
+    serve: bool = False
+    """Serve katas and lessons as a page, until Ctrl-C. The page runs the rules that you type."""
+    port: Port | None = None
+    """With --serve: the port on this computer. Without it: a free one."""
 
 
 def run(args: list[str]) -> int:
     """Show, hint or check; return 1 for a solution that was given and is wrong."""
     options = parse(Options, args, "kata")
+    if options.port and not options.serve:
+        raise UserError("--port is the port of a page that is served: add --serve")
+    if options.serve:
+        if options.list or options.hint or options.edit or options.file:
+            raise UserError("--serve serves a page: leave out --list, --hint, --edit and --file")
+        from npgpt.learn.page import serve
+
+        with taking(options.port):
+            serve(options.op, options.port or 0)
+        return 0
     session = Session()
     if not options.op:
         if options.hint or options.edit or options.file:

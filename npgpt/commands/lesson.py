@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
+from npgpt.commands._serve import Port, taking
 from npgpt.errors import UserError
 from npgpt.learn.lessons import Lesson, lessons
 from npgpt.learn.player import Player
@@ -27,11 +28,25 @@ class Options:
     """The number of the lesson."""
     part: int = 0
     """Begin at this part of the lesson. By default a lesson goes on where you left it."""
+    serve: bool = False
+    """Serve lessons and katas as a page, until Ctrl-C. The page runs the rules that you type."""
+    port: Port | None = None
+    """With --serve: the port on this computer. Without it: a free one."""
 
 
 def run(args: list[str]) -> int:
     """Play a lesson, or list all."""
     options = parse(Options, args, "lesson")
+    if options.port and not options.serve:
+        raise UserError("--port is the port of a page that is served: add --serve")
+    if options.serve:
+        if options.part:
+            raise UserError("--serve serves a page: leave out --part")
+        from npgpt.learn.page import serve
+
+        with taking(options.port):
+            serve(options.number, options.port or 0)
+        return 0
     if not options.number:
         if options.part:
             raise UserError("name the lesson first, as in: npgpt lesson 1 --part 2")

@@ -16,7 +16,8 @@ from numpy import ndarray
 
 import autograd
 from autograd.reading import SMALL, read_bytes, read_text
-from autograd.schema import FileName, Range
+from autograd.schema import FileName
+from npgpt.commands._serve import Port, taking
 from npgpt.diagnostics.axis_names import name_axes
 from npgpt.errors import UserError
 from npgpt.models.bert import Bert
@@ -61,7 +62,7 @@ class Options:
     """An .html file to write instead: the first backward pass as a page to click through."""
     serve: bool = False
     """Serve the first backward pass as a page, in which values can be changed, until Ctrl-C."""
-    port: Annotated[int, Range(1, 2**16 - 1)] | None = None
+    port: Port | None = None
     """With --serve: the port on this computer. Without it: a free one."""
     textbook: bool = False
     """With --source: write the script as a person would, and assert that it agrees."""
@@ -283,12 +284,8 @@ class _Session:
 
     def serve(self, trace: Any) -> None:
         """Serve a pass as a page, until Ctrl-C."""
-        try:
+        with taking(self.options.port):
             trace.serve(self.options.port or 0)
-        except OSError as error:
-            raise UserError(
-                f"--port {self.options.port}: {error.strerror}; leave out --port to take a free one"
-            ) from None
 
     def write(self, trace: Any) -> None:
         """Write a pass as a script."""

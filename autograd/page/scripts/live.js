@@ -1,38 +1,6 @@
 // What the page does when Python can answer: an element gets another value, the recorded pass runs
 // again, and what has changed stands beside what was. Arrays that the page does not hold are fetched.
 
-// ---- asking Python: over HTTP, or by messages to the window around this frame
-
-/** Send a request; return a promise of the answer, which is bytes for an array. */
-const ask = data.channel === "http" ? askServer : askWindow;
-
-async function askServer(request) {
-  if (request.do === "array") {
-    const response = await fetch(`array/${request.key}?version=${request.version}`);
-    if (!response.ok) throw new Error(await response.text());
-    return response.arrayBuffer();
-  }
-  const response = await fetch("recompute", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(request) });
-  if (!response.ok) throw new Error(await response.text());
-  return response.json();
-}
-
-const waiting = new Map(); // of requests to the window: the functions that take their answers
-
-function askWindow(request) {
-  return new Promise((resolve) => {
-    const id = Math.random(); // several frames of a notebook may get the same answers
-    waiting.set(id, resolve);
-    window.parent.postMessage({ id, request }, "*");
-  });
-}
-
-window.addEventListener("message", (event) => {
-  if (event.source !== window.parent || !waiting.has(event.data?.id)) return;
-  waiting.get(event.data.id)(event.data.answer);
-  waiting.delete(event.data.id);
-});
-
 // ---- one request after the other
 
 const queue = [];

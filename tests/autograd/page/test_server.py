@@ -19,7 +19,7 @@ import autograd
 from autograd.page import live as live_module
 from autograd.page import server as server_module
 from autograd.page.live import Live
-from autograd.page.server import LONGEST, Server
+from autograd.page.server import Server
 from autograd.stepper import trace
 
 SCRIPT = """
@@ -136,9 +136,9 @@ def test_a_post_without_an_origin_is_refused(server):
 @pytest.mark.parametrize(
     ("body", "headers", "expected"),
     [
-        (b"{", {}, 400), (b"\xff", {}, 400), (b"[" * LONGEST, {}, 400), (b"", {}, 400),
+        (b"{", {}, 400), (b"\xff", {}, 400), (b"[" * Live.longest, {}, 400), (b"", {}, 400),
         (b"{}", {"Content_Length": "999999999"}, 413), (b"{}", {"Content_Length": "9" * 99}, 411),
-        (b"{}", {"Content_Length": "-1"}, 411), (b"x" * (LONGEST + 1), {}, 413),
+        (b"{}", {"Content_Length": "-1"}, 411), (b"x" * (Live.longest + 1), {}, 413),
     ],
 )  # fmt: skip
 def test_bodies_that_are_no_requests(body, headers, expected, server):
