@@ -309,7 +309,7 @@ class TrainConfig(
     """Sequences in a batch."""
     gradient_accumulation_steps: Size = 1
     """Batches to an update."""
-    max_iters: Steps = 1200
+    max_iters: Steps = 2000
     """Updates."""
     epochs: Positive = 0.0
     """For examples: how often each is read. This sets max_iters and, if eval_interval is not given,
