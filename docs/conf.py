@@ -50,7 +50,7 @@ def write_lessons() -> None:
     folder = GENERATED / "lessons"
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted((ROOT / "npgpt/learn/lessons").glob("*.md")):
-        text = re.sub("```(step|question)\n", "```text\n", source.read_text("utf-8"))
+        text = re.sub("```(step|output|question)\n", "```text\n", source.read_text("utf-8"))
         (folder / source.name).write_text(text, "utf-8")
 
 

@@ -107,6 +107,7 @@ function showPart(lesson, at) {
 const SHOWN = {
   text: ({ text }) => prose(text),
   python: ({ code }) => h("pre", {}, code),
+  output: ({ text }) => h("pre", { tabindex: 0, "aria-label": "what the script prints" }, text),
   step: ({ text }) => h("pre", { tabindex: 0, "aria-label": "what the stepper prints" }, text),
   question: showQuestion,
 };

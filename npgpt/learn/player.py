@@ -125,7 +125,7 @@ class Player(Runner):
         ask, self.ask, self.console.quiet = self.ask, None, True
         try:
             for kind, content in sum(sections, []):
-                if kind in ("python", "step"):
+                if kind not in ("text", "question"):
                     self.run(kind, content)
         finally:
             self.ask, self.console.quiet = ask, False
@@ -330,6 +330,8 @@ class Player(Runner):
         """Return whether a text at a question is a command of the stepper, and no answer."""
         letters = [option[0] for option in question.lettered]
         if typed in (*question.options, *letters) or typed in self.session.names():
+            return False
+        if self.stepper is None:  # there was no backward pass
             return False
         try:
             command = self.stepper.command_or_value(typed.partition(" ")[0], typed)

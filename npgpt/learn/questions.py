@@ -157,6 +157,8 @@ def solution(question: Question, session: Session) -> str:
         return str(np.shape(value))
     if question.kind == "places":
         return _list_places(np.argwhere(value))
+    if np.ndim(value) == 0:
+        return f"{float(value):.4g}"
     lines = [line.plain for line in matrix(np.asarray(value), WIDTH)]
     return ("\n" if len(lines) > 1 else "") + "\n".join(lines)
 

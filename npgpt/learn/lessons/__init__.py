@@ -1,8 +1,9 @@
 """Lessons: texts with prose, a script, commands of the stepper, and questions.
 
 A lesson is a Markdown file in this folder, such as ``1_the_chain_rule.md``. Its ``python`` blocks
-together are one script. A ``step`` block holds commands for the last `backward` of the script so
-far, and the output of the stepper. A ``question`` block holds a question and its right answer; see
+together are one script. An ``output`` block holds what the script has printed. A ``step`` block
+holds commands for the last `backward` of the script so far, and the output of the stepper. A
+``question`` block holds a question and its right answer; see
 `npgpt.learn.questions`. ``python -m npgpt.learn.lessons`` writes the output and the right answers
 again; a test checks that every lesson is up to date.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import io
 import linecache
 import re
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +28,16 @@ from rich.text import Text
 import autograd
 from autograd.console import Console
 from autograd.kernels import use_kernels
+from autograd.stepper import trace
 from autograd.stepper.session import Session
 from autograd.stepper.terminal import Terminal
 from npgpt.errors import UserError
 from npgpt.learn.questions import Question, Verdict, judge_answer, read_question, solution
 
-BLOCK = re.compile(r"^(```(?:python|step|question)\n.*?^```\n)|^(?=## )", re.DOTALL | re.MULTILINE)
+COMPUTED = ("output", "step", "question")  # kinds of blocks with parts that `replayed` writes
+BLOCK = re.compile(
+    r"^(```(?:python|output|step|question)\n.*?^```\n)|^(?=## )", re.DOTALL | re.MULTILINE
+)
 
 
 class Lesson:
@@ -47,7 +53,7 @@ class Lesson:
     title : str
     parts : list of (str, str)
         The parts of the lesson in order. The first entry of a part is its kind, ``text``,
-        ``python``, ``step`` or ``question``, and the second its content.
+        ``python``, ``output``, ``step`` or ``question``, and the second its content.
     sections : list of list of (str, str)
         The same parts by section. A section begins with a heading.
     questions : list of Question
@@ -93,8 +99,9 @@ class Lesson:
         dict
             ``number``, ``title`` and ``sections``. Each section has a ``title`` and ``parts``, and
             each part a ``kind``: a ``text`` has its ``text`` in Markdown; ``python`` has ``code``;
-            a ``step`` has ``commands``, and ``text``, what the stepper prints; a ``question`` has
-            its ``number`` (see `judge`) and the attributes of a `Question`.
+            an ``output`` has the ``text`` that the script prints; a ``step`` has ``commands``, and
+            ``text``, what the stepper prints; a ``question`` has its ``number`` (see `judge`) and
+            the attributes of a `Question`, with ``judge`` for its kind.
 
         Examples
         --------
@@ -136,12 +143,13 @@ class Lesson:
         with use_kernels(False):
             for kind, content in self.parts:
                 runner.run(kind, content)
-                printed = f"{runner.console.export_text().strip()}\n"
+                printed = runner.console.export_text().strip("\n") + "\n"
                 if kind == "question":
                     shown = solution(read_question(content), runner.session)
                     space = "" if shown.startswith("\n") else " "
-                    printed = content.partition("right:")[0] + f"right:{space}{shown}\n"
-                if kind in ("step", "question") and essential(printed) != essential(content):
+                    asked = content.partition("\nright:")[0].rstrip("\n")
+                    printed = f"{asked}\nright:{space}{shown}\n"
+                if kind in COMPUTED and essential(printed) != essential(content):
                     content = printed
                 text += content if kind == "text" else f"```{kind}\n{content}```\n"
         return text
@@ -214,6 +222,13 @@ def _paths() -> dict[str, Path]:
     return dict(sorted(paths.items(), key=lambda entry: int(entry[0])))
 
 
+def _nothing() -> Session:
+    """Return a session in which expressions without names of a program can be evaluated."""
+    with autograd.record():
+        start = autograd.tensor(0.0, requires_grad=True) * 1.0
+    return Session(trace(start))
+
+
 def essential(printed: str) -> str:
     """Return the stepper's output without the parts that depend on the machine or the version.
 
@@ -251,7 +266,7 @@ class Runner:
     stepper : Terminal
         The stepper's terminal for the last backward pass of the script so far.
     session : Session
-        The session of the stepper.
+        Where the stepper stands.
     """
 
     def __init__(self, lesson: Lesson, console: Console | None = None) -> None:
@@ -262,13 +277,14 @@ class Runner:
     def begin(self) -> None:
         """Go to the beginning of the lesson: nothing has run."""
         self.script, self.names = "", {"__name__": "__main__"}
+        self.printed = ""  # by the last lines of the script
         self.stepper: Any = None
         self.begun = False  # whether the first step of this pass was shown
 
     @property
     def session(self) -> Session:
-        """The session of the stepper."""
-        return self.stepper.session
+        """The session of the stepper; of an empty pass before the first `backward`."""
+        return self.stepper.session if self.stepper else _nothing()
 
     def run(self, kind: str, content: str) -> None:
         """Run or print one part of the lesson."""
@@ -297,11 +313,21 @@ class Runner:
         name = f"lesson{self.lesson.number}.py"
         linecache.cache[name] = len(self.script), None, self.script.splitlines(True), name
         passes: list[Any] = []
-        with autograd.stepper.stopping_at_backward(passes.append):
+        printed, ops = io.StringIO(), set(autograd.REGISTRY)
+        with autograd.stepper.stopping_at_backward(passes.append), redirect_stdout(printed):
             exec(compile("\n" * before + content, name, "exec"), self.names)
-        hidden = self.stepper is not None and self.session.hidden
+        for op in set(autograd.REGISTRY) - ops:  # a lesson may define an op again, or run twice
+            del autograd.REGISTRY[op]
+        self.printed = printed.getvalue()
+        if not passes:
+            return
+        hidden = bool(self.stepper and self.session.hidden)
         self.stepper, self.begun = Terminal(passes[-1], self.console), False
         self.session.hidden = hidden
+
+    def run_output(self, content: str) -> None:
+        """Print what the script has printed."""
+        self.console.print(Text(self.printed.rstrip("\n")), soft_wrap=not self.console.is_terminal)
 
     def run_step(self, content: str) -> None:
         """Run the commands of a block."""
@@ -311,7 +337,7 @@ class Runner:
 
     def begin_pass(self) -> None:
         """Show the first step of a pass, once."""
-        if not self.begun:
+        if self.stepper is not None and not self.begun:
             self.stepper.begin()
             self.begun = True
 
