@@ -22,7 +22,7 @@ LONGEST_LABEL = 20  # columns of the terminal for what a row stands for
 WIDEST_CELL = 8  # columns of the terminal to which a number is widened for what its column is
 
 
-def numbers(x: ndarray) -> tuple[list[str], list[str], str]:
+def numbers(x: ndarray, digits: int = 4) -> tuple[list[str], list[str], str]:
     """Return an array's elements as texts of equal width, the style of each, and a common factor.
 
     The factor is a text such as ``× 1e-05``. It is empty if the numbers are of moderate size.
@@ -41,15 +41,15 @@ def numbers(x: ndarray) -> tuple[list[str], list[str], str]:
             wide = wide / 10.0**power
         finite = wide[np.isfinite(wide)]
         short = np.allclose(finite, finite.round(1), rtol=1e-9, atol=0)  # such as 1.5
-        texts = [_short(v, 1 if short else 4) for v in wide]
+        texts = [_short(v, 1 if short else digits) for v in wide]
         styles = [_style(v, largest) for v in flat]
     width = max(map(len, texts), default=0)
     return [text.rjust(width) for text in texts], styles, factor
 
 
-def one(x: Any) -> str:
+def one(x: Any, digits: int = 4) -> str:
     """Return a single number as text."""
-    (text,), _, factor = numbers(np.asarray(x).reshape(1))
+    (text,), _, factor = numbers(np.asarray(x).reshape(1), digits)
     return text + factor.replace("× 1", "")
 
 
@@ -70,7 +70,11 @@ def _style(v: float, largest: float) -> str:
 
 
 def matrix(
-    x: Any, width: int, most_rows: int = MOST_ROWS, labels: Labels | None = None
+    x: Any,
+    width: int,
+    most_rows: int = MOST_ROWS,
+    labels: Labels | None = None,
+    digits: int = 4,
 ) -> Iterator[Text]:
     """Yield the lines that show an array.
 
@@ -82,7 +86,7 @@ def matrix(
         yield Text("no elements", "dim")
         return
     if x.ndim == 0:
-        yield Text(one(x), numbers(x)[1][0])
+        yield Text(one(x, digits), numbers(x)[1][0])
         return
     lead = x.shape[:-2]
     shown = x[(0,) * len(lead)] if lead else x
@@ -95,11 +99,11 @@ def matrix(
     width -= cell_len(sides[0])
     has_texts = labels is not None and labels.has_texts(-1)
     likely = np.concatenate([rows[:, :width], rows[:, -1:]], axis=1)  # no more columns fit
-    cell = max(map(len, numbers(likely)[0])) + 1
+    cell = max(map(len, numbers(likely, digits)[0])) + 1
     room = max(2, (width - 14) // max(cell, has_texts and WIDEST_CELL))
     left, right = (n_columns, 0) if n_columns <= room else (max(1, room - 2), 1)
     rows = np.concatenate([rows[:, :left], rows[:, n_columns - right :]], axis=1)
-    texts, styles, factor = numbers(rows)
+    texts, styles, factor = numbers(rows, digits)
     if labels is not None and has_texts:
         texts = [text.rjust(WIDEST_CELL - 1) for text in texts]
         yield _column_labels(labels, [*range(left), *range(n_columns - right, n_columns)],

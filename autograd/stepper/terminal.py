@@ -40,7 +40,7 @@ from autograd.stepper.what_if import Outcome, outcome_lines
 ALIASES = {
     "n": "next", "c": "continue", "u": "until", "b": "break", "i": "into", "o": "out", "w": "where",
     "p": "print", "f": "formula", "q": "quit", "h": "help", "?": "help", "exit": "quit",
-    "a": "args", "l": "list", "j": "jump", "display": "watch",
+    "a": "args", "l": "list", "j": "jump", "display": "watch", "s": "set", "tui": "screen",
 }  # fmt: skip
 FEW = 64  # elements: an array of at most this size is shown in full
 MOST_TERMS = 8  # terms of a sum that are listed
@@ -59,6 +59,8 @@ class Terminal:
     Attributes
     ----------
     session : Session
+    screen : str
+        Empty, ``full`` or ``projector``: how `talk` shows steps, if the terminal can be redrawn.
     done, quit : bool
         `done` is True when the user left this pass, `quit` when the user left the stepper.
 
@@ -82,6 +84,8 @@ class Terminal:
         self.console = console or Console()
         self.session = Session(trace)
         self.history: list[str] = []
+        self.screen = ""
+        self.in_terminal = False
         self.done = False
         self.quit = False
 
@@ -98,8 +102,17 @@ class Terminal:
         text = Text(style=style)
         for part in parts:
             text.append_text(part) if isinstance(part, Text) else text.append(str(part))
-        for line in fold(text, self.console.width, indent):
-            self.console.print(line, soft_wrap=True)
+        for line in fold(text, self.width, indent):
+            self.write(line)
+
+    def write(self, line: Text) -> None:
+        """Write a line that fits the width."""
+        self.console.print(line, soft_wrap=True)
+
+    @property
+    def width(self) -> int:
+        """The number of columns of all that is printed."""
+        return self.console.width
 
     def run(self, line: str) -> None:
         """Carry out one command. After a command that cannot be carried out, print the reason."""
@@ -152,6 +165,7 @@ class Terminal:
 
     def play(self, lines: Iterable[str]) -> None:
         """Run commands from a file. Each command is printed before its output."""
+        self.screen = ""
         self.begin()
         for line in lines:
             if line.strip():
@@ -166,18 +180,41 @@ class Terminal:
         In a terminal the prompt has history and completion. In a notebook the notebook's own input
         field is used. Otherwise the commands are read from the standard input.
         """
-        terminal = sys.stdin.isatty() and self.console.is_terminal
-        if not terminal and not hasattr(builtins, "__IPYTHON__"):
+        self.in_terminal = sys.stdin.isatty() and self.console.is_terminal
+        if not self.in_terminal and not hasattr(builtins, "__IPYTHON__"):
             self.play(sys.stdin)
             return
-        ask = self.prompt() if terminal else input
+        self.screen = self.screen if self.can_redraw else ""
         self.begin()
-        last = ""
         while not self.done:
+            if self.screen:
+                from autograd.stepper.screen import Screen
+
+                with Screen(self) as screen:
+                    self.converse(screen.ask, screen.run)
+                if not self.done and not self.screen:
+                    self.show()
+            else:
+                self.converse(self.asker(), self.run)
+
+    def asker(self) -> Callable[[], str]:
+        """Return the function that asks for a command in a line."""
+        prompt = self.prompt() if self.in_terminal else input
+        return lambda: prompt(f"({self.session.progress}) ")
+
+    @property
+    def can_redraw(self) -> bool:
+        """Whether a screen can be shown: in a terminal that moves its cursor."""
+        return self.in_terminal and not self.console.is_dumb_terminal
+
+    def converse(self, ask: Callable[[], str], run: Callable[[str], None]) -> None:
+        """Ask for commands and run them until the user leaves, or changes the kind of screen."""
+        last, screen = "", self.screen
+        while not self.done and self.screen == screen:
             try:
-                line = ask(f"({self.session.progress}) ").strip()
+                line = ask().strip()
             except KeyboardInterrupt:
-                if not terminal:
+                if not self.in_terminal:
                     raise
                 continue
             except EOFError:
@@ -187,11 +224,11 @@ class Terminal:
                 line = last  # as in pdb, an empty line repeats a move
             last = line
             try:
-                self.run(line)
+                run(line)
             except KeyboardInterrupt:
                 self.print("interrupted", style="red")
 
-    def prompt(self) -> Callable[[str], str]:
+    def prompt(self, **options: Any) -> Callable[[Any], str]:
         """Return the function that shows the prompt in a terminal and returns the typed line."""
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import WordCompleter
@@ -199,7 +236,10 @@ class Terminal:
 
         words = WordCompleter(self.words, pattern=re.compile(r"[\w.\[\]]+"))
         session: Any = PromptSession(
-            history=InMemoryHistory(), completer=words, complete_while_typing=False
+            history=InMemoryHistory(self.history),
+            completer=words,
+            complete_while_typing=False,
+            **options,
         )
         return session.prompt
 
@@ -222,14 +262,9 @@ class Terminal:
 
     def show(self) -> None:
         """Show the step where the session stands, and the watched expressions."""
-        view = self.session.current_view()
-        self.print()
-        if isinstance(view, StepView):
-            self.show_step(view)
-        elif isinstance(view, EndView):
-            self.show_end(view)
-        else:
-            self.show_proof(view)
+        if not self.screen:  # which shows the step itself
+            self.print()
+            self.show_view(self.session.current_view())
         for expression, value, error in self.session.watched_values():
             self.print(Text(f"{expression}:", "dim"))
             if error:
@@ -237,9 +272,18 @@ class Terminal:
             else:
                 self.show_value(value)
 
+    def show_view(self, view: StepView | EndView | ProofView) -> None:
+        """Show the step, the gradients at the end of a pass, or the comparison of an op."""
+        if isinstance(view, StepView):
+            self.show_step(view)
+        elif isinstance(view, EndView):
+            self.show_end(view)
+        else:
+            self.show_proof(view)
+
     def rule(self, left: str, right: str = "") -> None:
         """Draw a line across, with a title at its left end and a note at its right."""
-        room = self.console.width - cell_len(left) - 4
+        room = self.width - cell_len(left) - 4
         fits = right and cell_len(right) + 6 <= room
         line = f"{'─' * (room - cell_len(right) - 1)} {right}" if fits else "─" * room
         self.print(Text("── ", "dim"), Text(left, "bold"), Text(f" {line}", "dim"))
@@ -247,17 +291,25 @@ class Terminal:
             self.print(Text(f"   {right}", "dim"))
 
     def show_step(self, view: StepView) -> None:
-        """Show a step: the cotangent that comes in, and what the step sends to each input."""
+        """Show a step: its place, its statement and its cotangents."""
+        self.show_place(view)
+        self.show_statement(view.statement)
+        self.show_cotangents(view)
+
+    def show_place(self, view: StepView) -> None:
+        """Show where a step is: in the pass, in a loop, in the program, in the model."""
         n, n_passes = view.passes
         loop = f"pass {n} of {n_passes}  " if n_passes > 1 else ""
         self.rule(f"{view.progress}  {view.op}", f"{loop}{view.at}")
         if view.scope:
             self.print(Text(f"in {view.scope}", "dim"))
-        self.show_statement(view.statement)
+
+    def show_cotangents(self, view: StepView) -> None:
+        """Show the cotangent that comes in, and what the step sends to each input."""
         for _, name, value, labels in view.received:
             self.show_array(f"d({name})", value, labels=labels)
         if view.sent is None:
-            self.print(Text("what it sends is hidden: predict", "dim"))
+            self.print(Text("what it sends is hidden: predict", "italic"))
             return
         for _, rule, value, _, note, labels in view.sent:
             self.show_array(rule, value, note, labels)
@@ -269,14 +321,14 @@ class Terminal:
             if set(line) == {" ", "^"}:
                 continue
             marks = below if set(below) == {" ", "^"} else ""
-            for start, end, column in spans(line, self.console.width):
+            for start, end, column in spans(line, self.width):
                 self.print(Text(" " * column + line[start:end], "italic"))
                 if marks[start:end].strip():
                     self.print(Text(" " * column + marks[start:end], "dim"))
 
     def show_array(self, title: str, x: Any, note: str = "", labels: Labels | None = None) -> None:
         """Show an array under its title; beside it if it is one line and there is room."""
-        x, width = np.asarray(x), self.console.width
+        x, width = np.asarray(x), self.width
         size = f"  norm {norm(x):.4g}" if x.size > FEW else ""
         names = f"  {labels.names}" if labels is not None and labels.names else ""
         pieces = [Text(f"  {title}"), Text(f"  {kind(x)}{size}", "dim"), Text(names, "dim")]
@@ -309,7 +361,7 @@ class Terminal:
                     Text(f"  {name:<{width}}"), Text(f"  norm {norm(value):<10.4g}"),
                     Text(f" {kind(value):<18}", "dim"), Text(note, "dim italic"),
                 ]  # fmt: skip
-                for line in flow(pieces, self.console.width, 4):
+                for line in flow(pieces, self.width, 4):
                     self.print(line)
 
     def show_proof(self, view: ProofView) -> None:
@@ -512,11 +564,11 @@ class Terminal:
         value = self.session.evaluate(text)
         if isinstance(value, ndarray):
             written = np.array2string(
-                value, max_line_width=self.console.width, precision=4, suppress_small=True,
+                value, max_line_width=self.width, precision=4, suppress_small=True,
                 threshold=sys.maxsize,
             )  # fmt: skip
         else:
-            written = pformat(value, width=self.console.width)
+            written = pformat(value, width=self.width)
         for line in written.splitlines():
             self.print(line)
 
@@ -569,7 +621,7 @@ class Terminal:
             self.print(Text(f"{kind(x)}  norm {norm(x):.4g}{ends}", "dim"))
             if labels is not None and labels.names:
                 self.print(Text(labels.names, "dim"))
-        for line in matrix(x, self.console.width - 2, labels=labels):
+        for line in matrix(x, self.width - 2, labels=labels):
             self.print(line)
 
     def do_formula(self, text: str) -> None:
@@ -591,7 +643,7 @@ class Terminal:
     def show_equation(self, equation: NumberedEquation) -> None:
         """Show an equation with numbers; its rows in columns, if the columns fit the width."""
         widths = [max(map(len, column)) for column in zip(*equation.rows, strict=True)]
-        aligned = sum(widths) + 9 <= self.console.width
+        aligned = sum(widths) + 9 <= self.width
         for place, text, value in equation.rows:
             if aligned:
                 place, text = place.ljust(widths[0]), text.ljust(widths[1])
@@ -626,7 +678,7 @@ class Terminal:
         """
         if not text:
             raise CommandError("why which gradient?")
-        self.print(self.session.why(text, self.console.width))
+        self.print(self.session.why(text, self.width))
 
     # ---- checking
 
@@ -660,7 +712,7 @@ class Terminal:
             self.print(Text(f"    {found.remark}", style))
         if found.likely:
             self.print(Text(f"    likely {found.likely}", style))
-        wide = max(8, min(14, (self.console.width - 18) // 2))
+        wide = max(8, min(14, (self.width - 18) // 2))
         self.print(Text(f"    {'':<12} {'numeric':>{wide}} {'rule':>{wide}}", "dim"))
         for place, *both in zip(found.places, found.numeric, found.computed, strict=True):
             at = f"[{', '.join(map(str, place))}]" if place else ""
@@ -701,7 +753,7 @@ class Terminal:
     def show_what_if(self, found: Outcome) -> None:
         """Show the loss, values, predictions and gradients before and after a change."""
         self.print("what if: the program ran again, forward and backward", style="green")
-        for line in outcome_lines(found, self.console.width):
+        for line in outcome_lines(found, self.width):
             self.print(line)
 
     def do_predict(self, text: str) -> None:
@@ -721,7 +773,7 @@ class Terminal:
                 self.print(f"✗ {title}: {hint}", style="red")
                 continue
             self.print(f"✓ right: {title}{'' if title.endswith('=') else ' is'}", style="green")
-            for line in matrix(expected, self.console.width - 6):
+            for line in matrix(expected, self.width - 6):
                 self.print("      ", line)
 
     def do_watch(self, text: str) -> None:
@@ -732,6 +784,20 @@ class Terminal:
             return
         self.session.watch(text)
         self.show_value(self.session.evaluate(text))
+
+    def do_screen(self, text: str) -> None:
+        """Show each step in a full screen that is redrawn.  screen [projector|off].
+
+        screen            the source, the graph, the values and the cotangents, and below them what
+                          the last command printed: PageUp and PageDown scroll it, Enter removes it
+        screen projector  the same for the back rows: fewer digits, empty lines, no small print
+        screen off        lines again
+        """
+        if text not in ("", "projector", "off"):
+            raise CommandError(f"screen, screen projector or screen off; not screen {text}")
+        if not self.can_redraw:
+            raise CommandError("the full screen needs commands that are typed in a terminal")
+        self.screen = {"": "full", "off": ""}.get(text, text)
 
     # ---- help
 
@@ -765,7 +831,7 @@ class Terminal:
     def show_forms(self, forms: list[tuple[str, str]]) -> None:
         """Show forms of a command and their meanings: side by side if there is room."""
         column = max((len(form) for form, _ in forms), default=0) + 2
-        beside = 2 * column <= self.console.width
+        beside = 2 * column <= self.width
         for form, meaning in forms:
             if beside:
                 self.print(form.ljust(column), Text(meaning, "dim"), indent=column)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy import ndarray
@@ -25,6 +25,9 @@ from npgpt.models.config import Steps
 from npgpt.options import Argument, NewFile, parse
 from npgpt.say import say
 from npgpt.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from autograd.stepper.terminal import Terminal
 
 
 @dataclass
@@ -58,6 +61,10 @@ class Options:
     """A .py file to write instead: the first backward pass as a NumPy script."""
     primitives: bool = False
     """With --source: write each fused op as the primitive ops of its reference."""
+    full_screen: bool = False
+    """Show each step in a full screen that is redrawn, as the command screen does."""
+    projector: bool = False
+    """Show the full screen with fewer digits and empty lines, for a projector."""
     html: NewFile = ""
     """An .html file to write instead: the first backward pass as a page to click through."""
     serve: bool = False
@@ -88,6 +95,13 @@ def walk(options: Options) -> None:
         raise UserError("--primitives are for a script that is written: add --source FILE.py")
     if options.textbook and not options.source:
         raise UserError("--textbook is for a script that is written: add --source FILE.py")
+    if (options.full_screen or options.projector) and (
+        options.commands or options.source or options.html or options.serve
+    ):
+        raise UserError(
+            "--full_screen and --projector are for commands that are typed: leave out --commands, "
+            "--source, --html and --serve"
+        )
     if options.source:
         check_source(options)
     if options.html:
@@ -251,6 +265,8 @@ class _Session:
         if options.commands:
             self.lines = iter(read_text(options.commands, pipes=True).splitlines())
         self.options = options
+        self.screen = "projector" if options.projector else "full" if options.full_screen else ""
+        self.terminal: Terminal | None = None  # of the pass before
         self.count = 0
 
     def recording(self) -> AbstractContextManager:
@@ -276,11 +292,18 @@ class _Session:
             self.serve(trace)
             raise _Left
         try:
-            left = autograd.stepper.walk(trace, self.lines, terminal_for(read))
+            left = autograd.stepper.walk(trace, self.lines, lambda each: self.open(each, read))
         except BrokenPipeError:  # the reader, such as head, has seen enough
             left = True
         if left:
             raise _Left
+
+    def open(self, trace: Any, read: Sequence[Any]) -> Terminal:
+        """Return the terminal of a pass, with the kind of screen of the pass before it."""
+        last, made = self.terminal, terminal_of(trace, read)
+        made.screen = last.screen if last else self.screen
+        self.terminal = made
+        return made
 
     def serve(self, trace: Any) -> None:
         """Serve a pass as a page, until Ctrl-C."""
@@ -298,13 +321,15 @@ class _Session:
         say(f"{path} is written; it prints {trace.recording.name(trace.start)} = {value!s}")
 
 
-def terminal_for(read: Sequence[Any]) -> Callable[[Any], Any] | None:
-    """Return what makes the terminal of a pass: with commands that ask a model, if there is one."""
+def terminal_of(trace: Any, read: Sequence[Any]) -> Terminal:
+    """Return the terminal of a pass: with commands that ask a model, if there is one."""
+    from autograd.stepper.terminal import Terminal
+
     if not read:
-        return None
+        return Terminal(trace)
     from npgpt.commands._model_terminal import ModelTerminal
 
-    return lambda trace: ModelTerminal(trace, *read)
+    return ModelTerminal(trace, *read)
 
 
 class _Left(BaseException):
