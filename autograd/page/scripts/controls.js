@@ -2,6 +2,7 @@
 
 const scrubber = h("input", { type: "range", min: 0, max: N - 1, value: 0, id: "scrubber", "aria-label": "moment of the pass", oninput: () => go(Number(scrubber.value)) });
 const controls = h("span", {});
+const announcement = h("span", { role: "status", class: "unseen" }); // for a screen reader
 const search = h("input", { id: "search", size: 14, list: "names", placeholder: "a name (press /)", "aria-label": "find a value by its name",
   onchange: () => {
     const found = Object.entries(data.values).find(([, v]) => v.name === search.value.trim());
@@ -13,7 +14,7 @@ function showControls() {
     h("button", { onclick: () => go(state.at - 1), title: "b" }, "back"), " ",
     h("button", { onclick: () => go(state.at + 1), title: "n" }, "next"), " ",
     h("button", { onclick: () => go(N_FORWARD), title: "g" }, "begin of the backward pass"), " ",
-    h("button", { "aria-pressed": String(state.hidden), onclick: () => { state.hidden = !state.hidden; showControls(); showInspector(); } }, "predict"));
+    h("button", { "aria-pressed": String(state.hidden), onclick: () => { state.hidden = !state.hidden; showControls(); showInspector(); controls.querySelector("[aria-pressed]").focus(); } }, "predict"));
 }
 
 function cycleMode() {

@@ -115,7 +115,7 @@ function drawGraph() {
   const whole = placed(data.graph);
   drawn = { boxes: [], lines: [], of: new Map(), closed: whole.boxes.some(({ inside }) => inside) };
   const picture = svg("svg", {
-    width: whole.width + 2 * margin, height: whole.height + 2 * margin, role: "group",
+    width: whole.width + 2 * margin, height: whole.height + 2 * margin, role: "group", "aria-label": "graph of the pass",
     viewBox: `${-margin} ${-margin} ${whole.width + 2 * margin} ${whole.height + 2 * margin}`,
   }, drawPicture(whole, 0, 0));
   drawn.flows = findFlows();

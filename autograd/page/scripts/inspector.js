@@ -10,7 +10,7 @@ function showInspector() {
   const call = data.calls[at];
   const back = state.target && h("p", {}, h("button", { onclick: () => open(null) }, "← the step"));
   fill(inspector,
-    h("h2", {}, `${state.at + 1} of ${N}: `, step === null ? `forward, ${call.op}` : `backward, ${call.op}`),
+    h("h2", { tabindex: -1 }, `${state.at + 1} of ${N}: `, step === null ? `forward, ${call.op}` : `backward, ${call.op}`),
     h("p", { class: "dim" }, [call.scope, call.at].filter(Boolean).join(" · ")),
     state.target ? [back, targetView(state.target)] : momentView(at, step),
   );
@@ -73,7 +73,7 @@ function sumView(target, flat) {
   const place = address(placeOf(flat, data.arrays[key].shape));
   const x = element(key, flat);
   const meaning = meaningOf(target, flat);
-  const parts = [h("h3", { id: "sum" }, `${labelOf(target)}${place} = ${short(x)}`)];
+  const parts = [h("h3", { id: "sum", tabindex: -1 }, `${labelOf(target)}${place} = ${short(x)}`)];
   if (meaning.length) parts.push(h("p", { id: "meaning" }, meaning.join(" · ")));
   const found = sums(target, flat);
   if (!found.length) parts.push(h("p", { class: "dim" }, whyNoSum(target)));

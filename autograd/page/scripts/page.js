@@ -2,8 +2,10 @@
 
 function show() {
   scrubber.value = state.at;
-  const { step } = moment(state.at);
-  scrubber.setAttribute("aria-valuetext", `${step === null ? "forward" : "backward"}, ${state.at + 1} of ${N}`);
+  const { call, step } = moment(state.at);
+  const place = `${step === null ? "forward" : "backward"}, ${state.at + 1} of ${N}`;
+  scrubber.setAttribute("aria-valuetext", place);
+  announcement.textContent = `${place}: ${data.calls[call].op}`;
   showSource();
   showGraph();
   showInspector();
@@ -29,7 +31,7 @@ document.body.append(
       h("button", { onclick: cycleMode, title: "m" }, "light, dark, projector"))),
   tokens,
   h("main", {}, source, graph, inspector),
-  h("footer", {}, controls, scrubber),
+  h("footer", {}, controls, scrubber, announcement),
 );
 openSome();
 redraw();

@@ -1,6 +1,6 @@
 // The left: source lines.
 
-const source = h("section", { id: "source", "aria-label": "source" });
+const source = h("section", { id: "source", "aria-label": "source", tabindex: 0 });
 
 function showSource() {
   const { call } = moment(state.at);

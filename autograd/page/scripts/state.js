@@ -22,7 +22,9 @@ function open(target, flat = null) {
   state.target = target;
   state.flat = flat;
   if (flat !== null) showSliceOf(arrayOf(target), flat);
+  const isInside = inspector.contains(document.activeElement); // then what has the focus goes away
   showInspector();
+  if (isInside) (inspector.querySelector("#sum") ?? inspector.querySelector("h2")).focus({ preventScroll: true });
   remember();
 }
 

@@ -377,3 +377,29 @@ def test_a_heat_map_has_a_pixel_for_each_element(browser, tmp_path, monkeypatch,
         expected = np.where(np.isnan(part), 255, 255 * np.abs(part) / most_opaque)
         assert np.abs(pixels[..., 3] - expected).max() <= 1
         assert pixels[2, 5].tolist() == [200, 0, 120, 255]
+
+
+def test_keys_alone_lead_to_a_number_and_back(browser, tmp_path):
+    """The focus stays where the reader is, and a screen reader is told each moment."""
+    found, _ = two_layers()
+    write_page(found, tmp_path / "page.html")
+    focused = "[document.activeElement.id, document.activeElement.tagName]"
+    with opened(browser, tmp_path / "page.html") as page:
+        page.keyboard.press("n")
+        assert page.inner_text("footer [role=status]") == "backward, 7 of 10: matmul"
+        page.focus('#inspector [title="d(W2)[1, 0]"]')
+        page.keyboard.press("Enter")
+        assert page.evaluate(focused) == ["sum", "H3"]
+        page.keyboard.press("Tab")  # to the first number of the sum
+        page.keyboard.press("Enter")
+        assert page.evaluate(focused) == ["sum", "H3"]
+        assert not page.inner_text("#sum").startswith("d(W2)")
+        page.keyboard.press("Escape")
+        assert page.evaluate(focused) == ["", "H2"]
+        page.focus("footer button:has-text('predict')")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.textContent") == "predict"
+        unnamed = page.locator("button, input, [role=img], [role=group]").evaluate_all(
+            "xs => xs.filter((x) => !(x.textContent || x.ariaLabel || x.labels?.length)).length"
+        )
+        assert unnamed == 0
