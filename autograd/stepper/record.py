@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from operator import itemgetter
+from os.path import abspath
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, ClassVar
@@ -85,15 +86,12 @@ class Call:
     statement: Statement = UNKNOWN
 
     def __post_init__(self) -> None:
-        self.line, self.scope = shown(self.line), shown(self.scope)
-        text = shown_text(self.statement.text) or self.place[2]
-        self.statement = self.statement._replace(text=text)
+        self.line, self.scope, self.statement = _shown(self.line, self.scope, self.statement)
 
     @property
     def place(self) -> tuple[str, str, str]:
         """The file, the number and the text of the line; empty texts if the line is unknown."""
-        match = re.match(r"(.*?):(\d+)(?:: (.*))?$", self.line)
-        return (match[1], match[2], match[3] or "") if match else ("", "", "")
+        return _split_line(self.line)
 
     @property
     def at(self) -> str:
@@ -122,6 +120,19 @@ class Call:
             return function(*values.values())
         static = {name: values[name] for name in self.op.names[1:]}
         return function(*[values[name] for name in self.several], **static)
+
+
+def _split_line(line: str) -> tuple[str, str, str]:
+    match = re.match(r"(.*?):(\d+)(?:: (.*))?$", line)
+    return (match[1], match[2], match[3] or "") if match else ("", "", "")
+
+
+@lru_cache(maxsize=10_000)
+def _shown(line: str, scope: str, statement: Statement) -> tuple[str, str, Statement]:
+    """Return the texts of a call without control characters; the same for each step of a loop."""
+    line = shown(line)
+    text = shown_text(statement.text) or _split_line(line)[2]
+    return line, shown(scope), statement._replace(text=text)
 
 
 @dataclass(eq=False)
@@ -517,7 +528,8 @@ class Recording:
         elif isinstance(value, dict) and len(value) <= 1000:
             inside = ((f"[{key!r}]", item) for key, item in value.items() if isinstance(key, str))
         elif not isinstance(value, type) and hasattr(type(value), "named_parameters"):
-            self._see_parameters(value)
+            if id(value) not in self._modules:  # otherwise `module` has seen its parameters
+                self._see_parameters(value)
         elif _belongs_to(frame, value):
             inside = ((f".{key}", item) for key, item in list(vars(value).items()))
         for suffix, item in inside:
@@ -689,8 +701,15 @@ def _belongs_to(frame: FrameType, value: Any) -> bool:
     if module == frame.f_globals.get("__name__"):
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
-    folder = Path(frame.f_code.co_filename).resolve().parent
-    return file is not None and Path(file).resolve().parent == folder
+    return file is not None and _folder_of(abspath(file)) == _folder_of(
+        abspath(frame.f_code.co_filename)
+    )
+
+
+@lru_cache(maxsize=10_000)
+def _folder_of(file: str) -> Path:
+    """Return the folder of a source file, given its absolute path, without symbolic links."""
+    return Path(file).resolve().parent
 
 
 def _is_unchanged(x: ndarray, copy: ndarray) -> bool:
