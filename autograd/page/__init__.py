@@ -19,11 +19,12 @@ from typing import Any
 from autograd.escape import shown
 from autograd.files import write_text
 from autograd.page.contents import collect
+from autograd.page.why import explain_leaves
 from autograd.stepper.trace import Trace
 
 SCRIPTS = (
     "data", "sums", "notation", "elements", "state", "labels", "source", "graph", "inspector",
-    "arrays", "predict", "controls", "links", "page",
+    "why", "arrays", "predict", "controls", "links", "page",
 )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def make_page(trace: Trace) -> str:
     >>> make_page(autograd.stepper.trace(y))[:15]
     '<!DOCTYPE html>'
     """
-    return fill_page(collect(trace))
+    return fill_page(collect(trace) | {"why": explain_leaves(trace)})
 
 
 def fill_page(contents: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from numpy import ndarray
 from autograd.page import fill_page
 from autograd.page.arrays import Arrays, readable
 from autograd.page.contents import collect
+from autograd.page.why import explain
 from autograd.stepper.session import Session, replaced_part
 from autograd.stepper.stops import CommandError
 from autograd.stepper.trace import Trace
@@ -116,7 +117,8 @@ class Live:
         request : dict
             ``version``, and ``do`` with one of these: ``set`` and ``try`` change an element of an
             array, ``value`` or ``cotangent``, at the place ``flat``, ``to`` a number; ``descend``
-            takes a step of gradient descent with a ``rate``; ``undo``; ``reset``.
+            takes a step of gradient descent with a ``rate``; ``undo``; ``reset``; ``why`` asks
+            about the element at the place ``flat`` of the gradient of the value ``number``.
 
         Returns
         -------
@@ -140,6 +142,8 @@ class Live:
 
     def _carry_out(self, request: dict[str, Any]) -> dict[str, Any]:
         action = request.get("do")
+        if action == "why":
+            return {"why": _why(self.session.trace, request)}
         if action == "try":
             return {"outcome": _set(self.session.branch(), request)}
         outcome = None
@@ -152,7 +156,7 @@ class Live:
         elif action == "reset":
             self.session.reset()
         else:
-            raise CommandError("the request is none of set, try, descend, undo, reset")
+            raise CommandError("the request is none of set, try, descend, undo, reset, why")
         self.version += 1
         before, self._contents = self._contents, self._collect()
         return {"outcome": outcome, "contents": _changed(before, self._contents)}
@@ -193,6 +197,20 @@ def _set(session: Session, request: dict[str, Any]) -> dict[str, Any]:
     return {"rows": rows[1:], "notes": ["a cotangent changes the gradients behind it alone"]}
 
 
+def _why(trace: Trace, request: dict[str, Any]) -> dict[str, Any]:
+    """Return why an element of a gradient is what it is."""
+    number = _known(trace.recording.values, request.get("number"))
+    recording = trace.recording
+    flat = _known_element(recording.values[number], request.get("flat"), recording.name(number))
+    return explain(trace, number, flat)
+
+
+def _known_element(x: ndarray, flat: Any, name: str) -> int:
+    if type(flat) is not int or not 0 <= flat < x.size:
+        raise CommandError(f"{name} has no such element")
+    return flat
+
+
 def _known(numbers: Container[int], number: Any) -> int:
     if type(number) is not int or number not in numbers:
         raise CommandError("there is no such array in this pass")
@@ -208,9 +226,8 @@ def _number(request: dict[str, Any], key: str) -> int | float:
 
 def _with_element(x: ndarray, flat: Any, to: float, name: str) -> ndarray:
     """Return a copy of an array with another element."""
-    if type(flat) is not int or not 0 <= flat < x.size:
-        raise CommandError(f"{name} has no such element")
-    return replaced_part(x, tuple(map(int, np.unravel_index(flat, x.shape))), to, name)
+    index = np.unravel_index(_known_element(x, flat, name), x.shape)
+    return replaced_part(x, tuple(map(int, index)), to, name)
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:

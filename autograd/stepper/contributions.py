@@ -11,6 +11,7 @@ this element. So the same few lines find the terms for every op.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -21,11 +22,11 @@ from autograd.anomaly import Contribution, Explanation
 from autograd.functional import jvp
 from autograd.modes import enable_grad, observing
 from autograd.stepper.places import Index, name_of
-from autograd.stepper.record import Call, Recording
+from autograd.stepper.record import Call, Recording, leaf_of
 from autograd.stepper.steps import as_tuple
 from autograd.stepper.symbols import names_of
 from autograd.stepper.trace import Trace
-from autograd.tensor import grad, tensor
+from autograd.tensor import grad
 
 LONGEST_PATH = 1000  # steps
 
@@ -209,6 +210,57 @@ def follow_flow(trace: Trace, number: int, direction: ndarray) -> Iterator[Flow]
         yield Flow(number, use.call, float(terms.sum()), terms)
 
 
+def sums_by_name(
+    recording: Recording, number: int, terms: ndarray
+) -> dict[str, dict[int | str, float]]:
+    """Return the sums of terms by what the axes of a value count: by head, by position, by token.
+
+    Parameters
+    ----------
+    recording : Recording
+    number : int
+        The number of the value.
+    terms : ndarray
+        One term for each element of the value.
+
+    Returns
+    -------
+    dict
+        For each name of an axis, the sum for each place, without places whose terms are all 0. What
+        has a text, such as the token at a position, is also added up by text, under ``token``. A
+        name with one place alone is left out, since its sum is the sum of all.
+    """
+    of = {name: (axis, at.tolist()) for axis, coordinates in enumerate(recording.axes_of(number))
+          for name, at in coordinates}  # fmt: skip
+    found = {name: _sums_by_key(terms, [axis], at) for name, (axis, at) in of.items()}
+    for names, texts in recording.texts.items():
+        axes = [of[name][0] for name in names if name in of]
+        if 1 < len(names) == len({*axes}):
+            places = itertools.product(*(of[name][1] for name in names))
+            keys = [_text_at(texts, place) for place in places]
+            found["token"] = _sums_by_key(terms, axes, keys)
+    return {name: sums for name, sums in found.items() if len(sums) > 1}
+
+
+def _sums_by_key(terms: ndarray, axes: list[int], keys: list[Any]) -> dict[Any, float]:
+    """Return the sums of terms by the keys of the places along some axes, in the order of these."""
+    others = tuple(axis for axis in range(terms.ndim) if axis not in axes)
+    order = [sorted(axes).index(axis) for axis in axes]
+    along = np.asarray(terms.sum(axis=others)).transpose(order).ravel().tolist()
+    is_used = np.asarray(terms.any(axis=others)).transpose(order).ravel().tolist()
+    sums: dict[Any, float] = {}
+    for key, term, used in zip(keys, along, is_used, strict=True):
+        if used:
+            sums[key] = sums.get(key, 0.0) + term
+    return sums
+
+
+def _text_at(texts: Any, places: tuple[int, ...]) -> str:
+    for place in places:
+        texts = texts[place]
+    return str(texts)
+
+
 def find_factor(recording: Recording, use: Use, i: int, before: Element, after: Element) -> str:
     """Return the element of another argument that a derivative is, as in ``X[3, 0]``.
 
@@ -217,10 +269,10 @@ def find_factor(recording: Recording, use: Use, i: int, before: Element, after: 
     """
     ones = tuple(map(np.zeros_like, use.derivatives))
     ones[i][after.place] = 1
-    factors = find_factors(recording, use, before, ones)
-    if len(factors) != 1:
+    slopes = find_slopes(use, before, ones)
+    if sum(map(np.count_nonzero, slopes.values())) != 1:
         return ""
-    name, value, slope = factors[0]
+    ((name, value, slope),) = _named_slopes(recording, use.call, slopes)
     is_it = abs(slope) == 1 and slope * value == float(use.derivatives[i][after.place])
     return ("-" if slope < 0 else "") + name if is_it else ""
 
@@ -234,9 +286,15 @@ def find_factors(
     The contribution is differentiated once more, with respect to all arguments. For each element
     with a slope other than 0, the result has its name, its value and the slope.
     """
+    return list(_named_slopes(recording, use.call, find_slopes(use, element, cotangents)))
+
+
+@np.errstate(all="ignore")
+def find_slopes(use: Use, element: Element, cotangents: tuple[ndarray, ...]) -> dict[str, ndarray]:
+    """Return the derivatives of a contribution to an element by the arguments of the call."""
     call, op = use.call, use.call.op
     leaves = {
-        name: tensor(x, requires_grad=True)
+        name: leaf_of(x)
         for name, x in call.arguments.items()
         if name in call.differentiable and _is_floating(x)
     }
@@ -246,16 +304,20 @@ def find_factors(
         outputs = list(out) if op.multiple else [out]
         sent: Any = grad(outputs, leaves[use.input], list(cotangents), create_graph=True)
         if not sent.requires_grad:
-            return []
-        slopes = [np.asarray(x) for x in grad(sent[element.place], list(leaves.values()))]
+            return {}
+        slopes = grad(sent[element.place], list(leaves.values()))
+    return dict(zip(leaves, map(np.asarray, slopes), strict=True))
+
+
+def _named_slopes(
+    recording: Recording, call: Call, slopes: dict[str, ndarray]
+) -> Iterator[tuple[str, float, float]]:
     names = names_of(call, recording, recording.name)
-    found = []
-    for name, slope in zip(leaves, slopes, strict=True):
+    for name, slope in slopes.items():
         for k in zip(*map(np.ndarray.tolist, np.nonzero(np.atleast_1d(slope))), strict=True):
             place = k if slope.ndim else ()
             value = float(call.arguments[name][place])
-            found.append((name_of(names[name], place), value, float(slope[place])))
-    return found
+            yield name_of(names[name], place), value, float(slope[place])
 
 
 def _is_floating(x: Any) -> bool:

@@ -583,7 +583,7 @@ class Recording:
                 return convert(value)
             if parent not in tensors:
                 value = changed.get(parent, self.values.get(parent, value))
-                tensors[parent] = _leaf_of(convert(value))
+                tensors[parent] = leaf_of(convert(value))
                 tensors[parent]._node.number = order  # type: ignore[union-attr]
             return tensors[parent]
 
@@ -599,12 +599,12 @@ class Recording:
                 y._node.number = result
                 tensors[result] = y
                 if result in changed:
-                    tensors[result] = _leaf_of(convert(changed[result]))
+                    tensors[result] = leaf_of(convert(changed[result]))
                     tensors[result]._node.number = result  # type: ignore[union-attr]
         return tensors
 
 
-def _leaf_of(x: Any) -> Tensor:
+def leaf_of(x: Any) -> Tensor:
     """Return a leaf with a recorded array, which is not copied, since nobody writes to it."""
     array = np.asarray(x)
     return Tensor(array, _leaf(array))

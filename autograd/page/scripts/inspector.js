@@ -82,6 +82,7 @@ function sumView(target, flat) {
     if (equation) parts.push(h("div", { class: "scroll" }, equationLine(at, equation)));
     parts.push(termList(terms, meaning));
   }
+  parts.push(whyView(target, flat));
   return parts;
 }
 

@@ -123,6 +123,14 @@ hooks.change = (target, flat) => {
   return [h("p", { class: "setter" }, h("label", {}, "drag ", slider), " ", h("label", {}, "or set ", field))];
 };
 
+// ---- why a gradient is what it is
+
+hooks.why = async (number, flat) => {
+  const { error, why } = await ask({ do: "why", number, flat, version: data.version });
+  if (error) throw new Error(error);
+  return why;
+};
+
 // ---- arrays that the page does not hold
 
 const MOST_DRAWN = 1 << 18; // elements of a heat map; of a larger array the corner is drawn

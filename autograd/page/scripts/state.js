@@ -1,10 +1,16 @@
 // What the page shows now: a moment, and a value or a number.
 
-// What a page does that can compute (see live.js): fields to change an element, and arrays that the
-// page does not hold.
-const hooks = { change: () => [], fetch: () => {} };
+// What a page does that can compute (see live.js): fields to change an element, arrays that the page
+// does not hold, and why a gradient is what it is.
+const hooks = {
+  change: () => [],
+  fetch: () => {},
+  why: async () => {
+    throw new Error("This file has no answer for this element; a page that Python serves has one for each.");
+  },
+};
 
-const state = { at: 0, target: null, flat: null, opened: new Set(), slice: {}, zoom: {}, hidden: false };
+const state = { at: 0, target: null, flat: null, opened: new Set(), slice: {}, zoom: {}, hidden: false, why: false };
 
 /** Return the call of a moment, and its step if the moment is one of the backward pass. */
 function moment(at) {

@@ -20,6 +20,7 @@ from autograd.page import live as live_module
 from autograd.page import server as server_module
 from autograd.page.live import Live
 from autograd.page.server import Server
+from autograd.page.why import explain
 from autograd.stepper import trace
 
 SCRIPT = """
@@ -340,6 +341,32 @@ def test_a_cotangent_is_set(browser):
         assert float(page.inner_text("#sum").split("= ")[1]) == pytest.approx(
             (h.T @ g)[0, 0], rel=1e-3
         )
+
+
+def test_why_of_a_block_is_asked_for(browser):
+    """Python answers for each element, and its numbers are those of the stepper."""
+    from test_browser import block
+
+    found, _ = block()
+    with Server(Live(found)) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        with opened(browser, server.address) as page:
+            number = found.recording.number("transformer.h.0.mlp.c_fc.weight")
+            page.evaluate(f"open(cotangent({number}), 17)")
+            page.click("#why summary")
+            page.wait_for_selector("#why .path")
+            answer = explain(found, number, 17)
+            for selector, expected in [
+                ("#why .amount", [use["amount"] for use in answer["uses"]]),
+                ("#why .use:first-child .terms tr:nth-child(1) .value",
+                 [answer["uses"][0]["terms"][0][0]]),
+            ]:  # fmt: skip
+                shown = page.locator(selector).all_inner_texts()
+                assert [float(x) for x in shown] == pytest.approx(expected, rel=1e-3)
+            assert page.locator("#why .path li").count() == len(answer["path"])
+        server.shutdown()
+        thread.join()
 
 
 def test_two_tabs(browser):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import autograd
 from autograd import nn
+from autograd.page.why import explain
 from autograd.stepper import trace
 from autograd.stepper.axes import count
 from autograd.stepper.contributions import (
@@ -82,8 +83,26 @@ def test_terms_add_up_for_every_op(name):
                 total = sum(use.amount for use in explained.uses)
                 np.testing.assert_allclose(total, explained.total, rtol=1e-12, atol=1e-12 * size)
                 assert explained.path[-1].element == (found.start, ())
+                if part.ndim == 0 and np.isfinite(found.recording.values[number][place]):
+                    flat = int(np.ravel_multi_index(place, gradient.shape)) if place else 0
+                    assert_page_agrees(explain(found, number, flat), explained, 1e-12 * size)
 
     check()
+
+
+def assert_page_agrees(answer, explained, noise):
+    """What a page shows are the uses, the terms and the path of the stepper's `why`."""
+    assert answer["total"] == explained.total
+    assert [use["amount"] for use in answer["uses"]] == [use.amount for use in explained.uses]
+    for shown, use in zip(answer["uses"], explained.uses, strict=True):
+        terms = dict(zip(use.call.results, use.terms, strict=True))
+        for amount, number, flat, g, d in shown["terms"]:
+            assert float(amount) == terms[number].flat[flat] == float(g) * float(d)
+        total = sum(float(row[0]) for row in shown["terms"]) + float(shown["others"][1])
+        np.testing.assert_allclose(total, use.amount, rtol=1e-9, atol=noise)
+        assert len(shown["terms"]) + shown["others"][0] == sum(map(np.count_nonzero, use.terms))
+    path = [(hop.element.number, float(hop.derivative), hop.factor) for hop in explained.path]
+    assert [(n, float(d), factor) for n, _, d, _, factor in answer["path"]] == path
 
 
 def two_layers():

@@ -1,0 +1,67 @@
+// Why an element of a gradient is what it is: the answer of Python (see why.py), with a link to each
+// element that it names.
+
+/** Return a part of the page that answers when it is opened; nothing for what is no gradient. */
+function whyView(target, flat) {
+  if (!/^(value|cotangent)$/.test(target.kind) || data.values[target.n].cotangent < 0) return null;
+  const answer = h("div", {});
+  const show = async () => {
+    state.why = view.open;
+    if (!view.open || answer.childNodes.length) return;
+    fill(answer, "...");
+    try {
+      fill(answer, whyAnswer(data.why?.[`${target.n}:${flat}`] ?? (await hooks.why(Number(target.n), flat))));
+    } catch (error) {
+      fill(answer, h("p", { role: "status" }, error.message));
+    }
+  };
+  const place = address(placeOf(flat, data.arrays[arrayOf(target)].shape));
+  const view = h("details", { id: "why", open: state.why, ontoggle: show }, h("summary", {}, `why ${labelOf(cotangent(target.n))}${place}`), answer);
+  return view;
+}
+
+function whyAnswer(found) {
+  if (found.text !== undefined) return h("pre", {}, found.text);
+  const { uses, path, total } = found;
+  if (!uses.length) return h("p", {}, "The pass begins here.");
+  return [uses.map((use) => useView(use, total)), path.length ? pathView(found) : null];
+}
+
+const share = (x, total) => `${(100 * Number(x) / total).toFixed(1)} %`;
+
+/** Return a use: what it adds, the line that it stands on, its largest terms, and their sums. */
+function useView({ amount, step, input, terms, others, by }, total) {
+  const call = data.calls[data.steps[step].call];
+  const rows = terms.map(([x, n, flat, g, d]) => h("tr", {},
+    h("td", { class: "value" }, short(Number(x))), h("td", {}, elementLink(n, flat)),
+    h("td", {}, `${short(Number(g))} · ${bracketedIfNegative(d)}`), h("td", { class: "dim" }, meaningOf(cotangent(n), flat).join(" · "))));
+  if (others[0]) rows.push(h("tr", {}, h("td", { class: "value" }, short(Number(others[1]))), h("td", {}, `the ${others[0]} others`)));
+  return h("section", { class: "use" },
+    h("p", {}, h("b", { class: "amount" }, short(amount)), ` ${share(amount, total)} by `,
+      h("button", { onclick: () => go(N_FORWARD + step) }, `${call.op}(${input})`),
+      h("span", { class: "dim" }, ` ${[call.scope, call.at].filter(Boolean).join(" · ")}`)),
+    h("table", { class: "terms" }, rows),
+    by.map(([name, sums, n, rest]) => h("p", { class: "by" }, `by ${name}: `,
+      [...sums.map(([key, x]) => `${short(Number(x))} at ${nameOf(name, key)}`), ...(n ? [`${short(Number(rest))} at ${n} others`] : [])].join(", "))));
+}
+
+const bracketedIfNegative = (x) => (Number(x) < 0 ? `(${short(Number(x))})` : short(Number(x)));
+
+/** Return the name of a place that an axis counts: its number, and its text if it has one. */
+const nameOf = (name, key) => [key, typeof key === "number" ? textOf(name, { [name]: key }) : undefined].filter((x) => x !== undefined).join(" ");
+
+function elementLink(n, flat) {
+  const place = address(placeOf(flat, data.arrays[data.values[n].array].shape));
+  return h("button", { class: "number", onclick: () => open(cotangent(n), flat) }, `${labelOf(cotangent(n))}${place}`);
+}
+
+/** Return the path to the start of the pass, along the largest term each time. */
+function pathView({ path, along, total }) {
+  return [
+    h("p", {}, "along the largest term at each step, with the derivative of each element:"),
+    h("ol", { class: "path" }, path.map(([n, flat, derivative, made, factor]) => h("li", {},
+      `· ${bracketedIfNegative(derivative)} → `, elementLink(n, flat), " ",
+      h("span", { class: "dim" }, [made, factor && `it is ${factor}`, ...meaningOf(cotangent(n), flat)].filter(Boolean).join(" · "))))),
+    h("p", { class: "total" }, `together ${short(Number(along))}: ${share(along, total)} of ${short(total)}`),
+  ];
+}

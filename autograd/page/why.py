@@ -1,0 +1,132 @@
+"""Why an element of a gradient is what it is, as data: its terms, their sums, and the largest path.
+
+The numbers are those of the stepper's ``why`` (`autograd.stepper.contributions`). An element is
+written as the number of its value and its flat place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from autograd.page.arrays import number as written
+from autograd.stepper.contributions import (
+    Element,
+    Use,
+    find_uses,
+    follow_path,
+    sums_by_name,
+)
+from autograd.stepper.record import Recording
+from autograd.stepper.trace import Trace
+
+MOST_TERMS = 12  # of a use, and of its sums by a name; the others are added up
+MOST_WRITTEN = 64  # elements of gradients: of more, a page has the answer for the largest alone
+MOST_ELEMENTS = 1 << 20  # of all gradients; for larger ones the answers would take a minute
+
+
+@np.errstate(all="ignore")
+def explain(trace: Trace, number: int, flat: int) -> dict[str, Any]:
+    """Return why one element of the gradient of a value is what it is.
+
+    Returns
+    -------
+    dict
+        ``uses``, each with its ``amount`` and its largest ``terms``, and their sums ``by`` names;
+        ``path``, the steps along the largest term each time; ``total``, the gradient. If the
+        gradient is zero, not finite, or not there, ``text`` is the answer of the stepper.
+
+    Examples
+    --------
+    >>> import autograd
+    >>> from autograd.page.why import explain
+    >>> with autograd.record():
+    ...     x = autograd.tensor([1.0, 2.0], requires_grad=True)
+    ...     loss = (x * x).sum()
+    >>> found = explain(autograd.stepper.trace(loss), x._node.number, 1)
+    >>> [(use["input"], use["amount"]) for use in found["uses"]]
+    [('x', 2.0), ('y', 2.0)]
+    """
+    recording = trace.recording
+    value, gradient = recording.values[number], trace.cotangent_of(number)
+    place = tuple(map(int, np.unravel_index(flat, np.shape(value))))
+    x = 0.0 if gradient is None else float(gradient[place])
+    if gradient is None or x == 0 or not np.isfinite([x, float(value[place])]).all():
+        return {"text": trace.why(number, place)}
+    one = np.zeros_like(gradient)
+    one[place] = 1
+    path = list(follow_path(trace, Element(number, place)))
+    begin = float(np.asarray(trace.cotangent)[path[-1].element.place]) if path else 1.0
+    return {
+        "total": x,
+        "uses": [_use(trace, use) for use in find_uses(trace, number, one)],
+        "path": [
+            [
+                *_element(recording, hop.element),
+                written(hop.derivative),
+                f"{hop.call.op.name}  {hop.call.at}".rstrip(),
+                hop.factor,
+            ]
+            for hop in path
+        ],
+        "along": written(begin * float(np.prod([hop.derivative for hop in path]))),
+    }
+
+
+def _use(trace: Trace, use: Use) -> dict[str, Any]:
+    """Return a use with its largest terms, and the sum of the others."""
+    recording, call = trace.recording, use.call
+    terms: list[list[Any]] = []
+    others, n_others = 0.0, 0
+    by: list[list[Any]] = []
+    for n, of, g, d in zip(call.results, use.terms, use.cotangents, use.derivatives, strict=True):
+        flat = of.ravel()
+        order = np.argsort(-np.abs(flat), kind="stable")[: np.count_nonzero(flat)]
+        terms += [[written(flat[i]), n, int(i), written(g.ravel()[i]), written(d.ravel()[i])]
+                  for i in order[:MOST_TERMS]]  # fmt: skip
+        others += float(flat[order[MOST_TERMS:]].sum())
+        n_others += len(order[MOST_TERMS:])
+        by += [
+            [name, *_largest_sums(sums)] for name, sums in sums_by_name(recording, n, of).items()
+        ]
+    return {
+        "amount": use.amount,
+        "step": next(i for i, step in enumerate(trace.steps) if step.number == call.number),
+        "input": use.input,
+        "terms": terms,
+        "others": [n_others, written(others)],
+        "by": by,
+    }
+
+
+def _largest_sums(sums: dict[Any, float]) -> list[Any]:
+    """Return the largest sums with their keys, and the number and the sum of the others."""
+    order = sorted(sums, key=lambda key: -abs(sums[key]))
+    rest = order[MOST_TERMS:]
+    listed = [[key, written(sums[key])] for key in order[:MOST_TERMS]]
+    return [listed, len(rest), written(sum(sums[key] for key in rest))]
+
+
+def _element(recording: Recording, element: Element) -> list[int]:
+    shape = recording.values[element.number].shape
+    return [element.number, int(np.ravel_multi_index(element.place, shape)) if shape else 0]
+
+
+def explain_leaves(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Return the answers that a page without Python has, by value and place: ``"3:0"``.
+
+    They are about the gradients at which the pass arrives: about each element if there are few, and
+    otherwise about the largest element of each gradient. There are none for large gradients.
+    """
+    gradients = {n: np.asarray(trace.cotangent_of(n)) for n in trace.waiting()}
+    n_elements = sum(g.size for g in gradients.values())
+    if n_elements > MOST_ELEMENTS:
+        return {}
+    few = n_elements <= MOST_WRITTEN
+    return {
+        f"{n}:{flat}": explain(trace, n, flat)
+        for n, g in gradients.items()
+        if g.size
+        for flat in (range(g.size) if few else [int(np.abs(g).argmax())])
+    }
