@@ -28,6 +28,7 @@ from npgpt.training.ranks import Alone, demand_division
 from npgpt.training.registry import TASKS
 from npgpt.training.task import accumulate_gradients
 from npgpt.weights.load import read_generation_config, save_config, save_generation_config
+from npgpt.weights.part import with_bases
 
 __all__ = ["Interrupted", "Run", "accumulate_gradients", "latest_run", "resume", "start", "train"]
 
@@ -75,10 +76,10 @@ def start(
     found = plan(config, given)
     config, model, task = found.config, found.model, found.task
     if overwrite and config.out_dir:
-        base = None if config.init_from == "scratch" else find_model(config.init_from)
-        teacher = find_model(config.teacher) if config.teacher else None
+        models = (config.init_from if config.init_from != "scratch" else "", config.teacher)
+        paths = [path for name in models if name for path in with_bases(find_model(name))]
         names = [name for source in found.sources for name in (*source.names, source.file)]
-        needed = [Path(name) for name in (*names, base, teacher) if name]
+        needed = [Path(name) for name in (*names, *paths) if name]
         RunFolder(config.out_dir).demand_unneeded(needed)
     is_new = not (config.out_dir and Path(config.out_dir).exists())
     files = RunFolder.make(config.out_dir)

@@ -131,16 +131,7 @@ def load_part(
         If the part is damaged, or its base was lost or changed.
     """
     path = folder / PART
-    tensors, metadata = read_tensors(path)
-    try:
-        if "base" not in metadata:
-            raise UserError("it does not name the model that it is a part of")
-        found = fit(parse_json(metadata["base"], "base"), Base, "base")
-        lora = None
-        if "lora" in metadata:
-            lora = LoraConfig(**fit(parse_json(metadata["lora"], "lora"), dict, "lora"))
-    except (UserError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+    tensors, found, lora = read_part(path)
     base = load_base(found.find(), config)
     model = refit(base, config)
     if lora is not None:
@@ -150,6 +141,29 @@ def load_part(
         model = remove_lora(model)
     model.eval()
     return model
+
+
+def read_part(path: Path) -> tuple[dict[str, ndarray], Base, LoraConfig | None]:
+    """Return the parameters in a file, their base, and how LoRA is configured if there is any."""
+    tensors, metadata = read_tensors(path)
+    try:
+        if "base" not in metadata:
+            raise UserError("it does not name the model that it is a part of")
+        base = fit(parse_json(metadata["base"], "base"), Base, "base")
+        lora = None
+        if "lora" in metadata:
+            lora = LoraConfig(**fit(parse_json(metadata["lora"], "lora"), dict, "lora"))
+    except (UserError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    return tensors, base, lora
+
+
+def with_bases(path: Path) -> list[Path]:
+    """Return the path of a model, and the paths of all models that it is a part of."""
+    found = [path]
+    while is_part(found[-1]):
+        found.append(read_part(found[-1] / PART)[1].find())
+    return found
 
 
 def put(model: GPT, tensors: dict[str, ndarray], path: Path, needed: Collection[str]) -> None:

@@ -102,6 +102,16 @@ def test_a_lost_or_changed_base_is_one_message(choice, table, tmp_path):
             read(run.folder)
 
 
+def test_a_run_that_others_are_built_on_is_not_overwritten_by_one_of_them(table, tmp_path):
+    first = trained_by(begin("gpt", "last", table, tmp_path, "first"))
+    keys = dict(tokenizer="byte", train_layers=1)
+    second = trained_by(start(config_of(table, tmp_path / "second", str(first.folder), **keys)))
+    third = config_of(table, first.folder, str(second.folder), **keys)
+    with pytest.raises(UserError, match="--overwrite would remove .*first, which the new run"):
+        start(third, overwrite=True)
+    assert load_model(second.folder)
+
+
 def test_folders_that_are_moved_together_are_found_by_the_name(table, tmp_path, monkeypatch):
     """The absolute path is of another machine then; the name is that of the command."""
     (tmp_path / "here").mkdir()
