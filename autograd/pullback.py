@@ -141,7 +141,7 @@ def cause_of_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
         (found, expected, "not repeated along {} of the input"),
     ):
         if _broadcasts(small, large) and np.prod(small) != np.prod(large):
-            padded = (0,) * (len(large) - len(small)) + small
+            padded = (-1,) * (len(large) - len(small)) + small
             axes = [str(i) for i, n in enumerate(padded) if n != large[i]]
             return text.format(f"ax{'i' if len(axes) == 1 else 'e'}s {', '.join(axes)}")
     if [n for n in found if n != 1] == [n for n in expected if n != 1]:

@@ -638,6 +638,7 @@ def test_both_gradients_are_shown_if_they_are_small():
         ((2, 3, 4), (1, 4), "a forgotten sum over axes 0, 1: along it the input was broadcast"),
         ((3, 1), (3, 4), "not repeated along axis 1 of the input"),
         ((), (3,), "not repeated along axis 0 of the input"),
+        ((0,), (), "a forgotten sum over axis 0: along it the input was broadcast"),
         ((12,), (3, 4), "a reshape is missing: the number of elements is right"),
         ((1, 3), (3,), "an axis of length 1 too many, as with keepdims=True"),
         ((3,), (3, 1), "an axis of length 1 too few, as without keepdims=True"),
