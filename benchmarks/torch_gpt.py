@@ -81,19 +81,23 @@ def make_step(
     weight_decay: float,
     max_norm: float,
     compiled: bool = False,
-) -> Callable[[], float]:
-    """Return a function that takes one training step and returns the loss before the update."""
+) -> Callable[..., float]:
+    """Return a function that takes one training step and returns the loss before the update.
+
+    The step may be given a batch of its own, and its learning rate.
+    """
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, learning_rate, betas, fused=True)
-    ids, targets = map(torch.from_numpy, batch)
     run = torch.compile(model) if compiled else model
 
-    def step() -> float:
-        loss = run(ids, targets)
+    def step(batch: tuple[ndarray, ndarray] = batch, rate: float = learning_rate) -> float:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = run(*map(torch.from_numpy, batch))
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, max_norm)
         optimizer.step()

@@ -77,18 +77,21 @@ def make_model(shape: Shape) -> Any:
     )  # fmt: skip
 
 
-def make_step(model: Any, shape: Shape) -> Callable[[], float]:
-    """Return a function that takes one training step and returns the loss before the update."""
+def make_step(model: Any, shape: Shape) -> Callable[..., float]:
+    """Return a function that takes one training step and returns the loss before the update.
+
+    The step may be given a batch of its own, and its learning rate.
+    """
     from npgpt.training.optim import AdamW, clip_grad_norm
 
     optimizer = AdamW(model.named_parameters(), BETAS, weight_decay=WEIGHT_DECAY)
-    ids, targets = draw_batch(shape)
+    always = draw_batch(shape)
 
-    def step() -> float:
-        _, loss = model(ids, targets)
+    def step(batch: tuple[ndarray, ndarray] = always, rate: float = LEARNING_RATE) -> float:
+        _, loss = model(*batch)
         loss.backward()
         clip_grad_norm(model.parameters(), MAX_NORM)
-        optimizer.step(LEARNING_RATE)
+        optimizer.step(rate)
         optimizer.zero_grad()
         return loss.item()
 
@@ -121,7 +124,7 @@ def make_twin(shape: Shape) -> Any:
     )  # fmt: skip
 
 
-def make_twin_step(twin: Any, shape: Shape, compiled: bool = False) -> Callable[[], float]:
+def make_twin_step(twin: Any, shape: Shape, compiled: bool = False) -> Callable[..., float]:
     import torch_gpt
 
     options = (LEARNING_RATE, BETAS, WEIGHT_DECAY, MAX_NORM)
