@@ -24,7 +24,7 @@ from autograd.stepper.trace import Trace
 
 SCRIPTS = (
     "data", "sums", "notation", "elements", "state", "labels", "source", "graph", "inspector",
-    "why", "arrays", "predict", "controls", "links", "page",
+    "why", "arrays", "inside", "predict", "controls", "links", "page",
 )  # fmt: skip
 
 

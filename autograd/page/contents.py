@@ -103,6 +103,7 @@ def collect(
         "files": lines.files,
         "graph": draw_graph(trace),
         "arrays": arrays.entries(),
+        "views": [view.entry() for view in trace.views],
         "texts": [[list(names), texts] for names, texts in recording.texts.items()],
     }
 

@@ -2,13 +2,14 @@
 
 A server (`autograd.page.server`) and a notebook (`autograd.page.notebook`) carry the same requests.
 No request holds code, a name or a path: each names an action, arrays by their numbers, and numbers.
+Only a text that a model is to read is a text; a tokenizer turns it into numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy import ndarray
@@ -41,6 +42,15 @@ class Answers(Protocol):
         """Carry out a request; see `Live.answer`."""
 
 
+class Reader(NamedTuple):
+    """Lets models read other texts for a page."""
+
+    models: list[str]
+    """The names of the models; the page begins with the first."""
+    read: Callable[[int, str], Trace]
+    """Returns the trace of a model's loss on a text; raises CommandError, if the model cannot."""
+
+
 class Live:
     """The passes behind a page: the recorded one, and those after changes.
 
@@ -50,6 +60,8 @@ class Live:
     Parameters
     ----------
     trace : Trace
+    reader : Reader, optional
+        Reads the texts that the page asks for.
 
     Attributes
     ----------
@@ -75,8 +87,10 @@ class Live:
 
     longest = 1 << 12
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, reader: Reader | None = None) -> None:
         self.session = Session(trace)
+        self.reader = reader
+        self.model = self.readings = 0  # which model has read, and how many texts were asked for
         self.version = 0
         self._lock = Lock()  # a server answers each request in a thread
         self._arrays = Arrays(MOST)
@@ -118,7 +132,8 @@ class Live:
             ``version``, and ``do`` with one of these: ``set`` and ``try`` change an element of an
             array, ``value`` or ``cotangent``, at the place ``flat``, ``to`` a number; ``descend``
             takes a step of gradient descent with a ``rate``; ``undo``; ``reset``; ``why`` asks
-            about the element at the place ``flat`` of the gradient of the value ``number``.
+            about the element at the place ``flat`` of the gradient of the value ``number``; ``read``
+            lets a ``model``, a number, read a ``text``.
 
         Returns
         -------
@@ -155,18 +170,33 @@ class Live:
             self.session.undo()
         elif action == "reset":
             self.session.reset()
+        elif action == "read":
+            self._read(request.get("model"), request.get("text"))
         else:
-            raise CommandError("the request is none of set, try, descend, undo, reset, why")
+            raise CommandError("the request is none of set, try, descend, undo, reset, why, read")
         self.version += 1
         before, self._contents = self._contents, self._collect()
         return {"outcome": outcome, "contents": _changed(before, self._contents)}
+
+    def _read(self, model: Any, text: Any) -> None:
+        """Go on with the pass of a model on a text."""
+        if self.reader is None:
+            raise CommandError("this page shows a pass that reads no text")
+        if type(model) is not int or model not in range(len(self.reader.models)):
+            raise CommandError("there is no such model")
+        if not isinstance(text, str):
+            raise CommandError("the text is to be a text")
+        self.session = Session(self.reader.read(model, text))
+        self.model, self.readings = model, self.readings + 1
 
     def _collect(self) -> dict[str, Any]:
         level = self.session.level
         self._arrays = Arrays(MOST, self._arrays)
         before = level.history[-1][0] if level.history else None
         contents = collect(level.trace, self._arrays, before)
-        return contents | {"version": self.version, "changes": len(level.history)}
+        reads = {"reads": self.reader.models, "model": self.model} if self.reader else {}
+        versions = {"version": self.version, "readings": self.readings}
+        return contents | versions | {"changes": len(level.history)} | reads
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from autograd.page.live import Answers, Live
+from autograd.page.live import Answers, Live, Reader
 from autograd.stepper.stops import CommandError
 from autograd.stepper.trace import Trace
 
@@ -28,7 +28,7 @@ OURS = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", re.ASCII)  # any port:
 SILENT = (ConnectionError, TimeoutError)  # a tab was closed
 
 
-def serve(trace: Trace, port: int = 0, browser: bool = True) -> None:
+def serve(trace: Trace, port: int = 0, browser: bool = True, reader: Reader | None = None) -> None:
     """Serve the page of a trace until Ctrl-C, and open a browser if there is one.
 
     Parameters
@@ -38,13 +38,15 @@ def serve(trace: Trace, port: int = 0, browser: bool = True) -> None:
         The port on 127.0.0.1; with 0 a free one.
     browser : bool
         Whether to open a browser.
+    reader : Reader, optional
+        Reads other texts, if the page asks for this.
 
     Raises
     ------
     OSError
         If the port is in use, or needs rights that the user does not have.
     """
-    serve_answers(Live(trace), port, browser)
+    serve_answers(Live(trace, reader), port, browser)
 
 
 def serve_answers(live: Answers, port: int = 0, browser: bool = True) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy import ndarray
@@ -19,6 +19,10 @@ from autograd.stepper.notebook import table
 from autograd.stepper.record import Call, Recording, kind, recording_of
 from autograd.stepper.steps import Edge, Step, as_tuple, plain
 from autograd.tensor import Tensor, _cotangent
+
+if TYPE_CHECKING:
+    from autograd.page.live import Reader
+    from autograd.page.views import View
 
 
 @dataclass(eq=False)
@@ -38,6 +42,9 @@ class Trace:
     steps : list of Step
         One for each call of the recording that the pass went back through. Calls from before the
         recording have no steps.
+    views : list of View
+        What the page of the trace shows beside the pass (`autograd.page.views`). Whoever made the
+        trace computes the views; `save` leaves them out.
 
     Examples
     --------
@@ -57,6 +64,7 @@ class Trace:
     start: int
     cotangent: ndarray
     steps: list[Step] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
     _sums: dict[int, tuple[int, ndarray]] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:
@@ -156,14 +164,14 @@ class Trace:
 
         write_page(self, path)
 
-    def serve(self, port: int = 0, browser: bool = True) -> None:
+    def serve(self, port: int = 0, browser: bool = True, reader: Reader | None = None) -> None:
         """Serve the page to a browser on this computer, until Ctrl-C.
 
         In this page, values can be changed, too; see `autograd.page.server.serve`.
         """
         from autograd.page.server import serve
 
-        serve(self, port, browser)
+        serve(self, port, browser, reader)
 
     @classmethod
     def load(cls, folder: str | Path) -> Trace:

@@ -18,7 +18,7 @@ import autograd
 from autograd.reading import SMALL, read_bytes, read_text
 from autograd.schema import FileName
 from npgpt.commands._serve import Port, taking
-from npgpt.diagnostics.axis_names import name_axes
+from npgpt.diagnostics.axis_names import name_axes, read_ids
 from npgpt.errors import UserError
 from npgpt.models.bert import Bert
 from npgpt.models.config import Steps
@@ -69,6 +69,8 @@ class Options:
     """An .html file to write instead: the first backward pass as a page to click through."""
     serve: bool = False
     """Serve the first backward pass as a page, in which values can be changed, until Ctrl-C."""
+    against: FileName = ""
+    """With --model and --serve: another model, to compare what the two make of a text."""
     port: Port | None = None
     """With --serve: the port on this computer. Without it: a free one."""
     textbook: bool = False
@@ -108,6 +110,8 @@ def walk(options: Options) -> None:
         check_page(options)
     if options.port and not options.serve:
         raise UserError("--port is the port of a page that is served: add --serve")
+    if options.against and not (options.serve and options.model):
+        raise UserError("--against is read beside --model in a page that is served: add --serve")
     if options.serve and (options.html or options.source or options.commands):
         raise UserError("--serve serves a page: leave out --html, --source and --commands")
     session = _Session(options)
@@ -162,7 +166,23 @@ def load_trace(folder: str) -> Any:
 
 
 def trace_model(folder: str, text: str, image: str = "") -> tuple[Any, Any, Tokenizer]:
-    """Return the trace of a model's loss on a text, the model, and its tokenizer.
+    """Return the trace of a model's loss on a text, the model, and its tokenizer (`trace_text`)."""
+    model, tokenizer = load_folder(folder)
+    return trace_text(folder, model, tokenizer, text, image), model, tokenizer
+
+
+def load_folder(folder: str) -> tuple[Any, Tokenizer]:
+    """Return the model in a folder, or of a name, and its tokenizer."""
+    from npgpt.hub import find_model
+    from npgpt.tokenizers import load_tokenizer
+    from npgpt.weights.load import load_model
+
+    path = find_model(folder)
+    return load_model(path), load_tokenizer(path)
+
+
+def trace_text(folder: str, model: Any, tokenizer: Tokenizer, text: str, image: str = "") -> Any:
+    """Return the trace of a model's loss on a text; `folder` is the model's name in messages.
 
     The loss is that of each token, given the tokens before.
 
@@ -177,15 +197,9 @@ def trace_model(folder: str, text: str, image: str = "") -> tuple[Any, Any, Toke
         no tab, and the model is an encoder-decoder.
     """
     from npgpt.generation.image import put_image_first, read_image
-    from npgpt.hub import find_model
     from npgpt.models.encoder_decoder import EncoderDecoder
-    from npgpt.tokenizers import load_tokenizer
     from npgpt.translation import encode_source
-    from npgpt.weights.load import load_model
 
-    path = find_model(folder)
-    model = load_model(path)
-    tokenizer = load_tokenizer(path)
     images = {}
     if image:
         pixels = autograd.tensor(read_image(image, model), requires_grad=True)  # (1, c, H, W)
@@ -227,7 +241,7 @@ def trace_model(folder: str, text: str, image: str = "") -> tuple[Any, Any, Toke
         logits, loss = model(ids, targets=targets, **images)
         recording.file = __file__  # whose variables give names, also in an installed package
     name_axes(recording, model, tokenizer)
-    return autograd.stepper.trace(loss), model, tokenizer
+    return autograd.stepper.trace(loss)
 
 
 def masked_text(
@@ -284,12 +298,14 @@ class _Session:
             raise _Left
         if self.options.save and self.count == 1:
             trace.save(self.options.save)
+        if self.options.html or self.options.serve:
+            trace.views = views_of(trace, read)
         if self.options.html:
             trace.to_html(self.options.html)
             say(f"{self.options.html} is written: open it in a browser")
             raise _Left
         if self.options.serve:
-            self.serve(trace)
+            self.serve(trace, read)
             raise _Left
         try:
             left = autograd.stepper.walk(trace, self.lines, lambda each: self.open(each, read))
@@ -305,10 +321,17 @@ class _Session:
         self.terminal = made
         return made
 
-    def serve(self, trace: Any) -> None:
-        """Serve a pass as a page, until Ctrl-C."""
-        with taking(self.options.port):
-            trace.serve(self.options.port or 0)
+    def serve(self, trace: Any, read: Sequence[Any]) -> None:
+        """Serve a pass as a page, until Ctrl-C. A model reads other texts, too."""
+        options, reader = self.options, None
+        if read and not options.image:
+            model, tokenizer = read
+            models = [(options.model or options.run, model, tokenizer)]
+            if options.against:
+                models.append((options.against, *load_folder(options.against)))
+            reader = make_reader(models)
+        with taking(options.port):
+            trace.serve(options.port or 0, reader=reader)
 
     def write(self, trace: Any) -> None:
         """Write a pass as a script."""
@@ -319,6 +342,34 @@ class _Session:
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(str(error)) from None
         say(f"{path} is written; it prints {trace.recording.name(trace.start)} = {value!s}")
+
+
+def views_of(trace: Any, read: Sequence[Any]) -> list[Any]:
+    """Return what a page shows beside a pass: of a model, what it makes of the first text."""
+    if not read:
+        return []
+    from npgpt.diagnostics.views import make_views
+
+    model, tokenizer = read
+    ids = read_ids(trace.recording, model)  # (B, T)
+    return [] if ids is None else make_views(model, tokenizer, ids[0])
+
+
+def make_reader(models: Sequence[tuple[str, Any, Tokenizer]]) -> Any:
+    """Return what lets models read other texts for a page; each has its name and its tokenizer."""
+    from autograd.page.live import Reader
+    from autograd.stepper.stops import CommandError
+
+    def read(number: int, text: str) -> Any:
+        name, model, tokenizer = models[number]
+        try:
+            trace = trace_text(name, model, tokenizer, text)
+            trace.views = views_of(trace, (model, tokenizer))
+        except UserError as error:
+            raise CommandError(str(error)) from None
+        return trace
+
+    return Reader([name for name, _, _ in models], read)
 
 
 def terminal_of(trace: Any, read: Sequence[Any]) -> Terminal:

@@ -26,6 +26,7 @@ function receive({ error, outcome, contents }) {
   if (contents) adopt(contents);
   if (outcome || contents) showOutcome(outcome);
   say(error || "");
+  reading.status.textContent = error || "";
 }
 
 /** Show the pass after a change, at the same moment and the same element. The contents have the
@@ -33,6 +34,7 @@ function receive({ error, outcome, contents }) {
 function adopt(contents) {
   const old = data;
   const focused = document.activeElement.id;
+  if ((contents.readings ?? old.readings) !== old.readings) keepInside(reading.beside.checked);
   take({ ...old, ...contents, arrays: contents.arrays.map((x) => (typeof x === "number" ? old.arrays[x] : x)) });
   const kept = (entry) => entry && (entry.kept || entry.shape);
   for (const key of Object.keys(state.slice))
@@ -131,6 +133,23 @@ hooks.why = async (number, flat) => {
   return why;
 };
 
+// ---- other texts
+
+const reading = {
+  text: h("input", { id: "text", size: 40, "aria-label": "a text that the model reads" }),
+  model: h("select", { "aria-label": "the model that reads" }, (data.reads ?? []).map((name, i) => h("option", { value: i }, name))),
+  beside: h("input", { type: "checkbox", checked: true }),
+  status: h("span", { role: "status" }),
+};
+
+/** Return the form that asks Python to let a model read another text. */
+hooks.read = () => !data.reads ? null : h("form", { onsubmit: (event) => {
+  event.preventDefault();
+  reading.status.textContent = "the model reads …";
+  send({ do: "read", text: reading.text.value, model: Number(reading.model.value) });
+} }, h("label", {}, "read another text ", reading.text), data.reads.length > 1 ? [" ", reading.model] : null, " ", h("button", {}, "read"), " ",
+  h("label", {}, reading.beside, " beside what is shown now"), " ", reading.status);
+
 // ---- arrays that the page does not hold
 
 const MOST_DRAWN = 1 << 18; // elements of a heat map; of a larger array the corner is drawn
@@ -150,9 +169,10 @@ hooks.fetch = (keys) => {
     entry.whole = true;
     if (size(entry.shape.slice(-2)) <= MOST_DRAWN) delete entry.kept;
   });
-  Promise.all(all).then(() => arrays === data.arrays && showInspector(), (error) => arrays === data.arrays && say(error.message));
+  Promise.all(all).then(() => arrays === data.arrays && (showInspector(), showInside()), (error) => arrays === data.arrays && say(error.message));
 };
 
 document.querySelector("header").after(panel);
 showOutcome(null);
 showInspector();
+showInside();

@@ -21,6 +21,7 @@ function redraw() {
   fill(names, Object.values(data.values).map((v) => h("option", { value: v.name })));
   scrubber.max = N - 1;
   showTokens();
+  showInside();
   drawGraph();
   showControls();
 }
@@ -30,6 +31,7 @@ document.body.append(
     h("span", {}, search, names, " ",
       h("button", { onclick: cycleMode, title: "m" }, "light, dark, projector"))),
   tokens,
+  inside,
   h("main", {}, source, graph, inspector),
   h("footer", {}, controls, scrubber, announcement),
 );

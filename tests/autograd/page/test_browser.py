@@ -200,6 +200,50 @@ def test_rows_and_columns_carry_their_tokens_and_heads(browser, tmp_path):
         assert page.locator("#tokens [aria-pressed=true]").count() == 0
 
 
+def test_a_look_inside_a_model(browser, tmp_path):
+    """What every head looks at, what each layer would predict, and what adds to a prediction."""
+    from npgpt.diagnostics.axis_names import name_token
+    from npgpt.diagnostics.direct import attribute_directly
+    from npgpt.diagnostics.inside import attention_maps, logit_lens
+    from npgpt.diagnostics.views import make_views
+    from npgpt.tokenizers import ByteTokenizer
+
+    found, model, ids = reading()
+    found.views = make_views(model, ByteTokenizer(), ids[0])
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        page.click("#inside summary")
+        lens, heads, tokens = page.locator("#inside table.view").all()
+        assert lens.locator("th[scope=col]").all_inner_texts() == [*"cat·sa"]
+        shown = lens.locator("button").all_inner_texts()
+        expected = logit_lens(model, ids[0])
+        assert len(shown) == 2 * 6
+        for text, token in zip(shown, expected.best[..., 0].ravel(), strict=True):
+            assert text == name_token(ByteTokenizer(), int(token)).strip()
+        lens.locator("button").nth(7).click()
+        tip = page.locator("#inside .tip").first.inner_text()
+        assert tip.startswith("layer 0, after a: ")
+        assert f"{100 * expected.probabilities[1, 1, 0]:.3g} %" in tip
+        added = attribute_directly(model, ids[0], int(expected.best[-1, -1, 0]))
+        numbers = [float(x) for x in heads.locator("button").all_inner_texts()]
+        assert np.allclose(numbers, [*added.heads[0].sum(axis=-1), added.mlps[0]], rtol=5e-3)
+        numbers = [float(x) for x in tokens.locator("button").all_inner_texts()]
+        assert np.allclose(numbers, added.heads[0].sum(axis=0), rtol=5e-3, atol=1e-6)
+        page.fill("#inside input[type=number]", "1")  # the other example
+        page.keyboard.press("Tab")
+        assert page.locator("button.head canvas").count() == 2 * 3
+        pixels = page.evaluate("""() => [...document.querySelectorAll("button.head canvas")]
+          .map((c) => [...c.getContext("2d").getImageData(0, 0, 6, 6).data])""")
+        weights, *_ = attention_maps(model, ids[1])
+        largest = max(weights.max(), attention_maps(model, ids[0]).max())
+        for head in range(3):
+            alphas = np.reshape(pixels[2 * head], (6, 6, 4))[..., 3]
+            assert np.abs(alphas - 255 * weights[head] / largest).max() <= 1
+        page.click('[aria-label="layer 0, head 2: gradients"]')
+        assert page.locator("#inspector input[type=number]").nth(1).input_value() == "2"
+        assert "$dp" in page.inner_text("#inspector figcaption")
+
+
 def test_a_number_opens_as_its_sum(browser, tmp_path):
     """A click goes from a gradient to a term, and on to the number that the term names."""
     found, arrays = two_layers()

@@ -440,6 +440,70 @@ def test_names_of_markup_stay_names_after_a_change(browser):
         thread.join()
 
 
+def small_reader():
+    """Return two models of bytes that read texts, and the trace of the first on a text."""
+    from npgpt import GPT, GPTConfig
+    from npgpt.commands.step import make_reader, trace_text, views_of
+    from npgpt.tokenizers import ByteTokenizer
+
+    sizes = dict(vocab_size=256, n_positions=8, n_embd=12, n_layer=1, n_head=3)
+    models = [GPT(GPTConfig(**sizes)).eval() for _ in range(2)]
+    models[1].transformer.wte.weight.data[...] *= -1
+    tokenizer = ByteTokenizer()
+    found = trace_text("one", models[0], tokenizer, "the cat")
+    found.views = views_of(found, (models[0], tokenizer))
+    reader = make_reader(
+        [(name, m, tokenizer) for name, m in zip(["one", "two"], models, strict=True)]
+    )
+    return reader, found, models
+
+
+def test_another_text_and_another_model_stand_beside_the_first(browser):
+    reader, found, models = small_reader()
+    with Server(Live(found, reader)) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        with opened(browser, server.address) as page:
+            page.click("#inside summary")
+            page.fill("#text", "the dog")
+            page.select_option("#inside select", "1")
+            page.click("#inside form button")
+            page.locator(".side").nth(1).wait_for()
+            titles = page.locator(".side h2").all_inner_texts()
+            assert titles == ["one: the·ca", "two: the·do"]
+            ids = np.array([[*b"the dog"]])
+            _, loss = models[1](ids[:, :-1], targets=ids[:, 1:])
+            shown = float(page.inner_text("h1").split("= ")[1])
+            assert np.isclose(shown, loss.item(), rtol=1e-6)
+            assert page.locator("#tokens button").all_inner_texts() == [*"the·do"]
+            page.fill("#text", "x")
+            page.click("#inside form button")
+            page.locator("#inside [role=status]", has_text="two tokens or more").wait_for()
+            page.fill("#text", "two")
+            page.uncheck("#inside [type=checkbox]")
+            page.click("#inside form button")
+            page.locator(".side h2", has_text="two: tw").wait_for()
+            assert page.locator(".side").count() == 1
+        server.shutdown()
+        thread.join()
+
+
+def test_a_text_is_read_or_refused():
+    reader, found, _ = small_reader()
+    live = Live(found, reader)
+    for request, message in [
+        ({"model": 2, "text": "the dog"}, "no such model"),
+        ({"model": True, "text": "the dog"}, "no such model"),
+        ({"model": 0, "text": ["a"]}, "is to be a text"),
+        ({"model": 0, "text": "a long text"}, "the model reads 8"),
+    ]:
+        answer = live.answer({"do": "read", "version": 0} | request)
+        assert message in answer["error"] and "contents" not in answer
+    assert live.version == 0 and live.session.trace is found
+    refused = Live(found).answer({"do": "read", "version": 0, "model": 0, "text": "the dog"})
+    assert "reads no text" in refused["error"]
+
+
 def test_kernels_run_in_the_threads_of_the_server():
     """A page of a model's loss: what changes is computed by the kernels, in other threads."""
     from npgpt import GPT, GPTConfig
