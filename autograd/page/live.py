@@ -132,8 +132,8 @@ class Live:
             ``version``, and ``do`` with one of these: ``set`` and ``try`` change an element of an
             array, ``value`` or ``cotangent``, at the place ``flat``, ``to`` a number; ``descend``
             takes a step of gradient descent with a ``rate``; ``undo``; ``reset``; ``why`` asks
-            about the element at the place ``flat`` of the gradient of the value ``number``; ``read``
-            lets a ``model``, a number, read a ``text``.
+            about the element at the place ``flat`` of the gradient of the value ``number``;
+            ``read`` lets a ``model``, a number, read a ``text``.
 
         Returns
         -------
