@@ -261,6 +261,7 @@ def _run(command: list[str]) -> tuple[int, str]:
     A command that runs for more than `SECONDS`, or prints more than `MOST` letters, is ended.
     """
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    environment.pop("FORCE_COLOR", None)  # a notebook's kernel asks for colours
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         encoding="utf-8", errors="replace", env=environment,
