@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from npgpt import GPT, GPTConfig
+from npgpt.models.config import GPTConfig
+from npgpt.models.gpt import GPT
 from npgpt.tokenizers import CharTokenizer, save_tokenizer
 from npgpt.training.optim import AdamW, clip_grad_norm, learning_rate_at
 

@@ -28,7 +28,6 @@ from rich.text import Text
 import autograd
 from autograd.console import Console
 from autograd.kernels import use_kernels
-from autograd.stepper import trace
 from autograd.stepper.session import Session
 from autograd.stepper.terminal import Terminal
 from npgpt.errors import UserError
@@ -226,7 +225,7 @@ def _nothing() -> Session:
     """Return a session in which expressions without names of a program can be evaluated."""
     with autograd.record():
         start = autograd.tensor(0.0, requires_grad=True) * 1.0
-    return Session(trace(start))
+    return Session(autograd.stepper.trace(start))
 
 
 def essential(printed: str) -> str:
