@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from itertools import islice, product
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from autograd.formula import (
     COMPARISONS,
@@ -25,6 +27,8 @@ from autograd.formula import (
 
 EACH = 9  # up to this many elements of a result, the formula is written out for each
 MOST_TERMS = 4  # terms of a sum that are written; the middle of a longer sum is left out
+LISTED = 8  # terms of an element's sum that are listed, the largest ones
+MANY = 100  # of a sum with more terms, only those that are shown are written
 
 
 class NumberedEquation(NamedTuple):
@@ -42,7 +46,8 @@ class NumberedEquation(NamedTuple):
     """The number of elements of the left side."""
     terms: list[tuple[str, str, float]]
     """For a single element that was asked for, the terms of its sum, the largest first: each with
-    the index of the sum, the term with numbers, and its value. Terms that are 0 are left out."""
+    the index of the sum, the term with numbers, and its value. Terms that are 0 are left out. Of
+    many terms, only the `LISTED` largest have a text."""
 
 
 class Numbers(NamedTuple):
@@ -173,6 +178,10 @@ SIGNS: dict[Callable, tuple[str, int]] = {  # each with its binding strength
 WORDS = {function: name for name, function in FUNCTIONS.items()}
 
 
+class _Nested(Exception):
+    """A sum depends on the index of another sum."""
+
+
 class _Written:
     """Writes an equation for one element of its left side, with numbers in the place of names.
 
@@ -296,6 +305,9 @@ class _Written:
         is_first = self.listed is None and node.function is np.sum
         if is_first:
             self.listed = []
+        if node.letter and self.ranges[node.letter] > MANY:
+            with suppress(_Nested):
+                return self.write_many_terms(node, indices, is_first)
         terms, places = [], []
         if node.letter:
             for i in range(self.ranges[node.letter]):
@@ -310,19 +322,83 @@ class _Written:
             self.batch = before
         if is_first:
             self.listed = list(zip(places, terms, strict=True))
-        if len(terms) == 1 or node.function is np.sum:
-            return _add(terms)
+        if len(terms) == 1:
+            return terms[0]
         value = float(node.function([term[2] for term in terms]))
-        if not terms:
-            return four_digits(value), 5, value
-        texts = _shortened([_bracketed(term, 3 if node.function is np.prod else 2)
-                            for term in terms])  # fmt: skip
-        if node.function in (np.max, np.min):
-            name = "max" if node.function is np.max else "min"
-            return f"{name}({', '.join(texts)})", 5, value
-        if node.function is np.mean:
-            return f"({' + '.join(texts)}) / {len(terms)}", 2, value
-        return " · ".join(texts), 2, value
+        return _joined(node.function, terms, len(terms), value)
+
+    def write_many_terms(
+        self, node: Big, indices: dict[str, int], is_first: bool
+    ) -> tuple[str, int, float]:
+        """Write out the first and the last of many terms, and of a first sum the largest.
+
+        The values of all terms are computed as one array. The text of a term that is not written is
+        empty.
+        """
+        n = self.ranges[node.letter]
+        values = np.zeros(n) + self.values_of(node.body, indices | {node.letter: np.arange(n)})
+        chosen = {0, 1, n - 1}
+        if is_first:
+            chosen.update(np.argsort(-np.abs(values), kind="stable")[:LISTED].tolist())
+        written = {i: self.write(node.body, indices | {node.letter: i}) for i in sorted(chosen)}
+        if is_first:
+            self.listed = [
+                (f"{node.letter} = {i}", written.get(i, ("", 5, value)))
+                for i, value in enumerate(values.tolist())
+            ]
+        ends = [written[0], written[1], written[n - 1]]
+        return _joined(node.function, ends, n, float(node.function(values)))
+
+    def values_of(self, node: Any, indices: dict[str, Any]) -> Any:
+        """Return the values of an expression for indices that may be arrays of one length, (n,).
+
+        Raises
+        ------
+        _Nested
+            If a sum within the expression depends on such an index.
+        """
+        if isinstance(node, Number):
+            return node.value
+        if isinstance(node, Name):
+            return self.entries(node, indices)
+        if not isinstance(node, Big):
+            return node.function(*(self.values_of(each, indices) for each in node.arguments))
+        varied = {key for key, i in indices.items() if isinstance(i, ndarray)}
+        if (_letters(node) - {node.letter}) & varied:
+            raise _Nested
+        return self.write_sum(node, {key: indices[key] for key in indices.keys() - varied})[2]
+
+    def entries(self, node: Name, indices: dict[str, Any]) -> Any:
+        """Return the numbers that a name stands for, as `entry` for indices that may be arrays."""
+        if node.name in indices and not node.subscripts:
+            return indices[node.name]
+        subscripts = [np.asarray(self.values_of(s, indices)).astype(int) for s in node.subscripts]
+        if node.name in self.definitions and node.name not in self.evaluation.values:
+            equation, ranges = definition = self.definitions[node.name]
+            bounds = [ranges[letter] for letter in definition.letters]
+            places = [np.clip(i, 0, n - 1) for i, n in zip(subscripts, bounds, strict=True)]
+            before, self.listed, self.ranges = (self.listed, self.ranges), [], ranges
+            try:
+                found = self.values_of(
+                    equation.right, dict(zip(definition.letters, places, strict=True))
+                )
+            finally:
+                self.listed, self.ranges = before
+        else:
+            array = np.asarray(self.evaluation.values[node.name])
+            lead = array.ndim - len(subscripts)
+            subscripts = [*map(np.asarray, self.batch[len(self.batch) - lead :] if lead else ()),
+                          *subscripts]  # fmt: skip
+            bounds = [*array.shape]
+            subscripts = [
+                i if n > 1 else np.zeros_like(i) for i, n in zip(subscripts, bounds, strict=True)
+            ]
+            places = [np.clip(i, 0, n - 1) for i, n in zip(subscripts, bounds, strict=True)]
+            found = array[tuple(places)].astype(float)
+        is_inside: Any = True
+        for place, i in zip(places, subscripts, strict=True):
+            is_inside = is_inside & (place == i)
+        return np.where(is_inside, found, 0.0)
 
     def entry(self, node: Name, indices: dict[str, int]) -> float:
         """Return the number that a name stands for."""
@@ -368,14 +444,26 @@ def _add(terms: list[tuple[str, int, float]]) -> tuple[str, int, float]:
     """Return the sum of terms, of which the middle ones are left out if there are many."""
     if len(terms) == 1:
         return terms[0]
-    value = float(np.sum([term[2] for term in terms]))
+    return _joined(np.sum, terms, len(terms), float(np.sum([term[2] for term in terms])))
+
+
+def _joined(
+    function: Callable, terms: list[tuple[str, int, float]], n: int, value: float
+) -> tuple[str, int, float]:
+    """Return a sum, product, maximum, minimum or mean of n terms: of many, the first and last."""
     if not terms:
         return four_digits(value), 5, value
-    return " + ".join(_shortened([_bracketed(term, 2) for term in terms])), 1, value
-
-
-def _shortened(texts: list[str]) -> list[str]:
-    return [*texts[:2], "…", texts[-1]] if len(texts) > MOST_TERMS else texts
+    texts = [_bracketed(term, 3 if function is np.prod else 2) for term in terms]
+    if n > MOST_TERMS:
+        texts = [*texts[:2], "…", texts[-1]]
+    if function is np.sum:
+        return " + ".join(texts), 1, value
+    if function in (np.max, np.min):
+        name = "max" if function is np.max else "min"
+        return f"{name}({', '.join(texts)})", 5, value
+    if function is np.mean:
+        return f"({' + '.join(texts)}) / {n}", 2, value
+    return " · ".join(texts), 2, value
 
 
 def four_digits(x: Any) -> str:

@@ -951,6 +951,49 @@ def test_formulas_with_numbers_are_right(name, monkeypatch):
     check()
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_many_terms_are_computed_as_one_array(name, monkeypatch):
+    """The terms of a long sum have the values that they have one by one."""
+    op = autograd.REGISTRY[name]
+    write = formulas._Written.write_many_terms
+
+    def checked(self, node, indices, is_first):
+        text = write(self, node, indices, is_first)
+        n = self.ranges[node.letter]
+        found = np.zeros(n) + self.values_of(node.body, indices | {node.letter: np.arange(n)})
+        each = [self.write(node.body, indices | {node.letter: i})[2] for i in range(n)]
+        np.testing.assert_allclose(found, each, rtol=1e-9, atol=1e-12)
+        return text
+
+    monkeypatch.setattr(formulas._Written, "write_many_terms", checked)
+    monkeypatch.setattr(formulas, "MANY", 3)
+
+    @settings(max_examples=2)
+    @given(data=st.data())
+    def check(data):
+        call = data.draw(op_calls(op))
+        with autograd.record(), np.errstate(all="ignore"):
+            loss = sum((y * y).sum() for y in several(op(*as_leaves(op, call), **call.kwargs)))
+            stepper = stepper_of(loss)
+            stepper.session.go(len(stepper.session.trace.steps) - 1)
+            assert "Error" not in said(stepper, "formula")
+
+    check()
+
+
+def test_the_terms_of_a_long_sum(monkeypatch):
+    """The first, the last and the largest terms are written; the sum has all of them."""
+    x = np.linspace(1.0, 2.0, 600).reshape(300, 2)
+    w = autograd.tensor(np.where(np.arange(300) == 7, 50.0, 1.0), requires_grad=True)
+    with autograd.record():
+        y = w @ x
+        loss = y.sum()
+    text = said(stepper_of(loss), "next", "formula y[1]")
+    monkeypatch.setattr(formulas, "MANY", 1000)
+    assert said(stepper_of(loss), "next", "formula y[1]") == text
+    assert "= 7 " in text and "the 292 others" in text
+
+
 def test_steps_belong_to_modules(model):
     stepper = stepper_of(gpt_loss(model))
     scopes = [call.scope for call in map(stepper.session.trace.call, stepper.session.trace.steps)]
