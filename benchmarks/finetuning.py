@@ -170,6 +170,16 @@ ROWS: dict[str, Row] = {
         "SmolLM2, LoRA, 400 labels", "rt-polarity", (400, 200),
         SMOLLM2 + " --block_size 64 --batch_size 8 --learning_rate 3e-4 --epochs 1",
     ),
+    "smollm2-words": Row(
+        "SmolLM2, LoRA, 400 labels as words",
+        (
+            "npgpt finetune instructions --train {train} --valid {valid} --out_dir {run} --model"
+            " smollm2 --template plain --lora_r 8 --learning_rate 1e-3 --batch_size 8 --epochs 2"
+            " --warmup_iters 5 --eval_interval 100000 --seed {seed}",
+            JUDGE + r" --labels pos,neg --chat --template '{{input}}\n{{output}}'",
+        ),
+        "rt-polarity", (400, 200),
+    ),
     "minilm-lora": tuned(
         "MiniLM, LoRA, 4,000 labels", "rt-polarity", (4000, 1066),
         MINILM + " --block_size 64 --lora_r 8 --learning_rate 1e-3 --epochs 1",
