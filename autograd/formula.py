@@ -571,6 +571,12 @@ class Formula:
             values |= self._along(equations, values)
         return equations, Evaluation(equations, values, given)
 
+    def moves_axes(self, given: dict[str, Any]) -> bool:
+        """Return whether arrays are evaluated with their axes in another order."""
+        if self.along is None:
+            return False
+        return self.axes(given) != [np.ndim(given[self.op.names[0]]) - 1]
+
     def places(self, equations: tuple[Equation, ...], given: dict[str, Any]) -> dict[str, ndarray]:
         """Return, for the arrays whose axes `along` moves, where their elements came from.
 

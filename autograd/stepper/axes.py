@@ -438,20 +438,36 @@ class Labels(NamedTuple):
     def label(self, axis: int, index: int, others: tuple[int, ...] = ()) -> str:
         """Return what an index of an axis stands for, as in ``3 ·Tower`` or ``head 2, channel 5``.
 
+        The text is empty if this is unknown, and for an index that the axis does not have.
+
         Parameters
         ----------
         axis, index : int
         others : tuple of int
             The indices of the axes before it: the token at a position depends on the example.
         """
+        if not -len(self.axes) <= axis < len(self.axes):
+            return ""
+        if any(index >= len(c.at) for c in self.axes[axis]):  # the axis is broadcast
+            return ""
         here = {c.name: int(c.at[i]) for other, i in zip(self.axes, others, strict=False)
-                for c in other}  # fmt: skip
+                for c in other if i < len(c.at)}  # fmt: skip
         here |= {c.name: int(c.at[index]) for c in self.axes[axis]}
         texts = {c.name: self._text(c.name, here) for c in self.axes[axis]}
         return ", ".join(
             f"{name} {here[name]}" if text is None else f"{here[name]} {text}"
             for name, text in texts.items()
         )
+
+    def of_element(self, place: tuple[int, ...]) -> str:
+        """Return what the indices of an element stand for, as in ``head 2, position 3 ·fox``."""
+        named = []
+        for axis, i in enumerate(place[: len(self.axes)]):
+            text, counts = self.label(axis, i, place[:axis]), self.axes[axis]
+            if text and len(counts) == 1 and not text.startswith(counts[0].name):
+                text = f"{counts[0].name} {text}"
+            named.append(text)
+        return ", ".join(filter(None, named))
 
     def text_of(self, name: str, i: int) -> str:
         """Return number i of what is counted, with its text if it has one, as in ``3 ·Tower``."""

@@ -24,11 +24,15 @@ from autograd.formula import (
     Number,
     _names,
 )
+from autograd.stepper.axes import Labels
 
 EACH = 9  # up to this many elements of a result, the formula is written out for each
 MOST_TERMS = 4  # terms of a sum that are written; the middle of a longer sum is left out
 LISTED = 8  # terms of an element's sum that are listed, the largest ones
 MANY = 100  # of a sum with more terms, only those that are shown are written
+
+
+LabelsOf = Callable[[str], Labels | None]  # of an array of the formula, by its name
 
 
 class NumberedEquation(NamedTuple):
@@ -47,7 +51,7 @@ class NumberedEquation(NamedTuple):
     terms: list[tuple[str, str, float]]
     """For a single element that was asked for, the terms of its sum, the largest first: each with
     the index of the sum, the term with numbers, and its value. Terms that are 0 are left out. Of
-    many terms, only the `LISTED` largest have a text."""
+    many terms, only the `LISTED` largest have an index and a text."""
 
 
 class Numbers(NamedTuple):
@@ -68,6 +72,7 @@ def write_with_numbers(
     names: dict[str, str],
     symbol: str = "",
     index: tuple[int, ...] | None = None,
+    labels: LabelsOf | None = None,
 ) -> Iterator[NumberedEquation]:
     """Yield the equations of a formula with the numbers of one call.
 
@@ -86,10 +91,14 @@ def write_with_numbers(
         Of a left side: only the equation of this symbol is written.
     index : tuple of int, optional
         With a symbol, the element to write.
+    labels : callable, optional
+        What the axes of an array count, to name the terms of a sum.
     """
     if formula.moves:
         return
     equations, evaluation = formula.evaluation(*numbers)
+    if formula.moves_axes(evaluation.given):
+        labels = None  # the axes here are not those of the arrays
     definitions: dict[str, _Ranged] = {}
     for ranged in _with_ranges(equations, evaluation):
         equation = ranged.equation
@@ -111,7 +120,7 @@ def write_with_numbers(
         places: Iterator[tuple[int, ...]] = islice(np.ndindex(shape), total if total <= EACH else 1)
         if index is not None:
             places = iter([_moved(formula, evaluation, equations, name, index, shape)])
-        written = [_Written(evaluation, definitions, ranged, place) for place in places]
+        written = [_Written(evaluation, definitions, ranged, place, labels) for place in places]
         shown = names.get(name, f"${name}")
         at = [index or ()] if index is not None else [one.place for one in written]
         rows = [
@@ -195,8 +204,10 @@ class _Written:
         definitions: dict[str, _Ranged],
         ranged: _Ranged,
         place: tuple[int, ...],
+        labels: LabelsOf | None = None,
     ) -> None:
         self.evaluation, self.definitions, self.place = evaluation, definitions, place
+        self.labels = labels
         self.ranges = ranged.ranges
         self.known: dict[tuple, tuple[str, int, float]] = {}  # sums and definitions
         self.listed: list[tuple[str, tuple[str, int, float]]] | None = None  # of the first sum
@@ -312,13 +323,13 @@ class _Written:
         if node.letter:
             for i in range(self.ranges[node.letter]):
                 terms.append(self.write(node.body, indices | {node.letter: i}))
-                places.append(f"{node.letter} = {i}")
+                places.append(self.name_term(node, i) if is_first else "")
         else:
             before = self.batch
             for place in np.ndindex(self.evaluation.batch):
                 self.batch = place
                 terms.append(self.write(node.body, indices))
-                places.append(f"at [{', '.join(map(str, place))}]")
+                places.append(self.name_place(node, place) if is_first else "")
             self.batch = before
         if is_first:
             self.listed = list(zip(places, terms, strict=True))
@@ -343,11 +354,37 @@ class _Written:
         written = {i: self.write(node.body, indices | {node.letter: i}) for i in sorted(chosen)}
         if is_first:
             self.listed = [
-                (f"{node.letter} = {i}", written.get(i, ("", 5, value)))
+                (self.name_term(node, i), written[i]) if i in written else ("", ("", 5, value))
                 for i, value in enumerate(values.tolist())
             ]
         ends = [written[0], written[1], written[n - 1]]
         return _joined(node.function, ends, n, float(node.function(values)))
+
+    def name_term(self, node: Big, i: int) -> str:
+        """Return the index of a term, and what the index counts, if it is known.
+
+        An index is a subscript of an array in the term: it counts what this axis of the array
+        counts.
+        """
+        for name, labels in self.labelled(node):
+            for axis, subscript in enumerate(name.subscripts, -len(name.subscripts)):
+                if subscript == Name(node.letter, ()) and (text := labels.label(axis, i)):
+                    return f"{node.letter} = {text}"
+        return f"{node.letter} = {i}"
+
+    def name_place(self, node: Big, place: tuple[int, ...]) -> str:
+        """Return a place in the batch, in words if it is known what the axes of the batch count."""
+        for name, labels in self.labelled(node):
+            if len(labels.axes) - len(name.subscripts) == len(place):
+                if text := labels.of_element(place):
+                    return f"at {text}"
+        return f"at [{', '.join(map(str, place))}]"
+
+    def labelled(self, node: Big) -> Iterator[tuple[Name, Labels]]:
+        """Yield the arrays in the terms of a sum of which it is known what the axes count."""
+        for name in _names(node.body):
+            if self.labels and (labels := self.labels(name.name)) and labels.names:
+                yield name, labels
 
     def values_of(self, node: Any, indices: dict[str, Any]) -> Any:
         """Return the values of an expression for indices that may be arrays of one length, (n,).

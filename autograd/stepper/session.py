@@ -464,8 +464,18 @@ class Session:
         shown = [line.text for line in lines if line.symbol in asked]
         found: list[NumberedEquation] = []
         for symbol in asked:
-            found += write_with_numbers(stated, numbers, names, symbol, index)
-        return FormulaView(symbols, shown, found)
+            found += write_with_numbers(
+                stated, numbers, names, symbol, index, self.labels_of_symbol
+            )
+        labels = self.labels_of_symbol(asked[0]) if index else None
+        element = labels.of_element(index) if labels and index else ""
+        return FormulaView(symbols, shown, found, element)
+
+    def labels_of_symbol(self, symbol: str) -> Labels | None:
+        """Return what the axes of an array in the formula of the call count, if it is known."""
+        recording = self.trace.recording
+        axes = recording.axes_of(self.call.number, symbol)
+        return Labels(axes, recording.texts) if axes else self.labels_of(f"${symbol}")
 
     def part_of_formula(
         self, text: str, known: list[str]

@@ -630,11 +630,13 @@ class Terminal:
         formula d(W1)        what is added to one cotangent, or the line of one result
         formula d(W1)[2, 7]  one element of it, and the terms of its sum, the largest first
         """
-        symbols, lines, equations = self.session.formula(text)
+        symbols, lines, equations, element = self.session.formula(text)
         legend = ", ".join(f"{symbol} is {name}" for symbol, name in symbols.items())
         self.print(Text(legend, "dim"))
         for line in lines:
             self.print("  ", line)
+        if element:
+            self.print(Text(f"element: {element}", "dim"))
         if equations:
             self.print(Text("with numbers", "dim"))
             for equation in equations:
@@ -665,7 +667,8 @@ class Terminal:
             self.print(line, indent=places + 19)
         if rest := terms[MOST_TERMS:]:
             total = sum(value for _, _, value in rest)
-            self.print(Text(f"    {'':<{places}}  {total:>+11.4g}  the {len(rest)} others", "dim"))
+            others = f"the {len(rest)} others" if len(rest) > 1 else "the other one"
+            self.print(Text(f"    {'':<{places}}  {total:>+11.4g}  {others}", "dim"))
 
     def do_why(self, text: str) -> None:
         """Show what a gradient is the sum of, largest first.  why NAME.

@@ -159,3 +159,5 @@ class FormulaView(NamedTuple):
     """What the rule's symbols stand for, as in ``$x``: ``W1``."""
     lines: list[str]
     with_numbers: list[NumberedEquation]
+    element: str = ""
+    """What the element that was asked for stands for, as in ``position 2 ·fox``, if known."""

@@ -1,5 +1,7 @@
 """The rows and columns of a model's arrays carry tokens, heads, channels and labels."""
 
+import re
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -14,7 +16,7 @@ from npgpt.models.config import GPTConfig
 from npgpt.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from npgpt.models.gpt import GPT
 from npgpt.models.llama import Llama, LlamaConfig
-from npgpt.tokenizers import ByteTokenizer
+from npgpt.tokenizers import ByteTokenizer, CharTokenizer
 
 IDS = np.array([[104, 105, 32, 116, 104], [111, 110, 101, 50, 51]])  # "hi th", "one23"
 SIZES = dict(vocab_size=256, n_positions=8, n_embd=12, n_layer=1)
@@ -98,6 +100,47 @@ def test_the_stepper_shows_them(tmp_path):
         stepper.run(f"set {name}[0, 2] = 65")
         stepper.run("print logits")
     assert "2 A [" in capture.get() and "2 · [" not in capture.get()
+
+
+def test_a_formula_names_an_element_and_its_terms():
+    """The head, the position and the token, also of the keys that are summed over."""
+    model, console = GPT(GPTConfig(n_head=3, **SIZES)), Console(width=80, highlight=False)
+    with autograd.record() as recording:
+        _, loss = model(IDS[:, :-1], targets=IDS[:, 1:])
+    name_axes(recording, model, ByteTokenizer())
+    stepper = Terminal(trace(loss), console)
+
+    def said(*commands):
+        with console.capture() as capture:
+            for command in commands:
+                stepper.run(command)
+        return capture.get()
+
+    out = said("until h.0.attn.c_proj", "formula d(weight)[5, 4]")
+    assert "element: head 1, channel 1, channel 4" in out
+    assert "at example 1, position 3 2 " in out and "at example 0, position 3 t " in out
+    out = said("next", "next", "next", "formula y[1, 2, 2, 3]")
+    assert "element: example 1, head 2, position 2 e, channel 3" in out
+    for term in ("s = position 0", "s = position 2"):  # which token it is depends on the example
+        assert term in out
+
+
+def test_axes_in_another_order_are_not_named():
+    """A softmax along the first axis sums over rows, and evaluates its formula on columns."""
+    model = GPT(GPTConfig(n_head=3, **SIZES | {"vocab_size": 4, "n_positions": 4}))
+    with autograd.record() as recording:
+        logits, _ = model(np.array([[0, 1, 2, 3]]))
+        p = autograd.nn.softmax(logits[0], 0)
+        loss = p[1, 1]
+    name_axes(recording, model, CharTokenizer.from_text("abcd"))
+    console = Console(width=80, highlight=False)
+    stepper = Terminal(trace(loss), console)
+    with console.capture() as capture:
+        for command in ("next", "formula p[1, 2]"):
+            stepper.run(command)
+    out = capture.get()
+    assert "element: position 1 b, token 2 c" in out
+    assert re.search(r"j = 2 +[+-]", out)  # a position, and no token
 
 
 def test_a_frozen_embedding_says_nothing_wrong():
