@@ -13,6 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pprint import pformat
 from typing import Any
 
@@ -317,7 +318,7 @@ class Terminal:
     def show_statement(self, statement: Statement) -> None:
         """Show a statement, with marks below the part that ran, also where a line is broken."""
         lines = statement.marked()
-        for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        for line, below in pairwise([*lines, ""]):
             if set(line) == {" ", "^"}:
                 continue
             marks = below if set(below) == {" ", "^"} else ""

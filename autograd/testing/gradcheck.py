@@ -371,7 +371,8 @@ def _is_stale(problem: Problem, cotangents: Arrays, gradients: Arrays, seed: int
             ahead, behind = (function(differences.move(x, direction, h)) for h in (1e-6, -1e-6))
             error = (ahead - behind) / 2e-6 - np.vdot(gradient, direction)
             terms = np.sum(np.abs(gradient * direction))  # without what cancels
-            if abs(error) > 1e-4 * terms + 1e-8 * (abs(ahead) + abs(behind)):
+            rounding = (1 + np.max(np.abs(x), initial=0)) * sum(np.abs(u).sum() for u in cotangents)
+            if abs(error) > 1e-4 * terms + 1e-8 * (abs(ahead) + abs(behind) + rounding):
                 return True
     return False
 

@@ -1563,3 +1563,12 @@ def test_variables_of_the_file_that_is_recorded_have_names(monkeypatch):
 
     assert "loss" in names(__file__)
     assert "loss" not in names("")
+
+
+def test_a_program_without_a_file_has_no_statements():
+    """As of python -c, or of code that is run from a text."""
+    names = {"autograd": autograd}
+    code = "x = autograd.tensor(2.0, requires_grad=True)\nwith autograd.record():\n    y = x * x"
+    exec(compile(code, "<nowhere>", "exec"), names)
+    text = said(stepper_of(names["y"]), "where", "list", "up", "down", "formula", "next", "back")
+    assert "2 · 2" in text and "Error" not in text

@@ -382,7 +382,7 @@ def test_stepping_into_a_run(resumed, tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"update 8 of {folder}, replayed from checkpoints/step-000005.safetensors" in out
     assert "batch 1 of the 2" in out and "batch 2 of the 2" in out
-    assert "in transformer.h.1.attn" in out and re.search(r"/\d+  dropout_seeded", out)
+    assert "in transformer.h.1.attn" in out and re.search(r"of \d+  dropout_seeded", out)
     assert Trace.load(tmp_path / "saved").recording.values  # of the first
 
 
