@@ -52,7 +52,8 @@ def _lens_view(tokenizer: Any, ids: ndarray, lens: Predictions) -> View:
     return View(
         "what each layer would predict (logit lens)",
         "A column is a token that was read. A cell has the most probable next token, if the last "
-        "norm and the head read the hidden state after this layer. The darker, the more probable.",
+        "norm and the head read the hidden state after this layer. The stronger its colour, the "
+        "more probable it is.",
         layers,
         tokens,
         [_names(tokenizer, line) for line in lens.best[..., 0]],

@@ -65,8 +65,8 @@ def run(args: list[str]) -> int:
             "Logit lens",
             page.note(
                 "Each row is a layer, the last layer on top; each column is a token that was "
-                "read. A cell has the token that the layer would predict next. The darker, the "
-                "more probable. The pointer shows more."
+                "read. A cell has the token that the layer would predict next. The stronger its "
+                "colour, the more probable it is. The pointer shows more."
             ),
             page.colour_table(
                 names[::-1], tokens, cells[::-1], found.probabilities[::-1, :, 0], titles[::-1]

@@ -58,8 +58,9 @@ def run(args: list[str]) -> int:
             options,
             "Surprise per token",
             page.note(
-                "The darker a token, the less the model expected it. The pointer shows what the "
-                f"model expected instead. The mean is {found.surprises.mean():.4f} nats."
+                "The stronger the colour of a token, the less the model expected it. The pointer "
+                "shows what the model expected instead. The mean is "
+                f"{found.surprises.mean():.4f} nats."
             ),
             page.colour_text(subject.texts, shares, titles),
         )
