@@ -1,10 +1,12 @@
 """Pairs of texts, numbers and similarity: what is read, what is learned, and the folders."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers import demand_unnoticed_interruption, lines, npgpt, train_config
+from helpers import ROOT, demand_unnoticed_interruption, lines, npgpt, train_config
 from test_classification import bert_folder
 from test_trainable import base_of
 
@@ -261,3 +263,21 @@ def test_wrong_numbers(tmp_path, rows, changes, message):
         start(config)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_example_of_similarity(numbers, tmp_path):
+    """The cosines that it shows are those of the run that it saves."""
+    base = bert_folder(tmp_path / "base", n_layer=2)
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples/similarity.py", "--train", numbers, "--valid", numbers,
+         "--model", base, "--steps", "60", "--learning_rate", "3e-3", "--save", tmp_path / "run"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["after"] > found["before"]
+    shown = result.stdout.partition("people  before   after\n")[2].splitlines()[:20]
+    encoder = SentenceEncoder.load(tmp_path / "run")
+    for line, below in zip(shown[::2], shown[1::2], strict=True):
+        _, _, after, first = line.split(None, 3)
+        a, b = encoder.encode([first, below.strip()])
+        assert float(after) == pytest.approx(a @ b, abs=0.006)

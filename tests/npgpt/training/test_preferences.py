@@ -1,10 +1,12 @@
 """Preferences: how pairs of answers are read, what begins at zero, and the runs."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers import Quiet, draw_model, lines, npgpt, same_runs, train_config
+from helpers import ROOT, Quiet, draw_model, lines, npgpt, same_runs, train_config
 
 from npgpt import UserError, load_model
 from npgpt.tokenizers import ByteTokenizer, save_tokenizer
@@ -175,3 +177,22 @@ def test_clumsy_commands(file, base, tmp_path, capsys):
         assert npgpt("finetune", "preferences", "--model", base, *out, *args) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_example(file, base, tmp_path):
+    """The margins that it draws are those of the validation pairs of the run that it saves."""
+    script = [sys.executable, ROOT / "examples/preferences.py", "--model", base, "--steps", "8"]
+    args = ["--data", file, "--pairs", "12", "--save", tmp_path / "run"]
+    result = subprocess.run([*script, *args], capture_output=True, text=True, check=True)
+    found = json.loads(result.stdout.splitlines()[-1])
+    last = [line for line in lines(tmp_path / "run") if "accuracy" in line][-1]
+    assert found["accuracy"] == round(last["accuracy"], 4)
+    assert found["margin"] == pytest.approx(last["margin"], abs=1e-4)
+    drawn = [line for line in result.stdout.splitlines() if "│" in line]
+    margins = [float(line.split()[0]) for line in drawn]
+    assert len(drawn) == 10 and margins[:5] == sorted(margins[:5], reverse=True)
+    answers = {" ".join(pair(n)["chosen"].split()): n for n in range(28, 40)}
+    for line in drawn:
+        assert any(f" {answer} " in line for answer in answers)
+    missing = subprocess.run([*script, "--data", "missing.json"], capture_output=True, text=True)
+    assert missing.returncode == 1 and "missing.json does not exist" in missing.stderr
