@@ -209,12 +209,22 @@ def judge(title: str, found: ndarray, expected: ndarray) -> Judgement:
         norm(found)
         and norm(expected)
         and np.allclose(found * norm(expected), expected * norm(found), rtol=5e-3)
+        and (right.size > 1 or _is_plain(norm(found) / norm(expected)))
     ):
         hint = f"right but for a factor of {norm(found) / norm(expected):.3g}"
     elif not right.ndim:
         hint = "not that"
     is_right = bool(right.all())
     return Judgement(title, is_right, "" if is_right else hint, expected)
+
+
+def _is_plain(factor: float) -> bool:
+    """Return whether a factor, or 1 divided by it, is a whole number up to 10.
+
+    Any two numbers differ by some factor, so another factor of a single number says nothing.
+    """
+    whole = max(factor, 1 / factor)
+    return round(whole) <= 10 and abs(whole - round(whole)) < 5e-3 * whole
 
 
 def _noise(terms: Iterable[tuple[ndarray, ndarray]]) -> float:

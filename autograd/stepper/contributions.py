@@ -50,8 +50,15 @@ class Use(NamedTuple):
 
     @property
     def terms(self) -> tuple[ndarray, ...]:
-        """For each result of the call, the product of cotangent and derivative, by element."""
-        return tuple(g * d for g, d in zip(self.cotangents, self.derivatives, strict=True))
+        """For each result of the call, the product of cotangent and derivative, by element.
+
+        It is 0 where the result does not depend on the element, also if the cotangent is infinite.
+        """
+        with np.errstate(invalid="ignore"):
+            return tuple(
+                np.where(d == 0, 0.0, g * d)
+                for g, d in zip(self.cotangents, self.derivatives, strict=True)
+            )
 
 
 class Element(NamedTuple):

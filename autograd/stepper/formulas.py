@@ -47,7 +47,7 @@ class NumberedEquation(NamedTuple):
     rows: list[tuple[str, str, str]]
     """For each element its place, the right side with numbers, and its value."""
     total: int
-    """The number of elements of the left side."""
+    """The number of elements of the left side; 1 if a single element was asked for."""
     terms: list[tuple[str, str, float]]
     """For a single element that was asked for, the terms of its sum, the largest first: each with
     the index of the sum, the term with numbers, and its value. Terms that are 0 are left out. Of
@@ -128,7 +128,8 @@ def write_with_numbers(
             for place, one in zip(at, written, strict=True)
         ]
         terms = written[0].terms() if index is not None else []
-        yield NumberedEquation("+=" if of_input else "=", rows, total, terms)
+        n_asked = total if index is None else 1
+        yield NumberedEquation("+=" if of_input else "=", rows, n_asked, terms)
 
 
 class _Ranged(NamedTuple):

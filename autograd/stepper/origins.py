@@ -76,6 +76,53 @@ def find_not_finite(trace: Trace, number: int | None = None) -> list[NotFinite]:
     return found
 
 
+def find_source(trace: Trace, element: Element) -> list[NotFinite]:
+    """Return what made an element of a gradient that is not finite; see `find_not_finite`.
+
+    The search follows the cotangents from the element toward the loss, as long as they are not
+    finite, so another NaN of the program, on which the element does not depend, is not found.
+    """
+    recording, at = trace.recording, element
+    for _ in range(LONGEST_PATH):
+        sent = _sent_not_finite(trace, at)
+        if sent is None:
+            break
+        use, i, place = sent
+        if not np.isfinite(use.cotangents[i][place]):
+            at = Element(use.call.results[i], place)
+            continue
+        result = use.call.results[i]
+        for number in (*use.call.parents.values(), result):
+            value = recording.values[number]
+            same = value.shape == recording.values[result].shape
+            if not np.isfinite(value[place] if same else value).all():
+                return [
+                    origin._replace(place=place) if origin.call.results == (result,) else origin
+                    for origin in find_not_finite(trace, number)
+                ]
+        gradient = np.asarray(trace.cotangent_of(at.number))
+        kind = "NaN" if np.isnan(gradient[at.place]) else "Inf"
+        return [NotFinite(kind, use.call, use.input, at.place, gradient, use.cotangents)]
+    return find_not_finite(trace)
+
+
+def _sent_not_finite(trace: Trace, element: Element) -> tuple[Use, int, tuple[int, ...]] | None:
+    """Return a use that sends something not finite to an element, and by which result element.
+
+    A derivative of one element is computed with zeros for all others, and 0 times infinity is NaN.
+    So the element at the same place is taken first: an op element by element sends by it alone.
+    """
+    found = []
+    for use in _uses_of(trace, element):
+        for i, (terms, derivative) in enumerate(zip(use.terms, use.derivatives, strict=True)):
+            bad = ~np.isfinite(terms) & (derivative != 0)
+            if bad.shape == trace.recording.values[element.number].shape and bad[element.place]:
+                return use, i, element.place
+            if bad.any():
+                found.append((use, i, _first(bad)))
+    return found[0] if found else None
+
+
 def _in_forward(trace: Trace, calls: list[Call], kind: str, is_bad: Callable) -> NotFinite | None:
     """Return the first call whose result has a bad element, and whose arguments have none."""
     for call in calls:

@@ -18,7 +18,7 @@ from autograd.stepper.contributions import (
     Use,
     explain_part,
 )
-from autograd.stepper.origins import NotFinite, Zero, find_not_finite, find_zeros
+from autograd.stepper.origins import NotFinite, Zero, find_not_finite, find_source, find_zeros
 from autograd.stepper.places import Index, first_of, name_of
 from autograd.stepper.record import Call, Recording
 from autograd.stepper.symbols import names_of
@@ -62,11 +62,15 @@ def _parts(trace: Trace, number: int, index: Index) -> Iterator[Text]:
     value, gradient = recording.values[number], trace.cotangent_of(number)
     part = None if gradient is None else np.asarray(gradient[index])
     if not np.isfinite(value[index]).all():
-        yield from _not_finite_lines(trace, name, value[index], number)
+        yield from _not_finite_lines(trace, name, value[index], find_not_finite(trace, number))
     elif part is None:
         yield f"no gradient reaches {name}: the result does not depend on it"
     elif not np.isfinite(part).all():
-        yield from _not_finite_lines(trace, f"gradient of {name}", part, None)
+        is_bad = np.zeros(value.shape, bool)
+        is_bad[index] = ~np.isfinite(part)
+        place = tuple(map(int, np.argwhere(is_bad)[0]))
+        origins = find_source(trace, Element(number, place))
+        yield from _not_finite_lines(trace, f"gradient of {name}", part, origins)
     elif not part.size:
         yield f"{name} has no elements"
     elif not part.any():
@@ -304,10 +308,11 @@ def _hop_rows(recording: Recording, path: list[Hop]) -> Iterator[Row]:
 # ---- not finite, and zero
 
 
-def _not_finite_lines(trace: Trace, name: str, part: ndarray, number: int | None) -> Iterator[str]:
+def _not_finite_lines(
+    trace: Trace, name: str, part: ndarray, origins: list[NotFinite]
+) -> Iterator[str]:
     recording = trace.recording
     yield f"{name}: {summary(part)}" if part.ndim else f"{name}: {float(part)}"
-    origins = find_not_finite(trace, number)
     if not origins:
         given = recording.values | recording.constants
         leaves = [n for n in given if n not in recording.maker and not _is_finite(given[n])]

@@ -301,3 +301,32 @@ def test_places():
     assert index == (2, slice(1, None)) and first_of(index, (3, 5)) == (2, 1)
     assert name_of("W", index) == "W[2, 1:]" and name_of("W", ()) == "W"
     assert first_of((slice(None, None, -1),), (3, 5)) == (2, 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_why_blames_no_other_nan():
+    """Only what an element depends on made it NaN; a neighbour that is infinite adds nothing."""
+    w, v = (autograd.tensor(x, requires_grad=True) for x in ([1.0, -1.0, 0.0], [0.0, 1.0, 1.0]))
+    with autograd.record(), np.errstate(all="ignore"):
+        s, q = np.sqrt(w), v / v
+        loss = s.sum() + q.sum()
+    with np.errstate(all="ignore"):
+        found = trace(loss)
+    for x, place, said in [
+        (v, 0, "the first NaN is q[0], made by divide"),
+        (w, 1, "the first NaN is s[1], made by sqrt"),
+        (w, 2, "the first infinity is in what sqrt(x)"),
+        (w, 0, "gradient of w[0]: +0.5, from 1 use"),
+    ]:
+        text = why(found, x._node.number, (place,))
+        assert said in text and "+nan" not in text
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_finite_gradient_beside_an_infinite_one():
+    w = autograd.tensor([1.0, 0.0, 2.0], requires_grad=True)
+    with autograd.record(), np.errstate(all="ignore"):
+        loss = np.log(np.abs(w)).sum()
+        found = trace(loss)
+    text = why(found, w._node.number, (2,))
+    assert "together +0.5: +100.0% of +0.5" in text and "nan" not in text and "inf" not in text

@@ -26,7 +26,7 @@ from autograd import nn
 from autograd.escape import shown_text
 from autograd.formula import FUNCTIONS
 from autograd.stepper import Trace, formulas, recording_of, stopping_at_backward, trace, tracing
-from autograd.stepper.check import prove
+from autograd.stepper.check import judge, prove
 from autograd.stepper.display import matrix
 from autograd.stepper.lines import fold
 from autograd.stepper.session import Session, inside_of
@@ -1572,3 +1572,21 @@ def test_a_program_without_a_file_has_no_statements():
     exec(compile(code, "<nowhere>", "exec"), names)
     text = said(stepper_of(names["y"]), "where", "list", "up", "down", "formula", "next", "back")
     assert "2 · 2" in text and "Error" not in text
+
+
+def test_a_single_number_has_no_odd_factor():
+    """Two numbers always differ by some factor; two times, or a third, are mistakes of a kind."""
+    for found, expected, hint in [
+        (12.0, 6.0, "a factor of 2"), (2.0, 6.0, "a factor of 0.333"), (4938.0, 6.0, "not that"),
+        ([3.0, 5.0], [6.0, 10.0], "a factor of 0.5"),
+        ([3.69, 6.15], [6.0, 10.0], "a factor of 0.615"),
+    ]:  # fmt: skip
+        assert hint in judge("", np.asarray(found), np.asarray(expected)).hint
+
+
+def test_an_element_that_was_asked_for_is_not_the_first():
+    x = autograd.tensor(np.linspace(1.0, 2.0, 20), requires_grad=True)
+    with autograd.record():
+        loss = np.tanh(x).sum()
+    text = said(stepper_of(loss), "next", "formula d(x)[3]")
+    assert "d(x)[3]" in text and "the first of" not in text
