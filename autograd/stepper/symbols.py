@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from autograd.formula import FormulaError
 from autograd.stepper.formulas import four_digits
 from autograd.stepper.record import Call, Recording
 from autograd.stepper.steps import Step, as_tuple
@@ -79,16 +80,21 @@ def lines_of(call: Call, names: dict[str, str]) -> list[Line]:
 
     A line for what the rule sends begins with ``d(W1) +=``: the contributions of all steps are
     added. Lines for arguments to which nothing is sent are left out. Names that the formula alone
-    has are written with the dollar sign. The list is empty if the op states no formula.
+    has are written with the dollar sign. The list is empty if the op states no formula. If the
+    formula cannot be read, the only line says so.
     """
     if call.op.stated is None:
         return []
     if call.op.stated.moves:
         return list(_moves(call, names))
+    try:
+        equations = list(
+            call.op.stated.renamed(call.arguments, lambda symbol: names.get(symbol, f"${symbol}"))
+        )
+    except FormulaError as error:  # the step is shown without it
+        return [Line("", f"the formula of {call.op.name} cannot be read: {error}")]
     lines = []
-    for symbol, text in call.op.stated.renamed(
-        call.arguments, lambda symbol: names.get(symbol, f"${symbol}")
-    ):
+    for symbol, text in equations:
         of_input = symbol.startswith("d") and symbol[1:] in call.arguments
         if of_input and symbol in names:
             lines.append(Line(symbol, text.replace(" = ", " += ", 1)))

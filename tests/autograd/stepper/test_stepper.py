@@ -1590,3 +1590,21 @@ def test_an_element_that_was_asked_for_is_not_the_first():
         loss = np.tanh(x).sum()
     text = said(stepper_of(loss), "next", "formula d(x)[3]")
     assert "d(x)[3]" in text and "the first of" not in text
+
+
+def test_a_formula_that_cannot_be_read_hides_no_step():
+    @autograd.op(broadcasts=True)
+    def square_of(x):
+        return x * x
+
+    try:
+        square_of.formula("out = x ** 2; dx = 2 · g · x")
+        square_of.vjp(x=lambda g, x: 2 * g * x)
+        x = autograd.tensor([1.0, 2.0], requires_grad=True)
+        with autograd.record():
+            loss = square_of(x).sum()
+        text = said(stepper_of(loss), "next", "args", "formula")
+        assert "step 2 of 2  square_of" in text and "[ 2.0 4.0 ]" in text
+        assert text.count("FormulaError") == 1 and "expected a number" in text
+    finally:
+        autograd.REGISTRY.pop("square_of", None)
