@@ -244,8 +244,7 @@ class Session:
 
         Of another expression, such as ``W * 2``, nothing is known.
         """
-        if match := re.fullmatch(rf"{COTANGENT}(\[.*\])?", text):
-            text = match[1] + (match[2] or "")
+        text = _of_cotangent(text)
         if match := re.fullmatch(r"\$(g|d)(\w*)(\[.*\])?", text):
             results = {symbol: f"out{symbol[1:]}" for symbol in self.step.symbols}
             known = results if match[1] == "g" else {f"d{name}": name for name in self.call.parents}
@@ -648,8 +647,11 @@ class Session:
         return explain_whole(self.trace, number)
 
     def why(self, text: str, width: int = 80) -> str:
-        """Return why the gradient of ``NAME`` or ``NAME[INDEX]`` is what it is, as a text."""
-        return self.trace.why(*self.find_part(text), width)
+        """Return why the gradient of ``NAME`` or ``NAME[INDEX]`` is what it is, as a text.
+
+        The gradient may also be written as the stepper shows it, as ``d(NAME)[INDEX]``.
+        """
+        return self.trace.why(*self.find_part(_of_cotangent(text)), width)
 
     # ---- moving
 
@@ -1043,6 +1045,12 @@ def inside_of(call: Call, step: Step) -> Trace:
         recording.give_name(leaf._node.number, name)
     recording.give_name(out._node.number, "out")
     return trace(out, step.cotangent)
+
+
+def _of_cotangent(text: str) -> str:
+    """Return ``W[0]`` for ``d(W)[0]``, and any other text as it is."""
+    match = re.fullmatch(rf"{COTANGENT}(\[.*\])?", text)
+    return match[1] + (match[2] or "") if match else text
 
 
 def _number(text: str, most: int, what: str) -> int:

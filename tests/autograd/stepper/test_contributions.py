@@ -330,3 +330,13 @@ def test_a_finite_gradient_beside_an_infinite_one():
         found = trace(loss)
     text = why(found, w._node.number, (2,))
     assert "together +0.5: +100.0% of +0.5" in text and "nan" not in text and "inf" not in text
+
+
+def test_why_takes_the_name_that_is_shown():
+    w = autograd.tensor([1.0, 2.0], requires_grad=True)
+    with autograd.record():
+        h = np.tanh(w)
+        loss = (h * h).sum()
+    session = Session(trace(loss))
+    for shown, plain in [("d(h)", "h"), ("d(w)[1]", "w[1]"), ("d(h * h)", "h * h")]:
+        assert session.why(shown) == session.why(plain)
