@@ -215,12 +215,17 @@ class _Written:
         equation, lead = ranged.equation, len(place) - len(ranged.letters)
         indices = dict(zip(ranged.letters, place[lead:], strict=True))
         self.array = evaluation.values.get(equation.left.name)
+        sizes = np.shape(self.array)[lead:] if self.array is not None else ()
+        repeated = [letter for letter, n in zip(ranged.letters, sizes, strict=False)
+                    if n == 1 and self.ranges[letter] > 1]  # fmt: skip
         parts = []
         with np.errstate(all="ignore"):
             for batch in self.batches(place[:lead], self.axes(equation.right)):
-                self.batch = batch
-                parts.append((batch, self.write(equation.right, indices)))
-        if len(parts) > 1:  # a broadcast input: its cotangent is summed
+                for at in product(*(range(self.ranges[letter]) for letter in repeated)):
+                    self.batch = batch
+                    here = indices | dict(zip(repeated, at, strict=True))
+                    parts.append(((*batch, *at), self.write(equation.right, here)))
+        if len(parts) != 1:  # a broadcast input: its cotangent is summed
             self.listed = [(f"at [{', '.join(map(str, at))}]", part) for at, part in parts]
             self.text, _, self.value = _add([part for _, part in parts])
         else:
@@ -252,7 +257,7 @@ class _Written:
             shape = np.shape(self.evaluation.values[node.name])
             lead = shape[: len(shape) - len(node.subscripts)]
             first = len(self.evaluation.batch) - len(lead)
-            return found | {axis for axis, n in enumerate(lead, first) if n > 1}
+            return found | {axis for axis, n in enumerate(lead, first) if n != 1}
         definition = self.definitions.get(node.name)
         if definition and len(definition.letters) == len(node.subscripts):
             return found | self.axes(definition.equation.right)  # else an index of the same letter

@@ -1608,3 +1608,18 @@ def test_a_formula_that_cannot_be_read_hides_no_step():
         assert text.count("FormulaError") == 1 and "expected a number" in text
     finally:
         autograd.REGISTRY.pop("square_of", None)
+
+
+def test_the_cotangent_of_a_broadcast_input_is_a_sum():
+    """Also along an axis that has an index in the formula, and of nothing at all."""
+    q, k, v = (
+        autograd.tensor(np.arange(6.0).reshape(3, 2) / n, requires_grad=True) for n in (3, 4, 5)
+    )
+    mask = autograd.tensor(np.zeros((3, 1)), requires_grad=True)
+    y, empty = autograd.tensor(2.0, requires_grad=True), autograd.tensor([], requires_grad=True)
+    with autograd.record():
+        seen = autograd.nn.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=False)
+        loss = (seen**2).sum() + (empty**y).sum()
+    stepper = stepper_of(loss)
+    text = said(stepper, *["next", "formula"] * (len(stepper.session.trace.steps) - 1))
+    assert "d(y) += 0" in text and "and the op has" not in text and "d(mask)[0, 0] += " in text
