@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import struct
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -287,3 +288,16 @@ def computing_in(dtype):
         yield
     finally:
         (torch.float, torch.float32), torch.Tensor.float = before
+
+
+@contextmanager
+def serving(server):
+    """Let a server answer in a thread."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

@@ -7,13 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 from http.client import HTTPConnection
 from threading import Thread
 
 import numpy as np
 import pytest
-from helpers import npgpt, opened, two_layer_classifier
+from helpers import npgpt, opened, serving, two_layer_classifier
 
 import autograd
 from autograd.page import live as live_module
@@ -32,17 +31,9 @@ loss.backward()
 """
 
 
-@contextmanager
 def served(loss, port=0):
     """Serve the page of a loss, in a thread."""
-    with Server(Live(trace(loss)), port) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return serving(Server(Live(trace(loss)), port))
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,12 @@
 """Lessons and katas on a page: the terminal's judges and progress, and nobody else's code."""
 
 import json
-import threading
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from helpers import npgpt, opened, two_layer_classifier
+from helpers import npgpt, opened, serving, two_layer_classifier
 
 from autograd.page import notebook
 from autograd.page.live import Live
@@ -19,19 +18,6 @@ from npgpt.learn import page as page_module
 from npgpt.learn.lessons import Lesson, right_answer
 from npgpt.learn.page import Tutor
 from npgpt.learn.progress import Progress
-
-
-@contextmanager
-def running(server):
-    """Let a server answer in a thread."""
-    with server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def post(server, request, path=None, **headers):
@@ -53,7 +39,7 @@ def writes(path):
 
 
 def test_a_kata_is_judged_and_solved_on_the_page(browser, capfd):
-    with running(Server(Tutor("tanh"))) as server, opened(browser, server.address) as page:
+    with serving(Server(Tutor("tanh"))) as server, opened(browser, server.address) as page:
         page.fill("#rule-x", "g * (1 + out**2)")
         page.click("#rules button:text-is('check')")
         page.locator(".verdict.wrong").wait_for(timeout=60_000)
@@ -79,7 +65,7 @@ def test_a_lesson_is_judged_and_goes_on_where_it_was_left(browser):
     contents = [content for kind, content in lesson.parts if kind == "question"]
     asked = "question", contents[number - 1]
     part = next(i for i, section in enumerate(lesson.sections) if asked in section)
-    with running(Server(Tutor())) as server:
+    with serving(Server(Tutor())) as server:
         with opened(browser, server.address) as page:
             page.click("nav button:has-text('1. ')")
             for i in range(part):
@@ -139,7 +125,7 @@ def test_code_runs_only_for_the_page_of_the_learner(browser, tmp_path):
     """No other page, no request without the token, and no page of a trace can run a solution."""
     mark = tmp_path / "mark"
     request = {"do": "check", "op": "tanh", "source": writes(mark), "version": 0}
-    with running(Server(Tutor())) as server:
+    with serving(Server(Tutor())) as server:
         for headers in [
             {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": ""},
             {"Origin": "http://127.0.0.1:1"}, {"Host": "evil.example"},
@@ -153,7 +139,7 @@ def test_code_runs_only_for_the_page_of_the_learner(browser, tmp_path):
             page.goto(address)
             assert page.evaluate("attack()") == "refused"
             page.close()
-    with running(Server(Live(trace(two_layer_classifier()[0])))) as server:
+    with serving(Server(Live(trace(two_layer_classifier()[0])))) as server:
         assert post(server, request) == 200  # and the answer is an error
         assert list(server.live.answer(request)) == ["error"]
     assert not mark.exists()
@@ -179,7 +165,7 @@ def hostile(server, request):
         def log_message(self, *args):
             pass
 
-    with running(HTTPServer(("127.0.0.1", 0), Handler)) as other:
+    with serving(HTTPServer(("127.0.0.1", 0), Handler)) as other:
         yield f"http://127.0.0.1:{other.server_port}/"
 
 
