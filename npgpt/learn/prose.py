@@ -7,6 +7,8 @@ import textwrap
 
 from rich.text import Text
 
+from autograd.stepper.lines import fold as lines_that_fit
+
 ITEM = re.compile(r"(?:- |\d+\. |[a-h]\) )")
 WIDEST = 88  # columns: longer lines are hard to read
 
@@ -32,7 +34,7 @@ def _fold_chunk(lines: list[str], width: int) -> Text:
     if lines[0].startswith("#"):
         return Text(textwrap.fill(lines[0].lstrip("# "), width), "bold")
     if lines[0].startswith("    "):
-        return Text("\n".join(part for line in lines for part in _fold_formula(line, width)))
+        return Text("\n").join(part for line in lines for part in lines_that_fit(Text(line), width))
     items: list[list[str]] = []
     for line in lines:
         if not items or ITEM.match(line):
@@ -47,17 +49,6 @@ def _fold_item(text: str, width: int) -> str:
     item = ITEM.match(text)
     indent = " " * len(item[0]) if item else ""
     return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def _fold_formula(line: str, width: int) -> list[str]:
-    """Return a formula on lines of so many columns; all but the first are indented further."""
-    indent = line[: len(line) - len(line.lstrip())]
-    if len(line) <= width:
-        return [line]
-    return textwrap.wrap(
-        line.strip(), width, initial_indent=indent, subsequent_indent=f"{indent}    ",
-        break_on_hyphens=False,
-    )  # fmt: skip
 
 
 def _with_code(text: Text) -> Text:
