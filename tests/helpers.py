@@ -14,11 +14,14 @@ import pytest
 import autograd
 from autograd import nn, tensor
 from autograd.reading import read_tensors
+from autograd.stepper import trace
 from autograd.testing import properties
-from npgpt import GPTConfig
+from npgpt import GPT, GPTConfig
 from npgpt.cli import main
+from npgpt.diagnostics.axis_names import name_axes
 from npgpt.models.llama import LlamaConfig
 from npgpt.models.registry import architecture_of
+from npgpt.tokenizers import ByteTokenizer
 from npgpt.tokenizers.huggingface import byte_letters
 from npgpt.training.config import TrainConfig
 from npgpt.training.display import Display
@@ -84,6 +87,15 @@ def draw_model(dtype=np.float32, **options):
     return model
 
 
+def reading():
+    """Return the trace of a GPT's loss on two texts, whose tokens are known; the model, the ids."""
+    model, ids = GPT(GPTConfig(256, 8, 12, 1, 3)).eval(), np.array([[*b"cat sat"], [*b"the mat"]])
+    with autograd.record() as recording:
+        _, loss = model(ids[:, :-1], targets=ids[:, 1:])
+    name_axes(recording, model, ByteTokenizer())
+    return trace(loss), model, ids[:, :-1]
+
+
 # ---- training runs
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 40
@@ -110,6 +122,16 @@ def opened(browser, address, **options):
     yield page
     page.close()
     assert not errors, errors
+
+
+SIZES = [  # of windows: a phone, a laptop, a projector
+    {"width": 390, "height": 844}, {"width": 1366, "height": 768}, {"width": 1920, "height": 1080},
+]  # fmt: skip
+
+
+def assert_fits(page):
+    """Fail if a part of a page of a pass is cut, too small, or lies over another one."""
+    assert page.evaluate((ROOT / "tests/unfit.js").read_text("utf-8")) == []
 
 
 class Quiet(Display):

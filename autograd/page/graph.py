@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from autograd.escape import shown
-from autograd.stepper.draw import BOX, LAYER, Box, arrange, make_boxes, read_recording
+from autograd.stepper.draw import BOX, INPUTS, LAYER, Box, arrange, make_boxes, read_recording
 from autograd.stepper.trace import Trace
 
 DEEPEST = 64  # parts of a module's name: one box for what lies deeper
@@ -102,7 +102,7 @@ def _draw_inside(
     for n in {n for m in own for n in nodes[m][4]} - own:
         label, detail, kind, *_ = nodes[n]
         name = label.removeprefix(f"{child}.")
-        found[n] = name, detail, "port" if kind != "leaf" or n in known else kind, "", []
+        found[n] = name, detail, kind if kind in INPUTS and n not in known else "port", "", []
     within = {n: scopes[n].removeprefix(child).removeprefix(".") for n in box.numbers}
     outputs = [n for n in box.numbers if any(n in nodes[m][4] for m in readers)]
     last = max(nodes) + 1  # one port for all results

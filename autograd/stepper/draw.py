@@ -13,29 +13,30 @@ from autograd.anomaly import users_frame
 from autograd.engine import Node, TensorBase
 from autograd.escape import shown
 from autograd.files import write_text
-from autograd.stepper.record import Recording
+from autograd.stepper.record import Call, Recording
 from autograd.tensor import Tensor
 
 MOST = 60  # boxes: in the picture of a larger tape, a module is one box
 CHARACTER, BOX, GAP, LAYER, MARGIN = 7.0, 40, 18, 30, 12  # widths and heights, in pixels
 LONGEST = 34  # characters of a label
 LEAF, LONG = 0.1, 1e3  # weights: leaves give way, and a long edge, as of a residual, is straight
+INPUTS = "leaf", "data"  # kinds of boxes: a tensor that no op has computed; an array off the tape
 ROUNDS = 8  # how often the boxes of all layers are reordered
 
 STYLE = """
 .tape { color-scheme: light dark;
-        --ink: #24292f; --soft: #6e7781; --leaf: #ddf4ff; --op: #ffffff; --module: #fff8e5;
-        --end: #dafbe1; --line: #afb8c1; --page: #ffffff; }
+        --ink: #24292f; --soft: #6e7781; --leaf: #ddf4ff; --data: #eceff2; --op: #ffffff;
+        --module: #fff8e5; --end: #dafbe1; --line: #afb8c1; --page: #ffffff; }
 @media (prefers-color-scheme: dark) {
-  .tape { --ink: #e6edf3; --soft: #9198a1; --leaf: #12304d; --op: #1c2128; --module: #3a2f12;
-          --end: #14361f; --line: #57606a; --page: #0d1117; }
+  .tape { --ink: #e6edf3; --soft: #9198a1; --leaf: #12304d; --data: #262c35; --op: #1c2128;
+          --module: #3a2f12; --end: #14361f; --line: #57606a; --page: #0d1117; }
 }
 .tape .page { fill: var(--page); stroke: none; }
 .tape text { font: 12px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
              fill: var(--ink); text-anchor: middle; }
 .tape .shape { fill: var(--soft); font-size: 11px; }
 .tape rect { stroke: var(--line); }
-.tape .leaf { fill: var(--leaf); } .tape .op { fill: var(--op); }
+.tape .leaf { fill: var(--leaf); } .tape .data { fill: var(--data); } .tape .op { fill: var(--op); }
 .tape .module { fill: var(--module); } .tape .end { fill: var(--end); }
 .tape path { fill: none; stroke: var(--line); stroke-width: 1.3; }
 .tape .arrow { fill: var(--line); stroke: none; }
@@ -155,13 +156,14 @@ def depth_of_modules(recording: Recording, number: int) -> int:
 def make_boxes(nodes: dict[int, tuple], end: int, depth: int | None) -> list[Box]:
     """Return the boxes for the ops that computed a node; each box stands after its inputs.
 
-    The loop goes through the nodes from old to new. With a depth, the ops of one module share one
-    box, unless that would make a circle: if an op of the module reads a result from outside that
-    was itself computed from the module, then this op begins a second box.
+    The loop goes through what has no inputs, then through the ops from old to new: an array off the
+    tape may have a newer number than the op that reads it. With a depth, the ops of one module
+    share one box, unless that would make a circle: if an op of the module reads a result from
+    outside that was itself computed from the module, then this op begins a second box.
     """
     boxes: dict[Any, Box] = {}  # by module or node
     of: dict[int, Box] = {}  # by number
-    for number in sorted(nodes):
+    for number in sorted(nodes, key=lambda n: (bool(nodes[n][-1]), n)):
         label, detail, kind, scope, inputs = nodes[number]
         module = _module(scope, depth) if kind == "op" and depth is not None else ""
         key = module or number
@@ -198,7 +200,7 @@ def _hide_parameters(boxes: list[Box]) -> list[Box]:
     for box in boxes:
         (reader, *others) = readers.get(id(box), [box])
         inside = reader.kind == "module" and box.title.startswith(reader.title + ".")
-        if box.kind == "leaf" and inside and not others:
+        if box.kind in INPUTS and inside and not others:
             reader.inputs.remove(box)
         else:
             kept.append(box)
@@ -253,13 +255,16 @@ def read_recording(recording: Recording, end: int) -> dict[int, tuple]:
     """Return the nodes that a recorded node was computed from.
 
     For each number: the label, shape and kind of the box, the module, and the numbers of inputs.
+    Named arrays off the tape, such as the targets of a loss, are inputs, too.
     """
     found: dict[int, tuple] = {}
     for call in recording.behind(end):
-        inputs = list(call.parents.values())
+        data = [n for n in call.constants.values() if _is_data(recording, call, n)]
+        inputs = [*call.parents.values(), *data]
         for n in inputs:
             if n not in recording.maker:
-                found[n] = recording.name(n), _shape(recording.values[n]), "leaf", "", []
+                x = recording.constants[n] if n in data else recording.values[n]
+                found[n] = recording.name(n), _shape(x), "data" if n in data else "leaf", "", []
         for n in call.results:
             name = recording.names.get(n, "")
             label = f"{name.split('.')[-1]} = {call.op.name}" if name else call.op.name
@@ -267,6 +272,11 @@ def read_recording(recording: Recording, end: int) -> dict[int, tuple]:
     if end not in found:
         found[end] = recording.name(end), _shape(recording.values[end]), "leaf", "", []
     return found
+
+
+def _is_data(recording: Recording, call: Call, number: int) -> bool:
+    """Return whether a constant has a name, and is no mere number in a module, such as a scale."""
+    return number in recording.names and bool(recording.constants[number].ndim or not call.scope)
 
 
 def read_tape(end: Node) -> dict[int, tuple]:
@@ -307,7 +317,7 @@ def arrange(boxes: list[Box]) -> list[list[Box]]:
     move without changing their order, which straightens the edges.
     """
     for box in boxes:
-        box.weight = LEAF if box.kind == "leaf" else 1.0
+        box.weight = LEAF if box.kind in INPUTS else 1.0
         box.inputs = list(dict.fromkeys(box.inputs))
         box.layer = max((x.layer + 1 for x in box.inputs), default=0)
     readers: dict[int, list[Box]] = {id(box): [] for box in boxes}
@@ -346,7 +356,7 @@ def arrange(boxes: list[Box]) -> list[list[Box]]:
 
 def _through(x: Box, layer: int, layers: list[list[Box]]) -> Box:
     """Return the box in the layer above from which an edge comes: x, or an invisible one."""
-    weight = LEAF if x.kind == "leaf" else LONG
+    weight = LEAF if x.kind in INPUTS else LONG
     for between in range(x.layer + 1, layer):
         passing = next((p for p in layers[between] if not p.kind and p.inputs == [x]), None)
         if passing is None:
@@ -433,7 +443,7 @@ def _rects(boxes: list[Box], left: float) -> Iterator[str]:
     for box in boxes:
         if box.kind:
             x, y = box.x - left, top(box)
-            radius = 18 if box.kind == "leaf" else 5
+            radius = 18 if box.kind in INPUTS else 5
             yield (
                 f"<g><title>{_escaped(box.title)}</title><rect class='{box.kind}' "
                 f"x='{x - box.width / 2:.1f}' y='{y:.1f}' width='{box.width:.1f}' height='{BOX}' "

@@ -1,7 +1,11 @@
 // Arrays: a table of numbers if they are few, else a heat map.
 
 const MOST_CELLS = 400; // of a table of numbers; a larger array is a heat map
-const LEAST_LABELLED = 9; // pixels of a cell whose row and column have room for a label
+const MOST_CELL = 24; // pixels of a cell
+const [MARGINS, LABELS, HIGH] = [30, 90, 480]; // pixels: of a panel beside a map; of a high map
+
+/** Return the pixels of a cell that has room for a label. */
+const leastLabelled = () => 0.65 * parseFloat(getComputedStyle(inspector).fontSize);
 
 function arrayView(target, large = false) {
   const key = arrayOf(target);
@@ -26,7 +30,7 @@ function arrayView(target, large = false) {
   const flatAt = (i, j) => flatOf(kept.length > 1 ? [...slice, i, j] : kept.length ? [j] : [], entry.shape);
   if (!size(kept)) parts.push(h("p", { class: "dim" }, "It has no elements."));
   else if (rows * columns <= MOST_CELLS && columns <= 24) parts.push(numberTable(target, key, rows, columns, flatAt, labels));
-  else parts.push(heatMap(target, key, rows, columns, flatAt, labels));
+  else parts.push(heatMap(target, key, rows, columns, flatAt, labels, large));
   if (large && size(entry.shape) > MOST_CELLS) parts.push(largestList(target, entry), indexField(target, entry));
   return h("figure", {}, parts);
 }
@@ -86,11 +90,25 @@ function colour(share) {
   return share >= 0 ? `rgba(31, 119, 180, ${alpha})` : `rgba(214, 106, 0, ${alpha})`;
 }
 
-function heatMap(target, key, rows, columns, flatAt, labels) {
-  const cell = (state.zoom[key] ?? 1) * Math.max(1, Math.min(14, Math.floor(420 / columns), Math.ceil(420 / rows)));
+/** Return the width and the height of a cell of a heat map: as large as the room of its panel allows.
+ *  Cells that are large enough for labels are squares. */
+function cellSize(rows, columns, labels, large, zoom) {
+  const room = inspector.clientWidth - MARGINS - (labels.row ? LABELS : 0);
+  const fit = (pixels, n) => Math.max(1, pixels / n < 4 ? pixels / n : Math.min(MOST_CELL, Math.floor(pixels / n)));
+  const [wide, high] = [fit(room, columns), fit(large ? HIGH : HIGH / 2, rows)];
+  const least = Math.min(wide, high);
+  return (least >= leastLabelled() ? [least, least] : [wide, high]).map((x) => Math.min(MOST_CELL, x * zoom));
+}
+
+/** Return of how many rows or columns one has a label, if a cell has so many pixels: 1, 2, 5, 10, ... */
+function labelEvery(pixels) {
+  const least = Math.max(1, leastLabelled() / pixels);
+  const tens = 10 ** Math.floor(Math.log10(least));
+  return tens * [1, 2, 5, 10].find((x) => x * tens >= least);
+}
+
+function heatMap(target, key, rows, columns, flatAt, labels, large) {
   const canvas = h("canvas", { width: columns, height: rows, role: "img", "aria-label": `heat map of ${labelOf(target)}, ${rows} rows and ${columns} columns` });
-  canvas.style.width = `${columns * cell}px`; // the browser enlarges the pixels
-  canvas.style.height = `${rows * cell}px`;
   canvas.getContext("2d").putImageData(coloured(key, rows, columns, flatAt), 0, 0);
   const where = (event) => {
     const box = canvas.getBoundingClientRect();
@@ -104,22 +122,50 @@ function heatMap(target, key, rows, columns, flatAt, labels) {
     canvas.title = [`${labelOf(target)}${place} = ${short(element(key, flat))}`, ...meaningOf(target, flat)].join("\n");
   });
   canvas.addEventListener("click", (event) => open(target, where(event)));
-  const zoom = (by) => () => { state.zoom[key] = (state.zoom[key] ?? 1) * by; showInspector(); };
-  const side = (of, n, name) => h("div", { class: name }, !of ? null : [...Array(n).keys()]
-    .filter((i) => cell >= LEAST_LABELLED || of.isMarked(i))
-    .map((i) => {
+  const side = (of, n, pixels, name) => {
+    const every = labelEvery(pixels);
+    const shown = !of ? [] : [...Array(n).keys()].filter((i) => i % every === 0 || of.isMarked(i));
+    return h("div", { class: name }, shown.map((i) => {
       const label = of.view("span", {}, i);
-      label.style.setProperty("--place", `${i * cell}px`);
+      label.style.setProperty("--place", `${i * pixels}px`);
       return label;
     }));
-  const map = h("div", { class: "map" }, side(labels.column, columns, "columns"), side(labels.row, rows, "rows"), canvas);
-  const longest = Math.max(0, ...[...map.querySelectorAll(".columns .label")].map((label) => label.textContent.length));
-  map.style.setProperty("--cell", `${cell}px`);
-  map.style.setProperty("--longest", Math.min(longest, 12));
-  return h("div", {}, h("p", { class: "dim" }, axisNames(labels), " ",
-    h("button", { onclick: zoom(2), disabled: cell >= 24, "aria-label": "larger cells" }, "+"), " ",
-    h("button", { onclick: zoom(0.5), disabled: cell <= 1, "aria-label": "smaller cells" }, "−")),
-  h("div", { class: "scroll" }, map));
+  };
+  const map = h("div", { class: "map" });
+  const around = h("div", { class: "scroll" }, map);
+  const zoom = (by) => () => {
+    const middle = [around.scrollLeft + around.clientWidth / 2, around.scrollTop + around.clientHeight / 2];
+    const before = [canvas.clientWidth, canvas.clientHeight];
+    state.zoom[key] = (state.zoom[key] ?? 1) * by;
+    draw();
+    letScroll();
+    around.scrollTo(middle[0] * (canvas.clientWidth / before[0]) - around.clientWidth / 2, middle[1] * (canvas.clientHeight / before[1]) - around.clientHeight / 2);
+    if (larger.disabled || smaller.disabled) (larger.disabled ? smaller : larger).focus(); // not a disabled button
+  };
+  const larger = h("button", { onclick: zoom(2), "aria-label": "larger cells" }, "+");
+  const smaller = h("button", { onclick: zoom(0.5), "aria-label": "smaller cells" }, "−");
+  const draw = () => {
+    const [wide, high] = cellSize(rows, columns, labels, large, state.zoom[key] ?? 1);
+    canvas.style.width = `${columns * wide}px`; // the browser enlarges the pixels
+    canvas.style.height = `${rows * high}px`;
+    const across = side(labels.column, columns, wide, "columns");
+    fill(map, across, side(labels.row, rows, high, "rows"), canvas);
+    const longest = Math.max(0, ...[...across.childNodes].map((label) => label.textContent.length));
+    map.style.setProperty("--wide", `${Math.max(wide, leastLabelled())}px`);
+    map.style.setProperty("--high", `${Math.max(high, leastLabelled())}px`);
+    map.style.setProperty("--longest", Math.min(longest, 12));
+    larger.disabled = Math.min(wide, high) >= MOST_CELL;
+    smaller.disabled = (state.zoom[key] ?? 1) <= 1;
+  };
+  map.addEventListener("fit", draw);
+  draw();
+  return h("div", {}, h("p", { class: "dim" }, axisNames(labels), " ", larger, " ", smaller), around);
+}
+
+/** Fit the heat maps to the panel. */
+function fitMaps() {
+  inspector.querySelectorAll(".map").forEach((map) => map.dispatchEvent(new Event("fit")));
+  letScroll();
 }
 
 const [BLUE, ORANGE, RED] = [[31, 119, 180], [214, 106, 0], [200, 0, 120]]; // as in `colour`

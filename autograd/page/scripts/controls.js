@@ -13,7 +13,7 @@ function showControls() {
   fill(controls,
     h("button", { onclick: () => go(state.at - 1), title: "b" }, "back"), " ",
     h("button", { onclick: () => go(state.at + 1), title: "n" }, "next"), " ",
-    h("button", { onclick: () => go(N_FORWARD), title: "g" }, "begin of the backward pass"), " ",
+    h("button", { onclick: () => go(N_FORWARD), title: "g" }, "to the backward pass"), " ",
     h("button", { "aria-pressed": String(state.hidden), onclick: () => { state.hidden = !state.hidden; showControls(); showInspector(); controls.querySelector("[aria-pressed]").focus(); } }, "predict"));
 }
 
@@ -21,6 +21,7 @@ function cycleMode() {
   const modes = ["", "light", "dark", "projector"];
   const root = document.documentElement;
   root.dataset.mode = modes[(modes.indexOf(root.dataset.mode || "") + 1) % modes.length];
+  fitMaps();
 }
 
 document.addEventListener("keydown", (event) => {

@@ -17,8 +17,8 @@ function take(found) {
   received = new Map();
   data.steps.forEach((step, i) =>
     step.edges.forEach(([input, parent]) => {
-      const list = received.get(String(parent)) || [];
-      received.set(String(parent), [...list, [i, input]]);
+      if (!received.has(String(parent))) received.set(String(parent), []);
+      received.get(String(parent)).push([i, input]);
     }),
   );
 }

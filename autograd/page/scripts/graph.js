@@ -75,11 +75,14 @@ function drawBox(box) {
   const group = svg("g", { class: `box ${kind}${inner ? " open" : ""}`, tabindex: 0, role: "button", "aria-label": `${title} ${detail}`,
     onclick: () => choose(box), onkeydown: (event) => event.key === "Enter" && choose(box) },
     svg("title", {}, title),
-    svg("rect", { x: x - wide / 2, y, width: wide, height: high, rx: kind === "leaf" ? 18 : 5 }), name, inner ? [] : shape);
+    svg("rect", { x: x - wide / 2, y, width: wide, height: high, rx: isInput(box) ? 18 : 5 }), name, inner ? [] : shape);
   drawn.boxes.push({ group, box, shape });
   if (kind !== "module") return group;
   return svg("g", {}, group, inner && [drawJoints(box), drawPicture(inner, x - inner.width / 2, y + HEAD)], foldButton(box));
 }
+
+/** Return whether a box stands for a leaf, or for an array off the tape. */
+const isInput = ({ kind }) => kind === "leaf" || kind === "data";
 
 /** Return the lines from the upper end of an open module to its ports, and from the last to the lower end. */
 function drawJoints({ x, y, high, inner }) {
@@ -119,6 +122,10 @@ function drawGraph() {
     viewBox: `${-margin} ${-margin} ${whole.width + 2 * margin} ${whole.height + 2 * margin}`,
   }, drawPicture(whole, 0, 0));
   drawn.flows = findFlows();
+  data.calls.forEach(({ results }, at) => results.forEach((n) => {
+    const box = drawn.boxes[drawn.of.get(String(n))];
+    if (box) box.begin = Math.min(box.begin ?? at, at);
+  }));
   const folds = !drawn.closed ? null : h("p", {},
     h("button", { onclick: () => unfold(-1), disabled: !state.opened.size, title: "o" }, "close modules"), " ",
     h("button", { onclick: () => unfold(1), disabled: !closedBoxes().length, title: "i" }, "open modules"));
@@ -127,15 +134,18 @@ function drawGraph() {
 
 /** Return which lines show what a step sends along each of its edges. */
 function findFlows() {
-  const leaving = new Map(); // by value: the lines that leave a box of it
+  const arriving = new Map(); // by value: the lines that arrive at a box of it
   for (const line of drawn.lines)
-    for (const n of line.from) leaving.set(n, [...(leaving.get(n) ?? []), line]);
+    for (const n of line.to) {
+      if (!arriving.has(n)) arriving.set(n, []);
+      if (!line.from.has(n)) arriving.get(n).push(line);
+    }
   return data.steps.map(({ call, edges }) => {
     const results = data.calls[call].results.map(String);
-    return edges.map(([, parent, key]) => {
-      const found = (leaving.get(String(parent)) ?? []).filter(({ from, to }) => results.some((n) => to.has(n) && !from.has(n)));
-      return { lines: found, norm: Number(data.arrays[key].norm) };
-    });
+    const lines = [...new Set(results.flatMap((n) => arriving.get(n) ?? []))];
+    return edges.map(([, parent, key]) => ({
+      lines: lines.filter(({ from }) => from.has(String(parent))), norm: Number(data.arrays[key].norm),
+    }));
   });
 }
 
@@ -185,10 +195,9 @@ function choose({ numbers }) {
 function showGraph() {
   const { call, step } = moment(state.at);
   const here = drawn.of.get(String(data.calls[call].results[0]));
-  const began = new Set(data.calls.slice(0, state.at + 1).flatMap((c) => c.results.map((n) => drawn.of.get(String(n)))));
-  drawn.boxes.forEach(({ group, box }, i) => {
+  drawn.boxes.forEach(({ group, begin }, i) => {
     group.classList.toggle("here", i === here);
-    group.classList.toggle("ahead", state.at < N_FORWARD && !began.has(i) && box.kind !== "leaf" && !box.inner);
+    group.classList.toggle("ahead", state.at < N_FORWARD && begin > state.at);
   });
   showNorms(step !== null);
   showFlows(step);
@@ -207,16 +216,25 @@ function showNorms(backward) {
   }
 }
 
-/** Make each line as wide as the norm of what has been sent along it. */
+/** Make each line as wide as the norm of what has been sent along it; a line that stays as it is, is
+ *  not touched. */
 function showFlows(step) {
   const flows = new Map(); // of lines: the norm of what has been sent
-  if (step !== null) drawn.flows.slice(0, step + 1).flat().forEach(({ lines, norm }) =>
-    lines.forEach((line) => flows.set(line, Math.hypot(flows.get(line) || 0, norm))));
-  const most = Math.max(...[...flows.values()].filter(Number.isFinite), 1e-300);
+  let most = 1e-300;
+  for (let i = 0; step !== null && i <= step; i++)
+    for (const { lines, norm } of drawn.flows[i])
+      for (const line of lines) {
+        const sent = Math.hypot(flows.get(line) ?? 0, norm);
+        flows.set(line, sent);
+        if (Number.isFinite(sent)) most = Math.max(most, sent);
+      }
   for (const line of drawn.lines) {
     const norm = flows.get(line);
-    line.path.setAttribute("class", norm === undefined ? "line" : !Number.isFinite(norm) ? "line nonfinite" : norm === 0 ? "line zero" : "line flow");
+    const name = norm === undefined ? "line" : !Number.isFinite(norm) ? "line nonfinite" : norm === 0 ? "line zero" : "line flow";
     const wide = norm > 0 && Number.isFinite(norm) ? Math.max(1.5, 7 + 1.2 * Math.log10(norm / most)) : 1.5;
-    line.path.style.strokeWidth = norm === undefined ? "" : `${wide}px`;
+    const width = norm === undefined ? "" : `${wide.toFixed(1)}px`;
+    if (line.name !== name) line.path.setAttribute("class", name);
+    if (line.width !== width) line.path.style.strokeWidth = width;
+    Object.assign(line, { name, width });
   }
 }

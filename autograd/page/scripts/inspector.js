@@ -14,7 +14,14 @@ function showInspector() {
     h("p", { class: "dim" }, [call.scope, call.at].filter(Boolean).join(" · ")),
     state.target ? [back, targetView(state.target)] : momentView(at, step),
   );
+  letScroll();
   hooks.fetch(wanted);
+}
+
+/** Let Tab come to what is wider than the panel and holds nothing else that Tab comes to. */
+function letScroll() {
+  const wide = [...inspector.querySelectorAll(".scroll:not(:has(button))")].filter((part) => part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight);
+  for (const part of wide) part.tabIndex = 0;
 }
 
 function momentView(at, step) {

@@ -38,3 +38,8 @@ document.body.append(
 openSome();
 redraw();
 restore();
+let width = inspector.clientWidth;
+new ResizeObserver(() => {
+  if (inspector.clientWidth !== width) fitMaps();
+  width = inspector.clientWidth;
+}).observe(inspector);

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import as_leaves, opened
+from helpers import SIZES, as_leaves, assert_fits, opened, reading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +43,12 @@ SUMS = """() => {
 }"""
 
 
+# The values from which lines go along which nothing has been sent back.
+STILL = """() => [...new Set(drawn.lines
+  .filter(({ path }) => !path.classList.contains("flow"))
+  .flatMap(({ from }) => [...from].map((n) => data.values[n].name)))].sort()"""
+
+
 def two_layers():
     """Return the trace of a net of two layers, and its arrays by name."""
     generator = np.random.default_rng(0)
@@ -68,20 +74,6 @@ def block():
     with autograd.record():
         _, loss = model(ids[:, :-1], targets=ids[:, 1:])
     return trace(loss), model
-
-
-def reading():
-    """Return the trace of a GPT's loss on two texts, whose tokens are known; the model, the ids."""
-    from npgpt import GPT, GPTConfig
-    from npgpt.diagnostics.axis_names import name_axes
-    from npgpt.tokenizers import ByteTokenizer
-
-    config = GPTConfig(vocab_size=256, n_positions=8, n_embd=12, n_layer=1, n_head=3)
-    model, ids = GPT(config).eval(), np.array([[*b"cat sat"], [*b"the mat"]])
-    with autograd.record() as recording:
-        _, loss = model(ids[:, :-1], targets=ids[:, 1:])
-    name_axes(recording, model, ByteTokenizer())
-    return trace(loss), model, ids[:, :-1]
 
 
 def assert_sums_agree(page, tolerance):
@@ -272,6 +264,39 @@ def test_a_number_opens_as_its_sum(browser, tmp_path):
         assert page.inner_text("#sum").startswith(f"a[{place[1]}, 1] = ")
 
 
+def test_arrays_off_the_tape_stand_in_the_graph(browser, tmp_path):
+    """A click opens them, and so does each number of a sum that comes from them."""
+    found, _ = two_layers()
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        for name in ("X", "targets"):
+            page.locator("svg .box.data", has_text=name).click()
+            assert page.inner_text("#inspector figcaption .name") == name
+        page.evaluate(f"open(cotangent({found.recording.number('W1')}), 0)")
+        page.locator('.terms button[title^="X["]').first.click()
+        assert page.inner_text("#inspector figcaption .name") == "X"
+
+
+def test_the_scrubber_changes_what_has_changed_alone(browser, tmp_path):
+    """No element of the graph is made anew, and few attributes are written in a moment."""
+    found, *_ = reading()
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        changes = page.evaluate("""() => {
+          const seen = new MutationObserver(() => {});
+          seen.observe(graph, { childList: true, attributes: true, subtree: true });
+          return [...Array(N).keys()].map((at) => {
+            go(at);
+            const records = seen.takeRecords();
+            return [records.filter(({ type }) => type === "childList").length, records.length];
+          });
+        }""")
+        n = len(found.steps)
+        made = [i for i, (nodes, _) in enumerate(changes) if nodes]
+        assert made in ([], [n], [0, n])  # norms of closed modules, where the pass turns
+        assert np.median([k for _, k in changes]) < 10  # of some 150 boxes and lines
+
+
 def test_the_scrubber_and_the_keys_go_through_the_pass(browser, tmp_path):
     found, _ = two_layers()
     write_page(found, tmp_path / "page.html")
@@ -285,7 +310,8 @@ def test_the_scrubber_and_the_keys_go_through_the_pass(browser, tmp_path):
         assert "1 of 10: forward, matmul" in page.inner_text("#inspector h2")
         page.keyboard.press("End")
         assert "10 of 10: backward, matmul" in page.inner_text("#inspector h2")
-        assert page.locator("path.flow").count() == page.locator("path.line").count() == 7
+        assert page.locator("path.flow").count() == 7
+        assert page.evaluate(STILL) == ["X", "targets"]
         page.keyboard.press("n")  # there is nothing behind the end
         assert page.inner_text("#inspector h2").startswith("10 of 10")
         page.click("svg .box:has-text('tanh')")
@@ -317,7 +343,8 @@ def test_modules_unfold_in_place(browser, tmp_path):
         assert page.locator('[aria-label="open transformer.h.0.ln_1"]').count() == 1
         page.focus("#scrubber")
         page.keyboard.press("End")
-        assert page.locator("path.line").count() == page.locator("path.flow").count() > 15
+        assert page.locator("path.flow").count() > 15
+        assert {name.split(".")[-1] for name in page.evaluate(STILL)} <= {"ids", "targets"}
         page.locator("svg .box.module", has_text="ln_2").click()
         assert "backward, layer_norm" in page.inner_text("#inspector h2")
         for _ in range(9):
@@ -376,20 +403,51 @@ def test_a_name_of_markup_stays_a_name(browser, tmp_path):
         assert page.locator("img").count() == 0
 
 
-@pytest.mark.parametrize("width", [400, 900, 1600])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_every_width(browser, tmp_path, width, scheme):
+def test_it_fits_every_window(browser, tmp_path, size, scheme):
     """No part is wider than the window; what is wide scrolls inside its part."""
     found, _ = two_layers()
     write_page(found, tmp_path / "page.html")
-    viewport = {"width": width, "height": 800}
-    with opened(browser, tmp_path / "page.html", viewport=viewport, color_scheme=scheme) as page:
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with opened(browser, tmp_path / "page.html", viewport=size, color_scheme=scheme) as page:
+        assert_fits(page)
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
         for _ in range(3):
             page.keyboard.press("m")
         assert page.evaluate("document.documentElement.dataset.mode") == "projector"
+        assert_fits(page)
+        page.emulate_media(media="print", color_scheme=scheme)
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert paper == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize("shape", [(17, 30), (16, 300), (900, 5), (30, 30)])
+def test_a_heat_map_fills_the_panel(browser, tmp_path, shape):
+    """Cells are as large as the panel allows, up to 24 pixels; a zoom keeps the focus."""
+    x = np.random.default_rng(0).normal(size=shape)
+    with autograd.record():
+        leaf = autograd.tensor(x, requires_grad=True)
+        loss = (leaf * 2.0).sum()
+    found = trace(loss)
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html", viewport=SIZES[1]) as page:
+        page.evaluate(f"open(value({found.recording.number('leaf')}))")
+        canvas = page.locator("#inspector canvas").first
+        room = page.evaluate("inspector.clientWidth")
+        size = canvas.bounding_box()
+        wide, high = size["width"] / shape[1], size["height"] / shape[0]
+        assert size["width"] <= room - 20
+        assert wide >= min(12, 0.9 * (room - 40) / shape[1]) - 1 and high >= min(12, 450 / shape[0])
+        larger = page.locator("#inspector [aria-label='larger cells']").first
+        larger.focus()
+        while larger.is_enabled():
+            page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.ariaLabel") == "smaller cells"
+        size = canvas.bounding_box()
+        assert size["width"] == pytest.approx(24 * shape[1])
+        page.set_viewport_size({"width": 700, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 700
 
 
 @pytest.mark.parametrize(("most", "shape"), [(arrays.MOST, (30, 40)), (10_000, (30, 20))])

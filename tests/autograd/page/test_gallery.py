@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 import numpy as np
 import pytest
 from conftest import need
-from helpers import ROOT, opened
+from helpers import ROOT, SIZES, assert_fits, opened
 
 import npgpt
 from npgpt import GPT, GPTConfig
@@ -45,7 +45,9 @@ def assert_opens(browser, folder, section):
         assert page.inner_text("#inspector figcaption .name") == page.evaluate(
             "labelOf(state.target)"
         )
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for size in SIZES:
+            page.set_viewport_size(size)
+            assert_fits(page)
         page.keyboard.press("b")
         page.keyboard.press("n")
         assert page.inner_text("#inspector h2").startswith(f"{parts['step'][0]} of ")

@@ -52,6 +52,24 @@ def test_a_leaf_and_several_outputs():
     assert sorted(labels(draw(y))[0::2]) == ["a = split", "b = split", "x", "y = multiply"]
 
 
+def test_arrays_off_the_tape_are_inputs():
+    """Those that have a name; a number only where it stands in the program itself."""
+    X, targets, scale = np.ones((2, 3)), np.array([0, 1]), 0.5
+    w = autograd.tensor(np.ones((3, 2)), requires_grad=True)
+    with record():
+        logits = scale * (X @ w) + np.ones(2)
+        loss = autograd.nn.cross_entropy(logits, targets)
+    drawing = draw(loss)
+    found = labels(drawing)
+    assert {"X", "targets", "scale", "w"} < set(found) and len(found) == 2 * 8
+    assert drawing.svg.count("class='data'") == 3 and drawing.svg.count("class='leaf'") == 1
+    model, ids = GPT(GPTConfig(vocab_size=17, n_positions=8, n_embd=8, n_layer=1, n_head=2)), X > 0
+    ids = ids.astype(int)
+    with record():
+        _, loss = model(ids, targets=ids)
+    assert draw(loss, depth=1).svg.count("class='data'") == 1  # which is read twice
+
+
 def test_labels_are_escaped():
     with record():
         parts = {"<script>&'": autograd.tensor(2.0, requires_grad=True)}
