@@ -14,6 +14,7 @@ from autograd.page.arrays import number as written
 from autograd.stepper.contributions import (
     Element,
     Use,
+    cotangent_at_end,
     find_uses,
     follow_path,
     sums_by_name,
@@ -57,7 +58,7 @@ def explain(trace: Trace, number: int, flat: int) -> dict[str, Any]:
     one = np.zeros_like(gradient)
     one[place] = 1
     path = list(follow_path(trace, Element(number, place)))
-    begin = float(np.asarray(trace.cotangent)[path[-1].element.place]) if path else 1.0
+    begin = cotangent_at_end(trace, path) if path else 1.0
     return {
         "total": x,
         "uses": [_use(trace, use) for use in find_uses(trace, number, one)],

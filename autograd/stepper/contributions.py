@@ -175,11 +175,17 @@ def explain_part(trace: Trace, number: int, index: Index) -> Part:
     )
 
 
+def cotangent_at_end(trace: Trace, path: list[Hop]) -> float:
+    """Return the cotangent of the last element of a path."""
+    last = path[-1].element
+    return float(np.asarray(trace.cotangent_of(last.number))[last.place])
+
+
 def follow_path(trace: Trace, element: Element) -> Iterator[Hop]:
     """Yield the steps from an element to the start of the pass, along the largest term each time.
 
-    The product of the derivatives, times the cotangent at the start, is what this path adds to the
-    gradient of the element.
+    A path ends after a thousand steps. The product of the derivatives, times the cotangent at the
+    end, is what this path adds to the gradient of the element.
     """
     for _ in range(LONGEST_PATH):
         if element.number == trace.start:

@@ -16,6 +16,7 @@ from autograd.stepper.contributions import (
     Hop,
     Part,
     Use,
+    cotangent_at_end,
     explain_part,
 )
 from autograd.stepper.origins import NotFinite, Zero, find_not_finite, find_source, find_zeros
@@ -260,7 +261,7 @@ def _signed(x: float) -> str:
 def _path_lines(trace: Trace, part: Part) -> Iterator[Text]:
     """Yield the path from element to element; if it says little, the path from value to value."""
     recording, first = trace.recording, part.first
-    begin = float(np.asarray(trace.cotangent)[part.path[-1].element.place])
+    begin = cotangent_at_end(trace, part.path)
     product = begin * float(np.prod([hop.derivative for hop in part.path]))
     gradient = float(np.asarray(trace.cotangent_of(first.number))[first.place])
     if abs(product / gradient) < SMALL_SHARE:
@@ -270,7 +271,9 @@ def _path_lines(trace: Trace, part: Part) -> Iterator[Text]:
     yield "along the largest term at each step, with the derivative of each element:"
     yield f"  {_label(recording, first)}"
     yield _cut(list(_hop_rows(recording, part.path)))
-    start = "" if begin == 1 else f" · {_signed(begin)}, the cotangent at the start"
+    is_whole = part.path[-1].element.number == trace.start
+    end = "at the start" if is_whole else f"after {len(part.path)} steps"
+    start = "" if begin == 1 and is_whole else f" · {_signed(begin)}, the cotangent {end}"
     yield f"  together {product:+.4g}{start}: {product / gradient:+.1%} of {gradient:+.4g}"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import autograd
 from autograd import nn
 from autograd.page.why import explain
-from autograd.stepper import trace
+from autograd.stepper import contributions, trace
 from autograd.stepper.axes import count
 from autograd.stepper.contributions import (
     Element,
@@ -149,6 +149,21 @@ def test_the_path_through_values_keeps_every_element():
     found = trace(loss)
     part = explain_part(found, x._node.number, (1,))
     assert part.total == 39 and [flow.amount for flow in part.flow] == [39, 18, 18, 18]
+
+
+def test_a_path_that_ends_before_the_start(monkeypatch):
+    """Of a pass of thousands of steps; what the path adds is still the gradient here."""
+    monkeypatch.setattr(contributions, "LONGEST_PATH", 3)
+    with autograd.record():
+        x = h = autograd.tensor([0.5, 0.2], requires_grad=True)
+        for _ in range(5):
+            h = np.tanh(h)
+        loss = h.sum()
+    found, number = trace(loss), x._node.number
+    answer = explain(found, number, 1)
+    assert len(answer["path"]) == 3
+    assert np.isclose(float(answer["along"]), found.cotangent_of(number)[1])
+    assert "the cotangent after 3 steps: +100.0%" in why(found, number, (1,), width=200)
 
 
 def test_a_scalar_has_signs():
