@@ -24,6 +24,7 @@ from rich.text import Text
 
 from autograd.console import Console
 from autograd.schema import UserError
+from autograd.signals import restoring_terminal
 from autograd.stepper.axes import Labels
 from autograd.stepper.check import Comparison
 from autograd.stepper.display import matrix, one
@@ -187,16 +188,17 @@ class Terminal:
             return
         self.screen = self.screen if self.can_redraw else ""
         self.begin()
-        while not self.done:
-            if self.screen:
-                from autograd.stepper.screen import Screen
+        with restoring_terminal():
+            while not self.done:
+                if self.screen:
+                    from autograd.stepper.screen import Screen
 
-                with Screen(self) as screen:
-                    self.converse(screen.ask, screen.run)
-                if not self.done and not self.screen:
-                    self.show()
-            else:
-                self.converse(self.asker(), self.run)
+                    with Screen(self) as screen:
+                        self.converse(screen.ask, screen.run)
+                    if not self.done and not self.screen:
+                        self.show()
+                else:
+                    self.converse(self.asker(), self.run)
 
     def asker(self) -> Callable[[], str]:
         """Return the function that asks for a command in a line."""

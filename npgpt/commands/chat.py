@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from autograd.escape import brief
 from autograd.schema import FileName, Range, nearest
+from autograd.signals import restoring_terminal
 from npgpt.commands.generate import (
     Sampling,
     collect_choices,
@@ -218,21 +219,26 @@ class Terminal:
         """Read lines, and carry out each, until Ctrl-D."""
         ask = self.prompt()
         say("/help lists commands; Ctrl-C stops an answer, Ctrl-D ends", sys.stderr)
-        while True:
-            try:
-                line = ask("> ")
-            except KeyboardInterrupt:
-                continue
-            except EOFError:
-                return
-            try:
-                self.run(line)
-            except KeyboardInterrupt:
-                print("", "(stopped)", sep="\n", flush=True)
-            except UserError as error:
-                say(str(error), sys.stderr)
-            except OSError as error:  # a disk that is full
-                say(f"{error.filename or 'a file'}: {error.strerror or error}", sys.stderr)
+        with restoring_terminal():
+            while True:
+                try:
+                    line = ask("> ")
+                except KeyboardInterrupt:
+                    continue
+                except EOFError:
+                    return
+                self.try_to_run(line)
+
+    def try_to_run(self, line: str) -> None:
+        """Carry out a command, or answer a message; say what goes wrong."""
+        try:
+            self.run(line)
+        except KeyboardInterrupt:
+            print("", "(stopped)", sep="\n", flush=True)
+        except UserError as error:
+            say(str(error), sys.stderr)
+        except OSError as error:  # a disk that is full
+            say(f"{error.filename or 'a file'}: {error.strerror or error}", sys.stderr)
 
     def prompt(self) -> Callable[[str], str]:
         """Return the function that shows the prompt and returns the typed line."""

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from autograd.console import Console
 from autograd.kernels import use_kernels
+from autograd.signals import restoring_terminal
 from autograd.stepper.stops import CommandError
 from npgpt.errors import UserError
 from npgpt.learn.lessons import Lesson, Runner, lessons
@@ -88,7 +89,8 @@ class Player(Runner):
             self.show_prose(fold(HOW, self.console.width), "dim")
         while True:
             try:
-                self.play_sections()
+                with restoring_terminal():
+                    self.play_sections()
             except _GoTo as place:
                 self.section = place.section
             except (_Left, KeyboardInterrupt):

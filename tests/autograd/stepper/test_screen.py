@@ -225,3 +225,42 @@ def test_in_a_real_terminal(tmp_path):
     assert "│ ─ values" in shown and "[ 21.0 42.0 ]" in shown
     narrow = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", screen[at : screen.index(LEAVE)])
     assert "─ source ".ljust(59, "─") in narrow  # as wide as the terminal is now
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("full", [True, False])
+def test_a_signal_restores_the_terminal(name, full, tmp_path):
+    """The second screen is left, and what is typed afterwards is shown again."""
+    pty = pytest.importorskip("pty")
+    import termios
+
+    (tmp_path / "script.py").write_text(SCRIPT)
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    number = getattr(signal, name)
+    code = (
+        f"import signal; signal.signal({number:d}, signal.SIG_DFL)\n"  # nohup ignores SIGHUP
+        "from npgpt.commands.step import Options, walk\n"
+        f"walk(Options('script.py', full_screen={full}))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=slave, stdout=slave, stderr=slave, cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": ""},
+    )  # fmt: skip
+    screen, deadline, is_sent = "", time.monotonic() + 90, False
+    while time.monotonic() < deadline and process.poll() is None:
+        if select.select([master], [], [], 0.5)[0]:
+            screen += os.read(master, 1 << 16).decode(errors="replace")
+        elif "(step 1 of 2)" in screen and not is_sent:  # quiet: it waits for a command
+            assert termios.tcgetattr(slave) != before
+            process.send_signal(number)
+            is_sent = True
+    process.kill()
+    while select.select([master], [], [], 0.1)[0]:
+        screen += os.read(master, 1 << 16).decode(errors="replace")
+    assert termios.tcgetattr(slave) == before
+    os.close(master)
+    os.close(slave)
+    assert process.wait() == 128 + number and "Traceback" not in screen and "pass 0" not in screen
+    assert screen.count(ENTER) == screen.count(LEAVE) == full
