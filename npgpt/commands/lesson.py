@@ -56,7 +56,9 @@ def run(args: list[str]) -> int:
     n_parts = len(lesson.sections)
     if not 0 <= options.part <= n_parts:
         raise UserError(f"lesson {lesson.number} has {n_parts} parts, and no part {options.part}")
-    Player(lesson, progress=Progress()).play(options.part - 1 if options.part else None)
+    lines = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin  # a pipe or a file
+    player = Player(lesson, progress=Progress(), lines=lines)
+    player.play(options.part - 1 if options.part else None)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,7 +44,10 @@ class Player(Runner):
     ask : callable, optional
         Takes a text that is shown in grey, such as the lesson's next command, and returns what the
         learner types; an empty text runs that command. By default a terminal shows a prompt;
-        without a terminal all commands run without a question.
+        without a terminal, `lines` are read.
+    lines : iterable of str, optional
+        What a learner types without a terminal: the lines of a pipe. When they have ended, or if
+        they are left out, all commands run without a question.
     progress : Progress, optional
         The file with the part that the learner has come to. Without it the lesson begins at its
         beginning, and nothing is saved.
@@ -61,10 +64,13 @@ class Player(Runner):
         console: Console | None = None,
         ask: Callable[[str], str] | None = None,
         progress: Progress | None = None,
+        lines: Iterable[str] | None = None,
     ) -> None:
         super().__init__(lesson, console or Console(record=True))
         if ask is None and sys.stdin.isatty() and self.console.is_terminal:
             ask = self.prompt()
+        elif ask is None and lines is not None:
+            ask = self.reader(iter(lines))
         self.ask, self.progress = ask, progress if ask else None
         self.section = 0
         self.aside: Any = None  # the stepper with which the learner looks around
@@ -244,15 +250,15 @@ class Player(Runner):
 
     def run_command(self, command: str) -> None:
         """Run a command of the lesson. Before it, the learner may type others."""
-        if not self.ask:
-            super().run_command(command)
-            return
         self.aside = None
-        while typed := self.asked(command):
+        while self.ask and (typed := self.asked(command)):
             if self.alike(typed, command):
                 break
             self.look_around(typed)
-        self.stepper.run(command)
+        if self.ask:
+            self.stepper.run(command)
+        else:
+            super().run_command(command)
 
     def run_question(self, content: str) -> None:
         """Ask a question until the answer is right, twice wrong, or not wanted."""
@@ -296,7 +302,12 @@ class Player(Runner):
         while True:
             if shown != GO_ON:
                 self.repeat_passage()
-            typed = self.ask(shown)  # type: ignore[misc]
+            try:
+                typed = self.ask(shown)  # type: ignore[misc]
+            except EOFError:  # of a pipe: in a terminal, the end of the input leaves the lesson
+                self.say("The input has ended: the rest of the lesson asks no questions.", "dim")
+                self.ask = self.progress = None
+                return ""
             self.count()
             self.n_lines, self.n_behind = 0, self.n_behind + 1
             word, _, rest = typed.partition(" ")
@@ -387,6 +398,22 @@ class Player(Runner):
                         return "quit"
                 except EOFError:
                     return "quit"
+
+        return ask
+
+    def reader(self, lines: Iterator[str]) -> Callable[[str], str]:
+        """Return the function that reads what the learner types from lines, and prints it."""
+
+        def ask(shown: str) -> str:
+            typed = next(lines, None)
+            if typed is None:
+                raise EOFError
+            typed = typed.strip()
+            if shown == ANSWER:
+                self.say(f"(answer) {typed}", "bold")
+            elif typed or shown not in (RUN, GO_ON):
+                self.say(f"(step) {typed or shown}", "bold")
+            return typed
 
         return ask
 

@@ -309,6 +309,27 @@ def test_the_lessons_command_in_the_learners_words():
     assert said(player).count("step 2 of 3  add") == 1
 
 
+def test_answers_from_a_pipe(monkeypatch, capsys, tmp_path):
+    """Each line is what a learner would type; when they have ended, nothing is asked any more."""
+    monkeypatch.setenv("NPGPT_HOME", str(tmp_path))
+    lesson = Lesson(1)
+    lines = ["", "f", "", "hint", "14", right_answer(lesson, 1), "d(c)", ""]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+    assert main(["lesson", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "(step) f\n" in out and "(step) next\n" in out  # an empty line runs what is shown
+    assert f"(answer) hint\n{lesson.questions[0].hint}\n" in out
+    assert "(answer) 14\n✗" in out and "✓ right\n" in out
+    before, _, after = out.partition(
+        "The input has ended: the rest of the lesson asks no questions"
+    )
+    assert "(step) where" in before and after.count("answer: ") >= 3 and "Next: " in after
+    assert Progress(tmp_path).read()["1"]["part"] < len(lesson.sections) - 1  # not finished
+    monkeypatch.setattr("sys.stdin", io.StringIO("q\n"))
+    assert main(["lesson", "1"]) == 0
+    assert "You left lesson 1 at part" in capsys.readouterr().out
+
+
 # ---- the parts of a lesson
 
 
@@ -436,11 +457,12 @@ def test_prose_is_folded(width):
 # ---- the command
 
 
-def test_the_command(capsys):
+def test_the_command(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     assert main(["lesson"]) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[: len(NUMBERS)]] == NUMBERS
-    assert main(["lesson", "3"]) == 0  # piped: all of it, and nobody is asked
+    assert main(["lesson", "3"]) == 0  # nobody types: all of it is printed
     out = capsys.readouterr().out
     for kind, content in Lesson(3).parts:
         if kind == "text":
