@@ -185,9 +185,8 @@ class Recording:
         # whether that array still exists; and by the name and value of a variable with a number.
         self._arrays: dict[int, tuple[ref[ndarray], int]] = {}
         self._scalars: dict[tuple[str, Any], int] = {}
-        # Tables for `name` and `repeated`, each with the size of the recording when it was made.
+        # Tables for `name` and `axes_of`, each with the size of the recording when it was made.
         self._unnamed: tuple[int, dict[int, str]] = 0, {}
-        self._groups: tuple[int, dict[tuple, list[int]]] = 0, {}
         self._found_axes: tuple[int, dict[Any, tuple[Axis, ...]]] = 0, {}
 
     def __repr__(self) -> str:
@@ -268,19 +267,6 @@ class Recording:
         if not found:
             raise KeyError(name)
         return found[0]
-
-    def repeated(self, call: Call) -> list[int]:
-        """Return the numbers of the calls by the same part of the program, such as a loop's body.
-
-        A part that runs in several modules counts in each module alone.
-        """
-        n_calls, groups = self._groups
-        if n_calls != len(self.calls):
-            groups = {}
-            for other in self.calls.values():
-                groups.setdefault(other.part, []).append(other.number)
-            self._groups = len(self.calls), groups
-        return groups[call.part]
 
     def axes_of(self, number: int, name: str = "") -> tuple[Axis, ...]:
         """Return what each axis of a value counts, as far as it is known.

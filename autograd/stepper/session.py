@@ -13,8 +13,8 @@ import linecache
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -34,6 +34,7 @@ from autograd.stepper.stops import (
     LIMITS,
     Breakpoint,
     CommandError,
+    Unknown,
     condition,
     find_module,
     is_inside,
@@ -66,6 +67,18 @@ class NotYet(CommandError):
     """A cotangent at which nothing has arrived at this step."""
 
 
+class Earlier(NamedTuple):
+    """A trace before a change, to which `Session.undo` comes back."""
+
+    trace: Trace
+    changed: what_if.Changes
+    """The values that were changed in it."""
+    place: int
+    """The index of the step where the session stood."""
+    place_after: int
+    """Where the session stood after the change."""
+
+
 @dataclass
 class Level:
     """A pass that the session walks through: the outer pass, or the pass inside an op.
@@ -85,8 +98,8 @@ class Level:
     breaks : list of Breakpoint
     changed : dict of int to ndarray
         The values that `Session.set` and `Session.descend` have changed.
-    history : tuple of (Trace, dict)
-        The earlier traces, each with the values that were changed in it.
+    history : tuple of Earlier
+        The earlier traces.
     """
 
     trace: Trace
@@ -96,7 +109,7 @@ class Level:
     inside: tuple[Call, Step] | None = None
     breaks: list[Breakpoint] = field(default_factory=list)
     changed: what_if.Changes = field(default_factory=dict)
-    history: tuple[tuple[Trace, what_if.Changes], ...] = ()
+    history: tuple[Earlier, ...] = ()
 
     def __post_init__(self) -> None:
         self.recorded = self.trace
@@ -113,7 +126,7 @@ class Session:
     Each command of the stepper is a method here, or a few:
 
     ======================  ========================================================
-    next, back, jump        `move`, `jump`
+    next, back, jump        `move`, `jump`; `follow`, of a later pass
     continue, until, over   `go_on`, `go_until`, `go_over`
     break, tbreak           `add_break`, `breaks`, `clear_breaks`
     into, out               `step_into`, `proof`, `step_out`
@@ -121,7 +134,8 @@ class Session:
                             `watched_values`
     up, down                `look_up`
     where, whatis, list     `neighbourhood`, `description`, `source`
-    print, watch            `evaluate`, `watch`; `symbols`, what ``$x`` and so on stand for
+    print                   `evaluate`; `symbols`, what ``$x`` and so on stand for
+    watch, unwatch          `watch`, `unwatch`
     formula                 `formula`
     why                     `why`; `explanation`, of the number that `find` returns
     check                   `check_step`, `check_loss`
@@ -173,6 +187,18 @@ class Session:
         for level in other.levels:
             level.breaks = list(level.breaks)
         other.watched = list(self.watched)
+        return other
+
+    def follow(self, trace: Trace) -> Session:
+        """Return a session of another pass, with the breakpoints and watched expressions."""
+        other = Session(trace)
+        other.hidden, other.watched = self.hidden, self.watched
+        for stop in self.levels[0].breaks:
+            try:
+                other.level.breaks.append(other.placed(stop))
+            except CommandError as error:
+                other.level.breaks.append(Breakpoint(stop.number, stop.text, stop.once,
+                                                     pending=str(error)))  # fmt: skip
         return other
 
     # ---- where the session stands
@@ -283,12 +309,12 @@ class Session:
             more = " ..." if len(found) > 4 else ""
             raise CommandError(f"{name} may be {', '.join(found[:4])}{more}")
         if not self.at_end and name in self.symbols():
-            raise CommandError(
+            raise Unknown(
                 f"nothing here is called {name!r}; the symbol of the rule is written ${name}"
             )
         close = difflib.get_close_matches(name, names, 3, 0.5)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise CommandError(f"nothing here is called {name!r}{hint}")
+        raise Unknown(f"nothing here is called {name!r}{hint}")
 
     def symbols(self) -> dict[str, Any]:
         """Return the values of the rule's symbols at this step: x, y, ... out, g, dx, ..."""
@@ -325,6 +351,8 @@ class Session:
         NotYet
             If nothing has arrived there.
         """
+        if number in self.trace.recording.constants:
+            raise CommandError(f"{self.name(number)} is off the tape: it gets no cotangent")
         passed = self.trace.steps[: self.level.index + 1]
         for step in passed:
             results = self.trace.call(step).results
@@ -333,8 +361,12 @@ class Session:
         found = self.trace.cotangent_of(number, len(passed))
         if found is None:
             first = next((i for i, _ in self.trace.edges_to(number)), None)
-            when = "at no step" if first is None else f"step {first + 1} is the first to send to it"
-            raise NotYet(f"nothing has arrived at {self.name(number)}: {when}")
+            name = self.name(number)
+            if first is None:
+                raise NotYet(f"nothing arrives at {name} in this pass: the result does not use it")
+            raise NotYet(
+                f"nothing has arrived at {name}: step {first + 1} is the first to send to it"
+            )
         return found
 
     def find_part(self, text: str) -> tuple[int, Index]:
@@ -384,7 +416,7 @@ class Session:
     def view(self) -> StepView:
         """Return the step where the session stands."""
         call, step, inside = self.call, self.step, self.level.inside
-        repeated = self.trace.recording.repeated(call)
+        alike = self.trace.alike(step)
         rules = {line.symbol: line.text for line in lines_of(call, self.names_of_symbols(call))}
         received = [
             Received(symbol, self.name(result), g, self.labels(result))
@@ -407,7 +439,7 @@ class Session:
             op=call.op.name,
             at=call.at,
             scope=call.scope,
-            passes=(repeated.index(call.number) + 1, len(repeated)),
+            calls=(alike.index(self.level.index) + 1, len(alike)),
             statement=call.statement,
             inside=inside[0].op.name if inside else "",
             received=received,
@@ -423,7 +455,7 @@ class Session:
         if waits:
             notes.append(f"{waits} more to come")
         elif edge.parent not in self.trace.recording.maker:
-            notes.append("complete: its .grad")
+            notes.append("complete: its gradient")
         elif edge.parent in self.trace.waiting():
             notes.append("complete: asked for")
         return ", ".join(notes)
@@ -488,6 +520,9 @@ class Session:
                 shown.setdefault(plain_quotes(written), []).append(symbol)
         text = plain_quotes(text)
         name, inside = (text, "") if text in shown else split_index(text)
+        if inside and not name:
+            example = min(shown, key=lambda written: written.startswith("$"))
+            raise CommandError(f"{text} of which array? As in: formula {example}{text}")
         if name not in shown:
             raise CommandError(f"the formula has no {name}; it has {', '.join(shown)}")
         asked = list(dict.fromkeys(shown[name]))
@@ -673,34 +708,32 @@ class Session:
         Parameters
         ----------
         text : str
-            The number of a step, ``pass N`` for the same place in another pass of a loop, or
+            The number of a step, ``call N`` for another call by the same part of the program, or
             ``loop`` for the next step outside of the loop.
         """
         word, _, rest = text.partition(" ")
-        if word not in ("pass", "loop"):
+        if word not in ("call", "loop"):
             self.go(_number(text, len(self.trace.steps), "step") - 1)
             return
-        repeated = self.trace.recording.repeated
-        passes = repeated(self.call)
-        if len(passes) == 1:
+        alike = self.trace.alike(self.step)
+        if len(alike) == 1:
             raise CommandError("this step is in no loop: its line ran once")
-        if word == "pass":
-            number = passes[_number(rest, len(passes), "pass") - 1]
-            found = (i for i, step in enumerate(self.trace.steps) if step.number == number)
-            missing = f"the pass back does not go through pass {rest} of the loop"
-        else:
-            later = enumerate(self.trace.steps[self.level.index + 1 :], self.level.index + 1)
-            found = (i for i, step in later
-                     if len(repeated(self.trace.call(step))) < len(passes))  # fmt: skip
-            missing = "all later steps are in the loop"
-        index = next(found, None)
+        if word == "call":
+            self.go(alike[_number(rest, len(alike), "call") - 1])
+            return
+        later = enumerate(self.trace.steps[self.level.index + 1 :], self.level.index + 1)
+        outside = (i for i, step in later if len(self.trace.alike(step)) < len(alike))
+        index = next(outside, None)
         if index is None:
-            raise CommandError(missing)
+            raise CommandError("all later steps are in the loop")
         self.go(index)
 
-    def go_on(self) -> str:
-        """Go on to the next breakpoint, or to the end; return the breakpoint's text, or nothing."""
-        for index in range(self.level.index + 1, len(self.trace.steps)):
+    def go_on(self, here: bool = False) -> str:
+        """Go on to the next breakpoint, or to the end; return the breakpoint's text, or nothing.
+
+        With `here`, the session stays if there is a breakpoint at the step where it stands.
+        """
+        for index in range(self.level.index + (not here), len(self.trace.steps)):
             for stop in self.level.breaks:
                 if stop.holds(self.trace.steps[index]) and self.is_true(stop.expression, index):
                     self.go(index)
@@ -724,13 +757,20 @@ class Session:
 
         The text is that of `stops.condition`.
         """
-        holds = condition(self, text)
-        here, end = self.level.index, len(self.trace.steps)
-        for index in range(here - 1, -1, -1) if back else range(here + 1, end):
-            if holds(self.trace.steps[index]):
-                self.go(index)
-                return
-        raise CommandError(f"no {'earlier' if back else 'later'} step has to do with {text}")
+        holds, steps, here = condition(self, text), self.trace.steps, self.level.index
+        ways = [range(here + 1, len(steps)), range(here - 1, -1, -1)]
+        ahead, behind = reversed(ways) if back else ways
+        index = next((i for i in ahead if holds(steps[i])), None)
+        if index is not None:
+            self.go(index)
+            return
+        what = f"line {text}" if text.isdecimal() else text
+        message = f"no {'earlier' if back else 'later'} step has to do with {what}"
+        if any(holds(steps[i]) for i in behind):
+            message += f"; `{'until' if back else 'back until'} {text}` finds one"
+        elif text.isdecimal() and 1 <= int(text) <= len(steps):
+            message += f"; `jump {text}` goes to step {text}"
+        raise CommandError(message)
 
     def go_over(self, text: str = "") -> str:
         """Go on to the first step outside of a module.
@@ -756,6 +796,8 @@ class Session:
     def add_break(self, text: str, once: bool = False) -> Breakpoint:
         """Add a breakpoint: `go_on` stops at steps for which a condition holds.
 
+        If this pass has no such place, the breakpoint is pending: a later pass may have it.
+
         Parameters
         ----------
         text : str
@@ -763,17 +805,27 @@ class Session:
         once : bool
             Whether the breakpoint is removed when it has stopped the walk.
         """
-        where, _, expression = (part.strip() for part in text.partition(" if "))
-        holds = condition(self, where)
-        if where.split()[0] not in LIMITS and not any(map(holds, self.trace.steps)):
-            raise CommandError(f"no step of this pass has to do with {where}")
-        if expression:
-            with suppress(NotYet):
-                self.evaluate(expression)
         number = max((stop.number for stop in self.level.breaks), default=0) + 1
-        stop = Breakpoint(number, text, holds, expression, once)
+        stop = self.placed(Breakpoint(number, text, once))
         self.level.breaks.append(stop)
         return stop
+
+    def placed(self, stop: Breakpoint) -> Breakpoint:
+        """Return a breakpoint with its condition in this pass; see `add_break`."""
+        if not stop.where or stop.where.startswith("if "):
+            raise CommandError(f"break where? As in: break LINE {stop.text}".rstrip())
+        try:
+            holds, here = condition(self, stop.where), self.level.index
+            if stop.where.split()[0] not in LIMITS:
+                places = (i for i, step in enumerate(self.trace.steps) if holds(step))
+                if (here := next(places, -1)) < 0:
+                    raise Unknown(f"no step of this pass has to do with {stop.where}")
+            if stop.expression:
+                with suppress(NotYet):
+                    self.branch().go(here).evaluate(stop.expression)
+        except Unknown as error:
+            return Breakpoint(stop.number, stop.text, stop.once, pending=str(error))
+        return replace(stop, holds=holds, pending="")
 
     def breaks(self) -> list[str]:
         """Return the breakpoints of this pass, as they were added."""
@@ -847,7 +899,14 @@ class Session:
         """Add an expression to those that `watched_values` evaluates after every move."""
         with suppress(NotYet):
             self.evaluate(text)
-        self.watched.append(text)
+        if text not in self.watched:
+            self.watched.append(text)
+
+    def unwatch(self, text: str = "") -> None:
+        """Remove an expression from those that are watched, or all of them."""
+        if text and text not in self.watched:
+            raise CommandError(f"{text} is not watched; `watch` lists what is")
+        self.watched[:] = [other for other in self.watched if text and other != text]
 
     def watched_values(self) -> list[Watched]:
         """Return the watched expressions with their values at this step."""
@@ -903,6 +962,10 @@ class Session:
         match = VALUE_ASSIGNMENT.fullmatch(text)
         if match and not ASSIGNMENT.fullmatch(text):
             return self.change(dict([self.replaced(match[1].strip(), match[2])]))
+        if match := re.fullmatch(r"(\S+)\s+(?!if |or |and |in |is |not )([\w.\[('\"].*)", text):
+            with suppress(Unknown):
+                name = self.name(self.find(match[1]))
+                raise CommandError(f"set {name} = {match[2]} changes {name}: type the sign =")
         self.set_cotangent(text)
         return None
 
@@ -938,21 +1001,24 @@ class Session:
 
     def remember(self, after: Trace) -> None:
         """Go over to another trace, at the same step; `undo` comes back."""
-        level = self.level
-        number = None if level.at_end else self.step.number
-        level.history = (*level.history, (level.trace, level.changed))
-        level.trace = after
-        found = (i for i, step in enumerate(after.steps) if step.number == number)
-        level.index = next(found, len(after.steps) if number is None else 0)
+        level, here = self.level, self.level.index
+        there = same_place(level.trace, here, after)
+        earlier = (*level.history, Earlier(level.trace, level.changed, here, there))
+        level.trace, level.index = after, there
+        level.history = earlier[-what_if.count_kept([each.trace for each in earlier]) :]
 
     def undo(self) -> None:
-        """Undo the last `set` or `descend`."""
+        """Undo the last `set` or `descend`; stand where the session stood then, unless it moved."""
         level = self.level
         if not level.history:
+            if level.trace is not level.recorded:
+                raise CommandError("earlier changes take too much memory to be kept; "
+                                   "`set` alone undoes all")  # fmt: skip
             raise CommandError("nothing was set")
-        *earlier, (before, changed) = level.history
-        self.remember(before)
-        level.history, level.changed = tuple(earlier), changed
+        *earlier, last = level.history
+        has_moved = level.index != last.place_after
+        level.index = same_place(level.trace, level.index, last.trace) if has_moved else last.place
+        level.trace, level.changed, level.history = last.trace, last.changed, tuple(earlier)
 
     def set_cotangent(self, text: str) -> None:
         """Change this step's cotangent, and run the rest of the pass again; see `set`."""
@@ -973,8 +1039,9 @@ class Session:
 
     def reset(self) -> None:
         """Undo every `set` and `descend`: the pass is as recorded again."""
-        self.remember(self.level.recorded)
-        self.level.history, self.level.changed = (), {}
+        level = self.level
+        level.index = same_place(level.trace, level.index, level.recorded)
+        level.trace, level.history, level.changed = level.recorded, (), {}
 
     def predict(self, text: str) -> list[Judgement]:
         """Judge a prediction.
@@ -1028,6 +1095,19 @@ class Session:
             targets = ", ".join(f"d({self.name(edge.parent)})" for edge in self.step.edges)
             raise CommandError(f"this step adds nothing to {left}; it adds to {targets}")
         return sum(parts[1:], parts[0])
+
+
+def same_place(before: Trace, index: int, after: Trace) -> int:
+    """Return the index of the same step in another trace of the program, or of its end.
+
+    If the step is gone, because a result that was set is a leaf now, it is that of the nearest step
+    before.
+    """
+    if index >= len(before.steps):
+        return len(after.steps)
+    places = {step.number: i for i, step in enumerate(after.steps)}
+    passed = (step.number for step in reversed(before.steps[: index + 1]))
+    return next((places[number] for number in passed if number in places), 0)
 
 
 def inside_of(call: Call, step: Step) -> Trace:

@@ -23,6 +23,10 @@ class CommandError(ValueError):
     """A command that cannot be carried out; the message says why."""
 
 
+class Unknown(CommandError):
+    """A name or a place that this pass does not have."""
+
+
 @dataclass
 class Breakpoint:
     """A breakpoint.
@@ -30,22 +34,32 @@ class Breakpoint:
     Attributes
     ----------
     number : int
-        Breakpoints of a pass are numbered from 1, in the order in which they were added.
+        Breakpoints are numbered from 1, in the order in which they were added.
     text : str
         The text that the user typed.
-    holds : callable
-        The condition on a step.
-    expression : str
-        An expression that must also be true at the step; empty if there is none.
     once : bool
         Whether the breakpoint is removed after it has stopped the walk once.
+    holds : callable
+        The condition on a step of this pass.
+    pending : str
+        Why no step of this pass can be meant; empty if one can. A later pass may have the place.
     """
 
     number: int
     text: str
-    holds: Condition
-    expression: str = ""
     once: bool = False
+    holds: Condition = lambda step: False
+    pending: str = ""
+
+    @property
+    def where(self) -> str:
+        """The place: that of `condition`."""
+        return self.text.partition(" if ")[0].strip()
+
+    @property
+    def expression(self) -> str:
+        """An expression that must also be true at the step; empty if there is none."""
+        return self.text.partition(" if ")[2].strip()
 
 
 def condition(session: Session, text: str) -> Condition:

@@ -40,10 +40,17 @@ from autograd.stepper.views import EndView, ModuleView, ProofView, StepView, Val
 from autograd.stepper.what_if import Outcome, outcome_lines
 
 ALIASES = {
-    "n": "next", "c": "continue", "u": "until", "b": "break", "i": "into", "o": "out", "w": "where",
+    "n": "next", "c": "continue", "b": "break", "i": "into", "o": "out", "w": "where",
     "p": "print", "f": "formula", "q": "quit", "h": "help", "?": "help", "exit": "quit",
-    "a": "args", "l": "list", "j": "jump", "display": "watch", "s": "set", "tui": "screen",
+    "a": "args", "l": "list", "j": "jump", "u": "up", "d": "down",
+    # names of pdb and gdb for the same purpose
+    "s": "into", "step": "into", "r": "out", "return": "out", "cont": "continue", "ll": "list",
+    "bt": "where", "display": "watch", "undisplay": "unwatch", "tui": "screen",
 }  # fmt: skip
+MOVES = ("next", "back", "continue", "until", "over", "into", "out", "up", "down")
+# An empty line repeats the last command; not one that changes numbers or breakpoints.
+ONCE = ("set", "descend", "undo", "break", "tbreak", "clear", "watch", "unwatch", "predict",
+        "screen")  # fmt: skip
 FEW = 64  # elements: an array of at most this size is shown in full
 MOST_TERMS = 8  # terms of a sum that are listed
 MARKS = {"right": ("✓", "green"), "wrong": ("✗", "bold red"), "unclear": ("?", "bold yellow")}
@@ -65,6 +72,8 @@ class Terminal:
         Empty, ``full`` or ``projector``: how `talk` shows steps, if the terminal can be redrawn.
     done, quit : bool
         `done` is True when the user left this pass, `quit` when the user left the stepper.
+    is_running : bool
+        Whether the program runs on to the next breakpoint, which may be in a later pass.
 
     Examples
     --------
@@ -86,10 +95,24 @@ class Terminal:
         self.console = console or Console()
         self.session = Session(trace)
         self.history: list[str] = []
+        self.last = ""  # the line that an empty one may repeat
+        self.stop = ""  # the breakpoint at which the pass begins
+        self.is_running = False
         self.screen = ""
         self.in_terminal = False
         self.done = False
         self.quit = False
+
+    def enter(self, trace: Trace) -> None:
+        """Go on with a later pass of the program.
+
+        Breakpoints, watched expressions, the history and the kind of screen stay. After `continue`
+        at the end of a pass, a pass without a stop at a breakpoint is done at once.
+        """
+        self.session, self.done, self.stop = self.session.follow(trace), False, ""
+        if self.is_running:
+            self.stop = self.session.go_on(here=True)
+            self.done = self.is_running = not self.stop
 
     def branch(self) -> Terminal:
         """Return a terminal on a session that stands at the same step, and moves alone."""
@@ -136,6 +159,11 @@ class Terminal:
         A command has precedence, also by its letter, as in ``h``; but ``h * 2`` is an expression. A
         name of the program has precedence over the beginning of a command's name.
         """
+        if line.startswith("!"):  # in pdb, what follows is never a command
+            line = line[1:].strip()
+            refuse_assignment(line, self.session)
+            return lambda rest: self.do_print(line)
+        refuse_assignment(line, self.session)
         is_sum = bool(re.match(r"\w+ [-+*/@%<>=!&|]+ ", line)) and word not in self.commands()
         is_name = word == line and word not in self.commands() and word not in ALIASES
         if not (is_name or is_sum) or word not in self.session.names():
@@ -212,7 +240,7 @@ class Terminal:
 
     def converse(self, ask: Callable[[], str], run: Callable[[str], None]) -> None:
         """Ask for commands and run them until the user leaves, or changes the kind of screen."""
-        last, screen = "", self.screen
+        screen = self.screen
         while not self.done and self.screen == screen:
             try:
                 line = ask().strip()
@@ -223,13 +251,24 @@ class Terminal:
             except EOFError:
                 self.do_quit("")
                 return
-            if not line and last.partition(" ")[0] in ("n", "next", "back", "c", "continue"):
-                line = last  # as in pdb, an empty line repeats a move
-            last = line
+            self.last = line or self.repeated()
             try:
-                run(line)
+                run(self.last)
             except KeyboardInterrupt:
                 self.print("interrupted", style="red")
+
+    def repeated(self) -> str:
+        """Return the command that an empty line stands for: the last one, as in pdb.
+
+        A command that changes numbers or breakpoints is not repeated. In the full screen, only
+        moves are: there, an empty line removes what another command printed.
+        """
+        try:
+            command = self.command_or_value(self.last.partition(" ")[0], self.last)
+        except CommandError:
+            return ""
+        name = command.__name__.removeprefix("do_")
+        return self.last if (name in MOVES if self.screen else name not in ONCE) else ""
 
     def prompt(self, **options: Any) -> Callable[[Any], str]:
         """Return the function that shows the prompt in a terminal and returns the typed line."""
@@ -261,6 +300,7 @@ class Terminal:
             Text(name, "bold"), what,
             f": {n_steps} step{'s' * (n_steps != 1)} back to {n_ends} {words[n_ends != 1]}",
         )  # fmt: skip
+        self.show_stop(self.stop)
         self.show()
 
     def show(self) -> None:
@@ -301,9 +341,9 @@ class Terminal:
 
     def show_place(self, view: StepView) -> None:
         """Show where a step is: in the pass, in a loop, in the program, in the model."""
-        n, n_passes = view.passes
-        loop = f"pass {n} of {n_passes}  " if n_passes > 1 else ""
-        self.rule(f"{view.progress}  {view.op}", f"{loop}{view.at}")
+        n, n_calls = view.calls
+        which = f"call {n} of {n_calls}  " if n_calls > 1 else ""
+        self.rule(f"{view.progress}  {view.op}", f"{which}{view.at}")
         if view.scope:
             self.print(Text(f"in {view.scope}", "dim"))
 
@@ -380,7 +420,7 @@ class Terminal:
     def do_next(self, text: str) -> None:
         """Go one step on, or N; from the end, leave the pass.  next [N]."""
         if not self.left():
-            self.session.move(_count(text))
+            self.session.move(_count(text, "until"))
             self.show()
 
     def left(self) -> bool:
@@ -394,34 +434,61 @@ class Terminal:
         return True
 
     def do_back(self, text: str) -> None:
-        """Go one step back, or N, or to an earlier step as `until` does.  back [N|OP|NAME|LINE]."""
-        if text and not text.isdigit():
-            self.session.go_until(text, back=True)
+        """Go one step back, or N, or to an earlier step.  back [N|until OP|NAME|LINE].
+
+        back 36        go 36 steps back
+        back until 36  go back to line 36 of the program, as `until 36` goes on to it
+        """
+        word, _, where = text.partition(" ")
+        if word == "until":
+            self.session.go_until(self.place(where), back=True)
         else:
-            self.session.move(-_count(text))
+            self.session.move(-_count(text, "back until"))
         self.show()
 
     def do_jump(self, text: str) -> None:
-        """Go to step N, to pass N of a loop, or past the loop.  jump N|pass N|loop."""
+        """Go to step N, to call N of this line, or past a loop.  jump N|call N|loop.
+
+        jump 36      step 36, forward or back
+        jump call 4  of a line that ran several times, as in a loop, the same step of its call 4
+        jump loop    the next step of a line that ran fewer times
+        """
         if not text:
-            raise CommandError("jump where? jump N, jump pass N or jump loop")
+            raise CommandError("jump where? jump N, jump call N or jump loop")
         self.session.jump(text)
         self.show()
 
     def do_continue(self, text: str) -> None:
-        """Go on to the next breakpoint or the end; at the end, leave.  continue."""
+        """Go on to the next breakpoint or the end; from the end, leave the pass.  continue.
+
+        If there are breakpoints, the program then runs on to the next of them, in a later pass.
+        """
         if self.left():
+            self.is_running = self.done and bool(self.session.level.breaks)
             return
-        if what := self.session.go_on():
-            self.print(Text(f"break: {what}", "yellow"))
+        self.show_stop(self.session.go_on())
         self.show()
 
+    def show_stop(self, text: str) -> None:
+        """Say which breakpoint has stopped the walk."""
+        if text:
+            self.print(Text(f"break: {text}", "yellow"))
+
     def do_until(self, text: str) -> None:
-        """Go on to an op, module or line, or what makes or feeds a value.  until OP|NAME|LINE."""
-        if not text:
-            raise CommandError("until which op, value, module or line?")
-        self.session.go_until(text)
+        """Go on to an op, module or line, or what makes or feeds a value.  until OP|NAME|LINE.
+
+        until 36          line 36 of the program; `next 36` goes 36 steps on, `jump 36` to step 36
+        until model.py:8  a line of another file
+        back until 36     the same, backwards
+        """
+        self.session.go_until(self.place(text))
         self.show()
+
+    def place(self, text: str) -> str:
+        """Return the place that a command is to go to, unless none was typed."""
+        if not text.strip():
+            raise CommandError("until which op, value, module or line?")
+        return text.strip()
 
     def do_over(self, text: str) -> None:
         """Go on past this step's module, or past another one.  over [MODULE]."""
@@ -440,6 +507,9 @@ class Terminal:
         break exploding [1e3]    an element sent is larger
         break ... if EXPRESSION  only if the expression is true there
         break clear              forget all; clear N forgets one
+
+        Breakpoints stay in later passes of the program. One at a place that this pass does not have
+        is pending.
         """
         if text == "clear":
             self.session.clear_breaks()
@@ -465,6 +535,8 @@ class Terminal:
         """List the breakpoints with their numbers."""
         for stop in self.session.level.breaks:
             self.print(f"break {stop.number}: {stop.text}", "  once" if stop.once else "")
+            if stop.pending:
+                self.print(Text(f"    pending, for a later pass: {stop.pending}", "yellow"))
         if not self.session.level.breaks:
             self.print("no breakpoints")
 
@@ -783,13 +855,24 @@ class Terminal:
                 self.print("      ", line)
 
     def do_watch(self, text: str) -> None:
-        """Show an expression after every move; alone, stop watching.  watch EXPRESSION."""
-        if not text:
-            self.session.watched.clear()
+        """Show an expression after every move; alone, list these.  watch [EXPRESSION]."""
+        if text:
+            self.session.watch(text)
+            self.show_value(self.session.evaluate(text))
+        else:
+            self.show_watched()
+
+    def do_unwatch(self, text: str) -> None:
+        """Show an expression no longer after every move; alone, none.  unwatch [EXPRESSION]."""
+        self.session.unwatch(text)
+        self.show_watched()
+
+    def show_watched(self) -> None:
+        """List the watched expressions."""
+        for text in self.session.watched:
+            self.print(f"watch {text}")
+        if not self.session.watched:
             self.print("nothing is watched")
-            return
-        self.session.watch(text)
-        self.show_value(self.session.evaluate(text))
 
     def do_screen(self, text: str) -> None:
         """Show each step in a full screen that is redrawn.  screen [projector|off].
@@ -850,9 +933,23 @@ class Terminal:
         self.done = self.quit = True
 
 
-def _count(text: str) -> int:
+def refuse_assignment(line: str, session: Session) -> None:
+    """Raise CommandError for a line that assigns to a name, as in ``W1[0] = 5``."""
+    match = re.fullmatch(r"([^=<>!]+?)\s*(\*\*|//|[-+*/@%])?=(?!=)\s*(.+)", line)
+    if not match or not re.fullmatch(r"[^\s\[(]+(\s*\[.*\]|\(.*\)(\[.*\])?)?", match[1]):
+        return
+    left, sign, right = match.groups()
+    if not left.startswith(("$", "d(")):
+        session.find_part(left)  # or it raises
+    value = f"{left} {sign} ({right})" if sign else right
+    raise CommandError(f"a value is changed with `set`: set {left} = {value}")
+
+
+def _count(text: str, other: str = "") -> int:
+    """Return a number of steps; `other` is the command to which another text belongs."""
     if not text:
         return 1
-    if not text.isdigit():
-        raise CommandError(f"{text!r} is no number of steps")
+    if not text.isdecimal():
+        hint = f"; `{other} {text}` goes to a line, an op or a name" if other else ""
+        raise CommandError(f"{text!r} is no number of steps{hint}")
     return int(text)

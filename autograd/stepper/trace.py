@@ -66,6 +66,7 @@ class Trace:
     steps: list[Step] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
     _sums: dict[int, tuple[int, ndarray]] = field(default_factory=dict, init=False)
+    _groups: tuple[int, dict[tuple, list[int]]] = field(default=(0, {}), init=False)
 
     def __repr__(self) -> str:
         return f"<Trace of {len(self.steps)} steps back from {self.recording.name(self.start)}>"
@@ -106,6 +107,20 @@ class Trace:
     def call(self, step: Step) -> Call:
         """Return the call that a step goes back through."""
         return self.recording.calls[step.number]
+
+    def alike(self, step: Step) -> list[int]:
+        """Return the indices of the steps whose calls are by the same part of the program.
+
+        That is the body of a loop, for example. They are in the order in which the program ran. A
+        part that runs in several modules counts in each module alone.
+        """
+        n_steps, groups = self._groups
+        if n_steps != len(self.steps):
+            groups = {}
+            for i, other in sorted(enumerate(self.steps), key=lambda entry: entry[1].number):
+                groups.setdefault(self.call(other).part, []).append(i)
+            self._groups = len(self.steps), groups
+        return groups[self.call(step).part]
 
     def edges_to(self, number: int) -> Iterator[tuple[int, Edge]]:
         """Yield the contributions to a value's cotangent, each with the index of its step."""

@@ -49,9 +49,8 @@ class StepView(NamedTuple):
     op: str
     at: str
     scope: str
-    passes: tuple[int, int]
-    """The pass of a loop: this is which of the calls by the same part of the program, of how many.
-    """
+    calls: tuple[int, int]
+    """Which of the calls by the same part of the program it is, and of how many in this pass."""
     statement: Statement
     """The statement of the program, and the part of it that called the op."""
     inside: str

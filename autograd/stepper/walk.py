@@ -108,7 +108,8 @@ def walk(
     commands : iterable of str, optional
         Commands to run instead of those that the user would type.
     terminal : callable, optional
-        Makes the terminal of a trace, one with more commands for example.
+        Returns the terminal for a trace: one with more commands, or that of the pass before, after
+        `Terminal.enter`.
 
     Returns
     -------
@@ -118,6 +119,8 @@ def walk(
     from autograd.stepper.terminal import Terminal
 
     made = (terminal or Terminal)(trace)
+    if made.done:  # the program runs on to a breakpoint in another pass
+        return False
     if commands is None:
         made.talk()
     else:

@@ -7,7 +7,7 @@ again with the other value in place, and a new recording and a new trace hold th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +15,15 @@ from numpy import ndarray
 
 from autograd.engine import differentiate
 from autograd.modes import observing
-from autograd.stepper.measure import distance, norm
+from autograd.stepper.axes import Labels
+from autograd.stepper.measure import distance, memory_of, norm
 from autograd.stepper.record import Call, Recording
+from autograd.stepper.steps import as_tuple
 from autograd.stepper.trace import Trace
 from autograd.tensor import Tensor, grad
 
 FEW = 6  # elements: of a larger array the norm is shown
+MOST_EARLIER, MOST_BYTES = 100, 1 << 31  # of traces that are kept for `undo`
 MOST_ROWS = 8  # of the values, gradients and predictions that are shown
 
 Changes = dict[int, ndarray]  # by the number of a leaf, a result or a constant: the other value
@@ -48,6 +51,8 @@ class Prediction(NamedTuple):
     before: tuple[int, float]
     """The most probable class, and the probability of the target."""
     after: tuple[int, float]
+    labels: Labels
+    """What the rows and the classes stand for."""
 
 
 class Outcome(NamedTuple):
@@ -122,6 +127,31 @@ def _texts_of_ids(
             if names in recording.texts:
                 ids = calls[number].arguments["input"].tolist()
                 yield names, [[tokens[i] for i in row] for row in ids]
+
+
+def count_kept(earlier: Sequence[Trace]) -> int:
+    """Return how many of the earlier traces, the last ones, fit the memory for `undo`; at least 1.
+
+    Traces share the arrays that a change has left as they were. Such an array counts once.
+    """
+    seen: set[tuple] = set()
+    size = 0
+    for n, trace in enumerate(reversed(earlier[-MOST_EARLIER:])):
+        for x in _arrays_of(trace):
+            if (memory := memory_of(x)) not in seen:
+                seen.add(memory)
+                size += x.nbytes
+        if n and size > MOST_BYTES:
+            return n
+    return min(len(earlier), MOST_EARLIER)
+
+
+def _arrays_of(trace: Trace) -> Iterator[ndarray]:
+    yield from trace.recording.values.values()
+    yield from trace.recording.constants.values()
+    for step in trace.steps:
+        yield from map(np.asarray, as_tuple(step.cotangent))
+        yield from (np.asarray(edge.contribution) for edge in step.edges)
 
 
 def compare(before: Trace, after: Trace, changed: Changes) -> Outcome:
@@ -206,6 +236,8 @@ def _predictions(before: Trace, after: Trace) -> Iterator[Prediction]:
         return
     number = losses[0]
     targets = calls[number].arguments["target"]
+    numbers = calls[number].parents | calls[number].constants
+    labels = Labels(after.recording.axes_of(numbers["input"]), after.recording.texts)
     # (..., C), also if the program's classes are on axis 1
     classes = [trace.recording.calls[number].arguments["input"] for trace in (before, after)]
     if targets.dtype.kind not in "iu" or classes[0].ndim != targets.ndim + 1:
@@ -219,6 +251,7 @@ def _predictions(before: Trace, after: Trace) -> Iterator[Prediction]:
                 target,
                 (int(np.argmax(old)), float(_softmax(old)[target])),
                 (int(np.argmax(new)), float(_softmax(new)[target])),
+                labels,
             )
 
 
@@ -254,10 +287,13 @@ def outcome_notes(outcome: Outcome) -> Iterator[str]:
     yield f"true change {outcome.change:+.4g}; {_forecast_text(outcome)}"
     if outcome.predictions:
         yield "predictions: the most probable class, and the probability of the target"
-    for place, target, (old, p), (new, q) in outcome.predictions[:MOST_ROWS]:
-        what = f"class {old}" if old == new else f"class {old} → {new}"
-        row_name = f"row {', '.join(map(str, place))}" if place else "the row"
-        yield f"  {row_name}: {what}, p({target}) {p:.4f} → {q:.4f}"
+    for place, target, (old, p), (new, q), labels in outcome.predictions[:MOST_ROWS]:
+        row = f"row {', '.join(map(str, place))}" if place else "the row"
+        texts = [text for i, at in enumerate(place) if (text := labels.label(i, at, place[:i]))]
+        row += f" ({', '.join(texts)})" if texts else ""
+        names = [labels.label(len(place), i) or f"class {i}" for i in (old, new, target)]
+        what = names[0] if old == new else f"{names[0]} → {names[1]}"
+        yield f"  {row}: {what}, p({names[2]}) {p:.4f} → {q:.4f}"
     if (n := len(outcome.predictions) - MOST_ROWS) > 0:
         yield f"  and {n} rows that changed less"
 

@@ -280,7 +280,7 @@ class _Session:
             self.lines = iter(read_text(options.commands, pipes=True).splitlines())
         self.options = options
         self.screen = "projector" if options.projector else "full" if options.full_screen else ""
-        self.terminal: Terminal | None = None  # of the pass before
+        self.terminal: Terminal | None = None
         self.count = 0
 
     def recording(self) -> AbstractContextManager:
@@ -315,11 +315,13 @@ class _Session:
             raise _Left
 
     def open(self, trace: Any, read: Sequence[Any]) -> Terminal:
-        """Return the terminal of a pass, with the kind of screen of the pass before it."""
-        last, made = self.terminal, terminal_of(trace, read)
-        made.screen = last.screen if last else self.screen
-        self.terminal = made
-        return made
+        """Return the terminal of the first pass, which goes on with this one."""
+        if self.terminal is None:
+            self.terminal = terminal_of(trace, read)
+            self.terminal.screen = self.screen
+        else:
+            self.terminal.enter(trace)
+        return self.terminal
 
     def serve(self, trace: Any, read: Sequence[Any]) -> None:
         """Serve a pass as a page, until Ctrl-C. A model reads other texts, too."""

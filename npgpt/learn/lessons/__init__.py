@@ -320,9 +320,11 @@ class Runner:
         self.printed = printed.getvalue()
         if not passes:
             return
-        hidden = bool(self.stepper and self.session.hidden)
-        self.stepper, self.begun = Terminal(passes[-1], self.console), False
-        self.session.hidden = hidden
+        self.begun = False
+        if self.stepper:
+            self.stepper.enter(passes[-1])
+        else:
+            self.stepper = Terminal(passes[-1], self.console)
 
     def run_output(self, content: str) -> None:
         """Print what the script has printed."""

@@ -410,7 +410,7 @@ loss = e * e
 ── step 4 of 7  multiply ──────────────────────────────────── test_stepper.py:NN
 p = w2 * h
   d(p)  float64[2]   [ -1.9624 -1.9624 ]
-  d(w2) += d(p) · h  float64[2]   [  0.5717 -0.9068 ]   complete: its .grad
+  d(w2) += d(p) · h  float64[2]   [  0.5717 -0.9068 ]   complete: its gradient
   d(h) += d(p) · w2  float64[2]   [ -1.3737  1.1774 ]
 (step) formula
 $x is w2, $y is h, $out is p, $g is d(p)
@@ -486,9 +486,58 @@ def test_breakpoints(condition, step):
     assert f"break: {condition}" in text and f"step {step} of 7" in text
     assert "no step of this pass has to do with [9, 9]" in said(stepper, "break [9, 9]")
     assert "no step of this pass has to do with 9999" in said(stepper, "break 9999")
-    assert "nothing here is called 'w3'" in said(stepper, "break w3")
+    assert "pending, for a later pass: nothing here is called 'w3'" in said(stepper, "break w3")
+    assert "is no number: write one" in said(stepper, "break exploding x")
+    assert "break where?" in said(stepper, "break if h[0] > 0")
     said(stepper, "break clear")
     assert "no breakpoints" in said(stepper, "break") and "the end" in said(stepper, "c")
+
+
+PASSES = """
+import numpy as np
+import autograd
+w = autograd.tensor([1.0, -2.0], requires_grad=True)
+for i in range(4):
+    h = w * (1.0 + i)
+    if i == 2:
+        h = np.tanh(h)
+    loss = (h * h).sum()
+    loss.backward()
+    print("pass", i)
+"""
+
+
+def walk_through(script, commands, tmp_path, capsys):
+    """Walk through a script with commands, and return what is printed after each command."""
+    (tmp_path / "script.py").write_text(script)
+    (tmp_path / "commands").write_text("\n".join(commands) + "\n")
+    walk(StepOptions(str(tmp_path / "script.py"), commands=str(tmp_path / "commands")))
+    first, *parts = re.split(r"^\(step\) .*\n", capsys.readouterr().out, flags=re.MULTILINE)
+    return [first, *parts]
+
+
+def test_breakpoints_stay_in_later_passes(tmp_path, capsys):
+    """A breakpoint at a name that is not known yet waits for the pass that has it."""
+    commands = ["display loss", "tbreak sum if loss > 50", "break tanh", "c", "c", "break",
+                "history", "clear 2", "c", "c", "b"]  # fmt: skip
+    parts = walk_through(PASSES, commands, tmp_path, capsys)
+    assert "break 1: sum if loss > 50  once\n" in parts[2] and "pending" not in parts[2]
+    pending = "break 2: tanh\n    pending, for a later pass: nothing here is called 'tanh'"
+    assert pending in parts[3] and "the end" in parts[4]
+    # `continue` runs on to the pass with the tanh, and says which breakpoint has stopped it
+    assert parts[5].startswith("pass 0\npass 1\nloss = ") and "break: tanh\n" in parts[5]
+    assert "step 3 of 4  tanh" in parts[5] and "pass 2" not in parts[5] and "loss:" in parts[5]
+    assert parts[6] == "break 1: sum if loss > 50  once\nbreak 2: tanh\n"
+    assert "   1  display loss\n   2  tbreak sum" in parts[7]
+    assert "pass 2\nloss = 80.0" in parts[10] and "break: sum if loss > 50" in parts[10]
+    assert parts[11] == "no breakpoints\n"  # it stops once
+
+
+def test_a_breakpoint_that_never_holds_lets_the_program_run(tmp_path, capsys):
+    parts = walk_through(PASSES, ["break nonfinite", "c", "c", "q"], tmp_path, capsys)
+    assert parts[-1] == "pass 0\npass 1\npass 2\npass 3\n"
+    parts = walk_through(PASSES, ["c", "c", "n", "q"], tmp_path, capsys)  # each pass stops
+    assert parts[2].startswith("pass 0\nloss = 20.0: 3 steps") and "step 2 of 3" in parts[3]
 
 
 def test_break_at_what_is_not_finite():
@@ -602,7 +651,22 @@ def test_the_whole_statement_is_shown_and_the_part_that_runs():
     assert "    (x * x  # ä\n     ^^^^^\n" in text and "d(x) += d(x * x) · x" in text
 
 
-def test_loops_show_their_pass_and_can_be_jumped():
+def test_calls_that_this_pass_does_not_go_through_do_not_count():
+    def f(x):
+        return (x * x).sum()
+
+    x = autograd.tensor([1.0, 2.0], requires_grad=True)
+    with autograd.record():
+        for _ in range(3):
+            loss = f(x)
+        both = f(x) + f(x)
+    assert "call" not in said(stepper_of(loss), "jump 1", "next")
+    text = said(stepper_of(both), "until multiply")
+    assert "── step 3 of 5  multiply" in text and "call 2 of 2" in text
+    assert "── step 5 of 5  multiply" in said(stepper_of(both), "until multiply", "jump call 1")
+
+
+def test_loops_show_their_call_and_can_be_jumped():
     W, h = autograd.tensor([[0.5, 1.0], [-1.0, 0.3]], requires_grad=True), np.ones(2)
     with autograd.record():
         first = (W @ h).sum()
@@ -610,14 +674,14 @@ def test_loops_show_their_pass_and_can_be_jumped():
             h = np.tanh(W @ h)
         loss = h.sum() + first
     stepper = stepper_of(loss)
-    assert "in no loop" in said(stepper, "jump pass 2")
-    assert "pass 5 of 5" in said(stepper, "until tanh")
-    text = said(stepper, "jump pass 3")
-    assert "── step 7 of 14  tanh" in text and "pass 3 of 5" in text and "  d(h_4)  " in text
+    assert "in no loop" in said(stepper, "jump call 2")
+    assert "call 5 of 5" in said(stepper, "until tanh")
+    text = said(stepper, "jump call 3")
+    assert "── step 7 of 14  tanh" in text and "call 3 of 5" in text and "  d(h_4)  " in text
     assert "step 13 of 14  sum" in said(stepper, "jump loop")
-    assert "pass" not in said(stepper, "next")
+    assert "call" not in said(stepper, "next")
     assert "step 4 of 14  matmul" in said(stepper, "jump 4")
-    assert "'9' is no pass: they are numbered from 1 to 5" in said(stepper, "jump pass 9")
+    assert "'9' is no call: they are numbered from 1 to 5" in said(stepper, "jump call 9")
     assert "'15' is no step" in said(stepper, "jump 15") and "where?" in said(stepper, "jump")
 
 
@@ -1003,7 +1067,7 @@ def test_steps_belong_to_modules(model):
     assert stepper.session.level.index == inside[0] and stepper.session.scope.startswith(attention)
     assert f"past {attention}" in said(stepper, f"over {attention}")
     assert stepper.session.level.index == inside[-1] + 1
-    said(stepper, "back h.0.attn")
+    said(stepper, "back until h.0.attn")
     assert stepper.session.level.index == inside[0]
     own = stepper.session.scope
     assert f"past {own}" in said(stepper, "over") and stepper.session.scope != own
@@ -1057,13 +1121,60 @@ def test_breakpoints_have_numbers_and_conditions():
     assert "break 1" not in text.rpartition("(")[2].rpartition("once\n")[2]
     assert "step 4 of 7" in said(stepper, "continue") and "step 5 of 7" in said(stepper, "continue")
     assert said(stepper, "break") == "break 2: tanh if d(h)[0] < 0\n"
-    assert "nothing here is called 'q'" in said(stepper, "break z if q > 0")
+    assert "pending, for a later pass: nothing here is called 'q'" in said(
+        stepper, "break z if q > 0"
+    )
+    assert "SyntaxError" in said(stepper, "break z if q >") and said(stepper, "clear 3")
+    said(stepper, "clear 2")
     assert "there is no breakpoint 9" in said(stepper, "clear 9")
     assert "no number of a breakpoint" in said(stepper, "clear x")
     assert "no breakpoints" in said(stepper, "clear")
     assert "tbreak at what?" in said(stepper, "tbreak")
-    assert "step 4 of 7" in said(stepper, "back w2")
-    assert "no earlier step" in said(stepper, "back b1")
+
+
+def test_a_number_is_of_steps_or_of_a_line():
+    """`next` and `back` take steps, `until` and `back until` a line, and the messages say so."""
+    stepper = stepper_of(net()[0])
+    at = line(TANH)
+    assert "step 5 of 7" in said(stepper, f"until {at}")
+    text = said(stepper, f"until {at}", "next", f"until {at}")
+    assert f"no later step has to do with line {at}" in text
+    assert f"`back until {at}` finds one" in text
+    assert "step 5 of 7" in said(stepper, f"back until {at}")
+    assert "`until b1` finds one" in said(stepper, "back until b1")
+    assert "step 4 of 7" in said(stepper, "back until w2") and "step 2 of 7" in said(
+        stepper, "back 2"
+    )
+    assert "line 4; `jump 4` goes to step 4" in said(stepper, "until 4")
+    assert "no number of steps; `back until w2` goes to" in said(stepper, "back w2")
+    assert "no number of steps; `until tanh` goes to" in said(stepper, "next tanh")
+    assert "until which" in said(stepper, "back until")
+
+
+def test_an_empty_line_repeats_the_last_command():
+    """As in pdb; but not what changes numbers or breakpoints."""
+    stepper = stepper_of(net()[0])
+
+    def typed(*lines):
+        waiting = iter(lines)
+        with stepper.console.capture() as capture:
+            stepper.converse(lambda: next(waiting, "q"), stepper.run)
+        stepper.done = False
+        return capture.get()
+
+    text = typed("n", "", "", "p d(h)", "", "h", "")
+    assert "step 4 of 7" in text and text.count("-1.3737") == 1 + 2
+    assert text.count("List the commands, or explain one") == 2
+    assert typed("descend 0.1", "", "").count("the program ran again") == 1
+    assert "break 1" in (text := typed("break tanh", "")) and "break 2" not in text
+    assert typed("1 + 1", "") == "2\n2\n"
+    assert typed("nonsense", "").count("no command 'nonsense'") == 1
+    stepper.screen = "full"  # there, an empty line removes what a command printed
+    waiting = iter(["p 1 + 1", "", "n", "", "screen off"])
+    with stepper.console.capture() as capture:
+        stepper.in_terminal = True
+        stepper.converse(lambda: next(waiting), stepper.run)
+    assert capture.get().count("2\n") == 1 and stepper.session.level.index == 5
 
 
 def test_as_in_pdb():
@@ -1086,7 +1197,11 @@ def test_as_in_pdb():
     assert said(stepper, "whatis h + 1", "whatis (1, 2)") == "h + 1: float64[2]\n(1, 2): tuple\n"
     assert said(stepper, "pp np.arange(300)").count("99") >= 3 and "pp what?" in said(stepper, "pp")
     said(stepper, "display d(z)")
-    assert "d(z):" in said(stepper, "next")
+    assert "d(z):" in said(stepper, "next") and said(stepper, "display") == "watch d(z)\n"
+    assert "h is not watched" in said(stepper, "undisplay h")
+    assert said(stepper, "undisplay d(z)") == "nothing is watched\n"
+    assert "is a primitive" in said(stepper, "s") and "the whole pass" in said(stepper, "u")
+    assert said(stepper, "!h[0] * 0 + 1.5", "! loss") == "1.5\n0.9627\n"
     assert "   1  until tanh\n   2  h[0] * 0 + 1.5\n" in said(stepper, "history")
     assert all(len(line) <= 80 for line in said(stepper, "help").splitlines())
 
@@ -1151,8 +1266,30 @@ def test_watching():
     said(stepper, "watch d(w2)")
     assert "nothing has arrived at w2: step 4 is the first to send to it" in said(stepper, "next 2")
     assert said(stepper, "next").count("[  0.5717 -0.9068 ]") == 2
-    said(stepper, "watch")
+    said(stepper, "watch d(w2)", "unwatch")
     assert "d(w2)" not in said(stepper, "next")
+
+
+def test_habits_are_answered():
+    """What users of Python and pdb type says which command is meant."""
+    stepper = stepper_of(net()[0])
+    for typed, meant in {
+        "w2 = 3": "set w2 = 3", "!w2 = 3": "set w2 = 3", "W1[0, 0] = 5": "set W1[0, 0] = 5",
+        "w2 *= 2 + 1": "set w2 = w2 * (2 + 1)", "p = h": "set p = h",
+        "d(loss) = 2": "set d(loss) = 2",
+        "set w2 [1, 2]": "set w2 = [1, 2] changes w2", "set w2 3": "set w2 = 3 changes w2",
+        "q = 1": "nothing here is called 'q'",
+    }.items():  # fmt: skip
+        assert meant in said(stepper, typed), typed
+    assert not stepper.quit and not stepper.session.level.history
+    for text in ("W1.sum(axis=0)", "p W1.sum(axis=0)", "h[0] == 0", "set d(loss) * 2", "set loss"):
+        assert "set W1" not in said(stepper, text) and "changes" not in said(stepper, text)
+    assert "[1] of which array? As in: formula loss[1]" in said(stepper, "formula [1]")
+    x, t = autograd.tensor([1.0, 2.0], requires_grad=True), np.array([3.0, 4.0])
+    with autograd.record():
+        loss = (x * t).sum()
+    for command in ("p d(t)", "d(t)", "watch d(t)"):
+        assert "t is off the tape: it gets no cotangent" in said(stepper_of(loss), command)
 
 
 def test_help_and_mistakes():
@@ -1206,12 +1343,20 @@ def test_colours_only_in_a_terminal(monkeypatch):
 
 EVERY = (
     ["help", *(f"help {name}" for name in Terminal.commands()), "next", "break sum", "break [2]"]
-    + ["tbreak h if d(h)[0] < 0", "clear 1", "clear", "continue", "jump 1", "until tanh", "back w2"]
+    + [
+        "tbreak h if d(h)[0] < 0",
+        "clear 1",
+        "clear",
+        "continue",
+        "jump 1",
+        "until tanh",
+        "back until w2",
+    ]
     + ["where", "args", "list", "list op", "list rule", "formula", "formula d(w2)[0]", "why h"]
     + ["why W1[0, 1]", "why b1", "whatis h", "print W1 * d(W1)", "pp W1", "watch d(h)", "next"]
     + ["check", "check loss W1", "predict 3", "predict [1.0, 2.0] * h", "predict", "predict"]
     + ["watch", "up", "down", "set W1[0, 0] = 5", "descend 0.1", "undo", "set $g * 2", "set"]
-    + ["history", "into", "out", "over", "jump 99", "jump pass 2", "break nowhere", "xyzzy"]
+    + ["history", "into", "out", "over", "jump 99", "jump call 2", "break nowhere", "xyzzy"]
     + ["print transformer.h.0.attn.nothing", "print 1 +", "set W1 = 'a'", "print $q", "next 99"]
 )
 

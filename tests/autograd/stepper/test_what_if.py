@@ -8,7 +8,7 @@ from rich.console import Console
 
 import autograd
 from autograd import nn
-from autograd.stepper import trace
+from autograd.stepper import trace, what_if
 from autograd.stepper.session import CommandError, Session
 from autograd.stepper.terminal import Terminal
 from autograd.stepper.what_if import forecast, run_again
@@ -202,6 +202,48 @@ def test_tokens_and_predictions():
     assert outcome.forecast is None
     assert {p.row for p in outcome.predictions} == {(6,), (7,)}  # causal: of 8 rows
     assert all(p.target == targets.reshape(-1)[p.row] for p in outcome.predictions)
+
+
+def test_the_session_stays_where_it_is():
+    """If the step is gone, at the nearest one before it; and `undo` comes back to it."""
+    session = Session(trace(program(some_values())[0]))
+    session.go_until("tanh")
+    here = session.level.index
+    session.set("b1 = 1")
+    assert session.level.index == here and session.call.op.name == "tanh"
+    session.set("h = 0.25")  # a leaf now: no step makes it
+    assert session.call.op.name == "where" and session.level.index == here - 1
+    session.undo()
+    assert session.level.index == here and session.call.op.name == "tanh"
+    session.set("h = 0.25")
+    session.move(-1)  # who moves on stays there
+    session.undo()
+    assert session.level.index == here - 2
+    session.set("h = 0.25")
+    session.go(99)
+    session.undo()
+    assert session.at_end
+    session.go(here + 1)
+    session.set("h = 0.25")
+    assert session.level.index == here - 1
+    session.reset()
+    assert session.level.index == here - 1 and session.level.trace is session.level.recorded
+
+
+def test_what_undo_keeps_is_bounded(monkeypatch):
+    session = Session(trace(program(some_values())[0]))
+    for i in range(what_if.MOST_EARLIER + 5):
+        session.set(f"scale = {i + 2}")
+    assert len(session.level.history) == what_if.MOST_EARLIER
+    monkeypatch.setattr(what_if, "MOST_BYTES", 1)
+    session.set("scale = 0.5")
+    session.undo()
+    assert session.value(session.find("scale")) == what_if.MOST_EARLIER + 6
+    with pytest.raises(CommandError, match="too much memory to be kept; `set` alone undoes all"):
+        session.undo()
+    session.reset()
+    with pytest.raises(CommandError, match="nothing was set"):
+        session.undo()
 
 
 def test_the_commands():
