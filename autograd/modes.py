@@ -9,7 +9,7 @@ coroutine does not change another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -195,7 +195,7 @@ def current_recording() -> Any:
 
 
 @contextmanager
-def record_with(recorder: Recorder) -> Iterator[Recorder]:
+def record_with(recorder: Recorder | None) -> Iterator[Recorder | None]:
     """Let a recorder see every op that goes on the tape inside the block."""
     token = current_recorder.set(recorder)
     try:
@@ -203,6 +203,16 @@ def record_with(recorder: Recorder) -> Iterator[Recorder]:
             yield recorder
     finally:
         current_recorder.reset(token)
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Leave the calls in the block out of the recording that runs; the tape keeps them as before.
+
+    A gradient check calls its function hundreds of times, for nobody to look at.
+    """
+    with nullcontext() if current_recording() is None else record_with(None):
+        yield
 
 
 def observe(observer: Observer | None) -> Block:

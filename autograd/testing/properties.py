@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis.errors import HypothesisException
 from numpy import ndarray
 
-from autograd.modes import no_grad
+from autograd.modes import no_grad, unrecorded
 from autograd.op import Op
 from autograd.tensor import Tensor, grad, tensor
 from autograd.testing.differences import duplicate
@@ -376,9 +376,14 @@ def hold(
     options: dict[str, Any] = {}
     if max_examples is not None:
         options = {"max_examples": max_examples, "derandomize": True, "database": None}
-    call = _failing_call(op, check, source, options)
-    if call is None:
-        return
+    with unrecorded():
+        call = _failing_call(op, check, source, options)
+        if call is not None:
+            _fail(op, check, call)
+
+
+def _fail(op: Op, check: Callable[[Op, Call], None], call: Call) -> NoReturn:
+    """Raise the error of a property that does not hold for a call, with code to repeat it."""
     try:
         check(op, call)
     except GradientError:

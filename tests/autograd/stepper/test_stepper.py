@@ -33,7 +33,14 @@ from autograd.stepper.session import Session, inside_of
 from autograd.stepper.source import Part, Statement
 from autograd.stepper.stops import CommandError
 from autograd.stepper.terminal import Terminal
-from autograd.testing import properties
+from autograd.testing import (
+    GradientError,
+    check_op,
+    check_vjp,
+    gradcheck,
+    gradgradcheck,
+    properties,
+)
 from autograd.testing.strategies import op_calls
 from npgpt import GPT, GPTConfig
 from npgpt.cli import main
@@ -1561,6 +1568,31 @@ def test_a_program_may_have_observers_of_its_own(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.index("2 uses") < out.index("narrator: multiply") < out.index("loss = 4.0: 1 step")
     assert out.count("1 step back") == 1
+
+
+def test_a_check_of_gradients_is_no_stop():
+    """The checks run the function and the backward pass hundreds of times, for nobody to see."""
+    stops = []
+    x = autograd.tensor([0.5, 1.0], requires_grad=True)
+    with stopping_at_backward(stops.append):
+        check_op(autograd.REGISTRY["tanh"], max_examples=2)
+        gradcheck(np.tanh, [x])
+        gradgradcheck(np.tanh, [x])
+        with pytest.raises(GradientError):
+            check_vjp(np.tanh, lambda g, x: g, [x])
+        loss = np.tanh(x).sum()
+        loss.backward()
+    assert [str(found) for found in stops] == ["<Trace of 2 steps back from loss>"]
+    assert len(recording_of(loss).calls) == 2
+
+
+def test_a_check_inside_of_anomaly_detection_is_watched():
+    with (
+        autograd.detect_anomaly(),
+        np.errstate(invalid="ignore"),
+        pytest.raises(autograd.AnomalyError, match="log"),
+    ):
+        gradcheck(lambda x: np.log(x - 1) * 2, [np.array([0.5, 3.0])])
 
 
 def test_stopping_at_backward_is_of_its_own_context():
