@@ -227,6 +227,13 @@ class Op:
         """Run the op, on the tape if an argument requires a gradient."""
         return call(self, args, kwargs)
 
+    def composed(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the reference, or the function, on Tensors: each step is an op of its own."""
+        if self.reference_function is not None:
+            return self.reference_function(*args, **kwargs)
+        result = self.forward(*args, **kwargs)
+        return result[0] if self.saves else result
+
     def pull_back(
         self, node: Node, steps: tuple, g: Any, oldest: int, create_graph: bool
     ) -> list[tuple]:

@@ -83,9 +83,12 @@ def check_step(call: Call, step: Step) -> Iterator[Comparison]:
     gs = [_double(g) for g in as_tuple(step.cotangent)]
     parents = [name for name in call.parents if any(e.input == name for e in step.edges)]
 
-    def run(values: Sequence[Any]) -> list[Any]:
-        out = call.run(call.op, arguments | dict(zip(parents, values, strict=True)))
+    def run(values: Sequence[Any], function: Callable = call.op) -> list[Any]:
+        out = call.run(function, arguments | dict(zip(parents, values, strict=True)))
         return list(out) if call.op.multiple else [out]
+
+    def composed(values: Sequence[Any]) -> list[Any]:
+        return run(values, call.op.composed)
 
     def gradients(arrays: Arrays, cotangents: Arrays) -> list[ndarray]:
         leaves = [tensor(x, requires_grad=True) for x in arrays]
@@ -93,7 +96,7 @@ def check_step(call: Call, step: Step) -> Iterator[Comparison]:
 
     arrays = [arguments[name] for name in parents]
     symbols = [f"${name}" for name in parents]
-    problem = Problem(call.op.name, symbols, symbols, arrays, run, gradients, run)
+    problem = Problem(call.op.name, symbols, symbols, arrays, run, gradients, run, composed)
     rules = gradients(arrays, gs)
     on_the_way = [*zip(gs, run(arrays), strict=True), *zip(rules, arrays, strict=True)]
     for position, name in enumerate(parents):

@@ -20,14 +20,23 @@ from numpy import ndarray
 
 from autograd.testing.look import (
     Look,
+    axes_text,
     close,
     coefficient,
+    factor_text,
     moved,
     orders,
     other_cotangents,
     replaced,
 )
-from autograd.testing.other_values import BY_OTHER_VALUES
+from autograd.testing.one_step import broadcast_sum, one_step, wrong_rule
+from autograd.testing.other_values import (
+    BY_OTHER_VALUES,
+    evaluated_at_out,
+    missing_factor,
+    negated_input,
+    reordered_input,
+)
 from autograd.testing.places import masked, one_hot, place, unmasked, wrong_mask
 from autograd.testing.problem import Arrays, Problem
 
@@ -160,34 +169,7 @@ def factor(look: Look) -> Iterator[str]:
     """Yield the constant factor by which the gradient is too large or too small."""
     c = look.multiple(look.gradient)
     if c is not None and c != 1:
-        yield _factor_text(c, look)
-
-
-def _factor_text(c: float, look: Look) -> str:
-    if c == -1:
-        return "a wrong sign"
-    sign = "a wrong sign, and " if c < 0 else ""
-    large, side = (abs(c), "large") if abs(c) > 1 else (1 / abs(c), "small")
-    whole = round(large)
-    what = _lengths(look).get(whole, "")
-    if abs(large - whole) < 1e-5 * large and 1 < whole <= max(100, look.x.size):
-        return f"{sign}{whole} times too {side}" + (f" ({whole} is {what})" if what else "")
-    for n, what in _lengths(look).items():
-        if n > 1 and abs(large - np.sqrt(n)) < 1e-5 * large:
-            return f"{sign}√{n} times too {side} ({n} is {what})"
-        if n > 1 and abs(large - n / (n - 1)) < 1e-5 * large:
-            return f"{sign}{n}/{n - 1} times too {side} ({n} is {what})"
-    return f"{sign}a constant factor, {abs(c):.7g}"
-
-
-def _lengths(look: Look) -> dict[int, str]:
-    """Return what has which length, for the lengths that a rule could multiply or divide by."""
-    sizes: dict[int, str] = {}
-    if look.out is not None and look.out.shape != look.x.shape:
-        sizes |= {n: f"the length of axis {k} of the output" for k, n in enumerate(look.out.shape)}
-    sizes |= {n: f"the length of axis {k}" for k, n in enumerate(look.x.shape)}
-    sizes[look.x.size] = "the number of elements"
-    return sizes
+        yield factor_text(c, look)
 
 
 def passed_on(look: Look) -> Iterator[str]:
@@ -315,7 +297,7 @@ def moved_elements(look: Look) -> Iterator[str]:
     for text, candidate in orders(gradient):
         c = look.multiple(candidate)
         if c is not None:
-            yield text + ("" if c == 1 else f", and {_factor_text(c, look)}")
+            yield text + ("" if c == 1 else f", and {factor_text(c, look)}")
     for axis, n in enumerate(gradient.shape):
         yield from _shifted(look, axis, n)
     if len(look.cotangents) == 1 and look.cotangents[0].ndim:
@@ -407,8 +389,24 @@ def _flat_along(x: ndarray, axis: int, look: Look) -> bool:
     return close(np.diff(x, axis=axis), np.zeros(1), look.scale)
 
 
+def lost_axis(look: Look) -> Iterator[str]:
+    """Yield the axes over which the rule sums and should not, or does not sum and should."""
+    rule, right = _axes_of_both(look)
+    if right and not rule:
+        yield f"a sum over {axes_text(right)} is missing: each element depends on its own g alone"
+    elif rule and not right:
+        yield f"a sum over {axes_text(rule)} too many: each element must depend on its own g alone"
+
+
 def wrong_axis(look: Look) -> Iterator[str]:
-    """Yield which axes the rule sums over, if the function mixes elements along others.
+    """Yield which axes the rule sums over, if the function mixes elements along others."""
+    rule, right = _axes_of_both(look)
+    if rule and right and not rule & right:  # more axes, or fewer, may come from another mistake
+        yield f"a sum over {axes_text(rule)}, in the place of {axes_text(right)}"
+
+
+def _axes_of_both(look: Look) -> tuple[set[int], set[int]]:
+    """Return the axes along which the rule combines elements, and those of the function.
 
     The axes are read from the places where the two matrices are not zero. A softmax over the last
     axis of a matrix, for example, has a derivative different from zero only for pairs of elements
@@ -416,16 +414,9 @@ def wrong_axis(look: Look) -> Iterator[str]:
     sums over the first axis.
     """
     if look.out is None or look.out.shape != look.x.shape or look.matrices is None:
-        return
+        return set(), set()
     rule, right = (_mixed_axes(matrix, look.x.shape) for matrix in look.matrices)
-    if rule is None or right is None or rule == right:
-        return
-    if not rule:
-        yield f"a sum over {_axes(right)} is missing: each element depends on its own g alone"
-    elif not right:
-        yield f"a sum over {_axes(rule)} too many: each element must depend on its own g alone"
-    else:
-        yield f"a sum over {_axes(rule)}, in the place of {_axes(right)}"
+    return (set(), set()) if rule is None or right is None else (rule, right)
 
 
 def _mixed_axes(matrix: ndarray, shape: tuple[int, ...]) -> set[int] | None:
@@ -443,11 +434,6 @@ def _mixed_axes(matrix: ndarray, shape: tuple[int, ...]) -> set[int] | None:
     return axes if np.array_equal(combines, same) else None
 
 
-def _axes(axes: set[int]) -> str:
-    *most, last = [str(axis) for axis in sorted(axes)]
-    return f"axes {', '.join(most)} and {last}" if most else f"axis {last}"
-
-
 def constant_error(look: Look) -> Iterator[str]:
     """Yield along which axis the error is the same, or a multiple of a value of the call."""
     error = look.gradient.reshape(-1)[look.chosen] - look.numeric
@@ -458,7 +444,7 @@ def constant_error(look: Look) -> Iterator[str]:
     same = {k for k in axes if _steady(error, k) and not _flat_along(right, k, look)}
     if same:
         yield (
-            f"the error is the same along {_axes(same)}: a term such as a mean or a sum is "
+            f"the error is the same along {axes_text(same)}: a term such as a mean or a sum is "
             "missing, or wrong"
         )
         return
@@ -469,8 +455,8 @@ def constant_error(look: Look) -> Iterator[str]:
             same = {k for k in axes if _steady(error / value, k)}
             if same:
                 yield (
-                    f"the error is {name} times a number that is the same along {_axes(same)}: a "
-                    f"sum over it is missing, or wrong"
+                    f"the error is {name} times a number that is the same along "
+                    f"{axes_text(same)}: a sum over it is missing, or wrong"
                 )
     for k in axes:
         if _is_line(error, look.x, k):
@@ -568,24 +554,32 @@ def _indices(flat: ndarray, look: Look) -> str:
 BASIC = (not_a_gradient, rounded, not_linear)
 DETECTORS: tuple[Callable[[Look], Iterator[str]], ...] = (
     *BASIC,
+    wrong_rule,
     factor,
     swapped,
     not_transposed,
     unmasked,
     repeated,
+    broadcast_sum,
     moved_elements,
     summed,
     passed_on,
-    wrong_axis,
-    variable_factor,
-    constant_gradient,
-    factor_of_lines,
-    not_the_derivative,
+    lost_axis,
     misplaced,
+    wrong_mask,
+    negated_input,
+    variable_factor,
+    not_the_derivative,
     lost_term,
     product_rule,
-    wrong_mask,
     one_hot,
+    missing_factor,
+    evaluated_at_out,
+    reordered_input,
+    one_step,
+    wrong_axis,
+    constant_gradient,
+    factor_of_lines,
     constant_error,
     lost_contributions,
     *BY_OTHER_VALUES,

@@ -111,6 +111,14 @@ class Look:
 
     # ---- comparisons
 
+    @cached_property
+    def is_elementwise(self) -> bool:
+        """Whether each element of the output depends on the same element of the input alone."""
+        if self.out is None or self.out.shape != self.x.shape or not self.is_whole:
+            return False
+        others = self.jacobian[~np.eye(self.x.size, dtype=bool)]
+        return bool(np.max(np.abs(others), initial=0) <= 1e-9 * np.max(np.abs(self.jacobian)))
+
     @property
     def out(self) -> ndarray | None:
         """The output, if there is one alone."""
@@ -208,6 +216,10 @@ def orders(x: ndarray) -> Iterator[tuple[str, ndarray]]:
                     apart.swapaxes(axis, axis + 1).reshape(x.shape),
                 )
     if sum(n > 1 for n in x.shape) > 1:
+        yield "reversed along all axes", np.flip(x)
+        if min(x.shape) > 2:
+            for step in (1, -1):
+                yield "shifted by one along all axes", np.roll(x, step, tuple(range(x.ndim)))
         yield (
             "a reshape in the place of a transpose, or a reshape in another order",
             x.ravel().reshape(x.shape, order="F"),
@@ -217,6 +229,47 @@ def orders(x: ndarray) -> Iterator[tuple[str, ndarray]]:
 def coefficient(c: float) -> str:
     """Return how a factor is written before a symbol: nothing for 1."""
     return "" if abs(c - 1) < 1e-6 else "-" if abs(c + 1) < 1e-6 else f"{c:.4g} · "
+
+
+def factor_text(c: float, look: Look) -> str:
+    """Return how much too large or too small a gradient is that is c times the right one."""
+    if c == -1:
+        return "a wrong sign"
+    sign = "a wrong sign, and " if c < 0 else ""
+    large, side = (abs(c), "large") if abs(c) > 1 else (1 / abs(c), "small")
+    whole, lengths = round(large), _lengths(look)
+    if abs(large - whole) < 1e-5 * large and 1 < whole <= max(100, look.x.size):
+        what = f" ({whole} is {lengths[whole]})" if whole in lengths else ""
+        return f"{sign}{whole} times too {side}{what}"
+    for n, what in lengths.items():
+        if n > 1 and abs(large - np.sqrt(n)) < 1e-5 * large:
+            return f"{sign}√{n} times too {side} ({n} is {what})"
+        if n > 1 and abs(large - n / (n - 1)) < 1e-5 * large:
+            return f"{sign}{n}/{n - 1} times too {side} ({n} is {what})"
+    return f"{sign}a constant factor, {abs(c):.7g}"
+
+
+def _lengths(look: Look) -> dict[int, str]:
+    """Return what has which length, for the lengths that a rule could multiply or divide by."""
+    sizes: dict[int, str] = {}
+    if look.is_elementwise:
+        return sizes  # there is neither a sum nor a mean
+    named = [(look.x.size, "the number of elements")]
+    named += [(n, f"the length of axis {k}") for k, n in enumerate(look.x.shape)]
+    if look.out is not None and look.out.shape != look.x.shape:
+        named += [
+            (n, f"the length of axis {k} of the output") for k, n in enumerate(look.out.shape)
+        ]
+    for n, what in named:
+        if not (n == look.x.size and n in sizes):  # an array of one axis has its number of elements
+            sizes[n] = f"{sizes[n]}, or {what}" if n in sizes else what
+    return sizes
+
+
+def axes_text(axes: set[int]) -> str:
+    """Return ``axis 1``, or ``axes 0 and 1``."""
+    *most, last = [str(axis) for axis in sorted(axes)]
+    return f"axes {', '.join(most)} and {last}" if most else f"axis {last}"
 
 
 def close(a: ndarray, b: ndarray, scale: float) -> bool:

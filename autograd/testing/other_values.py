@@ -29,6 +29,38 @@ def evaluated_at_out(look: Look) -> Iterator[str]:
         yield f"{name} in the place of out: the rule is right if it gets out"
 
 
+def negated_input(look: Look) -> Iterator[str]:
+    """Yield whether the derivative is that at the negated input, as with exchanged branches."""
+    if not look.is_elementwise:
+        return
+    name = look.problem.names[look.position]
+    other = look.at(_with(look, look.position, -look.x))
+    if close(look.found, other.numeric, look.scale):
+        yield f"the derivative is taken at -{name}, and not at {name}: are branches exchanged?"
+
+
+def frequencies(look: Look) -> Iterator[str]:
+    """Yield an axis along which only some frequencies are wrong, each by a constant factor."""
+    for axis, n in enumerate(look.x.shape if look.is_whole else ()):
+        found, right = (
+            np.fft.rfft(a.reshape(look.x.shape), axis=axis)
+            .swapaxes(axis, 0)
+            .reshape(n // 2 + 1, -1)
+            for a in (look.found, look.numeric)
+        )
+        size = np.max(np.abs(right))
+        if n < 4 or np.any(np.max(np.abs(right), axis=1) < 1e-3 * size):
+            continue
+        factors = np.sum(found * right.conj(), axis=1) / np.sum(np.abs(right) ** 2, axis=1)
+        if np.max(np.abs(found - factors[:, None] * right)) < 1e-6 * size:
+            shown = ", ".join(f"{c:.4g}" for c in factors.real)
+            if np.max(np.abs(factors.imag)) < 1e-6 and len(set(shown.split(", "))) > 1:
+                yield (
+                    f"the frequencies of axis {axis} are {shown} times what they should be: rfft "
+                    "and irfft count the inner ones twice"
+                )
+
+
 def reordered_input(look: Look) -> Iterator[str]:
     """Yield which input the rule must transpose, reverse or shift."""
     for j, x in enumerate(look.problem.arrays):
@@ -128,9 +160,7 @@ def _is_right_for(look: Look, arrays: Arrays, cotangents: Sequence[ndarray] | No
 
 
 BY_OTHER_VALUES = (
-    evaluated_at_out,
-    missing_factor,
-    reordered_input,
+    frequencies,
     transposed_everywhere,
     constant_term,
     symmetric_input,

@@ -65,6 +65,9 @@ class Problem:
         Takes arrays and a cotangent for each output, and returns a gradient for each array.
     plain : callable
         Like `values`, but without Tensors, so that the arrays may be complex.
+    composed : callable, optional
+        Takes Tensors and returns the list of outputs, without the rule that is checked: the tape
+        then has the steps of the function.
     test : callable
         Returns the source of a test that repeats the check.
     """
@@ -76,6 +79,7 @@ class Problem:
     values: Callable[[Arrays], list[ndarray]]
     gradients: Callable[[Arrays, Arrays], list[ndarray]]
     plain: Callable[[Arrays], list[ndarray]]
+    composed: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
     test: Callable[[], str] = str
 
     def at(self, arrays: Arrays) -> Problem:
@@ -116,9 +120,11 @@ def of_tensors(func: Callable, inputs: Any, name: str | None) -> Problem:
     def plain(arrays: Arrays) -> list[ndarray]:
         return _floating(func(*fill(args, arrays)))
 
-    return Problem(
-        name, _labels(paths), _names(func, args, paths), arrays, values, gradients, plain
-    )
+    def composed(leaves: Sequence[Tensor]) -> list[Tensor]:
+        return tensors_of(getattr(func, "composed", func)(*fill(args, leaves)), name)
+
+    names = _names(func, args, paths)
+    return Problem(name, _labels(paths), names, arrays, values, gradients, plain, composed)
 
 
 def of_vjp(func: Callable, vjp: Callable, inputs: Any, name: str | None) -> Problem:
@@ -154,7 +160,11 @@ def of_vjp(func: Callable, vjp: Callable, inputs: Any, name: str | None) -> Prob
                 )
         return gradients
 
-    return Problem(name, labels, _names(func, args, paths), arrays, values, gradients, values)
+    def composed(leaves: Sequence[Tensor]) -> list[Tensor]:
+        return tensors_of(func(*fill(args, leaves)), name)
+
+    names = _names(func, args, paths)
+    return Problem(name, labels, names, arrays, values, gradients, values, composed)
 
 
 def _cause_of_shape(gradients: Arrays, arrays: Arrays, i: int, labels: Sequence[str]) -> str:

@@ -51,10 +51,17 @@ class Applied:
         self.names = [f"x{i}" if op.variadic else op.names[i] for i in self.positions]
 
     def __call__(self, *values: Any) -> Any:
+        return self._run(self.op, values)
+
+    def composed(self, *values: Any) -> Any:
+        """Do the same without the op's rules: by its reference, or by its function."""
+        return self._run(self.op.composed, values)
+
+    def _run(self, function: Callable, values: Sequence) -> Any:
         args = list(self.call.args)
         for position, value in zip(self.positions, values, strict=True):
             args[position] = value
-        return self.op(*args, **self.call.kwargs)
+        return function(*args, **self.call.kwargs)
 
     @property
     def source(self) -> str:

@@ -121,16 +121,24 @@ def attention(q, k, v):
     return softmax(q @ k.T / np.sqrt(q.shape[1])) @ v
 
 
-def attention_rule(g, q, k, v, scale=None, transposed=True):
+def attention_rule(g, q, k, v, scale=None, transposed=True, axis=-1, subtract=1):
     scale = 1 / np.sqrt(q.shape[1]) if scale is None else scale
     p = softmax(q @ k.T / np.sqrt(q.shape[1]))
     dp = g @ v.T
-    ds = p * (dp - np.sum(p * dp, -1, keepdims=True))
+    ds = p * (dp - subtract * np.sum(p * dp, axis, keepdims=True))
     return scale * ds @ k, scale * ds.T @ q, (p.T if transposed else p) @ g
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+def recurrent(h, u):
+    return np.tanh(h @ u)
+
+
+def network(x, u, v):
+    return np.maximum(x @ u, 0) @ v
 
 
 def rms_norm(x, eps=0.01):
@@ -171,6 +179,7 @@ def solve_rule(g, a, b):
     return -np.outer(dx, np.linalg.solve(a, b)), np.linalg.solve(a.T, g)
 
 
+NETWORK, SQUARES = [X, W, normal(4, 2)], [normal(4, 3) for _ in range(3)]
 KEPT = np.arange(12).reshape(3, 4) % 3 > 0
 INVERTIBLE = normal(3, 3) + 3 * np.eye(3)
 
@@ -301,7 +310,7 @@ FAULTS = {
         functools.partial(standardized_rule, mean=0.0), [ROWS],
     ),
     "norm without the variance's term": Fault(
-        "the error is out times a number that is the same along axis 1", standardized,
+        "the term of x - mean(x) in (x - mean(x)) ** 2 is missing", standardized,
         functools.partial(standardized_rule, variance=0.0), [ROWS],
     ),
     "centring": Fault("the mean over axis 1 is not subtracted",
@@ -383,22 +392,24 @@ FAULTS = {
                                                                        g * np.outer(x, x)), [V, W]),
     "a linear system": Fault("right only if a is symmetric", np.linalg.solve, solve_rule,
                              [INVERTIBLE, normal(3)]),
-    "a Gram matrix": Fault("right only if g is symmetric", lambda x: x.T @ x,
-                           lambda g, x: 2 * x @ g, [X]),
+    "a Gram matrix": Fault("transpose(x) in transpose(x) @ x: in the cotangent g, a transpose",
+                           lambda x: x.T @ x, lambda g, x: 2 * x @ g, [X]),
     "a scale along the wrong axis": Fault(
-        "rows in the place of columns", np.multiply,
+        "a sum over axis 1, in the place of axis 0", np.multiply,
         lambda g, x, s: (g * s, (g * x).sum(1)), [SQUARE, V],
     ),
     "a norm over the wrong axis": Fault("rows in the place of columns",
                                         lambda x: np.linalg.norm(x, axis=1), norm_of_columns, [W]),
-    "g along the wrong axis": Fault("rows in the place of columns", lambda x: (x**2).sum(1),
+    "g along the wrong axis": Fault("in the cotangent g, a transpose", lambda x: (x**2).sum(1),
                                     lambda g, x: 2 * g * x, [W]),
     "a gain that g must have": Fault("g must be multiplied by w first",
                                      lambda x, w: rms_norm(x) * w,
                                      lambda g, x, w: (rms_rule(g, x), (g * rms_norm(x)).sum(0)),
                                      [ROWS, normal(6)]),
-    "eps": Fault("a small term, such as eps, is missing", rms_norm,
-                 functools.partial(rms_rule, eps=0), [ROWS]),
+    "eps": Fault("taken at mean(x * x), and not at mean(x * x) + 0.01: this step, such as an eps",
+                 rms_norm, functools.partial(rms_rule, eps=0), [ROWS]),
+    "eps of a root": Fault("a small term, such as eps, is missing",
+                           lambda x: np.hypot(x, 0.1), lambda g, x: g * np.sign(x), [X]),
     # products
     "half of silu": Fault("only the term g · out / x of the product rule",
                           lambda x: x * sigmoid(x), lambda g, x: g * sigmoid(x), [X]),
@@ -419,8 +430,103 @@ FAULTS = {
                          [RANDOM.uniform(-0.6, 0.6, 5)]),
     "a variance for a deviation": Fault("a wrong factor, the same along axis 1", standardized,
                                         standardized_over_variance, [ROWS]),
-    "a sum for a mean": Fault("the error is out times a number that is the same along axis 1",
+    "a sum for a mean": Fault("6 times too large (6 is the length of axis 1), in the term of x in",
                               rms_norm, functools.partial(rms_rule, total=np.sum), [ROWS]),
+    # one step of a composed function
+    "a layer that is not transposed": Fault(
+        "in the gradient of sin(x) in sin(x) @", lambda x: np.sin(x) @ W,
+        lambda g, x: np.cos(x) * (g @ W), [X],
+    ),
+    "a recurrent layer": Fault(
+        "in the gradient of h in h @ u: a Jacobian that is not transposed", recurrent,
+        lambda g, h, u: ((g * (1 - recurrent(h, u) ** 2)) @ u, h.T @ (
+            g * (1 - recurrent(h, u) ** 2))), [X, W],
+    ),
+    "a derivative of an activation": Fault(
+        "g passes from tanh(h @ u) to h @ u unchanged: the derivative is missing", recurrent,
+        lambda g, h, u: (g @ u.T, h.T @ g), [X, W],
+    ),
+    "a derivative of several steps": Fault(
+        "g passes from 1 / (1 + exp(…)) to x @ … unchanged", lambda x: sigmoid(x @ W),
+        lambda g, x: g @ W.T, [X],
+    ),
+    "a derivative of an inner function": Fault(
+        "unchanged: the derivative is missing", lambda x: x * np.tanh(2 * x + 0.1 * x**3),
+        lambda g, x: g * (np.tanh(2 * x + 0.1 * x**3) + x / np.cosh(2 * x + 0.1 * x**3) ** 2),
+        [X],
+    ),
+    "a relu's mask in a network": Fault(
+        "g passes from maximum(x @ u, 0) to x @ u unchanged", network,
+        lambda g, x, u, v: (g @ v.T @ u.T, x.T @ (g @ v.T), np.maximum(x @ u, 0).T @ g), NETWORK,
+    ),
+    "a value for a derivative, in a network": Fault(
+        "g is multiplied by the value of maximum(x @ u, 0), not its derivative", network,
+        lambda g, x, u, v: ((g @ v.T * np.maximum(x @ u, 0)) @ u.T, x.T @ (
+            g @ v.T * np.maximum(x @ u, 0)), np.maximum(x @ u, 0).T @ g), NETWORK,
+    ),
+    "a value before its activation": Fault(
+        "the derivatives are taken at x @ u, and not at maximum(x @ u, 0)", network,
+        lambda g, x, u, v: ((g @ v.T * (x @ u > 0)) @ u.T, x.T @ (g @ v.T * (x @ u > 0)),
+                            (x @ u).T @ g), NETWORK,
+    ),
+    "a temperature": Fault("the derivatives are taken at x, and not at x / 2",
+                           lambda x: softmax(x / 2), lambda g, x: softmax_rule(g, x) / 2, [X]),
+    "a softmax over the wrong axis, in attention": Fault(
+        "in the softmax", attention, functools.partial(attention_rule, axis=0), SQUARES,
+    ),
+    "an axis in the place of another, in attention": Fault(
+        "a sum over axis 0, in the place of axis 1", attention,
+        functools.partial(attention_rule, axis=0), SQUARES,
+    ),
+    "a sum that attention needs": Fault(
+        "is missing", attention, functools.partial(attention_rule, subtract=0), SQUARES,
+    ),
+    "cross-entropy with a softmax over rows": Fault(
+        "a softmax over axis 0, in the place of axis 1", cross_entropy,
+        lambda g, x: g * (softmax(x, 0) - np.eye(4)[[1, 0, 3]]) / 3, [X],
+    ),
+    "a deviation over the wrong axis": Fault(
+        "in the norm x / sqrt(mean(x * x)): a sum over axis 0, in the place of axis 1",
+        lambda x, w: x / np.sqrt((x * x).mean(-1, keepdims=True)) * w,
+        lambda g, x, w: (rms_rule(g * w, x, 0, lambda a, _, **keep: a.mean(0, **keep)),
+                         (g * rms_norm(x, 0)).sum(0)), [SQUARE, V],
+    ),
+    "one use of two": Fault("the term of x in (x @ a) @ x is missing", lambda x, a: x @ a @ x,
+                            lambda g, x, a: (g * a @ x, g * np.outer(x, x)), [V, W]),
+    "one use of two, in einsum": Fault(
+        "the term of one use of x in einsum(x, a, x) is missing",
+        lambda x, a: np.einsum("bi,ij,bj->b", x, a, x),
+        lambda g, x, a: (g[:, None] * (x @ a), np.einsum("b,bi,bj->ij", g, x, x)), [X, W],
+    ),
+    "a cosine without its lengths": Fault(
+        "the term of x in x @ x is missing", lambda x, y: x @ y / np.sqrt((x @ x) * (y @ y)),
+        lambda g, x, y: (g * y / np.sqrt((x @ x) * (y @ y)), g * x / np.sqrt((x @ x) * (y @ y))),
+        [V, normal(4)],
+    ),
+    "factors in the other order": Fault(
+        "the factors of a product stand in the other order", np.matmul,
+        lambda g, a, b: (b.T @ g, g @ a.T), [W, SQUARE],
+    ),
+    "a bias, summed over the wrong axis": Fault(
+        "a sum over axis 1, in the place of axis 0", np.add,
+        lambda g, x, b: (g, g.sum(1)), [SQUARE, V],
+    ),
+    "a gain, summed before the product": Fault(
+        "g is summed over axis 0 before the product, and not after it", np.multiply,
+        lambda g, x, s: (g * s, g.sum(0) * x.sum(0)), [X, V],
+    ),
+    # branches, frequencies, borders
+    "exchanged branches": Fault("the derivative is taken at -x, and not at x", leaky,
+                                lambda g, x: np.where(x > 0, 0.1 * g, g), [X]),
+    "the weights of rfft": Fault(
+        "the frequencies of axis 0 are 1, 2, 2, 1 times what they should be",
+        lambda x: np.abs(np.fft.rfft(x)) ** 2,
+        lambda g, x: 2 * x.size * np.fft.irfft(g * np.fft.rfft(x), x.size), [normal(6)],
+    ),
+    "a border that is cut at one side": Fault(
+        "in the cotangent g: shifted by one along all axes", lambda x: np.pad(x, 1),
+        lambda g, x: g[:-2, :-2], [X],
+    ),
     # dtypes
     "half precision": Fault("digits of float16", np.sin,
                             lambda g, x: (g * np.cos(x)).astype(np.float16), [X]),
@@ -447,7 +553,7 @@ def test_the_cause_is_named(name):
 
 
 def test_the_table_is_large_enough():
-    assert len(FAULTS) >= 85 and len({fault.cause for fault in FAULTS.values()}) >= 40
+    assert len(FAULTS) >= 105 and len({fault.cause for fault in FAULTS.values()}) >= 50
 
 
 AS_OPS = (
@@ -499,7 +605,50 @@ def test_the_cause_is_the_same_for_an_op_and_in_the_stepper(name, as_op):
     assert not any(re.search(r"(?<!\$)\b(x|y|g|out)\b", c.likely) for c in found), "a bare symbol"
 
 
+# ---- functions of Tensors
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / np.sqrt(np.sum(x.detach() ** 2)),
+        lambda x: np.exp(x).sum() * float(x.data.sum()),
+        lambda x: np.tanh(x.detach()) * np.sin(x),
+    ],
+)
+def test_a_value_that_is_detached_is_said_to_be(function):
+    named = likely(message(gradcheck, function, [V]))
+    assert named.startswith("a value that depends on x is used as a constant")
+
+
+def test_the_op_with_the_wrong_rule_is_named(as_op):
+    op = as_op("sign")  # the cosine
+    named = likely(message(gradcheck, lambda x: np.tanh(op(np.exp(x))), [V]))
+    assert named == "the rule of planted is wrong, for exp(x) in planted(exp(x))"
+
+
 # ---- no cause is better than a false one
+
+
+def test_the_length_of_an_axis_explains_no_factor_of_an_elementwise_rule():
+    text = message(check_vjp, lambda x: x**3, lambda g, x: g * x**2, [normal(3, 3)])
+    assert likely(text) == "3 times too small"
+
+
+def test_a_sum_of_zeros_is_no_other_sum():
+    """A standardized row adds up to 0: what is summed too early vanishes, as a lost term does."""
+    rule = functools.partial(standardized_rule, variance=0.0)
+    assert "before the product" not in likely(message(check_vjp, standardized, rule, [ROWS]))
+
+
+def test_the_axes_of_a_composed_function_are_no_cause():
+    """The gradient of q combines other elements, because a factor inside is not transposed."""
+
+    def rule(g, q, k, v):
+        dq, dk, dv = attention_rule(g, q, k, v)
+        return np.sin(dq.T.reshape(dq.shape)) + dq[::-1] ** 1 * 2, dk, dv
+
+    assert "sum over" not in likely(message(check_vjp, attention, rule, SQUARES))
 
 
 def test_an_off_by_one_is_not_blamed_on_negative_inputs():
@@ -515,7 +664,7 @@ def test_an_off_by_one_is_not_blamed_on_negative_inputs():
     [
         (np.tanh, lambda g, x: g * (1 + np.tanh(x) ** 2), [X]),
         (lambda x: x * np.tanh(x), lambda g, x: g * np.tanh(x) + g * np.sin(x), [X]),
-        (lambda x: np.sin(x) @ W, lambda g, x: np.cos(x) * (g @ W), [X]),
+        (lambda x: np.sin(x) @ W, lambda g, x: np.cos(x) * (g @ W) + g, [X]),
         (softmax, lambda g, x: softmax(x) * (g - 0.3 * np.sum(g, 1, keepdims=True)) ** 1, [X]),
         (lambda x, y: x @ y, lambda g, x, y: (g @ y.T, np.tanh(x).T @ g), [X, W]),
         (lambda x: np.sin(x).sum(0), lambda g, x: g * np.cos(np.sort(x, 0)), [X]),

@@ -352,7 +352,7 @@ def test_the_failure_shows_both_values():
         rows = dict(line.split(None, 1) for line in text.splitlines()[1:5])
         assert rows["x[1]"] == "2.0" and rows["ratio"] == "2"
         assert float(rows["backward"]) == 2 * float(rows["numeric"])
-        assert "flat" in text and "2 times too large (2 is the number of elements)" in text
+        assert "flat" in text and "2 times too large" in text
         assert not gradcheck(op, [np.ones(2), np.ones(2)], raise_exception=False)
 
 
