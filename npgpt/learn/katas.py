@@ -38,8 +38,10 @@ from autograd import REGISTRY, Op
 from autograd.console import Console
 from autograd.files import make_folders, write_text
 from autograd.reading import read_text
+from autograd.stepper.lines import fold
 from npgpt.errors import UserError
 from npgpt.learn import progress
+from npgpt.learn.prose import fold_report
 
 PATH = (
     "multiply", "divide", "tanh", "relu", "sum", "matmul", "embedding", "softmax", "gelu",
@@ -159,10 +161,10 @@ class Kata:
         known = self.op.forward.__globals__
         return [name for name in found if name in known and name != "np" and name[0] != "_"]
 
-    def question(self) -> str:
+    def question(self, width: int = 78) -> str:
         """Return the text of the exercise: what to write, and which names may be used."""
         gs = "g, the tuple of the outputs' cotangents" if self.op.multiple else "g"
-        names = textwrap.fill(", ".join(self.names()), 76)
+        names = textwrap.fill(", ".join(self.names()), min(width, 78) - 2)
         return (
             f"Write the cotangent of {_and(self.inputs)}, from {gs}, and any of\n"
             f"{textwrap.indent(names, '  ')}\nAt hand: {', '.join(['np', *self.helpers()])}."
@@ -530,7 +532,9 @@ class Session:
         os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(self.progress.home / "cache"))
 
     def say(self, text: str = "", style: str = "") -> None:
-        """Print text as it is."""
+        """Print text; in a terminal folded to its width."""
+        if self.console.is_terminal:
+            text = fold_report(text, self.console.width)
         self.console.print(text, style=style, soft_wrap=True)
 
     def say_code(self, code: str) -> None:
@@ -539,7 +543,9 @@ class Session:
 
         text = Syntax("", "python", theme="ansi_dark").highlight(textwrap.indent(code, "  "))
         text.rstrip()
-        self.console.print(text, soft_wrap=True)
+        width = self.console.width if self.console.is_terminal else len(text)
+        for line in fold(text, width):
+            self.console.print(line, soft_wrap=True)
 
     # ---- showing katas
 
@@ -570,7 +576,8 @@ class Session:
         for module, names in modules.items():
             n = sum(name.startswith("✓") for name in names)
             self.say(f"{module}  {n} of {len(names)}", "bold")
-            self.say(textwrap.indent(textwrap.fill("  ".join(names), 76), "  "))
+            columns = min(self.console.width, 78) - 2
+            self.say(textwrap.indent(textwrap.fill("  ".join(names), columns), "  "))
 
     def show(self, kata: Kata) -> None:
         """Print an exercise, and the solution or what is kept of it, if there is one."""
@@ -578,7 +585,7 @@ class Session:
         value, _ = kata.formulas()
         if value:
             self.say("\n" + textwrap.indent("\n".join(value), "  "), "cyan")
-        self.say("\n" + kata.question())
+        self.say("\n" + kata.question(self.console.width))
         name = kata.op.name
         level = self.progress.read().get(name, {}).get("level", 0)
         solved = name in self.progress.solved()

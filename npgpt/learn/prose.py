@@ -1,4 +1,4 @@
-"""Prose in a terminal: the paragraphs of a text in Markdown, folded to any width."""
+"""Text in a terminal, folded to any width: prose in Markdown, and messages of a check."""
 
 from __future__ import annotations
 
@@ -49,6 +49,46 @@ def _fold_item(text: str, width: int) -> str:
     item = ITEM.match(text)
     indent = " " * len(item[0]) if item else ""
     return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def fold_report(text: str, width: int) -> str:
+    r"""Return the message of a failed check with lines of at most so many columns.
+
+    A value goes on below its beginning. Two matrices side by side are put below each other, and the
+    table of errors ends with the last step that fits.
+
+    Examples
+    --------
+    >>> from npgpt.learn.prose import fold_report
+    >>> print(fold_report("  likely    a wrong sign", 20))
+      likely    a wrong
+                sign
+    """
+    lines = _stacked(text.splitlines(), width)
+    return "\n".join(part for line in lines for part in _fold_row(line, width))
+
+
+def _fold_row(line: str, width: int) -> list[str]:
+    """Return a row of a report, ``  name  value``, or any other line, as lines that fit."""
+    name = re.match(r" *\S+  +| *\w+ += | +", line)
+    start = len(name[0]) if name else 2
+    if len(line) > width and re.match(r" *(step|\|error\|) ", line):
+        return [line[: start + (width - start + 2) // 8 * 8].rstrip()]  # a column has 8 characters
+    return [part.plain for part in lines_that_fit(Text(line), width, start)]
+
+
+def _stacked(lines: list[str], width: int) -> list[str]:
+    """Return the lines of a report; matrices that are too wide side by side stand in a column."""
+    top = next((i for i, line in enumerate(lines) if line.split() == ["backward", "numeric"]), None)
+    if top is None:
+        return lines
+    end = next((i for i in range(top, len(lines)) if not lines[i].strip()), len(lines))
+    if max(map(len, lines[top:end])) <= width:
+        return lines
+    middle = lines[top].index("numeric")
+    left = [line[:middle].rstrip() for line in lines[top:end]]
+    right = ["  " + line[middle:] for line in lines[top:end]]
+    return [*lines[:top], *left, *right, *lines[end:]]
 
 
 def _with_code(text: Text) -> Text:

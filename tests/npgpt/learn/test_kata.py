@@ -15,6 +15,7 @@ from autograd import REGISTRY, Op
 from npgpt.cli import main
 from npgpt.errors import UserError
 from npgpt.learn.katas import PATH, Kata, Progress, Session, WrongRule
+from npgpt.learn.prose import fold_report
 
 # written as a learner would: for clarity, not for speed
 SOLUTIONS = {
@@ -459,6 +460,59 @@ def test_giving_up_shows_the_rule():
     learner, out = session("show", "quit")
     learner.practise(Kata("tanh"))
     assert "lambda g, out" in out.getvalue() and Progress().read()["tanh"] == {"hints": 3}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", ["softmax", "attention", "cross_entropy"])
+def test_an_exercise_fits_any_terminal(name, width):
+    """No line is wider than the terminal, and no word or number is broken."""
+    wide, wide_out = session()
+    wide.show(Kata(name))
+    narrow, out = session()
+    narrow.console = Console(file=out, width=width, force_terminal=True, color_system=None)
+    narrow.show(Kata(name))
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    assert set(out.getvalue().split()) <= set(wide_out.getvalue().split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_an_answer_fits_any_terminal(width):
+    with pytest.raises(WrongRule) as error:
+        Kata("softmax").check("input = lambda g, out: g * out", max_examples=5)
+    message = str(error.value)
+    folded = fold_report(message, width)
+    assert max(map(len, folded.splitlines())) <= width
+    assert set(folded.split()) <= set(message.split())
+    assert ("1e-8" in folded) == (width >= 80)
+    if width >= 80:
+        assert folded == message or max(map(len, message.splitlines())) > width
+
+
+def test_matrices_that_are_too_wide_stand_in_a_column():
+    report = "\n".join(
+        [
+            "f: the gradient of x is wrong:",
+            "  step      1e-1    1e-2    1e-3",
+            "  |error|   1.0e+0  1.0e+0  1.0e+0",
+            "",
+            "  backward              numeric",
+            "  [[0.1234 0.5678]      [[1.1234 1.5678]",
+            "   [0.2345 0.6789]]      [1.2345 1.6789]]",
+        ]
+    )
+    assert fold_report(report, 80) == report
+    assert fold_report(report, 30).splitlines() == [
+        "f: the gradient of x is wrong:",
+        "  step      1e-1    1e-2",
+        "  |error|   1.0e+0  1.0e+0",
+        "",
+        "  backward",
+        "  [[0.1234 0.5678]",
+        "   [0.2345 0.6789]]",
+        "  numeric",
+        "  [[1.1234 1.5678]",
+        "   [1.2345 1.6789]]",
+    ]
 
 
 EDITOR = r"""
