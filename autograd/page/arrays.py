@@ -132,13 +132,17 @@ def _largest(
 
     `flat` has the elements in the order of memory, whose axes are `axes`, and `peaks` the sizes of
     the largest elements of its blocks. The ten largest elements are in the ten blocks with the
-    largest peaks.
+    largest peaks, and they are at least as large as the smallest of these peaks.
     """
     blocks = _places_of_largest(peaks)
     at = np.concatenate(
         [np.arange(i * BLOCK, min(i * BLOCK + BLOCK, flat.size)) for i in blocks] or [np.arange(0)]
     )
-    at = at[_places_of_largest(_sizes(flat[at]))]
+    sizes = _sizes(flat[at])
+    if len(blocks) == LISTED:
+        at = at[sizes >= peaks[blocks].min()]
+        sizes = _sizes(flat[at])
+    at = at[_places_of_largest(sizes)]
     if axes != sorted(axes):
         places = np.unravel_index(at, [shape[axis] for axis in axes])
         at_in_order = np.ravel_multi_index([places[axes.index(i)] for i in range(len(axes))], shape)
