@@ -48,11 +48,18 @@ def is_same(x: Any, y: Any) -> bool:
     )
 
 
-def distance(x: Any, y: Any) -> float:
-    """Return the Euclidean norm of the difference of two arrays of one shape."""
-    pairs = _row_blocks(np.asarray(x), np.asarray(y))
-    differences = (np.subtract(one, other, dtype=float).ravel() for one, other in pairs)
-    return math.sqrt(sum(map(sum_of_squares, differences)))
+@np.errstate(all="ignore")
+def relative_distance(x: Any, y: Any) -> float:
+    """Return the norm of the difference of two arrays, relative to the larger of both norms."""
+    x, y = np.asarray(x), np.asarray(y)
+    if memory_of(x) == memory_of(y):
+        return 0.0
+    sums = np.zeros(3)
+    for one, other in _row_blocks(x, y):
+        a, b = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+        sums += [np.einsum("i,i->", part, part) for part in (a - b, a, b)]
+    difference, *sizes = np.sqrt(sums)
+    return float(difference / (np.maximum(*sizes) or 1.0))
 
 
 def _row_blocks(x: ndarray, y: ndarray) -> Iterator[tuple[ndarray, ndarray]]:

@@ -279,6 +279,13 @@ class Recording:
             self._found_axes = size, find_axes(self)
         return self._found_axes[1].get((number, name) if name else number, ())
 
+    def resemble(self, other: Recording) -> None:
+        """Take names and axes from another recording of the program, with the same numbers."""
+        other.name(0)  # fills the table of names, and the next line that of axes
+        other.axes_of(0)
+        self._unnamed = len(self.calls) + len(self.values) + len(self.constants), other._unnamed[1]
+        self._found_axes = len(self.calls) + len(self.axes), other._found_axes[1]
+
     def behind(self, number: int) -> list[Call]:
         """Return the calls that computed a value and its inputs, in order of execution."""
         found: set[int] = set()

@@ -11,7 +11,7 @@ import difflib
 import inspect
 import linecache
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -155,6 +155,8 @@ class Session:
         Whether `view` leaves out what a step sends, for the learner to predict.
     watched : list of str
         The expressions to show after every move.
+    n_breaks : int
+        How many breakpoints were set, with those that were removed.
 
     Examples
     --------
@@ -179,6 +181,7 @@ class Session:
         self.levels = [Level(trace)]
         self.hidden = False
         self.watched: list[str] = []
+        self.n_breaks = 0  # that were set: numbers are not used again
 
     def branch(self) -> Session:
         """Return a session that stands at the same step, and moves alone."""
@@ -192,7 +195,7 @@ class Session:
     def follow(self, trace: Trace) -> Session:
         """Return a session of another pass, with the breakpoints and watched expressions."""
         other = Session(trace)
-        other.hidden, other.watched = self.hidden, self.watched
+        other.hidden, other.watched, other.n_breaks = self.hidden, self.watched, self.n_breaks
         for stop in self.levels[0].breaks:
             try:
                 other.level.breaks.append(other.placed(stop))
@@ -279,7 +282,7 @@ class Session:
             return self.labels(*self.find_part(text))
         return None
 
-    def find(self, name: str) -> int:
+    def find(self, name: str, others: Iterable[str] = ()) -> int:
         """Return the number of a value.
 
         Parameters
@@ -287,22 +290,18 @@ class Session:
         name : str
             The whole name, the name inside the step's module, or the end of one name only; or the
             symbol of an argument or a result, such as ``$x``.
+        others : iterable of str
+            Names of other things that the user may have meant, for the message.
 
         Raises
         ------
         CommandError
             If no value, or more than one, has that name.
         """
-        recording = self.trace.recording
         if name.startswith("$"):
             return self.number_of_symbol(name[1:])
-        numbers = [*recording.constants, *recording.values]
-        names = {plain_quotes(recording.name(number)): number for number in numbers}
-        name = plain_quotes(name)
-        for whole in (name, f"{self.scope}.{name}"):
-            if whole in names:
-                return names[whole]
-        found = [n for n in names if n.endswith((f".{name}", f"['{name}']"))]
+        name, names = plain_quotes(name), self.numbers_by_name()
+        found = self.called(name, names)
         if len(found) == 1:
             return names[found[0]]
         if found:
@@ -312,9 +311,22 @@ class Session:
             raise Unknown(
                 f"nothing here is called {name!r}; the symbol of the rule is written ${name}"
             )
-        close = difflib.get_close_matches(name, names, 3, 0.5)
+        close = difflib.get_close_matches(name, [*names, *others], 3, 0.5)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise Unknown(f"nothing here is called {name!r}{hint}")
+
+    def numbers_by_name(self) -> dict[str, int]:
+        """Return the numbers of all values by their names."""
+        recording = self.trace.recording
+        numbers = [*recording.constants, *recording.values]
+        return {plain_quotes(recording.name(number)): number for number in numbers}
+
+    def called(self, name: str, names: Iterable[str]) -> list[str]:
+        """Return those of the names that a user may mean by a name; see `find`."""
+        for whole in (name, f"{self.scope}.{name}"):
+            if whole in names:
+                return [whole]
+        return [n for n in names if n.endswith((f".{name}", f"['{name}']"))]
 
     def symbols(self) -> dict[str, Any]:
         """Return the values of the rule's symbols at this step: x, y, ... out, g, dx, ..."""
@@ -372,11 +384,9 @@ class Session:
     def find_part(self, text: str) -> tuple[int, Index]:
         """Return the number of a value, and the index of a part: of ``W1[0, 2]``, of ``W1``."""
         name, inside = split_index(text)
-        try:
-            return self.find(text), ()  # also if brackets belong to the name, as in layers[0].b
-        except CommandError:
-            if not inside:
-                raise
+        # brackets may belong to the name, as in layers[0].b
+        if not inside or self.called(plain_quotes(text), self.numbers_by_name()):
+            return self.find(text), ()
         number = self.find(name)
         try:
             return number, read_index(inside, self.value(number).shape)
@@ -615,8 +625,9 @@ class Session:
 
     def argument(self, call: Call, name: str) -> str:
         """Return a short text for an argument of a call: its name, kind or value."""
-        if name in call.parents or call.constants.get(name) in self.trace.recording.names:
-            return self.names_of_symbols(call)[name]
+        number = call.parents.get(name, call.constants.get(name))
+        if name in call.parents or number in self.trace.recording.names:
+            return self.name(number)  # type: ignore[arg-type]
         x = call.arguments[name]
         if isinstance(x, ndarray) and x.ndim:
             return kind(x)
@@ -717,7 +728,7 @@ class Session:
             return
         alike = self.trace.alike(self.step)
         if len(alike) == 1:
-            raise CommandError("this step is in no loop: its line ran once")
+            raise CommandError("this step is in no loop: its line ran once in this pass")
         if word == "call":
             self.go(alike[_number(rest, len(alike), "call") - 1])
             return
@@ -805,8 +816,8 @@ class Session:
         once : bool
             Whether the breakpoint is removed when it has stopped the walk.
         """
-        number = max((stop.number for stop in self.level.breaks), default=0) + 1
-        stop = self.placed(Breakpoint(number, text, once))
+        stop = self.placed(Breakpoint(self.n_breaks + 1, text, once))
+        self.n_breaks += 1
         self.level.breaks.append(stop)
         return stop
 

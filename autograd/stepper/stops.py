@@ -88,12 +88,13 @@ def condition(session: Session, text: str) -> Condition:
 
         return is_at
     recording = session.trace.recording
+    ops = {call.op.name for call in recording.calls.values()}
     if text not in recording.names.values():
-        if any(call.op.name == text for call in recording.calls.values()):
+        if text in ops:
             return lambda step: call_of(step).op.name == text
         if module := find_module(session, text):
             return _enters(session, module)
-    wanted = session.find(text)
+    wanted = session.find(text, [*ops, *modules(session)])
 
     def is_of(step: Step) -> bool:
         call = call_of(step)

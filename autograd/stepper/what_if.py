@@ -16,7 +16,7 @@ from numpy import ndarray
 from autograd.engine import differentiate
 from autograd.modes import observing
 from autograd.stepper.axes import Labels
-from autograd.stepper.measure import distance, memory_of, norm
+from autograd.stepper.measure import memory_of, norm, relative_distance
 from autograd.stepper.record import Call, Recording
 from autograd.stepper.steps import as_tuple
 from autograd.stepper.trace import Trace
@@ -39,8 +39,7 @@ class Change(NamedTuple):
     @property
     def size(self) -> float:
         """The norm of the difference, relative to the larger of both norms."""
-        size = max(norm(self.before), norm(self.after)) or 1.0
-        return distance(self.before, self.after) / size
+        return relative_distance(self.before, self.after)
 
 
 class Prediction(NamedTuple):
@@ -113,7 +112,16 @@ def _recording_of(
     names = {n: name for n, name in recording.names.items() if n in values or n in constants}
     axes = {n: of for n, of in recording.axes.items() if n in values}
     texts = recording.texts | dict(_texts_of_ids(recording, calls))
-    return Recording(calls, values, names, recording.file, constants, axes, texts)
+    made = Recording(calls, values, names, recording.file, constants, axes, texts)
+    if not any(_moves_by(call, changed) for call in calls.values()):
+        made.resemble(recording)
+    return made
+
+
+def _moves_by(call: Call, changed: Changes) -> bool:
+    """Return whether a call moves elements to places that a changed array says."""
+    moves = call.op.stated is not None and call.op.stated.moves
+    return bool(moves) and not changed.keys().isdisjoint(call.constants.values())
 
 
 def _texts_of_ids(
@@ -288,9 +296,8 @@ def outcome_notes(outcome: Outcome) -> Iterator[str]:
     if outcome.predictions:
         yield "predictions: the most probable class, and the probability of the target"
     for place, target, (old, p), (new, q), labels in outcome.predictions[:MOST_ROWS]:
-        row = f"row {', '.join(map(str, place))}" if place else "the row"
-        texts = [text for i, at in enumerate(place) if (text := labels.label(i, at, place[:i]))]
-        row += f" ({', '.join(texts)})" if texts else ""
+        number = f"row {', '.join(map(str, place))}" if place else "the row"
+        row = labels.of_element(place) or number
         names = [labels.label(len(place), i) or f"class {i}" for i in (old, new, target)]
         what = names[0] if old == new else f"{names[0]} → {names[1]}"
         yield f"  {row}: {what}, p({names[2]}) {p:.4f} → {q:.4f}"

@@ -15,7 +15,10 @@ def test_in_blocks_as_at_once(shape, dtype, monkeypatch):
     for a, b in [(x, y), (x.T, y.T), (x[::-1] if shape else x, y)]:
         wide, other = a.astype(float), b.astype(float)
         assert np.isclose(measure.norm(a), np.linalg.norm(wide), rtol=1e-12)
-        assert np.isclose(measure.distance(a, b), np.linalg.norm(wide - other), rtol=1e-12)
+        size = max(np.linalg.norm(wide), np.linalg.norm(other)) or 1.0
+        distance = np.linalg.norm(wide - other) / size
+        assert np.isclose(measure.relative_distance(a, b), distance, rtol=1e-12)
+        assert measure.relative_distance(a, a) == 0
         assert measure.is_same(a, b) == np.array_equal(a, b)
         assert measure.is_same(a, a.copy()) and measure.is_same(a, a[...])
 

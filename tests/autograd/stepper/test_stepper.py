@@ -568,6 +568,7 @@ def test_printing():
     assert "the rule of tanh has no $y; it has $x, $g, $out, $dx" in said(stepper, "print $y")
     assert said(stepper, "print W1[:, 0].sum()").strip() == "0.5"
     assert "nothing here is called 'w3'; did you mean w2" in said(stepper, "print w3 + 1")
+    assert "did you mean subtract?" in said(stepper, "until subtrac")
     assert said(stepper, "print 1 +") == "SyntaxError: invalid syntax\n"
     assert "print what?" in said(stepper, "print")
 
@@ -1131,8 +1132,8 @@ def test_breakpoints_have_numbers_and_conditions():
     assert "pending, for a later pass: nothing here is called 'q'" in said(
         stepper, "break z if q > 0"
     )
-    assert "SyntaxError" in said(stepper, "break z if q >") and said(stepper, "clear 3")
-    said(stepper, "clear 2")
+    assert "SyntaxError" in said(stepper, "break z if q >")
+    said(stepper, "clear 4")
     assert "there is no breakpoint 9" in said(stepper, "clear 9")
     assert "no number of a breakpoint" in said(stepper, "clear x")
     assert "no breakpoints" in said(stepper, "clear")

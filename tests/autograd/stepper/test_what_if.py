@@ -230,6 +230,20 @@ def test_the_session_stays_where_it_is():
     assert session.level.index == here - 1 and session.level.trace is session.level.recorded
 
 
+def test_names_stay_when_a_result_becomes_a_leaf():
+    """Also those of results that no variable holds: they are numbered as in the recording."""
+    w = autograd.tensor([0.5, -1.0], requires_grad=True)
+    with autograd.record():
+        h = np.tanh(w * 2.0)
+        loss = ((h * 3.0 + 1.0) * (h * 5.0 + np.exp(h * 7.0 - np.sqrt(h * h + 1.0)))).sum()
+    session = Session(trace(loss))
+    names = {n: session.name(n) for n in session.trace.recording.values}
+    session.set("h = 0.25")
+    assert {n: session.name(n) for n in session.trace.recording.values} == {
+        n: name for n, name in names.items() if n in session.trace.recording.values
+    }
+
+
 def test_what_undo_keeps_is_bounded(monkeypatch):
     session = Session(trace(program(some_values())[0]))
     for i in range(what_if.MOST_EARLIER + 5):

@@ -100,6 +100,7 @@ def test_the_stepper_shows_them(tmp_path):
         stepper.run(f"set {name}[0, 2] = 65")
         stepper.run("print logits")
     assert "2 A [" in capture.get() and "2 · [" not in capture.get()
+    assert re.search(r"position 2 A: \d+ .*, p\(116 t\) ", capture.get())  # ids with their tokens
 
 
 def test_a_formula_names_an_element_and_its_terms():
