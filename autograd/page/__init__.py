@@ -11,15 +11,15 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from autograd.escape import shown
 from autograd.files import write_text
-from autograd.page.contents import collect
-from autograd.page.why import explain_leaves
+from autograd.page.contents import collect, collect_inside
+from autograd.page.why import explain_elements, explain_leaves
 from autograd.stepper.trace import Trace
 
 SCRIPTS = (
@@ -28,13 +28,22 @@ SCRIPTS = (
 )  # fmt: skip
 
 
-def make_page(trace: Trace) -> str:
+def make_page(trace: Trace, title: str = "", beside: Sequence[tuple[str, Trace]] = ()) -> str:
     """Return the page of a trace, as the text of an HTML file.
 
     If the arrays have more than four million elements together, the large ones are reduced to a
     corner, their norm and their ten largest elements; a sum that needs other elements says how many
     of its terms are missing. An element that a large op has only moved, such as a transpose, then
     has no sum.
+
+    Parameters
+    ----------
+    trace : Trace
+    title : str
+        What has computed the pass, such as the name of a model.
+    beside : sequence of (str, Trace)
+        Other passes, each with its title: the page shows their attention and their tables beside
+        those of the trace.
 
     Examples
     --------
@@ -46,7 +55,11 @@ def make_page(trace: Trace) -> str:
     >>> make_page(autograd.stepper.trace(y))[:15]
     '<!DOCTYPE html>'
     """
-    return fill_page(collect(trace) | {"why": explain_leaves(trace)})
+    return fill_page(
+        collect(trace, title=title)
+        | {"why": explain_leaves(trace), "why_values": explain_elements(trace)}
+        | {"beside": [collect_inside(other, name) for name, other in beside]}
+    )
 
 
 def fill_page(contents: dict[str, Any]) -> str:
@@ -107,6 +120,8 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def write_page(trace: Trace, path: str | Path) -> None:
+def write_page(
+    trace: Trace, path: str | Path, title: str = "", beside: Sequence[tuple[str, Trace]] = ()
+) -> None:
     """Write the page of a trace to a file; see `make_page`."""
-    write_text(path, make_page(trace))
+    write_text(path, make_page(trace, title, beside))

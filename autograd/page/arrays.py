@@ -31,6 +31,7 @@ class Arrays:
     def __init__(self, most: int | None = None, earlier: Arrays | None = None) -> None:
         self.most = most or MOST
         self.kept: list[Any] = []
+        self._whole: set[int] = set()  # the places of arrays that are not reduced
         self._places: dict[Any, int] = {}  # by memory, which `kept` keeps from being used again
         self._earlier = earlier  # whose arrays keep their memory until `entries` is done
         self._entries: dict[Any, dict[str, Any]] = {}
@@ -43,21 +44,29 @@ class Arrays:
             self.kept.append(x)
         return self._places[key]
 
+    def keep_whole(self, place: int) -> None:
+        """Do not reduce an array, unless such arrays together are a quarter of the page or more."""
+        self._whole.add(place)
+
     def entries(self) -> list[dict[str, Any]]:
         """Return what a page reads of each array.
 
         Its shape, the type and the bytes of its elements, its norm, and its largest elements. If
-        all arrays together have more than `most` elements, each keeps a corner: the first elements
+        all arrays together have more than `most` elements, each keeps a corner, except those that
+        are to be kept whole: the first elements
         along each axis, up to the largest power of two at which the page has at most `most`. Its
         entry then has the shape of the corner as ``kept``.
         """
         limit = 1 << 40
         sizes = np.array([np.size(x) for x in self.kept] or [0])
-        while limit > 1 and np.minimum(sizes, limit).sum() > self.most:
+        whole = np.isin(np.arange(len(sizes)), [*self._whole])
+        whole &= sizes[whole].sum() < self.most / 4
+        while limit > 1 and np.where(whole, sizes, np.minimum(sizes, limit)).sum() > self.most:
             limit //= 2
         earlier = self._earlier._entries if self._earlier else {}
-        for key, x in zip(self._places, map(np.asarray, self.kept), strict=True):
-            known, kept = earlier.get(key), _corner(x.shape, limit)
+        for key, place in self._places.items():
+            x = np.asarray(self.kept[place])
+            known, kept = earlier.get(key), _corner(x.shape, x.size if whole[place] else limit)
             if known and known.get("kept", known["shape"]) == kept:
                 self._entries[key] = known
             else:

@@ -20,9 +20,11 @@ from autograd.stepper.record import Call
 from autograd.stepper.steps import Step, as_tuple
 from autograd.stepper.trace import Trace
 
+MAPS = ("p", "dp")  # of the formula of attention: the weights, and their gradients
+
 
 def collect(
-    trace: Trace, arrays: Arrays | None = None, before: Trace | None = None
+    trace: Trace, arrays: Arrays | None = None, before: Trace | None = None, title: str = ""
 ) -> dict[str, Any]:
     """Return everything that the page of a trace shows.
 
@@ -33,6 +35,8 @@ def collect(
         Gets the arrays that the page shows.
     before : Trace, optional
         The pass before a change: the page also shows the values and cotangents that have changed.
+    title : str
+        What has computed the pass, such as the name of a model.
     """
     arrays = arrays or Arrays()
     recording = trace.recording
@@ -43,6 +47,11 @@ def collect(
     for call in calls:
         place = steps.get(call.number)
         step = None if place is None else trace.steps[place]
+        terms = _terms(trace, call, step, arrays)
+        if call.op.name == "attention":  # the page shows a picture of each head
+            for ref in terms.get("refs", ()):
+                if ref["name"] in MAPS:
+                    arrays.keep_whole(ref["array"])
         file, line = lines.find(call)
         named = {name: n for name, n in call.constants.items() if n in recording.names}
         inputs = call.parents | named
@@ -65,7 +74,7 @@ def collect(
                 "formula": call.op.stated.text(call.arguments).splitlines()
                 if call.op.stated
                 else [],
-                **(terms := _terms(trace, call, step, arrays)),
+                **terms,
                 **_axes_inside(trace, call, [ref["name"] for ref in terms.get("refs", ())]),
             }
         )
@@ -96,15 +105,51 @@ def collect(
         _add_earlier(values, trace, before, arrays)
     return {
         "start": trace.start,
-        "value": brief(recording.values[trace.start].tolist()),
         "values": values,
         "calls": entries,
         "steps": steps_of_page,
         "files": lines.files,
         "graph": draw_graph(trace),
         "arrays": arrays.entries(),
-        "views": [view.entry() for view in trace.views],
+        **_beside(trace, title),
         "texts": [[list(names), texts] for names, texts in recording.texts.items()],
+        "asked": [
+            [element.number, list(element.place), shown(element.label)]
+            for element in (trace.insight.elements(trace) if trace.insight else ())
+        ],
+    }
+
+
+def collect_inside(trace: Trace, title: str) -> dict[str, Any]:
+    """Return the part of a trace that a page shows beside another one: attention, and tables.
+
+    The parts have the names that they have in `collect`.
+    """
+    found, arrays, calls = Arrays(), Arrays(), []
+    steps = {step.number: step for step in trace.steps}
+    for call in trace.recording.behind(trace.start):
+        if call.op.name == "attention":
+            refs = _terms(trace, call, steps.get(call.number), found).get("refs", [])
+            kept = [
+                ref | {"array": arrays.add(found.kept[ref["array"]])}
+                for ref in refs
+                if ref["name"] in MAPS
+            ]
+            calls.append({"op": call.op.name, "inputs": {}, "constants": {}, "refs": kept})
+    return {"calls": calls, "arrays": arrays.entries(), "asked": [], **_beside(trace, title)}
+
+
+def _beside(trace: Trace, title: str) -> dict[str, Any]:
+    """Return what the page says of a pass as a whole."""
+    views = trace.insight.views(trace) if trace.insight else []
+    return {
+        "title": shown(title),
+        "name": trace.recording.name(trace.start),
+        "value": brief(trace.recording.values[trace.start].tolist()),
+        "views": [view.entry() for view in views],
+        "texts": [  # those that were read, without the whole vocabulary
+            [list(names), texts] for names, texts in trace.recording.texts.items() if len(names) > 1
+        ],
     }
 
 

@@ -17,7 +17,7 @@ from numpy import ndarray
 from autograd.page import fill_page
 from autograd.page.arrays import Arrays, readable
 from autograd.page.contents import collect
-from autograd.page.why import explain
+from autograd.page.why import explain, explain_value
 from autograd.stepper.session import Session, replaced_part
 from autograd.stepper.stops import CommandError
 from autograd.stepper.trace import Trace
@@ -132,8 +132,9 @@ class Live:
             ``version``, and ``do`` with one of these: ``set`` and ``try`` change an element of an
             array, ``value`` or ``cotangent``, at the place ``flat``, ``to`` a number; ``descend``
             takes a step of gradient descent with a ``rate``; ``undo``; ``reset``; ``why`` asks
-            about the element at the place ``flat`` of the gradient of the value ``number``;
-            ``read`` lets a ``model``, a number, read a ``text``.
+            about the element at the place ``flat`` of the gradient of the value ``number``, or, if
+            ``of`` is ``value``, about the element of the value itself; ``read`` lets a ``model``, a
+            number, read a ``text``.
 
         Returns
         -------
@@ -193,7 +194,8 @@ class Live:
         level = self.session.level
         self._arrays = Arrays(MOST, self._arrays)
         before = level.history[-1][0] if level.history else None
-        contents = collect(level.trace, self._arrays, before)
+        title = self.reader.models[self.model] if self.reader else ""
+        contents = collect(level.trace, self._arrays, before, title)
         reads = {"reads": self.reader.models, "model": self.model} if self.reader else {}
         versions = {"version": self.version, "readings": self.readings}
         return contents | versions | {"changes": len(level.history)} | reads
@@ -228,11 +230,12 @@ def _set(session: Session, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _why(trace: Trace, request: dict[str, Any]) -> dict[str, Any]:
-    """Return why an element of a gradient is what it is."""
+    """Return why an element of a gradient, or of a value, is what it is."""
     number = _known(trace.recording.values, request.get("number"))
     recording = trace.recording
     flat = _known_element(recording.values[number], request.get("flat"), recording.name(number))
-    return explain(trace, number, flat)
+    about = explain_value if request.get("of") == "value" else explain
+    return about(trace, number, flat)
 
 
 def _known_element(x: ndarray, flat: Any, name: str) -> int:

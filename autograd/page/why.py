@@ -1,7 +1,8 @@
 """Why an element of a gradient is what it is, as data: its terms, their sums, and the largest path.
 
 The numbers are those of the stepper's ``why`` (`autograd.stepper.contributions`). An element is
-written as the number of its value and its flat place.
+written as the number of its value and its flat place. Why a value itself is what it is, such as a
+logit, the insight of the trace says (`autograd.page.views`).
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from autograd.stepper.contributions import (
     sums_by_name,
 )
 from autograd.stepper.record import Recording
+from autograd.stepper.stops import CommandError
 from autograd.stepper.trace import Trace
 
 MOST_TERMS = 12  # of a use, and of its sums by a name; the others are added up
 MOST_WRITTEN = 64  # elements of gradients: of more, a page has the answer for the largest alone
-MOST_ELEMENTS = 1 << 20  # of all gradients; for larger ones the answers would take a minute
+MANY = 1 << 20  # elements of all gradients: of more, an answer takes a second
+MOST_LARGE = 4  # answers, if there are many elements
+MOST_ELEMENTS = 1 << 26  # of all gradients; for larger ones each answer would take many seconds
 
 
 @np.errstate(all="ignore")
@@ -118,12 +122,18 @@ def explain_leaves(trace: Trace) -> dict[str, dict[str, Any]]:
     """Return the answers that a page without Python has, by value and place: ``"3:0"``.
 
     They are about the gradients at which the pass arrives: about each element if there are few, and
-    otherwise about the largest element of each gradient. There are none for large gradients.
+    otherwise about the largest element of each gradient. If there are more than a million elements,
+    they are about the four gradients with the largest elements, without those that are large
+    themselves; and there are none if there are more than 64 million.
     """
     gradients = {n: np.asarray(trace.cotangent_of(n)) for n in trace.waiting()}
     n_elements = sum(g.size for g in gradients.values())
     if n_elements > MOST_ELEMENTS:
         return {}
+    if n_elements > MANY:
+        peaks = {n: float(np.abs(g).max()) for n, g in gradients.items() if 0 < g.size <= 4 * MANY}
+        order = sorted(peaks, key=lambda n: -peaks[n])
+        gradients = {n: gradients[n] for n in order[:MOST_LARGE]}
     few = n_elements <= MOST_WRITTEN
     return {
         f"{n}:{flat}": explain(trace, n, flat)
@@ -131,3 +141,29 @@ def explain_leaves(trace: Trace) -> dict[str, dict[str, Any]]:
         if g.size
         for flat in (range(g.size) if few else [int(np.abs(g).argmax())])
     }
+
+
+def explain_value(trace: Trace, number: int, flat: int) -> dict[str, Any]:
+    """Return why an element of a value is what it is, by the insight of the trace.
+
+    Raises
+    ------
+    CommandError
+        If nothing is known about the element.
+    """
+    if trace.insight is None:
+        raise CommandError("nothing is known about this value beyond its sum")
+    place = tuple(map(int, np.unravel_index(flat, np.shape(trace.recording.values[number]))))
+    calls = trace.recording.behind(trace.start)
+    places = {call.number: i for i, call in enumerate(calls)}
+    return trace.insight.why(trace, number, place).entry(places)
+
+
+def explain_elements(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Return the answers about elements of values that a page without Python has."""
+    found = {}
+    for number, place, _ in trace.insight.elements(trace) if trace.insight else ():
+        shape = trace.recording.values[number].shape
+        flat = int(np.ravel_multi_index(place, shape)) if shape else 0
+        found[f"{number}:{flat}"] = explain_value(trace, number, flat)
+    return found

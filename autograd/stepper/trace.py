@@ -22,7 +22,7 @@ from autograd.tensor import Tensor, _cotangent
 
 if TYPE_CHECKING:
     from autograd.page.live import Reader
-    from autograd.page.views import View
+    from autograd.page.views import Insight
 
 
 @dataclass(eq=False)
@@ -42,9 +42,9 @@ class Trace:
     steps : list of Step
         One for each call of the recording that the pass went back through. Calls from before the
         recording have no steps.
-    views : list of View
+    insight : Insight, optional
         What the page of the trace shows beside the pass (`autograd.page.views`). Whoever made the
-        trace computes the views; `save` leaves them out.
+        trace gives it; `save` leaves it out.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class Trace:
     start: int
     cotangent: ndarray
     steps: list[Step] = field(default_factory=list)
-    views: list[View] = field(default_factory=list)
+    insight: Insight | None = None
     _sums: dict[int, tuple[int, ndarray]] = field(default_factory=dict, init=False)
     _groups: tuple[int, dict[tuple, list[int]]] = field(default=(0, {}), init=False)
 
@@ -219,7 +219,7 @@ class Trace:
         waiting: Any = {number: self.cotangent_of(number, index) for number in self.waiting(index)}
         for number, given in zip(self.call(step).results, as_tuple(cotangent), strict=True):
             waiting[number] = given
-        new = Trace(self.recording, self.start, self.cotangent, self.steps[:index])
+        new = Trace(self.recording, self.start, self.cotangent, self.steps[:index], self.insight)
         started, ends = ([nodes[number] for number in of] for of in (waiting, self.waiting()))
         with observing(None), observing(new):  # an observer of the program must not see this pass
             differentiate(started, list(waiting.values()), ends)

@@ -83,7 +83,8 @@ def run_again(recorded: Trace, changed: Changes) -> Trace:
     recording, start = recorded.recording, recorded.start
     with observing(None):  # an observer of the program must not see these passes
         tape = recording.replay(start, changed)
-        new = Trace(_recording_of(recording, start, tape, changed), start, recorded.cotangent)
+        changed_recording = _recording_of(recording, start, tape, changed)
+        new = Trace(changed_recording, start, recorded.cotangent, insight=recorded.insight)
         ends = {*recorded.waiting(), *changed} & tape.keys()
         nodes: list[Any] = [tape[number]._node for number in ends]
         with observing(new):

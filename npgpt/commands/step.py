@@ -18,7 +18,7 @@ import autograd
 from autograd.reading import SMALL, read_bytes, read_text
 from autograd.schema import FileName
 from npgpt.commands._serve import Port, taking
-from npgpt.diagnostics.axis_names import name_axes, read_ids
+from npgpt.diagnostics.axis_names import name_axes
 from npgpt.errors import UserError
 from npgpt.models.bert import Bert
 from npgpt.models.config import Steps
@@ -40,9 +40,11 @@ class Options:
     """Arguments of the script, in sys.argv."""
     model: FileName = ""
     """A folder with a model, or a name on the hub: the backward pass of its loss on --text. Of the
-    text of a BERT, 15 % of the tokens are masked, and the loss asks for these."""
+    text of a BERT, 15 % of the tokens are masked, and the loss asks for these. Of a BERT without a
+    head, it is the backward pass of the cosine of two texts."""
     text: str = ""
-    """The text that the model reads; of an encoder-decoder a source, a tab and a target."""
+    """The text that the model reads; of an encoder-decoder a source, a tab and a target; of a BERT
+    without a head two texts with a tab between them."""
     image: FileName = ""
     """A .npy file with an image, which the model reads before --text."""
     run: FileName = ""
@@ -70,7 +72,9 @@ class Options:
     serve: bool = False
     """Serve the first backward pass as a page, in which values can be changed, until Ctrl-C."""
     against: FileName = ""
-    """With --model and --serve: another model, to compare what the two make of a text."""
+    """With --model: another model, to compare what the two make of a text on a page."""
+    against_text: str = ""
+    """With --model and --html: another text, to compare what becomes of the two on the page."""
     port: Port | None = None
     """With --serve: the port on this computer. Without it: a free one."""
     textbook: bool = False
@@ -110,8 +114,15 @@ def walk(options: Options) -> None:
         check_page(options)
     if options.port and not options.serve:
         raise UserError("--port is the port of a page that is served: add --serve")
-    if options.against and not (options.serve and options.model):
-        raise UserError("--against is read beside --model in a page that is served: add --serve")
+    if options.against and not (options.model and (options.serve or options.html)):
+        raise UserError(
+            "--against is a model to compare with --model on a page: add --html FILE or --serve"
+        )
+    if options.against_text and not (options.model and options.html):
+        raise UserError(
+            "--against_text is read beside --text on the page of a --model: add --html FILE. A "
+            "page that is served has a field for other texts"
+        )
     if options.serve and (options.html or options.source or options.commands):
         raise UserError("--serve serves a page: leave out --html, --source and --commands")
     session = _Session(options)
@@ -187,7 +198,8 @@ def trace_text(folder: str, model: Any, tokenizer: Tokenizer, text: str, image: 
     The loss is that of each token, given the tokens before.
 
     The text of an encoder-decoder is a source, a tab and a target, as in a pairs file. Of
-    the text of a BERT, some tokens are masked (`masked_text`). With `image`, a file, the loss is
+    the text of a BERT, some tokens are masked (`masked_text`); a BERT without a head compares two
+    texts instead (`trace_similarity`). With `image`, a file, the loss is
     that of the text after the image, and the pixels are a leaf.
 
     Raises
@@ -219,6 +231,8 @@ def trace_text(folder: str, model: Any, tokenizer: Tokenizer, text: str, image: 
             )
         ids = encode_source(model, tokenizer, source)[None]  # (1, S)
         targets = np.array([[*tokenizer.encode(target), model.config.eos_token_id]])  # (1, T)
+    elif isinstance(model, Bert) and model.config.architecture == "BertModel":
+        return trace_similarity(folder, model, tokenizer, text)
     elif isinstance(model, Bert):
         ids, targets = masked_text(folder, model, tokenizer, text)  # (1, T)
     elif not model.predicts_tokens:
@@ -242,6 +256,46 @@ def trace_text(folder: str, model: Any, tokenizer: Tokenizer, text: str, image: 
         recording.file = __file__  # whose variables give names, also in an installed package
     name_axes(recording, model, tokenizer)
     return autograd.stepper.trace(loss)
+
+
+def trace_similarity(folder: str, model: Bert, tokenizer: Tokenizer, text: str) -> Any:
+    """Return the trace of the cosine of the vectors of two texts, which have a tab between them.
+
+    The vector of a text is the mean of its last hidden states, as in `npgpt.sentences`.
+
+    Raises
+    ------
+    UserError
+        If there is no tab, or a text has no token, or more tokens than the model reads at once.
+    """
+    texts = text.split("\t")
+    if len(texts) != 2:
+        raise UserError(
+            f"{folder} makes a vector of a text, and its pass begins with the cosine of two: give "
+            "two texts with --text, and a tab between them"
+        )
+    rows = [tokenizer.encode(each, disallowed_special=()) for each in texts]
+    lengths = np.array([[len(row)] for row in rows])  # (2, 1)
+    longest = int(lengths.max())
+    if not lengths.all() or longest > model.config.n_positions:
+        raise UserError(
+            f"the texts have {len(rows[0])} and {len(rows[1])} tokens, and the model reads 1 to "
+            f"{model.config.n_positions}"
+        )
+    mask = np.arange(longest) < lengths  # (2, T)
+    ids = np.full(mask.shape, tokenizer.pad_token_id)
+    ids[mask] = np.concatenate(rows)
+    model.eval()
+    with autograd.record(copy=False) as recording:  # nothing changes the model
+        hidden = model.transformer(ids, mask)  # (2, T, C)
+        weights = (mask / lengths)[..., None].astype(hidden.dtype)  # (2, T, 1)
+        vectors = np.sum(hidden * weights, axis=1)  # (2, C)
+        product = np.sum(vectors[0] * vectors[1])
+        squares = np.sum(vectors * vectors, axis=1)  # (2,)
+        cosine = product / np.sqrt(squares[0] * squares[1])
+        recording.file = __file__  # whose variables give names, also in an installed package
+    name_axes(recording, model, tokenizer)
+    return autograd.stepper.trace(cosine)
 
 
 def masked_text(
@@ -299,9 +353,9 @@ class _Session:
         if self.options.save and self.count == 1:
             trace.save(self.options.save)
         if self.options.html or self.options.serve:
-            trace.views = views_of(trace, read)
+            trace.insight = insight_of(read)
         if self.options.html:
-            trace.to_html(self.options.html)
+            self.write_page(trace)
             say(f"{self.options.html} is written: open it in a browser")
             raise _Left
         if self.options.serve:
@@ -322,6 +376,19 @@ class _Session:
         else:
             self.terminal.enter(trace)
         return self.terminal
+
+    def write_page(self, trace: Any) -> None:
+        """Write a pass as a page; with --against and --against_text, beside another one."""
+        from autograd.page import write_page
+
+        options, beside = self.options, []
+        title = options.model or options.run
+        if options.against or options.against_text:
+            other = options.against or options.model
+            found, *read = trace_model(other, options.against_text or options.text)
+            found.insight = insight_of(read)
+            beside = [(other, found)]
+        write_page(trace, options.html, title, beside)
 
     def serve(self, trace: Any, read: Sequence[Any]) -> None:
         """Serve a pass as a page, until Ctrl-C. A model reads other texts, too."""
@@ -346,27 +413,28 @@ class _Session:
         say(f"{path} is written; it prints {trace.recording.name(trace.start)} = {value!s}")
 
 
-def views_of(trace: Any, read: Sequence[Any]) -> list[Any]:
+def insight_of(read: Sequence[Any]) -> Any:
     """Return what a page shows beside a pass: of a model, what it makes of the first text."""
     if not read:
-        return []
-    from npgpt.diagnostics.views import make_views
+        return None
+    from npgpt.diagnostics.views import ModelInsight
 
-    model, tokenizer = read
-    ids = read_ids(trace.recording, model)  # (B, T)
-    return [] if ids is None else make_views(model, tokenizer, ids[0])
+    return ModelInsight(*read)
 
 
 def make_reader(models: Sequence[tuple[str, Any, Tokenizer]]) -> Any:
     """Return what lets models read other texts for a page; each has its name and its tokenizer."""
     from autograd.page.live import Reader
     from autograd.stepper.stops import CommandError
+    from npgpt.models.encoder_decoder import EncoderDecoder
 
     def read(number: int, text: str) -> Any:
         name, model, tokenizer = models[number]
+        if isinstance(model, EncoderDecoder | Bert):
+            text = text.replace(r"\t", "\t")  # a field of a page takes no tab
         try:
             trace = trace_text(name, model, tokenizer, text)
-            trace.views = views_of(trace, (model, tokenizer))
+            trace.insight = insight_of((model, tokenizer))
         except UserError as error:
             raise CommandError(str(error)) from None
         return trace

@@ -203,12 +203,32 @@ def _judge(model: GPT, state: Tensor, tokens: ndarray, k: int) -> Predictions:
         of = tokens[first : first + len(logits), None]
         first += len(logits)
         logs = nn.log_softmax(logits.astype(np.float64), -1)
-        best = np.argsort(-logs, axis=-1, kind="stable")[:, :k]
+        best = _largest(logs, k)
         own = np.take_along_axis(logs, of, axis=-1)
         ranks = 1 + (logs > own).sum(axis=-1)
         chosen = np.take_along_axis(logs, best, axis=-1)
         parts.append((best, np.exp(chosen), ranks, -own[:, 0]))
     return Predictions(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _largest(x: ndarray, k: int) -> ndarray:
+    """Return the places of the k largest numbers of each row, the largest first: (T, V) -> (T, k).
+
+    Of equal numbers, the first counts. Rows are not sorted as a whole, since V is large.
+
+    Examples
+    --------
+    >>> _largest(np.array([[1.0, 3.0, 2.0, 3.0], [0.0, 0.0, 0.0, -1.0]]), 2)
+    array([[1, 3],
+           [0, 1]])
+    """
+    known = np.where(np.isnan(x), -np.inf, x)
+    bounds = np.partition(known, -k, axis=-1)[:, -k]  # (T,), the k-th largest of each row
+    found = []
+    for row, bound in zip(known, bounds, strict=True):
+        places = np.flatnonzero(row >= bound)
+        found.append(places[np.argsort(-row[places], kind="stable")[:k]])
+    return np.stack(found)
 
 
 def _stacked(parts: list[Predictions]) -> Predictions:

@@ -259,6 +259,15 @@ class BertTransformer(Transformer):
         token_type_ids: ndarray | None = None,
     ) -> Tensor:
         """Map ``(B, T)`` ids to ``(B, T, C)``: the norm of the sum of three vectors."""
+        return self.drop(self.ln(self.add_embeddings(input_ids, position_ids, token_type_ids)))
+
+    def add_embeddings(
+        self,
+        input_ids: ndarray,
+        position_ids: ndarray,
+        token_type_ids: ndarray | None = None,
+    ) -> Tensor:
+        """Map ``(B, T)`` ids to the sum of the vectors of tokens, segments and positions."""
         if token_type_ids is None:
             token_type_ids = np.zeros_like(input_ids)
         token_type_ids = np.asarray(token_type_ids)
@@ -270,8 +279,7 @@ class BertTransformer(Transformer):
         check_ids(
             "token_type_ids", token_type_ids, self.type_vocab_size, "the model has {} segments"
         )
-        x = self.wte(input_ids) + self.wse(token_type_ids) + self.wpe(position_ids)
-        return self.drop(self.ln(x))
+        return self.wte(input_ids) + self.wse(token_type_ids) + self.wpe(position_ids)
 
 
 class Pooler(Linear):
@@ -306,8 +314,11 @@ class MaskedHead(Head):
 
     def trace(self, x: Traced) -> Traced:
         """Trace the same; the activation is a function, and takes numbers only."""
-        x = self.ln(self.dense(x).activation(self.activation))
-        return x.linear(self.weight.numpy().T, self.bias)
+        return self.trace_states(x).linear(self.weight.numpy().T, self.bias)
+
+    def trace_states(self, x: Traced) -> Traced:
+        """Trace what stands before the product with the table."""
+        return self.ln(self.dense(x).activation(self.activation))
 
 
 class Bert(GPT):

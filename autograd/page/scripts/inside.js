@@ -12,29 +12,63 @@ function attentions() {
 
 /** Show the heads and the tables, if there are any; nothing is drawn while the part is closed. */
 function showInside() {
-  const layers = attentions();
-  inside.hidden = !layers.length && !data.views.length && !data.reads;
+  inside.hidden = !attentions().length && !data.views.length && !data.reads;
   if (!inside.open || inside.hidden) return;
-  const parts = [...data.views.map(viewTable)];
-  if (layers.length) parts.push(h("section", { class: "maps" }, h("h3", {}, "what each head looks at"),
-    h("p", { class: "dim" }, "Left the attention weights of a head, right their gradients. A row is a query, a column a key. Blue is positive, orange negative. A gradient where a mask forbids to look says what a weight there would change."),
-    exampleField(layers), layers.map((at, layer) => headRow(at, layer))));
-  fill(inside, inside.firstChild, hooks.read(), h("div", { class: "sides" }, ...state.beside, h("div", { class: "side" }, sideTitle(), parts)));
+  state.beside ??= (data.beside ?? []).map(storedSide);
+  fill(inside, inside.firstChild, hooks.read(), h("div", { class: "sides" }, ...state.beside, sideView()));
   hooks.fetch(wanted);
 }
 
-/** Return what has been read: the model, if there are several, and the first text. */
+/** Return what is to be seen of a pass. */
+function sideView() {
+  const layers = attentions();
+  const parts = [...data.views.map(viewTable), askedView()];
+  if (layers.length) parts.push(h("section", { class: "maps" }, h("h3", {}, "what each head looks at"),
+    h("p", { class: "dim" }, "Left the attention weights of a head, right their gradients. A row is a query, a column a key. Blue is positive, orange negative. A gradient where a mask forbids to look says what a weight there would change."),
+    exampleField(layers), layers.map((at, layer) => headRow(at, layer))));
+  return h("div", { class: "side" }, sideTitle(), parts);
+}
+
+/** Return the logits about which one may ask: a click opens one of them, and why it is what it is. */
+function askedView() {
+  if (!data.asked.length) return null;
+  return h("section", {}, h("h3", {}, "why a logit is what it is"), h("p", { class: "dim" }, "A click shows what adds to the logit of a token."),
+    h("p", {}, data.asked.map(([n, place, label]) => [h("button", { class: "ask", onclick: () => {
+      state.why.add("why-value");
+      open(value(n), flatOf(place, data.arrays[arrayOf(value(n))].shape));
+      document.getElementById("why-value").scrollIntoView();
+    } }, label), " "])));
+}
+
+/** Return what has read, the first text, and the value from which the pass begins. */
 function sideTitle() {
   const [first] = data.texts.filter(([names]) => names.length > 1);
   const text = first ? first[1][0].join("") : "";
-  return h("h2", {}, [data.reads?.[data.model], text].filter(Boolean).join(": "));
+  return [h("h2", {}, [data.title, text].filter(Boolean).join(": ")), h("p", { class: "dim" }, `${data.name} = ${data.value}`)];
 }
 
-/** Keep what is shown now beside what comes next, to compare the two, or not; it is a picture alone. */
+/** Keep what is shown now beside what comes next, to compare the two, or not. */
 function keepInside(isKept) {
-  const side = isKept && inside.querySelector(".side:not([inert])");
-  if (side) side.setAttribute("inert", "");
-  state.beside = side ? [side] : [];
+  const side = isKept && inside.querySelector(".side:not(.kept)");
+  state.beside = side ? [asPicture(side)] : [];
+}
+
+/** Return a side that opens nothing, since the page shows another pass. */
+function asPicture(side) {
+  side.classList.add("kept");
+  for (const x of side.querySelectorAll("button.head, button.ask, input")) x.disabled = true;
+  return side;
+}
+
+/** Return the side of another pass, which the file holds. */
+function storedSide(other) {
+  const shown = data;
+  data = other;
+  try {
+    return asPicture(sideView());
+  } finally {
+    data = shown;
+  }
 }
 
 /** Return the field that chooses the example, if there are several. */

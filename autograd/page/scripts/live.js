@@ -34,7 +34,7 @@ function receive({ error, outcome, contents }) {
 function adopt(contents) {
   const old = data;
   const focused = document.activeElement.id;
-  if ((contents.readings ?? old.readings) !== old.readings) keepInside(reading.beside.checked);
+  keepInside(reading.beside.checked && inside.open);
   take({ ...old, ...contents, arrays: contents.arrays.map((x) => (typeof x === "number" ? old.arrays[x] : x)) });
   const kept = (entry) => entry && (entry.kept || entry.shape);
   for (const key of Object.keys(state.slice))
@@ -125,10 +125,10 @@ hooks.change = (target, flat) => {
   return [h("p", { class: "setter" }, h("label", {}, "drag ", slider), " ", h("label", {}, "or set ", field))];
 };
 
-// ---- why a gradient is what it is
+// ---- why an element is what it is
 
-hooks.why = async (number, flat) => {
-  const { error, why } = await ask({ do: "why", number, flat, version: data.version });
+hooks.why = async (number, flat, of) => {
+  const { error, why } = await ask({ do: "why", number, flat, of, version: data.version });
   if (error) throw new Error(error);
   return why;
 };

@@ -17,7 +17,7 @@ const names = h("datalist", { id: "names" });
 
 /** Show the whole of the data from the beginning, after `take`. */
 function redraw() {
-  fill(title, `${data.values[data.start].name} = ${data.value}`);
+  fill(title, `${data.name} = ${data.value}`);
   fill(names, Object.values(data.values).map((v) => h("option", { value: v.name })));
   scrubber.max = N - 1;
   showTokens();

@@ -1,17 +1,17 @@
 // What the page shows now: a moment, and a value or a number.
 
 // What a page does that can compute (see live.js): fields to change an element, arrays that the page
-// does not hold, other texts to read, and why a gradient is what it is.
+// does not hold, other texts to read, and why an element is what it is.
 const hooks = {
   change: () => [],
   fetch: () => {},
   read: () => null,
   why: async () => {
-    throw new Error("This file has no answer for this element; a page that Python serves has one for each.");
+    throw new Error("This file has no answer for this element. A page that Python serves has an answer for each: npgpt step with --serve in the place of --html.");
   },
 };
 
-const state = { at: 0, target: null, flat: null, opened: new Set(), slice: {}, zoom: {}, hidden: false, why: false, example: 0, beside: [] };
+const state = { at: 0, target: null, flat: null, opened: new Set(), slice: {}, zoom: {}, hidden: false, why: new Set(), example: 0, beside: null };
 
 /** Return the call of a moment, and its step if the moment is one of the backward pass. */
 function moment(at) {

@@ -1,22 +1,33 @@
-// Why an element of a gradient is what it is: the answer of Python (see why.py), with a link to each
-// element that it names.
+// Why an element of a gradient, or of a value such as the logits, is what it is: the answer of Python
+// (see why.py), with a link to each element that it names.
 
-/** Return a part of the page that answers when it is opened; nothing for what is no gradient. */
+/** Return parts of the page that answer when they are opened: about a value, and about its gradient. */
 function whyView(target, flat) {
-  if (!/^(value|cotangent)$/.test(target.kind) || data.values[target.n].cotangent < 0) return null;
+  if (!/^(value|cotangent)$/.test(target.kind)) return null;
+  const { n } = target;
+  const parts = [];
+  if (target.kind === "value" && data.asked.some(([number]) => String(number) === n))
+    parts.push(answerView("why-value", target, flat, async () => splitView(data.why_values?.[`${n}:${flat}`] ?? (await hooks.why(Number(n), flat, "value")))));
+  if (data.values[n].cotangent >= 0)
+    parts.push(answerView("why", cotangent(n), flat, async () => whyAnswer(data.why?.[`${n}:${flat}`] ?? (await hooks.why(Number(n), flat, "gradient")))));
+  return parts;
+}
+
+/** Return a part of the page that answers when it is opened, and stays open for the next element. */
+function answerView(id, target, flat, answered) {
   const answer = h("div", {});
   const show = async () => {
-    state.why = view.open;
+    state.why[view.open ? "add" : "delete"](id);
     if (!view.open || answer.childNodes.length) return;
     fill(answer, "...");
     try {
-      fill(answer, whyAnswer(data.why?.[`${target.n}:${flat}`] ?? (await hooks.why(Number(target.n), flat))));
+      fill(answer, await answered());
     } catch (error) {
       fill(answer, h("p", { role: "status" }, error.message));
     }
   };
   const place = address(placeOf(flat, data.arrays[arrayOf(target)].shape));
-  const view = h("details", { id: "why", open: state.why, ontoggle: show }, h("summary", {}, `why ${labelOf(cotangent(target.n))}${place}`), answer);
+  const view = h("details", { id, open: state.why.has(id), ontoggle: show }, h("summary", {}, `why ${labelOf(target)}${place}`), answer);
   return view;
 }
 
@@ -64,4 +75,29 @@ function pathView({ path, along, total }) {
       h("span", { class: "dim" }, [made, factor && `it is ${factor}`, ...meaningOf(cotangent(n), flat)].filter(Boolean).join(" · "))))),
     h("p", { class: "total" }, `together ${short(Number(along))}: ${share(along, total)} of ${short(total)}`),
   ];
+}
+
+// ---- a value: sums that give it
+
+/** Return a value as a sum that unfolds, and the same value split in other ways. */
+function splitView({ title, note, total, splits: [[, path], ...others] }) {
+  return [
+    h("p", {}, `${title}: `, h("b", {}, short(Number(total))), h("span", { class: "dim" }, ` ${note}`)),
+    termTree(path, total, true),
+    others.map(([name, terms]) => h("p", { class: "by" }, `by ${name}: `, terms.map(([what, x]) => `${short(Number(x))} ${what}`).join(", "))),
+  ];
+}
+
+/** Return terms, each of which unfolds to its own terms; along the largest ones they are unfolded. */
+function termTree(terms, total, isOpen) {
+  return h("ul", {}, terms.map(([name, x, link, inner], i) => {
+    const line = [h("b", { class: "amount" }, short(Number(x))), ` ${share(x, total)} ${name}`, link && [" ", placeLink(...link)]];
+    const isLargest = isOpen && i === 0;
+    return h("li", {}, inner.length ? h("details", { open: isLargest }, h("summary", {}, line), termTree(inner, total, isLargest)) : line);
+  }));
+}
+
+function placeLink(number, symbol, place) {
+  const target = symbol ? part(number, symbol) : value(number);
+  return h("button", { class: "number", onclick: () => open(target, flatOf(place, data.arrays[arrayOf(target)].shape)) }, `${labelOf(target)}${address(place)}`);
 }

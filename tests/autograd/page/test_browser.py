@@ -197,11 +197,11 @@ def test_a_look_inside_a_model(browser, tmp_path):
     from npgpt.diagnostics.axis_names import name_token
     from npgpt.diagnostics.direct import attribute_directly
     from npgpt.diagnostics.inside import attention_maps, logit_lens
-    from npgpt.diagnostics.views import make_views
+    from npgpt.diagnostics.views import ModelInsight
     from npgpt.tokenizers import ByteTokenizer
 
     found, model, ids = reading()
-    found.views = make_views(model, ByteTokenizer(), ids[0])
+    found.insight = ModelInsight(model, ByteTokenizer())
     write_page(found, tmp_path / "page.html")
     with opened(browser, tmp_path / "page.html") as page:
         page.click("#inside summary")

@@ -167,3 +167,25 @@ def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys):
         assert npgpt("step", "net.py", *wrong) == 2
         assert message in capsys.readouterr().err
     assert (tmp_path / "net.py").read_text() == SCRIPT
+
+
+def test_attention_maps_are_kept_whole_where_arrays_are_reduced(monkeypatch):
+    """The page shows a picture of each head, also of a model whose other arrays are corners."""
+    from npgpt import GPT, GPTConfig
+
+    model = GPT(GPTConfig(vocab_size=99, n_positions=16, n_embd=24, n_layer=2, n_head=3)).eval()
+    ids = np.arange(13)[None]
+    with autograd.record():
+        _, loss = model(ids[:, :-1], targets=ids[:, 1:])
+    found = trace(loss)
+    for most, is_whole in [(8_000, True), (2_000, False)]:
+        monkeypatch.setattr(arrays, "MOST", most)
+        data = collect(found)
+        maps = [
+            data["arrays"][ref["array"]] for call in data["calls"] if call["op"] == "attention"
+            for ref in call["refs"] if ref["name"] in ("p", "dp")
+        ]  # fmt: skip
+        assert [entry["shape"] for entry in maps] == [[1, 3, 12, 12]] * 4
+        assert ["kept" not in entry for entry in maps] == [is_whole] * 4
+        assert sum("kept" in entry for entry in data["arrays"]) > 10
+        assert sum(np.prod(e.get("kept", e["shape"])) for e in data["arrays"]) <= most

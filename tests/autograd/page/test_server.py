@@ -434,7 +434,7 @@ def test_names_of_markup_stay_names_after_a_change(browser):
 def small_reader():
     """Return two models of bytes that read texts, and the trace of the first on a text."""
     from npgpt import GPT, GPTConfig
-    from npgpt.commands.step import make_reader, trace_text, views_of
+    from npgpt.commands.step import insight_of, make_reader, trace_text
     from npgpt.tokenizers import ByteTokenizer
 
     sizes = dict(vocab_size=256, n_positions=8, n_embd=12, n_layer=1, n_head=3)
@@ -442,7 +442,7 @@ def small_reader():
     models[1].transformer.wte.weight.data[...] *= -1
     tokenizer = ByteTokenizer()
     found = trace_text("one", models[0], tokenizer, "the cat")
-    found.views = views_of(found, (models[0], tokenizer))
+    found.insight = insight_of((models[0], tokenizer))
     reader = make_reader(
         [(name, m, tokenizer) for name, m in zip(["one", "two"], models, strict=True)]
     )

@@ -8,6 +8,7 @@ from helpers import opened, two_layer_classifier
 
 import autograd
 from autograd.page import make_page, write_page
+from autograd.page import why as why_module
 from autograd.page.live import Live
 from autograd.page.why import MOST_WRITTEN, explain, explain_leaves
 from autograd.stepper import trace
@@ -58,7 +59,7 @@ def test_tokens_and_heads():
 
 
 def test_a_file_has_the_answers_that_are_few():
-    """About each element of a small net, about the largest of a larger one, about none of a block
+    """About each element of a small net, about the largest of a larger one, about four of a block
     of GPT-2's size; the numbers in the file are those of the stepper."""
     x = np.random.default_rng(0).normal(size=MOST_WRITTEN // 2)
     for n, expected in [(1, x.size), (3, 3)]:
@@ -71,9 +72,22 @@ def test_a_file_has_the_answers_that_are_few():
         for key, answer in answers.items():
             number, flat = map(int, key.split(":"))
             assert answer["total"] == found.cotangent_of(number).flat[flat]
+
+
+def test_a_file_of_a_large_pass_has_the_answers_about_the_largest_gradients(monkeypatch):
+    rng = np.random.default_rng(0)
+    shapes = [(1025, 1024), (2049, 2048), (3,), (4,), (5,), (6,)]
+    factors = [1.0, 100.0, 5.0, 4.0, 3.0, 0.5]
     with autograd.record():
-        loss = autograd.tensor(np.ones((1025, 1024), np.float32), requires_grad=True).sum()
-    assert explain_leaves(trace(loss)) == {} and '"why":{}' in make_page(trace(loss))
+        leaves = [autograd.tensor(rng.random(shape), requires_grad=True) for shape in shapes]
+        loss = sum((c * leaf).sum() for c, leaf in zip(factors, leaves, strict=True))
+    found = trace(loss)
+    answers = explain_leaves(found)
+    numbers = [leaf._node.number for leaf in leaves]
+    assert [int(key.split(":")[0]) for key in answers] == [numbers[i] for i in (2, 3, 4, 0)]
+    assert [answer["total"] for answer in answers.values()] == [5.0, 4.0, 3.0, 1.0]
+    monkeypatch.setattr(why_module, "MOST_ELEMENTS", 1 << 20)
+    assert explain_leaves(found) == {} and '"why":{}' in make_page(found)
 
 
 def test_a_gradient_of_zero_and_of_nan():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import draw_model, gguf_llama, write_gguf
+from helpers import draw_bert, draw_model, gguf_llama, write_gguf
 
 from autograd import no_grad
 from npgpt import UserError, load_model
@@ -64,6 +64,36 @@ def test_direct_attribution_names_the_right_head(model):
     assert before.heads[last, 1].any() and not after.heads[last, 1].any()
     assert after.heads[last, 0].any()
     np.testing.assert_allclose(after.total, logits_of(model, IDS)[-1, 5], rtol=1e-10)
+
+
+@pytest.mark.parametrize("act", ["gelu", "relu"])
+def test_direct_attribution_of_a_bert_adds_up_at_every_position(act):
+    """Its embeddings have a norm, and its head has an activation."""
+    model = draw_bert(
+        np.float64, vocab_size=66, n_positions=16, n_embd=20, n_layer=2, n_head=2,
+        activation_function=act,
+    )  # fmt: skip
+    logits = logits_of(model, IDS)
+    for t in (0, 4, -1):
+        for against in (None, 7):
+            found = attribute_directly(model, IDS, 5, against, position=t)
+            expected = logits[t, 5] - (0 if against is None else logits[t, against])
+            np.testing.assert_allclose([found.logit, found.total], expected, rtol=1e-10)
+    assert found.heads.all()  # a position looks at those after it, too
+    model.transformer.h[1].self_attn.out_proj.weight.data[10:] = 0
+    after = attribute_directly(model, IDS, 5, position=4)
+    assert after.heads[1, 0].all() and not after.heads[1, 1].any()
+    np.testing.assert_allclose(after.total, logits_of(model, IDS)[4, 5], rtol=1e-10)
+
+
+def test_a_logit_after_any_position_is_that_of_the_text_up_to_there(model):
+    for t in (0, 3):
+        found = attribute_directly(model, IDS, 5, position=t)
+        short = attribute_directly(model, IDS[: t + 1], 5)
+        np.testing.assert_allclose(found.heads[..., : t + 1], short.heads, rtol=1e-9, atol=1e-12)
+        assert not found.heads[..., t + 1 :].any()
+        np.testing.assert_allclose(found.mlps, short.mlps, rtol=1e-9)
+        np.testing.assert_allclose(found.token_embedding, short.token_embedding, rtol=1e-9)
 
 
 def test_a_head_looks_at_no_token_that_is_out_of_its_window():
