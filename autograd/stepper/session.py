@@ -664,7 +664,8 @@ class Session:
         ----------
         what : str
             ``op`` for the function of the op, or for its reference if it has one; ``rule`` for the
-            functions of its rules. Without it, the lines of the program around the step.
+            functions of its rules. Without it, the lines of the program around the step; a number
+            for those around another line.
         """
         call = self.call
         if what in ("op", "rule"):
@@ -676,14 +677,15 @@ class Session:
             except (OSError, TypeError):
                 raise CommandError(f"the source of the {what} is not at hand") from None
             return [(0, line, False) for line in "\n\n".join(texts).splitlines()]
-        if what:
-            raise CommandError(f"list, list op or list rule; not list {what}")
+        if what and not what.isdecimal():
+            raise CommandError(f"list, list N, list op or list rule; not list {what}")
         path, number, _ = call.place
         lines, here = linecache.getlines(path), int(number or 0)
         if not lines:
             return [(here, line, True) for line in call.statement.text.splitlines()]
-        first = max(1, here - AROUND)
-        shown = lines[first - 1 : here + AROUND]
+        middle = min(int(what or here), len(lines))
+        first = max(1, middle - AROUND)
+        shown = lines[first - 1 : middle + AROUND]
         return [(n, line.rstrip(), n == here) for n, line in enumerate(shown, first)]
 
     def explanation(self, number: int) -> Explanation:
@@ -724,7 +726,8 @@ class Session:
         """
         word, _, rest = text.partition(" ")
         if word not in ("call", "loop"):
-            self.go(_number(text, len(self.trace.steps), "step") - 1)
+            hint = f"; `until {text}` goes to a line" if text.isdecimal() else ""
+            self.go(_number(text, len(self.trace.steps), "step", hint) - 1)
             return
         alike = self.trace.alike(self.step)
         if len(alike) == 1:
@@ -812,10 +815,13 @@ class Session:
         Parameters
         ----------
         text : str
-            That of `stops.condition`; then, if an expression must be true, ``if EXPRESSION``.
+            That of `stops.condition`; then, if an expression must be true, ``if EXPRESSION``, or
+            ``, EXPRESSION`` as in pdb.
         once : bool
             Whether the breakpoint is removed when it has stopped the walk.
         """
+        if " if " not in text:
+            text = re.sub(r"^((?:\[[^]]*\]|[^,[])+),\s*", r"\1 if ", text)
         stop = self.placed(Breakpoint(self.n_breaks + 1, text, once))
         self.n_breaks += 1
         self.level.breaks.append(stop)
@@ -825,6 +831,8 @@ class Session:
         """Return a breakpoint with its condition in this pass; see `add_break`."""
         if not stop.where or stop.where.startswith("if "):
             raise CommandError(f"break where? As in: break LINE {stop.text}".rstrip())
+        if stop.text.endswith((" if", ",")):
+            raise CommandError("break if what is true? As in: break LINE if d(h)[0] > 0")
         try:
             holds, here = condition(self, stop.where), self.level.index
             if stop.where.split()[0] not in LIMITS:
@@ -1144,9 +1152,9 @@ def _of_cotangent(text: str) -> str:
     return match[1] + (match[2] or "") if match else text
 
 
-def _number(text: str, most: int, what: str) -> int:
+def _number(text: str, most: int, what: str, hint: str = "") -> int:
     if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise CommandError(f"{text!r} is no {what}: they are numbered from 1 to {most}")
+        raise CommandError(f"{text!r} is no {what}: they are numbered from 1 to {most}{hint}")
     return int(text)
 
 

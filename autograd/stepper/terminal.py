@@ -41,7 +41,7 @@ from autograd.stepper.what_if import Outcome, outcome_lines
 
 ALIASES = {
     "n": "next", "c": "continue", "b": "break", "i": "into", "o": "out", "w": "where",
-    "p": "print", "f": "formula", "q": "quit", "h": "help", "?": "help", "exit": "quit",
+    "p": "print", "f": "formula", "q": "quit", "?": "help", "h": "help", "exit": "quit",
     "a": "args", "l": "list", "j": "jump", "u": "up", "d": "down",
     # names of pdb and gdb for the same purpose
     "s": "into", "step": "into", "r": "out", "return": "out", "cont": "continue", "ll": "list",
@@ -667,9 +667,9 @@ class Terminal:
                 self.print(f"  ${symbol} is {value}")
 
     def do_list(self, text: str) -> None:
-        """Show the program around this step, or the source of its op.  list [op|rule].
+        """Show the program around this step, or the source of its op.  list [N|op|rule].
 
-        list       the lines around the one that called the op
+        list       the lines around the one that called the op; list 30 those around line 30
         list op    the function of the op; of a fused op its reference, which it is tested against
         list rule  the functions that compute what is sent
         """

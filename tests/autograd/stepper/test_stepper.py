@@ -495,6 +495,9 @@ def test_breakpoints(condition, step):
     assert "no step of this pass has to do with 9999" in said(stepper, "break 9999")
     assert "pending, for a later pass: nothing here is called 'w3'" in said(stepper, "break w3")
     assert "is no number: write one" in said(stepper, "break exploding x")
+    text = said(stepper, "break clear", f"b {line(TANH)}, d(h)[0] < 0", "b [2], W1[0, 0] > 0")
+    assert f": {line(TANH)} if d(h)[0] < 0\n" in text and ": [2] if W1[0, 0] > 0\n" in text
+    assert "pending" not in text and "if what is true?" in said(stepper, "b h if")
     assert "break where?" in said(stepper, "break if h[0] > 0")
     said(stepper, "break clear")
     assert "no breakpoints" in said(stepper, "break") and "the end" in said(stepper, "c")
@@ -690,7 +693,9 @@ def test_loops_show_their_call_and_can_be_jumped():
     assert "call" not in said(stepper, "next")
     assert "step 4 of 14  matmul" in said(stepper, "jump 4")
     assert "'9' is no call: they are numbered from 1 to 5" in said(stepper, "jump call 9")
-    assert "'15' is no step" in said(stepper, "jump 15") and "where?" in said(stepper, "jump")
+    assert "`until 15` goes to a line" in said(stepper, "jump 15") and "where?" in said(
+        stepper, "jump"
+    )
 
 
 def test_a_cell_of_a_notebook_is_called_so(monkeypatch):
@@ -1199,6 +1204,8 @@ def test_as_in_pdb():
     assert f"{number:>4} ->         {TANH}\n" in text and len(text.splitlines()) == 11
     assert "np.tanh(x)" in said(stepper, "list op") and "g - g * out" in said(stepper, "list rule")
     assert "list op or list rule" in said(stepper, "list all")
+    assert said(stepper, "list 3").startswith("   1 ") and "->" not in said(stepper, "list 3")
+    assert said(stepper, "list 99999").count("\n") == 6
     text = said(stepper, "whatis h")
     assert "h: float64[2], made by tanh" in text and "  used by multiply for p" in text
     assert "W1: float64[2, 2], a leaf" in said(stepper, "whatis W1")
