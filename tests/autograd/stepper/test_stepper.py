@@ -1205,7 +1205,7 @@ def test_as_in_pdb():
     assert "np.tanh(x)" in said(stepper, "list op") and "g - g * out" in said(stepper, "list rule")
     assert "list op or list rule" in said(stepper, "list all")
     assert said(stepper, "list 3").startswith("   1 ") and "->" not in said(stepper, "list 3")
-    assert said(stepper, "list 99999").count("\n") == 6
+    assert re.match(r" *\d+  ", said(stepper, "list 99999"))  # the end of the file
     text = said(stepper, "whatis h")
     assert "h: float64[2], made by tanh" in text and "  used by multiply for p" in text
     assert "W1: float64[2, 2], a leaf" in said(stepper, "whatis W1")
