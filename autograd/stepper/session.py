@@ -465,7 +465,7 @@ class Session:
         if waits:
             notes.append(f"{waits} more to come")
         elif edge.parent not in self.trace.recording.maker:
-            notes.append("complete: its gradient")
+            notes.append("its gradient is complete")
         elif edge.parent in self.trace.waiting():
             notes.append("complete: asked for")
         return ", ".join(notes)

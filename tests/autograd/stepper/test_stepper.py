@@ -417,7 +417,7 @@ loss = e * e
 ── step 4 of 7  multiply ──────────────────────────────────── test_stepper.py:NN
 p = w2 * h
   d(p)  float64[2]   [ -1.9624 -1.9624 ]
-  d(w2) += d(p) · h  float64[2]   [  0.5717 -0.9068 ]   complete: its gradient
+  d(w2) += d(p) · h  float64[2]   [  0.5717 -0.9068 ]   its gradient is complete
   d(h) += d(p) · w2  float64[2]   [ -1.3737  1.1774 ]
 (step) formula
 $x is w2, $y is h, $out is p, $g is d(p)

@@ -153,7 +153,7 @@ def test_the_stepper_goes_from_a_letter_to_the_pixels(capsys):
         letter = logits[0, -1, 3]
     autograd.step(letter, commands=["why pixels", "until pixels"])
     out = capsys.readouterr().out
-    assert "patch_embeddings" in out and "pixels" in out and "complete: its gradient" in out
+    assert "patch_embeddings" in out and "pixels" in out and "its gradient is complete" in out
 
 
 # ---- generation
@@ -276,7 +276,7 @@ def test_an_image_on_the_command_line(folder, tmp_path, capsys):
     out = capsys.readouterr().out
     targets = np.array([[-100] * 3 + [3, 1]])
     loss = model(ONE, targets, pixel_values=images)[1].item()
-    assert f"loss = {loss:.4g}" in out and "complete: its gradient" in out
+    assert f"loss = {loss:.4g}" in out and "its gradient is complete" in out
 
 
 def write_npy(path, shape):
