@@ -6,23 +6,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy import ndarray
 from rich.table import Table
 from rich.text import Text
 
 import autograd
 from autograd.console import Console
 from autograd.schema import FileName
+from npgpt.diagnostics.axis_names import name_axes
 from npgpt.diagnostics.pixels import beside
 from npgpt.errors import UserError
 from npgpt.models.config import Steps
 from npgpt.options import parse, quoted
+from npgpt.training.follow import History, Moved, by_pixel, find_movers, find_weight, follow
 from npgpt.training.images import Images
-from npgpt.training.replay import History, Replay, by_pixel, by_sequence, find_weight, follow
+from npgpt.training.replay import Replay
 from npgpt.training.run import Run
 
 MOST_ROWS = 20  # of a history that is printed
 MOST_SEQUENCES = 5
+BEFORE = 8  # tokens that are shown before the one whose loss adds most
 
 
 @dataclass
@@ -84,10 +86,10 @@ def why(options: Options, console: Console) -> None:
     replay = Replay(options.run, most.step, most.step, force=options.force)
     replay.seek(most.step)
     say("Its gradient is the sum over these sequences:")
-    parts = np.array(by_sequence(replay.run, name, index))
-    say(_sequences(replay.run, parts))
+    movers = find_movers(replay.run, name, index)
+    say(table_of_movers(replay.run, movers))
     if isinstance(replay.run.task, Images):
-        say(_pixels(replay.run, name, index, int(np.abs(parts).argmax())))
+        say(_pixels(replay.run, name, index, movers[0].number))
     if text := _explain(replay.run, name, index, console.width):
         say(f"\n{text}")
     say(f"\nTo walk through it: npgpt step --run {quoted(options.run)} --at {most.step}")
@@ -124,22 +126,32 @@ def _table(history: History) -> Table:
     return table
 
 
-def _sequences(run: Run, parts: ndarray) -> Table:
-    """Return a table of the sequences of this step that add most to the weight's gradient.
+def table_of_movers(run: Run, movers: list[Moved]) -> Table:
+    """Return a table of the sequences that add most to a weight's gradient, the largest first.
 
-    `parts` is what each sequence adds.
+    Below the text of a sequence stands where the data have it, and the token whose loss adds most.
     """
-    texts = _texts(run)
-    largest = np.argsort(-np.abs(parts), kind="stable")[:MOST_SEQUENCES]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(justify="right", no_wrap=True, min_width=len("+1.00e-01"))
     table.add_column(no_wrap=True, overflow="ellipsis")
-    for b in largest:
-        table.add_row(_signed(parts[b]), Text(repr(texts[b])))
-    if len(parts) > len(largest):
-        rest = np.delete(parts, largest)
-        table.add_row(_signed(rest.sum()), f"the {len(rest)} others")
+    for moved in movers[:MOST_SEQUENCES]:
+        table.add_row(_signed(moved.adds), Text(repr(moved.sequence.text)))
+        for about in filter(None, (moved.sequence.place, _largest(run, moved))):
+            table.add_row("", Text(about, "dim"))
+    if others := movers[MOST_SEQUENCES:]:
+        total = _signed(sum(moved.adds for moved in others))
+        table.add_row(total, f"the {len(others)} others")
     return table
+
+
+def _largest(run: Run, moved: Moved) -> str:
+    """Say which token's loss adds most to the part of a sequence, and after which text."""
+    if not moved.shares.any():
+        return ""
+    t, tokens = int(np.abs(moved.shares).argmax()), moved.sequence.tokens
+    decode = run.tokenizer.decode
+    after = f" after {decode(tokens[max(0, t - BEFORE) : t])!r}" if t else ""
+    return f"{moved.shares[t]:+.2e} by {decode(tokens[t : t + 1])!r}{after}"
 
 
 def _explain(run: Run, name: str, index: tuple[int, ...], width: int) -> str:
@@ -152,6 +164,7 @@ def _explain(run: Run, name: str, index: tuple[int, ...], width: int) -> str:
 
     def take(trace: autograd.stepper.Trace) -> None:
         nonlocal largest, text
+        name_axes(trace.recording, run.model, run.tokenizer)
         number = trace.recording.number(name)
         gradient = trace.cotangent_of(number)
         if gradient is not None and (size := abs(float(gradient[index]))) > largest:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -271,6 +272,24 @@ class Classification(Examples):
                 "--lm_loss predicts tokens by the token embedding, and the model has another head "
                 "for them: leave it out"
             )
+
+    def find_places(self, step: int) -> list[str]:
+        """Return the file and the line of each example of a step, or else its number."""
+        known, numbers = self.lines, self.numbers(step).tolist()
+        if known:
+            return [known[n] for n in numbers]
+        return [f"example {n:,} of {next(iter(self.data.values())).path.name}" for n in numbers]
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The file and the line of each example; empty if the file is not there, or was changed."""
+        try:
+            source = self.read(self.config.data, self.config, True)
+            tokens = self.encode(source, self.tokenizer, self.config)
+        except ValueError:  # no such file, or it has other examples or labels
+            return []
+        is_same = np.array_equal(tokens, next(iter(self.data.values())).array)
+        return source.places if is_same else []
 
     # ---- batches
 

@@ -22,6 +22,7 @@ class Line(TypedDict):
     train_loss: NotRequired[float]
     val_loss: NotRequired[float]
     lr: NotRequired[float]
+    tokens_per_second: NotRequired[float]
 
 
 def read_metrics(path: Path) -> Iterator[tuple[bytes, Line]]:

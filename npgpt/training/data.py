@@ -90,7 +90,7 @@ def read_documents(
     """
     texts, names = read_texts(sources)
     if separator:
-        separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+        separator = spelled_out(separator)
         if is_needed and not any(separator in text for text in texts):
             raise UserError(
                 f"--separator {separator!r} is nowhere in the text: nothing separates documents"
@@ -100,6 +100,11 @@ def read_documents(
     if not documents:
         raise UserError("the text holds nothing but separators and white space")
     return documents, names
+
+
+def spelled_out(separator: str) -> str:
+    """Return a separator with a line break for a backslash and n, and a tab for one and t."""
+    return separator.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def read_texts(sources: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -530,9 +535,16 @@ def random_batch(
 
     The target at a position is the token after it, so the targets are the inputs moved by one.
     """
-    starts = generator.integers(len(tokens) - block_size, size=batch_size)
+    starts = random_starts(tokens, batch_size, block_size, generator)
     windows = windows_at(tokens, starts, block_size)  # (B, T + 1)
     return windows[:, :-1], windows[:, 1:]
+
+
+def random_starts(
+    tokens: ndarray, batch_size: int, block_size: int, generator: np.random.Generator
+) -> ndarray:
+    """Draw where the windows of `random_batch` begin, (B,)."""
+    return generator.integers(len(tokens) - block_size, size=batch_size)
 
 
 def windows_at(tokens: ndarray, starts: Iterable[int], length: int) -> ndarray:

@@ -87,9 +87,13 @@ class Examples(Task):
 
     def batches(self, step: int) -> Sequence[AnyBatch]:
         """Return the batches of the update that leads from a step to the next."""
-        epoch, number = divmod(step, len(self.epoch(0)))
-        parts = np.split(self.epoch(epoch)[number], self.config.gradient_accumulation_steps)
+        parts = np.split(self.numbers(step), self.config.gradient_accumulation_steps)
         return [self.batch(part) for part in parts]
+
+    def numbers(self, step: int) -> ndarray:
+        """Return the numbers of the examples in the batches of a step, in their order."""
+        epoch, number = divmod(step, len(self.epoch(0)))
+        return self.epoch(epoch)[number]
 
     def random_batch(self, split: int, generator: np.random.Generator) -> AnyBatch:
         """Draw examples of a split at random."""

@@ -27,7 +27,7 @@ from npgpt.module import evaluating
 from npgpt.options import quoted
 from npgpt.tokenizers import Tokenizer
 from npgpt.training.config import TrainConfig
-from npgpt.training.data import IGNORED, Batch, Tokens, n_predicted, random_batch, separated
+from npgpt.training.data import IGNORED, Batch, Tokens, n_predicted, separated
 from npgpt.training.task import VALIDATION, LanguageModelling, first_words
 
 CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1  # of all tokens, and of the chosen ones
@@ -142,6 +142,11 @@ class MaskedTokens(LanguageModelling):
         """The tokens of the text in a window."""
         return self.config.block_size - sum(map(len, self.ends))
 
+    @property
+    def window_length(self) -> int:
+        """How many tokens of the text a window has."""
+        return self.n_text
+
     def make_batch(self, windows: ndarray, generators: Iterable[np.random.Generator]) -> Batch:
         """Return the batch of some windows (B, n): with tokens at their ends, and gaps.
 
@@ -157,9 +162,8 @@ class MaskedTokens(LanguageModelling):
 
     def random_batch(self, split: int, generator: np.random.Generator) -> Batch:
         """Draw windows of a split at random, and the gaps in them, (B, T)."""
-        n = self.config.batch_size
-        windows, _ = random_batch(self.splits[split], n, self.n_text, generator)
-        seeds = generator.integers(2**63, size=n)
+        windows = self.draw_windows(split, self.n_text, generator)[:, :-1]
+        seeds = generator.integers(2**63, size=len(windows))
         return self.make_batch(windows, map(np.random.default_rng, seeds))
 
     def validation_batches(self, batch_size: int, n_text: int) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Replaying a run: its updates are computed again, bit for bit, and one weight is followed.
+"""Replaying a run: its updates are computed again, bit for bit.
 
 An update is a function of the parameters, the optimizer's means, the seed and the number of the
 step. So a replay can begin at any checkpoint, or at the initialization, and compute every later
@@ -10,27 +10,18 @@ does the work of one rank after the other, and adds up in the same order.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy import ndarray
 from rich.progress import track
 
-import autograd
 from autograd.console import Console
 from autograd.schema import fit
 from npgpt.errors import UserError
 from npgpt.hub import find_model
 from npgpt.training.config import TrainConfig
-from npgpt.training.data import ImageBatch, n_predicted
 from npgpt.training.loop import Run
 from npgpt.training.memory import keep_freed_memory
-from npgpt.training.optim import decays
 from npgpt.training.prepare import initial_model
 from npgpt.training.ranks import Alone, InTurn
 from npgpt.training.run import open_run
@@ -210,195 +201,3 @@ def processes_of(setting: Setting) -> int:
 def _until(step: int, history: list[Setting]) -> list[Setting]:
     """Return the settings that began to hold before a step."""
     return [setting for setting in history if setting["step"] < step]
-
-
-# ---- one weight
-
-
-@dataclass
-class Move:
-    """What one update did to a weight.
-
-    Attributes
-    ----------
-    step : int
-        The number of the update.
-    loss : float
-        The mean loss of the batches of this update.
-    value : float
-        The weight before the update.
-    gradient, clipped : float
-        The gradient of the weight before and after clipping.
-    change : float
-        What the update added to the weight.
-    moved : float
-        What the batches of this update added to the weight, in this update and in the later ones.
-        Adam moves a weight by a running mean of its gradients, so a gradient has a part in every
-        later update.
-    """
-
-    step: int
-    loss: float
-    value: float
-    gradient: float
-    clipped: float = 0.0
-    change: float = 0.0
-    moved: float = 0.0
-
-
-@dataclass
-class History:
-    """What several updates did to a weight.
-
-    The sum of all `moved`, of `before` and of `decay` is the whole change of the weight.
-
-    Attributes
-    ----------
-    moves : list of Move
-        One entry for each update.
-    before : float
-        What the batches before the first of these updates added, through the running mean.
-    decay : float
-        What weight decay added.
-    """
-
-    moves: list[Move]
-    before: float
-    decay: float
-
-
-def follow(replay: Replay, name: str, index: tuple[int, ...], first: int = 0) -> History:
-    """Compute the updates from `first` to the last; return what each did to a weight.
-
-    Parameters
-    ----------
-    replay : Replay
-    name : str
-        The name of a parameter.
-    index : tuple of int
-        The place of the weight in the parameter.
-    first : int
-        The first update to follow.
-    """
-    # Update n of AdamW changes the weight by slope_n * mean_n (besides weight decay), where mean_n
-    # is the running mean of the gradients after the update: mean_n = beta1 * mean_{n-1} +
-    # (1 - beta1) * gradient_n. The first loop computes the updates, and keeps slope_n and beta1.
-    moves, slopes = [], []
-    replay.seek(first)
-    run, optimizer = replay.run, replay.run.optimizer
-    parameter = optimizer.parameters[name]
-    mean, decay = float(optimizer.means[name][index]), 0.0
-    for step in tracked(range(first, replay.last + 1)):
-        replay.seek(step)
-        loss = run.backward()
-        gradient: Any = parameter.grad
-        move = Move(step, loss, float(parameter.numpy()[index]), float(gradient.numpy()[index]))
-        _, lr = run.descend()
-        move.clipped = float(gradient.numpy()[index])  # clipping is in place
-        move.change = float(parameter.numpy()[index]) - move.value
-        moves.append(move)
-        if decays(name, parameter):
-            decay -= lr * optimizer.weight_decay * move.value
-        beta1, beta2 = optimizer.betas
-        square = float(optimizer.squares[name][index]) / (1 - beta2**optimizer.n_updates)
-        size = lr / (1 - beta1**optimizer.n_updates)
-        slopes.append((-size / (math.sqrt(square) + optimizer.eps), beta1))
-    # The second loop goes backwards, and divides the changes among the gradients. A mean of 1 after
-    # update n changes the weight by slope_n in this update, by beta1 * slope_{n+1} in the next, and
-    # so on: `ahead` is the sum. So gradient_n has moved the weight by (1 - beta1) * gradient_n *
-    # ahead. For example, with two updates and beta1 = 0.9, the first gradient has moved it by
-    # 0.1 * gradient_1 * (slope_1 + 0.9 * slope_2), the second by 0.1 * gradient_2 * slope_2.
-    ahead = 0.0
-    for move, (slope, beta1) in zip(reversed(moves), reversed(slopes), strict=True):
-        ahead += slope
-        move.moved = (1 - beta1) * move.clipped * ahead
-        ahead *= beta1
-    return History(moves, before=mean * ahead, decay=decay)
-
-
-def by_sequence(run: Run, name: str, index: tuple[int, ...]) -> list[float]:
-    """Return what each sequence of this step's batches adds to the gradient of a weight.
-
-    The losses of a batch are computed once. A backward pass for each sequence starts from the
-    losses of this sequence alone.
-    """
-    parameter = run.optimizer.parameters[name]
-    batches = run.task.batches(run.progress.step)
-    counts = [n_predicted(batch.targets) for batch in batches]
-    parts = []
-    with run.dropout():
-        for batch in batches:
-            losses = run.losses(batch)  # (B, T)
-            for b in range(len(batch.inputs)):
-                share = np.zeros(losses.shape, losses.dtype)
-                share[b] = 1 / sum(counts)
-                gradient = autograd.grad(losses, parameter, share, retain_graph=True)
-                parts.append(float(gradient.numpy()[index]))
-    return parts
-
-
-def by_pixel(run: Run, name: str, index: tuple[int, ...], n: int) -> tuple[ndarray, ndarray]:
-    """Return an image that this step read, and what its pixels add to the gradient of a weight.
-
-    A pixel adds the derivative of the gradient by this pixel, times the pixel. So the numbers say
-    how the gradient of the weight would change if the pixel became a little brighter.
-
-    Parameters
-    ----------
-    run : Run
-        A run whose task is `npgpt.training.images.Images`.
-    name, index
-        The weight, as `find_weight` returns it.
-    n : int
-        The number of the sequence, as in the list that `by_sequence` returns.
-
-    Returns
-    -------
-    image, adds : ndarray, (c, H, W)
-    """
-    parameter = run.optimizer.parameters[name]
-    batches = run.task.batches(run.progress.step)
-    total = sum(n_predicted(batch.targets) for batch in batches)
-    with run.dropout():
-        for batch in batches:
-            assert isinstance(batch, ImageBatch)
-            pixels = autograd.tensor(batch.pixel_values, requires_grad=True)  # (B, c, H, W)
-            losses = run.losses(batch._replace(pixel_values=pixels))  # (B, T)
-            if n < len(pixels):
-                break
-            n -= len(pixels)
-    assert isinstance(batch, ImageBatch)
-    gradient = autograd.grad(np.sum(losses[n]) / total, parameter, create_graph=True)
-    slope = autograd.grad(gradient[index], pixels)
-    return batch.pixel_values[n], slope.numpy()[n] * batch.pixel_values[n]
-
-
-def find_weight(run: Run, text: str) -> tuple[str, tuple[int, ...]]:
-    """Return the name and the index of a weight that is written as ``name[i, j]``.
-
-    Raises
-    ------
-    UserError
-        If the run's model has no such parameter, or the parameter no such index.
-    """
-    name, bracket, inside = text.partition("[")
-    name = name.strip()
-    parameters = run.optimizer.parameters
-    if name not in parameters:
-        close = difflib.get_close_matches(name, parameters, 3, 0.0)
-        raise UserError(
-            f"--param names no parameter of {run.folder}: {name!r}; nearest are {', '.join(close)}"
-        )
-    shape = parameters[name].shape
-    try:
-        index = tuple(int(i) for i in inside.removesuffix("]").split(","))
-    except ValueError:
-        index = ()
-    if len(index) != len(shape) or not inside.endswith("]"):
-        example = ",".join("0" for _ in shape)
-        raise UserError(
-            f"{name} has the shape {list(shape)}: name one weight of it, as in '{name}[{example}]'"
-        )
-    if not all(-n <= i < n for i, n in zip(index, shape, strict=True)):
-        raise UserError(f"{name}{list(index)} is out of range: the shape is {list(shape)}")
-    return name, tuple(i % n for i, n in zip(index, shape, strict=True))

@@ -39,13 +39,14 @@ from npgpt.training.data import (
     encode_text,
     end_token,
     n_predicted,
-    random_batch,
+    random_starts,
     read_documents,
     read_text,
     separated,
     split_tokens,
     windows_at,
 )
+from npgpt.training.sources import TextSources
 
 TRAIN, VALIDATION = 0, 1  # the two splits of the data
 
@@ -274,6 +275,13 @@ class Task(ABC):
         """Compute values that the task needs from the model with which a new run begins."""
         return None
 
+    def find_places(self, step: int) -> list[str]:
+        """Return where the data have each sequence of a step's batches; empty if it is not known.
+
+        A place is a text for a person to read, such as ``README.md, lines 12 to 15``.
+        """
+        return []
+
     def state_dict(self) -> dict[str, ndarray]:
         """Return the values that `begin` has computed, for the state of the run."""
         return {}
@@ -300,9 +308,13 @@ class Task(ABC):
 
     def batches(self, step: int) -> Sequence[AnyBatch]:
         """Draw the batches of the update that leads from a step to the next."""
-        generator = np.random.default_rng([self.config.seed, 1, step])
+        generator = self.generator(step)
         n = self.config.gradient_accumulation_steps
         return [self.random_batch(TRAIN, generator) for _ in range(n)]
+
+    def generator(self, step: int) -> np.random.Generator:
+        """Return what draws the batches of the update that leads from a step to the next."""
+        return np.random.default_rng([self.config.seed, 1, step])
 
     def estimate_losses(
         self, model: GPT, step: int, check: Check = lambda: None
@@ -413,9 +425,43 @@ class LanguageModelling(Task):
 
     def random_batch(self, split: int, generator: np.random.Generator) -> Batch:
         """Draw windows of a split at random, (B, T)."""
-        batch_size, block_size = self.config.batch_size, self.config.block_size
-        windows = random_batch(self.splits[split], batch_size, block_size, generator)
-        return separated(*windows, self.boundary)
+        length = self.config.block_size
+        windows = self.draw_windows(split, length, generator)
+        return separated(windows[:, :-1], windows[:, 1:], self.boundary)
+
+    def draw_windows(self, split: int, length: int, generator: np.random.Generator) -> ndarray:
+        """Draw windows of a split, each with `length` tokens and the token after: (B, length + 1).
+
+        Where they begin is noted, for `find_places`.
+        """
+        tokens = self.splits[split]
+        self.drawn = random_starts(tokens, self.config.batch_size, length, generator)
+        return windows_at(tokens, self.drawn, length)
+
+    def find_places(self, step: int) -> list[str]:
+        """Return the files and lines of the windows of a step's batches, or else their tokens."""
+        length = self.window_length
+        if self.config.read_once:
+            n = self.windows_per_update
+            starts = self.window_starts[n * step : n * (step + 1)]
+        else:
+            generator, drawn = self.generator(step), []
+            for _ in range(self.config.gradient_accumulation_steps):
+                self.random_batch(TRAIN, generator)
+                drawn.append(self.drawn)
+            starts = np.concatenate(drawn)
+        return [self.sources.find(start, length) for start in starts.tolist()]
+
+    @cached_property
+    def sources(self) -> TextSources:
+        """The files that the training text was made from."""
+        tokens = next(iter(self.data.values()))
+        return TextSources(self.config, self.tokenizer, tokens, self.end)
+
+    @property
+    def window_length(self) -> int:
+        """How many tokens of the text a window has."""
+        return self.config.block_size + 1
 
     def whole_loss(self, model: GPT, check: Check = lambda: None) -> float:
         """Return the mean loss over all tokens of the validation split but the first."""

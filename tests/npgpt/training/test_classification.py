@@ -23,7 +23,8 @@ from npgpt.models.llama import LlamaConfig
 from npgpt.models.registry import architecture_of
 from npgpt.tokenizers import ByteTokenizer, WordPieceTokenizer, load_tokenizer, save_tokenizer
 from npgpt.training.config import TrainConfig
-from npgpt.training.replay import Replay, by_sequence
+from npgpt.training.follow import by_sequence
+from npgpt.training.replay import Replay
 from npgpt.training.run import evaluate_run, start
 
 SMALL = dict(task="classification", n_embd=16, n_head=2, block_size=24, batch_size=6)

@@ -13,8 +13,9 @@ from npgpt.models.bert import Bert, BertConfig
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import Batch
 from npgpt.training.distillation import Distillation
+from npgpt.training.follow import by_sequence
 from npgpt.training.interrupt import Interrupted
-from npgpt.training.replay import Replay, by_sequence
+from npgpt.training.replay import Replay
 from npgpt.training.run import resume, start, train
 from npgpt.weights.load import save_weights
 

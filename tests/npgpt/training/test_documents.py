@@ -20,8 +20,9 @@ from npgpt.tokenizers import ByteTokenizer, CharTokenizer, save_tokenizer
 from npgpt.training.curve import loss_curve, read_losses
 from npgpt.training.data import END, encode_text, end_token, open_tokens, read_documents, separated
 from npgpt.training.display import Display
+from npgpt.training.follow import by_sequence
 from npgpt.training.interrupt import Interrupted
-from npgpt.training.replay import Replay, by_sequence
+from npgpt.training.replay import Replay
 from npgpt.training.run import accumulate_gradients, resume, start, train
 from npgpt.weights.load import load_model
 

@@ -14,9 +14,10 @@ from npgpt.module import evaluating
 from npgpt.tokenizers import CharTokenizer, save_tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import IGNORED
+from npgpt.training.follow import by_pixel, by_sequence
 from npgpt.training.images import read_images
 from npgpt.training.interrupt import Interrupted
-from npgpt.training.replay import Replay, by_pixel, by_sequence
+from npgpt.training.replay import Replay
 from npgpt.training.run import resume, start, train
 
 WORDS = ["dark", "dim", "bright"]

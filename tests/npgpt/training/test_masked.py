@@ -15,9 +15,10 @@ from npgpt.models.bert import Bert, BertConfig
 from npgpt.tokenizers import ByteTokenizer, CharTokenizer, WordPieceTokenizer, save_tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import IGNORED, write_tokens
+from npgpt.training.follow import by_sequence
 from npgpt.training.interrupt import Interrupted
 from npgpt.training.masked import MaskedTokens, mask_tokens
-from npgpt.training.replay import Replay, by_sequence
+from npgpt.training.replay import Replay
 from npgpt.training.run import evaluate_run, resume, start, train
 
 

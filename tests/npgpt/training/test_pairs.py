@@ -14,9 +14,10 @@ from npgpt.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from npgpt.tokenizers import ByteTokenizer, CharTokenizer, save_tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import IGNORED, Tokens, encode_text, n_predicted
+from npgpt.training.follow import by_sequence
 from npgpt.training.interrupt import Interrupted
 from npgpt.training.pairs import Pairs, read_pairs
-from npgpt.training.replay import Replay, by_sequence
+from npgpt.training.replay import Replay
 from npgpt.training.run import resume, start, train
 from npgpt.translation import translate
 

@@ -15,7 +15,7 @@ from npgpt import UserError, load_model
 from npgpt.evaluation.labels import label_logits, label_probabilities, label_row, segments
 from npgpt.sentences import SentenceEncoder
 from npgpt.tokenizers import load_tokenizer
-from npgpt.training.replay import by_sequence
+from npgpt.training.follow import by_sequence
 from npgpt.training.run import evaluate_run, start
 
 WORDS = "a film the plot of it dull fun ok".split()

@@ -24,8 +24,9 @@ from npgpt.commands.step import walk
 from npgpt.commands.why import MOST_ROWS, why
 from npgpt.commands.why import Options as WhyOptions
 from npgpt.training import loop
+from npgpt.training.follow import by_sequence, find_weight, follow
 from npgpt.training.interrupt import Interrupted
-from npgpt.training.replay import Replay, by_sequence, find_weight, follow
+from npgpt.training.replay import Replay
 from npgpt.training.run import Run, resume, start, train
 
 OFTEN = dict(dropout=0.2, log_interval=1, checkpoint_interval=5)

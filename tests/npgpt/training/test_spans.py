@@ -13,7 +13,7 @@ from test_trainable import base_of
 from npgpt import UserError, load_model
 from npgpt.evaluation.spans import cut_windows, encode_words, find_answer, read_spans
 from npgpt.tokenizers import load_tokenizer
-from npgpt.training.replay import by_sequence
+from npgpt.training.follow import by_sequence
 from npgpt.training.run import start
 
 WORDS = "a film the plot of it dull fun ok".split()

@@ -22,9 +22,10 @@ from npgpt.parallel.group import add_in_order, part_of
 from npgpt.parallel.workers import shared_memory
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import IGNORED, Batch, separated
+from npgpt.training.follow import find_weight, follow
 from npgpt.training.optim import AdamW, clip_grad_norm
 from npgpt.training.ranks import InTurn, Layout, demand_alike
-from npgpt.training.replay import Replay, find_weight, follow
+from npgpt.training.replay import Replay
 from npgpt.training.run import accumulate_gradients, resume, start, train
 from npgpt.training.together import working_together
 

@@ -10,8 +10,8 @@ from npgpt.models.lora import adapted_layers, remove_lora
 from npgpt.tokenizers import ByteTokenizer, save_tokenizer
 from npgpt.training.config import TrainConfig
 from npgpt.training.data import END
+from npgpt.training.follow import by_sequence
 from npgpt.training.interrupt import Interrupted
-from npgpt.training.replay import by_sequence
 from npgpt.training.run import resume, start, train
 from npgpt.weights.adapters import load_adapter
 
