@@ -14,17 +14,21 @@ import json
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autograd.escape import shown
 from autograd.files import write_text
+from autograd.page.arrays import MOST, Arrays
 from autograd.page.contents import collect, collect_inside
 from autograd.page.why import explain_elements, explain_leaves
 from autograd.stepper.trace import Trace
 
+if TYPE_CHECKING:
+    from autograd.page.live import Course
+
 SCRIPTS = (
     "data", "sums", "notation", "elements", "state", "labels", "source", "graph", "inspector",
-    "why", "arrays", "inside", "predict", "controls", "links", "page",
+    "why", "arrays", "inside", "run", "predict", "controls", "links", "page",
 )  # fmt: skip
 
 
@@ -60,6 +64,42 @@ def make_page(trace: Trace, title: str = "", beside: Sequence[tuple[str, Trace]]
         | {"why": explain_leaves(trace), "why_values": explain_elements(trace)}
         | {"beside": [collect_inside(other, name) for name, other in beside]}
     )
+
+
+def make_page_of_steps(course: Course, steps: Sequence[int]) -> str:
+    """Return the page of some updates of a training run, as the text of an HTML file.
+
+    The updates share the four million elements that a page holds (`make_page`).
+
+    Parameters
+    ----------
+    course : Course
+    steps : sequence of int
+        The updates, of which the page shows the first one first.
+
+    Raises
+    ------
+    CommandError
+        If the run has no such update.
+    """
+    passes: list[dict[str, Any]] = []
+    most = MOST // len(steps)
+    for step in steps:
+        batch, n = 0, 1
+        while batch < n:  # an update may have several batches, each with a pass
+            trace = course.go(step, batch)
+            run = course.entry()
+            n = run["batches"]
+            why = {
+                "why": explain_leaves(trace, course.why),
+                "why_values": explain_elements(trace),
+            }
+            contents = collect(trace, Arrays(max(1, most // n)), title=run["name"])
+            passes.append(contents | why | {"beside": [], "run": run})
+            batch += 1
+    first = passes[0]
+    changed = [{key: x for key, x in each.items() if first[key] != x} for each in passes[1:]]
+    return fill_page(first | {"passes": [{}, *changed]})
 
 
 def fill_page(contents: dict[str, Any]) -> str:
@@ -118,6 +158,11 @@ def fill_html(title: str, contents: dict[str, Any], script: str, style: str) -> 
 def _hash(text: str) -> str:
     """Return the name of a text in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def write_page_of_steps(course: Course, steps: Sequence[int], path: str | Path) -> None:
+    """Write the page of some updates of a run to a file; see `make_page_of_steps`."""
+    write_text(path, make_page_of_steps(course, steps))
 
 
 def write_page(

@@ -51,6 +51,22 @@ class Reader(NamedTuple):
     """Returns the trace of a model's loss on a text; raises CommandError, if the model cannot."""
 
 
+class Course(Protocol):
+    """A training run, for a page that shows the pass of one update after the other."""
+
+    def entry(self) -> dict[str, Any]:
+        """Return what the page shows of the run: losses, the update that is shown, its batch."""
+
+    def go(self, step: Any, batch: Any) -> Trace:
+        """Return the pass of an update, for one of its batches; CommandError if there is none."""
+
+    def why(self, name: str, place: tuple[int, ...]) -> dict[str, Any]:
+        """Return what moves a weight in this update; empty if the value is no weight."""
+
+    def follow(self, name: str, place: tuple[int, ...], first: Any, last: Any) -> dict[str, Any]:
+        """Return what each of several updates did to a weight; CommandError if it cannot."""
+
+
 class Live:
     """The passes behind a page: the recorded one, and those after changes.
 
@@ -62,6 +78,8 @@ class Live:
     trace : Trace
     reader : Reader, optional
         Reads the texts that the page asks for.
+    course : Course, optional
+        The run whose update the trace is; the page then asks for others.
 
     Attributes
     ----------
@@ -87,10 +105,13 @@ class Live:
 
     longest = 1 << 12
 
-    def __init__(self, trace: Trace, reader: Reader | None = None) -> None:
+    def __init__(
+        self, trace: Trace, reader: Reader | None = None, course: Course | None = None
+    ) -> None:
         self.session = Session(trace)
-        self.reader = reader
+        self.reader, self.course = reader, course
         self.model = self.readings = 0  # which model has read, and how many texts were asked for
+        self.is_away = False  # whether the pass is that of another text than the run's
         self.version = 0
         self._lock = Lock()  # a server answers each request in a thread
         self._arrays = Arrays(MOST)
@@ -134,7 +155,9 @@ class Live:
             takes a step of gradient descent with a ``rate``; ``undo``; ``reset``; ``why`` asks
             about the element at the place ``flat`` of the gradient of the value ``number``, or, if
             ``of`` is ``value``, about the element of the value itself; ``read`` lets a ``model``, a
-            number, read a ``text``.
+            number, read a ``text``. Of a run, ``step`` goes to the update ``step`` and one of its
+            batches, ``batch``; ``follow`` asks what the updates from ``first`` to ``last`` did to
+            the weight at the place ``flat`` of the value ``number``.
 
         Returns
         -------
@@ -159,7 +182,9 @@ class Live:
     def _carry_out(self, request: dict[str, Any]) -> dict[str, Any]:
         action = request.get("do")
         if action == "why":
-            return {"why": _why(self.session.trace, request)}
+            return {"why": self._why(request)}
+        if action == "follow":
+            return {"history": self._follow(request)}
         if action == "try":
             return {"outcome": _set(self.session.branch(), request)}
         outcome = None
@@ -173,8 +198,11 @@ class Live:
             self.session.reset()
         elif action == "read":
             self._read(request.get("model"), request.get("text"))
+        elif action == "step":
+            self._step(request.get("step"), request.get("batch"))
         else:
-            raise CommandError("the request is none of set, try, descend, undo, reset, why, read")
+            known = "set, try, descend, undo, reset, why, read, step, follow"
+            raise CommandError(f"the request is none of {known}")
         self.version += 1
         before, self._contents = self._contents, self._collect()
         return {"outcome": outcome, "contents": _changed(before, self._contents)}
@@ -188,7 +216,42 @@ class Live:
         if not isinstance(text, str):
             raise CommandError("the text is to be a text")
         self.session = Session(self.reader.read(model, text))
-        self.model, self.readings = model, self.readings + 1
+        self.model, self.readings, self.is_away = model, self.readings + 1, True
+
+    def _step(self, step: Any, batch: Any) -> None:
+        """Go on with the pass of another update of the run."""
+        self.session = Session(self._demand_course().go(step, batch))
+        self.is_away = False
+
+    def _why(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return why an element of a gradient is what it is; of a weight of a run, what moves it.
+
+        The batches of a run are those that were recorded. So there is no answer about them after a
+        change.
+        """
+        found = _why(self.session.trace, request)
+        is_of_run = self.course and not self.is_away and not self.session.level.history
+        if is_of_run and request.get("of") != "value":
+            found |= self._demand_course().why(*self._named(request))
+        return found
+
+    def _follow(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return what several updates of the run did to a weight."""
+        name, place = self._named(request)
+        return self._demand_course().follow(name, place, request.get("first"), request.get("last"))
+
+    def _named(self, request: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+        """Return the name of the value that a request asks about, and the place of the element."""
+        recording = self.session.trace.recording
+        number = _known(recording.values, request.get("number"))
+        x, name = recording.values[number], recording.name(number)
+        flat = _known_element(x, request.get("flat"), name)
+        return name, tuple(map(int, np.unravel_index(flat, x.shape)))
+
+    def _demand_course(self) -> Course:
+        if self.course is None:
+            raise CommandError("this page shows no update of a run")
+        return self.course
 
     def _collect(self) -> dict[str, Any]:
         level = self.session.level
@@ -197,8 +260,9 @@ class Live:
         title = self.reader.models[self.model] if self.reader else ""
         contents = collect(level.trace, self._arrays, before, title)
         reads = {"reads": self.reader.models, "model": self.model} if self.reader else {}
+        run = {"run": self.course.entry() | {"away": self.is_away}} if self.course else {}
         versions = {"version": self.version, "readings": self.readings}
-        return contents | versions | {"changes": len(level.history)} | reads
+        return contents | versions | {"changes": len(level.history)} | reads | run
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ logit, the insight of the trace says (`autograd.page.views`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,11 @@ def _element(recording: Recording, element: Element) -> list[int]:
     return [element.number, int(np.ravel_multi_index(element.place, shape)) if shape else 0]
 
 
-def explain_leaves(trace: Trace) -> dict[str, dict[str, Any]]:
+Also = Callable[[str, tuple[int, ...]], dict[str, Any]]
+"""Returns what an answer says besides, for the name and the place of an element."""
+
+
+def explain_leaves(trace: Trace, also: Also = lambda name, place: {}) -> dict[str, dict[str, Any]]:
     """Return the answers that a page without Python has, by value and place: ``"3:0"``.
 
     They are about the gradients at which the pass arrives: about each element if there are few, and
@@ -137,6 +142,7 @@ def explain_leaves(trace: Trace) -> dict[str, dict[str, Any]]:
     few = n_elements <= MOST_WRITTEN
     return {
         f"{n}:{flat}": explain(trace, n, flat)
+        | also(trace.recording.name(n), tuple(map(int, np.unravel_index(flat, g.shape))))
         for n, g in gradients.items()
         if g.size
         for flat in (range(g.size) if few else [int(np.abs(g).argmax())])

@@ -51,6 +51,8 @@ class Options:
     """A run folder: the backward pass of the update --at."""
     at: Steps | None = None
     """An update, counted from 0. The updates before it are computed again."""
+    steps: tuple[Steps, ...] = ()
+    """With --run and --html: the updates that the page holds."""
     force: bool = False
     """Replay even if the threads, kernels or libraries differ from those of the run."""
     trace: FileName = ""
@@ -70,7 +72,8 @@ class Options:
     html: NewFile = ""
     """An .html file to write instead: the first backward pass as a page to click through."""
     serve: bool = False
-    """Serve the first backward pass as a page, in which values can be changed, until Ctrl-C."""
+    """Serve the first backward pass as a page, in which values can be changed, until Ctrl-C; of a
+    run, any update can be chosen."""
     against: FileName = ""
     """With --model: another model, to compare what the two make of a text on a page."""
     against_text: str = ""
@@ -97,6 +100,10 @@ def walk(options: Options) -> None:
         raise UserError("--image is read by a model: add --model DIR --text TEXT")
     if options.at is not None and not options.run:
         raise UserError("--at is a step of a run: name its folder with --run DIR")
+    if options.steps and not (options.run and options.html):
+        raise UserError("--steps are the updates of a run in a page: add --run DIR --html FILE")
+    if options.steps and options.at is not None:
+        raise UserError("--at is one update and --steps are several: give one of the two")
     if options.primitives and not options.source:
         raise UserError("--primitives are for a script that is written: add --source FILE.py")
     if options.textbook and not options.source:
@@ -133,6 +140,8 @@ def walk(options: Options) -> None:
             with session.recording():
                 found, *read = trace_model(options.model, options.text, options.image)
             session.take(found, read)
+        elif options.run and (options.html or options.serve):
+            show_run(options)
         elif options.run:
             run_step(options, session)
         else:
@@ -344,7 +353,8 @@ class _Session:
     def take(self, trace: Any, read: Sequence[Any] = ()) -> None:
         """Walk through a pass. With --save, the first is saved; or it is written as a file.
 
-        `read` is the model and its tokenizer, if the pass is that of a model.
+        `read` is the model and its tokenizer, if the pass is that of a model; and the run, if it
+        is that of an update.
         """
         self.count += 1
         if self.options.source:
@@ -395,7 +405,7 @@ class _Session:
         options, reader = self.options, None
         if read and not options.image:
             model, tokenizer = read
-            models = [(options.model or options.run, model, tokenizer)]
+            models = [(options.model, model, tokenizer)]
             if options.against:
                 models.append((options.against, *load_folder(options.against)))
             reader = make_reader(models)
@@ -448,9 +458,14 @@ def terminal_of(trace: Any, read: Sequence[Any]) -> Terminal:
 
     if not read:
         return Terminal(trace)
+    model, tokenizer, *run = read
+    if run:
+        from npgpt.commands._run_terminal import RunTerminal
+
+        return RunTerminal(trace, model, tokenizer, *run)
     from npgpt.commands._model_terminal import ModelTerminal
 
-    return ModelTerminal(trace, *read)
+    return ModelTerminal(trace, model, tokenizer)
 
 
 class _Left(BaseException):
@@ -463,7 +478,7 @@ def run_step(options: Options, session: _Session) -> None:
 
     folder, step = options.run, options.at
     if step is None:
-        raise UserError("say which update of the run: --at STEP")
+        raise UserError("say which update of the run: --at STEP, or --serve to choose on a page")
     replay = Replay(folder, step, step, force=options.force)
     replay.seek(step)
     for note in replay.notes:
@@ -473,14 +488,48 @@ def run_step(options: Options, session: _Session) -> None:
     say(f"update {step} of {folder}, replayed from {replay.origin}")
 
     def take(trace: Any) -> None:
-        read = replay.run.model, replay.run.tokenizer
-        name_axes(trace.recording, *read)
+        read = replay.run.model, replay.run.tokenizer, replay.run
+        name_axes(trace.recording, *read[:2])
         if n > 1:
             print(f"\n{what} {session.count + 1} of the {n} that this update adds up")
         session.take(trace, read)
 
     with session.recording(), autograd.stepper.stopping_at_backward(take):
         replay.run.backward()
+
+
+def show_run(options: Options) -> None:
+    """Write some updates of a run as a page, or serve a page on which any update can be chosen."""
+    from autograd.page import write_page_of_steps
+    from autograd.page.live import Live, Reader
+    from autograd.page.server import serve_answers
+    from autograd.stepper.stops import CommandError
+    from npgpt.diagnostics.course import Course
+
+    steps = sorted({*options.steps} or {options.at or 0})
+    if options.html and options.at is None and not options.steps:
+        raise UserError("say which updates of the run: --at STEP, or --steps STEP ...")
+    course = Course(options.run, options.force)
+    try:
+        trace = course.go(steps[0])
+        for note in course.notes:
+            say(f"note: {note}")
+        if options.save:
+            trace.save(options.save)
+        if options.html:
+            write_page_of_steps(course, steps, options.html)
+            say(f"{options.html} is written: open it in a browser")
+            return
+    except CommandError as error:
+        raise UserError(str(error)) from None
+
+    def read(_: int, text: str) -> Any:
+        model, tokenizer = course.run.model, course.run.tokenizer  # as it is before the update
+        return make_reader([(options.run, model, tokenizer)]).read(0, text)
+
+    with taking(options.port):
+        live = Live(trace, Reader([options.run], read), course)
+        serve_answers(live, options.port or 0)
 
 
 def run_script(script: str, arguments: list[str], session: _Session) -> None:

@@ -21,6 +21,7 @@ from npgpt.diagnostics.inside import Predictions, logit_lens
 from npgpt.gaps import MASK
 from npgpt.models.encoder_decoder import EncoderDecoder
 from npgpt.models.gpt import GPT
+from npgpt.models.vision import VisionGPT
 
 MOST_ELEMENTS = 64  # logits about which a page offers to ask
 CLOSE = 1e-3  # of a logit, and of 1: how far the model's logit may be from that of the pass
@@ -100,7 +101,7 @@ class ModelInsight:
 
     def _read(self, recording: Recording) -> _Reading | None:
         model = self.model
-        if isinstance(model, EncoderDecoder) or model.lm_head is None:
+        if isinstance(model, EncoderDecoder | VisionGPT) or model.lm_head is None:
             return None
         ids = read_ids(recording, model)  # (B, T)
         shape = None if ids is None else (*ids.shape, model.config.vocab_size)

@@ -52,6 +52,9 @@ function placeOf(flat, shape) {
   return place;
 }
 
+/** Return the number of the value with a name; undefined if there is none. */
+const numberOf = (name) => Object.keys(data.values).find((n) => data.values[n].name === name);
+
 const flatOf = (place, shape) => place.reduce((flat, p, i) => flat * shape[i] + p, 0);
 
 /** Return an element of an array by its flat place; undefined if the page does not hold it. */

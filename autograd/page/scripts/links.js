@@ -2,6 +2,7 @@
 
 function remember() {
   const parts = new URLSearchParams({ step: state.at + 1 });
+  if (data.run) parts.set("update", data.run.step);
   if (state.target) parts.set("of", JSON.stringify(state.target));
   if (state.flat !== null) parts.set("el", placeOf(state.flat, data.arrays[arrayOf(state.target)].shape).join(","));
   try {
@@ -14,6 +15,8 @@ function remember() {
 /** Go to the moment and the element that the address names; what does not fit is left out. */
 function restore() {
   const parts = new URLSearchParams(location.hash.slice(1));
+  const pass = stored?.find(({ run }) => String(run.step) === parts.get("update"));
+  if (pass) replacePass(pass);
   const step = Number(parts.get("step"));
   go(Number.isInteger(step) && step > 0 ? step - 1 : N_FORWARD < N ? N_FORWARD : 0);
   try {

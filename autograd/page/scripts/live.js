@@ -6,15 +6,18 @@
 const queue = [];
 let busy = false;
 
-/** Send a request when the earlier ones are answered. A newer trial replaces one that waits. */
+/** Send a request when the earlier ones are answered. A newer trial replaces one that waits, and a
+ *  newer update of the run one that waits. */
 async function send(request) {
-  if (queue.at(-1)?.do === "try") queue.pop();
+  const waits = queue.at(-1)?.do;
+  if (waits === "try" || (waits === "step" && request.do === "step")) queue.pop();
   queue.push(request);
   if (busy) return;
   busy = true;
   while (queue.length) {
+    const next = queue.shift();
     try {
-      receive(await ask({ ...queue.shift(), version: data.version }));
+      receive(await ask({ ...next, version: data.version }), next.do === "step");
     } catch (error) {
       say(error instanceof TypeError ? "Python does not answer: does its program still run?" : error.message);
     }
@@ -22,10 +25,12 @@ async function send(request) {
   busy = false;
 }
 
-function receive({ error, outcome, contents }) {
+function receive({ error, outcome, contents }, isStep) {
   if (contents) adopt(contents);
   if (outcome || contents) showOutcome(outcome);
-  say(error || "");
+  if (data.run) sayOfRun(isStep ? error || "" : "");
+  if (isStep && error) showRun(); // the slider goes back
+  say(isStep ? "" : error || "");
   reading.status.textContent = error || "";
 }
 
@@ -33,26 +38,8 @@ function receive({ error, outcome, contents }) {
  *  parts that have changed; a number stands for an array that the page has already. */
 function adopt(contents) {
   const old = data;
-  const focused = document.activeElement.id;
   keepInside(reading.beside.checked && inside.open);
-  take({ ...old, ...contents, arrays: contents.arrays.map((x) => (typeof x === "number" ? old.arrays[x] : x)) });
-  const kept = (entry) => entry && (entry.kept || entry.shape);
-  for (const key of Object.keys(state.slice))
-    if (!same(kept(old.arrays[key]), kept(data.arrays[key]))) delete state.slice[key];
-  const moved = old.calls.length !== data.calls.length || old.steps.length !== data.steps.length;
-  if (state.target && (moved && !("n" in state.target) || !exists(state.target))) state.target = state.flat = null;
-  state.at = Math.min(state.at, N - 1);
-  redraw();
-  show();
-  if (focused) document.getElementById(focused)?.focus();
-}
-
-function exists(target) {
-  try {
-    return arrayOf(target) >= 0;
-  } catch {
-    return false; // its value, or its step, is no part of the new pass
-  }
+  replacePass({ ...old, ...contents, arrays: contents.arrays.map((x) => (typeof x === "number" ? old.arrays[x] : x)) });
 }
 
 // ---- the panel: what a change has done
@@ -131,6 +118,19 @@ hooks.why = async (number, flat, of) => {
   const { error, why } = await ask({ do: "why", number, flat, of, version: data.version });
   if (error) throw new Error(error);
   return why;
+};
+
+// ---- the updates of a run
+
+hooks.step = (step, batch) => {
+  sayOfRun(`${forecast(step)} …`);
+  send({ do: "step", step, batch });
+};
+
+hooks.history = async (number, flat, first, last) => {
+  const { error, history } = await ask({ do: "follow", number, flat, first, last, version: data.version });
+  if (error) throw new Error(error);
+  return history;
 };
 
 // ---- other texts

@@ -24,6 +24,41 @@ function redraw() {
   showInside();
   drawGraph();
   showControls();
+  showRun();
+}
+
+/** Show another pass, at the same moment, and if it has an element of this name, at this element. */
+function replacePass(contents) {
+  const old = data;
+  const focused = document.activeElement.id;
+  take(contents);
+  const kept = (entry) => entry && (entry.kept || entry.shape);
+  for (const key of Object.keys(state.slice))
+    if (!same(kept(old.arrays[key]), kept(data.arrays[key]))) delete state.slice[key];
+  const moved = old.calls.length !== data.calls.length || old.steps.length !== data.steps.length;
+  state.target = renumbered(state.target, old);
+  if (state.target && (moved && !("n" in state.target) || !exists(state.target))) state.target = null;
+  if (!state.target || state.flat >= size(data.arrays[arrayOf(state.target)].shape)) state.flat = null;
+  state.at = Math.min(state.at, N - 1);
+  redraw();
+  show();
+  if (focused) document.getElementById(focused)?.focus();
+}
+
+/** Return a target with the number that its value has in this pass, if the pass before had another. */
+function renumbered(target, old) {
+  const name = target && "n" in target ? old.values[target.n].name : undefined;
+  if (name === undefined || data.values[target.n]?.name === name) return target;
+  const n = numberOf(name);
+  return n === undefined ? null : { ...target, n };
+}
+
+function exists(target) {
+  try {
+    return arrayOf(target) >= 0;
+  } catch {
+    return false; // its value, or its step, is no part of the new pass
+  }
 }
 
 document.body.append(
@@ -33,6 +68,7 @@ document.body.append(
   tokens,
   inside,
   h("main", {}, source, graph, inspector),
+  run,
   h("footer", {}, controls, scrubber, announcement),
 );
 openSome();

@@ -6,6 +6,7 @@ const hooks = {
   change: () => [],
   fetch: () => {},
   read: () => null,
+  history: null, // what updates of a run did to a weight
   why: async () => {
     throw new Error("This file has no answer for this element. A page that Python serves has an answer for each: npgpt step with --serve in the place of --html.");
   },

@@ -9,7 +9,10 @@ function whyView(target, flat) {
   if (target.kind === "value" && data.asked.some(([number]) => String(number) === n))
     parts.push(answerView("why-value", target, flat, async () => splitView(data.why_values?.[`${n}:${flat}`] ?? (await hooks.why(Number(n), flat, "value")))));
   if (data.values[n].cotangent >= 0)
-    parts.push(answerView("why", cotangent(n), flat, async () => whyAnswer(data.why?.[`${n}:${flat}`] ?? (await hooks.why(Number(n), flat, "gradient")))));
+    parts.push(answerView("why", cotangent(n), flat, async () => {
+      const found = data.why?.[`${n}:${flat}`] ?? (await hooks.why(Number(n), flat, "gradient"));
+      return [whyAnswer(found), movedView(found, n, flat)];
+    }));
   return parts;
 }
 
