@@ -248,6 +248,44 @@ def test_a_text_in_between(folder, browser):
     assert course.run.model.training
 
 
+DATA = {  # of tasks whose batches have other forms: a file, and its text
+    "pairs": ("data.tsv", "".join(f"a {i}\tb {7 * i}\n" for i in range(60))),
+    "classification": (
+        "data.csv", "text,label\n" + "".join(f"film {i},{i % 2}\n" for i in range(40))
+    ),
+    "masked": ("data.txt", TEXT),
+    "images": ("data.npz", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", sorted(DATA))
+def test_updates_of_other_tasks(task, tmp_path):
+    """The sequences of each task add up to the gradient, and the page is data for JSON."""
+    name, text = DATA[task]
+    path = tmp_path / name
+    if task == "images":
+        images = np.random.default_rng(0).integers(0, 256, (30, 1, 4, 4)).astype(np.uint8)
+        np.savez(path, images=images, texts=np.array(["dark", "light"] * 15))
+    else:
+        path.write_text(text)
+    words = "--n_layer 1 --n_head 2 --n_embd 8 --block_size 32 --batch_size 4 --max_iters 2"
+    more = ["--patch_size", 2] if task == "images" else []
+    assert npgpt(
+        "train", "--task", task, "--data", path, *words.split(), "--eval_iters", 1,
+        "--tokenizer", "byte", "--out_dir", tmp_path / "run", *more,
+    ) == 0  # fmt: skip
+    course = Course(str(tmp_path / "run"))
+    live = Live(course.go(1), course=course)
+    assert live.page("http").startswith("<!DOCTYPE html>")
+    name = next(n for n, g in course.preview.gradients.items() if g.ndim == 2 and g.any())
+    gradient = course.preview.gradients[name]
+    place = tuple(map(int, np.unravel_index(np.abs(gradient).argmax(), gradient.shape)))
+    found = course.why(name, place)
+    total = sum(moved[0] for moved in found["moved"]) + found["unlisted"][1]
+    assert total == pytest.approx(found["gradient"], rel=1e-4)
+    assert found["gradient"] == gradient[place]
+
+
 def test_an_interrupted_run_says_what_is_saved(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     run = start(train_config(str(tmp_path / "text.txt"), tmp_path / "run"))
