@@ -4,10 +4,13 @@ const scrubber = h("input", { type: "range", min: 0, max: N - 1, value: 0, id: "
 const controls = h("span", {});
 const announcement = h("span", { role: "status", class: "unseen" }); // for a screen reader
 const search = h("input", { id: "search", size: 14, list: "names", placeholder: "a name (press /)", "aria-label": "find a value by its name",
-  onchange: () => {
-    const found = Object.entries(data.values).find(([, v]) => v.name === search.value.trim());
-    if (found) open(value(found[0]));
-  } });
+  onchange: () => openNamed(search.value.trim()),
+  onkeydown: (event) => event.key === "Enter" && openNamed(search.value.trim()) }); // also the same name again
+
+function openNamed(name) {
+  const found = Object.entries(data.values).find(([, v]) => v.name === name);
+  if (found) open(value(found[0]));
+}
 
 function showControls() {
   fill(controls,
