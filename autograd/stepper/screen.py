@@ -45,6 +45,8 @@ class Screen:
         self.terminal = terminal
         self.is_large = terminal.screen == "projector"
         self.printed: list[Text] = []  # what the last command printed
+        if terminal.stop:
+            self.printed.append(Text(f"break: {terminal.stop}", "yellow"))
         self.top = 0  # the first line of it that is shown
         self.shown = 0  # how many of its lines are shown
         self._drawn: dict[tuple[int, int, int], ANSI] = {}

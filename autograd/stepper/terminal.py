@@ -96,7 +96,7 @@ class Terminal:
         self.session = Session(trace)
         self.history: list[str] = []
         self.last = ""  # the line that an empty one may repeat
-        self.stop = ""  # the breakpoint at which the pass begins
+        self.stop = ""  # the breakpoint at which this pass began, until the next command
         self.is_running = False
         self.screen = ""
         self.in_terminal = False
@@ -145,6 +145,7 @@ class Terminal:
         if not word or word.startswith("#"):
             return
         self.history.append(line.strip())
+        self.stop = ""
         with self.console:  # the output appears at once: in a notebook as one display
             try:
                 self.command_or_value(word, line.strip())(rest.strip())

@@ -109,6 +109,19 @@ def test_the_panes(size):
     assert "the end: gradients" in plain(screen, 80, 24)
 
 
+def test_a_later_pass_begins_at_its_breakpoint(size):
+    terminal = terminal_of(small_loss())
+    for line in ("break tanh", "continue", "continue", "continue"):
+        terminal.run(line)
+    assert terminal.done and terminal.is_running
+    terminal.enter(trace(small_loss()))
+    shown = plain(screen := Screen(terminal), 80, 24)
+    assert "step 3 of 4  tanh" in shown and "break: tanh" in shown and not terminal.done
+    screen.run("next")
+    assert "break: tanh" not in plain(screen, 80, 24)
+    assert "break: tanh" not in plain(Screen(terminal), 80, 24)
+
+
 def test_for_a_projector(size):
     """Fewer digits, an empty line after each line, no dtypes and no places."""
     screen = Screen(terminal_of(small_loss(), "projector"))
