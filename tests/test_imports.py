@@ -125,9 +125,9 @@ def test_npgpt_uses_the_engines_public_names():
     public = {"autograd", "autograd.functional", "autograd.kernels", "autograd.nn"}
     public |= {"autograd.testing", "autograd.testing.properties", "autograd.testing.strategies"}
     public |= {"autograd.console", "autograd.escape", "autograd.files", "autograd.reading"}
-    public |= {"autograd.schema", "autograd.stepper", "autograd.page"}
+    public |= {"autograd.schema", "autograd.signals", "autograd.stepper", "autograd.page"}
     public |= {f"autograd.page.{name}" for name in ("live", "notebook", "server", "views")}
-    stepper = ("axes", "check", "display", "session", "stops", "symbols", "terminal")
+    stepper = ("axes", "check", "display", "lines", "session", "stops", "symbols", "terminal")
     public |= {f"autograd.stepper.{name}" for name in stepper}
     for module, path in MODULES.items():
         if module.startswith("npgpt"):

@@ -507,5 +507,6 @@ def test_kernels_run_in_the_threads_of_the_server():
         for version in range(3):
             _, _, body = recompute(server, {"do": "descend", "rate": 0.5, "version": version})
             assert json.loads(body)["contents"]["version"] == version + 1
-    values = [t.recording.values[t.start].item() for t, _ in server.live.session.level.history]
+    traces = [each.trace for each in server.live.session.level.history]
+    values = [each.recording.values[each.start].item() for each in traces]
     assert values == sorted(values, reverse=True) and len(set(values)) == 3
