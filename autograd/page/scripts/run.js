@@ -1,7 +1,7 @@
 // A training run: its loss curve, on which one chooses an update; the sentences of the batch; and what
 // moved a weight. A file holds some updates; a page that Python serves replays any other one.
 
-const PLOT = { height: 96, left: 56, right: 12, top: 8, bottom: 18 }; // pixels
+const PLOT = { height: 96, left: 76, right: 12, top: 8, bottom: 18 }; // pixels
 const stored = data.passes?.map((changed) => ({ ...data, ...changed })); // the passes in this file
 
 const runTitle = h("summary", {});
@@ -126,8 +126,8 @@ function historyView(n, flat) {
     const side = { width: 420, from: points[0][0], to: points.at(-1)[0], choose: (at) => goToUpdate(nearest(storedUpdates(), at)), here: data.run.step };
     if (points.length < 2) return null;
     return fill(view, view.firstChild, h("p", { class: "dim" }, "The weight and its gradient at the updates in this file."),
-      plot({ ...side, label: "the weight", series: [{ name: "train", points: points.map(([step, x]) => [step, x]) }] }),
-      plot({ ...side, label: "its gradient", series: [{ name: "val", points: points.map(([step, , g]) => [step, g]) }] }));
+      captioned({ ...side, label: "the weight", series: [{ name: "train", points: points.map(([step, x]) => [step, x]) }] }),
+      captioned({ ...side, label: "its gradient", series: [{ name: "val", points: points.map(([step, , g]) => [step, g]) }] }));
   }
   const [first, last] = [0, data.run.n - 1].map((value) => h("input", { type: "number", min: 0, max: data.run.n - 1, value }));
   const cost = () => `Python replays about ${Math.max(0, last.value - first.value + 1)} updates${duration((last.value - first.value + 1) * data.run.seconds)}.`;
@@ -162,8 +162,8 @@ function historyPlot({ moves, before, decay }) {
   const side = { width: 420, from: moves[0][0], to: Math.max(moves.at(-1)[0], moves[0][0] + 1), choose: (at) => goToUpdate(at), here: data.run.step };
   const order = [...moves].sort((a, b) => Math.abs(b[4]) - Math.abs(a[4])).slice(0, 5);
   return [
-    plot({ ...side, label: "the weight before each update", series: [{ name: "train", points: moves.map(([step, x]) => [step, x]) }] }),
-    plot({ ...side, label: "what the batch of each update has moved", series: [{ name: "val", points: moves.map(([step, , , , x]) => [step, x]) }] }),
+    captioned({ ...side, label: "the weight before each update", series: [{ name: "train", points: moves.map(([step, x]) => [step, x]) }] }),
+    captioned({ ...side, label: "what the batch of each update has moved", series: [{ name: "val", points: moves.map(([step, , , , x]) => [step, x]) }] }),
     h("p", {}, "These batches moved the weight most, in their own update and, through the running mean of the gradients, in later ones:"),
     h("ol", {}, order.map(([step, , , , x]) => h("li", {}, h("button", { onclick: () => goToUpdate(step) }, `update ${step}`), ` ${short(x)}`))),
     h("p", { class: "dim" }, `The batches before these updates moved it by ${short(before)}, weight decay by ${short(decay)}.`),
@@ -171,6 +171,9 @@ function historyPlot({ moves, before, decay }) {
 }
 
 // ---- a plot over updates
+
+/** Return a plot with its label above. */
+const captioned = (options) => [h("p", { class: "dim" }, options.label), plot(options)];
 
 /** Return a picture of series over updates: a click chooses an update. */
 function plot({ label, width, from, to, series, ticks = [], marks = [], here, choose }) {

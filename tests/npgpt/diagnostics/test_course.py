@@ -80,7 +80,7 @@ def test_clicks_and_keys_replay_updates(folder, browser):
         page.press("#update-number", "Enter")
         wait_for_update(page, 11)
         box = page.locator("#run svg.plot").bounding_box()
-        page.mouse.click(box["x"] + 56 + (box["width"] - 68) * 7 / 11, box["y"] + 30)
+        page.mouse.click(box["x"] + 76 + (box["width"] - 88) * 7 / 11, box["y"] + 30)
         wait_for_update(page, 7)
         run = at(folder, 7)
         assert (
