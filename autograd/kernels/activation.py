@@ -11,66 +11,80 @@ import math
 
 import numpy as np
 
-from autograd.kernels.jit import EXACT, alike, flat
+from autograd.kernels.jit import EXACT, alike, flat, inline
 from autograd.kernels.team import row_kernel, split
 from autograd.kernels.vector import erf, exp
 
 SQRT_2_PI = math.sqrt(2 / math.pi)
 
 
-# ---- GELU: x Phi(x), with the derivative Phi + x dPhi/dx
+# ---- GELU: y = x Phi(x), with the derivative Phi + x dPhi/dx
 #
-# Phi is saved for the rule. In the tanh form, Phi = 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2 u)) with
-# u = sqrt(2/pi) (x + 0.044715 x^3), and dPhi/dx = 2 Phi (1 - Phi) du/dx. In the exact form, Phi is
-# the normal distribution function, 1/2 (1 + erf(x / sqrt(2))), and dPhi/dx the normal density.
+# In the tanh form, Phi = 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2 u)) with u = sqrt(2/pi) (x + 0.044715
+# x^3), and dPhi/dx = 2 Phi (1 - Phi) du/dx. In the exact form, Phi is the normal distribution
+# function, 1/2 (1 + erf(x / sqrt(2))), and dPhi/dx the normal density.
+#
+# The forward pass writes y alone: to write Phi, too, takes up to a third of its time. The rule
+# finds Phi again, in `cdf_of`.
+
+
+@inline(EXACT)
+def cdf_of(x, y):
+    """Return Phi(x) of y = x Phi(x): the quotient, and near 0 the beginning of a series.
+
+    There, y may be too small for all of its digits. The next term of the series is less than x^3 /
+    15, and the bound for x is the cube root of the precision, so that this term does not matter.
+    """
+    real = type(x)
+    if abs(x) < real(np.finfo(type(x)).eps ** (1 / 3)):
+        return real(0.5) + x * real(1 / math.sqrt(2 * math.pi))
+    return y / x
 
 
 @row_kernel(EXACT)
-def _gelu_tanh(x, out, phi):
+def _gelu_tanh(x, out):
     real = x.dtype.type
     for i in range(x.size):
         minus_2u = x[i] * (x[i] * x[i] * real(-2 * 0.044715 * SQRT_2_PI) - real(2 * SQRT_2_PI))
-        phi[i] = real(1) / (real(1) + exp(minus_2u))
-        out[i] = x[i] * phi[i]
+        out[i] = x[i] / (real(1) + exp(minus_2u))
 
 
 @row_kernel(EXACT)
-def _gelu_tanh_vjp(g, x, phi, out):
+def _gelu_tanh_vjp(g, x, y, out):
     real = x.dtype.type
     for i in range(x.size):
         square = x[i] * x[i]
         # For |x| > 40, Phi (1 - Phi) is 0; an infinite square would make NaN of it.
         square = square if square < real(1600) else real(1600)
         two_du = square * real(6 * 0.044715 * SQRT_2_PI) + real(2 * SQRT_2_PI)
-        out[i] = g[i] * (phi[i] + x[i] * (two_du * phi[i] * (real(1) - phi[i])))
+        phi = cdf_of(x[i], y[i])
+        out[i] = g[i] * (phi + two_du * phi * (x[i] - y[i]))  # x - y is x (1 - Phi)
 
 
 @row_kernel(EXACT)
-def _gelu_erf(x, out, phi):
+def _gelu_erf(x, out):
     real = x.dtype.type
     for i in range(x.size):
-        phi[i] = (real(1) + erf(x[i] * real(math.sqrt(0.5)))) * real(0.5)
-        out[i] = x[i] * phi[i]
+        out[i] = x[i] * ((real(1) + erf(x[i] * real(math.sqrt(0.5)))) * real(0.5))
 
 
 @row_kernel(EXACT)
-def _gelu_erf_vjp(g, x, phi, out):
+def _gelu_erf_vjp(g, x, y, out):
     real = x.dtype.type
     for i in range(x.size):
         density = exp(x[i] * x[i] * real(-0.5)) * real(1 / math.sqrt(2 * math.pi))
-        out[i] = g[i] * (phi[i] + x[i] * density)
+        phi = cdf_of(x[i], y[i])
+        out[i] = g[i] * (phi + x[i] * density)
 
 
 def gelu(input, approximate="none"):
-    """Return x Phi(x), and Phi(x) for the rule."""
-    return map_elements(_gelu_tanh if approximate == "tanh" else _gelu_erf, 2, input)
+    """Return x Phi(x)."""
+    return map_elements(_gelu_tanh if approximate == "tanh" else _gelu_erf, input)
 
 
-def gelu_vjp(g, input, approximate, phi):
+def gelu_vjp(g, input, approximate, out):
     """Return g (Phi + x dPhi/dx)."""
-    return map_elements(
-        _gelu_tanh_vjp if approximate == "tanh" else _gelu_erf_vjp, 1, g, input, phi
-    )
+    return map_elements(_gelu_tanh_vjp if approximate == "tanh" else _gelu_erf_vjp, g, input, out)
 
 
 # ---- sigmoid, s, and SiLU, x s
@@ -115,35 +129,34 @@ def _silu_vjp(g, x, y, out):  # y = x s
 
 def sigmoid(input):
     """Return 1 / (1 + e^-x)."""
-    return map_elements(_sigmoid, 1, input)
+    return map_elements(_sigmoid, input)
 
 
 def sigmoid_vjp(g, input, out):
     """Return g times the derivative, sigmoid(x) sigmoid(-x)."""
-    return map_elements(_sigmoid_vjp, 1, g, input)
+    return map_elements(_sigmoid_vjp, g, input)
 
 
 def silu(input):
     """Return x sigmoid(x)."""
-    return map_elements(_silu, 1, input)
+    return map_elements(_silu, input)
 
 
 def silu_vjp(g, input, out):
     """Return g times the derivative of x sigmoid(x)."""
-    return map_elements(_silu_vjp, 1, g, input, out)
+    return map_elements(_silu_vjp, g, input, out)
 
 
 # ---- calling a loop
 
 
-def map_elements(loop, n_results, *arrays):
-    """Run ``loop(*arrays, *results)`` on flat arrays; return the results in the arrays' shape.
+def map_elements(loop, *arrays):
+    """Run ``loop(*arrays, result)`` on flat arrays; return the result in the arrays' shape.
 
     Arrays of shape (4, 3) become arrays of 12 elements, of which each thread takes some.
     """
     if not alike(*arrays):
         return NotImplemented
-    shape, dtype = arrays[0].shape, arrays[0].dtype
-    results = tuple([np.empty(shape, dtype) for _ in range(n_results)])
-    split(loop, tuple([flat(x) for x in (*arrays, *results)]))  # each (n,)
-    return results if n_results > 1 else results[0]
+    out = np.empty(arrays[0].shape, arrays[0].dtype)
+    split(loop, tuple([flat(x) for x in (*arrays, out)]))  # each (n,)
+    return out

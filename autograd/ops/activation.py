@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from autograd.engine import TensorBase
 from autograd.kernels import kernel
 from autograd.op import op
 from autograd.ops import special
@@ -218,19 +219,24 @@ def check_gelu(input, approximate="none"):
     check_floats("gelu", input=input)
 
 
-def blocks(*arrays, size=16384):
-    """Yield matching blocks of arrays of one size, flat, small enough to stay in the cache.
+def in_blocks(function, *arrays, size=16384):
+    """Return ``function(*arrays)`` for a function of single elements, computed block by block.
 
-    A function that takes ten passes over an array of 100 MB would read 1 GB from memory. Block by
-    block, all passes but the first find the block in the cache. The last array is written to, and
-    so must be contiguous: of any other array, ``reshape(-1)`` may be a copy.
+    A function that takes ten passes over an array of 100 MB would read 1 GB from memory. A block is
+    small enough to stay in the cache: all passes but the first find it there. Tensors are given to
+    the function as they are, since each block would be an op on the tape.
     """
-    flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, flat[-1].size, size):
-        yield [array[start : start + size] for array in flat]
+    if any(isinstance(x, TensorBase) for x in arrays):
+        return function(*arrays)
+    out = np.empty_like(arrays[0], order="C")
+    *parts, target = (x.reshape(-1) for x in (*arrays, out))
+    for start in range(0, target.size, size):
+        block = slice(start, start + size)
+        target[block] = function(*(x[block] for x in parts))
+    return out
 
 
-@op(saves=("phi",))
+@op
 @kernel("activation.gelu", check=check_gelu)
 def gelu(input, approximate="none"):
     """Gaussian error linear unit, x Phi(x), with Phi the normal distribution function.
@@ -238,26 +244,22 @@ def gelu(input, approximate="none"):
     ``approximate="tanh"`` takes 1/2 (1 + tanh(u)) for Phi, with u = sqrt(2/pi) (x + 0.044715 x^3):
     GPT-2's choice. Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
     """
-    input, dtype = in_single(input), input.dtype
-    phi = np.empty_like(input, order="C")
-    for x, out in blocks(input, phi):
-        if approximate == "tanh":  # 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u)), at half the cost
-            with np.errstate(over="ignore"):  # exp may overflow: 1 / infinity is 0, as Phi is there
-                np.multiply(x, x, out=out)
-                out *= -2 * 0.044715 * _SQRT_2_PI
-                out -= 2 * _SQRT_2_PI
-                out *= x
-                np.exp(out, out=out)
-            out += 1
-            np.divide(1, out, out=out)
-        else:
-            out[...] = special.erf(x * math.sqrt(0.5))
-            out += 1
-            out *= 0.5
-    return (input * phi).astype(dtype, copy=False), phi
+    out = in_blocks(lambda x: x * _phi(x, approximate), in_single(input))
+    return out.astype(input.dtype, copy=False)
 
 
 _SQRT_2_PI = math.sqrt(2 / math.pi)
+
+
+def _phi(x, approximate):
+    """Return Phi(x), or its approximation, for an array or a Tensor."""
+    if approximate == "tanh":  # 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u)), at half the cost
+        with np.errstate(over="ignore"):  # exp may overflow: 1 / infinity is 0, as Phi is there
+            minus_2u = x * (x * x * (-2 * 0.044715 * _SQRT_2_PI) - 2 * _SQRT_2_PI)
+            if isinstance(x, TensorBase):  # the derivative of the quotient would be NaN there
+                return sigmoid(-minus_2u)
+            return 1 / (1 + np.exp(minus_2u))
+    return (1 + erf(x * math.sqrt(0.5))) * 0.5
 
 
 @gelu.formula
@@ -278,25 +280,20 @@ def _(approximate="none"):
 
 @gelu.vjp("input")
 @kernel("activation.gelu_vjp")
-def _(g, input, approximate, phi):
-    gradient = np.empty_like(phi)
-    for x, p, gx, out in blocks(input, phi, g, gradient):  # g (Phi + x dPhi/dx)
+def _(g, input, approximate, out):
+    # g (Phi + x dPhi/dx). The kernel divides `out` by x where it can, and so need not compute Phi.
+    def gradient(g, x):
+        phi = _phi(x, approximate)
         with np.errstate(over="ignore"):
             square = x * x
         if approximate == "tanh":  # dPhi/dx = 2 Phi (1 - Phi) du/dx
-            np.minimum(square, 1600, out=square)  # for |x| > 40, Phi (1 - Phi) is 0 anyhow
-            np.multiply(square, 6 * 0.044715 * _SQRT_2_PI, out=out)
-            out += 2 * _SQRT_2_PI
-            out *= p
-            out *= 1 - p
+            square = np.minimum(square, 1600)  # for |x| > 40, Phi (1 - Phi) is 0 anyhow
+            density = phi * (1 - phi) * (square * (6 * 0.044715 * _SQRT_2_PI) + 2 * _SQRT_2_PI)
         else:  # dPhi/dx is the normal density
-            square *= -0.5
-            np.exp(square, out=out)
-            out *= 1 / math.sqrt(2 * math.pi)
-        out *= x
-        out += p
-        out *= gx
-    return gradient
+            density = np.exp(-0.5 * square) * (1 / math.sqrt(2 * math.pi))
+        return g * (phi + x * density)
+
+    return in_blocks(gradient, g, input)
 
 
 @gelu.reference

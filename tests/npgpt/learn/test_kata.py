@@ -64,13 +64,14 @@ SOLUTIONS = {
             return out * (g - mean)
     """,
     "gelu": """
-        def input(g, input, approximate, phi):
+        def input(g, input, approximate):
             x = input
             if approximate == "tanh":
-                slope = 2 * phi * (1 - phi) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
-                return (g * (phi + x * slope)).astype(g.dtype)
+                tanh = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+                slope = (1 - tanh**2) / 2 * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
+                return (g * ((1 + tanh) / 2 + x * slope)).astype(g.dtype)
             density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-            return (g * (phi + x * density)).astype(g.dtype)
+            return (g * ((1 + erf(x / np.sqrt(2))) / 2 + x * density)).astype(g.dtype)
     """,
     "cross_entropy": """
         def input(g, input, target, weight, ignore_index, reduction, label_smoothing):
