@@ -13,6 +13,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.engine import Node, differentiate
+from autograd.kernels import use_kernels
 from autograd.modes import enable_grad, observing, record_with
 from autograd.op import Op
 from autograd.tensor import Tensor
@@ -23,6 +24,7 @@ INFIX = {
     "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "power": "**", "matmul": "@",
 }  # fmt: skip
 SHORT = 32  # characters of an expression in a message
+MOST_NUMBERS = 50_000  # of the inputs and outputs of a function, or of all its values
 TOLERANCE = 1e-7  # of an error that a mistake must explain
 
 
@@ -71,15 +73,17 @@ class Composition:
     """
 
     def __init__(self, look: Look, left_out: tuple[int, int] | None = None) -> None:
-        if look.problem.composed is None:
-            raise ValueError("the function has no known steps")
+        sizes = [x.size for x in (*look.problem.arrays, *look.outputs)]
+        if look.problem.composed is None or sum(sizes) > MOST_NUMBERS:
+            raise ValueError("the steps are not known, or too large for experiments")
         self.look, self.left_out, self.n_calls = look, left_out, 0
         self.steps: dict[Node, Step] = {}
         self.values: dict[Node, ndarray] = {}
         self.cotangents: dict[Node, ndarray] = {}
         self.contributions: list[tuple[Node, Node, ndarray]] = []
         leaves: Any = [Tensor(duplicate(x)).requires_grad_() for x in look.problem.arrays]
-        with enable_grad(), observing(None), record_with(self):
+        # in NumPy: to compile kernels would take longer than all experiments
+        with use_kernels(False), enable_grad(), observing(None), record_with(self):
             outputs: Any = look.problem.composed(leaves)
         self.names = {}
         for leaf, name in zip(leaves, look.problem.names, strict=True):
@@ -155,7 +159,8 @@ class Composition:
 
     def pulled_back(self, nodes: Any, cotangents: Any, to: Node) -> ndarray:
         """Return what cotangents of values contribute to the cotangent of an earlier value."""
-        (total,) = differentiate(nodes, cotangents, [to], retain_graph=True)
+        with use_kernels(False):
+            (total,) = differentiate(nodes, cotangents, [to], retain_graph=True)
         return np.zeros(to.shape) if total is None else total
 
     def arriving(self, node: Node, cotangent: Any) -> ndarray:

@@ -143,8 +143,8 @@ def of_vjp(func: Callable, vjp: Callable, inputs: Any, name: str | None) -> Prob
         tree_map(found.append, result if isinstance(result, list | tuple | dict) else [result])
         if len(found) != len(arrays):
             raise GradientError(
-                f"the vjp of {name} returned {len(found)} cotangents, and the function has "
-                f"{len(arrays)} floating-point arrays as inputs"
+                f"the vjp of {name} must return a cotangent for each floating-point array among "
+                f"the inputs, {len(arrays)} in all, and returned {len(found)}"
             )
         gradients = [
             np.zeros(x.shape) if g is None else np.asarray(g)
@@ -212,8 +212,19 @@ def split(inputs: Any, name: str) -> tuple[tuple, list[str], list[ndarray]]:
     for i, arg in enumerate(args):
         map_leaves(add, arg, f"[{i}]")
     if not arrays:
-        raise ValueError(f"gradient check of {name}: none of the inputs is a floating-point array")
+        given = ", ".join(map(_described, args)) or "nothing"
+        raise ValueError(
+            f"gradient check of {name}: none of the inputs is a real floating-point array or "
+            f"Tensor; given: {given}; convert them, as in np.asarray(x, float)"
+        )
     return args, paths, arrays
+
+
+def _described(x: Any) -> str:
+    """Return the dtype and shape of an array, or the type of another value."""
+    if isinstance(x, Tensor | ndarray):
+        return f"{x.dtype}{list(x.shape)}"
+    return f"a value of type {type(x).__name__}"
 
 
 def fill(args: tuple, values: Sequence) -> tuple:

@@ -800,7 +800,7 @@ def test_a_lost_gradient_is_an_error():
         gradcheck(lambda x: x.numpy() * 2, [np.ones(2)])
     with pytest.raises(GradientError, match="wrong in 2 of 2"):
         gradcheck(lambda x: x.detach() * 2, [np.ones(2)])
-    with pytest.raises(ValueError, match="none of the inputs"):
+    with pytest.raises(ValueError, match=r"none of the inputs .*; given: .*int"):
         gradcheck(lambda x: x, [3])
 
 
