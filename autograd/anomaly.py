@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -216,11 +216,14 @@ def users_frame(file: str = "") -> FrameType:
         first = first.f_back  # type: ignore[assignment]
     if file and first is not None:
         return first
-    while frame.f_back is not None and (
-        frame.f_code.co_filename.startswith(PACKAGE) or "contextlib" in frame.f_code.co_filename
-    ):
+    while frame.f_back is not None and _is_of_library(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
+
+
+@lru_cache(maxsize=10_000)
+def _is_of_library(file: str) -> bool:
+    return file.startswith(PACKAGE) or "contextlib" in file
 
 
 def line_of(frame: FrameType) -> str:

@@ -95,7 +95,7 @@ class Node:
 
     # The attributes that every node has are slots. The rare ones are class attributes, and an
     # instance has its own in __dict__ only after they were set.
-    __slots__ = ("__dict__", "dtype", "number", "op", "plain", "shape", "steps")
+    __slots__ = ("__dict__", "__weakref__", "dtype", "number", "op", "plain", "shape", "steps")
 
     outputs: tuple | None = None
     selects: tuple[Node, int] | None = None

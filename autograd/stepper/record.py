@@ -15,11 +15,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import count
 from operator import itemgetter
 from os.path import abspath
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, ClassVar
 from weakref import ref
 
@@ -27,15 +26,15 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import changes
-from autograd.anomaly import PACKAGE, line_of, users_frame
+from autograd.anomaly import PACKAGE, users_frame
 from autograd.blocks import Block
 from autograd.engine import Node, TensorBase, tick
-from autograd.escape import shown, shown_text
+from autograd.escape import shown
 from autograd.modes import record_with
 from autograd.op import Op
 from autograd.stepper.axes import Axis, find_axes
 from autograd.stepper.notebook import table
-from autograd.stepper.source import UNKNOWN, Statement, statement_of
+from autograd.stepper.source import UNKNOWN, Statement, place_of, split_line
 from autograd.tensor import Tensor, _leaf
 
 # Folders of code whose variables give no names to values: this package, where `self` may be the
@@ -44,6 +43,8 @@ OTHERS = (PACKAGE, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", 
 LONGEST_NAME = 80  # letters: a value deeper inside containers gets no name
 LONGEST_EXPRESSION = 24  # letters: a result of a longer expression is called by its op
 _PLAIN = {int, float, bool, str, bytes, type(None), ndarray}  # types that contain no tensors
+_WITHOUT = (_PLAIN - {ndarray}) | {type, ModuleType, FunctionType}  # and are no arrays
+_ARRAYS = TensorBase, ndarray
 
 
 @dataclass(eq=False)
@@ -85,13 +86,10 @@ class Call:
     constants: dict[str, int] = field(default_factory=dict)
     statement: Statement = UNKNOWN
 
-    def __post_init__(self) -> None:
-        self.line, self.scope, self.statement = _shown(self.line, self.scope, self.statement)
-
     @property
     def place(self) -> tuple[str, str, str]:
         """The file, the number and the text of the line; empty texts if the line is unknown."""
-        return _split_line(self.line)
+        return split_line(self.line)
 
     @property
     def at(self) -> str:
@@ -120,19 +118,6 @@ class Call:
             return function(*values.values())
         static = {name: values[name] for name in self.op.names[1:]}
         return function(*[values[name] for name in self.several], **static)
-
-
-def _split_line(line: str) -> tuple[str, str, str]:
-    match = re.match(r"(.*?):(\d+)(?:: (.*))?$", line)
-    return (match[1], match[2], match[3] or "") if match else ("", "", "")
-
-
-@lru_cache(maxsize=10_000)
-def _shown(line: str, scope: str, statement: Statement) -> tuple[str, str, Statement]:
-    """Return the texts of a call without control characters; the same for each step of a loop."""
-    line = shown(line)
-    text = shown_text(statement.text) or _split_line(line)[2]
-    return line, shown(scope), statement._replace(text=text)
 
 
 @dataclass(eq=False)
@@ -175,8 +160,9 @@ class Recording:
         self.names = {number: shown(name) for number, name in self.names.items()}
         self.maker = {number: call for call in self.calls.values() for number in call.results}
         self._numbers = {name: number for number, name in self.names.items()}
+        self._namesakes: dict[str, int] = {}  # n, if the names name_2, ..., name_n are taken
         self._parameters: set[int] = set()  # numbers of values whose names come from modules
-        self._nodes: dict[int, Node] = {}
+        self._nodes: dict[int, ref[Node]] = {}
         self._modules: dict[int, tuple[Any, str]] = {}  # by id: the module, and its dotted name
         self._scopes = [""]
         self._foreign: set[int] = set()  # ids of arrays that the program may write to
@@ -268,6 +254,10 @@ class Recording:
             raise KeyError(name)
         return found[0]
 
+    def node(self, number: int) -> Node | None:
+        """Return the node of a value, or None if the program has dropped its tape."""
+        return self._nodes[number]() if number in self._nodes else None
+
     def axes_of(self, number: int, name: str = "") -> tuple[Axis, ...]:
         """Return what each axis of a value counts, as far as it is known.
 
@@ -301,38 +291,34 @@ class Recording:
     def recorded(self, op: Op, args: tuple, result: Any) -> None:
         """Keep a call: this is the method that the engine calls for each op."""
         frame = users_frame(self.file)
+        line, statement = place_of(frame)
         outputs = result if isinstance(result, tuple) else (result,)
-        node = outputs[0]._node
-        number = node.selects[0].number if node.selects else node.number
+        nodes = [y._node for y in outputs]
+        owner = nodes[0].selects[0] if nodes[0].selects else nodes[0]
         arguments, parents, constants = {}, {}, {}
-        statement = statement_of(frame)
         for name, x in op.named(args):
-            array = x._array if isinstance(x, TensorBase) else x
             if isinstance(x, TensorBase) and x._node is not None:
                 parents[name] = x._node.number
                 arguments[name] = self._value(x)
-            elif isinstance(array, ndarray):
-                constants[name] = self._constant(array)
+            elif isinstance(x, _ARRAYS):
+                constants[name] = self._constant(x if isinstance(x, ndarray) else x._array)
                 arguments[name] = self.constants[constants[name]]
             else:
                 arguments[name] = _copy_arrays(x)
                 if type(x) in (int, float) and any(name in rule.inputs for rule in op.rules):
                     constants |= self._scalar(name, x, statement, frame)
-        call = Call(number, op, arguments, parents, tuple(y._node.number for y in outputs),
-                    line_of(frame), self._scopes[-1], constants, statement)  # fmt: skip
-        self.calls[number] = call
-        for owner in {y._node.selects[0] for y in outputs if y._node.selects}:
-            self._keep(owner, call.line)
-        for y in outputs:
-            self.maker[y._node.number] = call
-            self.values[y._node.number] = self._copied(y._array)
-            self._keep(y._node, call.line)
+        call = Call(owner.number, op, arguments, parents, tuple([node.number for node in nodes]),
+                    line, self._scopes[-1], constants, statement)  # fmt: skip
+        self.calls[owner.number] = call
+        for node in {owner, *nodes}:
+            # not by `Node.mark`, which takes a lock: no other thread has this node yet
+            node.made_at, node.recording, node.plain = line, self, False
+            self._nodes[node.number] = ref(node)
+        for y, node in zip(outputs, nodes, strict=True):
+            self.maker[node.number] = call
+            self.values[node.number] = self._copied(y._array)
         if frame.f_code.co_name != "<module>":  # a script's variables are named at the end
             self._see_variables(frame)
-
-    def _keep(self, node: Node, line: str) -> None:
-        node.mark(made_at=line, recording=self)
-        self._nodes[node.number] = node
 
     def _constant(self, x: ndarray) -> int:
         """Return the number of an array off the tape; a new number if the array has changed."""
@@ -377,7 +363,7 @@ class Recording:
             or np.array_equal(known, x._array, equal_nan=True)
         ):
             return known
-        self._nodes[number] = x._node
+        self._nodes[number] = ref(x._node)
         self._copied_at[number] = changes.last_entry
         if not self.copies:
             self.values[number] = x._array
@@ -400,7 +386,7 @@ class Recording:
         )
         taken._arrays = self._arrays
         taken._nodes, taken._modules, taken._parameters = self._nodes, {}, self._parameters
-        for node in taken._nodes.values():
+        for node in filter(None, map(taken.node, taken._nodes)):
             node.mark(recording=taken)
         self.calls, self.values, self.names, self.constants = {}, {}, {}, {}
         self.axes, self.texts = {}, {}
@@ -412,7 +398,7 @@ class Recording:
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
         """Give the calls inside the block a scope: the full dotted name of a module."""
-        self._scopes.append(name)
+        self._scopes.append(shown(name))
         try:
             yield
         finally:
@@ -444,6 +430,7 @@ class Recording:
             return
         if number in self.names:
             del self._numbers[self.names[number]]
+            self._namesakes.clear()
         if other is not None:
             moved = self._free(name)
             self.names[other], self._numbers[moved] = moved, other
@@ -451,16 +438,22 @@ class Recording:
 
     def _free(self, name: str) -> str:
         """Return the name if no value has it, or else the first free one of name_2, name_3, ..."""
-        names = (name if i == 1 else f"{name}_{i}" for i in count(1))
-        return next(name for name in names if name not in self._numbers)
+        free, i = name, self._namesakes.get(name, 1)
+        while free in self._numbers:
+            i += 1
+            free = f"{name}_{i}"
+        self._namesakes[name] = i
+        return free
 
     def _see_variables(self, frame: FrameType) -> None:
         """Name values after the variables of a function that hold them, inside its scope."""
         scope = self._scopes[-1] and self._scopes[-1] + "."
         for name, value in frame.f_locals.items():
-            number = self._number_of(value)
-            if number is not None and number not in self.names:
-                self.give_name(number, self._free(scope + name))
+            if isinstance(value, _ARRAYS):
+                number = self._number_of(value)
+                if number is not None and number not in self.names:
+                    name = self._free(scope + name)
+                    self.names[number], self._numbers[name] = name, number
 
     def _number_of(self, value: Any) -> int | None:
         """Return the number of the value or the constant that is a variable's content, if any."""
@@ -493,7 +486,7 @@ class Recording:
             found = [
                 (2 * ("." in name) - ("[" in name), name, number)
                 for variable, value in list(here.f_locals.items())
-                if not variable.startswith("_")
+                if not variable.startswith("_") and type(value) not in _WITHOUT
                 for name, number in self._named_in(variable, value, here, seen)
             ]
             names: dict[int, str] = {}
@@ -519,7 +512,8 @@ class Recording:
         if isinstance(value, list | tuple) and len(value) <= 1000:
             inside = ((f"[{i}]", x) for i, x in enumerate(value) if type(x) not in _PLAIN)
         elif isinstance(value, dict) and len(value) <= 1000:
-            inside = ((f"[{key!r}]", item) for key, item in value.items() if isinstance(key, str))
+            items = list(value.items())  # a thread of the program may change the dict meanwhile
+            inside = ((f"[{key!r}]", item) for key, item in items if isinstance(key, str))
         elif not isinstance(value, type) and hasattr(type(value), "named_parameters"):
             if id(value) not in self._modules:  # otherwise `module` has seen its parameters
                 self._see_parameters(value)

@@ -11,6 +11,9 @@ from textwrap import dedent
 from types import CodeType, FrameType
 from typing import NamedTuple
 
+from autograd.anomaly import line_of
+from autograd.escape import shown, shown_text
+
 MOST_LINES = 12  # of a longer statement, only the line that runs is shown
 
 
@@ -72,12 +75,39 @@ class Statement(NamedTuple):
 UNKNOWN = Statement("", None)
 
 
-def statement_of(frame: FrameType) -> Statement:
-    """Return the statement that runs in a frame. Its text is empty if the source is not at hand."""
-    return _statement(frame.f_code, frame.f_lasti)
+MOST_PLACES = 10_000  # that are remembered
+# By the id of a code and an instruction. An entry keeps the code, so that no other gets its id.
+_places: dict[tuple[int, int], tuple[str, Statement, CodeType]] = {}
 
 
-@lru_cache(maxsize=10_000)
+def place_of(frame: FrameType) -> tuple[str, Statement]:
+    """Return the line where a frame stands (see `line_of`), and the statement that runs there."""
+    code, instruction = frame.f_code, frame.f_lasti
+    found = _places.get((id(code), instruction))
+    if found is None:
+        if len(_places) >= MOST_PLACES:
+            _places.clear()
+        found = (*printable(line_of(frame), _statement(code, instruction)), code)
+        _places[id(code), instruction] = found
+    return found[:2]
+
+
+def printable(line: str, statement: Statement) -> tuple[str, Statement]:
+    """Return a line and a statement without control characters.
+
+    If the statement has no text, because its source is not at hand, it gets the text of the line.
+    """
+    line = shown(line)
+    text = shown_text(statement.text) or split_line(line)[2]
+    return line, statement._replace(text=text)
+
+
+def split_line(line: str) -> tuple[str, str, str]:
+    """Return the file, the number and the text of a line; empty texts if the line is unknown."""
+    match = re.match(r"(.*?):(\d+)(?:: (.*))?$", line)
+    return (match[1], match[2], match[3] or "") if match else ("", "", "")
+
+
 def _statement(code: CodeType, instruction: int) -> Statement:
     positions = next(islice(code.co_positions(), instruction // 2, None), None)
     lines = linecache.getlines(code.co_filename)

@@ -24,7 +24,7 @@ from autograd.schema import Count, FileName, UserError, fit
 from autograd.stepper.axes import Coordinate
 from autograd.stepper.literals import memory_order
 from autograd.stepper.record import Call, Recording
-from autograd.stepper.source import Part, Statement
+from autograd.stepper.source import Part, Statement, printable
 from autograd.stepper.steps import Edge, Step, as_tuple
 
 
@@ -175,16 +175,18 @@ def _decode(contents: _TraceFile, arrays: _Arrays) -> Stored:
         number, part = call["number"], call.get("part")
         if number in calls:
             raise ValueError(f"call {number} occurs twice")
+        statement = Statement(call.get("statement", ""), part and Part(*part))
+        line, statement = printable(call["line"], statement)
         calls[number] = Call(
             number,
             _op(call["op"]),
             {name: arrays.decode(x) for name, x in call["arguments"].items()},
             call["parents"],
             tuple(call["results"]),
-            call["line"],
-            call["scope"],
+            line,
+            shown(call["scope"]),
             call.get("constants", {}),
-            Statement(call.get("statement", ""), part and Part(*part)),
+            statement,
         )
     values = {number: arrays.decode(x) for number, x in contents["values"]}
     names = dict(contents["names"])

@@ -136,7 +136,7 @@ def to_source(
                     f"to_source: {recording.name(number)} was changed in place between two uses"
                 )
         for number in (*call.results, *call.parents.values()):
-            if number in recording._nodes and recording._nodes[number].hooks:
+            if getattr(recording.node(number), "hooks", ()):
                 raise RuntimeError(
                     f"to_source: a hook sees the gradient of {recording.name(number)}, and what "
                     "it does is no part of the tape"

@@ -270,7 +270,8 @@ def trace(x: Tensor, gradient: Any = None) -> Trace:
         recording = found.recording
         calls = recording.behind(found.start)
         parents = dict.fromkeys(number for call in calls for number in call.parents.values())
-        ends = [recording._nodes[n] for n in parents if n not in recording.maker]
+        leaves = [recording.node(n) for n in parents if n not in recording.maker]
+        ends = [node for node in leaves if node is not None]  # None only of a released tape
         start: Any = x._node
         differentiate([start], [found.cotangent], ends, retain_graph=True)
     return found

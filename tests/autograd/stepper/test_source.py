@@ -72,7 +72,7 @@ def computed(loss):
     recording, start = recording_of(loss), loss._node.number
     parents = [n for call in recording.behind(start) for n in call.parents.values()]
     leaves = [n for n in dict.fromkeys(parents) if n not in recording.maker]
-    nodes = recording._nodes
+    nodes = {n: recording.node(n) for n in leaves}
     if loss._node.steps is None:
         tape = recording.replay(start)
         nodes, loss = {n: x._node for n, x in tape.items()}, tape[start]

@@ -1,5 +1,6 @@
 """The stepper: the recording tells the truth, and every command does what it says."""
 
+import gc
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -290,6 +292,29 @@ def test_nothing_is_kept_when_off(model):
     y = np.exp(x) * x
     assert y._node.plain and not vars(y._node)
     assert autograd.stepper.current_recording() is None
+
+
+def test_a_recording_is_freed_with_its_tape(model):
+    """No cycle of references holds the arrays until the garbage collector runs."""
+
+    gc.disable()
+    try:
+        loss = gpt_loss(model)
+        assert len(trace(loss).steps) > 10
+        recording = weakref.ref(recording_of(loss))
+        assert recording() is not None
+        del loss
+        assert recording() is None
+    finally:
+        gc.enable()
+
+
+def test_of_a_released_tape_whose_leaves_are_gone():
+    with autograd.record():
+        loss = (autograd.tensor([1.0, 2.0], requires_grad=True) * 2.0).sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="released by an earlier backward pass"):
+        trace(loss)
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -706,6 +731,9 @@ def test_a_cell_of_a_notebook_is_called_so(monkeypatch):
                 return ("Cell", "In[7]") if name == __file__ else None
 
     monkeypatch.setattr("builtins.get_ipython", Shell, raising=False)
+    monkeypatch.setattr(
+        "autograd.stepper.source._places", {}
+    )  # other tests ran this line as a file
     number = line(TANH)
     stepper = stepper_of(net()[0])
     assert f"── cell 7:{number}\n" in said(stepper, f"until cell 7:{number}")
@@ -783,6 +811,21 @@ def test_names_in_objects():
         assert "✓" in said(stepper, f"check loss {name}")
         assert "called" not in said(stepper, f"print {name} + 1", f"print {name}.shape")
     assert "W may be layers[" in said(stepper, "why W")
+
+
+def test_a_dict_that_grows_while_it_is_read():
+    """As that of a program's thread, or of parameters that are made when they are asked for."""
+    models = {}
+
+    class Lazy:
+        def named_parameters(self):
+            models[f"other {len(models)}"] = None
+            return []
+
+    models["lazy"] = Lazy()
+    with autograd.record() as recording:
+        y = autograd.tensor(2.0, requires_grad=True) * 3.0
+    assert recording.names[y._node.number] == "y" and len(models) == 2
 
 
 def test_set_is_a_real_pass():
@@ -1757,6 +1800,16 @@ def test_a_program_without_a_file_has_no_statements():
     exec(compile(code, "<nowhere>", "exec"), names)
     text = said(stepper_of(names["y"]), "where", "list", "up", "down", "formula", "next", "back")
     assert "2 · 2" in text and "Error" not in text
+
+
+def test_a_line_is_that_of_its_file():
+    """Two cells of a notebook may hold the same text: their codes are equal, their names not."""
+    code = "y = x * x"
+    with autograd.record() as recording:
+        for name in ("<cell 1>", "<cell 2>", "<cell 1>"):
+            exec(compile(code, name, "exec"), {"x": autograd.tensor(2.0, requires_grad=True)})
+    lines = [call.line for call in recording.calls.values()]
+    assert lines == ["<cell 1>:1", "<cell 2>:1", "<cell 1>:1"]
 
 
 def test_a_single_number_has_no_odd_factor():
