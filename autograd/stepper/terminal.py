@@ -109,7 +109,8 @@ class Terminal:
         Breakpoints, watched expressions, the history and the kind of screen stay. After `continue`
         at the end of a pass, a pass without a stop at a breakpoint is done at once.
         """
-        self.session, self.done, self.stop = self.session.follow(trace), False, ""
+        self.session, self.stop = self.session.follow(trace), ""
+        self.done = self.quit = False
         if self.is_running:
             self.stop = self.session.go_on(here=True)
             self.done = self.is_running = not self.stop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -57,6 +58,8 @@ def step(
         If `function` is neither, or returns no Tensor.
     RuntimeError
         If the tensor was not recorded.
+    SystemExit
+        After the command ``quit``, if it was typed, unless Python itself asks for commands.
 
     Examples
     --------
@@ -93,6 +96,8 @@ def step(
     if isinstance(commands, str | Path):
         commands = read_text(commands, pipes=True).splitlines()
     walk(found, commands)
+    if commands is None and _typed[-1].quit and not hasattr(sys, "ps1"):
+        raise SystemExit
 
 
 def walk(
@@ -109,7 +114,8 @@ def walk(
         Commands to run instead of those that the user would type.
     terminal : callable, optional
         Returns the terminal for a trace: one with more commands, or that of the pass before, after
-        `Terminal.enter`.
+        `Terminal.enter`. By default the commands that are typed go on with the same terminal, so
+        breakpoints live as long as the program, as in pdb.
 
     Returns
     -------
@@ -118,7 +124,7 @@ def walk(
     """
     from autograd.stepper.terminal import Terminal
 
-    made = (terminal or Terminal)(trace)
+    made = (terminal or (Terminal if commands is not None else _go_on_with))(trace)
     if made.done:  # the program runs on to a breakpoint in another pass
         return False
     if commands is None:
@@ -126,6 +132,21 @@ def walk(
     else:
         made.play(commands)
     return made.quit or not made.done
+
+
+_typed: list[Any] = []  # the terminal of the commands that are typed, when there is one
+
+
+def _go_on_with(trace: Trace) -> Any:
+    """Return the terminal of the commands that are typed; it stops at the first step."""
+    from autograd.stepper.terminal import Terminal
+
+    if _typed:
+        _typed[-1].is_running = False
+        _typed[-1].enter(trace)
+    else:
+        _typed.append(Terminal(trace))
+    return _typed[-1]
 
 
 @contextmanager

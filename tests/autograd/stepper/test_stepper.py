@@ -1716,6 +1716,24 @@ def test_in_a_notebook(monkeypatch, capsys):
     assert asked == [f"(step {n} of 7) " for n in (1, 2, 3, 3)]
 
 
+def test_breakpoints_live_as_long_as_the_program(monkeypatch, capsys):
+    """As in pdb: `step` stops, with the breakpoints of before, and `quit` ends the program."""
+    monkeypatch.setattr(sys.modules["autograd.stepper.walk"], "_typed", [])
+    monkeypatch.setattr("builtins.__IPYTHON__", True, raising=False)
+    answers = iter(["break tanh", "display loss", "c", "c", "c", "break", "c", "q"])
+    monkeypatch.setattr("builtins.input", lambda text: next(answers))
+    autograd.step(net()[0])
+    out = capsys.readouterr().out
+    assert "step 5 of 7  tanh" in out and "the end" in out
+    with pytest.raises(SystemExit):
+        autograd.step(net()[0])
+    out = capsys.readouterr().out
+    assert "step 1 of 7" in out and "break 1: tanh\n" in out and "loss:" in out
+    assert "break: tanh\n" in out and "step 5 of 7  tanh" in out
+    autograd.step(net()[0], commands=["break", "quit"])  # these are a script of their own
+    assert "no breakpoints" in capsys.readouterr().out
+
+
 def test_starting_is_light(tmp_path):
     """A script loads neither the prompt's library nor what only models and checks need."""
     (tmp_path / "script.py").write_text(SCRIPT)
