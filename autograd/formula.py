@@ -15,17 +15,18 @@ them, with broadcasting. So ``out = x · y`` holds for every element, and
 ``out_ik = Σ_j x_ij · y_jk`` for every matrix in a stack. If an input was broadcast, its cotangent
 is summed over the broadcast axes.
 
-- ``+ - · / ^`` and ``|x|`` have their usual meaning (``*`` means ``·``), and there are functions
-  such as ``exp(x)``.
+- ``+ - · / ^`` and ``|x|`` have their usual meaning (``*`` means ``·``, and ``**`` means ``^``).
+  There are functions such as ``exp(x)``, and ``∞`` is infinity.
 - ``Σ_i``, ``Π_i``, ``max_i``, ``min_i`` and ``mean_i`` apply to the product after them (``sum_i``
   means ``Σ_i``). Without an index they reduce all axes that have no subscript.
 - ``[condition]`` is 1 if the condition holds and 0 otherwise (Iverson's bracket). Conditions use
-  ``= ≠ < > ≤ ≥ and``. An index is a number in them, counted from 0.
+  ``= ≠ < > ≤ ≥ and``. An index is a number in them, counted from 0. A product with a condition that
+  does not hold is 0, whatever the other factor is: ``∞ · [s > t]`` is ``∞`` or 0.
 - ``x_{i + 1, j}`` computes a subscript. A value outside of the array is 0.
 - ``n`` is the number of elements that a reduction combines. Text after ``#`` is a remark.
 
-The evaluation shares no code with the ops' rules. So an equation that holds for the numbers of a
-call is evidence that formula and rule are both right.
+The evaluation computes in float64 and shares no code with the ops' rules. So an equation that holds
+for the numbers of a call is evidence that formula and rule are both right.
 """
 
 from __future__ import annotations
@@ -59,10 +60,24 @@ BIG: dict[str, Callable] = {
 BINARY: dict[str, Callable] = {
     "+": np.add, "-": np.subtract, "·": np.multiply, "/": np.divide, "^": np.power,
 }  # fmt: skip
+TYPED = {"**": "^", "*": "·"}  # signs as Python has them
 COMPARISONS: dict[str, Callable] = {
     "=": np.equal, "≠": np.not_equal, "<": np.less, ">": np.greater,
     "≤": np.less_equal, "≥": np.greater_equal,
 }  # fmt: skip
+
+
+def one_or_zero(holds: Any) -> Any:
+    """Return 1 where a condition holds, and 0 elsewhere: the bracket ``[condition]``."""
+    return np.where(holds, 1.0, 0.0)
+
+
+def choose(x: Any, y: Any) -> Any:
+    """Return the product of two factors, of which one is a condition: 0 where a factor is 0.
+
+    A condition that does not hold leaves out the other factor, which may be infinite or NaN there.
+    """
+    return np.where((np.asarray(x) == 0) | (np.asarray(y) == 0), 0.0, np.multiply(x, y))
 
 
 class FormulaError(ValueError):
@@ -111,7 +126,7 @@ class Equation(NamedTuple):
     right: Any
 
 
-_TOKEN = re.compile(r"\s*(\d+\.?\d*(?:e[-+]?\d+)?|[^\W\d]\w*|\S)")
+_TOKEN = re.compile(r"\s*(\d+\.?\d*(?:e[-+]?\d+)?|[^\W\d]\w*|\*\*|\S)")
 
 
 class _Reader:
@@ -123,7 +138,7 @@ class _Reader:
 
     def __init__(self, text: str, known: set[str]) -> None:
         self.text, self.known = text, known
-        self.tokens = [*_TOKEN.findall(text.replace("*", "·")), ""]
+        self.tokens = [*_TOKEN.findall(text), ""]
 
     def fail(self, expected: str) -> Any:
         found = self.tokens[0] or "its end"
@@ -145,21 +160,25 @@ class _Reader:
 
     def product(self) -> Any:
         left = self.factor()
-        while sign := self.accept("·", "/"):
-            left = Call(BINARY[sign], (left, self.factor()))
+        while sign := self.accept("·", "*", "/"):
+            right = self.factor()
+            is_choice = sign != "/" and (_is_condition(left) or _is_condition(right))
+            left = Call(choose if is_choice else BINARY[TYPED.get(sign, sign)], (left, right))
         return left
 
     def factor(self) -> Any:
         if self.accept("-"):
             return Call(np.negative, (self.product(),))
         atom = self.atom()
-        return Call(BINARY["^"], (atom, self.factor())) if self.accept("^") else atom
+        return Call(np.power, (atom, self.factor())) if self.accept("^", "**") else atom
 
     def atom(self) -> Any:
         if self.accept("("):
             inner = self.expression()
             self.expect(")")
             return inner
+        if self.accept("∞"):
+            return Number(math.inf)
         if self.accept("["):
             return self.condition()
         if self.accept("|"):
@@ -221,7 +240,15 @@ class _Reader:
         holds = conditions[0]
         for other in conditions[1:]:
             holds = Call(np.multiply, (holds, other))
-        return Call(np.multiply, (Number(1), holds))
+        return Call(one_or_zero, (holds,))
+
+
+def _is_condition(node: Any) -> bool:
+    """Return whether an expression is a bracket ``[condition]``, or a product of brackets."""
+    if not isinstance(node, Call):
+        return False
+    all_are = node.function is choose and all(map(_is_condition, node.arguments))
+    return all_are or node.function is one_or_zero
 
 
 @lru_cache(maxsize=1000)
@@ -282,6 +309,19 @@ def _names(node: Any) -> Iterator[Name]:
         yield from _names(node.body)
     if isinstance(node, Name):
         yield node
+
+
+def _undefined(node: Any, known: set[str]) -> Iterator[str]:
+    """Yield the names in an expression that are not known, and no index of a sum around them."""
+    if isinstance(node, Big):
+        yield from _undefined(node.body, known | {node.letter})
+    for child in node.arguments if isinstance(node, Call) else ():
+        yield from _undefined(child, known)
+    if isinstance(node, Name):
+        if node.name not in known:
+            yield node.name
+        for subscript in node.subscripts:
+            yield from _undefined(subscript, known)
 
 
 def _open(node: Any) -> list[str]:
@@ -393,7 +433,7 @@ class Evaluation:
             return self.indices[node.name]
         if node.name not in self.values:
             raise FormulaError(f"the formula names {node.name!r}, which nothing defines")
-        return self.entry(np.asarray(self.values[node.name]), node.subscripts)
+        return self.entry(np.asarray(self.values[node.name], float), node.subscripts)
 
     def reduce(self, node: Big) -> ndarray:
         """Return a sum or another reduction: over the axis of its index, or over the batch."""
@@ -484,10 +524,51 @@ class Formula:
         if callable(text):
             text = text(**({} if arguments is None else _named(text, arguments)))
         lines = (line.strip() for line in re.split(r"[;\n]", text))
-        return re.sub(r"\bsum\b|\bsum(?=_)", "Σ", "\n".join(filter(None, lines))).replace("*", "·")
+        text = re.sub(r"\bsum\b|\bsum(?=_)", "Σ", "\n".join(filter(None, lines)))
+        for typed, sign in TYPED.items():
+            text = text.replace(typed, sign)
+        return text
 
     def __str__(self) -> str:
         return self.text()
+
+    def check(self) -> None:
+        """Read the formula as it was written, and look for names that nothing defines.
+
+        Of a function that returns the text, the text of the default case is read; without a default
+        for each argument there is no such case.
+
+        Raises
+        ------
+        FormulaError
+            With the line that cannot be read, or the name.
+        """
+        text = self._text
+        if callable(text):
+            parameters = inspect.signature(text).parameters.values()
+            if any(p.default is p.empty for p in parameters):
+                return
+            text = text()
+        op = self.op
+        names = {*op.names, *(f"x{i}" for i in range(10) if op.variadic)}
+        known = names | {f"d{name}" for name in names} | {"out", "g", "π", *self.given}
+        known |= {f"{of}{i}" for of in ("out", "g") for i in range(10) if op.multiple}
+        known |= {"n"} if self.along is not None else set()
+        known |= {"at", "x", "dx"} if self.moves else set()
+        try:
+            for equation in parse(text, frozenset(known)):
+                letters = {*_open(equation.left)}
+                right = _undefined(equation.right, known | letters)
+                left = equation.left
+                is_name = isinstance(left, Name)
+                for name in (*right, *(() if is_name else _undefined(left, known | letters))):
+                    raise FormulaError(
+                        f"formula {equation.text!r} names {name!r}, which nothing defines: no "
+                        "argument of the op, no earlier line, and no index on the left or of a sum"
+                    )
+                known |= {left.name} if is_name else set()
+        except FormulaError as error:
+            raise FormulaError(f"op {op.name!r}: {error}") from None
 
     def equations(
         self, arguments: dict[str, Any], out: Any, g: Any, cotangents: dict[str, Any]

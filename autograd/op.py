@@ -197,9 +197,19 @@ class Op:
 
         ``formula("out = ...; dx = ...")``, or as a decorator of a function that returns the text
         for some of the call's arguments. The options are `Formula`'s.
+
+        Raises
+        ------
+        FormulaError
+            If the text cannot be read, or names what nothing defines. The formulas of this library
+            are read when they are first asked for, since reading takes time at each start.
         """
 
         def declare(text: str | Callable) -> Any:
+            if not self.__module__.startswith("autograd."):
+                from autograd.formula import Formula
+
+                Formula(self, text, **options).check()
             self._formula = text, options
             self.__dict__.pop("stated", None)
             return text

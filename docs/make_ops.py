@@ -28,7 +28,8 @@ print(autograd.REGISTRY["softmax"].stated)
 ```
 
 ```text
-out_i = exp(input_i) / Σ_j exp(input_j)
+m = max_j input_j
+out_i = exp(input_i - m) / Σ_j exp(input_j - m)
 dinput_i = out_i · (g_i - Σ_j g_j · out_j)
 ```
 

@@ -143,7 +143,7 @@ def sigmoid(input):
     return (np.where(x < 0, e, 1) / (1 + e)).astype(input.dtype, copy=False)
 
 
-sigmoid.formula("out = 1 / (1 + exp(-input)); dinput = g · exp(-input) / (1 + exp(-input))^2")
+sigmoid.formula("out = 1 / (1 + exp(-input)); dinput = g · out / (1 + exp(input))")
 
 
 @sigmoid.vjp("input")
@@ -186,10 +186,14 @@ def softplus(input, beta=1.0, threshold=math.inf):
 @softplus.formula
 def _(threshold=math.inf):
     if threshold == math.inf:
-        return "out = log(1 + exp(beta · input)) / beta; dinput = g / (1 + exp(-beta · input))"
+        return """
+            out = (max(beta · input, 0) + log(1 + exp(-|beta · input|))) / beta
+            dinput = g / (1 + exp(-beta · input))
+        """
     return """
         above = [beta · input > threshold]
-        out = above · input + (1 - above) · log(1 + exp(beta · input)) / beta
+        soft = (max(beta · input, 0) + log(1 + exp(-|beta · input|))) / beta
+        out = above · input + (1 - above) · soft
         dinput = g · (above + (1 - above) / (1 + exp(-beta · input)))
     """
 

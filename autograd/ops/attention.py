@@ -239,26 +239,27 @@ def exp_normalized(scores, largest):
 )
 def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None):
     mask, added = "attn_mask_ts", ""
-    seen = ["[s ≤ t]"] if is_causal else []
+    hidden = " - ∞ · [s > t]" if is_causal else ""
     if window_size is not None:
-        seen.append("[s > t - window_size]")
+        hidden += " - ∞ · [s ≤ t - window_size]"
     if attn_mask is not None:
         mask = "attn_mask_s" if attn_mask.ndim == 1 else mask
         if attn_mask.dtype == bool:
-            seen.append(f"[{mask}]")
+            hidden += f" - ∞ · [{mask} = 0]"
         else:
             added = f" + {mask}"
     dropped = " · r_ts" if dropout_p else ""
     return f"""
-        e_ts = {" · ".join([*seen, f"exp(scale · (Σ_d query_td · key_sd){added})"])}
-        p_ts = e_ts / Σ_u e_tu
+        a_ts = scale · (Σ_d query_td · key_sd){added}{hidden}
+        m_t = max_s a_ts
+        p_ts = exp(a_ts - m_t) / Σ_u exp(a_tu - m_t)
         out_te = Σ_s p_ts{dropped} · value_se
         dvalue_se = Σ_t p_ts{dropped} · g_te
         dp_ts = (Σ_e g_te · value_se){dropped}
-        de_ts = p_ts · (dp_ts - Σ_u p_tu · dp_tu)
-        dquery_td = scale · Σ_s de_ts · key_sd
-        dkey_sd = scale · Σ_t de_ts · query_td
-        {f"d{mask} = {'' if mask.endswith('ts') else 'Σ_t '}de_ts" if added else ""}
+        da_ts = p_ts · (dp_ts - Σ_u p_tu · dp_tu)
+        dquery_td = scale · Σ_s da_ts · key_sd
+        dkey_sd = scale · Σ_t da_ts · query_td
+        {f"d{mask} = {'' if mask.endswith('ts') else 'Σ_t '}da_ts" if added else ""}
     """
 
 

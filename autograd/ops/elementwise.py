@@ -71,7 +71,17 @@ def power(x, y):
     return x**y
 
 
-power.formula("out = x^y; dx = g · y · x^(y - 1); dy = g · x^y · log(x)")
+@power.formula
+def _(x=None, y=None):
+    if not np.any(np.equal(x, 0)):
+        return "out = x^y; dx = g · y · x^(y - 1); dy = g · x^y · log(x)"
+    return """
+        out = x^y
+        dx = g · y · (x + [x = 0 and y = 0])^(y - 1)
+        dy = g · x^y · log(x + [x = 0 and y ≥ 0])
+    """
+
+
 power.vjp(
     # at x = y = 0, x^(y - 1) would be infinite, and 0 times that is NaN: there x is taken as 1
     x=lambda g, x, y: g * (y * (x + (x == 0) * (y == 0)) ** (y - 1)),
@@ -269,7 +279,7 @@ def cbrt(x):
     return np.cbrt(x)
 
 
-cbrt.formula("out = x^(1/3); dx = g / (3 · x^(2/3))")
+cbrt.formula("out = sign(x) · |x|^(1/3); dx = g / (3 · |x|^(2/3))")
 cbrt.vjp(x=lambda g, out: g / (3 * out * out))
 
 
@@ -374,7 +384,7 @@ def tanh(x):
     return np.tanh(x)
 
 
-tanh.formula("out = sinh(x) / cosh(x); dx = g · (1 - tanh(x)^2)")
+tanh.formula("out = 1 - 2 / (exp(2 · x) + 1); dx = g · (1 - tanh(x)^2)")
 tanh.vjp(x=lambda g, out: g - g * out * out)
 
 
@@ -385,7 +395,7 @@ def arcsinh(x):
     return np.arcsinh(x)
 
 
-arcsinh.formula("out = log(x + sqrt(x^2 + 1)); dx = g / sqrt(x^2 + 1)")
+arcsinh.formula("out = sign(x) · log(|x| + sqrt(x^2 + 1)); dx = g / sqrt(x^2 + 1)")
 arcsinh.vjp(x=lambda g, x: g / np.hypot(1, x))  # sqrt(x^2 + 1), where x^2 may be out of range
 
 
@@ -429,7 +439,14 @@ def logaddexp(x, y):
     return np.logaddexp(x, y)
 
 
-logaddexp.formula("out = log(exp(x) + exp(y)); dx = g · exp(x - out); dy = g · exp(y - out)")
+logaddexp.formula(
+    """
+    m = max(x, y)
+    out = m + log(exp(x - m) + exp(y - m))
+    dx = g / (1 + exp(y - x))
+    dy = g / (1 + exp(x - y))
+    """
+)
 # exp(x - out) is 1 / (1 + e^(y - x)). In this form it is right where x or y is infinite, too.
 logaddexp.vjp(
     x=lambda g, x, y: g * np.exp(-np.logaddexp(0, y - x)),
@@ -444,7 +461,14 @@ def arctan2(y, x):
     return np.arctan2(y, x)
 
 
-arctan2.formula("out = arctan2(y, x); dy = g · x / (x^2 + y^2); dx = -g · y / (x^2 + y^2)")
+arctan2.formula(
+    """
+    r = x^2 + y^2
+    out = arctan2(y, x)
+    dy = [r > 0] · (g · x / r)
+    dx = [r > 0] · (-g · y / r)
+    """
+)
 
 
 def radius(y, x):

@@ -438,19 +438,31 @@ def cross_entropy_(input, target, weight, ignore_index, reduction, label_smoothi
 
 
 @cross_entropy_.formula(classes=lambda input_shape: input_shape[-1])
-def _(weight=None, reduction="mean", label_smoothing=0.0):
-    aim = "[c = target]"
-    if label_smoothing:
-        aim = f"((1 - label_smoothing) · {aim} + label_smoothing / classes)"
+def _(weight=None, reduction="mean", label_smoothing=0.0, target=None, ignore_index=-100):
     counts = "[target ≠ ignore_index]" + (" · weight_{target}" if weight is not None else "")
     total = {"mean": "(Σ loss) / (Σ counts)", "sum": "Σ loss", "none": "loss"}[reduction]
-    return f"""
-        p_c = exp(input_c) / Σ_k exp(input_k)
+    share = " / (Σ counts)" if reduction == "mean" else ""
+    if target is not None and not shares(target.reshape(-1), weight, ignore_index, float)[1].sum():
+        share = ""  # if nothing counts, the gradient is 0, and not 0 / 0
+    logarithm = """
+        m = max_c input_c
+        l_c = input_c - m - log(Σ_k exp(input_k - m))  # log(p_c)
+        p_c = exp(l_c)
+    """
+    if not label_smoothing:
+        return f"""{logarithm}
+            counts = {counts}
+            loss = -counts · l_{{target}}
+            out = {total}
+            dinput_c = g · counts · (p_c - [c = target]){share}
+        """
+    aim = "((1 - label_smoothing) · [c = target] + label_smoothing / classes)"
+    return f"""{logarithm}
         q_c = [target ≠ ignore_index] · {aim}{" · weight_c" if weight is not None else ""}
-        loss = -Σ_c q_c · log(p_c)
+        loss = -Σ_c q_c · l_c
         counts = {counts}
         out = {total}
-        dinput_c = g · (p_c · Σ_k q_k - q_c){" / (Σ counts)" if reduction == "mean" else ""}
+        dinput_c = g · (p_c · Σ_k q_k - q_c){share}
     """
 
 

@@ -43,7 +43,11 @@ def softmax(input, dim=-1):
 
 
 softmax.formula(
-    "out_i = exp(input_i) / Σ_j exp(input_j); dinput_i = out_i · (g_i - Σ_j g_j · out_j)",
+    """
+    m = max_j input_j
+    out_i = exp(input_i - m) / Σ_j exp(input_j - m)
+    dinput_i = out_i · (g_i - Σ_j g_j · out_j)
+    """,
     along="dim",
 )
 
@@ -79,8 +83,9 @@ def log_softmax(input, dim=-1):
 
 log_softmax.formula(
     """
-    out_i = input_i - log(Σ_j exp(input_j))
-    dinput_i = g_i - exp(input_i) / (Σ_j exp(input_j)) · Σ_j g_j
+    m = max_j input_j
+    out_i = input_i - m - log(Σ_j exp(input_j - m))
+    dinput_i = g_i - exp(input_i - m) / (Σ_j exp(input_j - m)) · Σ_j g_j
     """,
     along="dim",
 )
@@ -279,10 +284,10 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
 
 
 @rms_norm.formula(along=lambda normalized_shape: tuple(range(-len(as_shape(normalized_shape)), 0)))
-def _(weight="weight", eps="eps"):
+def _(weight="weight", eps="eps", input=None):
     scaled = " · weight_i" if weight is not None else ""
     return f"""
-        s = sqrt(mean_i input_i^2 + {np.finfo(float).eps if eps is None else "eps"})
+        s = sqrt(mean_i input_i^2 + {np.finfo(input.dtype).eps if eps is None else "eps"})
         z_i = input_i / s
         out_i = z_i{scaled}
         dz_i = g_i{scaled}

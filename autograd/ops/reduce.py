@@ -210,8 +210,12 @@ def std(x, axis=None, ddof=0, keepdims=False):
 
 
 std.formula(
-    "m = mean_i x_i; out = sqrt((Σ_i (x_i - m)^2) / (n - ddof)); "
-    "dx_i = g · (x_i - m) / (out · (n - ddof))",
+    """
+    m = mean_i x_i
+    s = sqrt((Σ_i (x_i - m)^2) / (n - ddof))
+    out = s
+    dx_i = [s > 0] · (g · (x_i - m) / (s · (n - ddof)))
+    """,
     along="axis",
 )
 
@@ -419,7 +423,12 @@ def logsumexp(input, dim, keepdim=False):
 
 
 logsumexp.formula(
-    "out = log(Σ_i exp(input_i)); dinput_i = g · exp(input_i) / Σ_j exp(input_j)", along="dim"
+    """
+    m = max_i input_i
+    out = m + log(Σ_i exp(input_i - m))
+    dinput_i = g · exp(input_i - m) / Σ_j exp(input_j - m)
+    """,
+    along="dim",
 )
 
 
@@ -472,8 +481,9 @@ def _(ord=2):
         biggest = "max" if ord > 0 else "min"
         return f"out = {biggest}_i |x_i|; dx_i = g · sign(x_i) · [|x_i| = out] / Σ_j [|x_j| = out]"
     return """
-        out = (Σ_i |x_i|^ord)^(1 / ord)
-        dx_i = g · sign(x_i) · (|x_i| / out)^(ord - 1)
+        r = (Σ_i |x_i|^ord)^(1 / ord)
+        out = r
+        dx_i = [x_i ≠ 0] · (g · sign(x_i) · (|x_i| / r)^(ord - 1))
     """
 
 

@@ -19,7 +19,14 @@ def copysign(x1, x2):
     return np.copysign(x1, x2)
 
 
-copysign.formula("out = |x1| · sign(x2); dx1 = g · sign(x1) · sign(x2); dx2 = 0")
+copysign.formula(
+    """
+    s = 1 - 2 · [min(x2, 1 / x2) < 0]  # -1 if x2 is negative, also for -0
+    out = |x1| · s
+    dx1 = g · sign(x1) · s
+    dx2 = 0
+    """
+)
 copysign.vjp(
     x1=lambda g, x1, x2: g * np.sign(x1) * np.copysign(1, x2),
     x2=lambda g: g * 0,
@@ -124,7 +131,14 @@ def logaddexp2(x1, x2):
     return np.logaddexp2(x1, x2)
 
 
-logaddexp2.formula("out = log2(2^x1 + 2^x2); dx1 = g · 2^(x1 - out); dx2 = g · 2^(x2 - out)")
+logaddexp2.formula(
+    """
+    m = max(x1, x2)
+    out = m + log2(2^(x1 - m) + 2^(x2 - m))
+    dx1 = g / (1 + 2^(x2 - x1))
+    dx2 = g / (1 + 2^(x1 - x2))
+    """
+)
 # 2^(x1 - out) is 1 / (1 + 2^(x2 - x1)). In this form it is right where an input is infinite, too.
 logaddexp2.vjp(
     x1=lambda g, x1, x2: g * np.exp2(-np.logaddexp2(0, x2 - x1)),
@@ -146,7 +160,12 @@ def sinc(x):
     return np.sinc(x)
 
 
-sinc.formula("out = sin(π · x) / (π · x); dx = g · (cos(π · x) - out) / x")
+sinc.formula(
+    """
+    out = [x = 0] + [x ≠ 0] · (sin(π · x) / (π · x))
+    dx = [x ≠ 0] · (g · (cos(π · x) - out) / x)
+    """
+)
 
 
 @sinc.vjp("x")

@@ -33,6 +33,8 @@ from autograd.formula import (
     Formula,
     Name,
     Number,
+    choose,
+    one_or_zero,
 )
 from autograd.ops.index import MOVES
 from autograd.page.arrays import Arrays, number
@@ -43,6 +45,7 @@ LARGEST = (
 SIGNS = {f: sign for sign, f in (BINARY | COMPARISONS).items() if sign != "^"} | {
     np.negative: "neg",
     np.mod: "mod",
+    choose: "·",
 }
 SUMS = {np.sum: "Σ", np.mean: "mean"}
 WORDS = {f: word for word, f in (FUNCTIONS | BIG).items()} | {np.power: "^"}
@@ -178,7 +181,7 @@ class _Writer:
         """Return the tree of an expression; the indices that are open are those around it."""
         evaluation = self.evaluation
         if isinstance(node, Number):
-            return ["n", node.value]
+            return ["n", number(node.value)]
         if isinstance(node, Name):
             if node.name in evaluation.indices and not node.subscripts:
                 return ["i", node.name]
@@ -199,8 +202,8 @@ class _Writer:
                 return [SUMS[node.function], node.letter, n, body]
             return self.computed(node, [body])
         parts = [self.tree(argument) for argument in node.arguments]
-        if node.function is np.multiply and node.arguments[0] == Number(1):
-            return ["[]", parts[1]]
+        if node.function is one_or_zero:
+            return ["[]", parts[0]]
         if node.function in SIGNS:
             return [SIGNS[node.function], *parts]
         return self.computed(node, parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import islice, product
@@ -23,6 +23,8 @@ from autograd.formula import (
     Name,
     Number,
     _names,
+    choose,
+    one_or_zero,
 )
 from autograd.stepper.axes import Labels
 
@@ -30,6 +32,7 @@ EACH = 9  # up to this many elements of a result, the formula is written out for
 MOST_TERMS = 4  # terms of a sum that are written; the middle of a longer sum is left out
 LISTED = 8  # terms of an element's sum that are listed, the largest ones
 MANY = 100  # of a sum with more terms, only those that are shown are written
+ROUNDINGS = 8  # last places by which an op may round at each of its steps
 
 
 LabelsOf = Callable[[str], Labels | None]  # of an array of the formula, by its name
@@ -183,7 +186,7 @@ def _moved(
 
 SIGNS: dict[Callable, tuple[str, int]] = {  # each with its binding strength
     np.add: ("+", 1), np.subtract: ("-", 1), np.multiply: ("·", 2), np.divide: ("/", 2),
-    np.power: ("^", 4),
+    np.power: ("^", 4), choose: ("·", 2),
 }  # fmt: skip
 WORDS = {function: name for name, function in FUNCTIONS.items()}
 
@@ -192,12 +195,24 @@ class _Nested(Exception):
     """A sum depends on the index of another sum."""
 
 
-class _Written:
-    """Writes an equation for one element of its left side, with numbers in the place of names.
+class _Part(NamedTuple):
+    """An expression with numbers in the place of names."""
 
-    A part of the text comes with its binding strength, which says whether brackets are needed: the
-    sum ``3 + 4`` (strength 1) as a factor of a product (strength 2) becomes ``(3 + 4)``.
-    """
+    text: str
+    strength: int
+    """How strongly its outermost sign binds, which says whether brackets are needed: the sum
+    ``3 + 4`` (strength 1) as a factor of a product (strength 2) becomes ``(3 + 4)``."""
+    value: float
+    error: float = 0.0
+    """A bound of what rounding may do to the value, in units of the last place of its dtype."""
+
+    def inside(self, strength: int) -> str:
+        """Return the text for a place where the other signs bind with a strength."""
+        return self.text if self.strength >= strength else f"({self.text})"
+
+
+class _Written:
+    """Writes an equation for one element of its left side, with numbers in the place of names."""
 
     def __init__(
         self,
@@ -210,8 +225,8 @@ class _Written:
         self.evaluation, self.definitions, self.place = evaluation, definitions, place
         self.labels = labels
         self.ranges = ranged.ranges
-        self.known: dict[tuple, tuple[str, int, float]] = {}  # sums and definitions
-        self.listed: list[tuple[str, tuple[str, int, float]]] | None = None  # of the first sum
+        self.known: dict[tuple, _Part] = {}  # sums and definitions
+        self.listed: list[tuple[str, _Part]] | None = None  # of the first sum
         equation, lead = ranged.equation, len(place) - len(ranged.letters)
         indices = dict(zip(ranged.letters, place[lead:], strict=True))
         self.array = evaluation.values.get(equation.left.name)
@@ -227,9 +242,9 @@ class _Written:
                     parts.append(((*batch, *at), self.write(equation.right, here)))
         if len(parts) != 1:  # a broadcast input: its cotangent is summed
             self.listed = [(f"at [{', '.join(map(str, at))}]", part) for at, part in parts]
-            self.text, _, self.value = _add([part for _, part in parts])
+            self.whole = _add([part for _, part in parts])
         else:
-            self.text, _, self.value = parts[0][1]
+            self.whole = parts[0][1]
 
     def batches(self, place: tuple[int, ...], axes: set[int]) -> Iterator[tuple[int, ...]]:
         """Yield the places in the batch of which an element of the left side is the sum.
@@ -265,51 +280,59 @@ class _Written:
 
     def text_and_value(self) -> tuple[str, str]:
         """Return the right side with numbers, and the value; empty if the text is the number."""
+        text, computed = self.whole.text, self.whole.value
         if self.array is None:
-            found, largest = self.value, 0.0
-        else:
-            array = np.array(self.array, ndmin=len(self.place))
-            found, largest = float(array[self.place]), float(np.max(np.abs(array)))
+            value = four_digits(computed)
+            return text, "" if text == value else value
+        array = np.array(self.array, ndmin=len(self.place))
+        found, sizes = float(array[self.place]), np.abs(array)
+        largest = float(np.max(sizes, where=np.isfinite(sizes), initial=0))
+        eps = np.finfo(array.dtype if array.dtype.kind == "f" else float).eps
+        atol = 1e-12 + 1e-3 * largest + ROUNDINGS * float(eps) * self.whole.error
         value = four_digits(found)
-        if not np.isclose(
-            self.value, found, rtol=1e-3, atol=1e-12 + 1e-3 * largest, equal_nan=True
-        ):
-            return self.text, f"{four_digits(self.value)}, and the op has {value}"
-        return self.text, "" if self.text == value else value
+        if np.isclose(computed, found, rtol=1e-3, atol=atol, equal_nan=True):
+            return text, "" if text == value else value
+        with np.errstate(over="ignore"):
+            is_range = np.isinf(found) and array.dtype.type(computed) == found
+        note = f"which is {value} in {array.dtype}" if is_range else f"and the op has {value}"
+        return text, f"{four_digits(computed)}, {note}"
 
     def terms(self) -> list[tuple[str, str, float]]:
         """Return the terms of the sum, the largest first, without those that are 0."""
-        found = [(at, text, value) for at, (text, _, value) in self.listed or () if value != 0]
+        found = [(at, part.text, part.value) for at, part in self.listed or () if part.value != 0]
         return sorted(found, key=lambda term: -abs(term[2]))
 
-    def write(self, node: Any, indices: dict[str, int]) -> tuple[str, int, float]:
-        """Return an expression's text, its binding strength, and its value."""
+    def write(self, node: Any, indices: dict[str, int]) -> _Part:
+        """Return an expression with its numbers."""
         if isinstance(node, Number):
-            return four_digits(node.value), 5, node.value
+            return _Part(four_digits(node.value), 5, node.value)
         if isinstance(node, Name):
-            value = self.entry(node, indices)
-            return four_digits(value), 5 if value >= 0 else 1, value
+            value, error = self.entry(node, indices)
+            return _Part(four_digits(value), 5 if value >= 0 else 1, value, error)
         if isinstance(node, Big):
             return self.write_sum(node, indices)
+        function = node.function
         parts = [self.write(argument, indices) for argument in node.arguments]
-        value = float(node.function(*(part[2] for part in parts)))
-        if node.function in COMPARISONS.values() or (
-            node.function is np.multiply and node.arguments[0] == Number(1)
-        ):
-            return four_digits(value), 5, value  # a condition in brackets is 0 or 1
-        if node.function is np.negative:
-            return f"-{_bracketed(parts[0], 2)}", 1, value
-        if node.function in SIGNS:
-            sign, strength = SIGNS[node.function]
+        values = [part.value for part in parts]
+        value = float(function(*values))
+        if function is one_or_zero or function in COMPARISONS.values():
+            return _Part(four_digits(value), 5, value)  # a condition in brackets is 0 or 1
+        if function is choose and value == 0 and not np.isfinite(values).all():
+            return _Part("0", 5, 0.0)  # what the condition leaves out may be infinite
+        error = _error(function, parts, value)
+        if function is np.negative:
+            return _Part(f"-{parts[0].inside(2)}", 1, value, error)
+        if function in SIGNS:
+            sign, strength = SIGNS[function]
             power = sign == "^"  # a^b^c is a^(b^c); the other signs group from the left
-            left, right = (_bracketed(parts[i], strength + (power != i)) for i in (0, 1))
+            left, right = (parts[i].inside(strength + (power != i)) for i in (0, 1))
             space = "" if power else " "
-            return f"{left}{space}{sign}{space}{right}", strength, value
-        inside = ", ".join(part[0] for part in parts)
-        return (f"|{inside}|" if node.function is np.abs else
-                f"{WORDS[node.function]}({inside})"), 5, value  # fmt: skip
+            return _Part(f"{left}{space}{sign}{space}{right}", strength, value, error)
+        inside = ", ".join(part.text for part in parts)
+        text = f"|{inside}|" if function is np.abs else f"{WORDS[function]}({inside})"
+        return _Part(text, 5, value, error)
 
-    def write_sum(self, node: Big, indices: dict[str, int]) -> tuple[str, int, float]:
+    def write_sum(self, node: Big, indices: dict[str, int]) -> _Part:
         """Write out the terms of a sum, product, maximum, minimum or mean."""
         within = {key: i for key, i in indices.items() if key in _letters(node)}
         key = (id(node), tuple(within.items()), self.batch if node.letter else ())
@@ -317,7 +340,7 @@ class _Written:
             self.known[key] = self.write_terms(node, within)
         return self.known[key]
 
-    def write_terms(self, node: Big, indices: dict[str, int]) -> tuple[str, int, float]:
+    def write_terms(self, node: Big, indices: dict[str, int]) -> _Part:
         """Write out the terms, which no earlier sum has written."""
         is_first = self.listed is None and node.function is np.sum
         if is_first:
@@ -341,12 +364,9 @@ class _Written:
             self.listed = list(zip(places, terms, strict=True))
         if len(terms) == 1:
             return terms[0]
-        value = float(node.function([term[2] for term in terms]))
-        return _joined(node.function, terms, len(terms), value)
+        return _joined(node.function, terms, [term.value for term in terms])
 
-    def write_many_terms(
-        self, node: Big, indices: dict[str, int], is_first: bool
-    ) -> tuple[str, int, float]:
+    def write_many_terms(self, node: Big, indices: dict[str, int], is_first: bool) -> _Part:
         """Write out the first and the last of many terms, and of a first sum the largest.
 
         The values of all terms are computed as one array. The text of a term that is not written is
@@ -360,11 +380,11 @@ class _Written:
         written = {i: self.write(node.body, indices | {node.letter: i}) for i in sorted(chosen)}
         if is_first:
             self.listed = [
-                (self.name_term(node, i), written[i]) if i in written else ("", ("", 5, value))
+                (self.name_term(node, i), written[i]) if i in written else ("", _Part("", 5, value))
                 for i, value in enumerate(values.tolist())
             ]
         ends = [written[0], written[1], written[n - 1]]
-        return _joined(node.function, ends, n, float(node.function(values)))
+        return _joined(node.function, ends, values)
 
     def name_term(self, node: Big, i: int) -> str:
         """Return the index of a term, and what the index counts, if it is known.
@@ -409,7 +429,7 @@ class _Written:
         varied = {key for key, i in indices.items() if isinstance(i, ndarray)}
         if (_letters(node) - {node.letter}) & varied:
             raise _Nested
-        return self.write_sum(node, {key: indices[key] for key in indices.keys() - varied})[2]
+        return self.write_sum(node, {key: indices[key] for key in indices.keys() - varied}).value
 
     def entries(self, node: Name, indices: dict[str, Any]) -> Any:
         """Return the numbers that a name stands for, as `entry` for indices that may be arrays."""
@@ -443,11 +463,11 @@ class _Written:
             is_inside = is_inside & (place == i)
         return np.where(is_inside, found, 0.0)
 
-    def entry(self, node: Name, indices: dict[str, int]) -> float:
-        """Return the number that a name stands for."""
+    def entry(self, node: Name, indices: dict[str, int]) -> tuple[float, float]:
+        """Return the number that a name stands for, and what rounding may do to this number."""
         if node.name in indices and not node.subscripts:
-            return indices[node.name]
-        subscripts = [int(self.write(s, indices)[2]) for s in node.subscripts]
+            return indices[node.name], 0.0
+        subscripts = [int(self.write(s, indices).value) for s in node.subscripts]
         if node.name in self.definitions and node.name not in self.evaluation.values:
             return self.defined(node.name, subscripts)
         array = np.asarray(self.evaluation.values[node.name])
@@ -457,24 +477,24 @@ class _Written:
             if n == 1:
                 places[axis] = 0
             if not 0 <= places[axis] < n:
-                return 0.0
-        return float(array[tuple(places)])
+                return 0.0, 0.0
+        return float(array[tuple(places)]), 0.0
 
-    def defined(self, name: str, subscripts: list[int]) -> float:
-        """Return an element of a value that an earlier equation defines."""
+    def defined(self, name: str, subscripts: list[int]) -> tuple[float, float]:
+        """Return an element of a value that an earlier equation defines; see `entry`."""
         key = (name, *subscripts, self.batch)
         if key not in self.known:
             equation, ranges = definition = self.definitions[name]
             letters = definition.letters
             if not all(0 <= i < ranges[k] for i, k in zip(subscripts, letters, strict=True)):
-                return 0.0
+                return 0.0, 0.0
             # The terms to list are those of the equation itself, and its indices have other ranges.
             before, self.listed, self.ranges = (self.listed, self.ranges), [], ranges
             self.known[key] = self.write(
                 equation.right, dict(zip(letters, subscripts, strict=True))
             )
             self.listed, self.ranges = before
-        return self.known[key][2]
+        return self.known[key].value, self.known[key].error
 
 
 @cache
@@ -483,36 +503,62 @@ def _letters(node: Big) -> frozenset[str]:
     return frozenset(name.name for name in _names(node) if not name.subscripts)
 
 
-def _add(terms: list[tuple[str, int, float]]) -> tuple[str, int, float]:
+def _error(function: Callable, parts: list[_Part], value: float) -> float:
+    """Return a bound of what rounding may do to a function's value, in units of the last place.
+
+    Rounding changes each argument by its own bound, and rounds the result once more.
+    """
+    values, error = [part.value for part in parts], abs(value)
+    for i, part in enumerate(parts):
+        if part.error:
+            step = 1e-6 * max(abs(part.value), part.error)  # for a difference quotient
+            moved = float(function(*values[:i], part.value + step, *values[i + 1 :]))
+            error += abs(moved - value) / step * part.error
+    return error if math.isfinite(error) else 0.0
+
+
+def _add(terms: list[_Part]) -> _Part:
     """Return the sum of terms, of which the middle ones are left out if there are many."""
     if len(terms) == 1:
         return terms[0]
-    return _joined(np.sum, terms, len(terms), float(np.sum([term[2] for term in terms])))
+    return _joined(np.sum, terms, [term.value for term in terms])
 
 
-def _joined(
-    function: Callable, terms: list[tuple[str, int, float]], n: int, value: float
-) -> tuple[str, int, float]:
-    """Return a sum, product, maximum, minimum or mean of n terms: of many, the first and last."""
+def _joined(function: Callable, terms: list[_Part], values: Sequence[float] | ndarray) -> _Part:
+    """Return a sum, product, maximum, minimum or mean of values.
+
+    Parameters
+    ----------
+    function : callable
+    terms : list of _Part
+        What is written: of many values, the first, the second and the last are enough.
+    values : sequence of float
+        All values.
+    """
+    n, value = len(values), float(function(values))
     if not terms:
-        return four_digits(value), 5, value
-    texts = [_bracketed(term, 3 if function is np.prod else 2) for term in terms]
+        return _Part(four_digits(value), 5, value)
+    error = sum(term.error for term in terms)
+    if function in (np.sum, np.mean):
+        error += float(np.abs(values).sum())
+        error /= n if function is np.mean else 1
+    elif function is np.prod:
+        error = abs(value) * sum(1 + term.error / abs(term.value) for term in terms if term.value)
+    error = error if math.isfinite(error) else 0.0
+    strength = 3 if function is np.prod else 0 if function in (np.max, np.min) else 2
+    texts = [term.inside(strength) for term in terms]
     if n > MOST_TERMS:
         texts = [*texts[:2], "…", texts[-1]]
     if function is np.sum:
-        return " + ".join(texts), 1, value
+        return _Part(" + ".join(texts), 1, value, error)
     if function in (np.max, np.min):
         name = "max" if function is np.max else "min"
-        return f"{name}({', '.join(texts)})", 5, value
+        return _Part(f"{name}({', '.join(texts)})", 5, value, error)
     if function is np.mean:
-        return f"({' + '.join(texts)}) / {n}", 2, value
-    return " · ".join(texts), 2, value
+        return _Part(f"({' + '.join(texts)}) / {n}", 2, value, error)
+    return _Part(" · ".join(texts), 2, value, error)
 
 
 def four_digits(x: Any) -> str:
     """Return a number in four digits."""
     return f"{float(x):.4g}"
-
-
-def _bracketed(part: tuple[str, int, float], strength: int) -> str:
-    return part[0] if part[1] >= strength else f"({part[0]})"

@@ -42,7 +42,7 @@ function each([sign, letter, n], env, visit) {
 /** Return the number that a tree stands for; undefined if an element of it is not in this file. */
 function evaluate(at, tree, env) {
   const [sign, ...rest] = tree;
-  if (sign === "n") return rest[0];
+  if (sign === "n") return Number(rest[0]);
   if (sign === "c") return Number(rest[1]);
   if (sign === "i") return env[rest[0]];
   if (sign === "a") return lookUp(at, data.calls[at].refs[rest[0]], rest[1], env).x;
@@ -58,7 +58,9 @@ function evaluate(at, tree, env) {
     return !known ? undefined : sign === "Σ" ? sum : sum / rest[1];
   }
   const parts = rest.map((x) => evaluate(at, x, env));
-  return parts.includes(undefined) ? undefined : SIGNS[sign](...parts);
+  if (parts.includes(undefined)) return undefined;
+  const isLeftOut = sign === "·" && parts.includes(0) && rest.some(([inner]) => inner === "[]");
+  return isLeftOut ? 0 : SIGNS[sign](...parts); // also of infinity
 }
 
 /** Return a function's value, which Python has computed. */

@@ -157,7 +157,7 @@ x = np.array([1.0, 2.0])                  # (2,)"""
         == """\
 matmul_1 = matmul(W1, x)                                      # (2,)
 z = matmul_1 + b1                                             # (2,)
-h = np.tanh(z)                                                # out = sinh(x) / cosh(x)  (2,)
+h = np.tanh(z)                                                # out = 1 - 2 / (exp(2 · x) + 1)  (2,)
 multiply_1 = w2 * h                                           # (2,)
 sum_1 = np.add.reduce(multiply_1, axis=None, keepdims=False)  # out = Σ_i x_i  ()
 e = sum_1 - 0.5                                               # ()

@@ -1,0 +1,150 @@
+"""The formula of an op says what the op computes, also of numbers near the ends of the range."""
+
+import re
+
+import numpy as np
+import pytest
+from helpers import as_leaves
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import autograd
+from autograd import nn
+from autograd.formula import FormulaError
+from autograd.stepper import trace
+from autograd.stepper.session import Session
+from autograd.testing.strategies import Call, op_calls
+
+OPS = sorted(autograd.REGISTRY)
+EXTREMES = [1e3, 1e-30, 0.0, 1.0]
+
+
+def several(x):
+    return x if isinstance(x, tuple) else (x,)
+
+
+def made_extreme(call, data):
+    """Return a call with the same signs and other sizes, in float32 or float64."""
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    sizes = data.draw(st.lists(st.sampled_from(EXTREMES), min_size=1, max_size=4))
+
+    def extreme(x):
+        if isinstance(x, list | tuple):
+            return type(x)(map(extreme, x))
+        if not (isinstance(x, np.ndarray) and x.dtype.kind == "f"):
+            return x
+        return np.asarray(np.sign(x) * np.resize(sizes, x.shape), dtype)
+
+    return Call(tuple(map(extreme, call.args)), {k: extreme(x) for k, x in call.kwargs.items()})
+
+
+def shown_rows(session):
+    """Return the texts of an op's formula with numbers, at the step where a session stands."""
+    return [" = ".join(row) for part in session.formula().with_numbers for row in part.rows]
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_formulas_agree_with_ops_near_the_ends_of_the_range(name):
+    """Wherever the op is finite, its formula has the same number, and the session says no other."""
+    op = autograd.REGISTRY[name]
+
+    @settings(max_examples=5)
+    @given(data=st.data())
+    def check(data):
+        call = made_extreme(data.draw(op_calls(op)), data)
+        with autograd.record(), np.errstate(all="ignore"):
+            try:
+                args = as_leaves(op, call)
+                loss = sum(y.astype(float).sum() for y in several(op(*args, **call.kwargs)))
+            except np.linalg.LinAlgError:
+                return  # of a singular matrix
+            session = Session(trace(loss))
+        for i, step in enumerate(session.trace.steps):
+            if session.trace.call(step).op is op and op.stated and not op.stated.moves:
+                for row in shown_rows(session.go(i)):
+                    assert not re.search(r"and the op has (?!-?inf|nan)", row), row
+
+    check()
+
+
+def formula_of(loss, at=0):
+    return shown_rows(Session(trace(loss)).go(at))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_logits(dtype):
+    """The largest is subtracted, and the formula says so."""
+    x = autograd.tensor(np.array([[1000.0, 999.0, -1000.0]], dtype), requires_grad=True)
+    for function in (
+        nn.softmax,
+        nn.log_softmax,
+        lambda x: nn.logsumexp(x, -1),
+        lambda x: nn.cross_entropy(x, np.array([1])),
+    ):
+        with autograd.record():
+            loss = (function(x) * 2).sum()
+        session = Session(trace(loss))
+        rows = shown_rows(session.go(len(session.trace.steps) - 1))
+        assert "nan" not in str(rows) and "and the op has" not in str(rows)
+        assert any("m[0] = max(1000, 999, -1000) = 1000" in row for row in rows)
+        assert any("exp(999 - 1000)" in row for row in rows)
+
+
+def test_a_mask_hides_what_is_infinite():
+    """A product with a condition that does not hold is 0, and its text is 0."""
+    q = autograd.tensor(np.full((2, 1), 40.0), requires_grad=True)
+    k = autograd.tensor(np.array([[1.0], [30.0]]), requires_grad=True)
+    with autograd.record():
+        y = nn.scaled_dot_product_attention(q, k, np.array([[1.0], [2.0]]), is_causal=True)
+        loss = y.sum()
+    rows = formula_of(loss, 1)
+    assert (
+        "$a[0, 1] = 1 · (40 · 30) - inf · 1 = -inf" in rows and "$m[0] = max(40, -inf) = 40" in rows
+    )
+    assert "$p[1, 1] = exp(1200 - 1200) / (exp(40 - 1200) + exp(1200 - 1200)) = 1" in rows
+    x = autograd.tensor([np.inf, 2.0], requires_grad=True)
+    with autograd.record(), np.errstate(all="ignore"):
+        loss = np.where(np.array([False, True]), x, 0.0).sum()
+    assert "d(x)[0] = 1 · 0 = 0" in formula_of(loss, 1)
+
+
+def test_a_number_beyond_the_range_of_its_dtype():
+    x = autograd.tensor(np.array([100.0], np.float32), requires_grad=True)
+    with autograd.record(), np.errstate(over="ignore"):
+        y = np.exp(x)
+        loss = y.sum()
+    assert "y[0] = exp(100) = 2.688e+43, which is inf in float32" in formula_of(loss, 1)
+
+
+# ---- formulas of one's own
+
+
+def test_a_formula_is_read_when_it_is_declared():
+    """With the text as its author wrote it."""
+
+    def declared(text, **options):
+        def cubed(x):
+            return x**3
+
+        op = autograd.Op(cubed)
+        op.formula(text, **options)
+        return op
+
+    assert str(declared("out = x ** 3; dx = 3 * g * x**2").stated) == (
+        "out = x ^ 3\ndx = 3 · g · x^2"
+    )
+    for text, message in [
+        ("out = x ** ** 3", "op 'cubed': formula 'out = x ** ** 3': expected a number, a name or a "
+         "bracket, found **"),
+        ("out = x * ) 3", "found )"),
+        ("out = y ** 3; dx = g", "formula 'out = y ** 3' names 'y', which nothing defines"),
+        ("out_i = x_j", "formula 'out_i = x_j' names 'j', which nothing defines"),
+        ("out_i = Σ_j x_j · [i = k]", "names 'k', which nothing defines"),
+        ("x · out = z", "names 'z'"),
+    ]:  # fmt: skip
+        with pytest.raises(FormulaError, match=re.escape(message)):
+            declared(text)
+    declared("s = Σ_j x_j; out_i = s · [i = 0] · c + n", c=lambda x: 1, along=lambda x: (0,))
+    declared(lambda x: "out = what is given when x is known")  # there is no default case
+    with pytest.raises(FormulaError, match="names 'b', which nothing defines"):
+        declared(lambda x="x": "out = b")
