@@ -457,13 +457,18 @@ class Session:
         )
 
     def note(self, edge: Edge) -> str:
-        """Say whether a cotangent is complete with what a step adds."""
+        """Say whether a cotangent is complete with what a step adds.
+
+        Of an op that uses a value twice, as in ``e * e``, both contributions come in one step.
+        """
         uses = list(self.trace.edges_to(edge.parent))
-        place = next(k for k, (_, other) in enumerate(uses) if other is edge)
-        waits = len(uses) - place - 1
+        place, step = next((k, i) for k, (i, other) in enumerate(uses) if other is edge)
+        waits = sum(i != step for i, _ in uses[place + 1 :])
         notes = ["summed"] if place else []
         if waits:
             notes.append(f"{waits} more to come")
+        elif uses[place + 1 :]:
+            notes.append("and once more in this step")
         elif edge.parent not in self.trace.recording.maker:
             notes.append("its gradient is complete")
         elif edge.parent in self.trace.waiting():

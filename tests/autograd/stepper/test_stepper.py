@@ -435,7 +435,7 @@ loss = 0.9627: 7 steps back to 3 leaves
 ── step 1 of 7  multiply ──────────────────────────────────── test_stepper.py:NN
 loss = e * e
   d(loss)  float64   1.0
-  d(e) += d(loss) · e  float64   -0.9812   1 more to come
+  d(e) += d(loss) · e  float64   -0.9812   and once more in this step
   d(e) += d(loss) · e  float64   -0.9812   summed
 (step) until w2
 
