@@ -14,7 +14,7 @@ from autograd.formula import FormulaError
 from autograd.page.arrays import Arrays
 from autograd.page.graph import draw_graph
 from autograd.page.terms import write_terms
-from autograd.stepper.axes import Axis, Coordinate, find_owners
+from autograd.stepper.axes import PART, PARTS, Axis, Coordinate, find_owners
 from autograd.stepper.measure import is_same
 from autograd.stepper.record import Call
 from autograd.stepper.steps import Step, as_tuple
@@ -112,7 +112,8 @@ def collect(
         "graph": draw_graph(trace),
         "arrays": arrays.entries(),
         **_beside(trace, title),
-        "texts": [[list(names), texts] for names, texts in recording.texts.items()],
+        "texts": [[list(names), texts] for names, texts in recording.texts.items()]
+        + [[[PART], list(PARTS)]],
         "asked": [
             [element.number, list(element.place), shown(element.label)]
             for element in (trace.insight.elements(trace) if trace.insight else ())

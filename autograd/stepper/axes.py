@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from autograd.stepper.record import Call, Recording
 
 MOST_MOVED = 1 << 20  # elements: where the elements of larger copies came from is not searched
+PART = "part"  # what an axis counts that has the queries, the keys and the values side by side
+PARTS = ("query", "key", "value")
 
 
 class Coordinate(NamedTuple):
@@ -66,6 +68,7 @@ def find_axes(recording: Recording) -> dict[Any, tuple[Axis, ...]]:
     """
     arrays = recording.constants | recording.values
     links = _Links(arrays)
+    links.parts = _find_parts(recording)
     for call in recording.calls.values():
         links.add(call)
     given = [
@@ -116,6 +119,7 @@ class _Links:
         self.moved: list[tuple[Place, list[tuple[Place, ndarray]]]] = []
         self.stated: list[tuple[Place, Axis]] = []  # by ops, about axes of which nothing is known
         self.grouped: set[Any] = set()  # the queries and results of attention with shared keys
+        self.parts: dict[Any, str] = {}  # for what only attention reads: as which of `PARTS`
 
     def root(self, place: Place) -> Place:
         """Return the axis that stands for the set of an axis."""
@@ -160,7 +164,7 @@ class _Links:
                 said = [("key", 1, "key head")]
             else:
                 said = [("query", 1, "head"), ("key", 1, "head")]
-            said += [("query", -1, "channel"), ("value", -1, "channel")]
+            said += [("query", -1, "channel in head"), ("value", -1, "channel in head")]
         elif call.op.name == "embedding":
             said = [("weight", 1, "channel")]
             for i, n in enumerate(shapes.get("input", ())):
@@ -338,12 +342,30 @@ class _Links:
             for place, pieces in self.moved:
                 known = found.get(self.root(place), ())
                 for to, at in pieces:
-                    axis = tuple(Coordinate(name, of[at]) for name, of in known)
+                    axis = tuple(Coordinate(name, of[at]) for name, of in known if name != PART)
                     is_new |= self.learn(found, wrong, to, axis)
                 if not known:
                     axes = [found.get(self.root(to), ()) for to, _ in pieces]
                     n = np.shape(self.arrays[place[0]])[place[1]]
-                    is_new |= self.learn(found, wrong, place, _assemble(axes, pieces, n))
+                    whole = _assemble(axes, pieces, n)
+                    roles = [self.parts.get(to[0]) for to, _ in pieces]
+                    if whole and None not in roles and len({*roles}) == len(roles) > 1:
+                        which = np.repeat([PARTS.index(str(role)) for role in roles],
+                                          [len(at) for _, at in pieces])  # fmt: skip
+                        places = np.concatenate([at for _, at in pieces])
+                        whole = (Coordinate(PART, which[np.argsort(places)]), *whole)
+                    is_new |= self.learn(found, wrong, place, whole)
+
+
+def _find_parts(recording: Recording) -> dict[int, str]:
+    """Return what attention reads each value as, of the values that serve nothing else."""
+    read_as: dict[int, set[str]] = {}
+    for call in reversed(recording.calls.values()):
+        whole = set().union(*(read_as.get(number, {""}) for number in call.results))
+        for name, number in call.parents.items():
+            is_part = call.op.name == "attention" and name in PARTS
+            read_as.setdefault(number, set()).update({name} if is_part else whole)
+    return {n: min(parts) for n, parts in read_as.items() if len(parts) == 1 and parts != {""}}
 
 
 def _equations(call: Call) -> Iterator[Equation]:
@@ -455,9 +477,10 @@ class Labels(NamedTuple):
         here |= {c.name: int(c.at[index]) for c in self.axes[axis]}
         texts = {c.name: self._text(c.name, here) for c in self.axes[axis]}
         return ", ".join(
-            f"{name} {here[name]}" if text is None else f"{here[name]} {text}"
+            f"{name} {here[name]}" if text is None else
+            text if name == PART else f"{here[name]} {text}"
             for name, text in texts.items()
-        )
+        )  # fmt: skip
 
     def of_element(self, place: tuple[int, ...]) -> str:
         """Return what the indices of an element stand for, as in ``head 2, position 3 ·fox``."""
@@ -472,9 +495,11 @@ class Labels(NamedTuple):
     def text_of(self, name: str, i: int) -> str:
         """Return number i of what is counted, with its text if it has one, as in ``3 ·Tower``."""
         text = self._text(name, {name: i})
-        return str(i) if text is None else f"{i} {text}"
+        return str(i) if text is None else text if name == PART else f"{i} {text}"
 
     def _text(self, name: str, here: dict[str, int]) -> str | None:
+        if name == PART:
+            return PARTS[here[name]]
         for key, entry in self.texts.items():
             if key[-1] == name:
                 for part in key:

@@ -21,6 +21,7 @@ from numpy import ndarray
 from autograd.anomaly import Contribution, Explanation
 from autograd.functional import jvp
 from autograd.modes import enable_grad, observing
+from autograd.stepper.axes import count
 from autograd.stepper.places import Index, name_of
 from autograd.stepper.record import Call, Recording, leaf_of
 from autograd.stepper.steps import as_tuple
@@ -241,11 +242,17 @@ def sums_by_name(
     dict
         For each name of an axis, the sum for each place, without places whose terms are all 0. What
         has a text, such as the token at a position, is also added up by text, under ``token``. A
-        name with one place alone is left out, since its sum is the sum of all.
+        name with one place alone is left out, since its sum is the sum of all. Without texts, the
+        keys under ``token`` are the ids that the program looks up.
     """
-    of = {name: (axis, at.tolist()) for axis, coordinates in enumerate(recording.axes_of(number))
+    counted, ids = list(recording.axes_of(number)), token_ids(recording, number)
+    for axis, name in enumerate(("example", "position") if ids is not None else ()):
+        counted[axis] = counted[axis] or count(name, terms.shape[axis])
+    of = {name: (axis, at.tolist()) for axis, coordinates in enumerate(counted)
           for name, at in coordinates}  # fmt: skip
     found = {name: _sums_by_key(terms, [axis], at) for name, (axis, at) in of.items()}
+    if ids is not None:
+        found["token"] = _sums_by_key(terms, [0, 1], ids.ravel().tolist())
     for names, texts in recording.texts.items():
         axes = [of[name][0] for name in names if name in of]
         if 1 < len(names) == len({*axes}):
@@ -253,6 +260,16 @@ def sums_by_name(
             keys = [_text_at(texts, place) for place in places]
             found["token"] = _sums_by_key(terms, axes, keys)
     return {name: sums for name, sums in found.items() if len(sums) > 1}
+
+
+def token_ids(recording: Recording, number: int) -> ndarray | None:
+    """Return the ids (B, T) that a program looks up, if a value has the shape (B, T, C)."""
+    shape = recording.values[number].shape
+    for call in recording.calls.values():
+        ids: Any = call.arguments.get("input")
+        if call.op.name == "embedding" and np.ndim(ids) == 2 and len(shape) == 3:
+            return np.asarray(ids) if np.shape(ids) == shape[:2] else None
+    return None
 
 
 def _sums_by_key(terms: ndarray, axes: list[int], keys: list[Any]) -> dict[Any, float]:
@@ -291,25 +308,35 @@ def find_factor(recording: Recording, use: Use, i: int, before: Element, after: 
 
 
 @np.errstate(all="ignore")
-def find_factors(
-    recording: Recording, use: Use, element: Element, cotangents: tuple[ndarray, ...]
-) -> list[tuple[str, float, float]]:
-    """Return the elements of a call's arguments on which a contribution to an element depends.
+def find_zero_factors(recording: Recording, use: Use, element: Element) -> list[str]:
+    """Return the elements of a call's arguments that are 0 and make a contribution 0.
 
-    The contribution is differentiated once more, with respect to all arguments. For each element
-    with a slope other than 0, the result has its name, its value and the slope.
+    Where two factors are 0, the derivative by each of them is 0 as well. So a 1 stands for each 0
+    of the arguments and of the cotangents here, and the derivative says which of these take part.
     """
-    return list(_named_slopes(recording, use.call, find_slopes(use, element, cotangents)))
+    ones = tuple(np.where(g == 0, np.ones_like(g), g) for g in use.cotangents)
+    slopes = find_slopes(use, element, ones, without_zeros=True)
+    return [name for name, value, _ in _named_slopes(recording, use.call, slopes) if value == 0]
 
 
 @np.errstate(all="ignore")
-def find_slopes(use: Use, element: Element, cotangents: tuple[ndarray, ...]) -> dict[str, ndarray]:
-    """Return the derivatives of a contribution to an element by the arguments of the call."""
+def find_slopes(
+    use: Use, element: Element, cotangents: tuple[ndarray, ...], without_zeros: bool = False
+) -> dict[str, ndarray]:
+    """Return the derivatives of a contribution to an element by the arguments of the call.
+
+    With `without_zeros`, a 1 stands for each 0 of the arguments.
+    """
     call, op = use.call, use.call.op
+
+    def leaf(x: Any) -> Any:
+        x = x if _is_floating(x) else np.asarray(x, float)
+        return leaf_of(np.where(x == 0, np.ones_like(x), x) if without_zeros else x)
+
     leaves = {
-        name: leaf_of(x)
+        name: leaf(x)
         for name, x in call.arguments.items()
-        if name in call.differentiable and _is_floating(x)
+        if name in call.differentiable and _is_factor(x)
     }
     arguments = call.arguments | leaves
     with observing(None), enable_grad():
@@ -329,9 +356,19 @@ def _named_slopes(
     for name, slope in slopes.items():
         for k in zip(*map(np.ndarray.tolist, np.nonzero(np.atleast_1d(slope))), strict=True):
             place = k if slope.ndim else ()
-            value = float(call.arguments[name][place])
+            value = float(np.asarray(call.arguments[name])[place])
             yield name_of(names[name], place), value, float(slope[place])
 
 
 def _is_floating(x: Any) -> bool:
     return isinstance(x, ndarray) and x.dtype.kind == "f"
+
+
+def _is_factor(x: Any) -> bool:
+    """Return whether an argument may be a factor: an array of numbers, or the number 0.
+
+    Other numbers are options, such as the 2 of ``x**2``.
+    """
+    if isinstance(x, ndarray):
+        return x.dtype.kind in "fiub"
+    return isinstance(x, int | float | np.number | np.bool_) and x == 0

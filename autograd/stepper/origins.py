@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from autograd.stepper.contributions import LONGEST_PATH, Element, Use, find_factors, find_uses
+from autograd.stepper.contributions import LONGEST_PATH, Element, Use, find_uses, find_zero_factors
 from autograd.stepper.record import Call
 from autograd.stepper.steps import as_tuple
 from autograd.stepper.trace import Trace
@@ -171,10 +171,9 @@ def find_zeros(trace: Trace, element: Element) -> Iterator[Zero]:
                 break
             behind.append(after)
             at, use = after, further[0]
-        factors = find_factors(trace.recording, use, at, use.cotangents)
-        names = [name for name, value, _ in factors if value == 0]
         cancels = any(terms.any() for terms in use.terms)
-        yield Zero(use, at, behind, names if len(names) == len(factors) else [], cancels)
+        names = [] if cancels else find_zero_factors(trace.recording, use, at)
+        yield Zero(use, at, behind, names, cancels)
 
 
 def _uses_of(trace: Trace, element: Element) -> list[Use]:

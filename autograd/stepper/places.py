@@ -69,5 +69,17 @@ def name_of(name: str, index: Index) -> str:
 
     if not index:
         return name
-    whole = name if re.fullmatch(r"[^\s()]+", name) else f"({name})"
+    is_plain = re.fullmatch(r"[^\s()]+", name) and not is_operation(name)
+    whole = name if is_plain or not _outside_brackets(name) else f"({name})"
     return f"{whole}[{', '.join(map(text, index))}]"
+
+
+def is_operation(name: str) -> bool:
+    """Return whether a name is an expression with an operator: ``W @ x``, not ``np.exp(x - 1)``."""
+    return re.search(r"[-+*/@%&|^~<>=\s]", _outside_brackets(name)) is not None
+
+
+def _outside_brackets(text: str) -> str:
+    while (outside := re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", text)) != text:
+        text = outside
+    return text

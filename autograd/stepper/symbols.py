@@ -15,6 +15,7 @@ import numpy as np
 
 from autograd.formula import FormulaError
 from autograd.stepper.formulas import four_digits
+from autograd.stepper.places import is_operation
 from autograd.stepper.record import Call, Recording
 from autograd.stepper.steps import Step, as_tuple
 
@@ -71,8 +72,7 @@ def names_of(call: Call, recording: Recording, name: Callable[[int], str]) -> di
 
 def _factor(name: str) -> str:
     """Return a name that may stand in a product: ``(W @ x)``, but ``W`` and ``np.exp(x)``."""
-    is_sum = re.search(r"\s|^[-+~]", re.sub(r"\(.*\)|\[.*\]", "", name))
-    return f"({name})" if is_sum else name
+    return f"({name})" if is_operation(name) else name
 
 
 def lines_of(call: Call, names: dict[str, str]) -> list[Line]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from autograd.stepper.contributions import (
     Use,
     cotangent_at_end,
     explain_part,
+    sums_by_name,
+    token_ids,
 )
 from autograd.stepper.origins import NotFinite, Zero, find_not_finite, find_source, find_zeros
 from autograd.stepper.places import Index, first_of, name_of
@@ -29,6 +31,7 @@ MOST_TERMS = 5  # terms of a use, and entries of an axis, that are listed
 MOST_USES = 8
 MOST_HOPS = 14  # steps of a path that are listed; of a longer path, the first and the last steps
 SMALL_SHARE = 0.01  # of a gradient: a path from element to element that adds less explains little
+ROUNDING = 4  # last places: what is left of terms that cancel
 Row = tuple[str, ...]  # the cells of a line; a single cell is not aligned
 Text = str | list[Row]  # a line, or a table
 
@@ -111,17 +114,23 @@ def _part_lines(trace: Trace, part: Part) -> Iterator[Text]:
     is_one = part.gradient.ndim == 0
     what = f"{part.total:+.4g}" if is_one else f"norm {part.total:.4g}"
     yield f"gradient of {part.name}: {what}, from {n} use{'s' * (n != 1)}"
+    meaning = _meaning(recording, part.first) if is_one else []
+    if meaning:
+        yield f"  at {', '.join(meaning)}"
     if not is_one and n:
         yield "  each number is what is added along the gradient: together they are its norm"
         yield from _own_lines(recording, part)
     if not part.uses:
         yield "  the pass begins here"
         return
+    if is_one and _is_rounding(part):
+        yield "  its terms add up to 0, but for rounding"
+        for use in part.uses[:MOST_USES]:
+            yield from _use_lines(recording, use, f"{use.amount:+.4g}", meaning)
+        return
     for use in part.uses[:MOST_USES]:
-        result = ", ".join(recording.name(number) for number in use.call.results)
         amount = f"{use.amount:+.4g}  {use.amount / part.total:+.1%}"
-        yield f"  {amount}  {result}  {_made_by(use.call, use.input)}"
-        yield from _term_lines(recording, use)
+        yield from _use_lines(recording, use, amount, meaning)
     if rest := part.uses[MOST_USES:]:
         yield f"  {sum(use.amount for use in rest):+.4g}  the {len(rest)} other uses"
     yield from _source_lines(part)
@@ -129,14 +138,30 @@ def _part_lines(trace: Trace, part: Part) -> Iterator[Text]:
         yield from _path_lines(trace, part)
 
 
+def _is_rounding(part: Part) -> bool:
+    """Return whether all that is left of the terms of an element is their rounding."""
+    size = sum(float(np.abs(terms).sum()) for use in part.uses for terms in use.terms)
+    return abs(part.total) < ROUNDING * float(np.finfo(part.gradient.dtype).eps) * size
+
+
+def _use_lines(
+    recording: Recording, use: Use, amount: str, known: Sequence[str] = ()
+) -> Iterator[Text]:
+    """Yield the lines of a use: its amount, its call, and its terms.
+
+    What an element stands for is left out where it is `known`, that is, where it stands above.
+    """
+    result = ", ".join(recording.name(number) for number in use.call.results)
+    yield f"  {amount}  {result}  {_made_by(use.call, use.input)}"
+    yield from _term_lines(recording, use, known)
+
+
 def _own_lines(recording: Recording, part: Part) -> Iterator[str]:
     """Yield the shares of the rows and columns of a part in its norm, if they have labels."""
     number = part.first.number
-    labels = Labels(recording.axes_of(number), recording.texts).part(part.at)
-    for axis in range(part.gradient.ndim):
-        if part.gradient.shape[axis] > 1 and labels.axes[axis : axis + 1] != ((),):
-            sums = np.square(part.gradient).sum(_others(part.gradient, axis)) / part.total
-            yield from _labelled_sums(labels, axis, sums, "  ")
+    shares = np.zeros(recording.values[number].shape)
+    shares[part.at] = np.square(part.gradient) / part.total
+    yield from _labelled_lines(recording, number, shares, "  ")
 
 
 def _source_lines(part: Part) -> Iterator[str]:
@@ -152,7 +177,7 @@ def _source_lines(part: Part) -> Iterator[str]:
             yield "  " + _sums_line(what, sums)
 
 
-def _term_lines(recording: Recording, use: Use) -> Iterator[Text]:
+def _term_lines(recording: Recording, use: Use, known: Sequence[str] = ()) -> Iterator[Text]:
     """Yield the terms of a use, if there are several: the largest, and their sums by axis."""
     found: list[tuple[float, Element, float, float]] = []
     total, count = 0.0, 0
@@ -172,7 +197,7 @@ def _term_lines(recording: Recording, use: Use) -> Iterator[Text]:
     found = sorted(found, key=lambda entry: -abs(entry[0]))[:MOST_TERMS]
     rows: list[Row] = [
         (f"    {term:+.4g}", _label(recording, element), f"{_signed(g)} · {_signed(d)}",
-         _meaning(recording, element))
+         ", ".join(text for text in _meaning(recording, element) if text not in known))
         for term, element, g, d in found
     ]  # fmt: skip
     if count > len(found):
@@ -189,34 +214,27 @@ def _axis_lines(recording: Recording, number: int, terms: ndarray) -> Iterator[s
               if np.count_nonzero(terms.any(axis=_others(terms, axis))) > 1]  # fmt: skip
     if len(spread) < 2:
         return
-    ids = _token_ids(recording, number)
-    labels = Labels(recording.axes_of(number), recording.texts)
-    names = ["example", "position"] if ids is not None else []
+    yield from _labelled_lines(recording, number, terms, "    ")
+    axes = recording.axes_of(number)
+    n_known = 2 if token_ids(recording, number) is not None else 0  # example and position
     for axis in spread:
-        sums = terms.sum(axis=_others(terms, axis))
-        if labels.axes[axis : axis + 1] not in ((), ((),)):
-            yield from _labelled_sums(labels, axis, sums, "    ")
-        else:
-            what = names[axis] if axis < len(names) else f"axis {axis}"
-            yield "    " + _sums_line(what, {str(i): x for i, x in enumerate(sums.tolist())})
-    if ids is not None:
-        by_position = terms.sum(axis=-1)
-        yield "    " + _sums_line("token", {
-            _token(recording, i): float(by_position[ids == i].sum()) for i in np.unique(ids)
+        if axis >= n_known and not any(axes[axis : axis + 1]):
+            sums = terms.sum(axis=_others(terms, axis))
+            yield "    " + _sums_line(f"axis {axis}", dict(enumerate(sums.tolist())))
+
+
+def _labelled_lines(
+    recording: Recording, number: int, terms: ndarray, indent: str
+) -> Iterator[str]:
+    """Yield the sums of terms by what the axes of a value count: by head, and by channel."""
+    labels = Labels(recording.axes_of(number), recording.texts)
+    for name, sums in sums_by_name(recording, number, terms).items():
+        yield indent + _sums_line(name, {
+            key if isinstance(key, str) else labels.text_of(name, key): x for key, x in sums.items()
         })  # fmt: skip
 
 
-def _labelled_sums(labels: Labels, axis: int, sums: ndarray, indent: str) -> Iterator[str]:
-    """Yield the sums along an axis by each of what it counts: by head, and by channel."""
-    for name, at in labels.axes[axis]:
-        counted = np.unique(at)
-        if len(counted) > 1:
-            yield indent + _sums_line(name, {
-                labels.text_of(name, int(i)): float(sums[at == i].sum()) for i in counted
-            })  # fmt: skip
-
-
-def _sums_line(what: str, sums: dict[str, float]) -> str:
+def _sums_line(what: str, sums: dict[Any, float]) -> str:
     order = sorted((key for key in sums if sums[key]), key=lambda key: -abs(sums[key]))
     texts = [f"{sums[key]:+.3g} at {key}" for key in order[:MOST_TERMS]]
     if rest := order[MOST_TERMS:]:
@@ -228,30 +246,17 @@ def _others(x: ndarray, axis: int) -> tuple[int, ...]:
     return tuple(a for a in range(x.ndim) if a != axis)
 
 
-def _token_ids(recording: Recording, number: int) -> ndarray | None:
-    """Return the token ids (B, T) of a program, if a value has the shape (B, T, C)."""
-    shape = recording.values[number].shape
-    for call in recording.calls.values():
-        ids: Any = call.arguments.get("input")
-        if call.op.name == "embedding" and np.ndim(ids) == 2 and len(shape) == 3:
-            return ids if ids.shape == shape[:2] else None
-    return None
-
-
-def _meaning(recording: Recording, element: Element) -> str:
-    """Return the example, the position and the token of an element, if they are known."""
-    ids = _token_ids(recording, element.number)
-    if ids is None:
-        return ""
-    b, t, *_ = element.place
-    example = f"example {b}, " if len(ids) > 1 else ""
-    return f"{example}position {t}, token {_token(recording, ids[b, t])}"
-
-
-def _token(recording: Recording, token: int) -> str:
-    """Return a token's id, with its text if the recording has it."""
-    texts = recording.texts.get(("token",), [])
-    return f"{token} {texts[token]}" if token < len(texts) else str(token)
+def _meaning(recording: Recording, element: Element) -> list[str]:
+    """Return what an element stands for, as far as it is known: position 3 ·fox, channel 5."""
+    number, place = element
+    axes, ids, texts = recording.axes_of(number), token_ids(recording, number), []
+    if ids is not None and not any(axes[1:2]):
+        b, t, *_ = place
+        texts += [f"example {b}"] * (len(ids) > 1) + [f"position {t}, token {ids[b, t]}"]
+    shape = recording.values[number].shape  # what there is one of needs no name
+    known = tuple(axis if n > 1 else () for axis, n in zip(axes, shape, strict=False))
+    labels = Labels(known, recording.texts)
+    return texts + list(filter(None, labels.of_element(place).split(", ")))
 
 
 def _signed(x: float) -> str:
@@ -293,17 +298,17 @@ def _flow_rows(recording: Recording, part: Part) -> Iterator[Row]:
         most = f"most at {_label(recording, element)}" if flow.terms.ndim else ""
         notes = "  ".join(filter(None, [flow.call.op.name, flow.call.at]))
         share = f"{flow.amount / part.total:+.1%}"
-        meaning = _meaning(recording, element)
+        meaning = ", ".join(_meaning(recording, element))
         yield f"  {flow.amount:+.4g}", share, most or recording.name(flow.number), notes, meaning
 
 
 def _hop_rows(recording: Recording, path: list[Hop]) -> Iterator[Row]:
-    """Yield the cells of each step; the example and the token only where they are new."""
-    known = ""
+    """Yield the cells of each step; the example, the token and so on only where they are new."""
+    known: list[str] = []
     for hop in path:
         factor = hop.factor and f"it is {hop.factor}"
         meaning = _meaning(recording, hop.element)
-        news, known = "" if meaning == known else meaning, meaning or known
+        news, known = ", ".join(text for text in meaning if text not in known), meaning or known
         notes = "  ".join(filter(None, [hop.call.op.name, hop.call.at, factor, news]))
         yield f"  · {_signed(hop.derivative)}", f"→ {_label(recording, hop.element)}", notes
 
@@ -369,13 +374,18 @@ def _zero_lines(trace: Trace, number: int, index: Index) -> Iterator[Text]:
         what += f" in each of {size} elements; of the first, {_label(recording, element)}:"
     yield what
     zeros = list(find_zeros(trace, element))
+    if sent := [zero.use for zero in zeros if zero.use.amount and not zero.behind]:
+        yield f"  {len(sent)} uses send what is not 0, and together it is 0:"
+        for use in sent:
+            yield from _use_lines(recording, use, f"{use.amount:+.4g}")
+        zeros = [zero for zero in zeros if zero.behind or not zero.use.amount]
     for zero in zeros[:MOST_USES]:
-        yield from _cause_lines(recording, element, zero)
+        yield from _cause_lines(recording, zero)
     if rest := zeros[MOST_USES:]:
         yield f"  the {len(rest)} other uses send 0, too"
 
 
-def _cause_lines(recording: Recording, element: Element, zero: Zero) -> Iterator[Text]:
+def _cause_lines(recording: Recording, zero: Zero) -> Iterator[Text]:
     """Yield the lines that say why one use sends 0."""
     if zero.behind:
         way = [_label(recording, at) for at in zero.behind]
@@ -388,10 +398,35 @@ def _cause_lines(recording: Recording, element: Element, zero: Zero) -> Iterator
     if zero.cancels:
         yield f"  {by}: its terms are not 0, and add up to 0"
         yield from _term_lines(recording, zero.use)
+    elif zero.factors == ["0"]:
+        yield f"  {by}: a factor is the number 0"
     elif zero.factors:
         names = zero.factors[:MOST_TERMS]
         more = f" and {len(zero.factors) - len(names)} more" * (len(zero.factors) > len(names))
-        yield f"  {by}: the factor {', '.join(names)}{more} is 0"
+        is_one = len(zero.factors) == 1
+        factors = f"the factor{'s' * (not is_one)} {', '.join(names)}{more}"
+        yield f"  {by}: {factors} {'is' if is_one else 'are'} 0"
     else:
         result = ", ".join(recording.name(n) for n in call.results)
-        yield f"  {by}: {result} does not change with {what} = {value:.4g}"
+        if call.op.name == "embedding" or call.op.stated is not None and call.op.stated.moves:
+            yield f"  {by}: {what} is no part of {result}"
+            return
+        if call.op.name == "dropout_seeded":
+            yield f"  {by}: {what} is dropped"
+            return
+        chosen = ", ".join(_conditions(recording, zero))
+        yield f"  {by}: {result} does not change with {what} = {value:.4g}" + (
+            f", since {chosen}" if chosen else ""
+        )
+
+
+def _conditions(recording: Recording, zero: Zero) -> Iterator[str]:
+    """Yield the elements of masks and other conditions of a call at the place of an element."""
+    call, place = zero.use.call, zero.element.place
+    shape = recording.values[zero.element.number].shape
+    names = names_of(call, recording, recording.name)
+    for name, x in call.arguments.items():
+        is_mask = isinstance(x, ndarray) and x.dtype == bool and 0 < x.ndim <= len(shape)
+        if is_mask and all(n in (1, m) for n, m in zip(x.shape[::-1], shape[::-1], strict=False)):
+            here = tuple(i if n > 1 else 0 for i, n in zip(place[-x.ndim :], x.shape, strict=True))
+            yield f"{name_of(names[name], here)} is {bool(x[here])}"

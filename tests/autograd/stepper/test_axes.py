@@ -55,17 +55,17 @@ def test_axes_follow_from_the_calls():
     recording, values = attention_program()
     found = {name: labels_of(recording, x) for name, x in values.items()}
     assert found["logits"].names == "(example, position, token)"
-    assert found["query"].names == "(example, head, position, channel)"
-    assert found["qkv"].names == "(channel, head and channel)"
+    assert found["query"].names == "(example, head, position, channel in head)"
+    assert found["qkv"].names == "(channel, part and head and channel in head)"
     assert found["rows"].names == "(example and position, token)"
     assert found["logits"].label(1, 3, (1,)) == "3 w13"
     assert found["rows"].label(0, T + 3) == "example 1, 3 w13"
     assert found["rows"].label(1, 4) == "4 t4"
     size = C // H
-    for part in range(3):  # queries, keys, values, each with all heads
+    for part, name in enumerate(("query", "key", "value")):  # each with all heads
         for i in range(C):
-            head = f"head {i // size}, channel {i % size}"
-            assert found["qkv"].label(1, part * C + i) == head
+            head = f"head {i // size}, channel in head {i % size}"
+            assert found["qkv"].label(1, part * C + i) == f"{name}, {head}"
             assert found["proj"].label(0, i) == head
     assert found["proj"].label(1, 4) == "channel 4"
     assert found["loss"].names == ""

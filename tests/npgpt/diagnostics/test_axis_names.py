@@ -49,13 +49,13 @@ def test_tokens_and_heads(model):
     H = model.config.n_head
     size = 12 // H
     proj = found[f"transformer.h.0.{last}.weight"]
-    assert proj.names == "(head and channel, channel)"
+    assert proj.names == "(head and channel in head, channel)"
     for i in range(12):
-        assert proj.label(0, i) == f"head {i // size}, channel {i % size}"
+        assert proj.label(0, i) == f"head {i // size}, channel in head {i % size}"
     if H == 6:  # six heads of queries, three of keys
         query, key = (found[f"transformer.h.0.self_attn.{n}_proj.weight"] for n in "qk")
-        assert query.label(1, 7) == "head 3, channel 1"
-        assert key.label(1, 5) == "key head 2, channel 1"
+        assert query.label(1, 7) == "head 3, channel in head 1"
+        assert key.label(1, 5) == "key head 2, channel in head 1"
 
 
 def test_labels_of_classes():
@@ -119,10 +119,10 @@ def test_a_formula_names_an_element_and_its_terms():
         return capture.get()
 
     out = said("until h.0.attn.c_proj", "formula d(weight)[5, 4]")
-    assert "element: head 1, channel 1, channel 4" in out
+    assert "element: head 1, channel in head 1, channel 4" in out
     assert "at example 1, position 3 2 " in out and "at example 0, position 3 t " in out
     out = said("next", "next", "next", "formula y[1, 2, 2, 3]")
-    assert "element: example 1, head 2, position 2 e, channel 3" in out
+    assert "element: example 1, head 2, position 2 e, channel in head 3" in out
     for term in ("s = position 0", "s = position 2"):  # which token it is depends on the example
         assert term in out
 
