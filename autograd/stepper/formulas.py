@@ -454,7 +454,8 @@ class _Written:
                           *subscripts]  # fmt: skip
             bounds = [*array.shape]
             subscripts = [
-                i if n > 1 else np.zeros_like(i) for i, n in zip(subscripts, bounds, strict=True)
+                np.zeros_like(i) if is_one else i
+                for i, is_one in zip(subscripts, _broadcast(array, node), strict=True)
             ]
             places = [np.clip(i, 0, n - 1) for i, n in zip(subscripts, bounds, strict=True)]
             found = array[tuple(places)].astype(float)
@@ -473,8 +474,8 @@ class _Written:
         array = np.asarray(self.evaluation.values[node.name])
         lead = array.ndim - len(subscripts)
         places = [*(self.batch[len(self.batch) - lead :] if lead else ()), *subscripts]
-        for axis, n in enumerate(array.shape):
-            if n == 1:
+        for axis, (n, is_one) in enumerate(zip(array.shape, _broadcast(array, node), strict=True)):
+            if is_one:
                 places[axis] = 0
             if not 0 <= places[axis] < n:
                 return 0.0, 0.0
@@ -495,6 +496,17 @@ class _Written:
             )
             self.listed, self.ranges = before
         return self.known[key].value, self.known[key].error
+
+
+def _broadcast(array: ndarray, node: Name) -> list[bool]:
+    """Return which axes of an array have the same element at every index.
+
+    These are the axes of length 1, but not where a subscript is computed: x_{i - 1} is outside of
+    the array for all but one i.
+    """
+    lead = array.ndim - len(node.subscripts)
+    computed = [not isinstance(s, Name) or bool(s.subscripts) for s in node.subscripts]
+    return [n == 1 and not (i >= lead and computed[i - lead]) for i, n in enumerate(array.shape)]
 
 
 @cache

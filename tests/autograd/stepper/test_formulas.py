@@ -148,3 +148,12 @@ def test_a_formula_is_read_when_it_is_declared():
     declared(lambda x: "out = what is given when x is known")  # there is no default case
     with pytest.raises(FormulaError, match="names 'b', which nothing defines"):
         declared(lambda x="x": "out = b")
+
+
+def test_a_computed_subscript_of_an_axis_of_length_1():
+    """Outside of the array is 0, also of an array with one element."""
+    a, v = np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])
+    a = autograd.tensor(a, requires_grad=True)
+    with autograd.record():
+        loss = np.correlate(a, v).sum()
+    assert "d(a)[1] = 0 · 4 + 1 · 5 + 0 · 6 = 5" in formula_of(loss, 1)
