@@ -93,9 +93,11 @@ def two_layers() -> Exhibit:
     This is the net of the [first example](examples/01_backprop_by_hand.md), whose numbers can be
     checked on paper. The page shows the gradient of one weight, `d(W1)[0, 1]`, and the product
     that gives it. **Click the number that stands for d(a)**: you see the sum that gives that
-    number, and with more clicks you go back, over `d(z)`, `d(h)` and `d(p)`, to the loss. **Press
-    `g`, then `n` several times**: the green lines are the cotangents on their way from the loss
-    to the weights, and the marked line on the left is the line of the program that they pass.
+    number, and with more clicks you go back, over `d(z)`, `d(h)` and `d(p)`, to the loss. **Open
+    *why d(W1)[0, 1]* below the sum**: the page follows the largest terms to the loss for you, and
+    says how much of the gradient comes along this path. **Press `g`, then `n` several times**: the
+    green lines are the cotangents on their way from the loss to the weights, and the marked line
+    on the left is the line of the program that they pass.
     """
     trace = trace_script(DOCS.parent / "examples/01_backprop_by_hand.py")
     return Exhibit(trace, link_to_cotangent(trace, "W1", (0, 1)))
@@ -197,8 +199,9 @@ def training_step() -> Exhibit:
     twice: where the letters are read, and where the next letters are predicted. **Click the name
     of one of the two arrays under "the sum of"**: rows of letters that stand in no window are
     zero in the first, and small in the second. **Press `b` and `n`**: you see how many of the two
-    contributions have arrived. `npgpt step --run DIR --at 20 --html FILE` makes such a page of any
-    update of your own runs.
+    contributions have arrived. **Click the first number under *largest*, and open *why* below its
+    sum**: the page says what each of the two uses adds, and from which windows and positions.
+    `npgpt step --run DIR --at 20 --html FILE` makes such a page of any update of your own runs.
     """
     found: list[Trace] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -27,6 +27,7 @@ from autograd.stepper.trace import Trace
 
 MOST_TERMS = 12  # of a use, and of its sums by a name; the others are added up
 MOST_WRITTEN = 64  # elements of gradients: of more, a page has the answer for the largest alone
+MOST_FOLLOWED = 1 << 12  # steps for all elements: of more, too, since a path visits each step
 MANY = 1 << 20  # elements of all gradients: of more, an answer takes a second
 MOST_LARGE = 4  # answers, if there are many elements
 MOST_ELEMENTS = 1 << 26  # of all gradients; for larger ones each answer would take many seconds
@@ -126,10 +127,10 @@ Also = Callable[[str, tuple[int, ...]], dict[str, Any]]
 def explain_leaves(trace: Trace, also: Also = lambda name, place: {}) -> dict[str, dict[str, Any]]:
     """Return the answers that a page without Python has, by value and place: ``"3:0"``.
 
-    They are about the gradients at which the pass arrives: about each element if there are few, and
-    otherwise about the largest element of each gradient. If there are more than a million elements,
-    they are about the four gradients with the largest elements, without those that are large
-    themselves; and there are none if there are more than 64 million.
+    They are about the gradients at which the pass arrives: about each element if there are few
+    elements and steps, and otherwise about the largest element of each gradient. If there are more
+    than a million elements, they are about the four gradients with the largest elements, without
+    those that are large themselves; and there are none if there are more than 64 million.
     """
     gradients = {n: np.asarray(trace.cotangent_of(n)) for n in trace.waiting()}
     n_elements = sum(g.size for g in gradients.values())
@@ -139,7 +140,7 @@ def explain_leaves(trace: Trace, also: Also = lambda name, place: {}) -> dict[st
         peaks = {n: float(np.abs(g).max()) for n, g in gradients.items() if 0 < g.size <= 4 * MANY}
         order = sorted(peaks, key=lambda n: -peaks[n])
         gradients = {n: gradients[n] for n in order[:MOST_LARGE]}
-    few = n_elements <= MOST_WRITTEN
+    few = n_elements <= MOST_WRITTEN and n_elements * len(trace.steps) <= MOST_FOLLOWED
     return {
         f"{n}:{flat}": explain(trace, n, flat)
         | also(trace.recording.name(n), tuple(map(int, np.unravel_index(flat, g.shape))))

@@ -4,8 +4,12 @@ const MOST_CELLS = 400; // of a table of numbers; a larger array is a heat map
 const MOST_CELL = 24; // pixels of a cell
 const [MARGINS, LABELS, HIGH] = [30, 90, 480]; // pixels: of a panel beside a map; of a high map
 
-/** Return the pixels of a cell that has room for a label. */
-const leastLabelled = () => 0.65 * parseFloat(getComputedStyle(inspector).fontSize);
+let room = { wide: 0, label: 0 }; // pixels: of the panel; of the least cell that has room for a label
+
+/** Measure the panel before heat maps are drawn: once for all, since this costs a layout. */
+function measureRoom() {
+  room = { wide: inspector.clientWidth - MARGINS, label: 0.65 * parseFloat(getComputedStyle(inspector).fontSize) };
+}
 
 function arrayView(target, large = false) {
   const key = arrayOf(target);
@@ -93,16 +97,15 @@ function colour(share) {
 /** Return the width and the height of a cell of a heat map: as large as the room of its panel allows.
  *  Cells that are large enough for labels are squares. */
 function cellSize(rows, columns, labels, large, zoom) {
-  const room = inspector.clientWidth - MARGINS - (labels.row ? LABELS : 0);
   const fit = (pixels, n) => Math.max(1, pixels / n < 4 ? pixels / n : Math.min(MOST_CELL, Math.floor(pixels / n)));
-  const [wide, high] = [fit(room, columns), fit(large ? HIGH : HIGH / 2, rows)];
+  const [wide, high] = [fit(room.wide - (labels.row ? LABELS : 0), columns), fit(large ? HIGH : HIGH / 2, rows)];
   const least = Math.min(wide, high);
-  return (least >= leastLabelled() ? [least, least] : [wide, high]).map((x) => Math.min(MOST_CELL, x * zoom));
+  return (least >= room.label ? [least, least] : [wide, high]).map((x) => Math.min(MOST_CELL, x * zoom));
 }
 
 /** Return of how many rows or columns one has a label, if a cell has so many pixels: 1, 2, 5, 10, ... */
 function labelEvery(pixels) {
-  const least = Math.max(1, leastLabelled() / pixels);
+  const least = Math.max(1, room.label / pixels);
   const tens = 10 ** Math.floor(Math.log10(least));
   return tens * [1, 2, 5, 10].find((x) => x * tens >= least);
 }
@@ -132,7 +135,7 @@ function heatMap(target, key, rows, columns, flatAt, labels, large) {
     }));
   };
   const map = h("div", { class: "map" });
-  const around = h("div", { class: "scroll" }, map);
+  const around = h("div", { class: "scroll framed" }, map);
   const zoom = (by) => () => {
     const middle = [around.scrollLeft + around.clientWidth / 2, around.scrollTop + around.clientHeight / 2];
     const before = [canvas.clientWidth, canvas.clientHeight];
@@ -151,8 +154,8 @@ function heatMap(target, key, rows, columns, flatAt, labels, large) {
     const across = side(labels.column, columns, wide, "columns");
     fill(map, across, side(labels.row, rows, high, "rows"), canvas);
     const longest = Math.max(0, ...[...across.childNodes].map((label) => label.textContent.length));
-    map.style.setProperty("--wide", `${Math.max(wide, leastLabelled())}px`);
-    map.style.setProperty("--high", `${Math.max(high, leastLabelled())}px`);
+    map.style.setProperty("--wide", `${Math.max(wide, room.label)}px`);
+    map.style.setProperty("--high", `${Math.max(high, room.label)}px`);
     map.style.setProperty("--longest", Math.min(longest, 12));
     larger.disabled = Math.min(wide, high) >= MOST_CELL;
     smaller.disabled = (state.zoom[key] ?? 1) <= 1;
@@ -164,6 +167,7 @@ function heatMap(target, key, rows, columns, flatAt, labels, large) {
 
 /** Fit the heat maps to the panel. */
 function fitMaps() {
+  measureRoom();
   inspector.querySelectorAll(".map").forEach((map) => map.dispatchEvent(new Event("fit")));
   letScroll();
 }

@@ -34,7 +34,8 @@ function numbersOf(key) {
   const entry = data.arrays[key];
   if (!entry.numbers) {
     const text = atob(entry.data);
-    const bytes = Uint8Array.from(text, (c) => c.charCodeAt(0));
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
     entry.numbers = new TYPES[entry.type](bytes.buffer);
     entry.data = "";
   }

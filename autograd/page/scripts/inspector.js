@@ -6,6 +6,7 @@ const inspector = h("section", { id: "inspector", "aria-label": "inspector" });
 
 function showInspector() {
   wanted.clear();
+  measureRoom();
   const { call: at, step } = moment(state.at);
   const call = data.calls[at];
   const back = state.target && h("p", {}, h("button", { onclick: () => open(null) }, "← the step"));
@@ -14,9 +15,12 @@ function showInspector() {
     h("p", { class: "dim" }, [call.scope, call.at].filter(Boolean).join(" · ")),
     state.target ? [back, targetView(state.target)] : momentView(at, step),
   );
-  letScroll();
+  clearTimeout(settling);
+  settling = setTimeout(letScroll, 150); // not while the reader scrubs, since sizes cost a layout
   hooks.fetch(wanted);
 }
+
+let settling;
 
 /** Let Tab come to what is wider than the panel and holds nothing else that Tab comes to. */
 function letScroll() {

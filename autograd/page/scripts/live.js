@@ -74,7 +74,7 @@ function showOutcome(outcome) {
   panel.open = true;
   fill(outcomeView,
     h("table", { class: "terms" },
-      h("tr", {}, h("th", {}, ""), h("th", {}, "before"), h("th", {}, "after")),
+      h("tr", {}, h("td", {}, ""), h("th", {}, "before"), h("th", {}, "after")),
       outcome.rows.map((cells) => h("tr", {}, cells.map((text, i) => h(i ? "td" : "th", {}, text))))),
     h("pre", {}, outcome.notes.join("\n")));
 }
@@ -172,7 +172,7 @@ hooks.fetch = (keys) => {
   Promise.all(all).then(() => arrays === data.arrays && (showInspector(), showInside()), (error) => arrays === data.arrays && say(error.message));
 };
 
-document.querySelector("header").after(panel);
+document.querySelector("header").after(h("aside", { "aria-label": "what if" }, panel));
 showOutcome(null);
 showInspector();
 showInside();

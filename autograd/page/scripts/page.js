@@ -66,7 +66,7 @@ document.body.append(
     h("span", {}, search, names, " ",
       h("button", { onclick: cycleMode, title: "m" }, "light, dark, projector"))),
   tokens,
-  inside,
+  h("aside", { "aria-label": "look inside" }, inside),
   h("main", {}, source, graph, inspector),
   run,
   h("footer", {}, controls, scrubber, announcement),

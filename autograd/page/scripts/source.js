@@ -13,8 +13,10 @@ function showSource() {
       file < 0 ? h("p", { class: "dim" }, "The source of this line is not in the trace.") : h("ol", {}, lines.map((text) => h("li", {}, h("code", {}, text || " ")))),
     );
   }
-  source.querySelector(".running")?.classList.remove("running");
-  const running = source.querySelectorAll("li")[line - 1];
+  const before = source.querySelector(".running");
+  const running = source.querySelectorAll("li")[line - 1] ?? null;
+  if (running === before) return;
+  before?.classList.remove("running");
   if (running) {
     running.classList.add("running");
     const box = source.getBoundingClientRect();

@@ -3,8 +3,8 @@
 
 /** Return parts of the page that answer when they are opened: about a value, and about its gradient. */
 function whyView(target, flat) {
-  if (!/^(value|cotangent)$/.test(target.kind)) return null;
-  const { n } = target;
+  const n = askedOf(target);
+  if (n === undefined) return null;
   const parts = [];
   if (target.kind === "value" && data.asked.some(([number]) => String(number) === n))
     parts.push(answerView("why-value", target, flat, async () => splitView(data.why_values?.[`${n}:${flat}`] ?? (await hooks.why(Number(n), flat, "value")))));
@@ -14,6 +14,13 @@ function whyView(target, flat) {
       return [whyAnswer(found), movedView(found, n, flat)];
     }));
   return parts;
+}
+
+/** Return the number of a value that is looked at, or whose gradient is; also as what its only use sends. */
+function askedOf(target) {
+  if (target.kind !== "edge") return /^(value|cotangent)$/.test(target.kind) ? target.n : undefined;
+  const [, parent] = data.steps[target.step].edges.find(([input]) => input === target.input);
+  return received.get(String(parent)).length === 1 ? String(parent) : undefined;
 }
 
 /** Return a part of the page that answers when it is opened, and stays open for the next element. */

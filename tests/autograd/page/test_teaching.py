@@ -43,5 +43,10 @@ def test_links_keys_and_predictions(browser, folder):
         assert "its shape" in question.inner_text()
         question.locator("button:has-text('show it')").click()
         assert page.locator(".question").count() == 0
+        page.focus("#scrubber")
+        page.keyboard.press("End")
+        page.click('#inspector [title="d(W)[0, 1]"]')
+        page.click("#why summary")
+        assert page.locator("#why .use .terms tr").count() == 2  # one for each example
         page.emulate_media(media="print")
         assert page.locator("footer").is_hidden() and page.locator("#graph svg").is_visible()
