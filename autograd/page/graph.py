@@ -10,6 +10,7 @@ from autograd.stepper.draw import BOX, INPUTS, LAYER, Box, arrange, make_boxes, 
 from autograd.stepper.trace import Trace
 
 DEEPEST = 64  # parts of a module's name: one box for what lies deeper
+STRAIGHT = 1.0  # pixels: a line that strays less is straight
 NORM = len(", norm -1.234e-05")  # what a page writes behind the shape of a module's result
 
 
@@ -17,7 +18,7 @@ def draw_graph(trace: Trace) -> dict[str, Any]:
     """Return the picture of a trace's graph with all modules closed, and what is inside of each.
 
     A picture is a dict: ``boxes``, each with its place ``x`` and its ``layer``, and the picture of
-    its inside as ``inside``; and ``lines`` between boxes, each with the layers that it passes. A
+    its inside as ``inside``; and ``lines`` between boxes, each with the layers where it bends. A
     page puts the layers below each other, as high as their boxes are. The blocks of a model are a
     module of their own, so that they are one box at first.
 
@@ -114,6 +115,28 @@ def _draw_inside(
     return picture
 
 
+def _bends(points: list[list[float]]) -> list[list[float]]:
+    """Return the ends of the straight parts of a line.
+
+    A weight that a loop uses a thousand times has a line to each use, most of which pass a thousand
+    layers.
+
+    Examples
+    --------
+    >>> _bends([[5, 0], [5.2, 1], [5.1, 2], [7, 3]])
+    [[5, 0], [5, 2], [7, 3]]
+    """
+    parts = [[points[0]]]
+    for at in points[1:]:
+        if abs(at[0] - parts[-1][0][0]) > STRAIGHT:
+            parts.append([at])
+        else:
+            parts[-1].append(at)
+    return [
+        [part[0][0], layer] for part in parts for layer in dict.fromkeys((part[0][1], part[-1][1]))
+    ]
+
+
 def _place(layers: list[list[Box]], inside: dict[int, Any], prefix: str) -> dict[str, Any]:
     """Return the places of boxes, and the lines between them."""
     boxes = [box for layer in layers for box in layer]
@@ -126,7 +149,7 @@ def _place(layers: list[list[Box]], inside: dict[int, Any], prefix: str) -> dict
                 points.append([round(at.x, 1), at.layer])
                 at = at.inputs[0]
             points.append([round(at.x, 1), at.layer])
-            lines.append([found[id(at)], found[id(box)], points[::-1]])
+            lines.append([found[id(at)], found[id(box)], _bends(points[::-1])])
     return {
         "layers": len(layers),
         "boxes": [

@@ -20,6 +20,7 @@ MOST = 60  # boxes: in the picture of a larger tape, a module is one box
 CHARACTER, BOX, GAP, LAYER, MARGIN = 7.0, 40, 18, 30, 12  # widths and heights, in pixels
 LONGEST = 34  # characters of a label
 LEAF, LONG = 0.1, 1e3  # weights: leaves give way, and a long edge, as of a residual, is straight
+FAR = 8  # layers: a leaf that is read so far below has a straight edge, too
 INPUTS = "leaf", "data"  # kinds of boxes: a tensor that no op has computed; an array off the tape
 ROUNDS = 8  # how often the boxes of all layers are reordered
 
@@ -327,6 +328,8 @@ def arrange(boxes: list[Box]) -> list[list[Box]]:
     for box in boxes:
         if not box.inputs and readers[id(box)]:
             box.layer = min(x.layer for x in readers[id(box)]) - 1
+            if max(x.layer for x in readers[id(box)]) - box.layer > FAR:
+                box.weight = 1.0
     layers: list[list[Box]] = [[] for _ in range(max(box.layer for box in boxes) + 1)]
     for box in boxes:
         layers[box.layer].append(box)
@@ -356,7 +359,7 @@ def arrange(boxes: list[Box]) -> list[list[Box]]:
 
 def _through(x: Box, layer: int, layers: list[list[Box]]) -> Box:
     """Return the box in the layer above from which an edge comes: x, or an invisible one."""
-    weight = LEAF if x.kind in INPUTS else LONG
+    weight = LEAF if x.weight == LEAF else LONG
     for between in range(x.layer + 1, layer):
         passing = next((p for p in layers[between] if not p.kind and p.inputs == [x]), None)
         if passing is None:
