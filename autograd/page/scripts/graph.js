@@ -1,6 +1,8 @@
 // The middle: the graph. Each module is one box, which unfolds to the picture of its inside.
 
 const MOST_BOXES = 60; // that are shown at first
+const MOST_DRAWN = 300; // boxes: of a larger graph, the part around the window is drawn
+const MANY = 8; // uses of a value, whose lines are one line as far as they are the same
 const [EDGE, HEAD, PORT] = [12, 26, 14]; // of an open module: the room around its inside, and above; of a port
 
 const graph = h("section", { id: "graph", "aria-label": "graph" });
@@ -39,9 +41,11 @@ function placed(picture, depth = 0) {
 
 // ---- drawing
 
-/** Return the path of a line: curves between layers, and straight through the layers that it passes. */
-function pathOf({ from, to, points }) {
-  let [x, y] = [points[0][0], from.y + from.high];
+/** Return the path of a line: curves between layers, and straight through the layers that it passes.
+ *  Of a branch, it is the part that no longer line from the same box has. */
+function pathOf({ from, to, points: all }, isBranch) {
+  const points = isBranch ? all.slice(-2) : all;
+  let [x, y] = [points[0][0], isBranch && all.length > 2 ? points[0][2] : from.y + from.high];
   let path = `M${x} ${y}`;
   points.slice(1).forEach(([nextX, top, bottom], i) => {
     const isLast = i === points.length - 2;
@@ -54,18 +58,27 @@ function pathOf({ from, to, points }) {
   return path;
 }
 
-/** Draw a picture, with what is open in it, at a place in the whole. */
-function drawPicture(picture, left, top) {
+/** Draw a picture, with what is open in it, at a place in the picture around it, and at a height in
+ *  the whole. */
+function drawPicture(picture, left, top, above) {
   const index = new Map(picture.boxes.map((box) => [box, new Set(box.numbers.map(String))]));
+  const longest = new Map(); // by box: the line to the lowest box, and how many lines there are
+  for (const line of picture.lines) {
+    const [other, n] = longest.get(line.from) ?? [line, 0];
+    longest.set(line.from, [line.to.y > other.to.y ? line : other, n + 1]);
+  }
   const lines = picture.lines.map((line) => {
-    const path = svg("path", { d: pathOf(line), class: "line" });
-    drawn.lines.push({ path, from: index.get(line.from), to: index.get(line.to) });
+    const [other, n] = longest.get(line.from);
+    const isBranch = n > MANY && line !== other;
+    const path = svg("path", { d: pathOf(line, isBranch), class: "line" });
+    const begin = isBranch ? line.to.y - 2 * (data.graph.box + data.graph.gap) : line.from.y;
+    drawn.lines.push({ path, from: index.get(line.from), to: index.get(line.to), top: above + begin, bottom: above + line.to.y });
     return path;
   });
-  return svg("g", { transform: `translate(${left} ${top})` }, lines, picture.boxes.map(drawBox));
+  return svg("g", { transform: `translate(${left} ${top})` }, lines, picture.boxes.map((box) => drawBox(box, above)));
 }
 
-function drawBox(box) {
+function drawBox(box, above) {
   const { x, y, wide, high, inner, kind, label, detail, title, numbers } = box;
   if (kind === "port") return svg("text", { x, y: y + high - 3, class: "shape port" }, label || "▾");
   if (!inner) numbers.forEach((n) => drawn.of.set(String(n), drawn.boxes.length));
@@ -76,9 +89,9 @@ function drawBox(box) {
     onclick: () => choose(box), onkeydown: (event) => event.key === "Enter" && choose(box) },
     svg("title", {}, title),
     svg("rect", { x: x - wide / 2, y, width: wide, height: high, rx: isInput(box) ? 18 : 5 }), name, inner ? [] : shape);
-  drawn.boxes.push({ group, box, shape });
+  drawn.boxes.push({ group, box, shape, top: above + y, bottom: above + y + high });
   if (kind !== "module") return group;
-  return svg("g", {}, group, inner && [drawJoints(box), drawPicture(inner, x - inner.width / 2, y + HEAD)], foldButton(box));
+  return svg("g", {}, group, inner && [drawJoints(box), drawPicture(inner, x - inner.width / 2, y + HEAD, above + y + HEAD)], foldButton(box));
 }
 
 /** Return whether a box stands for a leaf, or for an array off the tape. */
@@ -120,7 +133,8 @@ function drawGraph() {
   const picture = svg("svg", {
     width: whole.width + 2 * margin, height: whole.height + 2 * margin, role: "group", "aria-label": "graph of the pass",
     viewBox: `${-margin} ${-margin} ${whole.width + 2 * margin} ${whole.height + 2 * margin}`,
-  }, drawPicture(whole, 0, 0));
+  }, drawPicture(whole, 0, 0, 0));
+  drawn.picture = picture;
   drawn.flows = findFlows();
   data.calls.forEach(({ results }, at) => results.forEach((n) => {
     const box = drawn.boxes[drawn.of.get(String(n))];
@@ -130,7 +144,24 @@ function drawGraph() {
     h("button", { onclick: () => unfold(-1), disabled: !state.opened.size, title: "o" }, "close modules"), " ",
     h("button", { onclick: () => unfold(1), disabled: !closedBoxes().length, title: "i" }, "open modules"));
   fill(graph, h("h2", {}, "graph"), folds, picture);
+  drawNear();
 }
+
+/** Draw, of a large graph, what is at most a window away from what is seen. */
+function drawNear() {
+  if (drawn.boxes.length <= MOST_DRAWN) return;
+  const zoom = Number(getComputedStyle(drawn.picture).zoom) || 1; // of a projector
+  const [first, last] = [graph.scrollTop - graph.clientHeight, graph.scrollTop + 2 * graph.clientHeight].map((y) => y / zoom);
+  const show = (part, node) => {
+    const isAway = part.bottom < first || part.top > last;
+    if (part.isAway !== isAway) node.toggleAttribute("data-away", isAway);
+    part.isAway = isAway;
+  };
+  for (const box of drawn.boxes) show(box, box.group);
+  for (const line of drawn.lines) show(line, line.path);
+}
+
+graph.addEventListener("scroll", drawNear);
 
 /** Return which lines show what a step sends along each of its edges. */
 function findFlows() {
@@ -201,7 +232,9 @@ function showGraph() {
   });
   showNorms(step !== null);
   showFlows(step);
-  drawn.boxes[here]?.group.scrollIntoView({ block: "nearest", inline: "nearest" });
+  const box = drawn.boxes[here];
+  if (box?.isAway) box.isAway = box.group.toggleAttribute("data-away", false); // or it has no place
+  box?.group.scrollIntoView({ block: "nearest", inline: "nearest" });
 }
 
 /** Write the norm of what each closed module returns, or in the backward pass of its cotangent. */

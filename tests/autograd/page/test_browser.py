@@ -297,6 +297,30 @@ def test_the_scrubber_changes_what_has_changed_alone(browser, tmp_path):
         assert np.median([k for _, k in changes]) < 10  # of some 150 boxes and lines
 
 
+def test_a_long_pass_is_drawn_around_the_window(browser, tmp_path):
+    """What is far away is not drawn; each step is seen, and what is near to it."""
+    with autograd.record():
+        w = h = autograd.tensor([0.5, 0.2], requires_grad=True)
+        for _ in range(200):
+            h = np.tanh(h * w)
+        loss = h.sum()
+    write_page(trace(loss), tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html", viewport=SIZES[1]) as page:
+        for moment in (0, 150, 399, 401):
+            page.evaluate(f"go({moment})")
+            page.wait_for_timeout(100)  # for the event of the scroll
+            box, panel = (page.locator(x).bounding_box() for x in ("svg .box.here", "#graph"))
+            assert panel["y"] <= box["y"]
+            assert box["y"] + box["height"] <= panel["y"] + panel["height"] + 2  # its outline
+            drawn = page.locator("svg .box:not([data-away])").count()
+            assert 8 < drawn < 60 < page.locator("svg .box").count()
+        longest = page.evaluate("Math.max(...drawn.lines.map(({ path }) => path.getTotalLength()))")
+        lengths = page.evaluate("drawn.lines.map(({ path }) => path.getTotalLength())")
+        assert sum(length > longest / 4 for length in lengths) == 1  # w has 200 uses
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(drawn.boxes[0].group).display") == "inline"
+
+
 def test_the_scrubber_and_the_keys_go_through_the_pass(browser, tmp_path):
     found, _ = two_layers()
     write_page(found, tmp_path / "page.html")
