@@ -1,7 +1,7 @@
 // The middle: the graph. Each module is one box, which unfolds to the picture of its inside.
 
 const MOST_BOXES = 60; // that are shown at first
-const MOST_DRAWN = 300; // boxes: of a larger graph, the part around the window is drawn
+const MOST_WHOLE = 300; // boxes: of a larger graph, the part around the window is drawn
 const MANY = 8; // uses of a value, whose lines are one line as far as they are the same
 const [EDGE, HEAD, PORT] = [12, 26, 14]; // of an open module: the room around its inside, and above; of a port
 
@@ -149,7 +149,7 @@ function drawGraph() {
 
 /** Draw, of a large graph, what is at most a window away from what is seen. */
 function drawNear() {
-  if (drawn.boxes.length <= MOST_DRAWN) return;
+  if (drawn.boxes.length <= MOST_WHOLE) return;
   const zoom = Number(getComputedStyle(drawn.picture).zoom) || 1; // of a projector
   const [first, last] = [graph.scrollTop - graph.clientHeight, graph.scrollTop + 2 * graph.clientHeight].map((y) => y / zoom);
   const show = (part, node) => {

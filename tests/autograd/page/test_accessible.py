@@ -31,11 +31,11 @@ MODES = [("light", 0), ("dark", 0), ("dark", 3)]  # the third is for a projector
 @pytest.mark.parametrize(("scheme", "times"), MODES)
 def test_axe_finds_nothing_on_any_panel(axe, browser, scheme, times):
     """Moments, a number with its sum and its why, a prediction, a change, a look inside."""
-    from npgpt.diagnostics.views import make_views
+    from npgpt.diagnostics.views import ModelInsight
     from npgpt.tokenizers import ByteTokenizer
 
-    found, model, ids = reading()
-    found.views = make_views(model, ByteTokenizer(), ids[0])
+    found, model, _ = reading()
+    found.insight = ModelInsight(model, ByteTokenizer())
     with (
         serving(Server(Live(found), 0)) as server,
         opened(browser, server.address, color_scheme=scheme) as page,
@@ -75,7 +75,7 @@ def tab_to(page, selector):
 
 def test_six_interactions_with_the_keyboard_alone(browser):
     """A sum, the scrubber, a changed value, a prediction, why, and a look inside."""
-    found, model, ids = reading()
+    found, *_ = reading()
     with serving(Server(Live(found), 0)) as server, opened(browser, server.address) as page:
         name = "transformer.ln_f.bias"
         page.keyboard.press("/")
