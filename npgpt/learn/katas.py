@@ -63,6 +63,14 @@ ADVICE = {
     "the cotangent g": "The chain rule multiplies g by the derivative of the op.",
     "g is passed on": "The chain rule multiplies g by the derivative of the op.",
     "g is multiplied by the value": "Differentiate the function for numbers first.",
+    "in the place of axis": "Over which axis does the function sum? So does the rule.",
+    "in the place of out": "Is the derivative written with the input, or with the result?",
+    "must be multiplied": "Each factor between the input and the result multiplies g.",
+    "the derivative is missing": "The chain rule has a factor for each step of the function.",
+    "times too": "Count the factors: a mean divides, and a power has its exponent as a factor.",
+    "the mask is inverted": "For which elements is the derivative 0?",
+    "a mask is missing": "For which elements is the derivative 0?",
+    "a term": "Each use of the input has a term in the rule.",
     "a sum over": "An element of the input that changes several outputs gets a term from each.",
     "the mean over": "The mean changes with each element too: it has a term in the rule.",
     "the error is": "A sum or a mean in the function depends on each element, and has a term.",
@@ -371,9 +379,18 @@ class Kata:
             text = re.sub(r"\binput (\d+)", lambda m: inputs[int(m[1])], text)
         else:
             text = self._blame(error, source)
+            if isinstance(error, ValueError | IndexError):  # the shapes say more than NumPy does
+                text += f"\n  the shapes are {self._shapes(op, call, named)}"
         width = max(len(name) for name, _ in named)
         lines = [f"  {name:<{width}} = {literal(value)}" for name, value in named]
         return "\n".join([text, "", "A call for which it fails:", *lines])
+
+    def _shapes(self, op: Op, call: Any, named: list[tuple[str, Any]]) -> str:
+        """Return the shapes of g and of the arrays of a call: ``g (2, 3), x (2, 4), y (4, 3)``."""
+        arrays = [(name, x) for name, x in named if isinstance(x, np.ndarray)]
+        with suppress(Exception), np.errstate(all="ignore"):  # the call itself may fail
+            arrays.insert(0, ("g", op(*call.args, **call.kwargs)))
+        return ", ".join(f"{name} {x.shape}" for name, x in arrays if hasattr(x, "shape"))
 
     def _blame(self, error: BaseException, source: str) -> str:
         """Return an error with the learner's line that it passed through last."""

@@ -489,6 +489,28 @@ def test_an_answer_fits_any_terminal(width):
         assert folded == message or max(map(len, message.splitlines())) > width
 
 
+@pytest.mark.parametrize(
+    ("name", "rule", "advice"),
+    [
+        ("softmax", "out * (g - np.sum(g * out, axis=0, keepdims=True))", "So does the rule."),
+        ("tanh", "g * (1 - x**2)", "with the input, or with the result?"),
+        ("relu", "g * (input < 0)", "For which elements is the derivative 0?"),
+    ],
+)
+def test_advice_for_a_mistake(name, rule, advice):
+    learner, out = session(rule, "hint", "quit")
+    learner.practise(Kata(name))
+    assert advice in out.getvalue()
+
+
+def test_an_error_of_numpy_says_the_shapes():
+    with pytest.raises(WrongRule) as error:
+        Kata("matmul").check("def vjp(g, x, y): return g @ y, x @ g", max_examples=5)
+    first, second, third, *_ = str(error.value).splitlines()
+    assert first == "line 1: def vjp(g, x, y): return g @ y, x @ g" and "mismatch" in second
+    assert third == "  the shapes are g (2, 2), x (2, 3), y (3, 2)"
+
+
 def test_matrices_that_are_too_wide_stand_in_a_column():
     report = "\n".join(
         [
