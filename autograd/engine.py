@@ -270,7 +270,7 @@ def differentiate(
     oldest = 0 if wanted is None else min((node.number for node in wanted), default=0)
     frontier = max(frontier, oldest)  # what is older than every wanted node cannot depend on one
     observer = current_observer.get()
-    quick = visit_quickly if observer is None and not create_graph else None
+    quick = visit_quickly if observer is None else None
     nodes: dict[int, Node] = {}  # the nodes that wait for their turn, by number
     sums: dict[int, Any] = {}  # by number: the sum of the contributions that arrived so far
     heap: list[int] = []  # the same numbers, negated, so that the greatest comes first
@@ -305,8 +305,9 @@ def differentiate(
             node, cotangent = nodes.pop(number), sums.pop(number)
             if quick is not None and node.op is not None:  # follow plain nodes on a single path
                 node, cotangent = quick(
-                    node, cotangent, nodes, sums, heap, wanted, oldest, frontier, retain_graph
-                )
+                    node, cotangent, nodes, sums, heap, wanted, oldest, frontier, retain_graph,
+                    create_graph,
+                )  # fmt: skip
                 if node is None:
                     continue
                 number = node.number

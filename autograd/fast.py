@@ -25,6 +25,7 @@ from autograd import changes, engine
 from autograd.engine import Node, TensorBase, add_to, new_result
 from autograd.modes import grad_mode
 from autograd.op import Op
+from autograd.pullback import as_tensors
 from autograd.tape import IMMUTABLE, record
 
 _USUAL = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
@@ -127,6 +128,7 @@ def visit_plain(
     oldest: int,
     frontier: int,
     retain_graph: bool,
+    create_graph: bool,
 ) -> tuple:
     """Visit a node, and go on as long as one node follows; the loop of `engine.differentiate`.
 
@@ -137,7 +139,7 @@ def visit_plain(
     ----------
     node, cotangent
         The node to visit, and its complete cotangent.
-    nodes, sums, heap, wanted, oldest, frontier, retain_graph
+    nodes, sums, heap, wanted, oldest, frontier, retain_graph, create_graph
         The state of `differentiate`.
 
     Returns
@@ -146,11 +148,13 @@ def visit_plain(
         A node that is not plain, a leaf, or a wanted node, for `differentiate` to visit; or
         ``(None, None)``.
     """
+    op: Any
     while True:
         op, number = node.op, node.number
         if (
             op is None
             or op.joint
+            or (create_graph and op.saves)
             or not node.plain
             or number <= frontier
             or (steps := node.steps) is None
@@ -163,6 +167,8 @@ def visit_plain(
             number = parent.number
             if number < oldest:
                 continue
+            if create_graph:
+                residuals = as_tensors(op, node, steps, rule.sources, residuals)
             contribution = rule.function(cotangent, *residuals)
             try:
                 fits = contribution.shape == parent.shape and contribution.dtype is parent.dtype

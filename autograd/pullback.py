@@ -49,7 +49,7 @@ def run_rules(
     edges = []
     for rule, residuals, parents in steps:
         if create_graph:
-            residuals = _as_tensors(op, node, steps, rule.sources, residuals)
+            residuals = as_tensors(op, node, steps, rule.sources, residuals)
         if not rule.joint:
             parent = parents[0]
             if parent.number >= oldest:
@@ -172,7 +172,7 @@ def _arguments(op: Op, rule: Rule, parents: tuple) -> dict[int, Any]:
     return {i: p for i, p in zip(rule.positions, parents, strict=True) if p is not None}
 
 
-def _as_tensors(op: Op, node: Node, steps: tuple, sources: tuple[int, ...], residuals: Any) -> list:
+def as_tensors(op: Op, node: Node, steps: tuple, sources: tuple[int, ...], residuals: Any) -> list:
     """Return residuals as the Tensors that they were when the op ran: each on its own node.
 
     The several outputs of an op have nodes that are not known here, and stay plain: a rule that
@@ -209,10 +209,11 @@ def differentiate_reference(op: Op, steps: tuple, g: Any, oldest: int, alias: Op
     for rule, residuals, parents in steps:
         kept.update(zip(rule.sources, residuals, strict=True))
         nodes.update(_arguments(op, rule, parents))
-    if op.reference_function is None or not all(i in kept for i in range(len(op.names))):
+    all_kept = all(i in kept for i in range(len(op.names)))
+    if op.variadic or op.reference_function is None or not all_kept:
         raise RuntimeError(
-            f"{op.name}: no route to higher derivatives: an op that saves "
-            f"{', '.join(op.saves)} needs a reference, and rules that keep every argument"
+            f"{op.name}: no route to higher derivatives: an op that saves {', '.join(op.saves)} "
+            "needs a reference, rules that keep every argument, and a name for each argument"
         )
     arguments = [kept[i] for i in range(len(op.names))]
     wanted = [i for i, parent in nodes.items() if parent.number >= oldest]

@@ -795,6 +795,20 @@ def test_an_op_without_a_route_to_higher_orders():
             autograd.grad(op(x), x, create_graph=True)
 
 
+def test_a_variadic_op_that_saves_has_no_route_to_higher_orders():
+    def total(*arrays):
+        return sum(arrays), 1.0
+
+    options = {"saves": ("scale",)}
+    with planted(
+        total, options=options, arrays=lambda g, arrays, scale: [g * scale for _ in arrays]
+    ) as op:
+        op.reference(lambda *arrays: sum(arrays))
+        x = autograd.tensor(1.0, requires_grad=True)
+        with pytest.raises(RuntimeError, match="total: no route .* and a name for each argument"):
+            autograd.grad(op(x, x), x, create_graph=True)
+
+
 def test_a_lost_gradient_is_an_error():
     with pytest.raises(GradientError, match="not a Tensor"):
         gradcheck(lambda x: x.numpy() * 2, [np.ones(2)])
