@@ -131,6 +131,7 @@ class Why:
 def _entries(terms: Iterable[Term], calls: dict[int, int]) -> list[list[Any]]:
     """Return the largest terms, without those that are 0, and the others as one term."""
     order = sorted((term for term in terms if term.amount), key=lambda term: -abs(term.amount))
+    n_listed = MOST_TERMS + (len(order) == MOST_TERMS + 1)  # one other is listed, too
     found = [
         [
             shown(term.name),
@@ -138,9 +139,9 @@ def _entries(terms: Iterable[Term], calls: dict[int, int]) -> list[list[Any]]:
             _link(term.link, calls),
             _entries(term.terms, calls),
         ]
-        for term in order[:MOST_TERMS]
+        for term in order[:n_listed]
     ]
-    if rest := order[MOST_TERMS:]:
+    if rest := order[n_listed:]:
         amount = sum(term.amount for term in rest)
         found.append([f"the {len(rest)} others", _short(amount), None, []])
     return found

@@ -15,14 +15,14 @@ function showInside() {
   inside.hidden = !attentions().length && !data.views.length && !data.reads;
   if (!inside.open || inside.hidden) return;
   state.beside ??= (data.beside ?? []).map(storedSide);
-  fill(inside, inside.firstChild, hooks.read(), h("div", { class: "sides" }, ...state.beside, sideView()));
+  fill(inside, inside.firstChild, hooks.read(), askedView(), h("div", { class: "sides" }, ...state.beside, sideView()));
   hooks.fetch(wanted);
 }
 
 /** Return what is to be seen of a pass. */
 function sideView() {
   const layers = attentions();
-  const parts = [...data.views.map(viewTable), askedView()];
+  const parts = data.views.map(viewTable);
   if (layers.length) parts.push(h("section", { class: "maps" }, h("h3", {}, "what each head looks at"),
     h("p", { class: "dim" }, "Left the attention weights of a head, right their gradients. A row is a query, a column a key. Blue is positive, orange negative. A gradient where a mask forbids to look says what a weight there would change."),
     exampleField(layers), layers.map((at, layer) => headRow(at, layer))));
@@ -56,7 +56,7 @@ function keepInside(isKept) {
 /** Return a side that opens nothing, since the page shows another pass. */
 function asPicture(side) {
   side.classList.add("kept");
-  for (const x of side.querySelectorAll("button.head, button.ask, input")) x.disabled = true;
+  for (const x of side.querySelectorAll("button.head, input")) x.disabled = true;
   return side;
 }
 

@@ -100,9 +100,10 @@ function splitView({ title, note, total, splits: [[, path], ...others] }) {
 
 /** Return terms, each of which unfolds to its own terms; along the largest ones they are unfolded. */
 function termTree(terms, total, isOpen) {
+  const largest = terms.findIndex(([, , , inner]) => inner.length);
   return h("ul", {}, terms.map(([name, x, link, inner], i) => {
     const line = [h("b", { class: "amount" }, short(Number(x))), ` ${share(x, total)} ${name}`, link && [" ", placeLink(...link)]];
-    const isLargest = isOpen && i === 0;
+    const isLargest = isOpen && i === largest;
     return h("li", {}, inner.length ? h("details", { open: isLargest }, h("summary", {}, line), termTree(inner, total, isLargest)) : line);
   }));
 }
