@@ -72,7 +72,7 @@ const duration = (x) => (!x ? "" : x < 1 ? ", in less than a second" : x < 120 ?
 /** Show an update of the run, or say why this cannot be. */
 function goToUpdate(step, batch = 0) {
   if (!Number.isInteger(step) || step < 0 || step >= data.run.n) sayOfRun(`The run has the updates 0 to ${data.run.n - 1}.`);
-  else if (step !== data.run.step || batch !== data.run.batch || data.run.away) hooks.step(step, batch);
+  else if (step !== data.run.step || batch !== data.run.batch || data.run.away || data.changes) hooks.step(step, batch);
 }
 
 hooks.step = (step, batch) => {

@@ -156,6 +156,9 @@ def test_a_changed_weight_has_no_sentences(folder, browser):
         wait_until(page, "data.changes === 1")
         page.locator("#why section.use").first.wait_for()
         assert page.locator("#moved").count() == 0
+        page.click("#run button:text-is('go')")  # the update as it was
+        page.locator("#moved").wait_for()
+        assert page.evaluate("data.changes") == 0
 
 
 def test_a_file_has_the_updates_that_were_asked_for(folder, browser, tmp_path, capsys):
