@@ -643,7 +643,10 @@ def _condition(here: Look, near: list[Look]) -> tuple[str, list[Look]]:
 def _depends(here: Look, j: int, known: Property) -> list[Look]:
     """Return looks with a property, if all are wrong and all looks without it are right."""
     with suppress(Exception):  # the function may not exist at such points
-        mixed = [here, *(_experiment(here, j, lambda x, random: x, seed) for seed in (1, 2))]
+        # other values, because near these ones another condition may hold for the same elements;
+        # a threshold is only known to lie between some of the values
+        other = _shuffled if known in SIGNS else lambda x, random: x
+        mixed = [here, *(_experiment(here, j, other, seed) for seed in SEEDS)]
         if not all(_is_elementwise(look, j, known) for look in mixed):
             return []
         looks = [_experiment(here, j, known.add, seed) for seed in (1, 2)]
@@ -653,12 +656,14 @@ def _depends(here: Look, j: int, known: Property) -> list[Look]:
     return []
 
 
+def _shuffled(x: ndarray, random: np.random.Generator) -> ndarray:
+    return random.permutation(x.reshape(-1)).reshape(x.shape) * random.uniform(0.05, 1, x.shape)
+
+
 def _is_elementwise(look: Look, j: int, known: Property) -> bool:
     """Return whether the elements with a property are wrong, if each element stands alone."""
-    x, jacobian = look.problem.arrays[j], look.jacobian
-    if x.shape != look.x.shape or not look.is_whole or jacobian.shape != (x.size, x.size):
-        return True
-    if np.any(jacobian[~np.eye(x.size, dtype=bool)]):
+    x = look.problem.arrays[j]
+    if x.shape != look.x.shape or not look.is_elementwise:
         return True
     return np.array_equal(look.wrong, known.mask(x).reshape(-1))
 

@@ -691,6 +691,14 @@ def test_another_condition_is_not_blamed_on_negative_inputs():
     assert "negative" not in likely(message(check_vjp, np.maximum, rule, [x, y]))
 
 
+def test_a_condition_on_two_inputs_is_not_blamed_on_one():
+    """The rule of y has a factor of 1/2 where y is larger; x is negative at the same places."""
+    x, y = np.array([0.9, -0.7, -0.4, 0.8]), np.array([-0.3, 0.5, -0.1, 0.2])
+    rule = functools.partial(lambda g, x, y: (2 * g * (x > y), g * (y > x)))
+    named = likely(message(check_vjp, lambda x, y: 2 * np.maximum(x, y), rule, [x, y]))
+    assert "negative" not in named and "positive" not in named
+
+
 def test_a_scalar_says_no_more_than_a_scalar_can():
     text = message(check_vjp, np.tanh, lambda g, x: g * (1 + np.tanh(x) ** 2), [np.array(0.3)])
     assert likely(text) == ""
