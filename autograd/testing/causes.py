@@ -643,12 +643,11 @@ def _condition(here: Look, near: list[Look]) -> tuple[str, list[Look]]:
 def _depends(here: Look, j: int, known: Property) -> list[Look]:
     """Return looks with a property, if all are wrong and all looks without it are right."""
     with suppress(Exception):  # the function may not exist at such points
-        # other values, because near these ones another condition may hold for the same elements;
-        # a threshold is only known to lie between some of the values
-        other = _shuffled if known in SIGNS else lambda x, random: x
-        mixed = [here, *(_experiment(here, j, other, seed) for seed in SEEDS)]
-        if not all(_is_elementwise(look, j, known) for look in mixed):
-            return []
+        if known in SIGNS:  # a threshold is only known to lie between two of the values
+            # other values, because near these ones another condition may hold for the same elements
+            mixed = [here, *(_experiment(here, j, _shuffled, seed) for seed in SEEDS)]
+            if not all(_is_elementwise(look, j, known) for look in mixed):
+                return []
         looks = [_experiment(here, j, known.add, seed) for seed in (1, 2)]
         if not any(look.is_right() for look in looks):
             if all(_experiment(here, j, known.remove, seed).is_right() for seed in SEEDS):
