@@ -248,14 +248,14 @@ def gelu(input, approximate="none"):
     ``approximate="tanh"`` takes 1/2 (1 + tanh(u)) for Phi, with u = sqrt(2/pi) (x + 0.044715 x^3):
     GPT-2's choice. Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
     """
-    out = in_blocks(lambda x: x * _phi(x, approximate), in_single(input))
+    out = in_blocks(lambda x: x * _normal_cdf(x, approximate), in_single(input))
     return out.astype(input.dtype, copy=False)
 
 
 _SQRT_2_PI = math.sqrt(2 / math.pi)
 
 
-def _phi(x, approximate):
+def _normal_cdf(x, approximate):
     """Return Phi(x), or its approximation, for an array or a Tensor."""
     if approximate == "tanh":  # 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u)), at half the cost
         with np.errstate(over="ignore"):  # exp may overflow: 1 / infinity is 0, as Phi is there
@@ -287,7 +287,7 @@ def _(approximate="none"):
 def _(g, input, approximate, out):
     # g (Phi + x dPhi/dx). The kernel divides `out` by x where it can, and so need not compute Phi.
     def gradient(g, x):
-        phi = _phi(x, approximate)
+        phi = _normal_cdf(x, approximate)
         with np.errstate(over="ignore"):
             square = x * x
         if approximate == "tanh":  # dPhi/dx = 2 Phi (1 - Phi) du/dx

@@ -194,8 +194,18 @@ class Functions:
                 place, name = attribute, attribute.attr
                 value = getattr(value, name)
             text = self._written(value, name)
+            if text in bound:  # a variable of the function has this name
+                text = self._alias(text, bound)
             if ast.unparse(place) != text:
                 yield place, text
+
+    def _alias(self, name: str, others: set[str]) -> str:
+        """Return another name for a definition, which is none of some names."""
+        alias = self.names.new(f"global_{name}")
+        while alias in others:
+            alias = self.names.new(f"global_{name}")
+        self.definitions[alias] = f"{alias} = {name}"
+        return alias
 
     def _written(self, value: Any, name: str) -> str:
         """Return the source code for the value of a global name."""

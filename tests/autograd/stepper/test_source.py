@@ -244,19 +244,19 @@ SCALE = 3.0
 def test_a_users_op_with_a_closure_and_globals(tmp_path):
     power = 2
 
-    def helper(x: np.ndarray, n: int = 1) -> np.ndarray:
+    def _factor(x: np.ndarray, n: int = 1) -> np.ndarray:
         """Return a multiple."""
         return SCALE * n * x
 
     @autograd.op
     def scaled(x):
-        total = helper(x, power)
+        total = _factor(x, power)
         return total**power
 
     @scaled.vjp("x")
     def _(g, x):
         factor = nn.sigmoid(x) * 0 + 2 * SCALE * power
-        return g * factor * helper(x, power)
+        return g * factor * _factor(x, power)  # a script calls the function `factor`, too
 
     try:
         with record():
@@ -264,6 +264,7 @@ def test_a_users_op_with_a_closure_and_globals(tmp_path):
             loss = (scaled(x) * scaled(x)).sum()
         text = check(loss, tmp_path / "op.py")
         assert "SCALE = 3.0" in text and "power = 2" in text and "n: int" not in text
+        assert "global_factor = factor" in text
     finally:
         del autograd.REGISTRY["scaled"]
 
