@@ -175,6 +175,12 @@ class Recording:
         self._unnamed: tuple[int, dict[int, str]] = 0, {}
         self._found_axes: tuple[int, dict[Any, tuple[Axis, ...]]] = 0, {}
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "a recording belongs to its tape, and the tape cannot be copied or pickled; "
+            "Trace.save writes a recording to files"
+        )
+
     def __repr__(self) -> str:
         return f"<Recording of {len(self.calls)} calls>"
 
