@@ -105,7 +105,7 @@ class Counted(Traced):
 
     def activation(self, function: Any) -> Counted:
         """Count what an activation keeps beside its result."""
-        self.tally.kept += KEPT.get(function, 2) * self.width
+        self.tally.kept += KEPT.get(function, 1) * self.width
         return Counted(self.width, self.tally)
 
     def rms_norm(self, weight: Parameter, eps: float) -> Counted:
@@ -159,7 +159,7 @@ class Counted(Traced):
         return Counted(self.width, self.tally)
 
 
-KEPT = {nn.relu: 0, np.tanh: 0, nn.silu: 1}  # arrays beside the result; GELU keeps two
+KEPT = {nn.relu: 0, np.tanh: 0}  # arrays beside the result; GELU and SiLU keep their input
 
 
 @dataclass(frozen=True)
