@@ -63,7 +63,10 @@ def check(model, ids, mask=None, is_kernel=True):
     assert (decoder._step is not None) == is_kernel
     expected, _ = read(model, ids, mask, kernels=False)
     assert found.dtype == expected.dtype
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    # A logit is a sum of terms, whose rounding it has, even if they cancel: with the drawn weights,
+    # the sum is of the order of 1.
+    scale = max(1, np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * scale)
 
 
 @pytest.mark.parametrize("bits", [32, 8])
