@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from io import StringIO
 
 import pytest
 from helpers import ROOT, npgpt, opened
@@ -16,6 +17,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "lecture.py").write_text(SCRIPT)
     (tmp_path / "tanh.py").write_text(SOLUTION)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", StringIO())  # nobody types
     return tmp_path
 
 

@@ -467,7 +467,7 @@ def test_a_gradient_by_hand():
     )
     assert check_vjp(lambda x, y: 2 * x, lambda g, x, y: (2 * g, None), [x, x])
     assert "forgotten sum over axis 0" in caught(check_vjp, np.add, lambda g, A, x: (g, g), [A, x])
-    assert "returned 1 cotangents" in caught(check_vjp, np.add, lambda g, A, x: g, [A, x])
+    assert "2 in all, and returned 1" in caught(check_vjp, np.add, lambda g, A, x: g, [A, x])
 
     def changing(g, x):
         x *= 2
