@@ -482,7 +482,8 @@ class Session:
         ----------
         text : str
             A result (``a``), a cotangent that the step adds to (``d(W1)``), a symbol (``$dx``), or
-            an element of one, such as ``d(W1)[2, 7]``. Without a text, the whole formula.
+            an element of one, such as ``d(W1)[2, 7]``. A result or a cotangent of another step is
+            found there. Without a text, the whole formula.
 
         Raises
         ------
@@ -506,7 +507,13 @@ class Session:
         if not text:
             equations = write_with_numbers(stated, numbers, names)
             return FormulaView(symbols, [line.text for line in lines], list(equations))
-        asked, index = self.part_of_formula(text, [line.symbol for line in lines])
+        try:
+            asked, index = self.part_of_formula(text, [line.symbol for line in lines])
+        except Unknown as error:
+            at, text = self.part_of_another_step(text, error)
+            there = self.branch().go(at)
+            place = f"step {at + 1}, {there.call.op.name}"
+            return there.formula(text)._replace(place=place)
         shown = [line.text for line in lines if line.symbol in asked]
         found: list[NumberedEquation] = []
         for symbol in asked:
@@ -539,7 +546,7 @@ class Session:
             example = min(shown, key=lambda written: written.startswith("$"))
             raise CommandError(f"{text} of which array? As in: formula {example}{text}")
         if name not in shown:
-            raise CommandError(f"the formula has no {name}; it has {', '.join(shown)}")
+            raise Unknown(f"the formula has no {name}; it has {', '.join(shown)}")
         asked = list(dict.fromkeys(shown[name]))
         if not inside:
             return asked, None
@@ -548,11 +555,44 @@ class Session:
         try:
             index = read_index(inside, np.shape(values[asked[0]]))
         except ValueError as error:
+            name = self.names_of_symbols(self.call).get(asked[0], name)
             raise CommandError(f"{name}{error}") from None
         if len(index) < np.ndim(values[asked[0]]) or not all(isinstance(i, int) for i in index):
             shape = list(np.shape(values[asked[0]]))
             raise CommandError(f"name one element: {name} has the shape {shape}")
         return asked, index
+
+    def part_of_another_step(self, text: str, error: Unknown) -> tuple[int, str]:
+        """Return the step whose formula has a part, and the part in symbols, as in ``$out[2, 7]``.
+
+        If no formula of the pass has it, the given error is raised.
+        """
+        name, inside = split_index(plain_quotes(text))
+        if name.startswith("$"):  # a symbol of this step
+            raise error
+        element = f"[{inside}]" if inside else ""
+        cotangent = re.fullmatch(r"d\((.*)\)", name)
+        try:
+            number = self.find(cotangent[1] if cotangent else name)
+        except Unknown:
+            raise error from None
+        if cotangent:
+            uses = list(self.trace.edges_to(number))
+            if len(uses) == 1:
+                at, edge = uses[0]
+                return at, f"$d{edge.input}{element}"
+            steps = ", ".join(str(at + 1) for at in dict.fromkeys(at for at, _ in uses))
+            if uses:
+                raise CommandError(
+                    f"{name} is the sum of what the steps {steps} add: why {cotangent[1]} prints "
+                    "the sum, jump N goes to step N"
+                )
+        call = self.trace.recording.maker.get(number)
+        for at, step in enumerate(self.trace.steps):
+            if not cotangent and self.trace.call(step) is call:
+                several = str(call.results.index(number)) if call.op.multiple else ""
+                return at, f"$out{several}{element}"
+        raise error  # it is a leaf, say
 
     def gradients(self) -> list[Gradient]:
         """Return the gradients at which the pass arrives."""

@@ -706,8 +706,12 @@ class Terminal:
 
         formula d(W1)        what is added to one cotangent, or the line of one result
         formula d(W1)[2, 7]  one element of it, and the terms of its sum, the largest first
+
+        A result or a cotangent of another step is found there.
         """
-        symbols, lines, equations, element = self.session.formula(text)
+        symbols, lines, equations, element, place = self.session.formula(text)
+        if place:
+            self.print(Text(place, "dim"))
         legend = ", ".join(f"{symbol} is {name}" for symbol, name in symbols.items())
         self.print(Text(legend, "dim"))
         for line in lines:

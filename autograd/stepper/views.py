@@ -160,3 +160,5 @@ class FormulaView(NamedTuple):
     with_numbers: list[NumberedEquation]
     element: str = ""
     """What the element that was asked for stands for, as in ``position 2 ·fox``, if known."""
+    place: str = ""
+    """The step and its op, if it is another step than that where the session stands."""

@@ -13,6 +13,7 @@ from autograd import nn
 from autograd.formula import FormulaError
 from autograd.stepper import trace
 from autograd.stepper.session import Session
+from autograd.stepper.stops import CommandError
 from autograd.testing.strategies import Call, op_calls
 
 OPS = sorted(autograd.REGISTRY)
@@ -157,3 +158,33 @@ def test_a_computed_subscript_of_an_axis_of_length_1():
     with autograd.record():
         loss = np.correlate(a, v).sum()
     assert "d(a)[1] = 0 · 4 + 1 · 5 + 0 · 6 = 5" in formula_of(loss, 1)
+
+
+def test_a_formula_of_another_step():
+    """Any result, and a cotangent of one use, is found; of several uses, the steps are named."""
+    X, W = np.array([[1.0, 2.0], [3.0, 0.0]]), autograd.tensor([0.1, -0.2], requires_grad=True)
+    with autograd.record():
+        p = X @ W
+        e = p - 1
+        q = p * e
+        loss = q.sum()
+    session = Session(trace(loss))
+    found = session.formula("p[1]")
+    assert found.place == "step 4, matmul" and found.lines == ["p_i = Σ_j X_ij · W_j"]
+    assert found.with_numbers[0].rows == [("p[1]", "3 · 0.1 + 0 · (-0.2)", "0.3")]
+    found = session.formula("d(W)[0]")
+    expected = f"{X[:, 0] @ (2 * p.numpy() - 1):.4g}"
+    assert found.place == "step 4, matmul" and found.with_numbers[0].rows[0][2] == expected
+    assert session.formula("q").place == "step 2, multiply" and session.view().number == 1
+    assert session.go(1).formula("q").place == ""
+    session.go(0)
+    for asked, said in {
+        "d(p)": r"d\(p\) is the sum of what the steps 2, 3 add: why p prints the sum",
+        "W": "the formula has no W; it has",
+        "p[7]": r"p\[7\] is out of range: the shape is \[2\]",
+        "zz": "the formula has no zz; it has",
+        "$zz": r"the formula has no \$zz; it has",
+        "d(zz)": r"the formula has no d\(zz\); it has",
+    }.items():
+        with pytest.raises(CommandError, match=said):
+            session.formula(asked)
