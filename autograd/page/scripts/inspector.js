@@ -4,7 +4,9 @@ const MOST_TERMS = 12; // of a sum that are listed at first
 
 const inspector = h("section", { id: "inspector", "aria-label": "inspector" });
 
-function showInspector() {
+/** Show the moment, or what was opened. While the reader scrubs, only what the op computes is shown,
+ *  and the rest when the reader rests. */
+function showInspector(isScrubbing = false) {
   wanted.clear();
   measureRoom();
   const { call: at, step } = moment(state.at);
@@ -13,10 +15,10 @@ function showInspector() {
   fill(inspector,
     h("h2", { tabindex: -1 }, `${state.at + 1} of ${N}: `, step === null ? `forward, ${call.op}` : `backward, ${call.op}`),
     h("p", { class: "dim" }, [call.scope, call.at].filter(Boolean).join(" · ")),
-    state.target ? [back, targetView(state.target)] : momentView(at, step),
+    state.target ? [back, targetView(state.target)] : momentView(at, step, isScrubbing),
   );
   clearTimeout(settling);
-  settling = setTimeout(letScroll, 150); // not while the reader scrubs, since sizes cost a layout
+  settling = setTimeout(isScrubbing ? showInspector : letScroll, 150);
   hooks.fetch(wanted);
 }
 
@@ -28,7 +30,7 @@ function letScroll() {
   for (const part of wide) part.tabIndex = 0;
 }
 
-function momentView(at, step) {
+function momentView(at, step, isScrubbing) {
   const call = data.calls[at];
   const names = call.results.map((_, k) => (call.results.length > 1 ? `out${k}` : "out"));
   const backward = (name) => name[0] === "d" || !names.includes(name);
@@ -42,14 +44,14 @@ function momentView(at, step) {
   const constants = Object.entries(call.constants).filter(([, x]) => typeof x === "number").map(([name]) => part(at, name));
   if (step === null) {
     add("result", call.results.map(value));
-    add("inputs", [...inputs, ...constants]);
+    if (!isScrubbing) add("inputs", [...inputs, ...constants]);
   } else {
-    add("received", call.results.filter((n) => data.values[n].cotangent >= 0).map(cotangent));
+    if (!isScrubbing) add("received", call.results.filter((n) => data.values[n].cotangent >= 0).map(cotangent));
     const sent = data.steps[step].edges.map(([input]) => edge(step, input));
     if (state.hidden) parts.push(h("h3", {}, "sends"), ...sent.map(question));
     else add("sends", sent);
     parts.push(...data.steps[step].edges.map(([, parent]) => waits(parent, step)));
-    add("inputs", [...inputs, ...constants]);
+    if (!isScrubbing) add("inputs", [...inputs, ...constants]);
   }
   return parts;
 }

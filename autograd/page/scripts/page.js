@@ -1,6 +1,6 @@
 // Puts the parts together, and shows the moment that the address names.
 
-function show() {
+function show(isScrubbing = false) {
   scrubber.value = state.at;
   const { call, step } = moment(state.at);
   const place = `${step === null ? "forward" : "backward"}, ${state.at + 1} of ${N}`;
@@ -8,7 +8,7 @@ function show() {
   announcement.textContent = `${place}: ${data.calls[call].op}`;
   showSource();
   showGraph();
-  showInspector();
+  showInspector(isScrubbing);
   remember();
 }
 

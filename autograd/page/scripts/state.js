@@ -20,10 +20,14 @@ function moment(at) {
   return { call: data.steps[at - N_FORWARD].call, step: at - N_FORWARD };
 }
 
+const SCRUBBING = 100; // milliseconds from one move to the next, if the reader scrubs
+let movedAt = -Infinity;
+
 function go(at) {
   state.at = Math.max(0, Math.min(N - 1, at));
   state.target = state.flat = null;
-  show();
+  show(performance.now() - movedAt < SCRUBBING);
+  movedAt = performance.now();
 }
 
 function open(target, flat = null) {

@@ -297,6 +297,25 @@ def test_the_scrubber_changes_what_has_changed_alone(browser, tmp_path):
         assert np.median([k for _, k in changes]) < 10  # of some 150 boxes and lines
 
 
+def test_while_the_reader_scrubs_the_result_alone_is_shown(browser, tmp_path):
+    """Of a single move all is shown at once; of moves without a pause, the rest after the last."""
+    found, _ = two_layers()
+    write_page(found, tmp_path / "page.html")
+    n = len(found.steps)
+    headings = "[...inspector.querySelectorAll('h3')].map((heading) => heading.textContent)"
+    with opened(browser, tmp_path / "page.html") as page:
+        page.wait_for_timeout(300)
+        for at, first, last in [
+            (1, ["result"], ["result", "inputs"]),
+            (n + 1, ["sends"], ["received", "sends", "inputs"]),
+        ]:
+            assert page.evaluate(f"(go({at - 1}), go({at}), {headings})") == first
+            page.wait_for_selector("#inspector h3:text('inputs')")
+            assert page.evaluate(headings) == last
+            page.wait_for_timeout(300)
+            assert page.evaluate(f"(go({at}), {headings})") == last
+
+
 def test_a_long_pass_is_drawn_around_the_window(browser, tmp_path):
     """What is far away is not drawn; each step is seen, and what is near to it."""
     with autograd.record():
