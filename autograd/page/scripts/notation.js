@@ -8,7 +8,7 @@ function written(at, tree) {
   const [sign, ...rest] = tree;
   const inside = (x, least) => (strength(x) < least ? `(${written(at, x)})` : written(at, x));
   if (sign === "n") return short(rest[0]);
-  if (sign === "c") return `$${rest[0]}`;
+  if (sign === "c") return symbol(at, rest[0]);
   if (sign === "i") return rest[0];
   if (sign === "a") {
     const letters = rest[1].map((s) => written(at, s)).join(", ");
@@ -36,7 +36,7 @@ function notation(at, tree) {
   const [sign, ...rest] = tree;
   const inside = (x, least) => (strength(x) < least ? bracketed(notation(at, x)) : notation(at, x));
   if (sign === "n") return math("mn", short(rest[0]));
-  if (sign === "c") return math("mi", `$${rest[0]}`);
+  if (sign === "c") return math("mi", symbol(at, rest[0]));
   if (sign === "i") return math("mi", rest[0]);
   if (sign === "a") {
     const name = math("mi", symbol(at, data.calls[at].refs[rest[0]].name));

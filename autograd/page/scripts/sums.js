@@ -117,6 +117,10 @@ function factor(at, tree, env) {
     const found = lookUp(at, data.calls[at].refs[tree[1]], tree[2], env);
     return { ...found, text: symbol(at, data.calls[at].refs[tree[1]].name) };
   }
+  if (tree[0] === "c") { // a number, which a variable may hold
+    const target = meaning(at, tree[1]);
+    return { x: evaluate(at, tree, env), text: labelOf(target), ...(target.kind === "value" && { target, flat: 0 }) };
+  }
   return { x: evaluate(at, tree, env), text: written(at, tree), parts: () => spelled(at, tree, env) };
 }
 

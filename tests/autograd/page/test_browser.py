@@ -277,6 +277,24 @@ def test_arrays_off_the_tape_stand_in_the_graph(browser, tmp_path):
         assert page.inner_text("#inspector figcaption .name") == "X"
 
 
+def test_a_number_that_a_variable_holds_has_its_name_in_a_formula(browser, tmp_path):
+    t = 0.5
+    with autograd.record():
+        y = autograd.tensor([1.0, 3.0], requires_grad=True)
+        e = y - t
+        loss = (e * e).sum()
+    found = trace(loss)
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        page.evaluate("go(0)")
+        formula = page.text_content("#inspector .formula math")
+        assert formula.endswith("−t") and "$" not in formula
+        page.evaluate(f"open(value({found.recording.number('e')}), 1)")
+        page.click('.terms button[title="t"]')
+        assert page.inner_text("#inspector figcaption .name") == "t"
+        assert page.inner_text("#sum") == "t = 0.5"
+
+
 def test_the_scrubber_changes_what_has_changed_alone(browser, tmp_path):
     """No element of the graph is made anew, and few attributes are written in a moment."""
     found, *_ = reading()
