@@ -12,6 +12,7 @@ import html
 import inspect
 import json
 import linecache
+import re
 import runpy
 import tempfile
 from collections.abc import Callable
@@ -68,9 +69,16 @@ def link_to_part(trace: Trace, op: str, name: str) -> str:
     """Return what follows a page's address to show a symbol of an op's formula, at its last call.
 
     The name of a symbol of the rule, in the place of the function, begins with d.
+
+    Raises
+    ------
+    ValueError
+        If the formula has no such symbol.
     """
     calls = trace.recording.behind(trace.start)
     at = moment = max(i for i, call in enumerate(calls) if call.op.name == op)
+    if not re.search(rf"^{name}_\w* = ", calls[at].op.stated.text(calls[at].arguments), re.M):
+        raise ValueError(f"the formula of {op} has no {name}")
     if name.startswith("d"):
         moment = len(calls) + [step.number for step in trace.steps].index(calls[at].number)
     return _link(moment, None, kind="part", call=at, name=name)
@@ -140,7 +148,7 @@ def block() -> Exhibit:
         GPT(config, seed=0).save_pretrained(folder)
         save_tokenizer(tokenizer, folder)
         trace, *_ = trace_model(folder, "to be or not to be")
-    return Exhibit(trace, link_to_part(trace, "attention", "de"))
+    return Exhibit(trace, link_to_part(trace, "attention", "da"))
 
 
 def sorter() -> Exhibit:

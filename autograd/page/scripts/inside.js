@@ -32,7 +32,7 @@ function sideView() {
 /** Return the logits about which one may ask: a click opens one of them, and why it is what it is. */
 function askedView() {
   if (!data.asked.length) return null;
-  return h("section", {}, h("h3", {}, "why a logit is what it is"), h("p", { class: "dim" }, "A click shows what adds to the logit of a token."),
+  return h("section", {}, h("h2", {}, "why a logit is what it is"), h("p", { class: "dim" }, "A click shows what adds to the logit of a token."),
     h("p", {}, data.asked.map(([n, place, label]) => [h("button", { class: "ask", onclick: () => {
       state.why.add("why-value");
       open(value(n), flatOf(place, data.arrays[arrayOf(value(n))].shape));
