@@ -86,6 +86,16 @@ def demand_whole(folder):
         assert run.progress.step > 0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Compile the kernels: a process that compiles one sees no other end meanwhile."""
+    folder = tmp_path_factory.mktemp("compiled")
+    process = launch(folder)
+    wait_for((folder / "run" / "state.safetensors").exists)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
 @pytest.mark.parametrize("number", range(KILLS))
 def test_a_kill_at_any_moment(number, tmp_path):
     chance = random.Random(number)
