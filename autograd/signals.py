@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -15,7 +16,10 @@ def restoring_terminal() -> Iterator[None]:
 
     By default, these signals end the process at once. A terminal in which a prompt waits would then
     show no typed letters, or stay on its second screen. A handler of the program is left as it is.
+    The settings of the terminal are restored here, too, since a prompt does not restore them if it
+    is interrupted while it changes them.
     """
+    restore = _keep_terminal()
 
     def leave(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)  # the exit code that a shell shows for the signal
@@ -30,3 +34,24 @@ def restoring_terminal() -> Iterator[None]:
     finally:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
+        restore()
+
+
+def _keep_terminal() -> Callable[[], None]:
+    """Return a function that gives the terminal the settings that it has now."""
+    try:
+        import termios
+    except ImportError:  # on Windows
+        return lambda: None
+    try:
+        number = sys.stdin.fileno()
+        settings = termios.tcgetattr(number)
+    except (AttributeError, OSError, ValueError, termios.error):  # it is no terminal
+        return lambda: None
+
+    def restore() -> None:
+        with suppress(OSError, ValueError, termios.error):  # after SIGHUP, it may be gone
+            if termios.tcgetattr(number) != settings:
+                termios.tcsetattr(number, termios.TCSANOW, settings)
+
+    return restore
