@@ -182,7 +182,7 @@ class Functions:
             return
         closure = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         known = function.__globals__ | {name: cell.cell_contents for name, cell in closure}
-        bound = _bound(node)
+        bound, aliases = _bound(node), dict[str, str]()
         for place, *attributes in _chains(node):
             name = place.id
             if name in bound or name not in known:
@@ -195,13 +195,15 @@ class Functions:
                 value = getattr(value, name)
             text = self._written(value, name)
             if text in bound:  # a variable of the function has this name
-                text = self._alias(text, bound)
+                if text not in aliases:
+                    aliases[text] = self._alias(text, bound)
+                text = aliases[text]
             if ast.unparse(place) != text:
                 yield place, text
 
     def _alias(self, name: str, others: set[str]) -> str:
         """Return another name for a definition, which is none of some names."""
-        alias = self.names.new(f"global_{name}")
+        alias = name
         while alias in others:
             alias = self.names.new(f"global_{name}")
         self.definitions[alias] = f"{alias} = {name}"

@@ -571,7 +571,7 @@ class Session:
         if name.startswith("$"):  # a symbol of this step
             raise error
         element = f"[{inside}]" if inside else ""
-        cotangent = re.fullmatch(r"d\((.*)\)", name)
+        cotangent = re.fullmatch(COTANGENT, name)
         try:
             number = self.find(cotangent[1] if cotangent else name)
         except Unknown:
