@@ -10,6 +10,7 @@ import sys
 
 import llvmlite.binding  # type: ignore[import-untyped]
 from llvmlite import ir
+from llvmlite.binding import Linkage
 from numba import carray, types
 from numba.core import cgutils
 from numba.core.callconv import RETCODE_USEREXC, Status, excinfo_ptr_t
@@ -172,6 +173,7 @@ def entry_of(context, kernel, rows, static):
         _, rows, static = args
         compiled = kernel.dispatcher.overloads[call.args]
         context.active_code_library.add_linking_library(compiled.library)
+        _keep_apart(context.active_code_library)
         values = [
             *cgutils.unpack_tuple(builder, rows, len(signature.args[1])),
             *cgutils.unpack_tuple(builder, static, len(signature.args[2])),
@@ -203,6 +205,25 @@ def entry_of(context, kernel, rows, static):
         return context.make_tuple(builder, signature.return_type, [*addresses, n_rows])
 
     return signature, build
+
+
+def _keep_apart(library):
+    """Let a library run its own copies of the functions that are linked into it.
+
+    Numba gives such a copy a name that all libraries can see, and if two libraries have the name, a
+    call may reach the copy in the other one. That copy was compiled in other surroundings: it may
+    join a different multiplication with an addition, and so round differently. Which of them runs
+    would depend on what the process compiled, and on what it read from the cache.
+    """
+    optimize = library._optimize_final_module
+
+    def optimize_own_copies():
+        for function in library._final_module.functions:
+            if function.linkage == Linkage.linkonce_odr and not function.is_declaration:
+                function.linkage = "internal"
+        optimize()
+
+    library._optimize_final_module = optimize_own_copies
 
 
 def _uncounted(context, builder, kind, value, bounds):

@@ -53,6 +53,53 @@ def files(folder):
     return sorted(folder.rglob("*.nbc"))
 
 
+KERNELS = """
+import hashlib, sys
+import numpy as np
+from autograd.kernels import activation, normalization, optimizer
+
+rng = np.random.default_rng(0)
+x, g, m, s = np.float32(rng.uniform(-2, 2, (4, 8, 100)))
+
+def adamw():
+    p, *others = (a.reshape(-1).copy() for a in (x, g, m, s * s))
+    optimizer.adamw([(p, *others, 0.9998)], 1e-3, 0.5, 1e-8, (0.9, 0.99))
+    return p
+
+def gelu():
+    return activation.gelu_vjp(g, x, "tanh", activation.gelu(x, "tanh"))
+
+def norm():
+    out, *saved = normalization.layer_norm(x, (100,), m[0], s[0], 1e-5)
+    return np.hstack([out, *normalization.layer_norm_vjp(
+        g, x, (100,), m[0], s[0], 1e-5, *saved, (True, True, True))[:1]])
+
+found = {f.__name__: hashlib.sha256(f().tobytes()).hexdigest() for f in map(eval, sys.argv[1:])}
+print(sorted(found.items()))
+for each in (optimizer._adamw, activation._gelu_tanh, normalization._layer_norm_vjp):
+    for compiled in each.launch.overloads.values():
+        print("linkonce" in compiled.library.get_llvm_str(), file=sys.stderr)
+"""
+
+
+def test_a_kernel_that_was_just_compiled_rounds_like_one_from_the_cache(tmp_path):
+    """A run that compiles the kernels must go on with the same bits in a process that reads them.
+
+    So a kernel calls its own copies of its helpers, whatever else the process has compiled.
+    """
+    kernels = ["adamw", "gelu", "norm"]
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    found = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", KERNELS, *order],
+            env=environment, capture_output=True, text=True, check=True,
+        )
+        for order in (kernels, kernels, kernels[::-1])
+    ]  # fmt: skip
+    assert len({each.stdout for each in found}) == 1
+    assert "True" not in found[0].stderr and found[0].stderr.count("False") == 3
+
+
 @pytest.fixture
 def cached(warm, tmp_path, monkeypatch):
     """A copy of that, which this process looks at as well."""
