@@ -461,7 +461,34 @@ def _publish(draft: Path, journal: Path) -> bool:
     return True
 
 
-def _lock(file: BinaryIO) -> None:
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Let one process at a time, and one thread, run such a block for a folder; the others wait.
+
+    The lock is on the folder itself, and ends with the process. On Windows, and on file systems
+    without locks, nobody waits.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with locked(folder):  # nobody comes between the look and the write
+    ...     if not (folder / "x.txt").exists():
+    ...         write_text(folder / "x.txt", "first")
+    """
+    descriptor = None
+    if fcntl:
+        with suppress(PermissionError):  # of a folder that may be written and not be read
+            descriptor = os.open(folder, os.O_RDONLY)
+            _lock(descriptor)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(file: BinaryIO | int) -> None:
     """Lock a file; wait while another process has the lock, which ends with that process."""
     if fcntl:
         with suppress(OSError):  # a file system without locks

@@ -13,12 +13,13 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from llvmlite import binding  # type: ignore[import-untyped]
 
-from autograd.files import write_json
+from autograd.files import locked, write_json
 from autograd.kernels import blas
 from autograd.kernels.blas import PLAIN, ROW_MAJOR, TRANSPOSED, gemm
 from autograd.kernels.cache import folders, settings, writable
@@ -240,17 +241,30 @@ def choice() -> Choice:
     """Return which product multiplies on this machine.
 
     The two round differently, so the choice is made once on a machine, and stays: it is measured
-    when a product is first needed, and kept in a file beside the compiled kernels. If no file can
-    be kept, BLAS multiplies, since another process could choose otherwise.
+    when a product is first needed, and kept in a file beside the compiled kernels. One process
+    measures, and others wait for what it finds. If no file can be kept, BLAS multiplies, since
+    another process could choose otherwise.
     """
     if (known := known_choice()) is not None:
         return known
     folder = writable()
     if folder is None:
         return Choice("blas", "blas")
-    found = Choice(*(_faster(*shape) for shape in SHAPES))
-    write_json(folder / "product.json", {_machine(): asdict(found)})
-    return found
+    with locked(folder):
+        known = known_choice()  # another process may have measured meanwhile
+        if known is None:
+            known = Choice(*(_faster(*shape) for shape in SHAPES))
+            kept = _kept(folder) | {_machine(): known}
+            choices = {machine: asdict(each) for machine, each in kept.items()}
+            write_json(folder / "product.json", choices)
+    return known
+
+
+def _kept(folder: Path) -> dict[str, Choice]:
+    """Return the choices that are kept in a folder: one for each machine that uses it."""
+    with suppress(UserError):
+        return read_json(folder / "product.json", dict[str, Choice])
+    return {}
 
 
 def known_choice() -> Choice | None:
@@ -271,8 +285,8 @@ def known_choice() -> Choice | None:
             return Choice(small, large or small)  # type: ignore[arg-type]
         raise UserError(f"AUTOGRAD_PRODUCT is {wanted!r}; expected own, blas, own,blas or auto")
     for folder in folders():
-        with suppress(UserError, KeyError):
-            return read_json(folder / "product.json", dict[str, Choice])[_machine()]
+        if (known := _kept(folder).get(_machine())) is not None:
+            return known
     return None
 
 

@@ -188,6 +188,39 @@ def test_the_choice_is_made_once(tmp_path):
         assert json.loads(path.read_text())[machine].keys() == found.keys()
 
 
+def test_processes_that_start_together_choose_alike(tmp_path):
+    """They measure one after the other, or both find what the first has measured."""
+    program = (
+        "import sys, time; from autograd.kernels import product as kernels\n"
+        "kernels._faster = lambda *_: time.sleep(0.3) or sys.argv[1]\n"
+        "print(kernels.choice())"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "AUTOGRAD_PRODUCT": "auto"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, way],
+            env=environment, stdout=subprocess.PIPE, text=True,
+        )
+        for way in ("own", "blas", "own", "blas")
+    ]  # fmt: skip
+    assert len({process.communicate()[0] for process in processes}) == 1
+    assert not any(process.returncode for process in processes)
+
+
+def test_machines_that_share_a_folder_keep_their_choices(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOGRAD_PRODUCT", "auto")
+    monkeypatch.setattr(kernels, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(kernels, "writable", lambda: tmp_path)
+    for way in ("own", "blas"):
+        monkeypatch.setattr(kernels, "_machine", lambda way=way: f"a machine for {way}")
+        monkeypatch.setattr(kernels, "_faster", lambda *_, way=way: way)
+        assert kernels.choice.__wrapped__() == kernels.Choice(way, way)
+    monkeypatch.setattr(kernels, "_faster", lambda *_: pytest.fail("measured again"))
+    for way in ("own", "blas"):
+        monkeypatch.setattr(kernels, "_machine", lambda way=way: f"a machine for {way}")
+        assert kernels.choice.__wrapped__() == kernels.Choice(way, way)
+
+
 def test_the_choice_can_be_overridden():
     for wanted, choice in {"own": ("own", "own"), "blas,own": ("blas", "own")}.items():
         found = run(CHOICE, AUTOGRAD_PRODUCT=wanted).strip()
