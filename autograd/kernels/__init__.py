@@ -28,7 +28,7 @@ from typing import Any
 
 from autograd.blocks import decorated
 
-_wanted = os.environ.get("AUTOGRAD_KERNELS", "1") != "0"
+_default = _wanted = os.environ.get("AUTOGRAD_KERNELS", "1") != "0"
 _available: bool | None = None  # whether Numba is there; None until someone asks
 
 
@@ -36,7 +36,7 @@ class use_kernels:
     """Switch kernels on or off for the whole process, for a ``with`` block, or for a function.
 
     As a decorator, ``@use_kernels(False)``, it switches while the function runs, and at no other
-    time. A switch is for all threads.
+    time. A switch is for all threads; the last one that has not ended counts.
 
     Examples
     --------
@@ -47,23 +47,32 @@ class use_kernels:
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        global _wanted
         if callable(enabled):
             raise TypeError(f"use_kernels: {enabled!r:.60} is no bool; write @use_kernels(True)")
-        self._before, _wanted = _wanted, enabled
         self._enabled = enabled
+        _switches.append(self)
+        _switch()
 
     def __enter__(self) -> use_kernels:
         return self
 
     def __exit__(self, *_: object) -> None:
-        global _wanted
-        _wanted = self._before
+        # not "as it was before": of two threads, the one that began first may end first
+        _switches.remove(self)
+        _switch()
 
     def __call__(self, function: Any) -> Any:
         """Let a function, a generator or a coroutine run with kernels on or off."""
         self.__exit__()
         return decorated(function, lambda: partial(use_kernels, self._enabled))
+
+
+_switches: list[use_kernels] = []  # those that have not ended
+
+
+def _switch() -> None:
+    global _wanted
+    _wanted = _switches[-1]._enabled if _switches else _default
 
 
 def kernels_enabled() -> bool:
@@ -127,19 +136,12 @@ class kernel:
 
     In all but calls the result is the NumPy function: its name, source, signature and globals.
     ``check(*args)`` raises for wrong arguments, before the kernel or the function runs.
-    ``pays(*args)`` says whether the call is large enough for the kernel: before one is, nothing is
-    imported.
     """
 
-    def __init__(
-        self,
-        name: str,
-        check: Callable[..., None] | None = None,
-        pays: Callable[..., bool] | None = None,
-    ) -> None:
+    def __init__(self, name: str, check: Callable[..., None] | None = None) -> None:
         self._module, self._name = name.split(".")
         self._kernel: Callable | None = None
-        self.check, self.pays = check, pays
+        self.check = check
 
     def __call__(self, function: Callable) -> Any:
         """Decorate the NumPy function."""
@@ -169,10 +171,10 @@ class _Accelerated:
         self._function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        check, pays = self._kernel.check, self._kernel.pays
+        check = self._kernel.check
         if check is not None:
             check(*args, **kwargs)
-        if (pays is None or pays(*args)) and kernels_enabled():
+        if kernels_enabled():
             run = self._kernel._kernel or self._kernel.load()
             result = run(*args, **kwargs)
             if result is not NotImplemented:

@@ -722,6 +722,16 @@ def test_switching():
     assert kernels_enabled() == before
 
 
+def test_switches_of_two_threads_end_in_any_order():
+    before = kernels_enabled()
+    for first_ends_first in (True, False):
+        first, second = use_kernels(False), use_kernels(False)
+        for each in (first, second) if first_ends_first else (second, first):
+            assert not kernels_enabled()
+            each.__exit__()
+        assert kernels_enabled() == before
+
+
 def heads_of(qkv, n_head):
     """Return queries, keys and values (B, H, T, D) as views of one array (B, T, 3 H D)."""
     B, T, _ = qkv.shape
