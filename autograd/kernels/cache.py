@@ -34,6 +34,8 @@ from numba.core.serialize import dumps
 from autograd.files import make_folders, replacing
 
 settings: Any = numba.config
+# Who debugs may compile without optimization, say. These kernels are slow, and round otherwise.
+COMPILED_BY = "OPT LOOP_VECTORIZE SLP_VECTORIZE BOUNDSCHECK DEBUGINFO_DEFAULT ENABLE_AVX".split()
 PATTERN = "*-" + 16 * "[0-9a-f]" + ".nbc"
 TITLE = b"a kernel of autograd\n"
 LARGEST = 2**26  # bytes: kernels have less than 2**18
@@ -96,7 +98,8 @@ class Cache:
 
     def _name(self, sig: Any, target_context: Any) -> str:
         processor = target_context.codegen().magic_tuple()
-        key = self._function, str(sig), processor, sys.implementation.cache_tag
+        options = [str(getattr(settings, name, None)) for name in COMPILED_BY]
+        key = self._function, str(sig), processor, sys.implementation.cache_tag, options
         return f"{self._stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
 
 

@@ -53,6 +53,14 @@ def files(folder):
     return sorted(folder.rglob("*.nbc"))
 
 
+def test_settings_of_the_compiler_have_kernels_of_their_own(tmp_path):
+    """What a debugging session compiled, without optimization, is not used later."""
+    for number, environment in enumerate([{"NUMBA_OPT": "0"}, {}, {"NUMBA_BOUNDSCHECK": "1"}], 1):
+        assert "compiling kernels" in run(tmp_path, **environment)
+        assert run(tmp_path, **environment) == ""
+        assert len(files(tmp_path)) == 2 * number
+
+
 KERNELS = """
 import hashlib, sys
 import numpy as np
