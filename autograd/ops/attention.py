@@ -237,7 +237,7 @@ def exp_normalized(scores, largest):
         (*query_shape[:-1], key_shape[-2]), dropout_p, seed, float
     )
 )
-def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None):
+def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None, query_shape=(2, 2)):
     mask, added = "attn_mask_ts", ""
     hidden = " - ∞ · [s > t]" if is_causal else ""
     if window_size is not None:
@@ -249,10 +249,16 @@ def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None):
         else:
             added = f" + {mask}"
     dropped = " · r_ts" if dropout_p else ""
+    weights = "p_ts = exp(a_ts - m_t) / Σ_u exp(a_tu - m_t)"
+    if attn_mask is not None and not sees_a_key(attn_mask, query_shape[-2], is_causal, window_size):
+        weights = """
+            z_t = Σ_u [a_tu > -∞] · exp(a_tu - m_t)
+            p_ts = [z_t > 0] · (exp(a_ts - m_t) / z_t)  # 0 for a query that sees no key
+        """
     return f"""
         a_ts = scale · (Σ_d query_td · key_sd){added}{hidden}
         m_t = max_s a_ts
-        p_ts = exp(a_ts - m_t) / Σ_u exp(a_tu - m_t)
+        {weights}
         out_te = Σ_s p_ts{dropped} · value_se
         dvalue_se = Σ_t p_ts{dropped} · g_te
         dp_ts = (Σ_e g_te · value_se){dropped}
@@ -261,6 +267,15 @@ def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None):
         dkey_sd = scale · Σ_t da_ts · query_td
         {f"d{mask} = {'' if mask.endswith('ts') else 'Σ_t '}da_ts" if added else ""}
     """
+
+
+def sees_a_key(attn_mask, n_queries, is_causal, window_size):
+    """Return whether every query sees at least one key under a mask."""
+    seen = attn_mask if attn_mask.dtype == bool else attn_mask > -np.inf
+    if is_causal:
+        t, s = np.arange(n_queries)[:, None], np.arange(seen.shape[-1])
+        seen = seen & (s <= t) & (s > t - (window_size or n_queries))
+    return bool(seen.any(axis=-1).all())
 
 
 @attention.vjp("query", "key", "value", "attn_mask")
@@ -398,8 +413,9 @@ def _(draw):
     lead = draw.choice([batch, (*batch[:-1], *[1] * len(batch[-1:]))])  # one key for a group
     key, value = draw.array(shape=(*lead, n_keys, 2)), draw.array(shape=(*lead, n_keys, 3))
     mask = draw.integers((n_queries, n_keys), 0, 1).astype(bool)
-    mask[:, 0] = True  # a query that sees no key has no formula
-    np.fill_diagonal(mask, True)
+    if draw.boolean():  # every query sees a key
+        mask[:, 0] = True
+        np.fill_diagonal(mask, True)
     sizes = [
         (n_queries, n_keys),
         (n_keys,),

@@ -158,8 +158,10 @@ def _(full_matrices=False):
         q_ij = Σ_k out2_ik · g2_jk
         e_ij = (out1_j - out1_i) · (out1_j + out1_i) + [i = j]
         f_ij = [i = j] · g1_i + ((p_ij - p_ji) · out1_j + out1_i · (q_ij - q_ji)) / e_ij
-        x_ij = (g0_ij - Σ_k out0_ik · p_kj) / out1_j
-        y_ij = (g2_ij - Σ_k q_ki · out2_kj) / out1_i
+        t_ij = g0_ij - Σ_k out0_ik · p_kj
+        r_ij = g2_ij - Σ_k q_ki · out2_kj
+        x_ij = [t_ij ≠ 0] · (t_ij / out1_j)
+        y_ij = [r_ij ≠ 0] · (r_ij / out1_i)
         da_ij = Σ_k Σ_l out0_ik · f_kl · out2_lj + Σ_k (x_ik · out2_kj + out0_ik · y_kj)
     """
 
