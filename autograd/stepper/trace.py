@@ -67,6 +67,8 @@ class Trace:
     insight: Insight | None = None
     _sums: dict[int, tuple[int, ndarray]] = field(default_factory=dict, init=False)
     _groups: tuple[int, dict[tuple, list[int]]] = field(default=(0, {}), init=False)
+    _arrived: dict[int, list[tuple[int, Edge]]] = field(default_factory=dict, init=False)
+    _read: tuple[int, int] = field(default=(0, 0), init=False)  # the last step, its edges
 
     def __repr__(self) -> str:
         return f"<Trace of {len(self.steps)} steps back from {self.recording.name(self.start)}>"
@@ -122,12 +124,14 @@ class Trace:
             self._groups = len(self.steps), groups
         return groups[self.call(step).part]
 
-    def edges_to(self, number: int) -> Iterator[tuple[int, Edge]]:
-        """Yield the contributions to a value's cotangent, each with the index of its step."""
-        for i, step in enumerate(self.steps):
-            for edge in step.edges:
-                if edge.parent == number:
-                    yield i, edge
+    def edges_to(self, number: int) -> list[tuple[int, Edge]]:
+        """Return the contributions to a value's cotangent, each with the index of its step."""
+        first, known = self._read
+        for i, step in enumerate(self.steps[first:], first):  # what came since the last call
+            for edge in step.edges[known:]:
+                self._arrived.setdefault(edge.parent, []).append((i, edge))
+            self._read, known = (i, len(step.edges)), 0
+        return self._arrived.get(number, [])
 
     def cotangent_of(self, number: int, before: int | None = None) -> ndarray | None:
         """Return a value's cotangent: the sum of all contributions, or of those before a step.
