@@ -18,7 +18,7 @@ from autograd.modes import observing
 from autograd.precision import all_in_single, is_half
 
 if TYPE_CHECKING:
-    from autograd.op import Op, Rule
+    from autograd.op import Op
 
 _ARRAYS: tuple = (ndarray, np.generic, TensorBase)
 
@@ -165,11 +165,16 @@ def _kind(value: Any) -> str:
 # ---- second derivatives: the residuals become Tensors, and the rules are recorded
 
 
-def _arguments(op: Op, rule: Rule, parents: tuple) -> dict[int, Any]:
-    """Return the parents of a rule by the position of their argument, constants left out."""
+def _arguments(op: Op, steps: tuple) -> dict[int, Any]:
+    """Return the parents of a node by the position of their argument, constants left out."""
     if op.variadic:
         return {}
-    return {i: p for i, p in zip(rule.positions, parents, strict=True) if p is not None}
+    return {
+        i: parent
+        for rule, _, parents in steps
+        for i, parent in zip(rule.positions, parents, strict=True)
+        if parent is not None
+    }
 
 
 def as_tensors(op: Op, node: Node, steps: tuple, sources: tuple[int, ...], residuals: Any) -> list:
@@ -178,10 +183,9 @@ def as_tensors(op: Op, node: Node, steps: tuple, sources: tuple[int, ...], resid
     The several outputs of an op have nodes that are not known here, and stay plain: a rule that
     reads them computes them again from the arguments.
     """
-    # `out` stands behind the arguments
-    nodes: dict[int, Any] = {} if op.multiple else {len(op.names): node}
-    for rule, _, parents in steps:
-        nodes.update(_arguments(op, rule, parents))
+    nodes = _arguments(op, steps)
+    if not op.multiple:
+        nodes[len(op.names)] = node  # `out` stands behind the arguments
     values = [
         new_tensor(value, nodes[source]) if source in nodes else value
         for source, value in zip(sources, residuals, strict=True)
@@ -205,10 +209,9 @@ def differentiate_reference(op: Op, steps: tuple, g: Any, oldest: int, alias: Op
     everything on the tape: the inner backward pass ends there.
     """
     kept: dict[int, Any] = {}
-    nodes: dict[int, Node] = {}
-    for rule, residuals, parents in steps:
+    for rule, residuals, _ in steps:
         kept.update(zip(rule.sources, residuals, strict=True))
-        nodes.update(_arguments(op, rule, parents))
+    nodes = _arguments(op, steps)
     all_kept = all(i in kept for i in range(len(op.names)))
     if op.variadic or op.reference_function is None or not all_kept:
         raise RuntimeError(
