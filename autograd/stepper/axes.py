@@ -123,9 +123,12 @@ class _Links:
 
     def root(self, place: Place) -> Place:
         """Return the axis that stands for the set of an axis."""
-        while place in self.above:
-            place = self.above[place]
-        return place
+        root = place
+        while root in self.above:
+            root = self.above[root]
+        while place != root:  # so that the next search has one step
+            self.above[place], place = root, self.above[place]
+        return root
 
     def join(self, a: Place, b: Place) -> None:
         """Note that two axes are the same."""

@@ -173,7 +173,7 @@ d_sum_1 = d_e                                       # dx = g  ()
 d_multiply_1 = restore(d_sum_1, (2,), None, False)  # dx_i = g  (2,)
 d_w2 = d_multiply_1 * h                             # dx = g · y  (2,)
 d_h = d_multiply_1 * w2                             # dy = g · x  (2,)
-d_z = d_h * (1 - np.square(h))                      # dx = g · (1 - tanh(x)^2)  (2,)
+d_z = d_h - d_h * h * h                             # dx = g · (1 - tanh(x)^2)  (2,)
 d_matmul_1 = d_z                                    # dx = g  (2,)
 d_b1 = d_z                                          # dy = g  (2,)
 d_W1 = matmul_vjp_x(d_matmul_1, x, (2, 2))          # (2, 2)"""
