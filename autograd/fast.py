@@ -15,7 +15,7 @@ the environment switches the shortcuts off: results are the same, bit for bit.
 from __future__ import annotations
 
 import os
-from heapq import heappush
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,7 @@ def visit_plain(
     retain_graph: bool,
     create_graph: bool,
 ) -> tuple:
-    """Visit a node, and go on as long as one node follows; the loop of `engine.differentiate`.
+    """Visit a node and those after it, as the loop of `engine.differentiate` does.
 
     In a chain such as ``tanh(sin(exp(x)))`` nothing waits but the next node, so the next node is
     visited at once, without a turn through the heap.
@@ -145,8 +145,8 @@ def visit_plain(
     Returns
     -------
     node, cotangent
-        A node that is not plain, a leaf, or a wanted node, for `differentiate` to visit; or
-        ``(None, None)``.
+        The first node that is not plain, a leaf, or a wanted node, for `differentiate` to visit; or
+        ``(None, None)`` if no node waits.
     """
     op: Any
     while True:
@@ -185,9 +185,13 @@ def visit_plain(
                 heappush(heap, -number)
         if not retain_graph:
             node.steps = None
-        if following is None:
+        if following is not None:
+            node, cotangent = following, contribution
+        elif heap:
+            number = -heappop(heap)
+            node, cotangent = nodes.pop(number), sums.pop(number)
+        else:
             return None, None
-        node, cotangent = following, contribution
 
 
 if os.environ.get("AUTOGRAD_SHORTCUTS", "1") != "0":

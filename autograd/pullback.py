@@ -167,14 +167,13 @@ def _kind(value: Any) -> str:
 
 def _arguments(op: Op, steps: tuple) -> dict[int, Any]:
     """Return the parents of a node by the position of their argument, constants left out."""
-    if op.variadic:
-        return {}
-    return {
-        i: parent
-        for rule, _, parents in steps
-        for i, parent in zip(rule.positions, parents, strict=True)
-        if parent is not None
-    }
+    found = {}
+    if not op.variadic:
+        for rule, _, parents in steps:
+            for i, parent in enumerate(parents):
+                if parent is not None:
+                    found[rule.positions[i]] = parent
+    return found
 
 
 def as_tensors(op: Op, node: Node, steps: tuple, sources: tuple[int, ...], residuals: Any) -> list:
@@ -186,10 +185,10 @@ def as_tensors(op: Op, node: Node, steps: tuple, sources: tuple[int, ...], resid
     nodes = _arguments(op, steps)
     if not op.multiple:
         nodes[len(op.names)] = node  # `out` stands behind the arguments
-    values = [
-        new_tensor(value, nodes[source]) if source in nodes else value
-        for source, value in zip(sources, residuals, strict=True)
-    ]
+    values = list(residuals)
+    for i, source in enumerate(sources):
+        if source in nodes:
+            values[i] = new_tensor(values[i], nodes[source])
     if op.variadic and 0 in sources:
         (_, _, parents) = steps[0]
         i = sources.index(0)
