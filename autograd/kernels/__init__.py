@@ -50,15 +50,18 @@ class use_kernels:
         if callable(enabled):
             raise TypeError(f"use_kernels: {enabled!r:.60} is no bool; write @use_kernels(True)")
         self._enabled = enabled
-        _switches.append(self)
-        _switch()
+        self.__enter__()
 
     def __enter__(self) -> use_kernels:
+        if self not in _switches:
+            _switches.append(self)
+        _switch()
         return self
 
     def __exit__(self, *_: object) -> None:
         # not "as it was before": of two threads, the one that began first may end first
-        _switches.remove(self)
+        if self in _switches:
+            _switches.remove(self)
         _switch()
 
     def __call__(self, function: Any) -> Any:

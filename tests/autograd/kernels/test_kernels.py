@@ -732,6 +732,17 @@ def test_switches_of_two_threads_end_in_any_order():
         assert kernels_enabled() == before
 
 
+def test_a_switch_may_be_used_again():
+    before = kernels_enabled()
+    off = use_kernels(False)
+    for _ in range(2):
+        with off:
+            assert not kernels_enabled()
+        assert kernels_enabled() == before
+    off.__exit__()
+    assert kernels_enabled() == before
+
+
 def heads_of(qkv, n_head):
     """Return queries, keys and values (B, H, T, D) as views of one array (B, T, 3 H D)."""
     B, T, _ = qkv.shape
