@@ -69,6 +69,13 @@ def address_of(process, folder):
     raise AssertionError((folder / "log").read_text())
 
 
+def shown(cell):
+    """Return the page below a cell, scrolled into view: Chromium draws no frame out of sight."""
+    frame = cell.locator("iframe[title='backpropagation']")
+    frame.scroll_into_view_if_needed()
+    return frame.content_frame
+
+
 def test_a_notebook_shows_the_page_and_answers(browser, lab):
     """A number opens as its sum, and a changed weight is computed in the kernel; a kata judges."""
     page = browser.new_page(viewport={"width": 1366, "height": 900})
@@ -80,10 +87,11 @@ def test_a_notebook_shows_the_page_and_answers(browser, lab):
     cells.first.locator(".cm-content").click()
     for _ in CELLS:
         page.keyboard.press("Shift+Enter")
-    pass_, kata, lesson = (
-        cell.frame_locator("iframe[title='backpropagation']") for cell in cells.all()[: len(CELLS)]
-    )
-    pass_.locator("#inspector h2").wait_for()
+    ready = ("#inspector h2", "#rule-x", "text=lesson 1, part 1 of")
+    for at in reversed(range(len(CELLS))):  # after the last, the notebook scrolls no more by itself
+        shown(cells.nth(at)).locator(ready[at]).wait_for()
+
+    pass_ = shown(cells.nth(0))
     pass_.locator("footer button:text('next')").click()
     pass_.locator('[title="d(W)[0, 1]"]').first.click()
     assert pass_.locator("#sum").inner_text() == "d(W)[0, 1] = 4"
@@ -97,10 +105,12 @@ def test_a_notebook_shows_the_page_and_answers(browser, lab):
     loss = pass_.locator("#outcome tr:nth-child(2) td").all_inner_texts()
     assert loss == ["11.5", "29.5"]  # a change of 3 in W[1, 0], times 2 + 4
 
+    kata = shown(cells.nth(1))
     kata.locator("#rule-x").fill("g * (1 - out**2)")
     kata.locator("#rules button:text-is('check')").click()
     kata.locator(".verdict.right").wait_for()
-    lesson.locator("text=lesson 1, part 1 of").wait_for()
+
+    lesson = shown(cells.nth(2))
     lesson.locator("button:text-is('next part')").click()
     lesson.locator("text=lesson 1, part 2 of").wait_for()
     page.close()
