@@ -116,14 +116,12 @@ log_softmax.sample(softmax.sampler)
 
 def as_shape(shape):
     """Return `normalized_shape` as a tuple; it may be a list, or the length of the last axis."""
-    try:
-        return tuple(
-            n.__index__() for n in (shape if isinstance(shape, tuple | list) else (shape,))
-        )
-    except AttributeError:
+    sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+    if any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in sizes):
         raise TypeError(
             f"normalized_shape is {shape!r}; expected an integer, or several in a tuple"
-        ) from None
+        )
+    return sizes
 
 
 def as_rows(x, normalized_shape):

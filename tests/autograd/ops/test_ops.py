@@ -981,6 +981,7 @@ def test_wrong_static_arguments_are_refused_in_the_forward_pass(name, data):
         (lambda nn, x: nn.softplus(x, beta=(1,)), r"softplus: beta is \(1,\); expected a number"),
         (lambda nn, x: nn.layer_norm(x, 4, eps=None), "layer_norm: eps is None"),
         (lambda nn, x: nn.layer_norm(x, 4.0), "normalized_shape is 4.0; expected an integer"),
+        (lambda nn, x: nn.rms_norm(x, (True,)), r"normalized_shape is \(True,\); expected an in"),
         (lambda nn, x: nn.rms_norm(x, 4, eps="x"), "rms_norm: eps is 'x'"),
         (lambda nn, x: nn.rms_norm(x, 4, eps=-1.0), "eps is -1.0; expected 0 or more"),
         (lambda nn, x: nn.layer_norm(x, 4, eps=np.nan), "eps is nan; expected 0 or more"),
