@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from functools import partial, update_wrapper
 from importlib import import_module
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any
 
 from autograd.blocks import decorated
@@ -86,19 +87,22 @@ def kernels_enabled() -> bool:
     return _wanted and bool(_available)
 
 
-_most_threads = sys.maxsize
+_limits: list[int] = []  # of the `use_threads` blocks that have not ended
+_of_blas: Any = None  # what knows how many threads BLAS had before the first of them
+_limiting = Lock()
 
 
 def most_threads() -> int:
     """Return the largest number of threads that kernels may use, as `use_threads` says."""
-    return _most_threads
+    return min(_limits, default=sys.maxsize)
 
 
 @contextmanager
 def use_threads(n: int) -> Iterator[None]:
     """Let kernels and BLAS use at most n threads inside the block, in the whole process.
 
-    Processes that share the cores of a machine take their parts of the cores by it.
+    Processes that share the cores of a machine take their parts of the cores by it. Where several
+    blocks run, one inside another or in several threads, the smallest n counts.
 
     Examples
     --------
@@ -107,15 +111,26 @@ def use_threads(n: int) -> Iterator[None]:
     ...     most_threads()
     1
     """
+    _limit(_limits.append, n)
+    try:
+        yield
+    finally:
+        _limit(_limits.remove, n)
+
+
+def _limit(change: Callable[[int], None], n: int) -> None:
+    """Add or remove a limit; after the last, BLAS has the threads that it had before the first."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    global _most_threads
-    before, _most_threads = _most_threads, n
-    try:
-        with threadpool_limits(n, user_api="blas"):
-            yield
-    finally:
-        _most_threads = before
+    global _of_blas
+    with _limiting:
+        change(n)
+        if _limits:
+            now = threadpool_limits(min(_limits), user_api="blas")
+            _of_blas = _of_blas or now
+        else:
+            _of_blas.restore_original_limits()
+            _of_blas = None
 
 
 def product_choice(measure: bool = True) -> str:

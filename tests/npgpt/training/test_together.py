@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import threadpoolctl
 from helpers import TEXT, Quiet, npgpt, same_runs, timeless, train_config
 
 import autograd
@@ -288,6 +289,26 @@ def test_threads_are_shared_out():
 
             assert n_threads() == 1
     assert most_threads() > 1000
+
+
+def test_limits_of_two_threads_end_in_any_order():
+    """BLAS has its own threads again when the last block ends, also if it began in another one."""
+
+    def of_blas():
+        pools = threadpoolctl.threadpool_info()
+        return {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
+
+    with threadpoolctl.threadpool_limits(3, user_api="blas"):
+        for first_ends_first in (True, False):
+            blocks = [use_threads(2), use_threads(1)]
+            for block in blocks:
+                block.__enter__()
+            assert most_threads() == 1 and of_blas() == {1}
+            blocks.pop(0 if first_ends_first else 1).__exit__(None, None, None)
+            left = 1 if first_ends_first else 2
+            assert most_threads() == left and of_blas() == {left}
+            blocks.pop().__exit__(None, None, None)
+            assert most_threads() > 1000 and of_blas() == {3}
 
 
 # ---- bad input
