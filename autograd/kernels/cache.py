@@ -34,7 +34,8 @@ from numba.core.serialize import dumps
 from autograd.files import make_folders, replacing
 
 settings: Any = numba.config
-# Who debugs may compile without optimization, say. These kernels are slow, and round otherwise.
+# Settings that change the compiled code. `NUMBA_OPT=0`, say, makes kernels that are slow and
+# round in another way, and that must not be used once the setting is gone.
 COMPILED_BY = "OPT LOOP_VECTORIZE SLP_VECTORIZE BOUNDSCHECK DEBUGINFO_DEFAULT ENABLE_AVX".split()
 PATTERN = "*-" + 16 * "[0-9a-f]" + ".nbc"
 TITLE = b"a kernel of autograd\n"

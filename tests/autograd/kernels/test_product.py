@@ -192,7 +192,7 @@ def test_processes_that_start_together_choose_alike(tmp_path):
     """They measure one after the other, or both find what the first has measured."""
     program = (
         "import sys, time; from autograd.kernels import product as kernels\n"
-        "kernels._faster = lambda *_: time.sleep(0.3) or sys.argv[1]\n"
+        "kernels._faster = lambda *_: time.sleep(1) or sys.argv[1]\n"
         "print(kernels.choice())"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "AUTOGRAD_PRODUCT": "auto"}
