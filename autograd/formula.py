@@ -646,7 +646,8 @@ class Formula:
             values |= self.flat(arguments, out, g, cotangents)
         for name, function in self.given.items():
             values[name] = function(**_named(function, arguments))
-        equations = parse(text, frozenset(values))
+        # what no cotangent was sent to is a name as well: dattn_mask_ts has the subscripts t and s
+        equations = parse(text, frozenset({*values, *(f"d{name}" for name in arguments)}))
         given = dict(values)
         if self.along is not None:
             values |= self._along(equations, values)
@@ -710,8 +711,8 @@ class Formula:
         """Return all arrays flat, and ``at``: the place in the inputs of each output element.
 
         To find the places, the op runs on inputs whose elements are their own places 0, 1, 2, ...
-        It runs a second time with other numbers: an element that stays the same came from no input,
-        such as the zeros of ``pad``, and its place is -1.
+        It runs a second time with other numbers: an element that stays the same came from no input
+        that has a cotangent, such as the zeros of ``pad``, and its place is -1.
         """
         inputs = {name: np.asarray(arguments[name]) for name in cotangents}
         n = sum(x.size for x in inputs.values())
@@ -728,7 +729,8 @@ class Formula:
                 name: part.reshape(x.shape)
                 for (name, x), part in zip(inputs.items(), numbers, strict=True)
             }
-            arrays = [call.pop(name) for name in inputs] if self.op.variadic else []
+            names = [name for name in call if self.op.variadic and re.fullmatch(r"x\d+", name)]
+            arrays = [call.pop(name) for name in names]
             return flat(self.op.forward(*arrays, **call))
 
         at, later = moved(0.0), moved(n + 1.0)

@@ -237,7 +237,10 @@ def exp_normalized(scores, largest):
         (*query_shape[:-1], key_shape[-2]), dropout_p, seed, float
     )
 )
-def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None, query_shape=(2, 2)):
+def _(
+    attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None,
+    query_shape=(2, 2), key_shape=(2, 2),
+):  # fmt: skip
     mask, added = "attn_mask_ts", ""
     hidden = " - ∞ · [s > t]" if is_causal else ""
     if window_size is not None:
@@ -250,7 +253,12 @@ def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None, query_sha
             added = f" + {mask}"
     dropped = " · r_ts" if dropout_p else ""
     weights = "p_ts = exp(a_ts - m_t) / Σ_u exp(a_tu - m_t)"
-    if attn_mask is not None and not sees_a_key(attn_mask, query_shape[-2], is_causal, window_size):
+    seen = np.ones((1, 1), bool)
+    if is_causal:
+        seen = seen_keys(query_shape[-2], key_shape[-2], window_size)
+    if attn_mask is not None:
+        seen = seen & (attn_mask if attn_mask.dtype == bool else attn_mask > -np.inf)
+    if not seen.any(axis=-1).all():
         weights = """
             z_t = Σ_u [a_tu > -∞] · exp(a_tu - m_t)
             p_ts = [z_t > 0] · (exp(a_ts - m_t) / z_t)  # 0 for a query that sees no key
@@ -269,13 +277,12 @@ def _(attn_mask=None, dropout_p=0.0, is_causal=True, window_size=None, query_sha
     """
 
 
-def sees_a_key(attn_mask, n_queries, is_causal, window_size):
-    """Return whether every query sees at least one key under a mask."""
-    seen = attn_mask if attn_mask.dtype == bool else attn_mask > -np.inf
-    if is_causal:
-        t, s = np.arange(n_queries)[:, None], np.arange(seen.shape[-1])
-        seen = seen & (s <= t) & (s > t - (window_size or n_queries))
-    return bool(seen.any(axis=-1).all())
+def seen_keys(n_queries, n_keys, window_size):
+    """Return which keys each query sees if attention is causal: booleans (T, S)."""
+    seen = np.tri(n_queries, n_keys, dtype=bool)
+    if window_size is not None:
+        seen &= ~np.tri(n_queries, n_keys, -window_size, dtype=bool)
+    return seen
 
 
 @attention.vjp("query", "key", "value", "attn_mask")
@@ -389,12 +396,8 @@ class QueryBlocks:
 @attention.reference
 def _(query, key, value, attn_mask, dropout_p, is_causal, scale, seed, window_size=None):
     scores = query @ np.swapaxes(key, -1, -2) * scale  # (..., T, S)
-    n_queries, n_keys = scores.shape[-2:]
     if is_causal:
-        seen = np.tri(n_queries, n_keys, dtype=bool)
-        if window_size is not None:
-            seen &= ~np.tri(n_queries, n_keys, -window_size, dtype=bool)
-        scores = np.where(seen, scores, -np.inf)
+        scores = np.where(seen_keys(*scores.shape[-2:], window_size), scores, -np.inf)
     if attn_mask is not None:
         boolean = attn_mask.dtype == bool
         scores = np.where(attn_mask, scores, -np.inf) if boolean else scores + attn_mask
@@ -424,6 +427,6 @@ def _(draw):
     ]
     mask = draw.choice([None, mask, draw.array(shape=draw.choice(sizes))])
     is_causal = draw.boolean()
-    window_size = draw.choice([None, 1, 2]) if is_causal and n_queries <= n_keys else None
+    window_size = draw.choice([None, 1, 2]) if is_causal else None
     dropout_p, seed = draw.choice([0.0, 0.4]), draw.integer(0, 99)
     return draw.call(query, key, value, mask, dropout_p, is_causal, 0.7, seed, window_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import islice, product
@@ -103,7 +103,7 @@ def write_with_numbers(
     if formula.moves_axes(evaluation.given):
         labels = None  # the axes here are not those of the arrays
     definitions: dict[str, _Ranged] = {}
-    for ranged in _with_ranges(equations, evaluation):
+    for ranged in _with_ranges(equations, evaluation, numbers.arguments):
         equation = ranged.equation
         name, subscripts = equation.left if isinstance(equation.left, Name) else ("", ())
         if name and name not in evaluation.values:
@@ -147,9 +147,12 @@ class _Ranged(NamedTuple):
         return [subscript.name for subscript in self.equation.left.subscripts]
 
 
-def _with_ranges(equations: tuple[Equation, ...], evaluation: Evaluation) -> Iterator[_Ranged]:
+def _with_ranges(
+    equations: tuple[Equation, ...], evaluation: Evaluation, arguments: Iterable[str]
+) -> Iterator[_Ranged]:
     """Yield equations with the ranges of their indices: one letter may differ between equations."""
-    stand_ins = Evaluation((), evaluation.values)  # also of what the equations define
+    like = {f"d{name}": evaluation.values[name] for name in arguments}  # if none was sent to it
+    stand_ins = Evaluation((), like | evaluation.values)  # also of what the equations define
     ranges: dict[str, int] = {}
     for equation in equations:
         ranges = ranges | stand_ins.find_ranges(equation)

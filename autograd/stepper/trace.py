@@ -68,7 +68,7 @@ class Trace:
     _sums: dict[int, tuple[int, ndarray]] = field(default_factory=dict, init=False)
     _groups: tuple[int, dict[tuple, list[int]]] = field(default=(0, {}), init=False)
     _arrived: dict[int, list[tuple[int, Edge]]] = field(default_factory=dict, init=False)
-    _read: tuple[int, int] = field(default=(0, 0), init=False)  # the last step, its edges
+    _read: tuple[int, int] = field(default=(0, 0), init=False)  # up to where `_arrived` knows
 
     def __repr__(self) -> str:
         return f"<Trace of {len(self.steps)} steps back from {self.recording.name(self.start)}>"
@@ -126,7 +126,7 @@ class Trace:
 
     def edges_to(self, number: int) -> list[tuple[int, Edge]]:
         """Return the contributions to a value's cotangent, each with the index of its step."""
-        first, known = self._read
+        first, known = self._read  # the last step that was read, and how many of its edges
         for i, step in enumerate(self.steps[first:], first):  # what came since the last call
             for edge in step.edges[known:]:
                 self._arrived.setdefault(edge.parent, []).append((i, edge))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import autograd
 from autograd import nn
 from autograd.formula import FormulaError
+from autograd.page.contents import collect
 from autograd.stepper import trace
 from autograd.stepper.session import Session
 from autograd.stepper.stops import CommandError
@@ -68,6 +69,35 @@ def test_formulas_agree_with_ops_near_the_ends_of_the_range(name):
     check()
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_formulas_where_one_argument_alone_has_a_gradient(name):
+    """The others are plain arrays: nothing is sent to them, and their gradients are left out."""
+    op = autograd.REGISTRY[name]
+
+    @settings(max_examples=4)
+    @given(data=st.data())
+    def check(data):
+        call = data.draw(op_calls(op))
+        given = as_leaves(op, call)
+        for only in (i for i, x in enumerate(given) if isinstance(x, autograd.Tensor)):
+            args = [
+                x if i == only else y for i, (x, y) in enumerate(zip(given, call.args, strict=True))
+            ]
+            with autograd.record():
+                out = op(*args, **call.kwargs)
+                loss = sum(y.astype(float).sum() for y in several(out))
+            session = Session(trace(loss))
+            for i, step in enumerate(session.trace.steps):
+                if session.trace.call(step).op is op and op.stated:
+                    for row in shown_rows(session.go(i)):
+                        assert not re.search(r"and the op has (?!-?inf|nan)", row), row
+            for entry in collect(session.trace)["calls"]:
+                others = {f"d{x}" for x in (*entry["constants"], *entry["off_tape"])}
+                assert not others & {equation["name"] for equation in entry.get("equations", ())}
+
+    check()
+
+
 def formula_of(loss, at=0):
     return shown_rows(Session(trace(loss)).go(at))
 
@@ -107,6 +137,38 @@ def test_a_mask_hides_what_is_infinite():
     with autograd.record(), np.errstate(all="ignore"):
         loss = np.where(np.array([False, True]), x, 0.0).sum()
     assert "d(x)[0] = 1 · 0 = 0" in formula_of(loss, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(attn_mask=np.array([[True, True], [False, False], [True, False]])),
+        dict(attn_mask=np.array([[0.0, 1.0], [-np.inf, -np.inf], [0.5, -np.inf]])),
+        dict(attn_mask=np.array([[True], [False], [True]])),
+        dict(attn_mask=np.array([[False, True]]), is_causal=True),
+        dict(is_causal=True, window_size=1),
+    ],
+)
+def test_a_query_that_sees_no_key(options):
+    """Three queries and two keys; one query, at least, sees no key, and its result is 0."""
+    q = autograd.tensor(np.array([[1.0], [2.0], [3.0]]), requires_grad=True)
+    k = autograd.tensor(np.array([[1.0], [0.5]]), requires_grad=True)
+    with autograd.record():
+        y = nn.scaled_dot_product_attention(q, k, np.array([[1.0], [2.0]]), **options)
+        loss = y.sum()
+    assert (y.numpy() == 0).any()
+    rows = formula_of(loss, 1)
+    assert "nan" not in str(rows) and "and the op has" not in str(rows)
+    assert any(row.startswith("y[") and row.endswith("= 0") for row in rows)
+
+
+def test_the_singular_values_of_zeros():
+    """The vectors of a value of 0 are not determined; what does not use them is."""
+    x = autograd.tensor(np.zeros((1, 1)), requires_grad=True)
+    with autograd.record():
+        loss = np.linalg.svd(x)[1].sum()
+    rows = formula_of(loss, len(Session(trace(loss)).trace.steps) - 1)
+    assert "nan" not in str(rows) and "and the op has" not in str(rows)
 
 
 def test_a_number_beyond_the_range_of_its_dtype():
