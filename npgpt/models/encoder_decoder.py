@@ -496,7 +496,9 @@ class EncoderDecoder(GPT):
                 spread = config.initializer_range
                 if config.scale_embedding:
                     spread = 1 / math.sqrt(config.n_embd)
-            parameter.data[...] = spread * generator.standard_normal(parameter.shape, np.float32)
+            draw = generator.standard_normal(parameter.shape, np.float32)
+            draw *= spread  # in place: a table can be a third of a model
+            parameter.data[...] = draw
         table.data[config.pad_token_id] = 0
 
     def encode(self, input_ids: ndarray, attention_mask: ndarray | None = None) -> Memory:

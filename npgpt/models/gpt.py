@@ -240,7 +240,8 @@ class GPT(Module):
                 continue  # biases are 0, the weights of norms 1
             shrink = math.sqrt(config.n_branches) if name.endswith(self.branch_ends) else 1
             draw = generator.standard_normal(parameter.shape, np.float32)
-            parameter.data[...] = draw * (config.initializer_range / shrink)
+            draw *= config.initializer_range / shrink  # in place: a table can be a third of a model
+            parameter.data[...] = draw
 
     @property
     def predicts_tokens(self) -> bool:
