@@ -20,7 +20,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial, update_wrapper
 from importlib import import_module
 from importlib.util import find_spec
@@ -123,7 +123,8 @@ def _limit(change: Callable[[int], None], n: int) -> None:
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     global _of_blas
-    with _limiting:
+    blas = sys.modules.get("autograd.kernels.blas")  # another thread may be inside a product
+    with _limiting, blas.as_outside() if blas else nullcontext():
         change(n)
         if _limits:
             now = threadpool_limits(min(_limits), user_api="blas")

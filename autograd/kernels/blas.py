@@ -111,6 +111,22 @@ def one_thread() -> Iterator[None]:
                 blas.scipy_openblas_set_num_threads64_(_before)
 
 
+@contextmanager
+def as_outside() -> Iterator[None]:
+    """Give BLAS the threads that it has outside of `one_thread`; their number may change then."""
+    global _before
+    blas = library()
+    with _lock:
+        if _inside:
+            blas.scipy_openblas_set_num_threads64_(_before)
+        try:
+            yield
+        finally:
+            if _inside:
+                _before = blas.scipy_openblas_get_num_threads64_()
+                blas.scipy_openblas_set_num_threads64_(1)
+
+
 def n_threads() -> int:
     """Return how many threads BLAS has, outside of `one_thread`."""
     blas = library()

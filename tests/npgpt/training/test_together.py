@@ -291,24 +291,44 @@ def test_threads_are_shared_out():
     assert most_threads() > 1000
 
 
+def threads_of_blas():
+    pools = threadpoolctl.threadpool_info()
+    return {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
+
+
 def test_limits_of_two_threads_end_in_any_order():
     """BLAS has its own threads again when the last block ends, also if it began in another one."""
-
-    def of_blas():
-        pools = threadpoolctl.threadpool_info()
-        return {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
-
     with threadpoolctl.threadpool_limits(3, user_api="blas"):
         for first_ends_first in (True, False):
             blocks = [use_threads(2), use_threads(1)]
             for block in blocks:
                 block.__enter__()
-            assert most_threads() == 1 and of_blas() == {1}
+            assert most_threads() == 1 and threads_of_blas() == {1}
             blocks.pop(0 if first_ends_first else 1).__exit__(None, None, None)
             left = 1 if first_ends_first else 2
-            assert most_threads() == left and of_blas() == {left}
+            assert most_threads() == left and threads_of_blas() == {left}
             blocks.pop().__exit__(None, None, None)
-            assert most_threads() > 1000 and of_blas() == {3}
+            assert most_threads() > 1000 and threads_of_blas() == {3}
+
+
+def test_a_limit_begins_and_ends_while_another_thread_multiplies():
+    """Products keep BLAS on one thread for a moment; after them the limit counts."""
+    blas = pytest.importorskip("autograd.kernels.blas")
+    if not blas.usable():
+        pytest.skip("NumPy has no OpenBLAS of its own here")
+    with threadpoolctl.threadpool_limits(3, user_api="blas"):
+        product, limit = blas.one_thread(), use_threads(2)
+        product.__enter__()
+        limit.__enter__()
+        assert blas.n_threads() == 2
+        product.__exit__(None, None, None)
+        assert blas.n_threads() == 2 and threads_of_blas() == {2}
+
+        product = blas.one_thread()
+        product.__enter__()
+        limit.__exit__(None, None, None)
+        product.__exit__(None, None, None)
+        assert blas.n_threads() == 3 and threads_of_blas() == {3}
 
 
 # ---- bad input
