@@ -104,6 +104,13 @@ def use_threads(n: int) -> Iterator[None]:
     Processes that share the cores of a machine take their parts of the cores by it. Where several
     blocks run, one inside another or in several threads, the smallest n counts.
 
+    Raises
+    ------
+    TypeError
+        If n is no integer.
+    ValueError
+        If n is less than 1.
+
     Examples
     --------
     >>> from autograd.kernels import most_threads, use_threads
@@ -111,6 +118,9 @@ def use_threads(n: int) -> Iterator[None]:
     ...     most_threads()
     1
     """
+    from autograd.ops.checks import check_count
+
+    check_count("use_threads", "n", n, 1)
     _limit(_limits.append, n)
     try:
         yield

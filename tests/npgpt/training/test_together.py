@@ -291,6 +291,15 @@ def test_threads_are_shared_out():
     assert most_threads() > 1000
 
 
+@pytest.mark.parametrize("n", [0, -1, True, 1.5, "2", None])
+def test_a_wrong_number_of_threads_is_refused(n):
+    """The error changes nothing: no later block meets the wrong number."""
+    with pytest.raises((TypeError, ValueError), match="use_threads: n is .*expected"):
+        with use_threads(n):
+            pass
+    assert most_threads() > 1000
+
+
 def threads_of_blas():
     pools = threadpoolctl.threadpool_info()
     return {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
