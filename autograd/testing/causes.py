@@ -88,15 +88,22 @@ def _common(looks: list[Look]) -> str:
     for detector in DETECTORS:
         if detector not in BASIC and not all(look.scale for look in looks):
             return ""  # zeros resemble too much
-        found: list[list[str]] = [[] for _ in looks]
-        with suppress(Exception):  # a detector may use a point outside of the function's domain
-            found = [list(detector(look)) for look in looks]
+        found = [_causes(detector, look) for look in looks]
         for cause in found[0]:
             if all(cause in causes for causes in found):
                 return cause
         if detector in BASIC and any(found):
             return ""  # what follows is for finite gradients that are linear in g
     return ""
+
+
+def _causes(detector: Callable[[Look], Iterator[str]], look: Look) -> list[str]:
+    """Return the causes that a detector yields, before an error if it raises one."""
+    causes = []
+    with suppress(Exception):  # a detector may use a point outside of the function's domain
+        for cause in detector(look):
+            causes.append(cause)
+    return causes
 
 
 # ---- a mistake in the numbers
@@ -275,11 +282,10 @@ def _with_one_shape(look: Look, j: int) -> Look | None:
     try:
         pair = np.broadcast_arrays(look.x, arrays[j])
         arrays[look.position], arrays[j] = (np.array(x) for x in pair)
-        outputs = look.problem.values(arrays)
-    except Exception:  # the function does not broadcast them
+        repeated = look.at(arrays)
+    except Exception:  # the function does not broadcast them, or the rule knows their shapes
         return None
-    same = all(map(np.array_equal, outputs, look.outputs))
-    return look.at(arrays) if same else None
+    return repeated if all(map(np.array_equal, repeated.outputs, look.outputs)) else None
 
 
 def not_transposed(look: Look) -> Iterator[str]:
@@ -346,13 +352,25 @@ def summed(look: Look) -> Iterator[str]:
         if not alone and (c == 1 or (c and abs(c - n) < 1e-6 * n)):
             yield f"a {'sum' if c == 1 else 'mean'} over axis {axis} is missing"
         if look.agrees(gradient - gradient.mean(axis, keepdims=True)):
-            yield f"the mean over axis {axis} is not subtracted"
+            how = "subtracted too often" if _is_opposite(look) else "not subtracted"
+            yield f"the mean over axis {axis} is {how}"
         if look.is_whole:
             right = look.numeric.reshape(gradient.shape)
             total = _spread(right.sum(axis, keepdims=True), n, axis)
             for text, candidate in (("sum", total), ("mean", total / n)):
                 if close(gradient, candidate, float(np.max(np.abs(candidate)))):
                     yield f"a {text} over axis {axis} too many"
+
+
+def _is_opposite(look: Look) -> bool:
+    """Return whether the error has the other sign than the derivatives of elements by themselves.
+
+    A mean is taken away from these derivatives. If it is not, they are too large.
+    """
+    if look.out is None or look.out.shape != look.x.shape or look.matrices is None:
+        return False
+    rule, right = map(np.diag, look.matrices)
+    return bool((rule - right) @ right < 0)
 
 
 def repeated(look: Look) -> Iterator[str]:

@@ -188,6 +188,13 @@ def replaced(x: ndarray, values: ndarray) -> ndarray:
     return y
 
 
+def with_values(look: Look, j: int, x: ndarray) -> list[ndarray]:
+    """Return the arrays of a look with other values for one of them."""
+    arrays = list(look.problem.arrays)
+    arrays[j] = replaced(arrays[j], x)
+    return arrays
+
+
 def other_cotangents(cotangents: Arrays, random: np.random.Generator) -> list[ndarray]:
     """Return random cotangents of the same shapes."""
     return [random.choice([-1, 1], u.shape) * random.uniform(0.5, 2, u.shape) for u in cotangents]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy import ndarray
 
-from autograd.testing.look import Look, close, orders, replaced
+from autograd.testing.look import Look, close, orders, replaced, with_values
 from autograd.testing.problem import Arrays
 
 FACTORS = 10.0, 30.0, 90.0  # by which inputs are larger, to see how an error falls
@@ -22,7 +22,7 @@ def evaluated_at_out(look: Look) -> Iterator[str]:
     if look.out is None or look.out.shape != look.x.shape:
         return
     name = look.problem.names[look.position]
-    at_out = _with(look, look.position, look.out)
+    at_out = with_values(look, look.position, look.out)
     if close(look.found, look.at(at_out).numeric, look.scale):
         yield f"the derivative is taken at out, and not at {name}"
     elif _is_right_for(look, at_out):
@@ -34,7 +34,7 @@ def negated_input(look: Look) -> Iterator[str]:
     if not look.is_elementwise:
         return
     name = look.problem.names[look.position]
-    other = look.at(_with(look, look.position, -look.x))
+    other = look.at(with_values(look, look.position, -look.x))
     if close(look.found, other.numeric, look.scale):
         yield f"the derivative is taken at -{name}, and not at {name}: are branches exchanged?"
 
@@ -65,7 +65,7 @@ def reordered_input(look: Look) -> Iterator[str]:
     """Yield which input the rule must transpose, reverse or shift."""
     for j, x in enumerate(look.problem.arrays):
         for text, other in orders(x):
-            if other.shape == x.shape and _is_right_for(look, _with(look, j, other)):
+            if other.shape == x.shape and _is_right_for(look, with_values(look, j, other)):
                 yield f"in the use of {look.problem.names[j]}: {text}"
 
 
@@ -76,7 +76,7 @@ def symmetric_input(look: Look) -> Iterator[str]:
         if look.at(look.problem.arrays, [(g + g.swapaxes(-1, -2)) / 2]).is_right():
             yield "right only if g is symmetric: a transpose of g is missing"
     for j, x in enumerate(look.problem.arrays):
-        if _is_square(x) and look.at(_with(look, j, (x + x.swapaxes(-1, -2)) / 2)).is_right():
+        if _is_square(x) and look.at(with_values(look, j, (x + x.swapaxes(-1, -2)) / 2)).is_right():
             name = look.problem.names[j]
             yield f"right only if {name} is symmetric: a transpose of {name} is missing"
 
@@ -138,18 +138,11 @@ def without_eps(look: Look) -> Iterator[str]:
     """
     errors = []
     for factor in FACTORS:
-        other = look.at(_with(look, look.position, factor * look.x))
+        other = look.at(with_values(look, look.position, factor * look.x))
         errors.append(np.max(np.abs(other.found - other.numeric)) / other.scale)
     falls = errors[0] / errors[1], errors[1] / errors[2]
     if errors[0] < 0.1 and any(np.allclose(falls, fall, rtol=0.2) for fall in (3, 9)):
         yield "the error falls as the input grows: a small term, such as eps, is missing"
-
-
-def _with(look: Look, j: int, x: ndarray) -> list[ndarray]:
-    """Return the arrays of a look with other values for one of them."""
-    arrays = list(look.problem.arrays)
-    arrays[j] = replaced(arrays[j], x)
-    return arrays
 
 
 def _is_right_for(look: Look, arrays: Arrays, cotangents: Sequence[ndarray] | None = None) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy import ndarray
 
-from autograd.testing.look import Look, coefficient
+from autograd.testing.look import Look, coefficient, with_values
 
 
 def place(look: Look) -> Iterator[str]:
@@ -71,15 +71,24 @@ def one_hot(look: Look) -> Iterator[str]:
     g = look.cotangents[0] if look.out is not None else np.zeros(0)
     if not look.is_whole or (g.size != 1 and g.shape != look.x.shape) or look.wrong.all():
         return
-    error = (look.found - look.numeric) / np.broadcast_to(g.reshape(-1), look.found.shape)
+    error = _error_per_g(look)
     c = float(np.max(np.abs(error)))
     if np.any(np.abs(np.abs(error[look.wrong]) - c) > 1e-5 * c):
         return
+    if look.x.ndim:  # a one-hot array does not follow the values of the input
+        elsewhere = look.at(with_values(look, look.position, np.roll(look.x, 1)))
+        if np.any(np.abs(_error_per_g(elsewhere) - error) > 1e-5 * c):
+            return
     more, less = (_elements(look.wrong & (sign * error > 0), look) for sign in (1, -1))
     if more and less:
         yield f"{coefficient(c)}g too much at {more}, too little at {less}: another one-hot array"
     else:
         yield f"a term {coefficient(c if less else -c)}g is missing at {less or more}"
+
+
+def _error_per_g(look: Look) -> ndarray:
+    g = look.cotangents[0].reshape(-1)
+    return (look.found - look.numeric) / np.broadcast_to(g, look.found.shape)
 
 
 def _elements(mask: ndarray, look: Look) -> str:

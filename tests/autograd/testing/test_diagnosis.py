@@ -313,6 +313,10 @@ FAULTS = {
         "the term of x - mean(x) in (x - mean(x)) ** 2 is missing", standardized,
         functools.partial(standardized_rule, variance=0.0), [ROWS],
     ),
+    "norm with the mean's term twice": Fault(
+        "the mean over axis 1 is subtracted too often", standardized,
+        functools.partial(standardized_rule, mean=2.0), [ROWS],
+    ),
     "centring": Fault("the mean over axis 1 is not subtracted",
                       lambda x: x - x.mean(1, keepdims=True), lambda g, x: g.copy(), [X]),
     "log-softmax": Fault(
@@ -515,7 +519,16 @@ FAULTS = {
         "g is summed over axis 0 before the product, and not after it", np.multiply,
         lambda g, x, s: (g * s, g.sum(0) * x.sum(0)), [X, V],
     ),
+    "swapped in a rule that sums rows": Fault(
+        "inputs swapped: this is what input 1", lambda x, w, b: x @ w.T + b,
+        lambda g, x, w, b: (g.T @ x, g @ w, g.sum(0)), [SQUARE, W, V],
+    ),
     # branches, frequencies, borders
+    "a branch without its factor": Fault(
+        "g passes from 0.5 * (absolute(x) - 0.25) to absolute(x) - 0.25 unchanged",
+        lambda x: np.where(np.abs(x) < 0.5, x * x / 2, 0.5 * (np.abs(x) - 0.25)),
+        lambda g, x: g * np.where(np.abs(x) < 0.5, x, np.sign(x)), [np.linspace(-1, 1.1, 8)],
+    ),
     "exchanged branches": Fault("the derivative is taken at -x, and not at x", leaky,
                                 lambda g, x: np.where(x > 0, 0.1 * g, g), [X]),
     "the weights of rfft": Fault(
