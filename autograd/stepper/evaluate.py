@@ -81,6 +81,20 @@ def namespace(session: Session, text: str) -> tuple[Namespace, str]:
     return space, re.sub(r"(?<![\w.)\]])[A-Za-z]\w*(\.\w+)+(?!\w|\()", dotted, text)
 
 
+def tensors_advice(text: str) -> str:
+    """Return what to write in the place of an attribute that tensors have, and arrays have not.
+
+    >>> tensors_advice("2 * W1.grad")
+    'W1 is an array of NumPy here; its gradient is d(W1)'
+    """
+    found = re.search(r"([\w.\[\]'\"]+)\.(grad\b|(?:numpy|detach|cpu)\(\))", text)
+    if not found:
+        return ""
+    name, attribute = found.groups()
+    advice = f"its gradient is d({name})" if attribute == "grad" else f"leave out .{attribute}"
+    return f"{name} is an array of NumPy here; {advice}"
+
+
 def plain_quotes(text: str) -> str:
     """Return a text with single quotes in the place of double quotes."""
     return text.replace('"', "'")

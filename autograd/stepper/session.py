@@ -24,7 +24,7 @@ from autograd.stepper import check, what_if
 from autograd.stepper.axes import Labels
 from autograd.stepper.check import Comparison, Judgement
 from autograd.stepper.contributions import explain_whole
-from autograd.stepper.evaluate import evaluate, plain_quotes
+from autograd.stepper.evaluate import evaluate, plain_quotes, tensors_advice
 from autograd.stepper.formulas import NumberedEquation, Numbers, write_with_numbers
 from autograd.stepper.measure import norm
 from autograd.stepper.places import Index, read_index, split_index
@@ -311,7 +311,8 @@ class Session:
             raise Unknown(
                 f"nothing here is called {name!r}; the symbol of the rule is written ${name}"
             )
-        close = difflib.get_close_matches(name, [*names, *others], 3, 0.5)
+        close = [n for n in names if re.search(rf"(^|\.){re.escape(name)}[.\[]", n)][:3]
+        close = close or difflib.get_close_matches(name, [*names, *others], 3, 0.5)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise Unknown(f"nothing here is called {name!r}{hint}")
 
@@ -640,7 +641,9 @@ class Session:
         frames = [None, *(".".join(parts[:i]) for i in range(len(parts), -1, -1))]
         at = frames.index(self.level.frame) + n
         if not 0 <= at < len(frames):
-            raise CommandError("this is the whole pass" if n > 0 else "this is the step itself")
+            if n > 0:
+                raise CommandError("this is the whole pass")
+            raise CommandError("this is the step itself; `up` looks at its module")
         self.level.frame = frames[at]
         return None if frames[at] is None else self.module_view(str(frames[at]))
 
@@ -952,11 +955,13 @@ class Session:
         """
         try:
             return evaluate(self, text)
-        except CommandError:
-            raise
         except SyntaxError as error:
             raise CommandError(f"SyntaxError: {error.msg}") from None
         except Exception as error:  # whatever the expression raises
+            if isinstance(error, AttributeError | Unknown) and (advice := tensors_advice(text)):
+                raise CommandError(advice) from None
+            if isinstance(error, CommandError):
+                raise
             raise CommandError(f"{type(error).__name__}: {error}") from None
 
     def watch(self, text: str) -> None:

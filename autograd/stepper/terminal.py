@@ -44,8 +44,13 @@ ALIASES = {
     "p": "print", "f": "formula", "q": "quit", "?": "help", "h": "help", "exit": "quit",
     "a": "args", "l": "list", "j": "jump", "u": "up", "d": "down",
     # names of pdb and gdb for the same purpose
-    "s": "into", "step": "into", "r": "out", "return": "out", "cont": "continue", "ll": "list",
-    "bt": "where", "display": "watch", "undisplay": "unwatch", "tui": "screen",
+    "s": "into", "step": "into", "r": "out", "return": "out", "finish": "out", "cont": "continue",
+    "ll": "list", "bt": "where", "display": "watch", "undisplay": "unwatch", "tui": "screen",
+}  # fmt: skip
+INSTEAD = {  # of commands of pdb, gdb and IPython that the stepper has not
+    "condition": "break PLACE if EXPRESSION", "disable": "clear N", "enable": "break PLACE",
+    "ignore": "jump call N", "interact": "print EXPRESSION", "pinfo": "whatis NAME",
+    "restart": "jump 1", "run": "jump 1", "source": "list op",
 }  # fmt: skip
 MOVES = ("next", "back", "continue", "until", "over", "into", "out", "up", "down")
 # An empty line repeats the last command; not one that changes numbers or breakpoints.
@@ -165,6 +170,8 @@ class Terminal:
             line = line[1:].strip()
             refuse_assignment(line, self.session)
             return lambda rest: self.do_print(line)
+        if line.endswith("?") and line != "?":  # in IPython, it asks what a value is
+            return lambda rest: self.do_whatis(line.rstrip("? "))
         refuse_assignment(line, self.session)
         is_sum = bool(re.match(r"\w+ [-+*/@%<>=!&|]+ ", line)) and word not in self.commands()
         is_name = word == line and word not in self.commands() and word not in ALIASES
@@ -172,7 +179,7 @@ class Terminal:
             try:
                 return self.command(word)
             except CommandError:
-                if re.fullmatch(r"\w+( +\w.*)?", line):
+                if re.fullmatch(r"[^\W\d]\w*( +\w.*)?", line):
                     raise
         return lambda rest: self.do_print(line)
 
@@ -185,7 +192,7 @@ class Terminal:
             return getattr(self, f"do_{found[0]}")
         if found:
             raise CommandError(f"{word} may be {', '.join(found)}")
-        close = difflib.get_close_matches(word, names, 1)
+        close = [INSTEAD[word]] if word in INSTEAD else difflib.get_close_matches(word, names, 1)
         hint = f"did you mean {close[0]}?" if close else "help lists the commands"
         raise CommandError(f"there is no command {word!r}; {hint}")
 

@@ -1337,6 +1337,11 @@ def test_habits_are_answered():
         "d(loss) = 2": "set d(loss) = 2",
         "set w2 [1, 2]": "set w2 = [1, 2] changes w2", "set w2 3": "set w2 = 3 changes w2",
         "q = 1": "nothing here is called 'q'",
+        "W1.grad": "W1 is an array of NumPy here; its gradient is d(W1)",
+        "p 2 * h.numpy()": "h is an array of NumPy here; leave out .numpy()",
+        "condition 1 h[0] > 0": "did you mean break PLACE if EXPRESSION?",
+        "restart": "did you mean jump 1?",
+        "W1?": "W1: float64[2, 2], a leaf", "5": "5", "finish": "outermost pass",
     }.items():  # fmt: skip
         assert meant in said(stepper, typed), typed
     assert not stepper.quit and not stepper.session.level.history
@@ -1348,6 +1353,24 @@ def test_habits_are_answered():
         loss = (x * t).sum()
     for command in ("p d(t)", "d(t)", "watch d(t)"):
         assert "t is off the tape: it gets no cotangent" in said(stepper_of(loss), command)
+
+
+def test_a_part_of_a_name_finds_what_is_inside():
+    class Layer:
+        def __init__(self):
+            self.weight = autograd.tensor(2.0, requires_grad=True)
+            self.bias = autograd.tensor(3.0, requires_grad=True)
+
+    l1 = Layer()
+    with autograd.record():
+        loss = l1.weight * l1.bias
+    stepper = stepper_of(loss)
+    for command in ("print l1", "until l1", "why l1"):
+        assert "nothing here is called 'l1'; did you mean l1.weight, l1.bias?" in said(
+            stepper, command
+        )
+    assert "its gradient is d(l1.weight)" in said(stepper, "l1.weight.grad")
+    assert "its gradient is d(weight)" in said(stepper, "p weight.grad")
 
 
 def test_help_and_mistakes():
