@@ -51,7 +51,7 @@ def _comparison(compare: Callable) -> Any:
 FUNCTIONS = "NumPy's functions, np.exp for math.exp, "  # what to write instead of float(x)
 
 
-def _in_place(ufunc: np.ufunc, operate: Callable) -> Callable:
+def _in_place(ufunc: np.ufunc, operate: Callable, sign: str) -> Callable:
     """Return the method for an operator in place, such as ``x += y``.
 
     If the result belongs on the tape, the method returns a new tensor, and Python binds the name on
@@ -68,7 +68,7 @@ def _in_place(ufunc: np.ufunc, operate: Callable) -> Callable:
         if self._node is not None and is_grad_enabled():
             raise RuntimeError(
                 f"{ufunc.__name__} in place would change a leaf, whose old values the tape may "
-                "need; write x = x + y for a new tensor, or change the leaf under "
+                f"need; write x = x {sign} y for a new tensor, or change the leaf under "
                 "autograd.no_grad()"
             )
         self._demand_writeable()
@@ -435,14 +435,14 @@ class Tensor(TensorBase):
 
     # In-place writes are for leaves under no_grad, and for tensors without a gradient.
 
-    __iadd__ = _in_place(np.add, operator.add)
-    __isub__ = _in_place(np.subtract, operator.sub)
-    __imul__ = _in_place(np.multiply, operator.mul)
-    __itruediv__ = _in_place(np.divide, operator.truediv)
-    __ifloordiv__ = _in_place(np.floor_divide, operator.floordiv)
-    __imod__ = _in_place(np.remainder, operator.mod)
-    __imatmul__ = _in_place(np.matmul, operator.matmul)
-    __ipow__ = _in_place(np.power, operator.pow)
+    __iadd__ = _in_place(np.add, operator.add, "+")
+    __isub__ = _in_place(np.subtract, operator.sub, "-")
+    __imul__ = _in_place(np.multiply, operator.mul, "*")
+    __itruediv__ = _in_place(np.divide, operator.truediv, "/")
+    __ifloordiv__ = _in_place(np.floor_divide, operator.floordiv, "//")
+    __imod__ = _in_place(np.remainder, operator.mod, "%")
+    __imatmul__ = _in_place(np.matmul, operator.matmul, "@")
+    __ipow__ = _in_place(np.power, operator.pow, "**")
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if self._node is not None and (self._node.op is not None or is_grad_enabled()):

@@ -143,7 +143,10 @@ def read(kind: type, args: list[str], command: str) -> dict[str, Any]:
         option, has_value, value = word.partition("=")
         name = option.removeprefix("--").replace("-", "_")
         if not word.startswith("--") or name not in options:
-            raise UserError(_unknown(option, word, name, [*options], command))
+            message = _unknown(option, word, name, [*options], command)
+            if any(argument.shown.startswith("-- ") for argument in arguments):
+                message += " (the script's own options stand after --)"
+            raise UserError(message)
         field = options[name]
         if field.is_tuple:
             values = [value] if has_value else []

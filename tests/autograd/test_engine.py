@@ -689,11 +689,18 @@ def test_a_plain_tensor_gets_onto_the_tape_under_a_new_name():
     assert alias.tolist() == [3, 4] and not alias.requires_grad
 
 
+def test_an_operator_in_place_names_its_own_sign():
+    with pytest.raises(RuntimeError, match="subtract in place .* x = x - y "):
+        operator.isub(leaf(M), 1.0)
+    with pytest.raises(RuntimeError, match=r"power in place .* x = x \*\* y "):
+        operator.ipow(leaf(M), 2)
+
+
 @pytest.mark.parametrize("in_place", IN_PLACE)
 def test_what_no_operator_changes(in_place):
     x, z = leaf(M), np.array(M)
     y = x * 2
-    with pytest.raises(RuntimeError, match="in place would change a leaf.*x = x . y.*no_grad"):
+    with pytest.raises(RuntimeError, match="in place would change a leaf.*x = x .*y.*no_grad"):
         in_place(x, z)
     for part in (x, y):
         with pytest.raises(RuntimeError, match=r"np.where, np.concatenate or np.stack.*no_grad"):

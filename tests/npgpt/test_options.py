@@ -391,6 +391,7 @@ def test_completion_knows_every_command(shell, capsys):
         ("why", "give a run and a weight"),
         ("step", "give a script"),
         ("step x.py --trace y", "give a script, or"),
+        ("step x.py --epochs 3", "lists all (the script's own options stand after --)"),
         ("generate hello", "--prompt hello"),
         ("generate --top_k 1.5 --prompt a", "--top_k must be a whole number"),
         ("doctor --json /nowhere/x.json", "there is no folder /nowhere"),
