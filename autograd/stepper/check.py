@@ -73,7 +73,7 @@ class Judgement(NamedTuple):
 
 
 @np.errstate(all="ignore")  # a step may lead to where the function does not exist
-def check_step(call: Call, step: Step) -> Iterator[Comparison]:
+def check_step(call: Call, step: Step) -> list[Comparison]:
     """Compare what a step sends to each input with numeric derivatives of the op alone.
 
     For the cotangent g of the step, each contribution is the gradient of the sum of g * out. The op
@@ -99,8 +99,11 @@ def check_step(call: Call, step: Step) -> Iterator[Comparison]:
     problem = Problem(call.op.name, symbols, symbols, arrays, run, gradients, run, composed)
     rules = gradients(arrays, gs)
     on_the_way = [*zip(gs, run(arrays), strict=True), *zip(rules, arrays, strict=True)]
-    for position, name in enumerate(parents):
-        yield compare(f"d{name}", problem, gs, position, rules[position], _noise(on_the_way))
+    noise = _noise(on_the_way)
+    return [
+        compare(f"d{name}", problem, gs, position, rules[position], noise)
+        for position, name in enumerate(parents)
+    ]
 
 
 @np.errstate(all="ignore")

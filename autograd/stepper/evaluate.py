@@ -32,8 +32,12 @@ def evaluate(session: Session, text: str) -> Any:
     """Return the value of an expression at the step where a session stands.
 
     A name is that of a recorded value. ``$x`` is a symbol of the step's rule, and ``d(NAME)`` the
-    cotangent that has arrived at a value.
+    cotangent that has arrived at a value. A value without a name is called by its expression, such
+    as ``nn.relu(x)``, which may have functions that the namespace lacks.
     """
+    names = session.numbers_by_name()
+    if not text.isidentifier() and len(found := session.called(plain_quotes(text), names)) == 1:
+        return session.value(names[found[0]])
     space, text = namespace(session, text)
     with np.errstate(all="ignore"):
         return eval(text, space)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ from autograd.stepper.contributions import LONGEST_PATH, Element, Use, find_uses
 from autograd.stepper.record import Call
 from autograd.stepper.steps import as_tuple
 from autograd.stepper.trace import Trace
+
+KINDS = {"NaN": np.isnan, "Inf": np.isinf}
 
 
 class NotFinite(NamedTuple):
@@ -50,7 +52,9 @@ class Zero(NamedTuple):
 # ---- not finite
 
 
-def find_not_finite(trace: Trace, number: int | None = None) -> list[NotFinite]:
+def find_not_finite(
+    trace: Trace, number: int | None = None, kinds: Container[str] = KINDS
+) -> list[NotFinite]:
     """Return which op made the first NaN, and if it came from an infinity, which op made this.
 
     Parameters
@@ -59,10 +63,14 @@ def find_not_finite(trace: Trace, number: int | None = None) -> list[NotFinite]:
     number : int, optional
         The number of a value that is not finite: only the calls from which this value was computed
         are searched. By default, the forward pass is searched, and then the backward pass.
+    kinds : container of str
+        ``NaN``, ``Inf`` or both: what is searched.
     """
     calls = trace.recording.behind(trace.start if number is None else number)
     found: list[NotFinite] = []
-    for kind, is_bad in (("NaN", np.isnan), ("Inf", np.isinf)):
+    for kind, is_bad in KINDS.items():
+        if kind not in kinds:
+            continue
         origin = _in_forward(trace, calls, kind, is_bad)
         if origin is None and number is None and not found:
             origin = _in_backward(trace, kind, is_bad)
@@ -95,10 +103,14 @@ def find_source(trace: Trace, element: Element) -> list[NotFinite]:
         for number in (*use.call.parents.values(), result):
             value = recording.values[number]
             same = value.shape == recording.values[result].shape
-            if not np.isfinite(value[place] if same else value).all():
+            part = value[place] if same else value
+            if not np.isfinite(part).all():
+                kinds = [kind for kind, is_bad in KINDS.items() if is_bad(part).any()]
                 return [
-                    origin._replace(place=place) if origin.call.results == (result,) else origin
-                    for origin in find_not_finite(trace, number)
+                    origin._replace(place=place)
+                    if same and number in origin.call.results
+                    else origin
+                    for origin in find_not_finite(trace, number, kinds)
                 ]
         gradient = np.asarray(trace.cotangent_of(at.number))
         kind = "NaN" if np.isnan(gradient[at.place]) else "Inf"

@@ -288,8 +288,8 @@ class Session:
         Parameters
         ----------
         name : str
-            The whole name, the name inside the step's module, or the end of one name only; or the
-            symbol of an argument or a result, such as ``$x``.
+            The whole name, the name inside the step's module, or the end of one name only, with any
+            spaces; or the symbol of an argument or a result, such as ``$x``.
         others : iterable of str
             Names of other things that the user may have meant, for the message.
 
@@ -327,6 +327,9 @@ class Session:
         for whole in (name, f"{self.scope}.{name}"):
             if whole in names:
                 return [whole]
+        joined = "".join(name.split())
+        if same := [n for n in names if "".join(n.split()) == joined]:  # but for spaces
+            return same
         return [n for n in names if n.endswith((f".{name}", f"['{name}']"))]
 
     def symbols(self) -> dict[str, Any]:
@@ -869,7 +872,7 @@ class Session:
             Whether the breakpoint is removed when it has stopped the walk.
         """
         if " if " not in text:
-            text = re.sub(r"^((?:\[[^]]*\]|[^,[])+),\s*", r"\1 if ", text)
+            text = re.sub(r"^((?:\[[^]]*\]|\([^)]*\)|[^],[()])+),\s*", r"\1 if ", text)
         stop = self.placed(Breakpoint(self.n_breaks + 1, text, once))
         self.n_breaks += 1
         self.level.breaks.append(stop)

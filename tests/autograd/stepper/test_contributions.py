@@ -386,6 +386,20 @@ def test_why_blames_no_other_nan():
 
 
 @pytest.mark.filterwarnings("error")
+def test_why_of_an_infinity_blames_no_nan_beside_it():
+    """The op makes an infinity of the element that is asked for, and a NaN of its neighbour."""
+    x = autograd.tensor([0.0, -1.0, 2.0], requires_grad=True)
+    with np.errstate(all="ignore"):
+        with autograd.record():
+            y = np.log(x)
+            loss = (y * x).sum()
+        found = trace(loss)
+    for place, said in [(0, "infinity is y[0], made by log"), (1, "NaN is y[1], made by log")]:
+        lines = why(found, x._node.number, (place,)).splitlines()
+        assert said in lines[1] and lines[2] == f"    x[{place}] = {-place}" and len(lines) == 3
+
+
+@pytest.mark.filterwarnings("error")
 def test_a_finite_gradient_beside_an_infinite_one():
     w = autograd.tensor([1.0, 0.0, 2.0], requires_grad=True)
     with autograd.record(), np.errstate(all="ignore"):
@@ -393,6 +407,19 @@ def test_a_finite_gradient_beside_an_infinite_one():
         found = trace(loss)
     text = why(found, w._node.number, (2,))
     assert "together +0.5: +100.0% of +0.5" in text and "nan" not in text and "inf" not in text
+
+
+def test_an_expression_that_is_a_name_may_have_other_spaces():
+    x = autograd.tensor([[1.0, 2.0], [0.5, -1.0]], requires_grad=True)
+    with autograd.record():
+        loss = nn.softmax(x, -1).var()
+    session = Session(trace(loss))
+    for written in ("nn.softmax(x, -1)", "nn.softmax(x,-1)"):
+        assert session.value(session.find(written)).shape == (2, 2)
+        assert np.allclose(session.evaluate(written).sum(1), 1)
+        for stop in (written, f"{written}, x[0, 0] > 0"):
+            assert session.add_break(stop).pending == ""
+    assert session.breaks()[-1] == "nn.softmax(x,-1) if x[0, 0] > 0"
 
 
 def test_why_takes_the_name_that_is_shown():

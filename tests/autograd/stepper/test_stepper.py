@@ -1311,6 +1311,16 @@ def test_a_session_answers_every_command_with_data(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.filterwarnings("error")
+def test_check_where_a_value_is_infinite():
+    x = autograd.tensor([0.0, 1.0], requires_grad=True)
+    with np.errstate(all="ignore"):
+        with autograd.record():
+            loss = (x * np.log(x)).sum()
+        session = Session(trace(loss)).move(1)
+    assert {found.verdict for found in session.check_step()} == {"unclear"}
+
+
 def test_a_session_needs_no_terminal():
     code = (
         "import sys, autograd.stepper.session; print({'rich', 'prompt_toolkit'} & {*sys.modules})"
