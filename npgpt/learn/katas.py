@@ -54,6 +54,8 @@ LEVELS = (
     "the options of the op",
     "second derivatives, float32, orders in memory",
 )
+HOW = """An expression for each, or: hint, show, edit (for several lines), quit.
+Later, Enter alone keeps the last one."""
 EXAMPLES = 20  # generic calls that the first two levels check
 
 ADVICE = {
@@ -658,8 +660,7 @@ class Session:
         """Ask for the rule of each input as an expression, until all are right."""
         with suppress(ImportError):
             import readline  # noqa: F401  # makes lines editable, with a history
-        self.say("\nAn expression for each, or: hint, show, edit (for several lines), quit.")
-        self.say("Later, Enter alone keeps the last one.\n")
+        self.say(f"\n{HOW}\n")
         rules: dict[str, str] = {}
         waiting = list(kata.inputs)
         while True:
@@ -671,6 +672,8 @@ class Session:
                 return self.edit(kata)
             elif answer in ("hint", "show"):
                 self.hint(kata, last=answer == "show")
+            elif answer in ("help", "?"):
+                self.say(f"{kata.question(self.console.width)}\n\n{HOW}\n")
             elif answer or name in rules:
                 try:
                     rules[name] = kata.rule(name, answer) if answer else rules[name]
@@ -706,7 +709,8 @@ class Session:
 
     def _answer(self, prompt: str) -> str:
         try:
-            return self.ask(prompt).strip()
+            answer = self.ask(prompt).strip()
+            return "quit" if answer in ("q", "exit") else answer
         except EOFError:
             self.say()
             return "quit"

@@ -443,11 +443,20 @@ def test_rules_are_asked_for_one_by_one(home):
     Kata("multiply").check((home / "katas/multiply.py").read_text(), max_examples=5)
 
 
-@pytest.mark.parametrize("answers", [["quit"], []])
+@pytest.mark.parametrize("answers", [["quit"], ["q"], ["exit"], []])
 def test_a_session_is_left(answers, home):
     learner, _ = session(*answers)
     assert not learner.practise(Kata("multiply"))
     assert not home.exists()
+
+
+@pytest.mark.parametrize("word", ["help", "?"])
+def test_help_shows_the_question_again(word, home):
+    learner, out = session(word, "quit")
+    learner.practise(Kata("multiply"))
+    text = out.getvalue()
+    assert "Write the cotangent of x and y" in text and "_Helper" not in text
+    assert text.count("or: hint, show, edit") == text.count("dx = ") == 2
 
 
 def test_ctrl_c_ends_the_line_of_a_question(home):
