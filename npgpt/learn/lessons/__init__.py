@@ -350,7 +350,9 @@ class Runner:
     def run_question(self, content: str) -> None:
         """Print a question with its answer."""
         question = read_question(content)
-        self.begin_pass()
+        if self.stepper is not None and not self.begun:
+            self.begin_pass()
+            self.console.print()
         for line in [question.text, *question.lettered]:
             self.console.print(Text(line), soft_wrap=True)
         self.console.print(Text(self.explained(question)), soft_wrap=True)

@@ -46,6 +46,16 @@ def test_says_what_the_stepper_prints(number):
     assert text == lesson.replayed(), "if that is right, run: python -m npgpt.learn.lessons"
 
 
+@pytest.mark.parametrize("number", [7, 10])
+def test_in_a_file_an_empty_line_stands_before_each_question(number):
+    player = player_of(number)
+    player.play()
+    contents = [text for kind, text in player.lesson.parts if kind == "question"]
+    assert len(contents) > 5
+    for content in contents:
+        assert f"\n\n{read_question(content).text}\n" in said(player)
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_command_is_carried_out(number, monkeypatch):
     def run(stepper, line):
