@@ -1233,4 +1233,5 @@ def _fit(value: Any, like: ndarray) -> ndarray:
             raise TypeError
         return np.broadcast_to(np.asarray(value, dtype=like.dtype), like.shape).copy()
     except (TypeError, ValueError, OverflowError):
-        raise CommandError(f"expected {kind(like)}") from None
+        given = kind(value) if isinstance(value, ndarray) else repr(value)
+        raise CommandError(f"expected {kind(like)}, and was given {given:.60}") from None

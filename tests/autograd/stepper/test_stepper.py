@@ -843,7 +843,8 @@ def test_set_is_a_real_pass():
     assert "its norm was" in (text := said(stepper, "continue")) and "as recorded" in text
     said(stepper, "back 3", "set")
     assert stepper.session.trace is stepper.session.level.recorded
-    assert "expected float64[2]" in said(stepper, "set np.ones(3)")
+    text = said(stepper, "set np.ones(3)")
+    assert "expected float64[2], and was given float64[3]" in text
     assert all(x.grad is None for x in leaves.values())
 
 
