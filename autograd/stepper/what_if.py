@@ -68,6 +68,9 @@ class Outcome(NamedTuple):
     """The gradients of the leaves; the gradient that changed most is the first."""
     predictions: list[Prediction]
     """The rows of a cross-entropy that changed; rows with another class are the first."""
+    not_computed: list[str]
+    """The conditions and integers, such as ``x > 0``, that the program may compute from a value
+    that changed: they are off the tape, so they stay as recorded."""
 
 
 def run_again(recorded: Trace, changed: Changes) -> Trace:
@@ -182,7 +185,30 @@ def compare(before: Trace, after: Trace, changed: Changes) -> Outcome:
         sorted(gradients, key=lambda gradient: -gradient.size),
         sorted(_predictions(before, after),
                key=lambda row: (row.before[0] == row.after[0], -abs(row.after[1] - row.before[1]))),
+        list(dict.fromkeys(_not_computed(old, changed))),
     )  # fmt: skip
+
+
+def _not_computed(recording: Recording, changed: Changes) -> Iterator[str]:
+    """Yield where calls that depend on a changed value read conditions or integers without a name.
+
+    The recording does not know how the program computed them: by ``x > 0``, by `np.argsort`, or not
+    from this value at all.
+    """
+    reached = set(changed)
+    for call in recording.calls.values():
+        if reached.isdisjoint((*call.parents.values(), *call.constants.values())):
+            continue
+        reached.update(call.results)
+        for name, x in call.arguments.items():
+            number = call.constants.get(name)
+            is_known = name in call.parents or number in reached or number in recording.names
+            if not is_known and any(map(_is_condition, x if isinstance(x, tuple) else (x,))):
+                yield f"${name} of {call.op.name}  {call.at}"
+
+
+def _is_condition(x: Any) -> bool:
+    return isinstance(x, ndarray | np.generic) and x.dtype.kind in "bi"
 
 
 @np.errstate(all="ignore")
@@ -294,6 +320,11 @@ def outcome_rows(outcome: Outcome) -> list[tuple[str, str, str]]:
 def outcome_notes(outcome: Outcome) -> Iterator[str]:
     """Yield the lines that compare the true change with the forecast, and the predictions."""
     yield f"true change {outcome.change:+.4g}; {_forecast_text(outcome)}"
+    if outcome.not_computed:
+        yield "not computed again, since conditions and integers are off the tape:"
+    yield from (f"  {place}" for place in outcome.not_computed[:MOST_ROWS])
+    if (n := len(outcome.not_computed) - MOST_ROWS) > 0:
+        yield f"  and {n} more"
     if outcome.predictions:
         yield "predictions: the most probable class, and the probability of the target"
     for place, target, (old, p), (new, q), labels in outcome.predictions[:MOST_ROWS]:

@@ -11,7 +11,7 @@ from autograd import nn
 from autograd.stepper import trace, what_if
 from autograd.stepper.session import CommandError, Session
 from autograd.stepper.terminal import Terminal
-from autograd.stepper.what_if import forecast, run_again
+from autograd.stepper.what_if import forecast, outcome_lines, run_again
 from autograd.testing import properties
 from autograd.testing.strategies import op_calls
 from npgpt import GPT, GPTConfig
@@ -258,6 +258,31 @@ def test_what_undo_keeps_is_bounded(monkeypatch):
     session.reset()
     with pytest.raises(CommandError, match="nothing was set"):
         session.undo()
+
+
+@pytest.mark.parametrize(
+    ("function", "places"),
+    [
+        (lambda x, mask, ids: np.where(x > 0, x, 0.1 * x), ["$condition of where"]),
+        (lambda x, mask, ids: x * (x > 0), ["$y of multiply"]),
+        (lambda x, mask, ids: np.sort(x), ["$index of getitem"]),
+        (lambda x, mask, ids: x[np.argmax(x)] * x, ["$index of getitem"]),
+        (lambda x, mask, ids: np.max(x) + nn.relu(x), []),
+        (lambda x, mask, ids: x[ids] * mask, []),
+    ],
+)
+def test_what_is_not_computed_again_is_said(function, places):
+    """A condition that depends on the value that was set stays as recorded."""
+    x = autograd.tensor([3.0, -1.0, 2.0], requires_grad=True)
+    mask, ids = np.array([True, False, True]), np.array([2, 0, 0])
+    with autograd.record():
+        loss = function(x, mask, ids).sum()
+    session = Session(trace(loss))
+    outcome = session.set("x[1] = 5")
+    assert [place.partition("  ")[0] for place in outcome.not_computed] == places
+    text = "\n".join(outcome_lines(outcome, 80))
+    assert all(place in text for place in places)
+    assert ("not computed again" in text) == bool(places)
 
 
 def test_the_commands():
