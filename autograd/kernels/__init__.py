@@ -88,7 +88,7 @@ def kernels_enabled() -> bool:
 
 
 _limits: list[int] = []  # of the `use_threads` blocks that have not ended
-_of_blas: Any = None  # what knows how many threads BLAS had before the first of them
+_of_blas: list[tuple[Any, int]] = []  # libraries, and their threads before the first of the blocks
 _limiting = Lock()
 
 
@@ -102,7 +102,8 @@ def use_threads(n: int) -> Iterator[None]:
     """Let kernels and BLAS use at most n threads inside the block, in the whole process.
 
     Processes that share the cores of a machine take their parts of the cores by it. Where several
-    blocks run, one inside another or in several threads, the smallest n counts.
+    blocks run, one inside another or in several threads, the smallest n counts. BLAS never gets
+    more threads than it had before.
 
     Raises
     ------
@@ -130,18 +131,21 @@ def use_threads(n: int) -> Iterator[None]:
 
 def _limit(change: Callable[[int], None], n: int) -> None:
     """Add or remove a limit; after the last, BLAS has the threads that it had before the first."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-    global _of_blas
     blas = sys.modules.get("autograd.kernels.blas")  # another thread may be inside a product
     with _limiting, blas.as_outside() if blas else nullcontext():
+        if not _limits:
+            found = ThreadpoolController().select(user_api="blas").lib_controllers
+            _of_blas[:] = [(library, library.get_num_threads()) for library in found]
         change(n)
-        if _limits:
-            now = threadpool_limits(min(_limits), user_api="blas")
-            _of_blas = _of_blas or now
-        else:
-            _of_blas.restore_original_limits()
-            _of_blas = None
+        for library, before in _of_blas:
+            # Of several threads that set the number of OpenBLAS's threads, new versions of
+            # threadpoolctl obey the first alone, until that thread is forgotten.
+            forget = getattr(library, "clear_controlling_thread", lambda **_: None)
+            forget(force=True)
+            library.set_num_threads(int(min([before, *_limits])))
+            forget(force=True)
 
 
 def product_choice(measure: bool = True) -> str:

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -338,6 +339,28 @@ def test_a_limit_begins_and_ends_while_another_thread_multiplies():
         limit.__exit__(None, None, None)
         product.__exit__(None, None, None)
         assert blas.n_threads() == 3 and threads_of_blas() == {3}
+
+
+def test_limits_that_threads_set():
+    """Each of two threads sets a limit, and either may end first."""
+    with threadpoolctl.threadpool_limits(3, user_api="blas"):
+        for first, second in ((2, 1), (1, 2)):
+            with ThreadPoolExecutor(1) as thread:
+                other = use_threads(second)
+                with use_threads(first):
+                    thread.submit(other.__enter__).result()
+                    assert threads_of_blas() == {1}
+                assert threads_of_blas() == {second}
+                thread.submit(other.__exit__, None, None, None).result()
+                assert threads_of_blas() == {3}
+
+
+def test_a_limit_adds_no_threads():
+    for n in (2, np.int64(2)):
+        with threadpoolctl.threadpool_limits(1, user_api="blas"), use_threads(n):
+            assert threads_of_blas() == {1}
+        with threadpoolctl.threadpool_limits(3, user_api="blas"), use_threads(n):
+            assert threads_of_blas() == {2}
 
 
 # ---- bad input
