@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from autograd.forks import in_child
+
 if TYPE_CHECKING:
     from autograd.engine import Node
 
@@ -73,6 +75,12 @@ class _Entry(NamedTuple):
 _log: dict[int, _Entry] = {}  # by the id of the array
 _lock = RLock()  # one thread at a time adds to the log, so that times ascend
 last_entry = 0  # the time of the newest entry; only nodes older than this look the log up
+
+
+@in_child
+def _renew_lock() -> None:
+    global _lock
+    _lock = RLock()
 
 
 def log_write(data: ndarray, clock: Callable[[], int]) -> None:

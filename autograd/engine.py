@@ -23,6 +23,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd import changes
+from autograd.forks import in_child
 from autograd.modes import GradMode, current_observer, watched_pass
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ tick = functools.partial(next, _numbers)  # the next number; atomic, so that no 
 # Threads that share a leaf add to the same gradient. A lock for each node would cost memory, so 64
 # locks serve all nodes: node i uses lock i % 64.
 _LOCKS = tuple(RLock() for _ in range(64))
+
+
+@in_child
+def _renew_locks() -> None:
+    global _LOCKS
+    _LOCKS = tuple(RLock() for _ in _LOCKS)
 
 
 class Differentiable(Protocol):

@@ -18,7 +18,14 @@ from npgpt.renamed import RENAMED
 
 # From the bottom up: a module may import from its own layer and from those below.
 LAYERS = [
-    ["autograd.blocks", "autograd.cpus", "autograd.escape", "autograd.files", "autograd.formula"],
+    [
+        "autograd.blocks",
+        "autograd.cpus",
+        "autograd.escape",
+        "autograd.files",
+        "autograd.forks",
+        "autograd.formula",
+    ],
     ["autograd.console", "autograd.schema"],
     ["autograd.reading"],
     ["autograd.changes", "autograd.modes"],

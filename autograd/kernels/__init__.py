@@ -28,6 +28,7 @@ from threading import Lock
 from typing import Any
 
 from autograd.blocks import decorated
+from autograd.forks import in_child
 
 _default = _wanted = os.environ.get("AUTOGRAD_KERNELS", "1") != "0"
 _available: bool | None = None  # whether Numba is there; None until someone asks
@@ -146,6 +147,12 @@ def _limit(change: Callable[[int], None], n: int) -> None:
             forget(force=True)
             library.set_num_threads(int(min([before, *_limits])))
             forget(force=True)
+
+
+@in_child
+def _renew_lock() -> None:
+    global _limiting
+    _limiting = Lock()
 
 
 def product_choice(measure: bool = True) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from autograd.forks import in_child
 from autograd.kernels.cache import settings
 from autograd.kernels.jit import OVERLOADS
 
@@ -125,6 +126,16 @@ def as_outside() -> Iterator[None]:
             if _inside:
                 _before = blas.scipy_openblas_get_num_threads64_()
                 blas.scipy_openblas_set_num_threads64_(1)
+
+
+@in_child
+def _leave() -> None:
+    """Leave `one_thread`, and unlock the lock, for the threads that a forked process lacks."""
+    global _lock, _inside
+    _lock = threading.Lock()
+    if _inside:
+        library().scipy_openblas_set_num_threads64_(_before)
+        _inside = 0
 
 
 def n_threads() -> int:

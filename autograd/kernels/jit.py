@@ -6,11 +6,13 @@ GIL; `autograd.kernels.team` runs it on several threads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 from numpy import ndarray
 
 from autograd.kernels.cache import Cache, settings
@@ -26,6 +28,15 @@ EXACT = {"contract"}  # elementwise, and the vector math, which breaks if terms 
 SUMS = {"contract", "reassoc", "nsz"}  # a sum is vectorized only if its terms may be reordered
 
 OVERLOADS: Any = dict(fastmath=EXACT, **OPTIONS)  # for helpers chosen by the type of an argument
+
+
+# A process is forked when no thread compiles: the child could not finish what another thread began.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 def jit(flags: set[str], named: Callable | None = None) -> Callable:

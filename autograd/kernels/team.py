@@ -33,6 +33,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.cpus import usable_cpus
+from autograd.forks import in_child
 from autograd.kernels import most_threads
 from autograd.kernels.cache import settings
 from autograd.kernels.intrinsics import (
@@ -322,15 +323,12 @@ def _end_all() -> None:
         each.end()
 
 
+@in_child
 def _forget_all() -> None:
     """Forget all teams, in a child process: threads do not survive a fork."""
     global _making
     _making = RLock()
     _teams.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
 
 
 @cache
