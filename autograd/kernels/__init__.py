@@ -24,6 +24,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial, update_wrapper
 from importlib import import_module
 from importlib.util import find_spec
+from numbers import Integral
 from threading import Lock
 from typing import Any
 
@@ -120,9 +121,11 @@ def use_threads(n: int) -> Iterator[None]:
     ...     most_threads()
     1
     """
-    from autograd.ops.checks import check_count
-
-    check_count("use_threads", "n", n, 1)
+    wrong = f"use_threads: n is {n!r}; expected an integer of 1 or more"
+    if isinstance(n, bool) or not isinstance(n, Integral):
+        raise TypeError(wrong)
+    if n < 1:
+        raise ValueError(wrong)
     _limit(_limits.append, n)
     try:
         yield
