@@ -333,10 +333,9 @@ def find_slopes(
         x = x if _is_floating(x) else np.asarray(x, float)
         return leaf_of(np.where(x == 0, np.ones_like(x), x) if without_zeros else x)
 
+    names = call.differentiable
     leaves = {
-        name: leaf(x)
-        for name, x in call.arguments.items()
-        if name in call.differentiable and _is_factor(x)
+        name: leaf(x) for name, x in call.arguments.items() if name in names and _is_factor(x)
     }
     arguments = call.arguments | leaves
     with observing(None), enable_grad():

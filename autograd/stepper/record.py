@@ -110,7 +110,8 @@ class Call:
     @property
     def several(self) -> list[str]:
         """The names x0, x1, ... of the arrays of a variadic op; an empty list for other ops."""
-        return [name for name in self.arguments if self.op.variadic and name not in self.op.names]
+        others = self.op.names if self.op.variadic else self.arguments
+        return [name for name in self.arguments if name not in others]
 
     def run(self, function: Callable, values: dict[str, Any]) -> Any:
         """Call a function in the way in which the op was called, with other argument values."""
