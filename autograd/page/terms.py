@@ -16,6 +16,7 @@ nested lists, and looks up the numbers that the tree names for one element::
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,9 +76,16 @@ def write_terms(
     dict
         ``refs``, the arrays that trees refer to, and ``equations``. Of an op that only moves
         elements, ``from`` is an array: from which place in the inputs, laid end to end, each
-        element of the result came; ``sizes`` are the numbers of elements of the inputs.
+        element of the result came, -1 if it came from none; ``sizes`` are the numbers of elements
+        of the inputs.
     """
     if formula.text(arguments).splitlines() == MOVES.split("; "):
+        joined = {  # arrays off the tape, such as one that concatenate puts beside a tensor
+            name: np.zeros_like(x)
+            for name, x in arguments.items()
+            if re.fullmatch(r"x\d+", name) and isinstance(x, ndarray) and x.ndim
+        }
+        sent = joined | sent if sent else sent
         inputs = {name: np.asarray(arguments[name]) for name in sent}
         outputs = out if isinstance(out, tuple) else (out,)
         if sum(map(np.size, (*inputs.values(), *outputs))) > LARGEST:

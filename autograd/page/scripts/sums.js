@@ -20,7 +20,8 @@ function lookUp(at, ref, subscripts, env) {
   if (place.some((p, i) => p < 0 || p >= ref.shape[i])) return { x: 0 };
   const flat = recordedPlace(ref, flatOf(place, ref.shape));
   if (flat === undefined) return { x: undefined }; // where it stands is not in this file
-  return { x: element(ref.array, flat), flat, target: meaning(at, ref.name) };
+  const target = meaning(at, ref.name); // no array has the cotangent of a result that nothing reads
+  return { x: element(ref.array, flat), flat, target: arrayOf(target) >= 0 ? target : undefined };
 }
 
 const SIGNS = {
@@ -192,7 +193,7 @@ function sums(target, flat) {
 
 function sumIn(at, name, flat, target) {
   const call = data.calls[at];
-  if ("from" in call) return isWhole(call.from) ? moved(at, name, flat) : [];
+  if ("from" in call) return isWhole(call.from) ? moved(at, name, flat, target) : [];
   const equation = (call.equations || []).find((e) => e.name === name);
   const left = equation && call.refs[equation.left];
   if (!left || ("places" in left && !isWhole(left.places))) return [];
@@ -200,20 +201,19 @@ function sumIn(at, name, flat, target) {
 }
 
 /** Return the sum of an op that only moves elements: the elements that stand at the place. */
-function moved(at, name, flat) {
+function moved(at, name, flat, target) {
   const call = data.calls[at];
   const from = numbersOf(call.from);
-  const inputs = Object.entries(call.inputs).filter(([input]) => input in call.sizes);
   const terms = [];
   let begin = 0;
-  for (const [input, n] of inputs) {
-    const end = begin + call.sizes[input];
+  for (const [input, count] of Object.entries(call.sizes)) {
+    const end = begin + count;
     if (/^out\d*$/.test(name)) {
       let before = 0;
       const k = Number(name.slice(3) || 0);
       for (let i = 0; i < k; i++) before += size(data.arrays[data.values[call.results[i]].array].shape);
       const place = from[before + flat];
-      if (place >= begin && place < end) terms.push(oneFactor(value(n), place - begin));
+      if (place >= begin && place < end) terms.push(oneFactor(meaning(at, input), place - begin));
     } else if (name === `d${input}`) {
       let before = 0;
       for (const n of call.results) {
@@ -226,6 +226,9 @@ function moved(at, name, flat) {
     }
     begin = end;
   }
+  // What comes from no array, such as the elements around an array in `pad`.
+  const x = target.kind === "value" && !terms.length ? element(arrayOf(target), flat) : 0;
+  if (x) terms.push({ sign: 1, index: "", factors: [{ x, text: `filled in by ${call.op}` }] });
   return [{ heading: `${call.op} only moves elements`, terms }];
 }
 

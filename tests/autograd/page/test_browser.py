@@ -133,6 +133,40 @@ def test_a_sum_in_a_page_of_corners_is_right_or_says_what_is_missing(
         assert missing == []
 
 
+def test_elements_of_plain_arrays_and_of_no_array_are_sums_too(browser, tmp_path):
+    """A tensor beside arrays off the tape, one without elements, and what `pad` fills in."""
+    with autograd.record():
+        a = autograd.tensor([[1.0, 2.0]], requires_grad=True)
+        p = np.full((1, 2), 7.0)
+        y = np.concatenate([np.zeros((0, 2)), p, a, [[3.0, 4.0]]])
+        s = np.stack([a[0, 0], 5.0])
+        padded = np.pad(a, 1, constant_values=6.0)
+        loss = (y * y).sum() + s.sum() + (padded * padded).sum()
+    found = trace(loss)
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        assert assert_sums_agree(page, 1e-12) > 20
+        page.evaluate(f"open(value({found.recording.number('y')}), 1)")
+        assert page.inner_text("#inspector .total") == "together 7"
+        page.click('.terms button[title="p[0, 1]"]')
+        assert page.inner_text("#sum") == "p[0, 1] = 7"
+
+
+def test_a_result_that_nothing_reads_has_a_cotangent_without_a_link(browser, tmp_path):
+    """Of qr, the program reads R alone: the zeros of d(Q) stand in the parts of the formula."""
+    with autograd.record():
+        a = autograd.tensor([[2.0, 1.0], [1.0, 3.0]], requires_grad=True)
+        q, r = np.linalg.qr(a)
+        loss = (r * r).sum()
+    write_page(trace(loss), tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        shown = page.evaluate("""() => data.calls[0].equations.map(({ name }) => {
+          open(part(0, name), 0);
+          return inspector.querySelector("#sum").textContent;
+        })""")
+        assert shown and all("=" in text for text in shown)
+
+
 def test_infinite_numbers_are_shown_and_leave_the_other_numbers_their_colours(browser, tmp_path):
     with autograd.record(), np.errstate(all="ignore"):
         x = autograd.tensor([np.nan, -np.inf, 2.0, -4.0], requires_grad=True)
