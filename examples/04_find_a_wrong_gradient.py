@@ -65,7 +65,7 @@ in x * x under the root. The term of the second use is three times too large, an
 length of an axis: a sum, where there should be a mean. The line is there only if such a mistake
 explains every element of the gradient.
 
-The test at the end is complete: paste it into a file of tests, and keep it.
+The last lines are a test. Paste it into a file of tests, below the two functions, and keep it.
 
 3. With the mean
 """)

@@ -1233,5 +1233,6 @@ def _fit(value: Any, like: ndarray) -> ndarray:
             raise TypeError
         return np.broadcast_to(np.asarray(value, dtype=like.dtype), like.shape).copy()
     except (TypeError, ValueError, OverflowError):
-        given = kind(value) if isinstance(value, ndarray) else repr(value)
-        raise CommandError(f"expected {kind(like)}, and was given {given:.60}") from None
+        is_array = isinstance(value, ndarray | np.generic)
+        given = kind(value) if is_array else f"a {type(value).__name__}"
+        raise CommandError(f"expected {kind(like)}, and was given {given}") from None

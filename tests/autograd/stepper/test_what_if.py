@@ -301,7 +301,7 @@ def test_the_commands():
         "set targets[0] = 1.5": "1.5 is no value of it",
         "set W1[9] = 1": "out of range",
         "set W1 = np.ones(7)": "expected float64[3, 5], and was given float64[7]",
-        "set W1 = 'two'": "expected float64[3, 5], and was given 'two'",
+        "set W1 = 'two'": "expected float64[3, 5], and was given a str",
         "set W1 = W1 * 1j": "expected float64[3, 5], and was given complex128[3, 5]",
         "set targets = 2**70": "expected int",
         "set V = 1": "nothing here is called 'V'",
