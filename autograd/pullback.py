@@ -136,18 +136,19 @@ def cause_of_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
         return "a transpose too many or too few: the axes are in reverse order"
     if sorted(found) == sorted(expected):
         return "the axes are in another order"
+    same = [n for n in found if n != 1] == [n for n in expected if n != 1]
     for small, large, text in (
         (expected, found, "a forgotten sum over {}: along it the input was broadcast"),
         (found, expected, "not repeated along {} of the input"),
     ):
-        if _broadcasts(small, large) and np.prod(small) != np.prod(large):
+        if _broadcasts(small, large) and not same:
             padded = (-1,) * (len(large) - len(small)) + small
             axes = [str(i) for i, n in enumerate(padded) if n != large[i]]
             return text.format(f"ax{'i' if len(axes) == 1 else 'e'}s {', '.join(axes)}")
-    if [n for n in found if n != 1] == [n for n in expected if n != 1]:
+    if same:
         more, with_ = ("many", "with") if len(found) > len(expected) else ("few", "without")
         return f"an axis of length 1 too {more}, as {with_} keepdims=True"
-    if np.prod(found) == np.prod(expected):
+    if 0 < np.prod(found) == np.prod(expected):
         return "a reshape is missing: the number of elements is right"
     apart = [i for i, (n, m) in enumerate(zip(found, expected, strict=False)) if n != m]
     if len(found) == len(expected) and len(apart) == 1:

@@ -151,6 +151,11 @@ def of_vjp(func: Callable, vjp: Callable, inputs: Any, name: str | None) -> Prob
             for g, x in zip(found, arrays, strict=True)
         ]
         for i, (gradient, x) in enumerate(zip(gradients, arrays, strict=True)):
+            if gradient.dtype.kind not in "fiub":
+                raise GradientError(
+                    f"the vjp of {name} returned a gradient of dtype {gradient.dtype} for "
+                    f"{labels[i]}; expected real numbers"
+                )
             if gradient.shape != x.shape:
                 cause = _cause_of_shape(gradients, arrays, i, labels)
                 raise GradientError(

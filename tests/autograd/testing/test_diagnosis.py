@@ -812,6 +812,8 @@ def test_both_gradients_are_shown_if_they_are_small():
         ((3, 1), (3, 4), "not repeated along axis 1 of the input"),
         ((), (3,), "not repeated along axis 0 of the input"),
         ((0,), (), "a forgotten sum over axis 0: along it the input was broadcast"),
+        ((0, 0), (0,), "a forgotten sum over axis 0: along it the input was broadcast"),
+        ((0, 3), (0, 4), "one element too few along axis 1"),
         ((12,), (3, 4), "a reshape is missing: the number of elements is right"),
         ((1, 3), (3,), "an axis of length 1 too many, as with keepdims=True"),
         ((3,), (3, 1), "an axis of length 1 too few, as without keepdims=True"),
@@ -830,3 +832,10 @@ def test_a_wrong_shape_is_explained(found, expected, cause):
     finally:
         del autograd.REGISTRY[op.name]
     assert likely(str(error.value)) == cause
+
+
+@pytest.mark.parametrize("dtype", [np.complex128, object, np.str_])
+def test_a_gradient_that_is_no_array_of_real_numbers(dtype):
+    rule = functools.partial(lambda g, x: (2 * g).astype(dtype))
+    text = message(check_vjp, lambda x: 2 * x, rule, [V])
+    assert re.search(r"a gradient of dtype \S+ for input 0; expected real numbers", text)
