@@ -74,6 +74,7 @@ document.body.append(
 openSome();
 redraw();
 restore();
+window.addEventListener("hashchange", restore); // somebody has changed the address of the open page
 let width = inspector.clientWidth;
 new ResizeObserver(() => {
   if (inspector.clientWidth !== width) fitMaps();

@@ -167,6 +167,37 @@ def test_a_result_that_nothing_reads_has_a_cotangent_without_a_link(browser, tmp
         assert shown and all("=" in text for text in shown)
 
 
+def test_an_open_page_follows_its_address(browser, tmp_path):
+    found, _ = two_layers()
+    write_page(found, tmp_path / "page.html")
+    n = found.recording.number("W2")
+    with opened(browser, tmp_path / "page.html") as page:
+        target = f"%7B%22kind%22:%22value%22,%22n%22:%22{n}%22%7D"
+        page.evaluate(f"location.hash = 'step=2&of={target}&el=1,2'")
+        page.wait_for_selector("#sum")
+        assert page.inner_text("#inspector h2").startswith("2 of ")
+        assert page.inner_text("#sum").startswith("W2[1, 2] = ")
+        for nonsense in ("step=x&of=[]", "of=%7B&el=9", "%%%"):
+            page.evaluate(f"location.hash = '{nonsense}'")
+            page.wait_for_function("location.hash.startsWith('#step=')")
+            assert " of " in page.inner_text("#inspector h2")
+
+
+def test_a_long_name_breaks_into_lines(browser, tmp_path):
+    long_name = "_".join(["the_square"] * 12)
+    with autograd.record() as recording:
+        x = autograd.tensor([1.0, 2.0], requires_grad=True)
+        y = x * x
+        loss = y.sum()
+    recording.names[y._node.number] = long_name
+    write_page(trace(loss), tmp_path / "page.html")
+    for size in SIZES:
+        with opened(browser, tmp_path / "page.html", viewport=size) as page:
+            rights = page.evaluate("""() => [...inspector.querySelectorAll("button.name")]
+              .map((name) => name.getBoundingClientRect().right)""")
+            assert max(rights) <= page.evaluate("inspector.getBoundingClientRect().right")
+
+
 def test_infinite_numbers_are_shown_and_leave_the_other_numbers_their_colours(browser, tmp_path):
     with autograd.record(), np.errstate(all="ignore"):
         x = autograd.tensor([np.nan, -np.inf, 2.0, -4.0], requires_grad=True)
