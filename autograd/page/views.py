@@ -143,7 +143,8 @@ def _entries(terms: Iterable[Term], calls: dict[int, int]) -> list[list[Any]]:
     ]
     if rest := order[n_listed:]:
         amount = sum(term.amount for term in rest)
-        found.append([f"the {len(rest)} others", _short(amount), None, []])
+        others = f"the {len(rest)} others" if len(rest) > 1 else "the other one"
+        found.append([others, _short(amount), None, []])
     return found
 
 

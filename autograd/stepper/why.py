@@ -202,7 +202,9 @@ def _term_lines(recording: Recording, use: Use, known: Sequence[str] = ()) -> It
     ]  # fmt: skip
     if count > len(found):
         rest = total - sum(entry[0] for entry in found)
-        rows.append((f"    {rest:+.4g}", f"the {count - len(found)} others", "", ""))
+        n = count - len(found)
+        others = f"the {n} others" if n > 1 else "the other one"
+        rows.append((f"    {rest:+.4g}", others, "", ""))
     yield rows
     for number, terms in zip(use.call.results, use.terms, strict=True):
         yield from _axis_lines(recording, number, terms)
@@ -238,7 +240,8 @@ def _sums_line(what: str, sums: dict[Any, float]) -> str:
     order = sorted((key for key in sums if sums[key]), key=lambda key: -abs(sums[key]))
     texts = [f"{sums[key]:+.3g} at {key}" for key in order[:MOST_TERMS]]
     if rest := order[MOST_TERMS:]:
-        texts.append(f"{sum(sums[key] for key in rest):+.3g} at {len(rest)} others")
+        others = "others" if len(rest) > 1 else "other"
+        texts.append(f"{sum(sums[key] for key in rest):+.3g} at {len(rest)} {others}")
     return f"by {what}: {', '.join(texts)}"
 
 

@@ -409,6 +409,15 @@ def test_a_finite_gradient_beside_an_infinite_one():
     assert "together +0.5: +100.0% of +0.5" in text and "nan" not in text and "inf" not in text
 
 
+@pytest.mark.parametrize(("n", "said"), [(5, None), (6, "the other one"), (7, "the 2 others")])
+def test_the_terms_that_are_not_listed(n, said):
+    x = autograd.tensor(np.arange(1.0, n + 1), requires_grad=True)
+    with autograd.record():
+        loss = (x * x).sum()
+    text = why(trace(loss), x._node.number, ())
+    assert said in text if said else "other" not in text
+
+
 def test_an_expression_that_is_a_name_may_have_other_spaces():
     x = autograd.tensor([[1.0, 2.0], [0.5, -1.0]], requires_grad=True)
     with autograd.record():
