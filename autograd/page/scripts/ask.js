@@ -4,12 +4,15 @@
 const ask = data.channel === "http" ? askServer : askWindow;
 
 async function askServer(request) {
+  const silent = () => {
+    throw new Error("Python does not answer: does its program still run?");
+  };
   if (request.do === "array") {
-    const response = await fetch(`array/${request.key}?version=${request.version}`);
+    const response = await fetch(`array/${request.key}?version=${request.version}`).catch(silent);
     if (!response.ok) throw new Error(await response.text());
     return response.arrayBuffer();
   }
-  const response = await fetch("recompute", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(request) });
+  const response = await fetch("recompute", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(request) }).catch(silent);
   if (!response.ok) throw new Error(await response.text());
   return response.json();
 }

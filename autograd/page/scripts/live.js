@@ -19,7 +19,7 @@ async function send(request) {
     try {
       receive(await ask({ ...next, version: data.version }), next.do === "step");
     } catch (error) {
-      say(error instanceof TypeError ? "Python does not answer: does its program still run?" : error.message);
+      say(error.message);
     }
   }
   busy = false;

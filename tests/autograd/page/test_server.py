@@ -409,6 +409,9 @@ def test_a_server_that_has_ended(browser):
     page.click("#change button:text('descend')")
     wait_until(page, "document.querySelector('#message').textContent")
     assert "does its program still run?" in page.inner_text("#message")
+    page.evaluate("open(cotangent(data.start), 0)")
+    page.click("#why summary")
+    page.wait_for_function("inspector.querySelector('#why').innerText.includes('still run?')")
     page.close()
 
 
