@@ -710,35 +710,66 @@ class Formula:
     def flat(self, arguments: dict, out: Any, g: Any, cotangents: dict) -> dict[str, Any]:
         """Return all arrays flat, and ``at``: the place in the inputs of each output element.
 
-        To find the places, the op runs on inputs whose elements are their own places 0, 1, 2, ...
-        It runs a second time with other numbers: an element that stays the same came from no input
-        that has a cotangent, such as the zeros of ``pad``, and its place is -1.
+        The inputs are those that have a cotangent.
         """
         inputs = {name: np.asarray(arguments[name]) for name in cotangents}
+        found = {f"d{name}": _flat(value) for name, value in cotangents.items()}
+        found |= {name: _flat(value) for name, value in inputs.items()}
+        x, dx = _flat(list(inputs.values())), _flat(list(cotangents.values()))
+        at = self.came_from(arguments, inputs)
+        return {**found, "at": at, "x": x, "dx": dx, "out": _flat(out), "g": _flat(g)}
+
+    def moved(self, arguments: dict[str, Any]) -> dict[str, ndarray]:
+        """Return the arguments of a call whose elements the op moves, by name."""
+        names = (
+            [name for name in arguments if re.fullmatch(r"x\d+", name)]
+            if self.op.variadic
+            else [self.op.names[i] for i in sorted(self.op.differentiable)]
+        )
+        return {name: np.asarray(arguments[name]) for name in names}
+
+    def moves_of(self, arguments: dict[str, Any]) -> tuple[ndarray, ndarray]:
+        """Return the places of elements in the moved inputs, and the places to which they went.
+
+        Inputs are laid end to end, and so are outputs. An element may go to several places, and
+        several to one.
+        """
+        if "at" in self.given:
+            to = self.given["at"](**_named(self.given["at"], arguments))
+            return np.arange(to.size), to
+        at = self.came_from(arguments, self.moved(arguments))
+        (to,) = np.nonzero(at >= 0)
+        return at[to], to
+
+    def came_from(self, arguments: dict[str, Any], inputs: dict[str, ndarray]) -> ndarray:
+        """Return, for each output element, its place in some of the inputs, laid end to end.
+
+        To find the places, the op runs on inputs whose elements are their own places 0, 1, 2, ...
+        It runs a second time with other numbers: an element that stays the same came from none of
+        these inputs, such as the zeros of ``pad``, and its place is -1.
+        """
         n = sum(x.size for x in inputs.values())
+        ends = np.cumsum([x.size for x in inputs.values()])[:-1]
 
-        def flat(parts: Any) -> ndarray:
-            parts = parts if isinstance(parts, tuple | list) else [parts]
-            return np.concatenate([np.reshape(part, -1) for part in parts])
-
-        def moved(first: float) -> ndarray:
+        def run(first: float) -> ndarray:
             """Return the output for inputs with the elements first, first + 1, first + 2, ..."""
-            numbers = np.split(np.arange(first, first + n), np.cumsum([x.size for x in
-                               inputs.values()])[:-1])  # fmt: skip
+            numbers = np.split(np.arange(first, first + n), ends)
             call = arguments | {
                 name: part.reshape(x.shape)
                 for (name, x), part in zip(inputs.items(), numbers, strict=True)
             }
-            names = [name for name in call if self.op.variadic and re.fullmatch(r"x\d+", name)]
-            arrays = [call.pop(name) for name in names]
-            return flat(self.op.forward(*arrays, **call))
+            variadic = self.moved(call) if self.op.variadic else {}
+            arrays = [call.pop(name) for name in variadic]
+            return _flat(self.op.forward(*arrays, **call))
 
-        at, later = moved(0.0), moved(n + 1.0)
-        found = {f"d{name}": flat(value) for name, value in cotangents.items()}
-        found |= {name: flat(value) for name, value in inputs.items()}
-        x, dx = flat(list(inputs.values())), flat(list(cotangents.values()))
-        at = np.where(at == later, -1, at).astype(int)
-        return {**found, "at": at, "x": x, "dx": dx, "out": flat(out), "g": flat(g)}
+        at, later = run(0.0), run(n + 1.0)
+        return np.where(at == later, -1, at).astype(int)
+
+
+def _flat(parts: Any) -> ndarray:
+    """Return the elements of an array, or of several, on one axis."""
+    parts = parts if isinstance(parts, tuple | list) else [parts]
+    return np.concatenate([np.reshape(part, -1) for part in parts])
 
 
 def _named(function: Callable, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
-from itertools import islice, product
+from itertools import islice, product, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ EACH = 9  # up to this many elements of a result, the formula is written out for
 MOST_TERMS = 4  # terms of a sum that are written; the middle of a longer sum is left out
 LISTED = 8  # terms of an element's sum that are listed, the largest ones
 MANY = 100  # of a sum with more terms, only those that are shown are written
+LARGEST_MOVED = 10_000_000  # elements, whose places take a second to find
 ROUNDINGS = 8  # last places by which an op may round at each of its steps
 
 
@@ -80,8 +81,8 @@ def write_with_numbers(
     """Yield the equations of a formula with the numbers of one call.
 
     Up to `EACH` elements of a left side are all written out; of more elements, only the first. Each
-    element is computed alone, so arrays may be large. The formula of an op that only moves
-    elements, such as a transpose, has no equations with numbers.
+    element is computed alone, so arrays may be large. Of an op that only moves elements, such as a
+    transpose, only an element that is asked for has an equation.
 
     Parameters
     ----------
@@ -98,6 +99,8 @@ def write_with_numbers(
         What the axes of an array count, to name the terms of a sum.
     """
     if formula.moves:
+        if symbol:
+            yield from _write_moved(formula, numbers, names, symbol, index)
         return
     equations, evaluation = formula.evaluation(*numbers)
     if formula.moves_axes(evaluation.given):
@@ -133,6 +136,65 @@ def write_with_numbers(
         terms = written[0].terms() if index is not None else []
         n_asked = total if index is None else 1
         yield NumberedEquation("+=" if of_input else "=", rows, n_asked, terms)
+
+
+def _write_moved(
+    formula: Formula,
+    numbers: Numbers,
+    names: dict[str, str],
+    symbol: str,
+    index: tuple[int, ...] | None,
+) -> Iterator[NumberedEquation]:
+    """Yield the equation of one element of an op that moves elements.
+
+    A result says from which element it came, or from which several. What is sent to an input is the
+    sum over the places to which the element went.
+    """
+    inputs = formula.moved(numbers.arguments)
+    results, cotangents = (
+        {f"{name}{i}": np.asarray(x) for i, x in enumerate(value)}
+        if isinstance(value, tuple | list)
+        else {name: np.asarray(value)}
+        for name, value in (("out", numbers.out), ("g", numbers.g))
+    )
+    forward = symbol in results
+    own, others = (results, inputs) if forward else (inputs, cotangents)
+    asked = symbol if forward else symbol[1:]
+    if index is None and not own[asked].ndim:
+        index = ()
+    if index is None or sum(x.size for x in (*own.values(), *others.values())) > LARGEST_MOVED:
+        return
+    before = sum(own[name].size for name in takewhile(lambda name: name != asked, own))
+    at = before + (int(np.ravel_multi_index(index, own[asked].shape)) if index else 0)
+    left, went = formula.moves_of(numbers.arguments)
+    parts = [_find(others, int(k)) for k in (left[went == at] if forward else went[left == at])]
+
+    def written(name: str, index: tuple[int, ...]) -> str:
+        return names.get(name, f"${name}") + (f"[{', '.join(map(str, index))}]" if index else "")
+
+    terms = [written(name, place) for name, place, _ in parts]
+    found = results[asked] if forward else np.asarray(numbers.sent[asked])
+    total = four_digits(float(found[index]))
+    shown = [*terms[:2], "…", terms[-1]] if len(terms) > MOST_TERMS else terms
+    row = (" + ".join(shown), total) if terms else (total, "")
+    listed = [(term, four_digits(x), x) for term, (*_, x) in zip(terms, parts, strict=True) if x]
+    listed.sort(key=lambda term: -abs(term[2]))
+    yield NumberedEquation(
+        "=" if forward else "+=",
+        [(written(symbol, index), *row)],
+        1,
+        listed if len(parts) > 1 else [],
+    )
+
+
+def _find(arrays: dict[str, ndarray], k: int) -> tuple[str, tuple[int, ...], float]:
+    """Return an element of arrays laid end to end: its array, its index there, its value."""
+    for name, x in arrays.items():
+        if k < x.size:
+            index = tuple(map(int, np.unravel_index(k, x.shape)))
+            return name, index, float(x[index])
+        k -= x.size
+    raise IndexError(k)
 
 
 class _Ranged(NamedTuple):

@@ -105,19 +105,24 @@ def lines_of(call: Call, names: dict[str, str]) -> list[Line]:
 
 def _moves(call: Call, names: dict[str, str]) -> list[Line]:
     """Return the lines of an op that only moves elements, such as a transpose, in words."""
-    out, g = (
-        ", ".join(text for symbol, text in names.items() if re.fullmatch(rf"{of}\d*", symbol))
-        for of in ("out", "g")
-    )
-    inputs = [name for name in call.arguments if f"d{name}" in names]
+    stated: Any = call.op.stated
+    found = [symbol for symbol in names if re.fullmatch(r"out\d*", symbol)]
+    g = ", ".join(text for symbol, text in names.items() if re.fullmatch(r"g\d*", symbol))
     if _is_transpose(call):
         forward, back = f"{names['x']}ᵀ", f"{g}ᵀ"
     else:
-        forward = f"{call.op.name}({', '.join(names[name] for name in inputs)})"
-        back = f"{g}, back in place"
+        inputs = [names.get(name, f"${name}") for name in stated.moved(call.arguments)]
+        forward, back = f"{call.op.name}({', '.join(inputs)})", f"{g}, back in place"
     return [
-        Line("out", f"{out} = {forward}"),
-        *(Line(f"d{name}", f"{names[f'd{name}']} += {back}") for name in inputs),
+        *(
+            Line(symbol, f"{names[symbol]} = {forward}" + (f"[{i}]" if call.op.multiple else ""))
+            for i, symbol in enumerate(found)
+        ),
+        *(
+            Line(f"d{name}", f"{names[f'd{name}']} += {back}")
+            for name in call.arguments
+            if f"d{name}" in names
+        ),
     ]
 
 

@@ -1,6 +1,7 @@
 """The formula of an op says what the op computes, also of numbers near the ends of the range."""
 
 import re
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from autograd import nn
 from autograd.formula import FormulaError
 from autograd.page.contents import collect
 from autograd.stepper import trace
+from autograd.stepper.formulas import four_digits
 from autograd.stepper.session import Session
 from autograd.stepper.stops import CommandError
 from autograd.testing.strategies import Call, op_calls
 
 OPS = sorted(autograd.REGISTRY)
+MOVES = [name for name in OPS if (found := autograd.REGISTRY[name].stated) and found.moves]
 EXTREMES = [1e3, 1e-30, 0.0, 1.0]
 
 
@@ -250,3 +253,68 @@ def test_a_formula_of_another_step():
     }.items():
         with pytest.raises(CommandError, match=said):
             session.formula(asked)
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_an_element_that_was_moved(name):
+    """Asked for, it says where it came from, or where it went, with the number that is there."""
+    op = autograd.REGISTRY[name]
+
+    @settings(max_examples=10)
+    @given(call=op_calls(op))
+    def check(call):
+        with autograd.record():
+            out = op(*as_leaves(op, call), **call.kwargs)
+            loss = sum((y * y).sum() for y in several(out))
+        session = Session(trace(loss))
+        calls = [session.trace.call(step) for step in session.trace.steps]
+        session.go([call.op for call in calls].index(op))
+        values, names = session.symbols(), session.names_of_symbols(session.call)
+        named = {names[symbol]: np.asarray(values[symbol]) for symbol in names if symbol in values}
+
+        def number(text):
+            """Return what stands at a place such as ``x[1, 0]``; a number stands for itself."""
+            for name, x in named.items():
+                if found := re.fullmatch(rf"{re.escape(name)}(\[.+\])?", text):
+                    return x[tuple(map(int, re.findall(r"\d+", found[1] or "")))]
+            return float(text)
+
+        for symbol in values:
+            if symbol.startswith("out") or symbol[1:] in session.call.arguments:
+                for index in islice(np.ndindex(np.shape(values[symbol])), 8):
+                    (equation,) = session.formula(f"${symbol}{list(index) or ''}").with_numbers
+                    ((_, text, shown),) = equation.rows
+                    x = np.asarray(values[symbol])[index]
+                    assert (shown or text) == four_digits(x)
+                    if "…" not in text:
+                        assert np.isclose(sum(map(number, text.split(" + "))), x, rtol=1e-3)
+
+    check()
+
+
+def test_what_is_joined_to_a_tensor():
+    """An array beside it has its place in the formula; what is cut out many times is a sum."""
+    a, c = autograd.tensor(np.array([[1.0, 2.0]]), requires_grad=True), np.array([[5.0, 6.0]])
+    with autograd.record():
+        w = np.concatenate([a, c])
+        r = a[[0, 0, 0, 0, 0, 0]]
+        z = np.pad(a, 1)
+        loss = (w * 3).sum() + (r * np.arange(12.0).reshape(6, 2)).sum() + z.sum()
+    session = Session(trace(loss))
+
+    def shown(text):
+        found = session.formula(text)
+        return [
+            *found.lines,
+            *(" = ".join(filter(None, row)) for row in found.with_numbers[0].rows),
+        ]
+
+    assert shown("w[1, 0]") == ["w = concatenate(a, c)", "w[1, 0] = c[0, 0] = 5"]
+    assert shown("w[0, 1]")[-1] == "w[0, 1] = a[0, 1] = 2"
+    assert shown("z[0, 0]")[-1] == "z[0, 0] = 0"
+    assert shown("r[3, 1]")[-1] == "r[3, 1] = a[0, 1] = 2"
+    at = [session.trace.call(step).op.name for step in session.trace.steps].index("getitem")
+    found = session.go(at).formula("$dx[0, 1]").with_numbers[0]
+    row = ("d(a)[0, 1]", "d(r)[0, 1] + d(r)[1, 1] + … + d(r)[5, 1]", "36")
+    assert found.rows == [row]
+    assert found.terms[0] == ("d(r)[5, 1]", "11", 11.0)
