@@ -16,7 +16,6 @@ nested lists, and looks up the numbers that the tree names for one element::
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,17 +79,15 @@ def write_terms(
         of the inputs.
     """
     if formula.text(arguments).splitlines() == MOVES.split("; "):
-        joined = {  # arrays off the tape, such as one that concatenate puts beside a tensor
-            name: np.zeros_like(x)
-            for name, x in arguments.items()
-            if re.fullmatch(r"x\d+", name) and isinstance(x, ndarray) and x.ndim
+        inputs = {  # also arrays off the tape, such as one that concatenate puts beside a tensor
+            name: x
+            for name, x in formula.moved(arguments).items()
+            if name in sent or (sent and isinstance(arguments[name], ndarray) and x.ndim)
         }
-        sent = joined | sent if sent else sent
-        inputs = {name: np.asarray(arguments[name]) for name in sent}
         outputs = out if isinstance(out, tuple) else (out,)
         if sum(map(np.size, (*inputs.values(), *outputs))) > LARGEST:
             return {"refs": [], "equations": []}
-        at = formula.flat(arguments, out, out if g is None else g, sent)["at"]
+        at = formula.came_from(arguments, inputs)
         sizes = {name: x.size for name, x in inputs.items()}
         return {"refs": [], "equations": [], "from": arrays.add(at), "sizes": sizes}
     equations, evaluation = formula.evaluation(arguments, out, out if g is None else g, sent)
