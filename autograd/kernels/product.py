@@ -247,22 +247,21 @@ def choice() -> Choice:
     """
     if (known := known_choice()) is not None:
         return known
-    folder = writable()
-    if folder is None:
-        return Choice("blas", "blas")
-    with locked(folder):
-        known = known_choice()  # another process may have measured meanwhile
-        if known is None:
-            known = Choice(*(_faster(*shape) for shape in SHAPES))
-            kept = _kept(folder) | {_machine(): known}
-            choices = {machine: asdict(each) for machine, each in kept.items()}
-            write_json(folder / "product.json", choices)
-    return known
+    if (folder := writable()) is not None:
+        with suppress(OSError), locked(folder):  # of a full disk, say
+            known = known_choice()  # another process may have measured meanwhile
+            if known is None:
+                known = Choice(*(_faster(*shape) for shape in SHAPES))
+                kept = _kept(folder) | {_machine(): known}
+                choices = {machine: asdict(each) for machine, each in kept.items()}
+                write_json(folder / "product.json", choices)
+            return known
+    return Choice("blas", "blas")
 
 
 def _kept(folder: Path) -> dict[str, Choice]:
     """Return the choices that are kept in a folder: one for each machine that uses it."""
-    with suppress(UserError):
+    with suppress(UserError, OSError):
         return read_json(folder / "product.json", dict[str, Choice])
     return {}
 

@@ -221,6 +221,17 @@ def test_machines_that_share_a_folder_keep_their_choices(tmp_path, monkeypatch):
         assert kernels.choice.__wrapped__() == kernels.Choice(way, way)
 
 
+def test_a_choice_that_cannot_be_kept_is_blas(tmp_path, monkeypatch):
+    """Another process could choose otherwise. The disk may be full, say; here a folder is there."""
+    (tmp_path / "product.json").mkdir()
+    monkeypatch.setenv("AUTOGRAD_PRODUCT", "auto")
+    monkeypatch.setattr(kernels, "folders", lambda: [tmp_path])
+    monkeypatch.setattr(kernels, "writable", lambda: tmp_path)
+    monkeypatch.setattr(kernels, "_faster", lambda *_: "own")
+    assert kernels.choice.__wrapped__() == kernels.Choice("blas", "blas")
+    assert [path.name for path in tmp_path.iterdir()] == ["product.json"]
+
+
 def test_the_choice_can_be_overridden():
     for wanted, choice in {"own": ("own", "own"), "blas,own": ("blas", "own")}.items():
         found = run(CHOICE, AUTOGRAD_PRODUCT=wanted).strip()
