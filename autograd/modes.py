@@ -215,6 +215,13 @@ def unrecorded() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Hide a block from the recorder and the observers of the program: a tool looks at its pass."""
+    with observing(None), record_with(None):
+        yield
+
+
 def observe(observer: Observer | None) -> Block:
     """Let an observer watch every backward pass inside the block.
 

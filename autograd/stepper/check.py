@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from autograd.modes import unseen
 from autograd.stepper.measure import difference, largest, norm
 from autograd.stepper.record import Call
 from autograd.stepper.steps import Step, as_tuple
@@ -72,6 +73,7 @@ class Judgement(NamedTuple):
     expected: ndarray
 
 
+@unseen()
 @np.errstate(all="ignore")  # a step may lead to where the function does not exist
 def check_step(call: Call, step: Step) -> list[Comparison]:
     """Compare what a step sends to each input with numeric derivatives of the op alone.
@@ -106,6 +108,7 @@ def check_step(call: Call, step: Step) -> list[Comparison]:
     ]
 
 
+@unseen()
 @np.errstate(all="ignore")
 def check_loss(trace: Trace, number: int, title: str) -> Comparison | None:
     """Compare the gradient of the loss by a leaf or a result with numeric derivatives.

@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from autograd.anomaly import Contribution, Explanation
 from autograd.functional import jvp
-from autograd.modes import enable_grad, observing
+from autograd.modes import enable_grad, unseen
 from autograd.stepper.axes import count
 from autograd.stepper.places import Index, name_of
 from autograd.stepper.record import Call, Recording, leaf_of
@@ -115,7 +115,7 @@ def derivatives_along(call: Call, name: str, direction: ndarray) -> tuple[ndarra
     def run(x: Any) -> Any:
         return call.run(call.op, call.arguments | {name: x})
 
-    with observing(None):  # an observer of the program must not see these passes
+    with unseen():
         _, pushed = jvp(run, [call.arguments[name]], [direction])
     return tuple(np.asarray(x) for x in (pushed if call.op.multiple else [pushed]))
 
@@ -315,7 +315,10 @@ def find_zero_factors(recording: Recording, use: Use, element: Element) -> list[
     of the arguments and of the cotangents here, and the derivative says which of these take part.
     """
     ones = tuple(np.where(g == 0, np.ones_like(g), g) for g in use.cotangents)
-    slopes = find_slopes(use, element, ones, without_zeros=True)
+    try:
+        slopes = find_slopes(use, element, ones, without_zeros=True)
+    except np.linalg.LinAlgError:  # with ones in the place of zeros, the matrix has no inverse
+        return []
     return [name for name, value, _ in _named_slopes(recording, use.call, slopes) if value == 0]
 
 
@@ -338,7 +341,7 @@ def find_slopes(
         name: leaf(x) for name, x in call.arguments.items() if name in names and _is_factor(x)
     }
     arguments = call.arguments | leaves
-    with observing(None), enable_grad():
+    with unseen(), enable_grad():
         out = call.run(op, arguments)
         outputs = list(out) if op.multiple else [out]
         sent: Any = grad(outputs, leaves[use.input], list(cotangents), create_graph=True)

@@ -30,7 +30,7 @@ from autograd.anomaly import PACKAGE, users_frame
 from autograd.blocks import Block
 from autograd.engine import Node, TensorBase, tick
 from autograd.escape import shown
-from autograd.modes import record_with
+from autograd.modes import record_with, unseen
 from autograd.op import Op
 from autograd.stepper.axes import Axis, find_axes
 from autograd.stepper.notebook import table
@@ -531,6 +531,7 @@ class Recording:
 
     # ---- running the calls again
 
+    @unseen()
     def replay(
         self,
         number: int,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.engine import differentiate
-from autograd.modes import observing
+from autograd.modes import observing, unseen
 from autograd.stepper.axes import Labels
 from autograd.stepper.measure import memory_of, norm, relative_distance
 from autograd.stepper.record import Call, Recording
@@ -84,7 +84,7 @@ def run_again(recorded: Trace, changed: Changes) -> Trace:
         If an op refuses its new arguments, such as a token id that is out of range.
     """
     recording, start = recorded.recording, recorded.start
-    with observing(None):  # an observer of the program must not see these passes
+    with unseen():
         tape = recording.replay(start, changed)
         changed_recording = _recording_of(recording, start, tape, changed)
         new = Trace(changed_recording, start, recorded.cotangent, insight=recorded.insight)
@@ -226,7 +226,7 @@ def forecast(trace: Trace, changed: Changes) -> float | None:
             return None
         tape = recording.replay(trace.start, leaves=constants)
         read = [n for n in constants if n in tape]
-        with observing(None):
+        with unseen():
             found = grad(tape[trace.start], [tape[n] for n in read], trace.cotangent)
         gradients |= dict(zip(read, map(np.asarray, found), strict=True))
     for number, value in changed.items():

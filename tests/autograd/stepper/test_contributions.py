@@ -458,3 +458,24 @@ def test_queries_keys_and_values_are_apart():
     assert re.search(r"\n  by part: .* at value", text)
     names = re.findall(r"\n  by ([\w ]+):", text)
     assert names == ["channel", "part", "head", "channel in head"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: np.linalg.slogdet(x)[1],
+        lambda x: np.linalg.inv(x)[0, 0],
+        lambda x: np.linalg.solve(x, np.array([1.0, 0.0]))[0],
+        lambda x: np.linalg.cholesky(x)[0, 0],
+    ],
+)
+def test_why_a_gradient_of_the_identity_is_zero(function):
+    """The factors that are 0 are sought with ones in their place; this matrix has no inverse."""
+    x = autograd.tensor(np.eye(2), requires_grad=True)
+    with autograd.record():
+        loss = function(x)
+    found = trace(loss)
+    gradient = found.cotangent_of(x._node.number)
+    assert gradient[0, 1] == 0 != gradient[0, 0]
+    for place in ((0, 1), (0, 0)):
+        assert "gradient of" in why(found, x._node.number, place)

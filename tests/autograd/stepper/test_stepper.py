@@ -1913,3 +1913,19 @@ def test_the_cotangent_of_a_broadcast_input_is_a_sum():
     stepper = stepper_of(loss)
     text = said(stepper, *["next", "formula"] * (len(stepper.session.trace.steps) - 1))
     assert "d(y) += 0" in text and "and the op has" not in text and "d(mask)[0, 0] += " in text
+
+
+def test_looking_at_a_pass_is_not_recorded(tmp_path):
+    """Whoever looks inside the `record` block sees the program's calls alone, however often."""
+    with autograd.record() as recording:
+        x = autograd.tensor([1.0, 2.0], requires_grad=True)
+        h = np.tanh(x * np.array([3.0, 4.0]))
+        loss = (h * x).sum()
+        n_calls = len(recording.calls)
+        found = trace(loss)
+        stepper = Terminal(found, Console(width=80))
+        commands = ["why x[0]", "why h", "check", "check x", "check loss", "formula h[0]", "into",
+                    "out", "set x[0] = 5", "descend 0.1", "undo", "set", "predict"]  # fmt: skip
+        assert "x[0]" in said(stepper, *commands, "next", *commands)
+        found.to_html(tmp_path / "page.html")
+        assert len(recording.calls) == n_calls
