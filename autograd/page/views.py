@@ -16,7 +16,8 @@ from autograd.escape import shown
 from autograd.page.arrays import number as written
 
 if TYPE_CHECKING:
-    from autograd.stepper.trace import Trace
+    from autograd.stepper.lines import the_others
+from autograd.stepper.trace import Trace
 
 MOST_TERMS = 12  # of a sum; the others are added up
 
@@ -143,8 +144,7 @@ def _entries(terms: Iterable[Term], calls: dict[int, int]) -> list[list[Any]]:
     ]
     if rest := order[n_listed:]:
         amount = sum(term.amount for term in rest)
-        others = f"the {len(rest)} others" if len(rest) > 1 else "the other one"
-        found.append([others, _short(amount), None, []])
+        found.append([the_others(len(rest)), _short(amount), None, []])
     return found
 
 

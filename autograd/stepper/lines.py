@@ -14,6 +14,15 @@ DEEPER = 4  # columns by which a continued line is indented further
 OPERATORS = {"=", "+=", "+", "-", "*", "@", "·", "/", "→"}
 
 
+def the_others(n: int) -> str:
+    """Return what terms that are not listed are called.
+
+    >>> the_others(1), the_others(2)
+    ('the other one', 'the 2 others')
+    """
+    return f"the {n} others" if n > 1 else "the other one"
+
+
 def fold(text: Text, width: int, indent: int | None = None) -> Iterator[Text]:
     r"""Yield the lines of a text, none wider than a terminal.
 

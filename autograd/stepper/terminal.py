@@ -29,7 +29,7 @@ from autograd.stepper.axes import Labels
 from autograd.stepper.check import Comparison
 from autograd.stepper.display import matrix, one
 from autograd.stepper.formulas import NumberedEquation, four_digits
-from autograd.stepper.lines import flow, fold, spans
+from autograd.stepper.lines import flow, fold, spans, the_others
 from autograd.stepper.measure import norm
 from autograd.stepper.record import kind
 from autograd.stepper.session import Session
@@ -755,8 +755,7 @@ class Terminal:
             self.print(line, indent=places + 19)
         if rest := terms[MOST_TERMS:]:
             total = sum(value for _, _, value in rest)
-            others = f"the {len(rest)} others" if len(rest) > 1 else "the other one"
-            self.print(Text(f"    {'':<{places}}  {total:>+11.4g}  {others}", "dim"))
+            self.print(Text(f"    {'':<{places}}  {total:>+11.4g}  {the_others(len(rest))}", "dim"))
 
     def do_why(self, text: str) -> None:
         """Show what a gradient is the sum of, largest first.  why NAME.

@@ -21,6 +21,7 @@ from autograd.stepper.contributions import (
     sums_by_name,
     token_ids,
 )
+from autograd.stepper.lines import the_others
 from autograd.stepper.origins import NotFinite, Zero, find_not_finite, find_source, find_zeros
 from autograd.stepper.places import Index, first_of, name_of
 from autograd.stepper.record import Call, Recording
@@ -202,9 +203,7 @@ def _term_lines(recording: Recording, use: Use, known: Sequence[str] = ()) -> It
     ]  # fmt: skip
     if count > len(found):
         rest = total - sum(entry[0] for entry in found)
-        n = count - len(found)
-        others = f"the {n} others" if n > 1 else "the other one"
-        rows.append((f"    {rest:+.4g}", others, "", ""))
+        rows.append((f"    {rest:+.4g}", the_others(count - len(found)), "", ""))
     yield rows
     for number, terms in zip(use.call.results, use.terms, strict=True):
         yield from _axis_lines(recording, number, terms)
