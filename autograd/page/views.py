@@ -14,10 +14,10 @@ from numpy import ndarray
 
 from autograd.escape import shown
 from autograd.page.arrays import number as written
+from autograd.stepper.lines import the_others
 
 if TYPE_CHECKING:
-    from autograd.stepper.lines import the_others
-from autograd.stepper.trace import Trace
+    from autograd.stepper.trace import Trace
 
 MOST_TERMS = 12  # of a sum; the others are added up
 
