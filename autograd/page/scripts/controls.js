@@ -28,7 +28,7 @@ function cycleMode() {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (/^(INPUT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "range" || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "range" || event.ctrlKey || event.metaKey || event.altKey) return;
   const keys = { n: () => go(state.at + 1), b: () => go(state.at - 1), g: () => go(N_FORWARD), i: () => unfold(1), o: () => unfold(-1), m: cycleMode, "/": () => { search.focus(); search.select(); }, Escape: () => open(null) };
   if (event.key in keys) {
     event.preventDefault();

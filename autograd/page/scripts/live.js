@@ -102,7 +102,7 @@ hooks.change = (target, flat) => {
   const whole = !data.arrays[key].type.startsWith("f");
   const name = `${labelOf(target)}${address(placeOf(flat, data.arrays[key].shape))}`;
   const field = h("input", { type: "number", id: "to", step: whole ? 1 : "any", value: whole ? x : Number(x.toPrecision(6)), "aria-label": `another value for ${name}`,
-    onchange: () => field.value.trim() && change("set", Number(field.value)) });
+    onchange: () => field.validity.badInput ? say("The value is to be a finite number, such as 0.1.") : field.value && change("set", Number(field.value)) });
   if (whole) return [h("p", { class: "setter" }, h("label", {}, "set ", field))];
   const reach = Number.isFinite(x) ? Math.max(1, 2 * Math.abs(x)) : 1;
   const middle = Number.isFinite(x) ? x : 0;

@@ -311,6 +311,11 @@ def test_an_input_and_a_target_are_set(browser):
         page.press("#to", "Enter")
         wait_for_version(page, 2)
         assert session.value(session.find("targets"))[1] == 3
+        look_at(page, "X", 2)
+        page.fill("#to", "1e400")
+        page.press("#to", "Enter")
+        assert "to be a finite number" in page.inner_text("#message")
+        assert page.evaluate("data.version") == 2
 
 
 def test_a_cotangent_is_set(browser):

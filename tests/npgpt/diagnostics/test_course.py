@@ -212,6 +212,9 @@ def test_an_update_of_two_batches(tmp_path, browser):
     with served(run.folder, 1) as server, opened(browser, server.address) as page:
         page.select_option("#batch-number", "1")
         wait_until(page, "data.run.batch === 1")
+        moment = page.evaluate("state.at")
+        page.press("#batch-number", "n")  # in a list, a letter chooses from it
+        assert page.evaluate("state.at") == moment
         again = at(run.folder, 1)
         shown = page.evaluate(
             "Object.values(data.texts.find(([n]) => n[0] === 'example')[1]).length"
