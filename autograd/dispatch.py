@@ -32,7 +32,7 @@ import numpy as np
 from numpy import ndarray
 
 from autograd.engine import TensorBase, log_write, new_tensor
-from autograd.modes import is_grad_enabled
+from autograd.modes import answered, is_grad_enabled
 
 NUMPY: dict[Any, Callable] = {}  # NumPy's function -> its implementation on tensors
 METHODS: dict[tuple[np.ufunc, str], Callable] = {}  # the same, for methods of ufuncs
@@ -253,6 +253,7 @@ def _on_arrays(
     for x in written:
         log_write(x._array)
     if not written:
+        answered(function, args, kwargs, result)
         return result
     tensors = {id(x._array): x for x in written}
     if isinstance(result, tuple):

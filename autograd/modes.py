@@ -168,6 +168,8 @@ class Recorder(Protocol):
 
     - a method ``around(op)``, which returns the function to run in the place of ``op.forward``, for
       example one that runs ``op.forward`` and takes the time;
+    - a method ``answered(function, args, kwargs, result)``, which sees a call that leaves the tape,
+      such as ``x > 0`` or ``np.argsort(x)``; see :func:`answered`;
     - an attribute ``witness``, the class (`Fingerprint` or `Copy`) by which `checkpoint` tells
       whether an array has changed;
     - an attribute ``keeps_calls``, which is True if the recorder keeps every call with its
@@ -176,6 +178,13 @@ class Recorder(Protocol):
 
     def recorded(self, op: Op, args: tuple, result: Any) -> None:
         """See a call that was recorded, with the Tensor that it returned, or several."""
+
+
+def answered(function: Callable, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
+    """Show the recorder, if it wants to see it, a plain result of tensors: that of ``x > 0``."""
+    see = getattr(current_recorder.get(), "answered", None)
+    if see is not None:
+        see(function, args, kwargs, result)
 
 
 def forward_of(op: Op, recorder: Recorder) -> Callable:

@@ -33,7 +33,7 @@ from autograd.dispatch import (
     tensors_in,
 )
 from autograd.engine import Node, TensorBase, differentiate, log_write
-from autograd.modes import is_grad_enabled
+from autograd.modes import answered, current_recorder, is_grad_enabled
 from autograd.op import Op, alias
 from autograd.ops import elementwise, index, linalg, shape
 
@@ -45,7 +45,13 @@ def _binary(op: Op) -> tuple[Callable, Callable]:
 
 
 def _comparison(compare: Callable) -> Any:
-    return lambda self, other: compare(self._array, _plain(other))
+    def method(self: Tensor, other: Any) -> Any:
+        result = compare(self._array, _plain(other))
+        if current_recorder.get() is not None:
+            answered(compare, (self, other), {}, result)
+        return result
+
+    return method
 
 
 FUNCTIONS = "NumPy's functions, np.exp for math.exp, "  # what to write instead of float(x)
@@ -251,7 +257,10 @@ class Tensor(TensorBase):
 
     def detach(self) -> Tensor:
         """Return the same values off the tape: a view, read-only if this requires a gradient."""
-        return Tensor(self.numpy())
+        array = self.numpy()
+        if current_recorder.get() is not None:
+            answered(np.asarray, (self,), {}, array)
+        return Tensor(array)
 
     def retain_grad(self) -> None:
         """Let backward passes store the gradient of this result in ``.grad``, as for a leaf."""

@@ -28,13 +28,14 @@ from numpy import ndarray
 from autograd import changes
 from autograd.anomaly import PACKAGE, users_frame
 from autograd.blocks import Block
+from autograd.dispatch import plain
 from autograd.engine import Node, TensorBase, tick
 from autograd.escape import shown
 from autograd.modes import record_with, unseen
 from autograd.op import Op
 from autograd.stepper.axes import Axis, find_axes
 from autograd.stepper.notebook import table
-from autograd.stepper.source import UNKNOWN, Statement, place_of, split_line
+from autograd.stepper.source import UNKNOWN, Statement, place_of, short_place, split_line
 from autograd.tensor import Tensor, _leaf
 
 # Folders of code whose variables give no names to values: this package, where `self` may be the
@@ -94,8 +95,7 @@ class Call:
     @property
     def at(self) -> str:
         """The file and the number of the line in short, as in ``script.py:6``."""
-        path, number, _ = self.place
-        return f"{Path(path).name}:{number}" if path else ""
+        return short_place(self.line)
 
     @property
     def part(self) -> tuple:
@@ -121,6 +121,48 @@ class Call:
         return function(*[values[name] for name in self.several], **static)
 
 
+class Number(int):
+    """The number of a value, in the place of its tensor."""
+
+
+@dataclass(eq=False)
+class Answer:
+    """An array that the program computed off the tape: the booleans of ``x > 0``, for example.
+
+    Attributes
+    ----------
+    function : callable
+        What computed it, from arrays: `operator.gt`.
+    args, kwargs : tuple, dict
+        The arguments, with a `Number` in the place of each tensor on the tape.
+    place : str
+        The part of the program, and its file and line: ``x > 0  script.py:6``.
+    constant : int
+        The number of the array among the recording's constants; -1 if no call has read it.
+    """
+
+    function: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+    place: str
+    constant: int = -1
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the values that it was computed from."""
+        return [x for x in (*self.args, *self.kwargs.values()) if isinstance(x, Number)]
+
+    def compute(self, values: dict[int, ndarray]) -> ndarray:
+        """Compute it from the values of a pass."""
+        args = [values[x] if isinstance(x, Number) else x for x in self.args]
+        kwargs = {k: values[x] if isinstance(x, Number) else x for k, x in self.kwargs.items()}
+        return np.asarray(self.function(*args, **kwargs))
+
+    def is_from(self, values: dict[int, ndarray], x: ndarray) -> bool:
+        """Return whether these values give that array."""
+        return values.keys() >= set(self.numbers) and _is_unchanged(self.compute(values), x)
+
+
 @dataclass(eq=False)
 class Recording:
     """Calls, values and names, each by the number of a node; made by :func:`record`.
@@ -142,6 +184,8 @@ class Recording:
     texts : dict of tuple of str to list
         What has a text: ``texts["example", "position"][0][3]`` is the text of position 3 of example
         0. The last name is that of what has the text.
+    answers : list of Answer
+        What the program computed off the tape from values on it.
     maker : dict of int to Call
         For each result, the call that computed it. A number that is missing is that of a leaf, or
         of a result from before the recording.
@@ -156,6 +200,7 @@ class Recording:
     axes: dict[int, tuple[Axis, ...]] = field(default_factory=dict)
     texts: dict[tuple[str, ...], list] = field(default_factory=dict)
     copies: bool = True  # whether leaves are copied when they are used
+    answers: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.names = {number: shown(name) for number, name in self.names.items()}
@@ -172,6 +217,8 @@ class Recording:
         # whether that array still exists; and by the name and value of a variable with a number.
         self._arrays: dict[int, tuple[ref[ndarray], int]] = {}
         self._scalars: dict[tuple[str, Any], int] = {}
+        # For the id of an array that is an answer: a reference as above, and the answer.
+        self._answered: dict[int, tuple[ref[ndarray], Answer]] = {}
         # Tables for `name` and `axes_of`, each with the size of the recording when it was made.
         self._unnamed: tuple[int, dict[int, str]] = 0, {}
         self._found_axes: tuple[int, dict[Any, tuple[Axis, ...]]] = 0, {}
@@ -283,14 +330,21 @@ class Recording:
         self._unnamed = len(self.calls) + len(self.values) + len(self.constants), other._unnamed[1]
         self._found_axes = len(self.calls) + len(self.axes), other._found_axes[1]
 
-    def behind(self, number: int) -> list[Call]:
-        """Return the calls that computed a value and its inputs, in order of execution."""
+    def behind(self, number: int, answers: bool = False) -> list[Call]:
+        """Return the calls that computed a value and its inputs, in order of execution.
+
+        With `answers`, also those that computed what was asked off the tape: the maximum in
+        ``x * (x == np.max(x))``, through which no gradient flows.
+        """
         found: set[int] = set()
         wanted = {number}
+        asked = {answer.constant: answer.numbers for answer in self.answers} if answers else {}
         for call in reversed(self.calls.values()):
             if call.number in wanted or not wanted.isdisjoint(call.results):
                 found.add(call.number)
                 wanted.update(call.parents.values())
+                for constant in call.constants.values():
+                    wanted.update(asked.get(constant, ()))
         return [call for call in self.calls.values() if call.number in found]
 
     # ---- recording (the Recorder of `autograd.modes.record_with`)
@@ -336,7 +390,41 @@ class Recording:
         self._foreign.add(id(changes._root(x)))
         self._arrays[id(x)] = ref(x), number
         self.constants[number] = x.copy(order="K")
+        owner, answer = self._answered.get(id(x), (None, None))
+        if answer is not None and owner is not None and owner() is x:
+            answer.constant = number
         return number
+
+    def answered(
+        self, function: Callable, args: tuple, kwargs: dict[str, Any], result: Any
+    ) -> None:
+        """Keep how an array off the tape was computed; see `autograd.modes.answered`."""
+        if type(result) is not ndarray:
+            return
+
+        def kept(x: Any) -> Any:
+            on_tape = isinstance(x, TensorBase) and x._node is not None
+            return Number(x._node.number) if on_tape else _copy_arrays(plain(x))
+
+        line, statement = place_of(users_frame(self.file))
+        place = f"{shown(statement.running or split_line(line)[2])}  {short_place(line)}"
+        given = {key: kept(x) for key, x in kwargs.items()}
+        answer = Answer(function, tuple(map(kept, args)), given, place)
+        if answer.numbers:
+            self.answers.append(answer)
+            self._answered[id(result)] = ref(result), answer
+
+    def computed_again(self, number: int, values: Callable[[int], Any]) -> ndarray | None:
+        """Return a constant that the program computed from values, computed from others.
+
+        It is None if the program got the constant in another way, if one of the values is None, or
+        if the recorded values do not give the constant: the program has written to it since.
+        """
+        answer = next((answer for answer in self.answers if answer.constant == number), None)
+        if answer is None or not answer.is_from(self.values, self.constants[number]):
+            return None
+        others = {n: values(n) for n in answer.numbers}
+        return None if any(x is None for x in others.values()) else answer.compute(others)
 
     def _scalar(
         self, argument: str, x: float, statement: Statement, frame: FrameType
@@ -538,6 +626,7 @@ class Recording:
         changed: dict[int, ndarray] | None = None,
         dtype: Any = None,
         leaves: Collection[int] = (),
+        answers: dict[int, ndarray] | None = None,
     ) -> dict[int, Tensor]:
         """Run the calls that computed a value again.
 
@@ -551,6 +640,9 @@ class Recording:
             The dtype to compute in, instead of the recorded ones.
         leaves : collection of int, optional
             Constants that become leaves, where an op has a rule for them.
+        answers : dict of int to ndarray, optional
+            If given, the constants that the program computed from changed values, as in ``x > 0``,
+            are computed again, and put in here.
 
         Returns
         -------
@@ -565,11 +657,27 @@ class Recording:
 
         tensors: dict[int, Tensor] = {}
 
+        def current(n: int) -> ndarray | None:
+            """Return a value of this pass, as far as the pass has come."""
+            if n in tensors:
+                return tensors[n]._array
+            return None if n in self.maker else changed.get(n, self.values.get(n))
+
+        def other_constant(number: int) -> ndarray | None:
+            if answers is None or number in changed:
+                return changed.get(number)
+            if number not in answers:
+                again = self.computed_again(number, current)
+                if again is None:
+                    return None
+                answers[number] = again
+            return answers[number]
+
         def argument(call: Call, name: str) -> Any:
             value, parent = call.arguments[name], call.parents.get(name)
             order, constant = parent, call.constants.get(name)
-            if constant is not None and constant in changed:
-                other = changed[constant]
+            other = None if constant is None else other_constant(constant)
+            if other is not None:
                 value = other if isinstance(value, ndarray) else other.item()
             if constant is not None and constant in leaves and name in call.differentiable:
                 # the number of a constant is newer than that of the call's result
@@ -584,7 +692,7 @@ class Recording:
 
         # For z = x * y + x, the loop runs multiply on the recorded x and y, then add on its result
         # and x. A result in `changed` becomes a leaf, so that what follows depends on this leaf.
-        for call in self.behind(number):
+        for call in self.behind(number, answers is not None):
             values = {name: argument(call, name) for name in call.arguments}
             out = call.run(call.op, values)
             outputs = out if isinstance(out, tuple) else (out,)

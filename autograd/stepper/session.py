@@ -1057,9 +1057,10 @@ class Session:
                 after = what_if.run_again(level.recorded, changed)
         except (ValueError, TypeError, IndexError) as error:
             raise CommandError(f"the program does not run with that: {error}") from None
+        outcome = what_if.compare(before, after, changes)
         self.remember(after)
         level.changed = changed
-        return what_if.compare(before, after, changes)
+        return outcome
 
     def descend(self, text: str) -> what_if.Outcome:
         """Take a step of gradient descent with a learning rate, and run the program again."""

@@ -7,6 +7,7 @@ import linecache
 import re
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from textwrap import dedent
 from types import CodeType, FrameType
 from typing import NamedTuple
@@ -106,6 +107,12 @@ def split_line(line: str) -> tuple[str, str, str]:
     """Return the file, the number and the text of a line; empty texts if the line is unknown."""
     match = re.match(r"(.*?):(\d+)(?:: (.*))?$", line)
     return (match[1], match[2], match[3] or "") if match else ("", "", "")
+
+
+def short_place(line: str) -> str:
+    """Return the file and the number of a line, as in ``script.py:6``; empty if it is unknown."""
+    path, number, _ = split_line(line)
+    return f"{Path(path).name}:{number}" if path else ""
 
 
 def _statement(code: CodeType, instruction: int) -> Statement:

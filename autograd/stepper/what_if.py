@@ -38,8 +38,9 @@ class Change(NamedTuple):
 
     @property
     def size(self) -> float:
-        """The norm of the difference, relative to the larger of both norms."""
-        return relative_distance(self.before, self.after)
+        """The norm of the difference, relative to the larger of both norms; 1 for other shapes."""
+        same_shape = self.before.shape == self.after.shape
+        return relative_distance(self.before, self.after) if same_shape else 1.0
 
 
 class Prediction(NamedTuple):
@@ -69,8 +70,8 @@ class Outcome(NamedTuple):
     predictions: list[Prediction]
     """The rows of a cross-entropy that changed; rows with another class are the first."""
     not_computed: list[str]
-    """The conditions and integers, such as ``x > 0``, that the program may compute from a value
-    that changed: they are off the tape, so they stay as recorded."""
+    """What the program may have computed from a value that changed, and stays as recorded, since
+    it is off the tape: conditions, integers, and what NumPy made of an array such as ``x > 0``."""
 
 
 def run_again(recorded: Trace, changed: Changes) -> Trace:
@@ -85,8 +86,9 @@ def run_again(recorded: Trace, changed: Changes) -> Trace:
     """
     recording, start = recorded.recording, recorded.start
     with unseen():
-        tape = recording.replay(start, changed)
-        changed_recording = _recording_of(recording, start, tape, changed)
+        answers: dict[int, ndarray] = {}
+        tape = recording.replay(start, changed, answers=answers)
+        changed_recording = _recording_of(recording, start, tape, changed | answers)
         new = Trace(changed_recording, start, recorded.cotangent, insight=recorded.insight)
         ends = {*recorded.waiting(), *changed} & tape.keys()
         nodes: list[Any] = [tape[number]._node for number in ends]
@@ -102,7 +104,7 @@ def _recording_of(
     values = {number: x._array for number, x in tape.items()}
     constants = recording.constants | {n: x for n, x in changed.items() if n not in values}
     calls = {}
-    for call in recording.behind(start):
+    for call in recording.behind(start, answers=True):
         if not changed.keys().isdisjoint(call.results):
             continue  # its result is a leaf now
         calls[call.number] = new = copy.copy(call)
@@ -117,6 +119,7 @@ def _recording_of(
     axes = {n: of for n, of in recording.axes.items() if n in values}
     texts = recording.texts | dict(_texts_of_ids(recording, calls))
     made = Recording(calls, values, names, recording.file, constants, axes, texts)
+    made.answers = recording.answers
     if not any(_moves_by(call, changed) for call in calls.values()):
         made.resemble(recording)
     return made
@@ -170,8 +173,11 @@ def compare(before: Trace, after: Trace, changed: Changes) -> Outcome:
     """Compare two passes of one program; `changed` has the values that are set in the second."""
     start, old, new = before.start, before.recording, after.recording
     change = float(np.vdot(before.cotangent, new.values[start] - old.values[start]))
-    values = [Change(old.name(n), old.values[n], new.values[n])
-              for n in new.values if n in old.names and n in old.maker and n != start]  # fmt: skip
+    results = {n: (old.values[n], x) for n, x in new.values.items() if n in old.maker}
+    answers = {n: (old.constants[n], x) for n, x in new.constants.items()
+               if n not in changed and x is not old.constants[n]}  # fmt: skip
+    values = [Change(old.name(n), *pair) for n, pair in sorted((results | answers).items())
+              if n in old.names and n != start]  # fmt: skip
     gradients = [
         Change(old.name(n), g, h)
         for n in before.waiting()
@@ -185,19 +191,30 @@ def compare(before: Trace, after: Trace, changed: Changes) -> Outcome:
         sorted(gradients, key=lambda gradient: -gradient.size),
         sorted(_predictions(before, after),
                key=lambda row: (row.before[0] == row.after[0], -abs(row.after[1] - row.before[1]))),
-        list(dict.fromkeys(_not_computed(old, changed))),
+        list(dict.fromkeys(_not_computed(old, changed, new))),
     )  # fmt: skip
 
 
-def _not_computed(recording: Recording, changed: Changes) -> Iterator[str]:
-    """Yield where calls that depend on a changed value read conditions or integers without a name.
+def _not_computed(recording: Recording, changed: Changes, new: Recording) -> Iterator[str]:
+    """Yield what calls that depend on a changed value may have read of what stays as recorded.
 
-    The recording does not know how the program computed them: by ``x > 0``, by `np.argsort`, or not
-    from this value at all.
+    These are conditions and integers without a name: the recording does not know how the program
+    computed them, by ``np.argmax(x)`` or not from this value at all. And they are arrays such as
+    ``x > 0`` that no call has read: the program may have made another array of them.
     """
+    leaves = {n: recording.values[n] for n in recording.leaves()}
+    values = leaves | changed | new.values
+    answers = {
+        answer.constant: answer.numbers
+        for answer in recording.answers
+        if answer.constant in new.constants
+        and answer.is_from(values, new.constants[answer.constant])
+    }
     reached = set(changed)
     for call in recording.calls.values():
-        if reached.isdisjoint((*call.parents.values(), *call.constants.values())):
+        given = {*call.parents.values(), *call.constants.values()}
+        reached.update(n for n in given if not reached.isdisjoint(answers.get(n, ())))
+        if reached.isdisjoint(given):
             continue
         reached.update(call.results)
         for name, x in call.arguments.items():
@@ -205,6 +222,9 @@ def _not_computed(recording: Recording, changed: Changes) -> Iterator[str]:
             is_known = name in call.parents or number in reached or number in recording.names
             if not is_known and any(map(_is_condition, x if isinstance(x, tuple) else (x,))):
                 yield f"${name} of {call.op.name}  {call.at}"
+    for answer in recording.answers:
+        if not (answer.constant in answers or reached.isdisjoint(answer.numbers)):
+            yield answer.place
 
 
 def _is_condition(x: Any) -> bool:
@@ -275,7 +295,8 @@ def _predictions(before: Trace, after: Trace) -> Iterator[Prediction]:
     labels = Labels(after.recording.axes_of(numbers["input"]), after.recording.texts)
     # (..., C), also if the program's classes are on axis 1
     classes = [trace.recording.calls[number].arguments["input"] for trace in (before, after)]
-    if targets.dtype.kind not in "iu" or classes[0].ndim != targets.ndim + 1:
+    is_other = classes[0].shape != classes[1].shape  # a mask has chosen other rows
+    if is_other or targets.dtype.kind not in "iu" or classes[0].ndim != targets.ndim + 1:
         return
     for row in np.ndindex(targets.shape):
         target = int(targets[row])
@@ -321,7 +342,7 @@ def outcome_notes(outcome: Outcome) -> Iterator[str]:
     """Yield the lines that compare the true change with the forecast, and the predictions."""
     yield f"true change {outcome.change:+.4g}; {_forecast_text(outcome)}"
     if outcome.not_computed:
-        yield "not computed again, since conditions and integers are off the tape:"
+        yield "not computed again, since it is off the tape:"
     yield from (f"  {place}" for place in outcome.not_computed[:MOST_ROWS])
     if (n := len(outcome.not_computed) - MOST_ROWS) > 0:
         yield f"  and {n} more"
@@ -348,7 +369,10 @@ def _forecast_text(outcome: Outcome) -> str:
 
 def _row(prefix: str, change: Change) -> tuple[str, str, str]:
     name = f"{prefix}({change.name})" if prefix else change.name
-    return name, _number(change.before), _number(change.after)
+    before, after, size = _number(change.before), _number(change.after), change.size
+    if before == after:  # in four digits
+        after = f"{after}, other by {size:.1g} of it" if size else "the same"
+    return name, before, after
 
 
 def _number(x: ndarray) -> str:

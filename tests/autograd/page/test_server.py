@@ -318,6 +318,27 @@ def test_an_input_and_a_target_are_set(browser):
         assert page.evaluate("data.version") == 2
 
 
+def test_a_mask_gets_more_rows(browser):
+    """The condition is computed again; the arrays after it have another shape."""
+    x = autograd.tensor([3.0, -1.0, 2.0], requires_grad=True)
+    with autograd.record():
+        y = x[x > 0]
+        loss = (y * y).sum()
+    with served(loss) as server, opened(browser, server.address) as page:
+        look_at(page, "y", 1)
+        page.evaluate("open(value(numberOf('x')), 1)")
+        page.fill("#to", "5")
+        page.press("#to", "Enter")
+        wait_for_version(page, 1)
+        assert page.inner_text("h1") == "loss = 38.0"
+        look_at(page, "y", 2)
+        assert page.inner_text("#sum").endswith("= 2")
+        assert "y before" in page.inner_text("#inspector")
+        page.click("#undo")
+        wait_for_version(page, 2)
+        assert page.inner_text("h1") == "loss = 13.0"
+
+
 def test_a_cotangent_is_set(browser):
     loss, _ = two_layer_classifier()
     with served(loss) as server, opened(browser, server.address) as page:
