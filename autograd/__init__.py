@@ -57,7 +57,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Return the registry of all ops, also of those whose modules are imported when needed."""
     if name != "REGISTRY":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import numpy as np
+
+        places = (("autograd.nn", nn), ("autograd.functional", functional), ("np", np))
+        found = [f"{place}.{name}" for place, module in places if hasattr(module, name)]
+        hint = f"; write {found[0]}" if found and name[0] != "_" else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     from autograd.dispatch import import_rarely_used
     from autograd.op import REGISTRY
 

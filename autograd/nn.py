@@ -64,7 +64,10 @@ __all__ = sorted({*dir(), *RARELY_USED} - _OTHERS - {name for name in dir() if n
 def __getattr__(name: str) -> Any:
     """Import a function that few programs call."""
     if name not in RARELY_USED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import numpy as np
+
+        hint = f"; write np.{name}" if name[0] != "_" and hasattr(np, name) else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     function = globals()[name] = getattr(import_module(RARELY_USED[name]), name)
     return function
 

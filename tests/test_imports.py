@@ -194,6 +194,25 @@ def test_the_old_names_that_people_use():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "instead"),
+    [
+        (autograd, "relu", "autograd.nn.relu"),
+        (autograd, "conv2d", "autograd.nn.conv2d"),
+        (autograd, "jacobian", "autograd.functional.jacobian"),
+        (autograd, "exp", "np.exp"),
+        (autograd.nn, "tanh", "np.tanh"),
+        (autograd, "no_such_name", ""),
+        (autograd.nn, "Linear", ""),
+    ],
+)
+def test_names_of_other_libraries(module, name, instead):
+    """They are answered with what to write here, if there is something."""
+    with pytest.raises(AttributeError, match=f"has no attribute '{name}'") as caught:
+        getattr(module, name)
+    assert str(caught.value).partition("; write ")[2] == instead
+
+
 def test_no_folder_of_tests_hides_a_library():
     """Python would import the folder where the library is not installed."""
     root = Path(__file__).parent
