@@ -50,8 +50,11 @@ class use_kernels:
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        if callable(enabled):
-            raise TypeError(f"use_kernels: {enabled!r:.60} is no bool; write @use_kernels(True)")
+        if not isinstance(enabled, int):
+            raise TypeError(
+                f"use_kernels: {enabled!r:.60} is no bool; write use_kernels(True), or "
+                "@use_kernels(True) before a function"
+            )
         self._enabled = enabled
         self.__enter__()
 

@@ -380,6 +380,7 @@ def test_what_cannot_be_decorated():
     for action, message in (
         (lambda: autograd.record(state), "record: .*@record\\(\\)"),
         (lambda: autograd.use_kernels(state), "use_kernels: .*@use_kernels\\(True\\)"),
+        (lambda: autograd.use_kernels("no"), "use_kernels: 'no' is no bool"),
         (lambda: autograd.observe(state), "no methods visit and edge"),
     ):
         with pytest.raises(TypeError, match=message):
