@@ -80,6 +80,7 @@ class Ledger:
         self._rows: dict[tuple[str, str], Row] = {}
         self._base = self._row = self.row(OVERHEAD, REST)
         self._base.calls = 1
+        self._outer: list[Row] = []  # what ran before each backward pass that runs
         self._reached: set[int] = set()  # nodes that have received a contribution
         self._given: list[ndarray] = []  # the cotangent of the node whose rules run
         self._unread = 0  # bytes that the rules of this node read, not yet added to a row
@@ -155,6 +156,14 @@ class Ledger:
         """Do nothing: `around` has counted the call."""
 
     # ---- the backward pass: an Observer
+
+    def begin(self, *_: Any) -> None:
+        """Note what ran before a backward pass: a rule, if this pass is inside another."""
+        self._outer.append(self._row)
+
+    def end(self, _: BaseException | None) -> None:
+        """Go on with what ran before."""
+        self._turn(self._outer.pop())
 
     def visit(self, node: Node, cotangent: Any) -> None:
         """Start the clock for the rules of a node."""

@@ -63,9 +63,40 @@ def test_every_moment_belongs_to_one_row(monkeypatch):
     seconds = {(row.name, row.kind): row.seconds for row in taken.rows}
     assert seconds[slow.name, "forward"] == 10 and seconds[slow.name, "backward"] == 14
     assert seconds["pause", "rest"] == 3
-    # what follows the last gradient is taken for its sum until the next event, here the end
-    assert seconds["overhead", "rest"] == 1 and seconds["sums of gradients", "rest"] == 2
+    assert seconds["overhead", "rest"] == 3 and seconds["sums of gradients", "rest"] == 0
     assert sum(seconds.values()) == now[0]
+
+
+def test_a_pass_inside_a_pass(monkeypatch):
+    """A checkpointed call runs its function again, and backwards, inside its rule."""
+    now = [0.0]
+    monkeypatch.setattr(ledger, "perf_counter", lambda: now[0])
+
+    def waiting(g):
+        now[0] += 7
+        return g * 1
+
+    slow = autograd.op(lambda x: x + 1)
+    try:
+        slow.vjp(x=waiting)
+
+        def function(x):
+            return slow(np.tanh(x))
+
+        with Ledger() as taken:
+            autograd.functional.checkpoint(function)(leaf(2)).sum().backward()
+            now[0] += 2
+        with Ledger() as of_error:
+            with pytest.raises(ZeroDivisionError):
+                y = np.tanh(leaf(2))
+                y.register_hook(lambda g: 1 / 0)
+                y.sum().backward()
+            now[0] += 2
+    finally:
+        del autograd.REGISTRY[slow.name]
+    for rows in (taken, of_error):
+        assert rows.row("overhead", "rest").seconds == 2
+    assert taken.row("checkpoint", "backward").seconds == 7
 
 
 def test_it_changes_no_result():
