@@ -155,9 +155,10 @@ class Live:
             takes a step of gradient descent with a ``rate``; ``undo``; ``reset``; ``why`` asks
             about the element at the place ``flat`` of the gradient of the value ``number``, or, if
             ``of`` is ``value``, about the element of the value itself; ``read`` lets a ``model``, a
-            number, read a ``text``. Of a run, ``step`` goes to the update ``step`` and one of its
-            batches, ``batch``; ``follow`` asks what the updates from ``first`` to ``last`` did to
-            the weight at the place ``flat`` of the value ``number``.
+            number, read a ``text``; ``show`` asks for the pass, if the version is an old one. Of a
+            run, ``step`` goes to the update ``step`` and one of its batches, ``batch``; ``follow``
+            asks what the updates from ``first`` to ``last`` did to the weight at the place ``flat``
+            of the value ``number``.
 
         Returns
         -------
@@ -185,6 +186,8 @@ class Live:
             return {"why": self._why(request)}
         if action == "follow":
             return {"history": self._follow(request)}
+        if action == "show":
+            return {}
         if action == "try":
             return {"outcome": _set(self.session.branch(), request)}
         outcome = None
@@ -201,7 +204,7 @@ class Live:
         elif action == "step":
             self._step(request.get("step"), request.get("batch"))
         else:
-            known = "set, try, descend, undo, reset, why, read, step, follow"
+            known = "set, try, descend, undo, reset, why, show, read, step, follow"
             raise CommandError(f"the request is none of {known}")
         self.version += 1
         before, self._contents = self._contents, self._collect()

@@ -13,6 +13,7 @@ async function askServer(request) {
     return response.arrayBuffer();
   }
   const response = await fetch("recompute", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(request) }).catch(silent);
+  if (response.status === 404) throw new Error("Python serves another page here now: open the address that it has printed.");
   if (!response.ok) throw new Error(await response.text());
   return response.json();
 }

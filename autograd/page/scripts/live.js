@@ -3,27 +3,59 @@
 
 // ---- one request after the other
 
-const queue = [];
+const queue = []; // of requests that wait, each with the function that takes its answer
 let busy = false;
 
-/** Send a request when the earlier ones are answered. A newer trial replaces one that waits, and a
- *  newer update of the run one that waits. */
-async function send(request) {
-  const waits = queue.at(-1)?.do;
-  if (waits === "try" || (waits === "step" && request.do === "step")) queue.pop();
-  queue.push(request);
+/** Send a request when the earlier ones are answered. It takes the place of one that waits for
+ *  nothing any more. While Python computes a change, the page says so. */
+async function send(request, take = receive) {
+  while (queue.length && isOutdated(queue.at(-1).request, request)) queue.pop();
+  queue.push({ request, take });
   if (busy) return;
   busy = true;
-  while (queue.length) {
-    const next = queue.shift();
-    try {
-      receive(await ask({ ...next, version: data.version }), next.do === "step");
-    } catch (error) {
-      say(error.message);
+  try {
+    while (queue.length) {
+      const next = queue.shift();
+      const waiting = setInterval(() => sayWaiting(next), 300);
+      const answer = await ask({ ...next.request, version: data.version }).catch((error) => ({ error: error.message }));
+      clearInterval(waiting);
+      if (answer.contents) await released();
+      next.take(answer, next.request.do === "step");
     }
+  } finally {
+    busy = false;
   }
-  busy = false;
 }
+
+/** Return whether a request that waits is outdated by a newer one. */
+function isOutdated(old, request) {
+  if (old.do === "try") return true;
+  if (old.do !== request.do) return false;
+  return old.do === "step" || (old.do === "set" && isSameElement(old, request)) || (old.do === "why" && old.of === request.of);
+}
+
+const isSameElement = (a, b) => a.value === b.value && a.cotangent === b.cotangent && a.flat === b.flat;
+
+function sayWaiting(next) {
+  const changes = [next, ...queue].filter(({ request }) => /^(set|try|descend|undo|reset)$/.test(request.do));
+  const text = `Python computes …${changes.length > 1 ? ` ${changes.length - 1} more to do` : ""}`;
+  if (changes.length && message.textContent !== text) say(text);
+}
+
+/** Wait until no slider is held, since a new pass puts new fields in the place of the old ones. */
+async function released() {
+  if (inspector.querySelector("#drag:active")) await new Promise((resolve) => {
+    for (const event of ["pointerup", "pointercancel"]) window.addEventListener(event, () => setTimeout(resolve), { once: true }); // after the slider's own event
+  });
+}
+
+/** Return the answer to a question about the pass. If another page has changed the pass, this page
+ *  shows it, too. */
+const answerTo = (request) => new Promise((resolve, reject) => send(request, (answer) => {
+  if (answer.contents) receive(answer);
+  if (answer.error) reject(new Error(answer.error));
+  else resolve(answer);
+}));
 
 function receive({ error, outcome, contents }, isStep) {
   if (contents) adopt(contents);
@@ -95,8 +127,10 @@ function requestFor(target) {
 hooks.change = (target, flat) => {
   const request = requestFor(target);
   const key = arrayOf(target);
-  const x = element(key, flat);
-  if (!request || x === undefined) return [];
+  const held = element(key, flat);
+  if (!request || held === undefined) return [];
+  const waits = queue.findLast((next) => next.request.do === "set" && isSameElement(next.request, { ...request, flat }));
+  const x = waits?.request.to ?? held;
   const { version } = data; // a field that is removed while it has the focus reports a change
   const change = (action, to) => Number.isFinite(to) && version === data.version && send({ do: action, ...request, flat, to });
   const whole = !data.arrays[key].type.startsWith("f");
@@ -114,11 +148,7 @@ hooks.change = (target, flat) => {
 
 // ---- why an element is what it is
 
-hooks.why = async (number, flat, of) => {
-  const { error, why } = await ask({ do: "why", number, flat, of, version: data.version });
-  if (error) throw new Error(error);
-  return why;
-};
+hooks.why = async (number, flat, of) => (await answerTo({ do: "why", number, flat, of })).why;
 
 // ---- the updates of a run
 
@@ -127,11 +157,7 @@ hooks.step = (step, batch) => {
   send({ do: "step", step, batch });
 };
 
-hooks.history = async (number, flat, first, last) => {
-  const { error, history } = await ask({ do: "follow", number, flat, first, last, version: data.version });
-  if (error) throw new Error(error);
-  return history;
-};
+hooks.history = async (number, flat, first, last) => (await answerTo({ do: "follow", number, flat, first, last })).history;
 
 // ---- other texts
 
@@ -169,10 +195,13 @@ hooks.fetch = (keys) => {
     entry.whole = true;
     if (size(entry.shape.slice(-2)) <= MOST_DRAWN) delete entry.kept;
   });
-  Promise.all(all).then(() => arrays === data.arrays && (showInspector(), showInside()), (error) => arrays === data.arrays && say(error.message));
+  Promise.all(all).then(() => arrays === data.arrays && (showInspector(), showInside()), (error) =>
+    send({ do: "show" }, (answer) => arrays === data.arrays && receive({ error: error.message, ...answer }))); // another page may have changed the pass
 };
 
 document.querySelector("header").after(h("aside", { "aria-label": "what if" }, panel));
 showOutcome(null);
 showInspector();
 showInside();
+// A notebook that moves or reopens a frame loads the page as it was at first.
+if (data.channel === "frame") send({ do: "show" }, ({ contents }) => contents && receive({ contents }));

@@ -121,6 +121,9 @@ def test_the_widget_carries_messages(browser, tmp_path, monkeypatch):
         second.locator("#change summary").click()
         second.locator("#change button:text('descend')").click()
         second.locator("#message:has-text('another page has changed')").wait_for()
+        # A cell that is moved: the browser loads the frame again, as it was at first.
+        page.eval_on_selector("iframe", "(frame) => { frame.srcdoc = frame.srcdoc; }")
+        first.locator(f"h1:text-is('{second.locator('h1').inner_text()}')").wait_for()
         page.evaluate("window.ends.forEach((end) => end())")
         assert page.evaluate("document.querySelectorAll('iframe').length") == 2
 

@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from http.client import HTTPConnection
-from threading import Thread
+from threading import Semaphore, Thread
 
 import numpy as np
 import pytest
@@ -406,6 +407,156 @@ def test_two_tabs(browser):
             assert two.inner_text("#message") == ""
         with opened(browser, server.address) as three:  # the others are closed
             wait_for_version(three, 2)
+
+
+def test_a_tab_with_old_numbers_shows_the_new_ones_whatever_it_asks(browser, monkeypatch):
+    """Also if it asks why, and if it fetches an array."""
+    monkeypatch.setattr(live_module, "MOST", 60)
+    with served(two_layer_classifier()[0]) as server:
+        with opened(browser, server.address) as one, browser.new_context() as context:
+            two, three = context.new_page(), context.new_page()  # which log the refused request
+            for page in (two, three):
+                page.goto(server.address)
+            look_at(two, "W2", 3)
+            look_at(one, "W2", 3)
+            one.fill("#to", "9")
+            one.press("#to", "Enter")
+            wait_for_version(one, 1)
+            two.click("#why summary")
+            look_at(three, "X", 23)
+            for page in (two, three):
+                wait_for_version(page, 1)
+                assert page.inner_text("h1") == one.inner_text("h1")
+                assert "another page has changed" in page.inner_text("#message")
+            one.click("#why summary")
+            for page in (one, two):
+                page.locator("#why .use").first.wait_for()
+            assert one.inner_text("#why") == two.inner_text("#why")
+            wait_until(three, "!inspector.textContent.includes('?')")
+
+
+# ---- if Python needs long
+
+
+class Slow(Live):
+    """Answers a request when the test lets it."""
+
+    def __init__(self, trace):
+        super().__init__(trace)
+        self.allowed, self.done = Semaphore(0), []
+
+    def answer(self, request):
+        self.allowed.acquire()
+        self.done.append(request)
+        return super().answer(request)
+
+
+@contextmanager
+def slow(browser):
+    """Serve a net of two layers, slowly; yield the answers, and the page at a weight."""
+    live = Slow(trace(two_layer_classifier()[0]))
+    with serving(Server(live, 0)) as server, opened(browser, server.address) as page:
+        try:
+            look_at(page, "W2", 3)
+            yield live, page
+        finally:
+            live.allowed.release(1000)
+
+
+def element_shown(page):
+    return page.evaluate("element(arrayOf(state.target), state.flat)")
+
+
+def test_the_page_says_that_python_computes_and_how_much_is_to_do(browser):
+    with slow(browser) as (live, page):
+        page.click("#change summary")
+        for _ in range(3):
+            page.click("#change button:text('descend')")
+        wait_until(page, "message.textContent === 'Python computes … 2 more to do'")
+        live.allowed.release(2)
+        wait_until(page, "message.textContent === 'Python computes …'")
+        live.allowed.release()
+        wait_for_version(page, 3)
+        assert page.inner_text("#message") == ""
+
+
+def test_a_slider_that_keys_move_on_does_not_jump_back(browser):
+    """Values that a newer one has overtaken are not computed."""
+    with slow(browser) as (live, page):
+        page.focus("#drag")
+        for _ in range(6):
+            page.keyboard.press("ArrowRight")
+        last = page.input_value("#drag")
+        live.allowed.release(2)  # the first trial, and the first value
+        wait_until(page, "data.version > 0 || queue.length < 1")
+        assert page.input_value("#drag") == last
+        live.allowed.release(1000)
+        wait_until(page, "!busy")
+        assert element_shown(page) == float(last) == float(page.input_value("#drag"))
+        session = live.session
+        assert session.value(session.find("W2")).flat[3] == float(last)
+        assert [request["do"] for request in live.done] == ["try", "set"]
+
+
+def test_a_slider_stays_in_the_hand_while_an_answer_comes(browser):
+    with slow(browser) as (live, page):
+
+        def move(share):
+            box = page.locator("#drag").bounding_box()  # which moves as the outcome appears
+            page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+
+        move(0.5)
+        page.mouse.down()
+        move(0.7)
+        page.mouse.up()
+        wait_until(page, "queue.length === 1")  # the value waits for the trial
+        live.allowed.release()
+        wait_until(page, "queue.length === 0")
+        first = float(page.input_value("#drag"))
+        move(0.7)
+        page.mouse.down()
+        move(0.8)
+        live.allowed.release()
+        page.wait_for_timeout(200)
+        move(0.9)
+        last = float(page.input_value("#drag"))
+        assert last > first and page.evaluate("data.version") == 0
+        page.mouse.up()
+        live.allowed.release(1000)
+        wait_for_version(page, 2)
+        assert element_shown(page) == last
+        assert [request["to"] for request in live.done if request["do"] == "set"] == [first, last]
+
+
+def test_why_waits_for_the_change_before_it(browser):
+    """The answer is that about the new pass; questions about what is gone are not asked."""
+    with slow(browser) as (live, page):
+        for text in ("0.5", "0.25"):
+            page.fill("#to", text)
+            page.press("#to", "Enter")
+        page.click("#why summary")
+        live.allowed.release(1000)
+        page.locator("#why .use").first.wait_for()
+        wait_until(page, "!busy")
+        assert element_shown(page) == 0.25
+        expected = live.answer(live.done[-1])["why"]["uses"][0]["amount"]
+        amount = float(page.inner_text("#why .amount"))
+        assert amount == pytest.approx(float(expected), rel=1e-3)
+        assert page.inner_text("#message") == ""
+
+
+def test_a_server_that_was_started_again(browser):
+    """It has another address, also at the same port."""
+    loss, _ = two_layer_classifier()
+    with served(loss) as server:
+        port = server.server_port
+        page = browser.new_page()
+        page.goto(server.address)
+    with serving(Server(Live(trace(loss)), port)):
+        page.click("#change summary")
+        page.click("#change button:text('descend')")
+        page.locator("#message:has-text('open the address that it has printed')").wait_for()
+    page.close()
 
 
 def test_large_arrays_are_fetched_when_they_are_looked_at(browser, monkeypatch):

@@ -101,6 +101,19 @@ def test_clicks_and_keys_replay_updates(folder, browser):
         assert "5" in page.locator(".saved title").nth(1).text_content()
 
 
+def test_a_run_whose_server_has_ended(folder, browser):
+    """The slider goes back to the update that is shown."""
+    with served(folder) as server:
+        page = browser.new_page()
+        page.goto(server.address)
+        wait_for_update(page, 0)
+    page.focus("#update")
+    page.keyboard.press("ArrowRight")
+    page.locator("#run [role=status]:has-text('does its program still run?')").wait_for()
+    assert page.input_value("#update") == "0"
+    page.close()
+
+
 def test_the_sentences_of_a_batch(folder, browser):
     """The greatest loss first; hostile text is text."""
     with served(folder, 6) as server, opened(browser, server.address) as page:
