@@ -477,14 +477,15 @@ class Recording:
         Without this, the recording of a long training loop would grow without bound.
         """
         taken = Recording(
-            self.calls, self.values, self.names, self.file, self.constants, self.axes, self.texts
-        )
+            self.calls, self.values, self.names, self.file, self.constants, self.axes, self.texts,
+            self.copies, self.answers,
+        )  # fmt: skip
         taken._arrays = self._arrays
         taken._nodes, taken._modules, taken._parameters = self._nodes, {}, self._parameters
         for node in filter(None, map(taken.node, taken._nodes)):
             node.mark(recording=taken)
         self.calls, self.values, self.names, self.constants = {}, {}, {}, {}
-        self.axes, self.texts = {}, {}
+        self.axes, self.texts, self.answers = {}, {}, []
         self.__post_init__()
         return taken
 

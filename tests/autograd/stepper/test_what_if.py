@@ -8,7 +8,7 @@ from rich.console import Console
 
 import autograd
 from autograd import nn
-from autograd.stepper import trace, what_if
+from autograd.stepper import stopping_at_backward, trace, what_if
 from autograd.stepper.session import CommandError, Session
 from autograd.stepper.terminal import Terminal
 from autograd.stepper.what_if import forecast, outcome_lines, run_again
@@ -311,6 +311,23 @@ def test_conditions_are_computed_again(function):
         assert (session.trace.cotangent_of(session.find("x")) == x.grad.numpy()).all()
     session.reset()
     assert (session.value(session.find("x")) == [3.0, -1.0, 2.0]).all()
+
+
+def test_conditions_of_a_script_are_computed_again():
+    """The passes of `npgpt step script.py` are taken out of one recording, one after the other."""
+    found = []
+    with stopping_at_backward(found.append):
+        for _ in range(2):
+            x = autograd.tensor([3.0, -1.0, 2.0], requires_grad=True)
+            mask = x > 0
+            (x * mask).sum().backward()
+            inside = (x > 0) & (x < 4)
+            (x * inside).sum().backward()
+    for masked, limited in (found[:2], found[2:]):
+        assert Session(masked).set("x[1] = 5").loss.after == 10.0
+        places = Session(limited).set("x[1] = 5").not_computed
+        assert [place.partition("  ")[0] for place in places] == ["x > 0", "x < 4"]
+    assert [len(trace.recording.answers) for trace in found] == [1, 2, 1, 2]
 
 
 def test_a_named_condition_is_shown():
