@@ -41,7 +41,8 @@ def explain(trace: Trace, number: int, flat: int) -> dict[str, Any]:
     -------
     dict
         ``uses``, each with its ``amount`` and its largest ``terms``, and their sums ``by`` names;
-        ``path``, the steps along the largest term each time; ``total``, the gradient. If the
+        ``path``, the steps along the largest term each time; ``begin``, the cotangent at its end;
+        ``along``, what the path adds to the gradient; ``total``, the gradient. If the
         gradient is zero, not finite, or not there, ``text`` is the answer of the stepper.
 
     Examples
@@ -77,6 +78,7 @@ def explain(trace: Trace, number: int, flat: int) -> dict[str, Any]:
             ]
             for hop in path
         ],
+        "begin": written(begin),
         "along": written(begin * float(np.prod([hop.derivative for hop in path]))),
     }
 

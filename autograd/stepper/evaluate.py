@@ -90,7 +90,11 @@ def tensors_advice(text: str) -> str:
 
     >>> tensors_advice("2 * W1.grad")
     'W1 is an array of NumPy here; its gradient is d(W1)'
+    >>> tensors_advice("grad(W1)")
+    'the gradient of W1 is d(W1)'
     """
+    if found := re.search(r"\bgrad\(([^()]+)\)", text):
+        return f"the gradient of {found[1]} is d({found[1]})"
     found = re.search(r"([\w.\[\]'\"]+)\.(grad\b|(?:numpy|detach|cpu)\(\))", text)
     if not found:
         return ""

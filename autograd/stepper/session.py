@@ -608,7 +608,10 @@ class Session:
             note = ""
             if before is not None:
                 same = np.array_equal(before, gradient)
-                note = "as recorded" if same else f"its norm was {norm(before):.4g}"
+                was = (
+                    f"its norm was {norm(before):.4g}" if gradient.ndim else f"it was {before:.4g}"
+                )
+                note = "as recorded" if same else was
             found.append(Gradient(self.name(number), gradient, note, self.labels(number)))
         return found
 

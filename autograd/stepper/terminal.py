@@ -47,8 +47,9 @@ ALIASES = {
     "s": "into", "step": "into", "r": "out", "return": "out", "finish": "out", "cont": "continue",
     "ll": "list", "bt": "where", "display": "watch", "undisplay": "unwatch", "tui": "screen",
 }  # fmt: skip
-INSTEAD = {  # of commands of pdb, gdb and IPython that the stepper has not
+INSTEAD = {  # of commands that the stepper has not, as those of pdb, gdb and IPython
     "condition": "break PLACE if EXPRESSION", "disable": "clear N", "enable": "break PLACE",
+    "grad": "print d(NAME)", "gradient": "print d(NAME)",
     "ignore": "jump call N", "interact": "print EXPRESSION", "pinfo": "whatis NAME",
     "restart": "jump 1", "run": "jump 1", "source": "list op",
 }  # fmt: skip
@@ -193,6 +194,8 @@ class Terminal:
         if found:
             raise CommandError(f"{word} may be {', '.join(found)}")
         close = [INSTEAD[word]] if word in INSTEAD else difflib.get_close_matches(word, names, 1)
+        if word[0] == "d" and word[1:] in self.session.names():  # as in dW1
+            close = [f"d({word[1:]})"]
         hint = f"did you mean {close[0]}?" if close else "help lists the commands"
         raise CommandError(f"there is no command {word!r}; {hint}")
 
@@ -764,10 +767,10 @@ class Terminal:
                          these are known, and the largest path to the start of the pass
         why NAME[0, 2]   one element, or a part such as NAME[5]
 
-        Of a NaN it says which op made the first one, and of a zero, which factor was 0.
+        For a NaN it says which op made the first one, and for a zero, which factor was 0.
         """
         if not text:
-            raise CommandError("why which gradient?")
+            raise CommandError("why which gradient? As in: why W[0, 2]")
         self.print(self.session.why(text, self.width))
 
     # ---- checking
@@ -784,7 +787,8 @@ class Terminal:
             return
         word, _, name = text.partition(" ")
         if word != "loss" or not name:
-            raise CommandError("check, or check loss NAME")
+            name = text if text != "loss" and text in self.session.names() else "NAME"
+            raise CommandError(f"`check` is about this step; of the whole loss: check loss {name}")
         self.show_comparison(self.session.check_loss(self.session.find(name.strip())))
 
     def show_comparison(self, found: Comparison) -> None:

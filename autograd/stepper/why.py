@@ -119,7 +119,7 @@ def _part_lines(trace: Trace, part: Part) -> Iterator[Text]:
     if meaning:
         yield f"  at {', '.join(meaning)}"
     if not is_one and n:
-        yield "  each number is what is added along the gradient: together they are its norm"
+        yield "  the numbers below are components along the gradient: their sum is its norm"
         yield from _own_lines(recording, part)
     if not part.uses:
         yield "  the pass begins here"
@@ -269,9 +269,10 @@ def _path_lines(trace: Trace, part: Part) -> Iterator[Text]:
     """Yield the path from element to element; if it says little, the path from value to value."""
     recording, first = trace.recording, part.first
     begin = cotangent_at_end(trace, part.path)
-    product = begin * float(np.prod([hop.derivative for hop in part.path]))
+    product = float(np.prod([hop.derivative for hop in part.path]))
     gradient = float(np.asarray(trace.cotangent_of(first.number))[first.place])
-    if abs(product / gradient) < SMALL_SHARE:
+    share = begin * product / gradient
+    if abs(share) < SMALL_SHARE:
         yield "along the largest use at each step, what it adds:"
         yield _cut(list(_flow_rows(recording, part)))
         return
@@ -280,8 +281,10 @@ def _path_lines(trace: Trace, part: Part) -> Iterator[Text]:
     yield _cut(list(_hop_rows(recording, part.path)))
     is_whole = part.path[-1].element.number == trace.start
     end = "at the start" if is_whole else f"after {len(part.path)} steps"
-    start = "" if begin == 1 and is_whole else f" · {_signed(begin)}, the cotangent {end}"
-    yield f"  together {product:+.4g}{start}: {product / gradient:+.1%} of {gradient:+.4g}"
+    amount = f"{product:+.4g}"
+    if begin != 1 or not is_whole:
+        amount += f" · {_signed(begin)}, the cotangent {end}, = {begin * product:+.4g}"
+    yield f"  product {amount}: {share:+.1%} of {gradient:+.4g}"
 
 
 def _cut(rows: list[Row]) -> list[Row]:
@@ -377,7 +380,7 @@ def _zero_lines(trace: Trace, number: int, index: Index) -> Iterator[Text]:
     yield what
     zeros = list(find_zeros(trace, element))
     if sent := [zero.use for zero in zeros if zero.use.amount and not zero.behind]:
-        yield f"  {len(sent)} uses send what is not 0, and together it is 0:"
+        yield f"  {len(sent)} uses send numbers that are not 0, and add up to 0:"
         for use in sent:
             yield from _use_lines(recording, use, f"{use.amount:+.4g}")
         zeros = [zero for zero in zeros if zero.behind or not zero.use.amount]
@@ -392,7 +395,7 @@ def _cause_lines(recording: Recording, zero: Zero) -> Iterator[Text]:
     if zero.behind:
         way = [_label(recording, at) for at in zero.behind]
         shown = way if len(way) < 4 else [way[0], "...", way[-1]]
-        yield f"  the cotangent is 0 of all that it acts on: {' → '.join(shown)}"
+        yield f"  it acts only on values whose cotangent is 0: {' → '.join(shown)}"
     call = zero.use.call
     what = _label(recording, zero.element)
     value = float(recording.values[zero.element.number][zero.element.place])

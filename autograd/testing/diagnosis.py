@@ -141,7 +141,7 @@ def _meaning(
 ) -> tuple[str, bool]:
     """Return what the pattern of errors means, and whether it shows a wrong gradient."""
     if not np.isfinite(central[2:5]).all():
-        return "not finite: nor is the function near this point", False
+        return "not finite: the function has no finite values near this point", False
     if not np.isfinite(errors[2:5]).all():
         return "not finite: the function is smooth here, its gradient is not a number", True
     best = int(np.argmin(errors))

@@ -277,14 +277,19 @@ def tensors_of(result: Any, name: str) -> list[Tensor]:
             if leaf.dtype.kind == "f":
                 found.append(leaf)
         elif np.asarray(leaf).dtype.kind == "f":
-            raise GradientError(
-                f"{name} returned {type(leaf).__name__}, not a Tensor: gradient lost"
-            )
+            raise _lost(name, leaf)
 
     tree_map(collect, result)
     if not found:
-        raise GradientError(f"{name} returned {type(result).__name__}, not a Tensor: gradient lost")
+        raise _lost(name, result)
     return found
+
+
+def _lost(name: str, result: Any) -> GradientError:
+    return GradientError(
+        f"{name} returned {type(result).__name__}, not a Tensor: gradient lost, as after .numpy(), "
+        ".item() or a comparison"
+    )
 
 
 def _floating(result: Any) -> list[ndarray]:

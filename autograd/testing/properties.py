@@ -319,6 +319,7 @@ def check_op(op: Op, max_examples: int = 30) -> None:
     >>> from autograd.testing import check_op
     >>> check_op(autograd.REGISTRY["tanh"], max_examples=5)
     """
+    _require_op(op)
     for check in PROPERTIES:
         hold(op, check, max_examples)
 
@@ -336,6 +337,7 @@ def property_tests(op: Op) -> Callable:
     """
     import pytest
 
+    _require_op(op)
     unfit: list[ValueError] = []
 
     @pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)
@@ -350,6 +352,14 @@ def property_tests(op: Op) -> Callable:
 
     test.__name__ = f"test_{name_of(op)}"
     return test
+
+
+def _require_op(op: Any) -> None:
+    if not isinstance(op, Op):
+        raise TypeError(
+            f"{op!r} is no op: give a function with @autograd.op, or an op of autograd.REGISTRY, "
+            'as in autograd.REGISTRY["tanh"]; gradcheck checks any function'
+        )
 
 
 def hold(

@@ -77,13 +77,14 @@ function elementLink(n, flat) {
 }
 
 /** Return the path to the start of the pass, along the largest term each time. */
-function pathView({ path, along, total }) {
+function pathView({ path, begin, along, total }) {
+  const withBegin = Number(begin) === 1 ? "" : `, with the cotangent ${short(Number(begin))} at the end of the path`;
   return [
     h("p", {}, "along the largest term at each step, with the derivative of each element:"),
     h("ol", { class: "path" }, path.map(([n, flat, derivative, made, factor]) => h("li", {},
       `· ${bracketedIfNegative(derivative)} → `, elementLink(n, flat), " ",
       h("span", { class: "dim" }, [made, factor && `it is ${factor}`, ...meaningOf(cotangent(n), flat)].filter(Boolean).join(" · "))))),
-    h("p", { class: "total" }, `together ${short(Number(along))}: ${share(along, total)} of ${short(total)}`),
+    h("p", { class: "total" }, `product ${short(Number(along))}${withBegin}: ${share(along, total)} of ${short(total)}`),
   ];
 }
 

@@ -131,6 +131,19 @@ def test_the_answer_is_about_the_pass_after_a_change():
     assert "error" in live.answer({**ask, "version": 0})
 
 
+def test_the_page_says_which_cotangent_the_product_has(browser, tmp_path):
+    w = autograd.tensor(3.0, requires_grad=True)
+    with autograd.record():
+        loss = w * 4.0
+    found = trace(loss, np.array(0.5))
+    write_page(found, tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        page.evaluate(f"open(cotangent({w._node.number}), 0)")
+        page.click("#why summary")
+        said = page.locator("#why .total").last.inner_text()
+    assert said.startswith("product 2, with the cotangent 0.5 at the end of the path: 100")
+
+
 def test_the_page_follows_the_largest_term(browser, tmp_path):
     """From a weight to the loss: each number of the page is that of the stepper."""
     found = classifier()

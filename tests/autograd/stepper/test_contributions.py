@@ -163,7 +163,7 @@ def test_a_path_that_ends_before_the_start(monkeypatch):
     answer = explain(found, number, 1)
     assert len(answer["path"]) == 3
     assert np.isclose(float(answer["along"]), found.cotangent_of(number)[1])
-    assert "the cotangent after 3 steps: +100.0%" in why(found, number, (1,), width=200)
+    assert "the cotangent after 3 steps, = +0.8279: +100.0%" in why(found, number, (1,), width=200)
 
 
 def test_a_scalar_has_signs():
@@ -189,7 +189,9 @@ def test_a_whole_array_by_line_module_and_label():
     recording.axes[w._node.number] = (count("head", 2),)
     recording.texts["head",] = ["early", "late"]
     text = why(trace(loss), w._node.number, width=200)
-    assert text.startswith("gradient of w: norm 10.1, from 3 uses\n  each number is what is added")
+    assert text.startswith(
+        "gradient of w: norm 10.1, from 3 uses\n  the numbers below are components"
+    )
     assert "\n  by head: +10.1 at 1 late, +0.0357 at 0 early\n" in text
     assert re.search(r"\n  by line: \+6.73 at \S+, \+3.37 at \S+\n", text)
     assert "    by head: +3.35 at 1 late" in text and "    by axis 0: " in text
@@ -299,8 +301,8 @@ MASK, NONE = np.array([True, False, True]), 0.0
         (lambda x: (x - 1) ** 3, 0, r"the factor \S+( - 1\))?\[0\] is 0"),
         (lambda x: x[1:], 0, r"x\[0\] is no part of"),
         (lambda x: nn.embedding(np.array([0, 2]), x.reshape(3, 1)), 1, "is no part of"),
-        (lambda x: x - x, 0, "2 uses send what is not 0, and together it is 0:"),
-        (lambda x: (x - x) + x * MASK, 1, "2 uses send what is not 0, and together it is 0:"),
+        (lambda x: x - x, 0, "2 uses send numbers that are not 0, and add up to 0:"),
+        (lambda x: (x - x) + x * MASK, 1, "2 uses send numbers that are not 0, and add up to 0:"),
         (lambda x: (x - x) + x * MASK, 1, r"the factor \S+\[1\] is 0"),
         (lambda x: nn.scaled_dot_product_attention(
             np.ones((1, 1)), np.ones((3, 1)), x.reshape(3, 1), attn_mask=MASK, is_causal=False
@@ -406,7 +408,17 @@ def test_a_finite_gradient_beside_an_infinite_one():
         loss = np.log(np.abs(w)).sum()
         found = trace(loss)
     text = why(found, w._node.number, (2,))
-    assert "together +0.5: +100.0% of +0.5" in text and "nan" not in text and "inf" not in text
+    assert "product +0.5: +100.0% of +0.5" in text and "nan" not in text and "inf" not in text
+
+
+def test_a_path_with_the_cotangent_at_its_start():
+    """The product is that of the derivatives; the cotangent of the loss is one more factor."""
+    w = autograd.tensor(3.0, requires_grad=True)
+    with autograd.record():
+        loss = w * 4.0
+        found = trace(loss, np.array(0.5))
+    said = "product +4 · 0.5, the cotangent at the start, = +2: +100.0% of +2"
+    assert said in why(found, w._node.number)
 
 
 @pytest.mark.parametrize(("n", "said"), [(5, None), (6, "the other one"), (7, "the 2 others")])

@@ -1352,6 +1352,9 @@ def test_habits_are_answered():
         "p 2 * h.numpy()": "h is an array of NumPy here; leave out .numpy()",
         "condition 1 h[0] > 0": "did you mean break PLACE if EXPRESSION?",
         "restart": "did you mean jump 1?",
+        "p grad(W1)": "the gradient of W1 is d(W1)", "grad h": "did you mean print d(NAME)?",
+        "dh": "did you mean d(h)?", "check W1": "of the whole loss: check loss W1",
+        "check loss": "check loss NAME", "why": "As in: why W[0, 2]",
         "W1?": "W1: float64[2, 2], a leaf", "5": "5", "finish": "outermost pass",
     }.items():  # fmt: skip
         assert meant in said(stepper, typed), typed
