@@ -25,6 +25,8 @@ function cycleMode() {
   const root = document.documentElement;
   root.dataset.mode = modes[(modes.indexOf(root.dataset.mode || "") + 1) % modes.length];
   fitMaps();
+  showSource(); // the size of the text has changed
+  showGraph();
 }
 
 document.addEventListener("keydown", (event) => {

@@ -17,3 +17,14 @@ function fill(node, ...children) {
 const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) =>
   build(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+
+const AROUND = 4; // pixels
+
+/** Scroll a part of the page, and nothing around it, until something in it is in sight. */
+function bringInSight(part, node, isCentred = false) {
+  const [outer, { left, right, top, bottom }] = [part, node].map((x) => x.getBoundingClientRect());
+  const nearest = (low, size, start, end) => (start < low ? start - low : Math.max(0, Math.min(end - low - size, start - low)));
+  const across = nearest(outer.left, part.clientWidth, left - AROUND, right + AROUND);
+  const down = nearest(outer.top, part.clientHeight, top - AROUND, bottom + AROUND);
+  if (across || down) part.scrollBy(across, down && isCentred ? (top + bottom - part.clientHeight) / 2 - outer.top : down);
+}

@@ -234,7 +234,7 @@ function showGraph() {
   showFlows(step);
   const box = drawn.boxes[here];
   if (box?.isAway) box.isAway = box.group.toggleAttribute("data-away", false); // or it has no place
-  box?.group.scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (box) bringInSight(graph, box.group);
 }
 
 /** Write the norm of what each closed module returns, or in the backward pass of its cotangent. */

@@ -75,8 +75,16 @@ openSome();
 redraw();
 restore();
 window.addEventListener("hashchange", restore); // somebody has changed the address of the open page
-let width = inspector.clientWidth;
-new ResizeObserver(() => {
-  if (inspector.clientWidth !== width) fitMaps();
-  width = inspector.clientWidth;
-}).observe(inspector);
+watchSize(inspector, fitMaps);
+watchSize(source, showSource);
+watchSize(graph, showGraph);
+
+/** Call a function whenever a part of the page has got another size. */
+function watchSize(part, react) {
+  const sizeOf = () => [part.clientWidth, part.clientHeight];
+  let before = sizeOf();
+  new ResizeObserver(() => {
+    if (!same(before, sizeOf())) react();
+    before = sizeOf();
+  }).observe(part);
+}

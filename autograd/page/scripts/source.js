@@ -15,12 +15,7 @@ function showSource() {
   }
   const before = source.querySelector(".running");
   const running = source.querySelectorAll("li")[line - 1] ?? null;
-  if (running === before) return;
-  before?.classList.remove("running");
-  if (running) {
-    running.classList.add("running");
-    const box = source.getBoundingClientRect();
-    const place = running.getBoundingClientRect();
-    if (place.top < box.top || place.bottom > box.bottom) running.scrollIntoView({ block: "center" });
-  }
+  if (running !== before) before?.classList.remove("running");
+  running?.classList.add("running");
+  if (running) bringInSight(source, running, true);
 }

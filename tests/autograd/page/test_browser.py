@@ -15,6 +15,8 @@ from autograd import nn
 from autograd.page import arrays, write_page
 from autograd.stepper import trace
 from autograd.testing.strategies import op_calls
+from npgpt.diagnostics.views import ModelInsight
+from npgpt.tokenizers import ByteTokenizer
 
 OPS = sorted(autograd.REGISTRY)
 
@@ -548,6 +550,112 @@ def test_it_fits_every_window(browser, tmp_path, size, scheme):
         page.emulate_media(media="print", color_scheme=scheme)
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert paper == "rgb(255, 255, 255)"
+
+
+LOW = [  # windows: small phones, upright and turned; a laptop's at zooms of 200 % and 150 %
+    {"width": 320, "height": 568}, {"width": 640, "height": 360}, {"width": 683, "height": 384},
+    {"width": 960, "height": 540}, {"width": 1024, "height": 768},
+]  # fmt: skip
+
+
+# Whether the running line and its box can be seen in their parts of the page.
+IN_SIGHT = """() => [[source, ".running"], [graph, ".here > rect"]].every((pair) => {
+  const [part, name] = pair;
+  const [a, b] = [part, part.querySelector(name)].map((node) => node.getBoundingClientRect());
+  return a.top - 2 <= b.top && b.bottom <= a.bottom + 2;
+})"""
+
+
+@pytest.mark.parametrize("size", LOW)
+def test_low_windows_leave_room_for_every_part(browser, tmp_path, size):
+    """Also beside what a look inside a model shows; the running line and its box stay in sight."""
+    write_page(reading()[0], tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html", viewport=size) as page:
+        page.evaluate("go(30); inside.open = true")
+        page.locator(".maps").wait_for()
+        for _ in range(4):  # the modes, of which the last one is for a projector
+            assert_fits(page)
+            assert page.evaluate(IN_SIGHT)
+            page.keyboard.press("m")
+        page.evaluate("scrollTo(0, 1e6)")
+        bottom = page.evaluate("document.querySelector('footer').getBoundingClientRect().bottom")
+        assert bottom <= size["height"] + 1
+
+
+def test_on_a_phone_the_next_step_does_not_move_the_page(browser, tmp_path):
+    """Who reads the numbers of one step after the other goes on reading numbers."""
+    write_page(reading()[0], tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html", viewport=SIZES[0]) as page:
+        page.evaluate("inspector.scrollIntoView()")
+        before = page.evaluate("scrollY")
+        assert before > 200
+        for _ in range(12):
+            page.click("footer button:text-is('next')")
+            assert page.evaluate("scrollY") == before
+            assert page.evaluate(IN_SIGHT)
+
+
+# What is cut on paper, wider than the paper, or lies over something else.
+PRINTED = """() => {
+  const nodes = [...document.querySelectorAll("body *")].filter((node) => node.checkVisibility());
+  const isCut = (node) => getComputedStyle(node).overflow !== "visible" && node.clientWidth
+    && (node.scrollWidth > node.clientWidth + 1 || node.scrollHeight > node.clientHeight + 1);
+  const isWide = (node) => node.getBoundingClientRect().right > innerWidth + 1;
+  const cut = nodes.filter((node) => !node.matches(".unseen, input") && isCut(node));
+  const known = nodes.filter((node) => node.matches("code, .numbers button, svg, p"));
+  const parts = [inside, source, graph, inspector].map((node) => node.getBoundingClientRect());
+  const over = parts.slice(1).filter(({ top }, i) => top < parts[i].bottom - 1);
+  const found = [...cut, ...known.filter(isWide)].map((node) => node.outerHTML.slice(0, 200));
+  return [...found, ...over.map(() => "a part lies over another one")];
+}"""
+
+
+@pytest.mark.parametrize("width", [718, 480])  # pixels: of the text on A4 and on A5
+def test_paper_shows_everything(browser, tmp_path, width):
+    """Nothing that scrolls on the screen is cut, and no part lies over another one."""
+    found, model, _ = reading()
+    found.insight = ModelInsight(model, ByteTokenizer())
+    write_page(found, tmp_path / "page.html")
+    size = {"width": width, "height": 1000}
+    with opened(browser, tmp_path / "page.html", viewport=size) as page:
+        page.evaluate("inside.open = true")
+        page.emulate_media(media="print")
+        for _ in range(4):
+            page.evaluate("go(N_FORWARD + 6)")
+            page.wait_for_timeout(200)
+            assert page.evaluate(PRINTED) == []
+            page.evaluate("open(value(numberOf('logits')), 3)")
+            assert page.evaluate(PRINTED) == []
+            page.evaluate("open(value(data.calls[2].results[0]), 0)")
+            assert page.evaluate(PRINTED) == []
+            page.keyboard.press("m")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_long_formula_has_a_mark_where_it_goes_on(browser, tmp_path, scheme):
+    """At its right as long as there is more, and then at its left alone."""
+    write_page(reading()[0], tmp_path / "page.html")
+    size = {"width": 360, "height": 640}
+    with opened(browser, tmp_path / "page.html", viewport=size, color_scheme=scheme) as page:
+        page.evaluate("open(cotangent(numberOf('transformer.h.0.attn.c_attn.weight')), 1)")
+        formula = page.locator(".scroll:has(math)")
+
+        def is_marked(side):
+            box = formula.bounding_box()
+            x = box["x"] + (box["width"] - 6 if side == "right" else 0)
+            strip = {"x": x, "y": box["y"], "width": 6, "height": box["height"]}
+            pictures = []
+            for background in ("none", ""):
+                formula.evaluate("(node, x) => { node.style.background = x; }", background)
+                pictures.append(page.screenshot(clip=strip))
+            return pictures[0] != pictures[1]
+
+        formula.scroll_into_view_if_needed()
+        assert formula.evaluate("(node) => node.scrollWidth > node.clientWidth + 40")
+        assert (is_marked("left"), is_marked("right")) == (False, True)
+        formula.evaluate("(node) => { node.scrollLeft = 1e6; }")
+        assert (is_marked("left"), is_marked("right")) == (True, False)
+        assert formula.get_attribute("tabindex") == "0"  # the keyboard comes to it, too
 
 
 @pytest.mark.parametrize("shape", [(17, 30), (16, 300), (900, 5), (30, 30)])
