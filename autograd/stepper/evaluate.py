@@ -36,8 +36,9 @@ def evaluate(session: Session, text: str) -> Any:
     as ``nn.relu(x)``, which may have functions that the namespace lacks.
     """
     names = session.numbers_by_name()
-    if not text.isidentifier() and len(found := session.called(plain_quotes(text), names)) == 1:
-        return session.value(names[found[0]])
+    if not text.isidentifier() and session.is_name(text):
+        if len(found := session.called(plain_quotes(text), names)) == 1:
+            return session.value(names[found[0]])
     space, text = namespace(session, text)
     with np.errstate(all="ignore"):
         return eval(text, space)

@@ -388,14 +388,23 @@ class Session:
     def find_part(self, text: str) -> tuple[int, Index]:
         """Return the number of a value, and the index of a part: of ``W1[0, 2]``, of ``W1``."""
         name, inside = split_index(text)
-        # brackets may belong to the name, as in layers[0].b
-        if not inside or self.called(plain_quotes(text), self.numbers_by_name()):
+        if not inside or self.is_name(text):
             return self.find(text), ()
         number = self.find(name)
         try:
             return number, read_index(inside, self.value(number).shape)
         except ValueError as error:
             raise CommandError(f"{name}{error}") from None
+
+    def is_name(self, text: str) -> bool:
+        """Return whether a text is a whole name, also with brackets: ``layers[0].b``, ``f(x)[0]``.
+
+        ``x[0]`` is an element if a variable holds x, though a result may have that name, too.
+        """
+        held = {plain_quotes(name) for name in self.trace.recording.names.values()}
+        name, text = split_index(plain_quotes(text))[0], plain_quotes(text)
+        is_element = name != text and self.called(name, held) and not self.called(text, held)
+        return not is_element and bool(self.called(text, self.numbers_by_name()))
 
     def names(self) -> list[str]:
         """Return the names of values, ops and modules, for completion."""
@@ -753,6 +762,10 @@ class Session:
 
         The gradient may also be written as the stepper shows it, as ``d(NAME)[INDEX]``.
         """
+        match = re.fullmatch(COTANGENT, text)
+        with suppress(Unknown):
+            if match:  # d(x[0]) of a result x[0]
+                return self.trace.why(self.find(match[1]), (), width)
         return self.trace.why(*self.find_part(_of_cotangent(text)), width)
 
     # ---- moving
@@ -1018,6 +1031,8 @@ class Session:
 
     def check_loss(self, number: int) -> Comparison:
         """Compare a gradient of the whole loss with numeric derivatives of the replayed loss."""
+        if number in self.trace.recording.constants:
+            raise CommandError(f"{self.name(number)} is off the tape: it gets no cotangent")
         found = check.check_loss(self.trace, number, f"d({self.name(number)})")
         if found is None:
             raise CommandError(f"the loss does not depend on {self.name(number)}")
@@ -1058,9 +1073,9 @@ class Session:
         try:
             with np.errstate(all="ignore"):
                 after = what_if.run_again(level.recorded, changed)
+                outcome = what_if.compare(before, after, changes)
         except (ValueError, TypeError, IndexError) as error:
             raise CommandError(f"the program does not run with that: {error}") from None
-        outcome = what_if.compare(before, after, changes)
         self.remember(after)
         level.changed = changed
         return outcome

@@ -330,6 +330,21 @@ def test_conditions_of_a_script_are_computed_again():
     assert [len(trace.recording.answers) for trace in found] == [1, 2, 1, 2]
 
 
+def test_an_element_is_that_of_the_variable():
+    """Also if the program has a result of that name: `x[0]` is one of two uses of the element."""
+    x = autograd.tensor([3.0, -1.0, 2.0], requires_grad=True)
+    with autograd.record():
+        loss = x[0] * 3 + (x * x).sum()
+    session = Session(trace(loss))
+    assert session.why("x[0]").startswith("gradient of x[0]: +9, from 3 uses")
+    assert session.why("d(x)[0]") == session.why("x[0]")
+    assert session.why("d(x[0])").startswith("gradient of x[0]: +3, from 1 use")
+    assert session.set("x[0] = 5").loss.after == 45
+    assert session.evaluate("x[0]") == session.evaluate("x[0] * 1") == 5
+    session.go(99)
+    assert session.evaluate("d(x[0])") == 3 and session.evaluate("d(x)[0]") == 13
+
+
 def test_a_named_condition_is_shown():
     x = autograd.tensor([3.0, -1.0, 2.0], requires_grad=True)
     with autograd.record():
@@ -421,6 +436,7 @@ def test_the_commands():
         stepper, "undo"
     )
     assert "gradient of W1[0, 0]" in said(stepper, "set b1 = 1", "why W1[0, 0]")
+    assert "X is off the tape: it gets no cotangent" in said(stepper, "check loss X")
     for command, message in {
         "set targets[0] = 99": "the program does not run with that: cross_entropy",
         "set targets[0] = 1.5": "1.5 is no value of it",
