@@ -169,7 +169,8 @@ class Recorder(Protocol):
     - a method ``around(op)``, which returns the function to run in the place of ``op.forward``, for
       example one that runs ``op.forward`` and takes the time;
     - a method ``answered(function, args, kwargs, result)``, which sees a call that leaves the tape,
-      such as ``x > 0`` or ``np.argsort(x)``; see :func:`answered`;
+      such as ``x > 0``, ``np.argsort(x)``, ``x.item()`` or an op under `no_grad`; see
+      :func:`answered`;
     - an attribute ``witness``, the class (`Fingerprint` or `Copy`) by which `checkpoint` tells
       whether an array has changed;
     - an attribute ``keeps_calls``, which is True if the recorder keeps every call with its
@@ -180,8 +181,12 @@ class Recorder(Protocol):
         """See a call that was recorded, with the Tensor that it returned, or several."""
 
 
-def answered(function: Callable, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
-    """Show the recorder, if it wants to see it, a plain result of tensors: that of ``x > 0``."""
+def answered(function: Callable | None, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
+    """Show the recorder, if it wants to see it, a result of tensors off the tape.
+
+    The function computes the result from arrays: `operator.gt` that of ``x > 0``. It is None if
+    nothing can compute the result again.
+    """
     see = getattr(current_recorder.get(), "answered", None)
     if see is not None:
         see(function, args, kwargs, result)

@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from autograd import changes
 from autograd.engine import Node, TensorBase, new_result, new_tensor
-from autograd.modes import forward_of, grad_mode
+from autograd.modes import answered, current_recorder, forward_of, grad_mode
 from autograd.precision import is_half
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def call(op: Op, args: tuple, kwargs: dict) -> Any:
     if parents and mode:
         return record(op, args, raw, parents, out)
     taped = [raw[i] for i, node in parents.items() if node.op is not None] if parents else []
-    return _unrecorded(op, out, is_tensor, taped)
+    if not is_tensor:
+        return out[0] if op.saves else out
+    return _unrecorded(op, tuple(args), {}, out, taped)
 
 
 def _call_variadic(op: Op, arrays: tuple, static: tuple) -> Any:
@@ -78,11 +80,14 @@ def _call_variadic(op: Op, arrays: tuple, static: tuple) -> Any:
     nodes = tuple([a._node if isinstance(a, TensorBase) else None for a in arrays])
     mode = grad_mode()
     forward = op.forward if type(mode) is bool else forward_of(op, mode)
-    out = forward(*raw, **dict(zip(op.names[1:], static, strict=True)))
+    options = dict(zip(op.names[1:], static, strict=True))
+    out = forward(*raw, **options)
     if any(nodes) and mode:
         return record(op, (arrays, *static), [raw, *static], {0: nodes}, out)
+    if not any(isinstance(a, TensorBase) for a in arrays):
+        return out[0] if op.saves else out
     taped = [x for x, node in zip(raw, nodes, strict=True) if node and node.op is not None]
-    return _unrecorded(op, out, any(isinstance(a, TensorBase) for a in arrays), taped)
+    return _unrecorded(op, arrays, options, out, taped)
 
 
 def _forget_sharing(x: Any) -> None:
@@ -91,18 +96,21 @@ def _forget_sharing(x: Any) -> None:
         x._node.unmark("is_shared")
 
 
-def _unrecorded(op: Op, out: Any, as_tensor: bool, taped: list[ndarray]) -> Any:
+def _unrecorded(op: Op, args: tuple, options: dict, out: Any, taped: list[ndarray]) -> Any:
     """Return the result of a call that made no node; `taped` are the inputs that are results.
 
     A view of such an input is read-only, since a rule may have kept the input.
     """
     if op.saves:
         out = out[0]
-    if not as_tensor:
-        return out
+    result: Any
     if op.multiple:
-        return tuple([new_tensor(changes.guarded(part, taped)) for part in out])
-    return new_tensor(changes.guarded(out, taped) if taped else out)
+        result = tuple([new_tensor(changes.guarded(part, taped)) for part in out])
+    else:
+        result = new_tensor(changes.guarded(out, taped) if taped else out)
+    if current_recorder.get() is not None:
+        answered(op, args, options, result)
+    return result
 
 
 def bind(op: Op, args: tuple, kwargs: dict) -> tuple:

@@ -44,12 +44,16 @@ def _binary(op: Op) -> tuple[Callable, Callable]:
     return lambda self, other: call(self, other), lambda self, other: call(other, self)
 
 
+def _shown(result: Any, function: Callable, *args: Any) -> Any:
+    """Return what a function made of a tensor, off the tape; a recorder may see that."""
+    if current_recorder.get() is not None:
+        answered(function, args, {}, result)
+    return result
+
+
 def _comparison(compare: Callable) -> Any:
     def method(self: Tensor, other: Any) -> Any:
-        result = compare(self._array, _plain(other))
-        if current_recorder.get() is not None:
-            answered(compare, (self, other), {}, result)
-        return result
+        return _shown(compare(self._array, _plain(other)), compare, self, other)
 
     return method
 
@@ -257,10 +261,7 @@ class Tensor(TensorBase):
 
     def detach(self) -> Tensor:
         """Return the same values off the tape: a view, read-only if this requires a gradient."""
-        array = self.numpy()
-        if current_recorder.get() is not None:
-            answered(np.asarray, (self,), {}, array)
-        return Tensor(array)
+        return Tensor(self.numpy())
 
     def retain_grad(self) -> None:
         """Let backward passes store the gradient of this result in ``.grad``, as for a leaf."""
@@ -337,15 +338,16 @@ class Tensor(TensorBase):
 
     def numpy(self) -> ndarray:
         """Return the plain array, off the tape; a read-only view if this requires a gradient."""
-        return self._array if self._node is None else self._read_only()
+        array = self._array if self._node is None else self._read_only()
+        return _shown(array, np.asarray, self)
 
     def item(self) -> Any:
         """Return the only element as a Python number."""
-        return self._array.item()
+        return _shown(self._array.item(), ndarray.item, self)
 
     def tolist(self) -> Any:
         """Return the elements as nested lists of Python numbers."""
-        return self._array.tolist()
+        return _shown(self._array.tolist(), ndarray.tolist, self)
 
     def _refuse_escape(self, what: str, instead: str = "") -> None:
         if self._node is not None:
@@ -361,21 +363,21 @@ class Tensor(TensorBase):
 
     def __float__(self) -> float:
         self._refuse_escape("a float", FUNCTIONS + JOINING)
-        return float(self._array)
+        return _shown(float(self._array), float, self)
 
     def __int__(self) -> int:
         self._refuse_escape("an int", FUNCTIONS)
-        return int(self._array)
+        return _shown(int(self._array), int, self)
 
     def __index__(self) -> int:
         self._refuse_escape("an index")
         return operator.index(self._array)
 
     def __bool__(self) -> bool:
-        return bool(self._array)
+        return _shown(bool(self._array), bool, self)
 
     def __len__(self) -> int:
-        return len(self._array)
+        return _shown(len(self._array), len, self)
 
     def __format__(self, spec: str) -> str:
         return format(self._array.item(), spec) if self.ndim == 0 and spec else str(self)
@@ -695,6 +697,8 @@ def grad(
     )
     found.reverse()
     gradients = tuple([_take_gradient(found, x) for x in inputs])
+    if not create_graph and current_recorder.get() is not None:
+        answered(None, (*outputs, *inputs), {}, gradients)  # how, the recorder cannot say
     return gradients[0] if single else gradients
 
 

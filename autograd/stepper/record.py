@@ -11,9 +11,9 @@ import re
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from operator import itemgetter
 from os.path import abspath
@@ -28,7 +28,7 @@ from numpy import ndarray
 from autograd import changes
 from autograd.anomaly import PACKAGE, users_frame
 from autograd.blocks import Block
-from autograd.dispatch import plain
+from autograd.dispatch import plain, rebuilt
 from autograd.engine import Node, TensorBase, tick
 from autograd.escape import shown
 from autograd.modes import record_with, unseen
@@ -122,45 +122,79 @@ class Call:
 
 
 class Number(int):
-    """The number of a value, in the place of its tensor."""
+    """The number of a value or a constant, in the place of its tensor or array."""
+
+
+class ScalarNumber(Number):
+    """The number of a constant that is no array, but a number from a variable."""
 
 
 @dataclass(eq=False)
 class Answer:
-    """An array that the program computed off the tape: the booleans of ``x > 0``, for example.
+    """What the program computed off the tape: the booleans of ``x > 0``, for example.
 
     Attributes
     ----------
-    function : callable
-        What computed it, from arrays: `operator.gt`.
+    function : callable, optional
+        What computed it, from arrays: `operator.gt`. None if that is not known.
     args, kwargs : tuple, dict
-        The arguments, with a `Number` in the place of each tensor on the tape.
+        The arguments, with a `Number` in the place of each tensor and each array.
     place : str
         The part of the program, and its file and line: ``x > 0  script.py:6``.
+    part : int, optional
+        Which of several results it is.
     constant : int
-        The number of the array among the recording's constants; -1 if no call has read it.
+        The number of the array among the recording's constants; -1 if nothing that the recording
+        sees has read it.
     """
 
-    function: Callable
+    function: Callable | None
     args: tuple
     kwargs: dict[str, Any]
     place: str
+    part: int | None = None
     constant: int = -1
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers of the values that it was computed from."""
-        return [x for x in (*self.args, *self.kwargs.values()) if isinstance(x, Number)]
+        """The numbers of the values and constants that it was computed from."""
+        parts = _parts_of([*self.args, *self.kwargs.values()])
+        return [x for x in parts if isinstance(x, Number)]
 
-    def compute(self, values: dict[int, ndarray]) -> ndarray:
-        """Compute it from the values of a pass."""
-        args = [values[x] if isinstance(x, Number) else x for x in self.args]
-        kwargs = {k: values[x] if isinstance(x, Number) else x for k, x in self.kwargs.items()}
-        return np.asarray(self.function(*args, **kwargs))
+    def compute(self, values: Mapping[int, ndarray]) -> ndarray | None:
+        """Compute it from the values of a pass; None if one of these is missing."""
+        if self.function is None or not all(n in values for n in self.numbers):
+            return None
 
-    def is_from(self, values: dict[int, ndarray], x: ndarray) -> bool:
-        """Return whether these values give that array."""
-        return values.keys() >= set(self.numbers) and _is_unchanged(self.compute(values), x)
+        def given(x: Any) -> Any:
+            if isinstance(x, ScalarNumber):
+                return values[x].item()  # NumPy's dtypes depend on that
+            return values[x] if isinstance(x, Number) else x
+
+        args, kwargs = _each(given, self.args), {k: _each(given, x) for k, x in self.kwargs.items()}
+        result = self.function(*args, **kwargs)
+        return np.asarray(result if self.part is None else result[self.part])
+
+    def is_same(self, before: Mapping[int, ndarray], after: Mapping[int, ndarray]) -> bool:
+        """Return whether the values of two passes are known to give the same."""
+        x, y = self.compute(before), self.compute(after)
+        return x is not None and y is not None and _is_unchanged(x, y)
+
+
+def _parts_of(x: Any) -> Iterator[Any]:
+    """Yield an argument, or the parts of a list or tuple, also those inside it."""
+    if isinstance(x, list | tuple):
+        for part in x:
+            yield from _parts_of(part)
+    else:
+        yield x
+
+
+def _each(function: Callable, x: Any) -> Any:
+    """Return an argument with other parts, also those inside lists and tuples."""
+    if isinstance(x, list | tuple):
+        return rebuilt(x, [_each(function, part) for part in x])
+    return function(x)
 
 
 @dataclass(eq=False)
@@ -185,7 +219,7 @@ class Recording:
         What has a text: ``texts["example", "position"][0][3]`` is the text of position 3 of example
         0. The last name is that of what has the text.
     answers : list of Answer
-        What the program computed off the tape from values on it.
+        What the program computed off the tape from values on it, in the order of execution.
     maker : dict of int to Call
         For each result, the call that computed it. A number that is missing is that of a leaf, or
         of a result from before the recording.
@@ -333,18 +367,17 @@ class Recording:
     def behind(self, number: int, answers: bool = False) -> list[Call]:
         """Return the calls that computed a value and its inputs, in order of execution.
 
-        With `answers`, also those that computed what was asked off the tape: the maximum in
-        ``x * (x == np.max(x))``, through which no gradient flows.
+        With `answers`, also those that computed what was asked off the tape, through which no
+        gradient flows: the maximum in ``x * (x == np.max(x))``, the sum in ``if x.sum() > 0:``.
         """
         found: set[int] = set()
         wanted = {number}
-        asked = {answer.constant: answer.numbers for answer in self.answers} if answers else {}
+        if answers:
+            wanted.update(n for answer in self.answers for n in answer.numbers)
         for call in reversed(self.calls.values()):
             if call.number in wanted or not wanted.isdisjoint(call.results):
                 found.add(call.number)
                 wanted.update(call.parents.values())
-                for constant in call.constants.values():
-                    wanted.update(asked.get(constant, ()))
         return [call for call in self.calls.values() if call.number in found]
 
     # ---- recording (the Recorder of `autograd.modes.record_with`)
@@ -390,41 +423,51 @@ class Recording:
         self._foreign.add(id(changes._root(x)))
         self._arrays[id(x)] = ref(x), number
         self.constants[number] = x.copy(order="K")
-        owner, answer = self._answered.get(id(x), (None, None))
-        if answer is not None and owner is not None and owner() is x:
+        if answer := self._answer(x):
+            if answer.constant >= 0:  # the program has written to the array since
+                answer = replace(answer)
+                self.answers.append(answer)
             answer.constant = number
         return number
 
+    def _answer(self, x: ndarray) -> Answer | None:
+        """Return how the program computed an array off the tape, as far as the recording saw."""
+        owner, answer = self._answered.get(id(x), (None, None))
+        return answer if owner is not None and owner() is x else None
+
     def answered(
-        self, function: Callable, args: tuple, kwargs: dict[str, Any], result: Any
+        self, function: Callable | None, args: tuple, kwargs: dict[str, Any], result: Any
     ) -> None:
-        """Keep how an array off the tape was computed; see `autograd.modes.answered`."""
-        if type(result) is not ndarray:
-            return
+        """Keep how a result off the tape was computed; see `autograd.modes.answered`."""
+
+        def is_from_tape(x: Any) -> bool:
+            if isinstance(x, TensorBase):
+                return x._node is not None or self._answer(x._array) is not None
+            return type(x) is ndarray and self._answer(x) is not None
 
         def kept(x: Any) -> Any:
-            on_tape = isinstance(x, TensorBase) and x._node is not None
-            return Number(x._node.number) if on_tape else _copy_arrays(plain(x))
+            if isinstance(x, TensorBase) and x._node is not None:
+                if x._node.number not in self.values:
+                    self._value(x)
+                return Number(x._node.number)
+            if isinstance(x, _ARRAYS):
+                return Number(self._constant(plain(x)))
+            of = self._scalar("", x, statement, frame) if type(x) is float else {}
+            return ScalarNumber(of[""]) if of else x
 
-        line, statement = place_of(users_frame(self.file))
+        if not any(map(is_from_tape, _parts_of([*args, *kwargs.values()]))):
+            return
+        frame = users_frame(self.file)
+        line, statement = place_of(frame)
         place = f"{shown(statement.running or split_line(line)[2])}  {short_place(line)}"
-        given = {key: kept(x) for key, x in kwargs.items()}
-        answer = Answer(function, tuple(map(kept, args)), given, place)
-        if answer.numbers:
+        given = {key: _each(kept, x) for key, x in kwargs.items()}
+        answer = Answer(function, _each(kept, args), given, place)
+        several = isinstance(result, tuple)
+        for part, x in enumerate(result) if several else [(None, result)]:
+            answer = replace(answer, part=part)
             self.answers.append(answer)
-            self._answered[id(result)] = ref(result), answer
-
-    def computed_again(self, number: int, values: Callable[[int], Any]) -> ndarray | None:
-        """Return a constant that the program computed from values, computed from others.
-
-        It is None if the program got the constant in another way, if one of the values is None, or
-        if the recorded values do not give the constant: the program has written to it since.
-        """
-        answer = next((answer for answer in self.answers if answer.constant == number), None)
-        if answer is None or not answer.is_from(self.values, self.constants[number]):
-            return None
-        others = {n: values(n) for n in answer.numbers}
-        return None if any(x is None for x in others.values()) else answer.compute(others)
+            if type(x := plain(x)) is ndarray:
+                self._answered[id(x)] = ref(x), answer
 
     def _scalar(
         self, argument: str, x: float, statement: Statement, frame: FrameType
@@ -656,28 +699,13 @@ class Recording:
             floating = isinstance(x, ndarray) and x.dtype.kind == "f"
             return x.astype(dtype) if dtype is not None and floating else x
 
-        tensors: dict[int, Tensor] = {}
-
-        def current(n: int) -> ndarray | None:
-            """Return a value of this pass, as far as the pass has come."""
-            if n in tensors:
-                return tensors[n]._array
-            return None if n in self.maker else changed.get(n, self.values.get(n))
-
-        def other_constant(number: int) -> ndarray | None:
-            if answers is None or number in changed:
-                return changed.get(number)
-            if number not in answers:
-                again = self.computed_again(number, current)
-                if again is None:
-                    return None
-                answers[number] = again
-            return answers[number]
+        this = _Pass(self, changed, answers)
+        tensors = this.tensors
 
         def argument(call: Call, name: str) -> Any:
             value, parent = call.arguments[name], call.parents.get(name)
             order, constant = parent, call.constants.get(name)
-            other = None if constant is None else other_constant(constant)
+            other = None if constant is None else this.constant(constant)
             if other is not None:
                 value = other if isinstance(value, ndarray) else other.item()
             if constant is not None and constant in leaves and name in call.differentiable:
@@ -706,6 +734,46 @@ class Recording:
                     tensors[result] = leaf_of(convert(changed[result]))
                     tensors[result]._node.number = result  # type: ignore[union-attr]
         return tensors
+
+
+@dataclass(eq=False)
+class _Pass:
+    """The values of a pass that runs again, as far as the pass has come; see `Recording.replay`."""
+
+    recording: Recording
+    changed: dict[int, ndarray]
+    answers: dict[int, ndarray] | None
+    tensors: dict[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = self.recording.answers if self.answers is not None else []
+        self._asked = {answer.constant: answer for answer in known}
+        self._recorded = self.recording.values | self.recording.constants
+
+    def constant(self, number: int) -> ndarray | None:
+        """Return a constant if it is another one than in the recording, or was computed again."""
+        answer = self._asked.get(number)
+        if self.answers is None or answer is None or number in self.changed:
+            return self.changed.get(number)
+        if number not in self.answers:
+            old = answer.compute(self._recorded)
+            if old is None or not _is_unchanged(old, self._recorded[number]):
+                return None  # the program has written to it since
+            values = {n: x for n in answer.numbers if (x := self._value(n)) is not None}
+            again = answer.compute(values)
+            if again is None:
+                return None
+            self.answers[number] = again
+        return self.answers[number]
+
+    def _value(self, n: int) -> ndarray | None:
+        """Return a value or a constant; None if the pass has not come so far."""
+        if n in self.tensors:
+            return self.tensors[n]._array
+        if n in self.recording.maker:
+            return None
+        other = self.constant(n) if n in self.recording.constants else self.changed.get(n)
+        return self._recorded.get(n) if other is None else other
 
 
 def leaf_of(x: Any) -> Tensor:

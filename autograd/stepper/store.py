@@ -23,7 +23,7 @@ from autograd.reading import fit_file, read_json, read_tensors
 from autograd.schema import Count, FileName, UserError, fit
 from autograd.stepper.axes import Coordinate
 from autograd.stepper.literals import memory_order
-from autograd.stepper.record import Call, Recording
+from autograd.stepper.record import Answer, Call, Number, Recording
 from autograd.stepper.source import Part, Statement, printable
 from autograd.stepper.steps import Edge, Step, as_tuple
 
@@ -85,6 +85,7 @@ def save(trace: Stored, folder: str | Path) -> None:
             [number, [[[c.name, c.at.tolist()] for c in axis] for axis in axes]]
             for number, axes in recording.axes.items()
         ],
+        "answers": [[a.place, a.numbers, a.constant] for a in recording.answers],
         "texts": [[list(names), texts] for names, texts in recording.texts.items()],
         "steps": steps,
     }
@@ -130,6 +131,7 @@ class _TraceFile(TypedDict):
     constants: NotRequired[list[tuple[Count, Any]]]
     axes: NotRequired[list[tuple[Count, list[list[tuple[str, list[Count]]]]]]]
     texts: NotRequired[list[tuple[list[str], list[Any]]]]
+    answers: NotRequired[list[tuple[str, list[Count], int]]]  # without what computed them
     steps: list[_StepEntry]
 
 
@@ -211,7 +213,13 @@ def _decode(contents: _TraceFile, arrays: _Arrays) -> Stored:
         for number, of in contents.get("axes", [])
     }
     texts = {tuple(of): _texts(entry, len(of)) for of, entry in contents.get("texts", [])}
-    recording = Recording(calls, values, names, constants=constants, axes=axes, texts=texts)
+    answers = [
+        Answer(None, tuple(map(Number, numbers)), {}, shown(place), constant=constant)
+        for place, numbers, constant in contents.get("answers", [])
+    ]
+    recording = Recording(
+        calls, values, names, constants=constants, axes=axes, texts=texts, answers=answers
+    )
     return Stored(recording, contents["start"], cotangent, steps)
 
 

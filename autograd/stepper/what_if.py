@@ -199,21 +199,17 @@ def _not_computed(recording: Recording, changed: Changes, new: Recording) -> Ite
     """Yield what calls that depend on a changed value may have read of what stays as recorded.
 
     These are conditions and integers without a name: the recording does not know how the program
-    computed them, by ``np.argmax(x)`` or not from this value at all. And they are arrays such as
-    ``x > 0`` that no call has read: the program may have made another array of them.
+    computed them, by ``argmax`` of an array or not from this value at all. And they are answers
+    such as ``x.sum() > 0`` that have become others, and that no call has read: the program may have
+    taken another branch, or made another array of them.
     """
     leaves = {n: recording.values[n] for n in recording.leaves()}
-    values = leaves | changed | new.values
-    answers = {
-        answer.constant: answer.numbers
-        for answer in recording.answers
-        if answer.constant in new.constants
-        and answer.is_from(values, new.constants[answer.constant])
-    }
-    reached = set(changed)
+    before = recording.values | recording.constants
+    after = leaves | new.constants | changed | new.values
+    again = {n for n, x in new.constants.items() if x is not recording.constants[n]}
+    reached = {*changed, *again}
     for call in recording.calls.values():
         given = {*call.parents.values(), *call.constants.values()}
-        reached.update(n for n in given if not reached.isdisjoint(answers.get(n, ())))
         if reached.isdisjoint(given):
             continue
         reached.update(call.results)
@@ -223,7 +219,11 @@ def _not_computed(recording: Recording, changed: Changes, new: Recording) -> Ite
             if not is_known and any(map(_is_condition, x if isinstance(x, tuple) else (x,))):
                 yield f"${name} of {call.op.name}  {call.at}"
     for answer in recording.answers:
-        if not (answer.constant in answers or reached.isdisjoint(answer.numbers)):
+        if not (
+            answer.constant in again
+            or reached.isdisjoint(answer.numbers)
+            or answer.is_same(before, after)
+        ):
             yield answer.place
 
 
