@@ -275,7 +275,7 @@ class Field:
 
     @property
     def shown(self) -> str:
-        """The placeholder of the value in the help, such as ``N`` or ``FILE ...``."""
+        """The placeholder of the value in the help, such as ``N`` or ``PATH ...``."""
         if self.argument:
             return self.argument.shown
         if self.choices:
@@ -284,7 +284,7 @@ class Field:
         inner = [part for each in parts for part in typing.get_args(each)] if self.is_tuple else []
         kinds = [_plain(part) for part in [*parts, *inner]]
         name = (
-            "FILE" if self.is_file else "N" if int in kinds else "X" if float in kinds else "TEXT"
+            "PATH" if self.is_file else "N" if int in kinds else "X" if float in kinds else "TEXT"
         )
         return f"{name} ..." if self.is_tuple else name
 

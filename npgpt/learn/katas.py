@@ -583,7 +583,8 @@ class Session:
                 note = f"  level {level} of {len(LEVELS)} is passed"
             self.say(f" {mark} {name}{note}", "green" if name in solved else "")
         on_path = sum(name in solved for name in PATH)
-        self.say(f"\n{on_path} of these {len(PATH)}, and {len(solved)} of all {len(REGISTRY)} ops.")
+        total = f"{len(solved)} of all {len(REGISTRY)} ops"
+        self.say(f"\nSolved: {on_path} of these {len(PATH)}, and {total}.")
         self.say(f"Next: npgpt kata {following}")
 
     def show_all(self) -> None:

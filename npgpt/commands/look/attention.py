@@ -143,7 +143,8 @@ def print_overview(subject: Subject, maps: ndarray, how: str = "--layer N --head
     width, H = subject.console.width - 6, maps.shape[1]
     cell = 4 if 4 * H <= width else 2 if 2 * H <= width else 1
     print_line = subject.console.print
-    print_line(Text("f: the first token, p: the previous one, s: itself; share in percent", "dim"))
+    legend = "f: the first token, p: the previous one, s: itself, ·: elsewhere; in percent"
+    print_line(Text(legend, "dim"))
     if cell > 1:
         names = "".join(f"{h % 10 ** (cell - 1):>{cell}}" for h in range(H))
         print_line(Text(f"layer{names[1:] if cell > 2 else names}", "dim"), soft_wrap=True)

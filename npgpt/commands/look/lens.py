@@ -96,4 +96,4 @@ def print_lens(subject: Subject, found: Predictions, t: int) -> None:
         if (room := console.width - len(line)) > 10:
             line.append(shorten(others, room), "dim")
         console.print(line, soft_wrap=True)
-    console.print(Text(f"rank of that: the place of {final} in the order of the layer", "dim"))
+    console.print(Text(f"rank of that: the place of {final}; 1 is the layer's best token", "dim"))
