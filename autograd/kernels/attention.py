@@ -1,6 +1,6 @@
 """Kernels of attention, called by ``attention`` and its rule in `autograd.ops.attention`.
 
-They go head by head and in blocks of 64 queries: no (T, S) matrix is ever stored. Keys are packed
+They go head by head and in blocks of 24 queries: no (T, S) matrix is ever stored. Keys are packed
 once for each head (see `autograd.kernels.gemm`). For each block, the queries are
 multiplied by the keys, and one pass over the scores does the rest: the mask, softmax, dropout. A
 block multiplies only the keys from the first to the last that one of its queries sees. If attention
@@ -30,15 +30,15 @@ from autograd.kernels.rows import dot, largest, sum_of
 from autograd.kernels.team import row_kernel, split
 from autograd.kernels.vector import exp
 
-BLOCK = 64  # queries at a time
+BLOCK = 24  # queries at a time: few, since causal attention computes all pairs of a block
 
 
 @inline(EXACT)
 def seen_by(start, stop, n_keys, window):
     """Return the first key that one of the queries ``start`` to ``stop - 1`` sees, and the end.
 
-    A window of 3 means that query t sees the keys t - 2, t - 1 and t; of 100 keys, the queries 64
-    to 127 then see keys from 62 up to the end, (62, 100). A window of 0 means that there is none,
+    A window of 3 means that query t sees the keys t - 2, t - 1 and t; of 60 keys, the queries 48
+    to 71 then see keys from 46 up to the end, (46, 60). A window of 0 means that there is none,
     and every query sees all keys.
     """
     if window == 0:
@@ -103,16 +103,16 @@ def _attention(numbers, q, k, v, masks, out, largests, mask, sizes, window, scal
             rows = min(BLOCK, n_queries - start)
             first, end = seen_by(start, start + rows, n_keys, window)
             first -= first % columns  # where a panel of keys begins
-            # The scores of the block, Q (scale K^T). For queries 64 to 127 and causal attention,
-            # these are queries (64, depth) times keys 0 to 127: (64, 128).
+            # The scores of the block, Q (scale K^T). For queries 48 to 71 and causal attention,
+            # these are queries (24, depth) times keys 0 to 71: (24, 72).
             multiply(
                 rows, end - first, depth,
                 q[h] + start * q_row * size, q_row * size, size,
                 0, 0, k_panels, first // columns, 0, 0, 0, s, s_row,
             )  # fmt: skip
             # Row by row, softmax over the keys that query t itself sees. The block's other keys,
-            # before `low` and from `high` on, get a weight of 0: query 70 sees keys 0 to 70, and
-            # the last 57 of the 128 columns become 0.
+            # before `low` and from `high` on, get a weight of 0: query 50 sees keys 0 to 50, and
+            # the last 21 of the 72 columns become 0.
             for i in range(rows):
                 t = start + i
                 low, high = seen_by(t, t + 1, n_keys, window)
