@@ -463,7 +463,7 @@ class Terminal:
 
         jump 36      step 36, forward or back
         jump call 4  of a line that ran several times, as in a loop, the same step of its call 4
-        jump loop    the next step of a line that ran fewer times
+        jump loop    the first step after the loop, of a line that ran fewer times
         """
         if not text:
             raise CommandError("jump where? jump N, jump call N or jump loop")
@@ -487,7 +487,7 @@ class Terminal:
             self.print(Text(f"break: {text}", "yellow"))
 
     def do_until(self, text: str) -> None:
-        """Go on to an op, module or line, or what makes or feeds a value.  until OP|NAME|LINE.
+        """Go on to an op, module or line, or where a value is made or used.  until OP|NAME|LINE.
 
         until 36          line 36 of the program; `next 36` goes 36 steps on, `jump 36` to step 36
         until model.py:8  a line of another file
@@ -503,25 +503,25 @@ class Terminal:
         return text.strip()
 
     def do_over(self, text: str) -> None:
-        """Go on past this step's module, or past another one.  over [MODULE]."""
+        """Go to the first step after this module, or after another one.  over [MODULE]."""
         module = self.session.go_over(text)
         self.print(f"past {module}", style="green")
         self.show()
 
     def do_break(self, text: str) -> None:
-        """Stop there when continuing; alone, list the breakpoints.
+        """Set a breakpoint, where `continue` stops; alone, list them.
 
         break OP|NAME|LINE       an op, a value, a line of the program
         break MODULE             where the pass enters a module
         break [2, 3]             a result of that shape
         break nonfinite          a NaN or an Inf in what a step sends
-        break vanishing [1e-6]   no element sent is larger
-        break exploding [1e3]    an element sent is larger
+        break vanishing [1e-6]   no number that a step sends is larger
+        break exploding [1e3]    a number that a step sends is larger
         break ... if EXPRESSION  only if the expression is true there
-        break clear              forget all; clear N forgets one
+        break clear              remove all; clear N removes one
 
-        Breakpoints stay in later passes of the program. One at a place that this pass does not have
-        is pending.
+        Breakpoints stay in later passes of the program. A breakpoint at a place that this pass does
+        not have is pending: it waits for a later pass.
         """
         if text == "clear":
             self.session.clear_breaks()
@@ -561,9 +561,9 @@ class Terminal:
         self.show()
 
     def do_out(self, text: str) -> None:
-        """Leave an op that was stepped into, with a proof; or a module.  out.
+        """Leave an op that was stepped into, or the module of this step.  out.
 
-        In an op's reference, `out` proves that the op and its reference are the same, and
+        In an op's reference, `out` compares what the op and its reference have computed, and
         goes back to the op. Elsewhere it goes on past the module of this step, as `over` does, or
         past the module to which `up` has gone.
         """
@@ -717,7 +717,7 @@ class Terminal:
         formula d(W1)        what is added to one cotangent, or the line of one result
         formula d(W1)[2, 7]  one element of it, and the terms of its sum, the largest first
 
-        A result or a cotangent of another step is found there.
+        The result or the cotangent may belong to another step.
         """
         symbols, lines, equations, element, place = self.session.formula(text)
         if place:
@@ -761,7 +761,7 @@ class Terminal:
             self.print(Text(f"    {'':<{places}}  {total:>+11.4g}  {the_others(len(rest))}", "dim"))
 
     def do_why(self, text: str) -> None:
-        """Show what a gradient is the sum of, largest first.  why NAME.
+        """Show the contributions whose sum is a gradient, largest first.  why NAME.
 
         why NAME         a whole gradient: by use, line and element, by token and head where
                          these are known, and the largest path to the start of the pass
@@ -778,8 +778,8 @@ class Terminal:
     def do_check(self, text: str) -> None:
         """Compare with numeric derivatives, in float64.
 
-        check            what this step sends, of this op alone
-        check loss NAME  the derivative of the whole loss, for a few entries
+        check            what this step sends, with derivatives of this op alone
+        check loss NAME  the gradient of NAME, with derivatives of the whole loss, at a few entries
         """
         if not text:
             for comparison in self.session.check_step():
@@ -816,7 +816,7 @@ class Terminal:
 
     @np.errstate(all="ignore")  # what if it were infinite?
     def do_set(self, text: str) -> None:
-        """Change a value or this step's cotangent; alone, undo all of it.
+        """Change a value or this step's cotangent; alone, undo all changes.
 
         set NAME[0, 2] = EXPRESSION  a value, or a part of it: a parameter, an input, a token, a
                                      hidden layer; the program runs again, forward and backward
@@ -851,7 +851,7 @@ class Terminal:
             self.print(line)
 
     def do_predict(self, text: str) -> None:
-        """Say what comes before it is shown, and be judged.
+        """Type a cotangent before it is shown, and have it judged.
 
         predict                        hide what steps send, or show it again
         predict EXPRESSION             the cotangent of the next step; of several, with commas
@@ -871,7 +871,7 @@ class Terminal:
                 self.print("      ", line)
 
     def do_watch(self, text: str) -> None:
-        """Show an expression after every move; alone, list these.  watch [EXPRESSION]."""
+        """Show an expression after every move; alone, list them.  watch [EXPRESSION]."""
         if text:
             self.session.watch(text)
             self.show_value(self.session.evaluate(text))
@@ -879,7 +879,7 @@ class Terminal:
             self.show_watched()
 
     def do_unwatch(self, text: str) -> None:
-        """Show an expression no longer after every move; alone, none.  unwatch [EXPRESSION]."""
+        """Show an expression no more after moves; alone, show none.  unwatch [EXPRESSION]."""
         self.session.unwatch(text)
         self.show_watched()
 

@@ -94,7 +94,8 @@ def walk(options: Options) -> None:
     """Walk through the pass that the options name."""
     if sum(map(bool, (options.script, options.model, options.run, options.trace))) != 1:
         raise UserError(
-            "give a script, or --model DIR --text TEXT, or --run DIR --at STEP, or --trace DIR"
+            "give a script, or --model DIR --text TEXT, or --run DIR --at STEP, or --trace DIR; "
+            "only one of these"
         )
     if options.image and not options.model:
         raise UserError("--image is read by a model: add --model DIR --text TEXT")
