@@ -91,7 +91,7 @@ class Display:
         self._update()
         if not self.console.is_terminal and time.monotonic() - self._shown > 10:
             self._shown = time.monotonic()
-            self._print(f"step {step:>6}  train {loss:.4f}  {rate:,.0f} tokens/s")
+            self._print(f"step {step:>6}  batch {loss:.4f}  {rate:,.0f} tokens/s")
 
     def evaluated(self, step: int, train_loss: float, val_loss: float, **others: float) -> None:
         """Show an evaluation, on a line of its own that stays."""
