@@ -44,7 +44,7 @@ def _binary(op: Op) -> tuple[Callable, Callable]:
     return lambda self, other: call(self, other), lambda self, other: call(other, self)
 
 
-def _shown(result: Any, function: Callable, *args: Any) -> Any:
+def _shown(result: Any, function: Callable | None, *args: Any) -> Any:
     """Return what a function made of a tensor, off the tape; a recorder may see that."""
     if current_recorder.get() is not None:
         answered(function, args, {}, result)
@@ -121,9 +121,9 @@ class Tensor(TensorBase):
         """
         if self._node is not None:
             if self._node.op is not None:
-                return self._read_only()
+                return _shown(self._read_only(), np.asarray, self)
             self._node.share(self._array)
-        return self._array
+        return _shown(self._array, np.asarray, self)
 
     @data.setter
     def data(self, value: ArrayLike) -> None:
@@ -145,7 +145,8 @@ class Tensor(TensorBase):
     def grad(self) -> Tensor | None:
         """The gradient accumulated so far, or None; ``requires_grad_(False)`` keeps it."""
         node = self._kept_node()
-        return None if node is None else node.grad
+        gradient = None if node is None else node.grad
+        return None if gradient is None else _shown(gradient, None, self)
 
     @grad.setter
     def grad(self, value: Any) -> None:
@@ -377,7 +378,7 @@ class Tensor(TensorBase):
         return _shown(bool(self._array), bool, self)
 
     def __len__(self) -> int:
-        return _shown(len(self._array), len, self)
+        return len(self._array)
 
     def __format__(self, spec: str) -> str:
         return format(self._array.item(), spec) if self.ndim == 0 and spec else str(self)

@@ -393,7 +393,7 @@ class Recording:
         for name, x in op.named(args):
             if isinstance(x, TensorBase) and x._node is not None:
                 parents[name] = x._node.number
-                arguments[name] = self._value(x)
+                arguments[name] = self._value(x, line)
             elif isinstance(x, _ARRAYS):
                 constants[name] = self._constant(x if isinstance(x, ndarray) else x._array)
                 arguments[name] = self.constants[constants[name]]
@@ -448,7 +448,7 @@ class Recording:
         def kept(x: Any) -> Any:
             if isinstance(x, TensorBase) and x._node is not None:
                 if x._node.number not in self.values:
-                    self._value(x)
+                    self._value(x, line)
                 return Number(x._node.number)
             if isinstance(x, _ARRAYS):
                 return Number(self._constant(plain(x)))
@@ -486,7 +486,7 @@ class Recording:
                 return {argument: self._scalars[name, x]}
         return {}
 
-    def _value(self, x: TensorBase) -> ndarray:
+    def _value(self, x: TensorBase, line: str) -> ndarray:
         """Return the array of a tensor on the tape: the recorded array, or for a leaf a copy.
 
         A leaf is copied because the program may write to its array. The copy is used again as long
@@ -501,6 +501,9 @@ class Recording:
             or np.array_equal(known, x._array, equal_nan=True)
         ):
             return known
+        if known is not None:
+            place = f"the value of a leaf, which was written to  {short_place(line)}"
+            self.answers.append(Answer(None, (Number(number),), {}, place))
         self._nodes[number] = ref(x._node)
         self._copied_at[number] = changes.last_entry
         if not self.copies:
@@ -733,6 +736,10 @@ class Recording:
                 if result in changed:
                     tensors[result] = leaf_of(convert(changed[result]))
                     tensors[result]._node.number = result  # type: ignore[union-attr]
+        if answers is not None:
+            for answer in self.answers:  # also those that no call reads
+                if answer.constant >= 0:
+                    this.constant(answer.constant)
         return tensors
 
 

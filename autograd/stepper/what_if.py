@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from autograd.engine import differentiate
+from autograd.engine import Node, differentiate
 from autograd.modes import observing, unseen
 from autograd.stepper.axes import Labels
 from autograd.stepper.measure import memory_of, norm, relative_distance
@@ -119,7 +119,7 @@ def _recording_of(
     axes = {n: of for n, of in recording.axes.items() if n in values}
     texts = recording.texts | dict(_texts_of_ids(recording, calls))
     made = Recording(calls, values, names, recording.file, constants, axes, texts)
-    made.answers = recording.answers
+    made.answers, made._nodes = recording.answers, recording._nodes
     if not any(_moves_by(call, changed) for call in calls.values()):
         made.resemble(recording)
     return made
@@ -206,7 +206,7 @@ def _not_computed(recording: Recording, changed: Changes, new: Recording) -> Ite
     leaves = {n: recording.values[n] for n in recording.leaves()}
     before = recording.values | recording.constants
     after = leaves | new.constants | changed | new.values
-    again = {n for n, x in new.constants.items() if x is not recording.constants[n]}
+    again = {n for n, x in new.constants.items() if x is not recording.constants.get(n)}
     reached = {*changed, *again}
     for call in recording.calls.values():
         given = {*call.parents.values(), *call.constants.values()}
@@ -225,6 +225,37 @@ def _not_computed(recording: Recording, changed: Changes, new: Recording) -> Ite
             or answer.is_same(before, after)
         ):
             yield answer.place
+    for call in recording.calls.values():
+        indices = [n for n in call.constants.values() if n in again or n in changed]
+        if call.op.name == "getitem" and any(
+            _count_chosen(before[n]) != _count_chosen(after[n]) for n in indices
+        ):
+            yield f"what the program made of the shape of {recording.name(call.number)}"
+    for number in new.values:
+        node = recording.node(number)
+        if node is None or number in changed:
+            continue
+        if number not in recording.maker and not reached.isdisjoint(_numbers_behind(node)):
+            yield f"{recording.name(number)}, a result from outside of the recording"
+        if node.hooks:
+            yield f"what the hook of {recording.name(number)} makes of the gradient"
+
+
+def _count_chosen(index: ndarray) -> int:
+    return int(np.count_nonzero(index)) if index.dtype == bool else index.size
+
+
+def _numbers_behind(node: Node) -> set[int]:
+    """Return the numbers of the nodes that a result was computed from, as far as its tape goes."""
+    found: set[int] = set()
+    waiting = [node]
+    while waiting:
+        here = waiting.pop()
+        parents = [p for _, _, of in here.steps or () for p in of if p is not None]
+        parents += here.selects[:1] if here.selects else ()
+        waiting += [p for p in parents if p.number not in found]
+        found.update(p.number for p in parents)
+    return found
 
 
 def _is_condition(x: Any) -> bool:
