@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from autograd.page.terms import write_terms
 from autograd.stepper.axes import PART, PARTS, Axis, Coordinate, find_owners
 from autograd.stepper.measure import is_same
 from autograd.stepper.record import Call
+from autograd.stepper.source import source_lines
 from autograd.stepper.steps import Step, as_tuple
 from autograd.stepper.trace import Trace
 
@@ -237,12 +237,10 @@ class _Lines:
     def find(self, call: Call) -> tuple[int, int]:
         """Return the number of the file, and the line, counted from 1; -1 if there is no source."""
         path, line, _ = call.place
-        if not path:
+        if not (lines := source_lines(call.place)):
             return -1, 0
         if path not in self._known:
-            lines = linecache.getlines(path)
-            self._known[path] = len(self.files) if lines else -1
-            if lines:
-                text = [shown_text(line.rstrip("\r\n")) for line in lines]
-                self.files.append({"name": shown(Path(path).name), "lines": text})
+            self._known[path] = len(self.files)
+            text = [shown_text(line.rstrip("\r\n")) for line in lines]
+            self.files.append({"name": shown(Path(path).name), "lines": text})
         return self._known[path], int(line)

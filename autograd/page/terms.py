@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from autograd.escape import brief
 from autograd.formula import (
     BIG,
     BINARY,
@@ -31,6 +32,7 @@ from autograd.formula import (
     Equation,
     Evaluation,
     Formula,
+    FormulaError,
     Name,
     Number,
     choose,
@@ -194,6 +196,8 @@ class _Writer:
                 raise _Hidden
             value = evaluation.values[node.name]
             if not isinstance(value, ndarray | np.generic):
+                if not isinstance(value, int | float):
+                    raise FormulaError(f"{node.name} is {brief(value)}, and no number")
                 return ["c", node.name, number(value)]
             return ["a", self.ref(node.name), [self.tree(s) for s in node.subscripts]]
         if isinstance(node, Big):

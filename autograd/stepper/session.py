@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-import linecache
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -29,6 +28,7 @@ from autograd.stepper.formulas import NumberedEquation, Numbers, write_with_numb
 from autograd.stepper.measure import norm
 from autograd.stepper.places import Index, read_index, split_index
 from autograd.stepper.record import Call, kind, record
+from autograd.stepper.source import source_lines
 from autograd.stepper.steps import Edge, Step, as_tuple
 from autograd.stepper.stops import (
     LIMITS,
@@ -742,8 +742,7 @@ class Session:
             return [(0, line, False) for line in "\n\n".join(texts).splitlines()]
         if what and not what.isdecimal():
             raise CommandError(f"list, list N, list op or list rule; not list {what}")
-        path, number, _ = call.place
-        lines, here = linecache.getlines(path), int(number or 0)
+        lines, here = source_lines(call.place), int(call.place[1] or 0)
         if not lines:
             return [(here, line, True) for line in call.statement.text.splitlines()]
         middle = min(int(what or here), len(lines))

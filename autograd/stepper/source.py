@@ -105,8 +105,28 @@ def printable(line: str, statement: Statement) -> tuple[str, Statement]:
 
 def split_line(line: str) -> tuple[str, str, str]:
     """Return the file, the number and the text of a line; empty texts if the line is unknown."""
-    match = re.match(r"(.*?):(\d+)(?:: (.*))?$", line)
+    match = re.match(r"(.*?):(\d{1,9})(?:: (.*))?$", line)
     return (match[1], match[2], match[3] or "") if match else ("", "", "")
+
+
+def source_lines(place: tuple[str, str, str]) -> list[str]:
+    """Return the lines of a file in which a line stands; none if another text stands there.
+
+    A trace may come from another computer, or from somebody else, and may name any file of this
+    one: a device without end, or a file with a password. So a file that Python has not read as
+    source yet is a regular file whose name ends as that of a script.
+
+    Parameters
+    ----------
+    place : (str, str, str)
+        The file, the number of the line, and its text, as of `split_line`.
+    """
+    path, number, text = place
+    is_script = path.endswith((".py", ".pyw")) and Path(path).is_file()
+    if not text or not (is_script or path in linecache.cache):
+        return []
+    lines, at = linecache.getlines(path), int(number) - 1
+    return lines if 0 <= at < len(lines) and shown(lines[at].strip()) == text else []
 
 
 def short_place(line: str) -> str:

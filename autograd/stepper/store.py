@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -18,6 +19,7 @@ from numpy import ndarray
 from autograd.dispatch import import_rarely_used
 from autograd.escape import brief, shown
 from autograd.files import read_together, together, write_json, write_tensors
+from autograd.modes import no_grad
 from autograd.op import REGISTRY, Op
 from autograd.reading import fit_file, read_json, read_tensors
 from autograd.schema import Count, FileName, UserError, fit
@@ -135,13 +137,16 @@ class _TraceFile(TypedDict):
     steps: list[_StepEntry]
 
 
+LONGEST = 100_000  # characters of a text in the file; a page repeats names many times
+
+
 def load(folder: str | Path) -> Stored:
     """Read a trace from a folder.
 
     The file names ops, and `load` looks them up in the registry of this process. A file may have
     been changed by hand, so `load` checks what the stepper relies on: calls stand in the order of
     execution, the parents of a call were made before the call, and a cotangent has the shape of its
-    value.
+    value. Each call runs once, with its stored arguments.
 
     Raises
     ------
@@ -164,7 +169,9 @@ def load(folder: str | Path) -> Stored:
 
     try:
         contents, tensors = read_together(folder, _is_of_trace, read)
-        trace = _decode(fit_file(contents, _TraceFile, path), _Arrays(tensors))
+        found = fit_file(contents, _TraceFile, path)
+        _demand_short(found)
+        trace = _decode(found, _Arrays(tensors))
         _check(trace)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{folder} holds no trace that can be read: {error!s:.400}") from error
@@ -223,6 +230,21 @@ def _decode(contents: _TraceFile, arrays: _Arrays) -> Stored:
     return Stored(recording, contents["start"], cotangent, steps)
 
 
+def _demand_short(contents: Any) -> None:
+    """Refuse a text of many megabytes in nested dicts and lists."""
+    if isinstance(contents, str) and len(contents) > LONGEST:
+        raise ValueError(
+            f"the text {brief(contents)} has {len(contents):,} characters; expected {LONGEST:,} "
+            "at most"
+        )
+    if isinstance(contents, dict):
+        _demand_short(list(contents))
+        contents = list(contents.values())
+    if isinstance(contents, list | tuple):
+        for part in contents:
+            _demand_short(part)
+
+
 def _check(trace: Stored) -> None:
     """Refuse a trace whose parts contradict each other."""
     recording = trace.recording
@@ -256,6 +278,8 @@ def _check(trace: Stored) -> None:
                 )
             if parent not in values:
                 raise ValueError(f"{what} has the parent {parent}, which has no value")
+            if values[parent].dtype.kind != "f":
+                raise ValueError(f"{what} has the parent {parent}, which holds no real numbers")
             maker = recording.maker.get(parent)
             if maker is not None and maker.number >= call.number:
                 raise ValueError(f"{what} has the parent {parent}, which is made after the call")
@@ -264,10 +288,13 @@ def _check(trace: Stored) -> None:
             if name not in call.arguments or constant not in recording.constants:
                 raise ValueError(f"{what} has a constant for {brief(name)} that does not exist")
         made.update(call.results)
+        _check_run(call, recording, what)
     if len(set(recording.names.values())) < len(recording.names):
         raise ValueError("two values have the same name")
     if trace.start not in values:
         raise ValueError(f"it starts at {trace.start}, which has no value")
+    if trace.start not in made:
+        raise ValueError(f"it starts at {trace.start}, which no call has made")
     _demand_like(trace.cotangent, values[trace.start], "the first cotangent")
     _check_steps(trace)
 
@@ -292,6 +319,25 @@ def _check_arguments(call: Call, what: str) -> None:
         raise ValueError(f"{what} has the arguments {given}, and the op {', '.join(expected)}")
 
 
+def _check_run(call: Call, recording: Recording, what: str) -> None:
+    """Refuse a call that does not run, or has results of other shapes.
+
+    The op runs as it did when the trace was recorded, so it may raise anything: it may have got a
+    text for a number, or indices that its array does not have.
+    """
+    try:
+        with no_grad(), warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            out = call.run(call.op, call.arguments)
+            if call.op.stated:  # its formula may depend on the arguments
+                call.op.stated.text(call.arguments)
+    except Exception as error:
+        raise ValueError(f"{what} does not run: {shown(str(error))}") from error
+    given = [recording.values[number].shape for number in call.results]
+    if (found := [np.shape(x) for x in (out if call.op.multiple else (out,))]) != given:
+        raise ValueError(f"{what} has results of the shapes {found}; they are stored as {given}")
+
+
 def _check_steps(trace: Stored) -> None:
     recording = trace.recording
     seen: set[int] = set()
@@ -310,6 +356,8 @@ def _check_steps(trace: Stored) -> None:
             )
         for number, cotangent in zip(call.results, cotangents, strict=True):
             _demand_like(cotangent, recording.values[number], f"step {step.number}: the cotangent")
+        if len({edge.input for edge in step.edges}) < len(step.edges):
+            raise ValueError(f"step {step.number} sends by one input several times")
         for edge in step.edges:
             if call.parents.get(edge.input) != edge.parent:
                 raise ValueError(

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ import autograd
 from autograd.page import arrays, make_page
 from autograd.page.contents import collect
 from autograd.stepper import Trace, trace
+from autograd.stepper.session import Session
 
 SCRIPT = """
 import numpy as np
@@ -58,6 +60,33 @@ def test_names_and_lines_are_data(tmp_path):
     assert page.count("<script") == 2
     assert page.count("</script>") == 2
     assert any(v["name"].startswith("</script>") for v in contents(page)["values"].values())
+
+
+def test_a_trace_from_elsewhere_shows_no_other_file(tmp_path):
+    """It may name any file of this computer; scripts are shown if they have its line."""
+    script = tmp_path / "net.py"
+    script.write_text("secret = 1\nloss = (x * x).sum()\n")
+    (tmp_path / "key.txt").write_text("-----BEGIN KEY-----\nsecret\n")
+    os.mkfifo(tmp_path / "pipe.py")
+    squares([1.0, 2.0]).save(tmp_path / "trace")
+    path = tmp_path / "trace" / "trace.json"
+    stored = json.loads(path.read_text())
+    for line, expected in [
+        (f"{script}:2: loss = (x * x).sum()", ["net.py"]),
+        (f"{script}:2: another line", []), (f"{script}:2", []), (f"{script}:1: loss", []),
+        (f"{script}:{'9' * 5000}: loss", []), (f"{script}:0: loss = (x * x).sum()", []),
+        (f"{tmp_path}/key.txt:1: -----BEGIN KEY-----", []), ("/dev/zero:1: x", []),
+        (f"{tmp_path}/pipe.py:1: x", []), (f"{tmp_path}:1: x", []),
+    ]:  # fmt: skip
+        for call in stored["calls"]:
+            call["line"] = line
+        path.write_text(json.dumps(stored))
+        found = Trace.load(tmp_path / "trace")
+        data = contents(make_page(found))
+        assert [file["name"] for file in data["files"]] == expected, line
+        assert ("secret" in str(data)) == bool(expected)
+        listed = [text for _, text, _ in Session(found).source("")]
+        assert ("secret = 1" in listed) == bool(expected)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])

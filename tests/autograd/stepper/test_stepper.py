@@ -26,7 +26,9 @@ from rich.text import Text
 import autograd
 from autograd import nn
 from autograd.escape import shown_text
+from autograd.files import write_tensors
 from autograd.formula import FUNCTIONS
+from autograd.reading import read_tensors
 from autograd.stepper import Trace, formulas, recording_of, stopping_at_backward, trace, tracing
 from autograd.stepper.check import judge, prove
 from autograd.stepper.display import matrix
@@ -425,6 +427,83 @@ def test_what_is_no_trace(tmp_path):
     del autograd.REGISTRY["passing"]
     with pytest.raises(ValueError, match="'passing' is not registered"):
         Trace.load(tmp_path)
+
+
+def contradictory(contents):
+    """Change what a file says of a net in one way after the other; yield what is wrong with it."""
+    calls = {call["op"]: call for call in contents["calls"]}
+    arguments = {op: call["arguments"] for op, call in calls.items()}
+    for op, name, values in [
+        ("reshape", "shape", [None, "x", {"float": "0x1p+0"}, {"tuple": [10**9]}]),
+        ("getitem", "index", [10**9, {"slice": [None, None, 0]}, {"list": ["a"]}]),
+        ("concatenate", "axis", [None, 7, "x", {"ellipsis": None}]),
+        ("cross_entropy", "reduction", [None, "most", {"list": []}]),
+        ("cross_entropy", "weight", [10**500, True]),
+        ("cross_entropy", "label_smoothing", ["x", None]),
+    ]:
+        before = arguments[op][name]
+        for value in values:
+            arguments[op][name] = value
+            yield f"{op}: {name} = {str(value)[:40]}"
+        arguments[op][name] = before
+    for op, other in [("tanh", "sum"), ("reshape", "tanh"), ("matmul", "multiply")]:
+        calls[op]["op"] = other
+        yield f"{other} in the place of {op}"
+        calls[op]["op"] = op
+    step = contents["steps"][0]
+    step["edges"] *= 2
+    yield "an edge twice"
+    del step["edges"][1:]
+    start, contents["start"] = contents["start"], calls["matmul"]["parents"]["y"]
+    yield "a start at a leaf"
+    contents["start"] = start
+
+
+def test_a_trace_that_contradicts_itself(tmp_path):
+    """What its ops cannot have computed is refused in one line, before anything is shown."""
+    X, targets = np.arange(12.0).reshape(4, 3), np.array([0, 1, 2])
+    with autograd.record():
+        W = autograd.tensor(np.eye(3) / 4, requires_grad=True)
+        a = np.tanh(X @ W)
+        rows = np.concatenate([a[1:], a[:1]], axis=0).reshape(6, 2).reshape(4, 3)
+        loss = nn.cross_entropy(rows[:3], targets)
+    trace(loss).save(tmp_path)
+    path = tmp_path / "trace.json"
+    contents = json.loads(path.read_text())
+    for what in contradictory(contents):
+        path.write_text(json.dumps(contents))
+        with pytest.raises(ValueError, match="holds no trace that can be read: ") as error:
+            Trace.load(tmp_path)
+            pytest.fail(what, pytrace=False)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 600, what
+    path.write_text(json.dumps(contents))
+    assert same(Trace.load(tmp_path), trace(loss))
+    tensors, _ = read_tensors(tmp_path / "trace.safetensors")
+    for name, x in tensors.items():  # an array of another shape
+        write_tensors(tmp_path / "trace.safetensors", {**tensors, name: np.ones(x.size + 1)})
+        with pytest.raises(ValueError, match="holds no trace that can be read: "):
+            Trace.load(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["names", "scope", "statement", "line", "texts"])
+def test_a_text_of_megabytes_is_no_name(tmp_path, place):
+    """A page would repeat it until the browser has no memory left."""
+    with autograd.record():
+        x = autograd.tensor(1.0, requires_grad=True)
+        y = x * x
+    trace(y).save(tmp_path)
+    contents = json.loads((tmp_path / "trace.json").read_text())
+    long = "a." * 500_000
+    if place == "names":
+        contents["names"][0][1] = long
+    elif place == "texts":
+        contents["texts"] = [[["token"], ["short", long]]]
+    else:
+        contents["calls"][0][place] = long
+    (tmp_path / "trace.json").write_text(json.dumps(contents))
+    with pytest.raises(ValueError, match="1,000,000 characters; expected 100,000 at most") as error:
+        Trace.load(tmp_path)
+    assert len(str(error.value)) < 500
 
 
 # ---- commands
