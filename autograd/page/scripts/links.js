@@ -1,4 +1,5 @@
-// Links to a moment and an element: #step=11&of=value 12&el=2,7.
+// Links to a moment and an element, such as #step=11&el=2,7: an element of what the moment computes, or
+// sends first; or with `of`, which the page writes, an element of any array.
 
 function remember() {
   const parts = new URLSearchParams({ step: state.at + 1 });
@@ -20,7 +21,7 @@ function restore() {
   const step = Number(parts.get("step"));
   go(Number.isInteger(step) && step > 0 ? step - 1 : N_FORWARD < N ? N_FORWARD : 0);
   try {
-    const target = JSON.parse(parts.get("of"));
+    const target = parts.has("of") ? JSON.parse(parts.get("of")) : parts.has("el") ? firstOf(state.at) : null;
     const key = target && arrayOf(target);
     if (!(key in data.arrays)) return;
     const { shape } = data.arrays[key];
@@ -30,4 +31,10 @@ function restore() {
   } catch {
     // an address that somebody has changed
   }
+}
+
+/** Return the first array that a moment computes, or sends. */
+function firstOf(at) {
+  const { call, step } = moment(at);
+  return step === null ? value(data.calls[call].results[0]) : edge(step, data.steps[step].edges[0][0]);
 }

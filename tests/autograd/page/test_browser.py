@@ -485,7 +485,7 @@ def test_modules_unfold_in_place(browser, tmp_path):
 
 
 def test_a_link_leads_to_a_step_and_an_element(browser, tmp_path):
-    found, _ = two_layers()
+    found, arrays = two_layers()
     write_page(found, tmp_path / "page.html")
     with opened(browser, tmp_path / "page.html") as page:
         page.keyboard.press("n")
@@ -493,8 +493,23 @@ def test_a_link_leads_to_a_step_and_an_element(browser, tmp_path):
         address, heading = page.evaluate("location.hash"), page.inner_text("#sum")
     with opened(browser, f"{tmp_path}/page.html{address}") as page:
         assert page.inner_text("#sum") == heading
-    for wrong in ("#step=99&of=7&el=x", '#of={"kind":"value"}', "#step=-1", "#of=[", "#el=1,2,3"):
-        with opened(browser, f"{tmp_path}/page.html{wrong}") as page:
+    d = found.cotangent_of(found.recording.number("h"))
+    for short, name, x in [  # of what the moment sends, and of what it computes
+        ("#step=7&el=4,2", "d(h)[4, 2]", d[4, 2]),
+        ("#step=3&el=5,1", "h[5, 1]", arrays["h"].numpy()[5, 1]),
+    ]:
+        with opened(browser, f"{tmp_path}/page.html{short}") as page:
+            found_name, found_x = page.inner_text("#sum").split(" = ")
+            assert found_name == name and float(found_x) == pytest.approx(x, rel=1e-3)
+    for wrong in (
+        "#step=99&of=7&el=x",
+        '#of={"kind":"value"}',
+        "#step=-1",
+        "#of=[",
+        "#el=1,2,3",
+        "#step=7&el=9,9",
+    ):
+        with opened(browser, f"{tmp_path}/page.html#{wrong}") as page:
             assert " of 10: " in page.inner_text("#inspector h2")
 
 
