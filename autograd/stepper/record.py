@@ -46,6 +46,7 @@ LONGEST_EXPRESSION = 24  # letters: a result of a longer expression is called by
 _PLAIN = {int, float, bool, str, bytes, type(None), ndarray}  # types that contain no tensors
 _WITHOUT = (_PLAIN - {ndarray}) | {type, ModuleType, FunctionType}  # and are no arrays
 _ARRAYS = TensorBase, ndarray
+_OF_SHAPES = {np.ndim, np.shape, np.size}  # functions whose results do not depend on values
 
 
 @dataclass(eq=False)
@@ -455,7 +456,9 @@ class Recording:
             of = self._scalar("", x, statement, frame) if type(x) is float else {}
             return ScalarNumber(of[""]) if of else x
 
-        if not any(map(is_from_tape, _parts_of([*args, *kwargs.values()]))):
+        if function in _OF_SHAPES or not any(
+            map(is_from_tape, _parts_of([*args, *kwargs.values()]))
+        ):
             return
         frame = users_frame(self.file)
         line, statement = place_of(frame)
