@@ -101,6 +101,7 @@ function descend(event) {
 
 /** Show the rows of an outcome, or nothing. */
 function showOutcome(outcome) {
+  if (data.changes === 0 && [undo, reset].includes(document.activeElement)) rate.focus(); // not a disabled button
   undo.disabled = reset.disabled = data.changes === 0;
   if (!outcome) return fill(outcomeView);
   panel.open = true;
@@ -173,7 +174,7 @@ hooks.read = () => !data.reads ? null : h("form", { onsubmit: (event) => {
   event.preventDefault();
   reading.status.textContent = "the model reads …";
   send({ do: "read", text: reading.text.value, model: Number(reading.model.value) });
-} }, h("label", {}, "read another text ", reading.text), data.reads.length > 1 ? [" ", reading.model] : null, " ", h("button", {}, "read"), " ",
+} }, h("label", {}, "read another text ", reading.text), data.reads.length > 1 ? [" ", reading.model] : null, " ", h("button", { id: "read" }, "read"), " ",
   h("label", {}, reading.beside, " beside what is shown now"), " ", reading.status);
 
 // ---- arrays that the page does not hold

@@ -30,7 +30,7 @@ function redraw() {
 /** Show another pass, at the same moment, and if it has an element of this name, at this element. */
 function replacePass(contents) {
   const old = data;
-  const focused = document.activeElement.id;
+  const focused = document.activeElement;
   take(contents);
   const kept = (entry) => entry && (entry.kept || entry.shape);
   for (const key of Object.keys(state.slice))
@@ -42,7 +42,8 @@ function replacePass(contents) {
   state.at = Math.min(state.at, N - 1);
   redraw();
   show();
-  if (focused) document.getElementById(focused)?.focus();
+  if (focused.id) document.getElementById(focused.id)?.focus();
+  if (!focused.isConnected && document.activeElement === document.body) focusInspector();
 }
 
 /** Return a target with the number that its value has in this pass, if the pass before had another. */

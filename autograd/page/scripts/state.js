@@ -36,8 +36,12 @@ function open(target, flat = null) {
   if (flat !== null) showSliceOf(arrayOf(target), flat);
   const isInside = inspector.contains(document.activeElement); // then what has the focus goes away
   showInspector();
-  if (isInside) (inspector.querySelector("#sum") ?? inspector.querySelector("h2")).focus({ preventScroll: true });
+  if (isInside) focusInspector();
   remember();
+}
+
+function focusInspector() {
+  (inspector.querySelector("#sum") ?? inspector.querySelector("h2")).focus({ preventScroll: true });
 }
 
 /** Choose the matrix of an array that has an element, if the page holds this matrix. */

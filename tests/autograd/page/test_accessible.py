@@ -6,8 +6,9 @@ import pytest
 from conftest import need
 from helpers import opened, reading, serving
 
-from autograd.page.live import Live
+from autograd.page.live import Live, Reader
 from autograd.page.server import Server
+from autograd.stepper.stops import CommandError
 
 
 def assert_axe_finds_nothing(page):
@@ -122,3 +123,50 @@ def test_six_interactions_with_the_keyboard_alone(browser):
         tab_to(page, "button.head")
         page.keyboard.press("Enter")
         assert "$p" in page.inner_text("#inspector figcaption")
+
+
+def test_an_answer_does_not_take_the_focus(browser):
+    """Also if what had the focus is gone, or can do nothing any more."""
+    found, model, _ = reading()
+
+    def read(model, text):
+        if not text:
+            raise CommandError("no text")
+        return reading()[0]
+
+    with (
+        serving(Server(Live(found, Reader(["a model"], read)), 0)) as server,
+        opened(browser, server.address) as page,
+    ):
+        name = "transformer.ln_f.bias"
+
+        def focused_after(version):
+            while page.evaluate("data.version") < version or page.evaluate("busy"):
+                page.wait_for_timeout(20)
+            return page.evaluate("document.activeElement.id || document.activeElement.tagName")
+
+        page.evaluate(f"open(value({found.recording.number(name)}), 3); panel.open = true")
+        page.focus("#change button:text-is('descend')")
+        page.keyboard.press("Enter")
+        assert focused_after(1) == "BUTTON"
+        for version, button in ((2, "undo"), (4, "reset")):
+            if button == "reset":
+                page.fill("#to", "0.5")
+                page.press("#to", "Enter")
+                assert focused_after(3) == "to"
+            page.focus(f"#{button}")
+            page.keyboard.press("Enter")
+            assert focused_after(version) == "rate"
+        page.click("#why summary")
+        page.locator("#why .use").first.wait_for()
+        page.focus("#why .use button")
+        page.evaluate("send({ do: 'descend', rate: 0.1 })")
+        assert focused_after(5) == "sum"
+        page.evaluate("open(null); inspector.querySelector('button').focus()")
+        page.evaluate("send({ do: 'descend', rate: 0.1 })")
+        assert focused_after(6) == "H2"
+        page.click("#inside summary")
+        page.fill("#text", "cat sat")
+        page.focus("#read")
+        page.keyboard.press("Enter")
+        assert focused_after(7) == "read"
