@@ -140,8 +140,12 @@ class Draw:
         return x.reshape(-1)[np.array(order, int)].reshape(x.shape)
 
     def call(self, *args: Any, **kwargs: Any) -> Call:
-        """Return the arguments of a call."""
-        return Call(args, kwargs)
+        """Return the arguments of a call.
+
+        If ``draw.array()`` has no axes, NumPy makes a scalar of ``draw.array() + 1``. Such a scalar
+        counts as an array.
+        """
+        return Call(tuple(np.asarray(x) if isinstance(x, np.floating) else x for x in args), kwargs)
 
 
 def layouts() -> st.SearchStrategy[str]:

@@ -840,6 +840,17 @@ def test_an_array_may_be_a_constant():
             check_op(op, max_examples=10)
 
 
+def test_a_sampler_may_make_a_scalar():
+    """NumPy makes a scalar of an array without axes, as in `draw.array() + 1`."""
+
+    def sample(draw):
+        return draw.call(draw.array(shape=()) + 1, draw.array(shape=()) * 2)
+
+    rules = dict(x=lambda g, y: g * y, y=lambda g, x: g * x)
+    with planted(product, options=ELEMENTWISE, sample=sample, **rules) as op:
+        check_op(op, max_examples=10)
+
+
 def test_an_op_without_a_rule_is_said_to_have_none():
     with planted(doubled) as op, pytest.raises(GradientError, match="doubled has no rule: declare"):
         check_op(op)
