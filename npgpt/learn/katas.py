@@ -57,6 +57,7 @@ LEVELS = (
 HOW = """An expression for each, or: hint, show, edit (for several lines), quit.
 Later, Enter alone keeps the last one."""
 EXAMPLES = 20  # generic calls that the first two levels check
+ASSIGNED = re.compile(r"^d(\w+)\s*=(?!=)\s*(.+)", re.MULTILINE)  # dx = g * y
 
 ADVICE = {
     "a Jacobian that is not": "Write the shapes of g and of the factor: which one is transposed?",
@@ -211,7 +212,11 @@ class Kata:
         def x(g, y):
             return g * y
         """
-        expression = re.sub(rf"^\s*d{name}\s*=(?!=)", "", expression).strip()
+        expression = expression.strip()
+        if (found := ASSIGNED.match(expression)) and found[1] in self.inputs:
+            if found[1] != name:
+                raise WrongRule(f"the expression for d{name} is asked for, not for d{found[1]}")
+            expression = expression[found.start(2) :]
         try:
             tree = ast.parse(expression, mode="eval")
         except (SyntaxError, ValueError) as error:
@@ -259,6 +264,10 @@ class Kata:
             line = f"line {error.lineno}: {(error.text or '').strip()}\n  "
             raise WrongRule(f"{line if error.lineno else ''}{error.msg}") from None
         except (Exception, SystemExit, KeyboardInterrupt) as error:
+            found = ASSIGNED.search(source)
+            if isinstance(error, NameError) and found and found[1] in self.inputs:
+                rule = self.rule(found[1], found[2])
+                raise WrongRule(f"a file has a function for each rule, such as\n{rule}") from None
             raise WrongRule(self._blame(error, source)) from None
         return {
             name: function
@@ -327,7 +336,8 @@ class Kata:
             (gradient_is_right, lambda check: examples(check, PlainGenericDraw)),
             (gradient_is_right, lambda check: drawn(check, PlainDraw)),
         ]
-        yield [(gradient_is_right, drawn)]
+        # more calls: of all options of sum, few show a wrong axis
+        yield [(gradient_is_right, lambda check: hold(op, check, 4 * max_examples))]
         yield [(check, drawn) for check in PROPERTIES if check is not gradient_is_right]
 
     def _run(self, level: list[tuple[Callable, Callable]], op: Op, source: str) -> None:

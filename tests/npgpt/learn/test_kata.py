@@ -221,6 +221,8 @@ WRONG = {
     "too few": ("multiply", "def vjp(g): return g,", "must return 2 cotangents, and returned 1"),
     "booleans": ("tanh", "def x(g, x): return x > 0", "a gradient of dtype bool"),
     "no rule": ("multiply", "def x(g, y): return g * y", "^no rule for y: write def y"),
+    "no function": ("multiply", "dx = g*y\ndy = g * x",
+                    r"such as\ndef x\(g, y\):\n    return g\*y"),
     "an argument": ("tanh", "def x(g, y): return g", "^line 1: x reads y, which is none of x, out"),
     "no g": ("tanh", "def x(x): return x", "first argument of a rule is g"),
     "in place": ("square", "def x(g, x):\n    g *= 2 * x\n    return g", "changed .* in place"),
@@ -232,6 +234,13 @@ WRONG = {
                         "the gradient of a is wrong"),
     "recursion": ("sin", "def x(g): return x(g)", "RecursionError"),
 }  # fmt: skip
+
+
+def test_an_expression_may_say_for_which_input_it_is():
+    kata = Kata("multiply")
+    assert kata.rule("y", "dy = g * (\n    x\n)") == kata.rule("y", "g * (\n    x\n)")
+    with pytest.raises(WrongRule, match="for dy is asked for, not for dx"):
+        kata.rule("y", "dx = g * y")
 
 
 @pytest.mark.parametrize("what", WRONG)
