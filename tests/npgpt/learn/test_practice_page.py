@@ -220,3 +220,21 @@ def test_a_port_that_is_taken(capfd):
     assert "leave out --port" in capfd.readouterr().err
     with pytest.raises(UserError):
         Tutor("no_op")
+
+
+@pytest.mark.parametrize("size", [(360, 640), (683, 384), (1024, 768)])
+def test_in_low_windows_a_lesson_is_as_high_as_its_text(browser, size):
+    """The page scrolls, and not a low part of the page."""
+    viewport = dict(zip(("width", "height"), size, strict=True))
+    with (
+        serving(Server(Tutor("1"))) as server,
+        opened(browser, server.address, viewport=viewport) as page,
+    ):
+        page.locator("text=lesson 1, part 1 of").wait_for()
+        high, needed, wide = page.evaluate(
+            """() => {
+              const [page, lesson] = [document.documentElement, document.querySelector("section")];
+              return [lesson.clientHeight, lesson.scrollHeight, page.scrollWidth];
+            }"""
+        )
+        assert wide <= size[0] and (needed <= high + 1 or high > size[1] - 100)
