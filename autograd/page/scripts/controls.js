@@ -25,7 +25,7 @@ function cycleMode() {
   const root = document.documentElement;
   root.dataset.mode = modes[(modes.indexOf(root.dataset.mode || "") + 1) % modes.length];
   fitMaps();
-  showSource(); // the size of the text has changed
+  keepLineInSight(); // the size of the text has changed
   showGraph();
 }
 

@@ -77,7 +77,7 @@ redraw();
 restore();
 window.addEventListener("hashchange", restore); // somebody has changed the address of the open page
 watchSize(inspector, fitMaps);
-watchSize(source, showSource);
+watchSize(source, keepLineInSight);
 watchSize(graph, showGraph);
 
 /** Call a function whenever a part of the page has got another size. */

@@ -15,7 +15,13 @@ function showSource() {
   }
   const before = source.querySelector(".running");
   const running = source.querySelectorAll("li")[line - 1] ?? null;
-  if (running !== before) before?.classList.remove("running");
+  if (running === before) return;
+  before?.classList.remove("running");
   running?.classList.add("running");
+  keepLineInSight();
+}
+
+function keepLineInSight() {
+  const running = source.querySelector(".running");
   if (running) bringInSight(source, running, true);
 }
