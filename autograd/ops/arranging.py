@@ -86,7 +86,7 @@ def _(a, kth, axis=-1, kind="introselect"):
     # np.argpartition may order the elements between the `kth` in another way, so that the places
     # come from NumPy's result: its smallest element is the first of the sorted ones, and so on
     result = np.partition(plain(a), kth, axis, kind)
-    order = np.argsort(plain(a), axis, kind="stable")
+    order = np.argsort(a, axis, kind="stable")
     ranks = np.argsort(np.argsort(result, axis, kind="stable"), axis)
     return take_along_axis(a, np.take_along_axis(order, ranks, axis), axis)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from autograd.dispatch import answers, plain
+from autograd.modes import answered
 from autograd.op import implements, op
 
 # The formula of an op that moves elements: element k of out is element at_k of x, both flat.
@@ -137,7 +138,7 @@ def _(a, axis=-1):
     if axis is None:
         a, axis = np.reshape(a, -1), 0
     axis = operator.index(axis)
-    return take_along_axis(a, np.argsort(plain(a), axis, kind="stable"), axis)
+    return take_along_axis(a, np.argsort(a, axis, kind="stable"), axis)
 
 
 def topk(input, k, dim=-1, largest=True):
@@ -182,10 +183,10 @@ def topk(input, k, dim=-1, largest=True):
     # last of them first; so the axis is reversed before the sort as well, and places are counted
     # from its end: of [4, 4, 1], the order is [0, 1, 2].
     if largest:
-        order = np.flip(np.argsort(np.flip(x, dim), dim, kind="stable"), dim)
+        order = np.flip(np.argsort(np.flip(input, dim), dim, kind="stable"), dim)
         order = x.shape[dim] - 1 - order
     else:
-        order = np.argsort(x, dim, kind="stable")
+        order = np.argsort(input, dim, kind="stable")
     indices = np.take(order, np.arange(k), dim)
     return take_along_axis(input, indices, dim), indices
 
@@ -280,6 +281,7 @@ def _(
     _, first, *others = np.unique(
         plain(ar), True, return_inverse, return_counts, axis, equal_nan=equal_nan
     )
+    answered(lambda x: np.unique(x, True, axis=axis, equal_nan=equal_nan)[1], (ar,), {}, first)
     values = np.take(ar, first, axis)
     found = (values, *([first] if return_index else []), *others)
     return found if len(found) > 1 else values

@@ -169,7 +169,7 @@ def _(a1, a2):
 def without_leading_zeros(p):
     """Return coefficients from the first that is not 0, or the last."""
     p = np.atleast_1d(coefficients(p))
-    found = np.flatnonzero(plain(p))
+    found = np.flatnonzero(p)
     return p[found[0] if found.size else len(p) - 1 :]
 
 

@@ -66,7 +66,7 @@ def _(x, xp, fp, left=None, right=None, period=None):
         out = np.broadcast_to(fp[0], x.shape)
     else:
         # at a point, the slope is that on its right; at the last, that on its left
-        at = np.clip(np.searchsorted(plain(xp), plain(x), side="right"), 1, len(xp) - 1)
+        at = np.clip(np.searchsorted(xp, x, side="right"), 1, len(xp) - 1)
         width = xp[at] - xp[at - 1]
         slope = (fp[at] - fp[at - 1]) / np.where(width == 0, 1, width)
         out = np.where(width == 0, fp[at], fp[at - 1] + slope * (x - xp[at - 1]))

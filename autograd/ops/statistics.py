@@ -105,8 +105,8 @@ def quantile(function, a, q, axis, method, keepdims, weights=None):
     if a.size == 0:
         return None  # NumPy's NaN, which has no gradient
     x = flat(a)
-    order = np.argsort(plain(x), -1, kind="stable")  # NaN comes last
-    missing = np.isnan(plain(x))
+    order = np.argsort(x, -1, kind="stable")  # NaN comes last
+    missing = np.isnan(x)
     ranks = np.where(missing, np.nan, np.argsort(order, -1))
     if weights is not None:
         shape = a.shape
@@ -167,7 +167,7 @@ def _(a, axis=None, *, keepdims=False):
 
 def known(a, where=True):
     """Return which elements count."""
-    return ~np.isnan(plain(a)) & where
+    return ~np.isnan(a) & where
 
 
 @composes(np.nansum, inputs=("a", "initial"))

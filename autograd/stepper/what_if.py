@@ -198,22 +198,23 @@ def compare(before: Trace, after: Trace, changed: Changes) -> Outcome:
 def _not_computed(recording: Recording, changed: Changes, new: Recording) -> Iterator[str]:
     """Yield what calls that depend on a changed value may have read of what stays as recorded.
 
-    These are conditions and integers without a name: the recording does not know how the program
-    computed them, by ``argmax`` of an array or not from this value at all. And they are answers
-    such as ``x.sum() > 0`` that have become others, and that no call has read: the program may have
-    taken another branch, or made another array of them.
+    These are answers such as ``x.sum() > 0`` that have become others, and that no call has read:
+    the program may have taken another branch, or made another array of them. And if an array off
+    the tape was changed, they are conditions and integers without a name: the recording does not
+    know whether the program computed them from this array.
     """
     leaves = {n: recording.values[n] for n in recording.leaves()}
     before = recording.values | recording.constants
     after = leaves | new.constants | changed | new.values
     again = {n for n, x in new.constants.items() if x is not recording.constants.get(n)}
+    has_data = not changed.keys().isdisjoint(recording.constants)
     reached = {*changed, *again}
     for call in recording.calls.values():
         given = {*call.parents.values(), *call.constants.values()}
         if reached.isdisjoint(given):
             continue
         reached.update(call.results)
-        for name, x in call.arguments.items():
+        for name, x in call.arguments.items() if has_data else ():
             number = call.constants.get(name)
             is_known = name in call.parents or number in reached or number in recording.names
             if not is_known and any(map(_is_condition, x if isinstance(x, tuple) else (x,))):
