@@ -252,6 +252,9 @@ class Recording:
         # whether that array still exists; and by the name and value of a variable with a number.
         self._arrays: dict[int, tuple[ref[ndarray], int]] = {}
         self._scalars: dict[tuple[str, Any], int] = {}
+        # Leaves that were asked about, and that no call has read yet: who fills or updates a leaf
+        # may write to it without a word.
+        self._asked: set[int] = set()
         # For the id of an array that is an answer: a reference as above, and the answer.
         self._answered: dict[int, tuple[ref[ndarray], Answer]] = {}
         # Tables for `name` and `axes_of`, each with the size of the recording when it was made.
@@ -448,9 +451,11 @@ class Recording:
 
         def kept(x: Any) -> Any:
             if isinstance(x, TensorBase) and x._node is not None:
-                if x._node.number not in self.values:
+                number = x._node.number
+                if number not in self.values:
                     self._value(x, line)
-                return Number(x._node.number)
+                    self._asked.add(number)
+                return Number(number)
             if isinstance(x, _ARRAYS):
                 return Number(self._constant(plain(x)))
             of = self._scalar("", x, statement, frame) if type(x) is float else {}
@@ -497,14 +502,17 @@ class Recording:
         """
         assert x._node is not None
         number = x._node.number
-        known = self.values.get(number)
+        known, asked = self.values.get(number), number in self._asked
+        self._asked.discard(number)
         if known is not None and (
             number in self.maker
-            or changes.last_entry <= self._copied_at[number]
+            or (changes.last_entry <= self._copied_at[number] and not asked)
             or np.array_equal(known, x._array, equal_nan=True)
         ):
             return known
-        if known is not None:
+        if asked:  # answers of before, as of the update before this pass, are about other numbers
+            self.answers = [a for a in self.answers if number not in a.numbers]
+        elif known is not None:
             place = f"the value of a leaf, which was written to  {short_place(line)}"
             self.answers.append(Answer(None, (Number(number),), {}, place))
         self._nodes[number] = ref(x._node)

@@ -719,6 +719,18 @@ def test_an_order_that_a_function_finds(function):
     assert len(session.set("x[0] = -9").not_computed) >= 1
 
 
+def test_a_leaf_that_is_filled_after_it_was_asked_about():
+    """As a model's weights, or by an update before the pass: the pass has read the later numbers."""
+    w = autograd.tensor(np.zeros(3), requires_grad=True)
+    with autograd.record() as recording:
+        assert not w.numpy().any() and (w == 0).all()
+        w._array[:] = [1.0, 2.0, 3.0]  # as an initializer writes, without a word
+        loss = (w * w).sum()
+    assert recording.values[recording.number("w")].tolist() == [1.0, 2.0, 3.0]
+    outcome = Session(trace(loss)).set("w[0] = 5")
+    assert outcome.loss.after == 38 and outcome.not_computed == []
+
+
 def test_the_targets_of_a_model_do_not_depend_on_its_weights():
     model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=8, vocab_size=7, n_positions=6))
     ids = np.array([[1, 2, 3, 4, 5]])
