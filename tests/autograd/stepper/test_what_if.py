@@ -720,7 +720,7 @@ def test_an_order_that_a_function_finds(function):
 
 
 def test_a_leaf_that_is_filled_after_it_was_asked_about():
-    """As a model's weights, or by an update before the pass: the pass has read the later numbers."""
+    """As a model's weights, or by an update before the pass: the pass has read the later ones."""
     w = autograd.tensor(np.zeros(3), requires_grad=True)
     with autograd.record() as recording:
         assert not w.numpy().any() and (w == 0).all()
