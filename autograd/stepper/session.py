@@ -1073,7 +1073,7 @@ class Session:
             with np.errstate(all="ignore"):
                 after = what_if.run_again(level.recorded, changed)
                 outcome = what_if.compare(before, after, changes)
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
             raise CommandError(f"the program does not run with that: {error}") from None
         self.remember(after)
         level.changed = changed

@@ -81,8 +81,9 @@ def run_again(recorded: Trace, changed: Changes) -> Trace:
 
     Raises
     ------
-    ValueError, TypeError, IndexError
-        If an op refuses its new arguments, such as a token id that is out of range.
+    ValueError, TypeError, IndexError, ArithmeticError
+        If an op refuses its new arguments, such as a token id that is out of range, or if the
+        program would fail before the op: by the integer of an infinite number.
     """
     recording, start = recorded.recording, recorded.start
     with unseen():

@@ -719,6 +719,17 @@ def test_an_order_that_a_function_finds(function):
     assert len(session.set("x[0] = -9").not_computed) >= 1
 
 
+def test_a_value_for_which_the_program_would_fail():
+    x = autograd.tensor([1.0, 2.0], requires_grad=True)
+    with autograd.record():
+        loss = (x * int(x.sum().detach())).sum()
+    session = Session(trace(loss))
+    for value in ("np.inf", "np.nan"):
+        with pytest.raises(CommandError, match="the program does not run with that: cannot conv"):
+            session.set(f"x[0] = {value}")
+    assert session.set("x[0] = 1.5").loss.after == 10.5
+
+
 def test_a_leaf_that_is_filled_after_it_was_asked_about():
     """As a model's weights, or by an update before the pass: the pass has read the later ones."""
     w = autograd.tensor(np.zeros(3), requires_grad=True)
