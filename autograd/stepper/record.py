@@ -11,7 +11,7 @@ import re
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -28,13 +28,23 @@ from numpy import ndarray
 from autograd import changes
 from autograd.anomaly import PACKAGE, users_frame
 from autograd.blocks import Block
-from autograd.dispatch import plain, rebuilt
+from autograd.dispatch import plain
 from autograd.engine import Node, TensorBase, tick
 from autograd.escape import shown
 from autograd.modes import record_with, unseen
 from autograd.op import Op
 from autograd.stepper.axes import Axis, find_axes
 from autograd.stepper.notebook import table
+from autograd.stepper.off_tape import (
+    OF_SHAPES,
+    Answer,
+    Number,
+    Pass,
+    ScalarNumber,
+    each_of,
+    is_unchanged,
+    parts_of,
+)
 from autograd.stepper.source import UNKNOWN, Statement, place_of, short_place, split_line
 from autograd.tensor import Tensor, _leaf
 
@@ -46,7 +56,6 @@ LONGEST_EXPRESSION = 24  # letters: a result of a longer expression is called by
 _PLAIN = {int, float, bool, str, bytes, type(None), ndarray}  # types that contain no tensors
 _WITHOUT = (_PLAIN - {ndarray}) | {type, ModuleType, FunctionType}  # and are no arrays
 _ARRAYS = TensorBase, ndarray
-_OF_SHAPES = {np.ndim, np.shape, np.size}  # functions whose results do not depend on values
 
 
 @dataclass(eq=False)
@@ -120,82 +129,6 @@ class Call:
             return function(*values.values())
         static = {name: values[name] for name in self.op.names[1:]}
         return function(*[values[name] for name in self.several], **static)
-
-
-class Number(int):
-    """The number of a value or a constant, in the place of its tensor or array."""
-
-
-class ScalarNumber(Number):
-    """The number of a constant that is no array, but a number from a variable."""
-
-
-@dataclass(eq=False)
-class Answer:
-    """What the program computed off the tape: the booleans of ``x > 0``, for example.
-
-    Attributes
-    ----------
-    function : callable, optional
-        What computed it, from arrays: `operator.gt`. None if that is not known.
-    args, kwargs : tuple, dict
-        The arguments, with a `Number` in the place of each tensor and each array.
-    place : str
-        The part of the program, and its file and line: ``x > 0  script.py:6``.
-    part : int, optional
-        Which of several results it is.
-    constant : int
-        The number of the array among the recording's constants; -1 if nothing that the recording
-        sees has read it.
-    """
-
-    function: Callable | None
-    args: tuple
-    kwargs: dict[str, Any]
-    place: str
-    part: int | None = None
-    constant: int = -1
-
-    @property
-    def numbers(self) -> list[int]:
-        """The numbers of the values and constants that it was computed from."""
-        parts = _parts_of([*self.args, *self.kwargs.values()])
-        return [x for x in parts if isinstance(x, Number)]
-
-    def compute(self, values: Mapping[int, ndarray]) -> ndarray | None:
-        """Compute it from the values of a pass; None if one of these is missing."""
-        if self.function is None or not all(n in values for n in self.numbers):
-            return None
-
-        def given(x: Any) -> Any:
-            if isinstance(x, ScalarNumber):
-                return values[x].item()  # NumPy's dtypes depend on that
-            return values[x] if isinstance(x, Number) else x
-
-        args, kwargs = _each(given, self.args), {k: _each(given, x) for k, x in self.kwargs.items()}
-        result = self.function(*args, **kwargs)
-        return np.asarray(result if self.part is None else result[self.part])
-
-    def is_same(self, before: Mapping[int, ndarray], after: Mapping[int, ndarray]) -> bool:
-        """Return whether the values of two passes are known to give the same."""
-        x, y = self.compute(before), self.compute(after)
-        return x is not None and y is not None and _is_unchanged(x, y)
-
-
-def _parts_of(x: Any) -> Iterator[Any]:
-    """Yield an argument, or the parts of a list or tuple, also those inside it."""
-    if isinstance(x, list | tuple):
-        for part in x:
-            yield from _parts_of(part)
-    else:
-        yield x
-
-
-def _each(function: Callable, x: Any) -> Any:
-    """Return an argument with other parts, also those inside lists and tuples."""
-    if isinstance(x, list | tuple):
-        return rebuilt(x, [_each(function, part) for part in x])
-    return function(x)
 
 
 @dataclass(eq=False)
@@ -421,7 +354,7 @@ class Recording:
     def _constant(self, x: ndarray) -> int:
         """Return the number of an array off the tape; a new number if the array has changed."""
         owner, number = self._arrays.get(id(x), (None, 0))
-        if owner is not None and owner() is x and _is_unchanged(x, self.constants[number]):
+        if owner is not None and owner() is x and is_unchanged(x, self.constants[number]):
             return number
         number = tick()
         self._foreign.add(id(changes._root(x)))
@@ -461,15 +394,13 @@ class Recording:
             of = self._scalar("", x, statement, frame) if type(x) is float else {}
             return ScalarNumber(of[""]) if of else x
 
-        if function in _OF_SHAPES or not any(
-            map(is_from_tape, _parts_of([*args, *kwargs.values()]))
-        ):
+        if function in OF_SHAPES or not any(map(is_from_tape, parts_of([*args, *kwargs.values()]))):
             return
         frame = users_frame(self.file)
         line, statement = place_of(frame)
         place = f"{shown(statement.running or split_line(line)[2])}  {short_place(line)}"
-        given = {key: _each(kept, x) for key, x in kwargs.items()}
-        answer = Answer(function, _each(kept, args), given, place)
+        given = {key: each_of(kept, x) for key, x in kwargs.items()}
+        answer = Answer(function, each_of(kept, args), given, place)
         several = isinstance(result, tuple)
         for part, x in enumerate(result) if several else [(None, result)]:
             answer = replace(answer, part=part)
@@ -713,7 +644,7 @@ class Recording:
             floating = isinstance(x, ndarray) and x.dtype.kind == "f"
             return x.astype(dtype) if dtype is not None and floating else x
 
-        this = _Pass(self, changed, answers)
+        this = Pass(self, changed, answers)
         tensors = this.tensors
 
         def argument(call: Call, name: str) -> Any:
@@ -752,46 +683,6 @@ class Recording:
                 if answer.constant >= 0:
                     this.constant(answer.constant)
         return tensors
-
-
-@dataclass(eq=False)
-class _Pass:
-    """The values of a pass that runs again, as far as the pass has come; see `Recording.replay`."""
-
-    recording: Recording
-    changed: dict[int, ndarray]
-    answers: dict[int, ndarray] | None
-    tensors: dict[int, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        known = self.recording.answers if self.answers is not None else []
-        self._asked = {answer.constant: answer for answer in known}
-        self._recorded = self.recording.values | self.recording.constants
-
-    def constant(self, number: int) -> ndarray | None:
-        """Return a constant if it is another one than in the recording, or was computed again."""
-        answer = self._asked.get(number)
-        if self.answers is None or answer is None or number in self.changed:
-            return self.changed.get(number)
-        if number not in self.answers:
-            old = answer.compute(self._recorded)
-            if old is None or not _is_unchanged(old, self._recorded[number]):
-                return None  # the program has written to it since
-            values = {n: x for n in answer.numbers if (x := self._value(n)) is not None}
-            again = answer.compute(values)
-            if again is None:
-                return None
-            self.answers[number] = again
-        return self.answers[number]
-
-    def _value(self, n: int) -> ndarray | None:
-        """Return a value or a constant; None if the pass has not come so far."""
-        if n in self.tensors:
-            return self.tensors[n]._array
-        if n in self.recording.maker:
-            return None
-        other = self.constant(n) if n in self.recording.constants else self.changed.get(n)
-        return self._recorded.get(n) if other is None else other
 
 
 def leaf_of(x: Any) -> Tensor:
@@ -900,13 +791,6 @@ def _belongs_to(frame: FrameType, value: Any) -> bool:
 def _folder_of(file: str) -> Path:
     """Return the folder of a source file, given its absolute path, without symbolic links."""
     return Path(file).resolve().parent
-
-
-def _is_unchanged(x: ndarray, copy: ndarray) -> bool:
-    """Return whether an array still has the dtype, the shape and the elements of its copy."""
-    if x.dtype != copy.dtype or x.shape != copy.shape:
-        return False
-    return np.array_equal(x, copy, equal_nan=x.dtype.kind in "fc")
 
 
 def _copy_arrays(value: Any) -> Any:

@@ -25,7 +25,8 @@ from autograd.reading import fit_file, read_json, read_tensors
 from autograd.schema import Count, FileName, UserError, fit
 from autograd.stepper.axes import Coordinate
 from autograd.stepper.literals import memory_order
-from autograd.stepper.record import Answer, Call, Number, Recording
+from autograd.stepper.off_tape import Answer, Number
+from autograd.stepper.record import Call, Recording
 from autograd.stepper.source import Part, Statement, printable
 from autograd.stepper.steps import Edge, Step, as_tuple
 
