@@ -91,7 +91,8 @@ def _use(trace: Trace, use: Use) -> dict[str, Any]:
     by: list[list[Any]] = []
     for n, of, g, d in zip(call.results, use.terms, use.cotangents, use.derivatives, strict=True):
         flat = of.ravel()
-        order = np.argsort(-np.abs(flat), kind="stable")[: np.count_nonzero(flat)]
+        at = np.flatnonzero(flat)  # to order millions of zeros would take seconds
+        order = at[np.argsort(-np.abs(flat[at]), kind="stable")]
         terms += [[written(flat[i]), n, int(i), written(g.ravel()[i]), written(d.ravel()[i])]
                   for i in order[:MOST_TERMS]]  # fmt: skip
         others += float(flat[order[MOST_TERMS:]].sum())

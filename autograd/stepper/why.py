@@ -186,13 +186,12 @@ def _term_lines(recording: Recording, use: Use, known: Sequence[str] = ()) -> It
         use.call.results, use.terms, use.cotangents, use.derivatives, strict=True
     ):
         if terms.ndim and terms.size:
-            total, count = total + float(terms.sum()), count + int(np.count_nonzero(terms))
-            sizes = np.abs(terms).reshape(-1)
-            largest = np.argpartition(sizes, -min(MOST_TERMS, sizes.size))[-MOST_TERMS:]
-            for k in zip(*np.unravel_index(np.sort(largest), terms.shape), strict=True):
-                if terms[k]:
-                    element = Element(number, tuple(map(int, k)))
-                    found.append((float(terms[k]), element, float(g[k]), float(d[k])))
+            at = np.flatnonzero(terms)  # to order millions of zeros would take seconds
+            total, count = total + float(terms.sum()), count + at.size
+            order = np.argsort(-np.abs(terms.reshape(-1)[at]), kind="stable")[:MOST_TERMS]
+            for k in zip(*np.unravel_index(np.sort(at[order]), terms.shape), strict=True):
+                element = Element(number, tuple(map(int, k)))
+                found.append((float(terms[k]), element, float(g[k]), float(d[k])))
     if count < 2:
         return
     found = sorted(found, key=lambda entry: -abs(entry[0]))[:MOST_TERMS]
