@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -123,11 +124,30 @@ def add_in_order(vectors: Sequence[ndarray], out: ndarray) -> None:
         out[block] = total
 
 
+# Ctrl-C and similar signals; Windows has no SIGHUP
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 def ignore_signals() -> None:
     """Ignore Ctrl-C and similar signals: rank 0 saves the state, and then ends the other ranks."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if number := getattr(signal, name, None):  # Windows has no SIGHUP
-            signal.signal(number, signal.SIG_IGN)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let these signals wait for the end of the block.
+
+    They also wait for a process that is started in the block, until it ignores them. Otherwise
+    a signal to all ranks would kill a rank that is about to start.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def describe(error: BaseException) -> str:

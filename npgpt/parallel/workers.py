@@ -39,6 +39,7 @@ from npgpt.parallel.group import (
     describe,
     ignore_signals,
     part_of,
+    signals_wait,
 )
 
 PATIENCE = 0.002  # seconds that a process looks for a message before it sleeps; waking takes longer
@@ -85,17 +86,18 @@ class Workers(Group):
                     place = f"{there.fileno()} {seen} {rank} {size} {work}"
                     error = tempfile.TemporaryFile()
                     self.errors.append(error)
-                    process = subprocess.Popen(
-                        # -P: modules of the current folder must not replace those of this process
-                        [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
-                        env={**os.environ, **variables, "PYTHONPATH": path, WHERE: place},
-                        pass_fds=[there.fileno(), seen],
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=error,
-                        process_group=0,  # so that Ctrl-C in a terminal reaches rank 0 alone
-                    )
-                    self.processes.append(process)
+                    with signals_wait():
+                        process = subprocess.Popen(
+                            # -P: modules of the current folder must not replace this process's
+                            [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
+                            env={**os.environ, **variables, "PYTHONPATH": path, WHERE: place},
+                            pass_fds=[there.fileno(), seen],
+                            stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL,
+                            stderr=error,
+                            process_group=0,  # so that Ctrl-C in a terminal reaches rank 0 alone
+                        )
+                        self.processes.append(process)
         except BaseException:
             self.close(is_failure=True)
             raise

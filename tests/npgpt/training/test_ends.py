@@ -17,7 +17,7 @@ import autograd
 from npgpt import UserError
 from npgpt.commands.train import train as train_command
 from npgpt.parallel import workers
-from npgpt.parallel.group import RankError
+from npgpt.parallel.group import STOPS, RankError, signals_wait
 from npgpt.parallel.workers import Workers
 from npgpt.training.loop import Run
 from npgpt.training.run import open_run, resume, start, train
@@ -132,6 +132,16 @@ def test_ctrl_c_at_any_moment(moment, tmp_path):
     code, lines = end_of(process)
     assert code == 130 and len(lines) <= 1, lines
     demand_whole(tmp_path / "run")
+
+
+def test_a_signal_waits_for_a_rank_that_starts():
+    """It comes before the rank ignores signals, and even before Python runs."""
+    code = "from npgpt.parallel.group import ignore_signals; ignore_signals(); print('works')"
+    with signals_wait():
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    for number in STOPS:
+        process.send_signal(number)
+    assert process.communicate()[0].split() == [b"works"] and process.returncode == 0
 
 
 # ---- what a worker does wrong
