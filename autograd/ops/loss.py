@@ -398,10 +398,11 @@ def check_classes(name, input, target, ignore_index):
 
 
 def check_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing):
-    """Raise unless there is a class for each position of input, and no weight, or C of them."""
+    """Raise unless each position of input has a class, and weight and smoothing fit."""
     check_weight("cross_entropy", weight, input.shape[-1])
     check_classes("cross_entropy", input, target, ignore_index)
     check_floats("cross_entropy", input=input)
+    check_number("cross_entropy", "label_smoothing", label_smoothing)
 
 
 # The loss of a row of logits x is log(sum(exp(x))) - x[target]. With m, the largest logit, the
