@@ -81,15 +81,16 @@ def draw_model(dtype=np.float32, **options):
     """
     fields = dict(vocab_size=66, n_positions=16, n_embd=20, n_layer=2, n_head=2) | options
     config = (LlamaConfig if "model_type" in options else GPTConfig)(**fields)
-    return _drawn(config, dtype)
+    return draw(config, dtype)
 
 
 def draw_bert(dtype=np.float32, architecture="BertForMaskedLM", **options):
     """Return a BERT whose weights are drawn in the same way."""
-    return _drawn(BertConfig(architecture=architecture, **options), dtype)
+    return draw(BertConfig(architecture=architecture, **options), dtype)
 
 
-def _drawn(config, dtype):
+def draw(config, dtype):
+    """Return the model of a configuration; its weights are drawn in the same way."""
     model = architecture_of(config).model(config, dtype=dtype).eval()
     generator = np.random.default_rng(0)
     for parameter in model.parameters():

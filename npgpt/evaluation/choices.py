@@ -128,7 +128,7 @@ class Scorer:
             beginning = beginning[: count_common(beginning, prompt)]
         self._shared.length = count_common(beginning, self._read)
         if len(new := beginning[self._shared.length :]):
-            self.model.transformer(new[None], cache=self._shared)
+            self.model.transformer(new[None], cache=self._shared, only_last=True)
         self._read = beginning
 
     def _groups(self, questions: list[Question]) -> Iterator[list[int]]:
@@ -152,7 +152,7 @@ class Scorer:
         past, model = self._shared.length, self.model
         ids = np.stack([question.prompt[past:] for question in questions])  # (B, T)
         cache = self._shared.branch(np.zeros(len(ids), int), ids.shape[1])
-        hidden = model.transformer(ids, cache=cache)[:, -1]  # (B, C)
+        hidden = model.transformer(ids, cache=cache, only_last=True)[:, -1]  # (B, C)
         first = nn.log_softmax(exact(model.lm_head(hidden)), -1)  # (B, V)
         scores = [
             first[b, [choice[0] for choice in question.choices]]

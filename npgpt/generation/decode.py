@@ -83,8 +83,9 @@ class Decoder:
             step = None  # the modules say what is wrong
         if step is None or self.cache is None:
             hidden = self.model.transformer(
-                input_ids, attention_mask, position_ids, cache=self.cache, memory=self.memory
-            )  # (B, T, C)
+                input_ids, attention_mask, position_ids, cache=self.cache, memory=self.memory,
+                only_last=True,
+            )  # (B, 1, C)  # fmt: skip
             return self.model.lm_head(hidden[:, -1]).numpy()
         if position_ids is None:
             position_ids = np.array([length])

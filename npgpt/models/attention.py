@@ -40,15 +40,16 @@ class SelfAttention(Module):
         queries, the queries of a group share the keys. With a cache, the positions before a
         position include the tokens that were read earlier. There are S keys in all.
         """
+        query = context.wanted(query)
         B, _, T, _ = query.shape
         mask, cache = context.mask, context.cache
         if cache is not None:
             key, value = cache.extend(self.layer, key, value, self.window_size)  # (B, K, S, D)
         S = key.shape[2]
         if mask is not None:
-            mask = mask[..., -S:]
+            mask = context.wanted(mask)[..., -S:]
         is_causal = self.is_causal and T == S  # nn's option counts queries from the first key
-        if self.is_causal and 1 < T < S:  # a single new token sees all keys
+        if self.is_causal and T < S and (T > 1 or S > (self.window_size or S)):
             seen = visible(T, S, self.window_size)
             mask = seen if mask is None else seen & mask
         attend = partial(

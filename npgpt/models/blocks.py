@@ -44,11 +44,11 @@ class Block(Module):
         self.mlp = MLP(config, dtype)
 
     def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
-        """Map ``(B, T, C) -> (B, T, C)``."""
-        if self.post_norm:  # GPT-1 normalizes each sum
-            x = self.ln_1(x + self.attn(x, context))
+        """Map ``(B, T, C) -> (B, T, C)``, or to ``(B, 1, C)`` with ``context.only_last``."""
+        if self.post_norm:  # GPT-1 normalizes each sum; GPT-2 normalizes what is read
+            x = self.ln_1(context.wanted(x) + self.attn(x, context))
             return self.ln_2(x + self.mlp(x))
-        x = x + self.attn(self.ln_1(x), context)  # GPT-2 normalizes what is read
+        x = context.wanted(x) + self.attn(self.ln_1(x), context)
         return x + self.mlp(self.ln_2(x))
 
     trace = forward  # which calls modules, and adds: nothing else is to be traced

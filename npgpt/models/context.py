@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from numpy import ndarray
 
 from autograd import Tensor
 from npgpt.models.cache import KVCache, Memory
+from npgpt.module import Module
 
 
 @dataclass
@@ -28,7 +31,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class Context:
-    """Everything that a block is given beside the hidden states, the same for all blocks of a pass.
+    """Everything that the blocks of a pass are given beside the hidden states.
 
     Attributes
     ----------
@@ -43,6 +46,9 @@ class Context:
         model with rotary positions.
     memory : Memory, optional
         The source that a decoder reads.
+    only_last : bool
+        Whether the last block returns the result of the last position alone, (B, 1, C): a new token
+        is chosen by nothing else.
     """
 
     mask: ndarray | None = None
@@ -50,6 +56,18 @@ class Context:
     cache: KVCache | None = None
     rotation: tuple[ndarray, ndarray] | None = None
     memory: Memory | None = None
+    only_last: bool = False
+
+    def wanted(self, x: Any) -> Any:
+        """Return the positions of ``x (..., T, C)`` whose results are wanted: all, or the last."""
+        return x[..., -1:, :] if self.only_last else x
+
+    def for_blocks(self, blocks: Sequence[Module]) -> Iterator[tuple[Module, Context]]:
+        """Yield each block with its context; what all but the last return is wanted whole."""
+        for block in blocks[:-1]:
+            yield block, replace(self, only_last=False)
+        for block in blocks[-1:]:
+            yield block, self
 
 
 ALONE = Context()  # of a pass over whole sequences: no mask, no cache, no rotation

@@ -294,8 +294,8 @@ class EncoderLayer(Module):
         self.final_layer_norm = LayerNorm(config.n_embd, dtype=dtype)
 
     def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
-        """Map ``(B, S, C) -> (B, S, C)``."""
-        x = self.self_attn_layer_norm(x + self.self_attn(x, context))
+        """Map ``(B, S, C) -> (B, S, C)``, or to ``(B, 1, C)`` with ``context.only_last``."""
+        x = self.self_attn_layer_norm(context.wanted(x) + self.self_attn(x, context))
         return self.final_layer_norm(x + self.mlp(x))
 
     trace = forward
@@ -313,8 +313,11 @@ class DecoderLayer(Module):
         self.final_layer_norm = LayerNorm(config.n_embd, dtype=dtype)
 
     def forward(self, x: Tensor, states: Tensor, context: Context = ALONE) -> Tensor:
-        """Map ``x (B, T, C)``, with the encoder's ``states (B, S, C)``, to ``(B, T, C)``."""
-        x = self.self_attn_layer_norm(x + self.self_attn(x, context))
+        """Map ``x (B, T, C)``, with the encoder's ``states (B, S, C)``, to ``(B, T, C)``.
+
+        With ``context.only_last``, the result is ``(B, 1, C)``.
+        """
+        x = self.self_attn_layer_norm(context.wanted(x) + self.self_attn(x, context))
         x = self.encoder_attn_layer_norm(x + self.encoder_attn(x, states, context))
         return self.final_layer_norm(x + self.mlp(x))
 
@@ -410,11 +413,11 @@ class Stacks(Transformer):
                 "an encoder-decoder needs a source: generate(model, source), or "
                 "memory=model.encode(source)"
             )
-        for layer in self.decoder.layers:
+        for layer, given in context.for_blocks(self.decoder.layers):
             if capture is not None:
                 capture.hidden_states.append(x)
             run = checkpoint(layer) if self.checkpoint_activations else layer
-            x = run(x, memory.states, context)
+            x = run(x, memory.states, given)
         if capture is not None:
             capture.hidden_states.append(x)
         return x

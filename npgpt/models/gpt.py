@@ -72,12 +72,14 @@ class Transformer(Module):
         capture: Activations | None = None,
         cache: KVCache | None = None,
         memory: Memory | None = None,
+        only_last: bool = False,
         **more: Any,
     ) -> Tensor:
         """Map ``(B, T)`` token ids to ``(B, T, C)`` hidden states; see `GPT.forward`.
 
-        A model with a source reads it in `memory`, which `EncoderDecoder.encode` makes. `more` is
-        what `embed` of this model takes beside ids and positions, such as segments.
+        With `only_last`, the result is that of the last position alone, (B, 1, C). A model with a
+        source reads it in `memory`, which `EncoderDecoder.encode` makes. `more` is what `embed` of
+        this model takes beside ids and positions, such as segments.
         """
         if input_ids.ndim != 2 or not input_ids.shape[1]:
             raise UserError(f"input_ids must have shape (B, T), T > 0, and has {input_ids.shape}")
@@ -94,7 +96,7 @@ class Transformer(Module):
         mask = None if attention_mask is None else mask_of(attention_mask, B, T, past)
         x = self.embed(input_ids, position_ids, **more)
         rotation = self.rotation(position_ids)
-        x = self.apply_blocks(x, Context(mask, capture, cache, rotation, memory))
+        x = self.apply_blocks(x, Context(mask, capture, cache, rotation, memory, only_last))
         if cache is not None:
             cache.length = S
         return x
@@ -112,12 +114,12 @@ class Transformer(Module):
         return None
 
     def apply_blocks(self, x: Tensor, context: Context = ALONE) -> Tensor:
-        """Apply the blocks and the last norm, ``(B, T, C) -> (B, T, C)``."""
+        """Apply the blocks and the last norm: ``(B, T, C) -> (B, T, C)``, or ``(B, 1, C)``."""
         capture = context.capture
-        for block in self.h:
+        for block, given in context.for_blocks(self.h):
             if capture is not None:
                 capture.hidden_states.append(x)
-            x = (checkpoint(block) if self.checkpoint_activations else block)(x, context)
+            x = (checkpoint(block) if self.checkpoint_activations else block)(x, given)
         if self.ln_f is not None:
             x = self.ln_f(x)
         if capture is not None:

@@ -465,8 +465,8 @@ class LlamaBlock(Module):
         self.mlp = GatedMLP(config, dtype)
 
     def forward(self, x: Tensor, context: Context = ALONE) -> Tensor:
-        """Map ``(B, T, C) -> (B, T, C)``."""
-        x = x + self.self_attn(self.input_layernorm(x), context)
+        """Map ``(B, T, C) -> (B, T, C)``, or to ``(B, 1, C)`` with ``context.only_last``."""
+        x = context.wanted(x) + self.self_attn(self.input_layernorm(x), context)
         return x + self.mlp(self.post_attention_layernorm(x))
 
     trace = forward

@@ -154,6 +154,7 @@ class VisionTransformer(Transformer):
         capture: Activations | None = None,
         cache: KVCache | None = None,
         memory: Memory | None = None,
+        only_last: bool = False,
         **more: Any,
     ) -> Tensor:
         """Map ``(B, T)`` token ids to ``(B, T, C)``; see `Transformer.forward`.
@@ -163,7 +164,9 @@ class VisionTransformer(Transformer):
         """
         if memory is not None and (cache is None or not cache.length):
             more["patches"] = memory.states
-        return super().forward(input_ids, attention_mask, position_ids, capture, cache, **more)
+        return super().forward(
+            input_ids, attention_mask, position_ids, capture, cache, only_last=only_last, **more
+        )
 
     trace = Transformer.trace
 
