@@ -12,7 +12,8 @@ into registers as rarely as possible. Three steps do that:
    first of the k terms to the last (:func:`tile`). Each step takes 64 numbers of B and 6 of A, and
    makes 384 products of them.
 3. The k terms are taken in blocks of 256 (:func:`multiply`), so that the part of the panels that
-   each row of tiles reads again stays in the processor's cache.
+   each row of tiles reads again stays in the processor's cache. Meanwhile, the tiles ask for the
+   memory that is needed next (:func:`part_of`), so that nothing waits for it.
 
 Each element of C is summed in the same order, whatever rows it is computed with. So results do not
 depend on how the rows are shared out over threads.
@@ -32,6 +33,7 @@ TILE_ROWS = 6
 FUSED = ("contract",)  # a multiplication and an addition in one instruction, where there is one
 BLOCK = 256  # terms: a panel's block of float32 takes 64 kB
 LINE = 64  # bytes: what a cache reads at a time
+NOTHING = (0, 0, 0, 0)  # no part of memory, see `part_of`
 
 
 _features = binding.get_host_cpu_features()
@@ -56,15 +58,18 @@ def _tile_of(real: types.Float, vectors: int):
 
     @intrinsic
     def tile(
-        context, a, a_row, a_column, b, b_row, n_terms, plus, plus_row, c, c_row, rows, columns
+        context, a, a_row, a_column, b, b_row, n_terms, plus, plus_row, c, c_row, rows, columns,
+        ahead, ahead_row,
     ):  # fmt: skip
         """Write a tile of C = A B + plus: `rows` by `columns`, at most 6 by a panel's.
 
         Everything is given by address, and by the distance in bytes from one row (or column) to the
-        next. `b` is a block of a panel. `plus` is 0 to add nothing.
+        next. `b` is a block of a panel. `plus` is 0 to add nothing. Each of the terms asks for one
+        line of memory that is needed soon: that at `ahead`, then that `ahead_row` bytes after it.
         """
 
         def build(context, builder, signature, args):
+            *args, ahead, ahead_row = args
             a, a_row, a_column, b, b_row, n_terms, plus, plus_row, c, c_row, rows, columns = args
             module = builder.module
 
@@ -97,11 +102,12 @@ def _tile_of(real: types.Float, vectors: int):
             # The tile of C is asked for now, so that it is in the cache when the sums are complete.
             byte = ir.PointerType(ir.IntType(8))
             prefetch = declare("llvm.prefetch.p0", ir.VoidType(), byte, i32, i32, i32)
+            to_read, to_write, near, nearest, data = i32(0), i32(1), i32(2), i32(3), i32(1)
             for i in range(tile_rows):
                 row = builder.add(c, builder.mul(c_row, i64(i)))
                 for v in range(vectors):
                     line = builder.inttoptr(builder.add(row, i64(VECTOR * v)), byte)
-                    builder.call(prefetch, [line, i32(1), i32(3), i32(1)])  # to write
+                    builder.call(prefetch, [line, to_write, nearest, data])
 
             # The loop over the terms: 4 vectors of B, and 6 numbers of A that each meet all 4.
             before = builder.block
@@ -110,6 +116,8 @@ def _tile_of(real: types.Float, vectors: int):
             builder.position_at_end(loop)
             term, offset = builder.phi(i64), builder.phi(i64)
             sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(tile_rows)]
+            line = builder.inttoptr(builder.add(ahead, builder.mul(term, ahead_row)), byte)
+            builder.call(prefetch, [line, to_read, near, data])
             b_term = builder.add(b, builder.mul(term, b_row))
             b_vectors = [
                 builder.load(at(builder.add(b_term, i64(VECTOR * v)), vector), align=size)
@@ -171,7 +179,7 @@ def _tile_of(real: types.Float, vectors: int):
                         builder.call(store, [value, at(target, vector), i32(size), mask])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 12), build
+        return types.void(*[types.int64] * 14), build
 
     return tile
 
@@ -377,8 +385,11 @@ def pack_panel(panel, number, b, is_transposed, factor):
 
 
 @inline(EXACT)
-def multiply(m, n, k, a, a_row, a_column, b, b_row, panels, first, term, plus, plus_row, c, c_row):
-    """Write ``C (m, n) = A (m, k) @ B (k, n) + plus``.
+def multiply(
+    m, n, k, a, a_row, a_column, b, b_row, panels, first, term, plus, plus_row, c, c_row,
+    soon=(NOTHING, NOTHING), turn=0,
+):  # fmt: skip
+    """Write ``C (m, n) = A (m, k) @ B (k, n) + plus``; return the number of the next tile.
 
     A, B, C and what is added are given by address, and by how many bytes away the next row (and, of
     A, column) is. If `b` is not 0, whole panels of B are read where they are, and `panels` holds
@@ -389,6 +400,9 @@ def multiply(m, n, k, a, a_row, a_column, b, b_row, panels, first, term, plus, p
     then those of rows 6-11, and so on to 199. Then come terms 256-511, whose products are added to
     what stands in C, and then 512-599. Six rows at a time lie in few pages of memory, so the
     processor finds their addresses without a look at the table of pages.
+
+    Meanwhile, the tiles ask for the memory that `soon` describes, see :func:`part_of`; the first of
+    them is number `turn`.
     """
     _, panel_terms, columns = panels.shape
     panel_row = columns * panels.itemsize
@@ -407,20 +421,42 @@ def multiply(m, n, k, a, a_row, a_column, b, b_row, panels, first, term, plus, p
             for number in range(n_wide):
                 panel, row = panel_of(number, in_place, packed, panel_terms, panel_row)
                 left = number * panel_row
+                ahead, ahead_row = part_of(soon, turn, panel)
+                turn += 1
                 tile(
                     panels, there + i * a_row, a_row, a_column, panel, row, n_terms,
                     more + left if more else 0, more_row, c + i * c_row + left, c_row,
-                    min(TILE_ROWS, m - i), min(columns, n - number * columns),
+                    min(TILE_ROWS, m - i), min(columns, n - number * columns), ahead, ahead_row,
                 )  # fmt: skip
         panel, row = panel_of(n_wide, in_place, packed, panel_terms, panel_row)
         left = n_wide * panel_row
         for i in range(0, m if n_narrow else 0, 2 * TILE_ROWS):
             more, more_row = what_is_added(block, i, plus, plus_row, c, c_row)
+            ahead, ahead_row = part_of(soon, turn, panel)
+            turn += 1
             narrow_tile(
                 panels, there + i * a_row, a_row, a_column, panel, row, n_terms,
                 more + left if more else 0, more_row, c + i * c_row + left, c_row,
-                min(2 * TILE_ROWS, m - i), n_narrow,
+                min(2 * TILE_ROWS, m - i), n_narrow, ahead, ahead_row,
             )  # fmt: skip
+    return turn
+
+
+@inline(EXACT)
+def part_of(soon, turn, otherwise):
+    """Return where the first line is that tile number `turn` asks for, and how far apart lines are.
+
+    `soon` has two parts of memory. A part is its address, its number of rows, how many bytes these
+    are apart, and how many lines one row fills. A tile asks for a line of each of up to 256 rows:
+    of 256 rows of 12 lines, tile 0 asks for the first line of each row, and tile 11 for the last.
+    When all has been asked for, tiles ask for the line `otherwise`, again and again.
+    """
+    for first, n_rows, row, n_lines in soon:
+        n_turns = n_lines * -(-n_rows // BLOCK)
+        if turn < n_turns:
+            return first + turn % n_lines * LINE + turn // n_lines * BLOCK * row, row
+        turn -= n_turns
+    return otherwise, 0
 
 
 @inline(EXACT)

@@ -18,6 +18,7 @@ if not kernels_enabled():
 from autograd import nn, tensor
 from autograd.kernels import product as kernels
 from autograd.kernels.cache import settings
+from autograd.kernels.gemm import BLOCK, LINE, part_of
 from autograd.ops import linalg
 
 if settings.DISABLE_JIT:
@@ -41,7 +42,7 @@ def bound(x, y, bias):
 @example(600, 300, 500, "rows", "rows", np.float32, 0)  # several pieces
 @example(600, 300, 500, "transposed", "transposed", np.float32, 0)
 @given(
-    st.integers(1, 130), st.integers(1, 600), st.integers(1, 200), layouts, layouts,
+    st.integers(1, 300), st.integers(1, 600), st.integers(1, 200), layouts, layouts,
     st.sampled_from([np.float32, np.float64]), st.integers(0, 2**32),
 )  # fmt: skip
 def test_any_shape_and_layout(m, k, n, x_layout, y_layout, dtype, seed):
@@ -68,7 +69,25 @@ def test_pieces_cover_the_result_once(m, n, columns, n_threads):
     assert sum((b - t) * (r - le) for t, b, le, r in pieces) == m * n
 
 
-@pytest.mark.parametrize("m", [9, 80])  # y is read in place, and packed
+@given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 9)), min_size=2, max_size=2))
+def test_tiles_ask_once_for_each_line(sizes):
+    soon = tuple((10**9 * i, n, 9 * LINE, n_lines) for i, (n, n_lines) in enumerate(sizes))
+    asked, nothing, turn = [], False, 0
+    while not nothing:
+        first, step = part_of.py_func(soon, turn, -1)
+        nothing, turn = first == -1, turn + 1
+        asked += [first + step * term for term in range(0 if nothing else BLOCK)]
+    lines = [
+        first + row * i + LINE * j
+        for first, n, row, n_lines in soon
+        for i in range(n)
+        for j in range(n_lines)
+    ]
+    assert set(lines) <= set(asked) and len(set(asked)) == len(asked)
+    assert len(asked) <= sum(-(-n // BLOCK) * BLOCK * n_lines for n, n_lines in sizes)
+
+
+@pytest.mark.parametrize("m", [9, 300])  # y is read in place, and packed
 def test_an_element_is_the_same_in_any_panel(m):
     """The last columns may be computed as half a panel: their sums have the same order."""
     random = np.random.default_rng(0)
