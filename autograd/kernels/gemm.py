@@ -12,8 +12,8 @@ into registers as rarely as possible. Three steps do that:
    first of the k terms to the last (:func:`tile`). Each step takes 64 numbers of B and 6 of A, and
    makes 384 products of them.
 3. The k terms are taken in blocks of 256 (:func:`multiply`), so that the part of the panels that
-   each row of tiles reads again stays in the processor's cache. Meanwhile, the tiles ask for the
-   memory that is needed next (:func:`part_of`), so that nothing waits for it.
+   each row of tiles reads again stays in the processor's cache. Meanwhile, the tiles prefetch
+   what the next block reads (:func:`lines_for`), so that the next block does not wait for memory.
 
 Each element of C is summed in the same order, whatever rows it is computed with. So results do not
 depend on how the rows are shared out over threads.
@@ -33,7 +33,7 @@ TILE_ROWS = 6
 FUSED = ("contract",)  # a multiplication and an addition in one instruction, where there is one
 BLOCK = 256  # terms: a panel's block of float32 takes 64 kB
 LINE = 64  # bytes: what a cache reads at a time
-NOTHING = (0, 0, 0, 0)  # no part of memory, see `part_of`
+NOTHING = (0, 0, 0, 0)  # a region of memory without rows, see `lines_for`
 
 
 _features = binding.get_host_cpu_features()
@@ -64,8 +64,8 @@ def _tile_of(real: types.Float, vectors: int):
         """Write a tile of C = A B + plus: `rows` by `columns`, at most 6 by a panel's.
 
         Everything is given by address, and by the distance in bytes from one row (or column) to the
-        next. `b` is a block of a panel. `plus` is 0 to add nothing. Each of the terms asks for one
-        line of memory that is needed soon: that at `ahead`, then that `ahead_row` bytes after it.
+        next. `b` is a block of a panel. `plus` is 0 to add nothing. For each term, the tile
+        prefetches a line of memory: the line at `ahead`, then the line `ahead_row` bytes after it.
         """
 
         def build(context, builder, signature, args):
@@ -401,8 +401,8 @@ def multiply(
     what stands in C, and then 512-599. Six rows at a time lie in few pages of memory, so the
     processor finds their addresses without a look at the table of pages.
 
-    Meanwhile, the tiles ask for the memory that `soon` describes, see :func:`part_of`; the first of
-    them is number `turn`.
+    Meanwhile, the tiles prefetch the regions `soon`, see :func:`lines_for`. The first tile has the
+    number `turn`.
     """
     _, panel_terms, columns = panels.shape
     panel_row = columns * panels.itemsize
@@ -421,7 +421,7 @@ def multiply(
             for number in range(n_wide):
                 panel, row = panel_of(number, in_place, packed, panel_terms, panel_row)
                 left = number * panel_row
-                ahead, ahead_row = part_of(soon, turn, panel)
+                ahead, ahead_row = lines_for(soon, turn, panel)
                 turn += 1
                 tile(
                     panels, there + i * a_row, a_row, a_column, panel, row, n_terms,
@@ -432,7 +432,7 @@ def multiply(
         left = n_wide * panel_row
         for i in range(0, m if n_narrow else 0, 2 * TILE_ROWS):
             more, more_row = what_is_added(block, i, plus, plus_row, c, c_row)
-            ahead, ahead_row = part_of(soon, turn, panel)
+            ahead, ahead_row = lines_for(soon, turn, panel)
             turn += 1
             narrow_tile(
                 panels, there + i * a_row, a_row, a_column, panel, row, n_terms,
@@ -443,13 +443,14 @@ def multiply(
 
 
 @inline(EXACT)
-def part_of(soon, turn, otherwise):
-    """Return where the first line is that tile number `turn` asks for, and how far apart lines are.
+def lines_for(soon, turn, otherwise):
+    """Return the address of the first line that tile number `turn` prefetches, and their distance.
 
-    `soon` has two parts of memory. A part is its address, its number of rows, how many bytes these
-    are apart, and how many lines one row fills. A tile asks for a line of each of up to 256 rows:
-    of 256 rows of 12 lines, tile 0 asks for the first line of each row, and tile 11 for the last.
-    When all has been asked for, tiles ask for the line `otherwise`, again and again.
+    `soon` has two regions of memory. A region is given by its address, its number of rows, the
+    distance of two rows in bytes, and the number of lines in a row. A tile prefetches one line of
+    each of up to 256 rows: of 256 rows of 12 lines, tile 0 prefetches the first line of each row,
+    and tile 11 the last. When no line is left, a tile prefetches the line `otherwise`, which is in
+    the cache.
     """
     for first, n_rows, row, n_lines in soon:
         n_turns = n_lines * -(-n_rows // BLOCK)

@@ -124,8 +124,7 @@ def _multiply_piece(top, bottom, left, right, x, y, in_place, bias, out):
     What a block needs of y is copied to panels, if y is not read in place. If x lies in memory as
     its transpose, the numbers of a row of x are far from each other, and they are copied, too. The
     copies of a block stay in the cache, where the copies of the next block replace them. While a
-    block is multiplied, its tiles ask for what the next block needs: x and y come from memory, and
-    to wait for them would take a quarter of the time.
+    block is multiplied, its tiles prefetch what the next block reads.
     """
     x_first, n_terms, x_length, x_order, x_row, x_column = x
     y_first, _, y_length, y_order, y_row, y_column = y
@@ -152,8 +151,8 @@ def _multiply_piece(top, bottom, left, right, x, y, in_place, bias, out):
             pack(groups, matrix_at(out, x_here, terms, x_length, m), False, one)
         later = min(BLOCK, n_terms - block - terms)
         soon = (
-            part(x_here + BLOCK * x_column, later, m, x_order != PLAIN, x_length, size),
-            part(y_here + BLOCK * y_row, later, n, y_order == PLAIN, y_length, size),
+            region(x_here + BLOCK * x_column, later, m, x_order != PLAIN, x_length, size),
+            region(y_here + BLOCK * y_row, later, n, y_order == PLAIN, y_length, size),
         )
         turn = 0
         for begin in range(0, m, step):
@@ -169,11 +168,11 @@ def _multiply_piece(top, bottom, left, right, x, y, in_place, bias, out):
 
 
 @inline(EXACT)
-def part(first, n_terms, n, by_terms, length, size):
-    """Return a part of x or y as `autograd.kernels.gemm.part_of` takes it.
+def region(first, n_terms, n, by_terms, length, size):
+    """Return a region of x or y as `autograd.kernels.gemm.lines_for` takes it.
 
-    It holds some terms of n rows of x, or columns of y. In memory, a row is one term of all n, or
-    the terms of one.
+    The region holds some terms of n rows of x, or of n columns of y. If x lies in memory as its
+    transpose, `by_terms` is true: each row of memory then holds one term of all n.
     """
     n_rows, n_columns = (n_terms, n) if by_terms else (n, n_terms)
     return first, n_rows, length * size, -(-n_columns * size // LINE)

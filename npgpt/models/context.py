@@ -47,8 +47,8 @@ class Context:
     memory : Memory, optional
         The source that a decoder reads.
     only_last : bool
-        Whether the last block returns the result of the last position alone, (B, 1, C): a new token
-        is chosen by nothing else.
+        Whether the last block returns the result of the last position alone, (B, 1, C). To choose a
+        new token, no other position of the last block is read.
     """
 
     mask: ndarray | None = None
@@ -63,9 +63,10 @@ class Context:
         return x[..., -1:, :] if self.only_last else x
 
     def for_blocks(self, blocks: Sequence[Module]) -> Iterator[tuple[Module, Context]]:
-        """Yield each block with its context; what all but the last return is wanted whole."""
+        """Yield each block with its context: `only_last` is for the last block alone."""
+        others = replace(self, only_last=False)
         for block in blocks[:-1]:
-            yield block, replace(self, only_last=False)
+            yield block, others
         for block in blocks[-1:]:
             yield block, self
 

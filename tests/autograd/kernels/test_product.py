@@ -18,7 +18,7 @@ if not kernels_enabled():
 from autograd import nn, tensor
 from autograd.kernels import product as kernels
 from autograd.kernels.cache import settings
-from autograd.kernels.gemm import BLOCK, LINE, part_of
+from autograd.kernels.gemm import BLOCK, LINE, lines_for
 from autograd.ops import linalg
 
 if settings.DISABLE_JIT:
@@ -70,21 +70,21 @@ def test_pieces_cover_the_result_once(m, n, columns, n_threads):
 
 
 @given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 9)), min_size=2, max_size=2))
-def test_tiles_ask_once_for_each_line(sizes):
+def test_tiles_prefetch_each_line_once(sizes):
     soon = tuple((10**9 * i, n, 9 * LINE, n_lines) for i, (n, n_lines) in enumerate(sizes))
-    asked, nothing, turn = [], False, 0
+    fetched, nothing, turn = [], False, 0
     while not nothing:
-        first, step = part_of.py_func(soon, turn, -1)
+        first, step = lines_for.py_func(soon, turn, -1)
         nothing, turn = first == -1, turn + 1
-        asked += [first + step * term for term in range(0 if nothing else BLOCK)]
+        fetched += [first + step * term for term in range(0 if nothing else BLOCK)]
     lines = [
         first + row * i + LINE * j
         for first, n, row, n_lines in soon
         for i in range(n)
         for j in range(n_lines)
     ]
-    assert set(lines) <= set(asked) and len(set(asked)) == len(asked)
-    assert len(asked) <= sum(-(-n // BLOCK) * BLOCK * n_lines for n, n_lines in sizes)
+    assert set(lines) <= set(fetched) and len(set(fetched)) == len(fetched)
+    assert len(fetched) <= sum(-(-n // BLOCK) * BLOCK * n_lines for n, n_lines in sizes)
 
 
 @pytest.mark.parametrize("m", [9, 300])  # y is read in place, and packed

@@ -6,9 +6,12 @@ from helpers import draw, draw_bert, draw_model
 
 from autograd import no_grad, use_kernels
 from autograd.testing import gradcheck
-from npgpt import generate
+from npgpt import GPT, GPTConfig, generate
+from npgpt.models.blocks import Block
 from npgpt.models.cache import KVCache
+from npgpt.models.context import ALONE
 from npgpt.models.encoder_decoder import EncoderDecoderConfig
+from npgpt.models.vision import VisionConfig
 
 CAUSAL = {
     "gpt": {},
@@ -80,6 +83,31 @@ def test_in_a_decoder():
     memory = model.encode(source)
     last = model.transformer(ids, memory=memory, only_last=True)
     assert_last(last, model.transformer(ids, memory=memory))
+
+
+def test_with_an_image():
+    sizes = dict(image_size=4, patch_size=2, num_channels=1, image_token_id=65)
+    config = VisionConfig(vocab_size=66, n_positions=16, n_embd=20, n_layer=2, n_head=2, **sizes)
+    model = draw(config, np.float64)
+    memory = model.encode(np.random.default_rng(0).random((2, 1, 4, 4)))
+    ids = np.array([[65, 65, 65, 65, 1, 2], [65, 65, 65, 65, 3, 4]])
+    last = model.transformer(ids, memory=memory, only_last=True)
+    assert_last(last, model.transformer(ids, memory=memory))
+
+
+def test_a_block_that_does_not_know_of_it():
+    class Simple(Block):
+        def forward(self, x, context=ALONE):
+            x = x + self.attn(self.ln_1(x), context)
+            return x + self.mlp(self.ln_2(x))
+
+    class Model(GPT):
+        block = Simple
+
+    config = GPTConfig(vocab_size=66, n_positions=16, n_embd=20, n_layer=2, n_head=2)
+    ids = np.random.default_rng(0).integers(0, 66, (2, 9))
+    body = Model(config, dtype=np.float64).eval().transformer
+    assert_last(body(ids, only_last=True)[:, -1:], body(ids))
 
 
 @KIND
