@@ -18,9 +18,10 @@ within rounding.
 import math
 
 import numpy as np
-from numba import carray
+from numba import carray, types
 
 from autograd.kernels.cache import settings
+from autograd.kernels.gemm import BLOCK, LINE, VECTOR, tile_of
 from autograd.kernels.intrinsics import (
     THREADS_CAN_WAIT,
     add,
@@ -52,10 +53,14 @@ NORM, PRODUCT, ROWS, ROWS_PACKED, ADD, ROTATE, ATTEND = range(7)
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu", "tanh")
 GELU, GELU_TANH, RELU, SILU, TANH = range(1, len(ACTIVATIONS))
 
-MOST_ROWS = 8  # of x: for more, products by BLAS take less time
+MOST_ROWS = 24  # of x: for more, the modules' products take less time
 SLABS = 4  # parts of x @ weight: each gives a partial sum, and these are added in order
 PARTS = 8  # parts of x @ weight.T: each computes some of the outputs
-AHEAD = 6  # how many rows of a packed weight before its turn a row is asked for
+TILE = 8  # rows of x in a tile of x @ weight, or of the weight in a tile of x @ weight.T
+FEW = 3  # rows of x: for more, x @ weight.T is computed in tiles
+LANES = VECTOR // 4  # numbers of a vector
+PANEL = min(LANES, 8)  # rows of x whose numbers stand side by side for x @ weight.T
+AHEAD = 6  # how many rows of a packed weight before its turn a row is prefetched
 SCRATCH = "scratch"  # in an instruction: the address of the scratch array, once it is made
 PATIENCE = 2000  # how often a waiting thread looks before it lets others have its processor
 
@@ -70,6 +75,10 @@ _INTEGERS = (
     "capacity", "window",
 )  # fmt: skip
 INSTRUCTION = np.dtype([(name, np.int64) for name in _INTEGERS] + [("real", np.float64)])
+
+
+tile_1, tile_2, tile_4, tile_8 = (tile_of(types.float32, n, 1) for n in (1, 2, 4, TILE))
+tile_of_dots = tile_of(types.float32, TILE, 1, 4 * PANEL)
 
 
 # ---- instructions: each function computes one part of one instruction, `i`, for the n rows of x
@@ -103,39 +112,57 @@ def _add_row(x, w, out):
 
 
 @inline(EXACT)
-def _add_rows(x, w, out):
-    """Add x @ w to out, (8,) (8, n_out): eight rows of the weight in one pass.
-
-    Row by row, out would be read and written eight times as often. Eight rows are also as many
-    sequences of addresses as the processor can fetch ahead at the same time.
-    """
-    w0, w1, w2, w3, w4, w5, w6, w7 = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]
-    x0, x1, x2, x3, x4, x5, x6, x7 = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
-    for j in range(out.size):
-        y = out[j] + x0 * w0[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j]
-        out[j] = y + x4 * w4[j] + x5 * w5[j] + x6 * w6[j] + x7 * w7[j]
-
-
-@inline(EXACT)
 def _product(i, n, slab):
     """Compute the part of x @ weight, (slabs, n, n_out), that one slab of the weight's rows gives.
 
     With 4 slabs of a weight (768, 3072), slab 1 holds the rows 192 to 383, and is multiplied by the
-    columns 192 to 383 of x. `_add` sums the four results. The rows of a slab are read one after the
-    other, in the order of memory, which is the fastest way to read them.
+    columns 192 to 383 of x. `_add` sums the four results.
+
+    First, x meets the rows 192 to 199, one vector of their columns after the other; then it meets
+    the rows 200 to 207. So a slab is read from one end to the other, which is the fastest way to
+    read memory. While a number is multiplied, the one eight rows below it is prefetched. If x has
+    more than eight rows, as many rows of the weight are taken at a time, so that the sums are read
+    and written less often.
     """
+    row, x_row, strip = 4 * i.n_out, 4 * i.n_in, max(TILE, n)
+    whole = i.n_out - i.n_out % LANES
+    begin, stop = i.n_in * slab // i.parts, i.n_in * (slab + 1) // i.parts
+    for r in range(begin, stop, strip):
+        x, w, n_terms = i.x + 4 * r, i.weight + r * row, min(strip, stop - r)
+        for j in range(0, 4 * whole, VECTOR):
+            ahead = w + strip * row + j
+            for b in range(0, n, TILE):
+                out = i.out + (slab * n + b) * row + j
+                plus = out if r > begin else 0
+                _tile(min(TILE, n - b), x + b * x_row, x_row, w + j, row, n_terms, plus, out, ahead)
+    if whole < i.n_out:
+        _last_columns(i, n, slab, begin, stop, whole)
+
+
+@inline(EXACT)
+def _tile(n, x, x_row, w, row, n_terms, plus, out, ahead):
+    """Write x @ w + plus, (n, terms) (terms, LANES), by the smallest tile of at least n rows."""
+    if n == 1:
+        tile_1(x, x_row, 4, w, row, n_terms, plus, row, out, row, n, LANES, ahead, row)
+    elif n == 2:
+        tile_2(x, x_row, 4, w, row, n_terms, plus, row, out, row, n, LANES, ahead, row)
+    elif n <= 4:
+        tile_4(x, x_row, 4, w, row, n_terms, plus, row, out, row, n, LANES, ahead, row)
+    else:
+        tile_8(x, x_row, 4, w, row, n_terms, plus, row, out, row, n, LANES, ahead, row)
+
+
+@inline(EXACT)
+def _last_columns(i, n, slab, begin, stop, first):
+    """Compute the columns of `_product` from `first` on, which fill no vector."""
     x, w = carray(floats(i.x), (n, i.n_in)), carray(floats(i.weight), (i.n_in, i.n_out))
-    out = carray(floats(i.out), (i.parts, n, i.n_out))[slab]
-    out[:] = 0
-    r, stop = i.n_in * slab // i.parts, i.n_in * (slab + 1) // i.parts
-    while r + 8 <= stop:
-        for b in range(n):
-            _add_rows(x[b, r : r + 8], w[r : r + 8], out[b])
-        r += 8
-    while r < stop:
-        for b in range(n):
-            _add_row(x[b, r], w[r], out[b])
-        r += 1
+    out = carray(floats(i.out), (i.parts, n, i.n_out))
+    for b in range(n):
+        for j in range(first, i.n_out):
+            total = np.float32(0)
+            for r in range(begin, stop):
+                total += x[b, r] * w[r, j]
+            out[slab, b, j] = total
 
 
 @inline(EXACT)
@@ -144,33 +171,80 @@ def _rows(i, n, part):
 
     With 8 parts of a weight (50257, 768), part 0 computes the columns 0 to 6281.
     """
-    x, w = carray(floats(i.x), (n, i.n_in)), carray(floats(i.weight), (i.n_out, i.n_in))
-    out = carray(floats(i.out), (n, i.n_out))
-    for r in range(i.n_out * part // i.parts, i.n_out * (part + 1) // i.parts):
-        for b in range(n):
-            out[b, r] = block_dot(x[b], w[r])
+    first, stop = i.n_out * part // i.parts, i.n_out * (part + 1) // i.parts
+    panels, sums = _panels_of(i, n), np.empty((TILE, PANEL), np.float32)
+    for r in range(first, stop, TILE):
+        rows = i.weight + 4 * r * i.n_in
+        _dots(i, n, panels, r, min(TILE, stop - r), rows, rows + 4 * TILE * i.n_in, sums)
+
+
+@inline(EXACT)
+def _panels_of(i, n):
+    """Return x as panels for `_dots`, (panels, n_in, 8): eight rows of x give one."""
+    x = carray(floats(i.x), (n, i.n_in))
+    panels = np.zeros((-(-n // PANEL) if n > FEW else 0, i.n_in, PANEL), np.float32)
+    for b in range(n if n > FEW else 0):
+        for j in range(i.n_in):
+            panels[b // PANEL, j, b % PANEL] = x[b, j]
+    return panels
+
+
+@inline(EXACT)
+def _dots(i, n, panels, first, n_rows, rows, ahead, sums):
+    """Compute ``out[:, first : first + n_rows] = x @ rows.T``, for up to 8 rows of a weight.
+
+    The rows are given by address. For a few rows of x, one dot product is computed after the other.
+    For more, each number of the weight is multiplied by those of 8 rows of x, and 64 sums stay in
+    registers. Meanwhile, as many bytes are prefetched from `ahead` on.
+    """
+    out, to = carray(floats(i.out), (n, i.n_out)), sums.ctypes.data
+    if n <= FEW:
+        x, w = carray(floats(i.x), (n, i.n_in)), carray(floats(rows), (n_rows, i.n_in))
+        for r in range(n_rows):
+            for b in range(n):
+                out[b, first + r] = block_dot(x[b], w[r])
+        return
+    row, width = 4 * i.n_in, 4 * PANEL
+    for number in range(len(panels)):
+        for term in range(0, i.n_in, BLOCK):
+            tile_of_dots(
+                rows + 4 * term, row, 4, panels[number, term:].ctypes.data, width,
+                min(BLOCK, i.n_in - term), to if term else 0, width, to, width, n_rows, PANEL,
+                ahead + 4 * TILE * term, 4 * TILE,
+            )  # fmt: skip
+        for b in range(number * PANEL, min(n, (number + 1) * PANEL)):
+            for r in range(n_rows):
+                out[b, first + r] = sums[r, b - number * PANEL]
 
 
 @inline(EXACT)
 def _rows_packed(i, n, part):
     """Compute some columns of x @ weight.T * scale, (n, n_out), for a packed weight.
 
-    A row of few bits is read so fast that the memory falls behind: the loop asks for each row six
+    A row of few bits is read so fast that the memory falls behind: the loop prefetches each row six
     rows before it is needed. For several rows of x, a row of the weight is unpacked only once.
     """
     x, out = carray(floats(i.x), (n, i.n_in)), carray(floats(i.out), (n, i.n_out))
-    scale, unpacked = carray(floats(i.scale), (i.n_out,)), np.empty(i.n_in, np.float32)
-    for r in range(i.n_out * part // i.parts, i.n_out * (part + 1) // i.parts):
-        row = i.weight + r * i.row_bytes
-        for line in range(row + AHEAD * i.row_bytes, row + (AHEAD + 1) * i.row_bytes, 64):
-            prefetch(line)
-        factor = scale[r] if i.scale else np.float32(1)
-        if n == 1:
-            out[0, r] = dot_packed(i.format, x[0], row) * factor
-        else:
-            unpack(i.format, row, unpacked)
-            for b in range(n):
-                out[b, r] = block_dot(x[b], unpacked) * factor
+    scale, unpacked = carray(floats(i.scale), (i.n_out,)), np.empty((TILE, i.n_in), np.float32)
+    panels, sums = _panels_of(i, n), np.empty((TILE, PANEL), np.float32)
+    first, stop = i.n_out * part // i.parts, i.n_out * (part + 1) // i.parts
+    step = TILE if n > FEW else 1
+    for begin in range(first, stop, step):
+        end = min(begin + step, stop)
+        for r in range(begin, end):
+            row = i.weight + r * i.row_bytes
+            for line in range(row + AHEAD * i.row_bytes, row + (AHEAD + 1) * i.row_bytes, LINE):
+                prefetch(line)
+            if n == 1:
+                out[0, r] = dot_packed(i.format, x[0], row)
+            else:
+                unpack(i.format, row, unpacked[r - begin])
+        if n > 1:
+            rows = unpacked.ctypes.data
+            _dots(i, n, panels, begin, end - begin, rows, rows, sums)
+        for b in range(n if i.scale else 0):
+            for r in range(begin, end):
+                out[b, r] *= scale[r]
 
 
 @inline(EXACT)

@@ -43,12 +43,11 @@ VECTORS = 4 if N_REGISTERS == 32 else 2  # side by side in a tile, so that its s
 WIDTH = VECTOR * VECTORS  # bytes: of a row of a tile, and of a panel
 
 
-def _tile_of(real: types.Float, vectors: int):
-    """Return the intrinsic `tile` for one precision, and for panels of that many vectors."""
-    tile_rows = TILE_ROWS * VECTORS // vectors
+def tile_of(real: types.Float, tile_rows: int, vectors: int, width: int = VECTOR):
+    """Return the intrinsic `tile` for a precision, a number of rows, and vectors of some bytes."""
     scalar = ir.FloatType() if real == types.float32 else ir.DoubleType()
     size = real.bitwidth // 8
-    lanes = VECTOR // size
+    lanes = width // size
     vector = ir.VectorType(scalar, lanes)
     truths = ir.VectorType(ir.IntType(1), lanes)
     name = f"v{lanes}f{real.bitwidth}"
@@ -61,7 +60,7 @@ def _tile_of(real: types.Float, vectors: int):
         context, a, a_row, a_column, b, b_row, n_terms, plus, plus_row, c, c_row, rows, columns,
         ahead, ahead_row,
     ):  # fmt: skip
-        """Write a tile of C = A B + plus: `rows` by `columns`, at most 6 by a panel's.
+        """Write a tile of C = A B + plus: `rows` by `columns`, or fewer than the tile has.
 
         Everything is given by address, and by the distance in bytes from one row (or column) to the
         next. `b` is a block of a panel. `plus` is 0 to add nothing. For each term, the tile
@@ -91,8 +90,8 @@ def _tile_of(real: types.Float, vectors: int):
                 first = builder.insert_element(empty, value, i32(0))
                 return builder.shuffle_vector(first, empty, to_all_lanes)
 
-            # A tile at the lower edge has fewer rows. It computes all 6 anyhow, reading its last
-            # row again for those that are not there, and stores what is: one loop serves all.
+            # A tile at the lower edge has fewer rows. It computes all anyhow, reading its last row
+            # again for those that are not there, and stores what is: one loop serves all.
             last = builder.sub(rows, i64(1))
             a_rows = []
             for i in range(tile_rows):
@@ -106,10 +105,10 @@ def _tile_of(real: types.Float, vectors: int):
             for i in range(tile_rows):
                 row = builder.add(c, builder.mul(c_row, i64(i)))
                 for v in range(vectors):
-                    line = builder.inttoptr(builder.add(row, i64(VECTOR * v)), byte)
+                    line = builder.inttoptr(builder.add(row, i64(width * v)), byte)
                     builder.call(prefetch, [line, to_write, nearest, data])
 
-            # The loop over the terms: 4 vectors of B, and 6 numbers of A that each meet all 4.
+            # The loop over the terms: say, 4 vectors of B, and 6 numbers of A that each meet all 4.
             before = builder.block
             loop, end = builder.append_basic_block("terms"), builder.append_basic_block("end")
             builder.cbranch(builder.icmp_signed(">", n_terms, i64(0)), loop, end)
@@ -120,7 +119,7 @@ def _tile_of(real: types.Float, vectors: int):
             builder.call(prefetch, [line, to_read, near, data])
             b_term = builder.add(b, builder.mul(term, b_row))
             b_vectors = [
-                builder.load(at(builder.add(b_term, i64(VECTOR * v)), vector), align=size)
+                builder.load(at(builder.add(b_term, i64(width * v)), vector), align=size)
                 for v in range(vectors)
             ]
             added = []
@@ -166,7 +165,7 @@ def _tile_of(real: types.Float, vectors: int):
             for i in range(tile_rows):
                 with builder.if_then(builder.icmp_signed("<", i64(i), rows)):
                     for v, mask in enumerate(masks):
-                        place = i64(VECTOR * v)
+                        place = i64(width * v)
                         source = builder.add(
                             builder.add(plus, place), builder.mul(plus_row, i64(i))
                         )
@@ -275,8 +274,8 @@ def by_precision(make, *options):
     return function
 
 
-tile = by_precision(_tile_of, VECTORS)
-narrow_tile = by_precision(_tile_of, VECTORS // 2)  # of twice as many rows
+tile = by_precision(tile_of, TILE_ROWS, VECTORS)
+narrow_tile = by_precision(tile_of, 2 * TILE_ROWS, VECTORS // 2)
 transpose_square = by_precision(_transposed_of)
 copy_vector = by_precision(_copied_of)
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from helpers import draw_model
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autograd import no_grad
-from autograd.kernels import use_kernels
+from autograd.kernels import decode, team, use_kernels
+from autograd.kernels.decode import FEW, MOST_ROWS, TILE
 from npgpt import generate
 from npgpt.generation.decode import Decoder
 from npgpt.generation.quantize import quantize
@@ -83,13 +84,67 @@ def test_it_computes_what_the_modules_compute(options, bits):
 
 @given(
     n_head=st.integers(4, 7), size=st.integers(2, 12), n_inner=st.integers(1, 40),
-    vocab_size=st.integers(1, 40), B=st.integers(1, 8), bits=st.sampled_from([32, 8]),
+    vocab_size=st.integers(1, 40), B=st.integers(1, MOST_ROWS), bits=st.sampled_from([32, 8]),
 )  # fmt: skip
 def test_any_size(n_head, size, n_inner, vocab_size, B, bits):
     """From 8 channels on: the norm of two or three magnifies rounding."""
     model = draw_model(n_head=n_head, n_embd=n_head * size, n_inner=n_inner, vocab_size=vocab_size)
     model = quantize(model) if bits == 8 else model
     check(model, np.random.default_rng(1).integers(0, vocab_size, (B, 7)))
+
+
+def between(numbers, outside):
+    """Return a copy of an array that lies in memory between numbers that nobody may use."""
+    room = np.full(numbers.size + 32, outside, np.float32)
+    array = room[16:-16].reshape(numbers.shape)
+    array[...] = numbers
+    return array, room
+
+
+LAYOUTS = ("rows", "transposed", "packed")
+
+
+@given(
+    n=st.integers(1, MOST_ROWS), n_in=st.integers(1, 600), n_out=st.integers(1, 90),
+    layout=st.sampled_from(LAYOUTS), seed=st.integers(0, 2**31),
+)  # fmt: skip
+@example(n=8, n_in=256, n_out=64, layout="rows", seed=0)
+@example(n=MOST_ROWS, n_in=600, n_out=83, layout="rows", seed=0)
+@example(n=9, n_in=257, n_out=17, layout="transposed", seed=0)
+@example(n=9, n_in=257, n_out=17, layout="packed", seed=0)
+def test_a_linear_layer(n, n_in, n_out, layout, seed):
+    """Nothing outside the arrays is used or written; up to 8 rows have the bits of any batch."""
+    random = np.random.default_rng(seed)
+    x, _ = between(random.standard_normal((n, n_in)), np.nan)
+    weight, _ = between(random.standard_normal((n_out, n_in)), np.nan)
+    scale, _ = between(random.standard_normal(n_out), np.nan)
+    stored = dict(weight=weight.T)
+    if layout == "packed":
+        packed = random.integers(-127, 128, (n_out, n_in)).astype(np.int8)
+        weight, stored = packed * scale[:, None], dict(weight=packed.T, scale=scale, packing="int8")
+    elif layout == "rows":
+        stored = dict(weight=between(weight.T, np.nan)[0])
+
+    def run(x, threads):
+        out, room = between(np.zeros((len(x), n_out)), 7)
+        step = decode.program(len(x))
+        step.linear(x, stored["weight"], scale, out, stored.get("scale"), stored.get("packing"))
+        step.size = 10**9  # large enough to be shared
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (team, decode):
+                patch.setattr(module, "n_threads", lambda: threads)
+            step()
+        assert np.all(room[:16] == 7) and np.all(room[-16:] == 7)
+        return out
+
+    found = run(x, 1)
+    exact = x.astype(np.float64) @ weight.astype(np.float64).T + scale
+    most = np.abs(x) @ np.abs(weight).T + np.abs(scale)
+    assert np.all(np.abs(found - exact) <= 1e-6 * most)
+    np.testing.assert_array_equal(run(x, 3), found)
+    some = FEW + 1
+    if some <= n <= TILE:
+        np.testing.assert_array_equal(run(np.ascontiguousarray(x[-some:]), 1), found[-some:])
 
 
 class OwnLinear(Linear):
@@ -100,7 +155,7 @@ class OwnLinear(Linear):
 
 
 def test_what_the_kernel_does_not_know_goes_through_the_modules():
-    ids = np.random.default_rng(1).integers(0, 66, (9, 8))
+    ids = np.random.default_rng(1).integers(0, 66, (MOST_ROWS + 1, 8))
     check(draw_model(), ids, is_kernel=False)  # too many sequences
     check(draw_model(np.float64), ids[:1], is_kernel=False)
     model = draw_model()
