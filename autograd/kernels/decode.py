@@ -180,7 +180,7 @@ def _rows(i, n, part):
 
 @inline(EXACT)
 def _panels_of(i, n):
-    """Return x as panels for `_dots`, (panels, n_in, 8): eight rows of x give one."""
+    """Return x as panels for `_dots`, (panels, n_in, 8): one for eight rows, none for a few."""
     x = carray(floats(i.x), (n, i.n_in))
     panels = np.zeros((-(-n // PANEL) if n > FEW else 0, i.n_in, PANEL), np.float32)
     for b in range(n if n > FEW else 0):
