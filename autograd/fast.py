@@ -38,7 +38,12 @@ class UnaryOp(Op):
         """Run the op, on the tape if its argument requires a gradient."""
         if len(args) == 1 and not kwargs and isinstance(given := args[0], TensorBase):
             parent, rule = given._node, self.single_rules[0]
-            if parent is not None and parent.plain and rule is not None and grad_mode() is True:
+            if (
+                parent is not None
+                and not parent.is_shared
+                and rule is not None
+                and grad_mode() is True
+            ):
                 x = given._array
                 out = self.forward(x)
                 if type(out) is not ndarray or out.dtype not in _USUAL:
@@ -58,7 +63,7 @@ class OptionsOp(Op):
             parent, rule, options = given._node, self.single_rules[0], args[1:]
             if (
                 parent is not None
-                and parent.plain
+                and not parent.is_shared
                 and rule is not None
                 and IMMUTABLE.issuperset(map(type, options))
                 and grad_mode() is True
@@ -87,7 +92,7 @@ class BinaryOp(Op):
             rule_x = self.single_rules[0]
             if (
                 rule_x is None
-                or not p.plain
+                or p.is_shared
                 or (q is None and rule_x.reads_others and type(y) not in IMMUTABLE)
             ):
                 return super().__call__(*args)
@@ -95,7 +100,7 @@ class BinaryOp(Op):
             rule_y = self.single_rules[1]
             if (
                 rule_y is None
-                or not q.plain
+                or q.is_shared
                 or (p is None and rule_y.reads_others and type(x) not in IMMUTABLE)
             ):
                 return super().__call__(*args)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def is_half(nodes: Iterable[Node | None]) -> bool:
-    """Return whether one of an op's inputs is in half precision, float16."""
-    return any(node is not None and node.dtype.char == "e" for node in nodes)
+def is_half(nodes: Iterable[Node]) -> bool:
+    """Return whether one of these nodes is in half precision, float16."""
+    return any([node.dtype.char == "e" for node in nodes])
 
 
 def in_single(x: Any) -> Any:

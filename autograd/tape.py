@@ -11,7 +11,6 @@ constants are copied. A large constant, and a leaf whose array code outside the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,7 +153,8 @@ def record(op: Op, args: tuple, raw: list, parents: dict[int, Any], out: Any) ->
     """
     positions = tuple(parents)
     rules, kept, uses_shapes = op.plans.get(positions) or _plan(op, positions)
-    if is_half(_nodes(op, parents)):
+    nodes = [node for node in (parents[0] if op.variadic else parents.values()) if node is not None]
+    if is_half(nodes):
         rules = [(rule.in_single, only) for rule, only in rules]
     watched: list[tuple] = []
     for i in kept:
@@ -180,7 +180,7 @@ def record(op: Op, args: tuple, raw: list, parents: dict[int, Any], out: Any) ->
             for rule, only in rules
         ]
     )  # fmt: skip
-    is_shared = any(node is not None and node.is_shared for node in _nodes(op, parents))
+    is_shared = any([node.is_shared for node in nodes])
     if op.multiple:
         result = _record_several(op, steps, out, watched, is_shared)
     else:
@@ -240,11 +240,6 @@ def _copy(value: Any) -> Any:
         items = map(_copy, value)
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
-
-
-def _nodes(op: Op, parents: dict[int, Any]) -> Iterable[Node | None]:
-    """Return the nodes of a call's arguments; None for a constant of a variadic op."""
-    return parents[0] if op.variadic else parents.values()
 
 
 def _record_several(op: Op, steps: tuple, out: Any, watched: list, is_shared: bool) -> tuple:

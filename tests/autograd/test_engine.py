@@ -1117,10 +1117,14 @@ w = autograd.tensor(np.linspace(0, 1, 3), requires_grad=True, dtype=np.float32)
 y = np.sin(np.exp(x) * w)              # a chain, and broadcasting
 z = y @ x.T + np.maximum(y, 0.1).sum(1) / (2 - w[0])   # two uses, constants, an option
 z.register_hook(lambda g: g * 2)
+left, right = np.split(y, [1], axis=1)                 # of several outputs, one with a hook
+right.register_hook(lambda g: g * 3)
+right.retain_grad()
+z = z + (np.exp(left) * right.reshape(2, 2)).sum(-1) + np.sum(right * left, 0, keepdims=True)
 z.sum().backward(retain_graph=True)
 (dx,) = autograd.grad(z.sum(), (x,), create_graph=True)
 (dx * dx).sum().backward()
-print(x.grad.numpy().tobytes().hex(), w.grad.numpy().tobytes().hex())
+print(*(t.grad.numpy().tobytes().hex() for t in (x, w, right)))
 print(type(autograd.REGISTRY["add"]).__name__)
 """
     found = []
