@@ -25,7 +25,7 @@ from autograd.kernels.cache import settings
 from autograd.kernels.dropout import bits_at, mask_constants, row_key
 from autograd.kernels.gemm import WIDTH, multiply, new_panels, new_rest, pack, pack_rest
 from autograd.kernels.intrinsics import matrix_at
-from autograd.kernels.jit import EXACT, OVERLOADS, inline, takes
+from autograd.kernels.jit import EXACT, OVERLOADS, address_of, inline, takes
 from autograd.kernels.rows import dot, largest, sum_of
 from autograd.kernels.team import row_kernel, split
 from autograd.kernels.vector import exp
@@ -288,9 +288,8 @@ def attention_vjp(
         return NotImplemented
     _alive, heads, static = call
     n, groups = len(heads[0]), math.prod(key.shape[:-2])
-    numbers = numbers_of(key.shape[:-2], query.shape[:-2])
-    if not np.array_equal(numbers, np.repeat(np.arange(groups), n // groups)):
-        return NotImplemented  # the heads that share their keys do not lie side by side
+    if not lie_together(key.shape[:-2], query.shape[:-2]):
+        return NotImplemented
     gradients = empty_like_parts(query, key, value)
     _arrays, places, row_lengths = zip(*map(by_address, (g, *gradients)), strict=True)
     of_g, of_query, of_key, of_value = places
@@ -332,8 +331,8 @@ def empty_like_parts(*parts):
         and sum(x.size for x in parts) == whole.size
         and not any(np.shares_memory(x, y) for x, y in combinations(parts, 2))
     ):
-        new, start = np.empty_like(whole), whole.ctypes.data
-        return [ndarray(x.shape, x.dtype, new, x.ctypes.data - start, x.strides) for x in parts]
+        new, start = np.empty_like(whole), address_of(whole)
+        return [ndarray(x.shape, x.dtype, new, address_of(x) - start, x.strides) for x in parts]
     return [empty_like_rows(x, x.shape) for x in parts]
 
 
@@ -401,6 +400,13 @@ def numbers_of(few, lead):
     return np.array(np.broadcast_to(numbers, lead)).reshape(-1)
 
 
+@lru_cache(maxsize=64)
+def lie_together(few, lead):
+    """Return whether the heads that share their keys lie side by side, as [0, 0, 0, 1, 1, 1]."""
+    numbers = numbers_of(few, lead)
+    return np.array_equal(numbers, np.sort(numbers))
+
+
 def by_address(x):
     """Return an array, the address of each of its matrices, and how far apart their rows begin.
 
@@ -413,7 +419,7 @@ def by_address(x):
     step = x.strides[-2] if rows > 1 else columns * x.itemsize
     if x.strides[-1] != x.itemsize or step < columns * x.itemsize or step % x.itemsize:
         x, step = np.ascontiguousarray(x), columns * x.itemsize
-    return x, x.ctypes.data + offsets(x.shape[:-2], x.strides[:-2]), step // x.itemsize
+    return x, address_of(x) + offsets(x.shape[:-2], x.strides[:-2]), step // x.itemsize
 
 
 @lru_cache(maxsize=64)

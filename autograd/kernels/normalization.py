@@ -297,7 +297,7 @@ def sum_over_rows(kernel, n_sums, x, arguments):
     parts = parts_of(len(x), PARTS)
     sums = np.zeros((n_sums, len(parts[0]), x.shape[1]), x.dtype)
     split(kernel, (*parts, *sums), *arguments, size=x.size)
-    return [of_parts.sum(axis=0) for of_parts in sums]
+    return np.add.reduce(sums, axis=1)
 
 
 def row_size(normalized_shape):

@@ -12,11 +12,12 @@ pieces are added exactly and rounded once, so the order does not matter.
 
 import math
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
 from autograd.kernels.intrinsics import vector_at
-from autograd.kernels.jit import EXACT, SUMS, alike, inline, takes
+from autograd.kernels.jit import EXACT, SUMS, address_of, inline, takes
 from autograd.kernels.team import row_kernel, split
 
 PIECE = 2**16  # elements
@@ -74,13 +75,14 @@ def adamw(parameters, size, root, eps, betas):
     The numbers become the parameter's dtype first: float32 times a float64 number would be computed
     in float64.
     """
-    *lists, shrinks = zip(*parameters, strict=True) if parameters else [()] * 5
-    if not all(map(alike, *lists)) or not are_flat(*(x for arrays in lists for x in arrays)):
-        return NotImplemented
     if not parameters:
         return None
+    *lists, shrinks = zip(*parameters, strict=True)
+    lengths, *others = (tuple([x.size for x in arrays]) for arrays in lists)
+    if not are_flat(*chain(*lists)) or others != [lengths] * len(others):
+        return NotImplemented
     like = lists[0][0][:0]
-    which, starts, sizes = pieces(tuple(x.size for x in lists[0]))
+    which, starts, sizes = pieces(lengths)
     addresses = [addresses_of(arrays)[which] + starts * like.itemsize for arrays in lists]
     numbers = map(like.dtype.type, (size, root, eps, *betas, *(1 - beta for beta in betas)))
     rows = (*addresses, sizes, np.array(shrinks)[which])
@@ -95,7 +97,7 @@ def global_norm(gradients):
     if not gradients:
         return 0.0
     like = gradients[0][:0]
-    which, starts, sizes = pieces(tuple(g.size for g in gradients))
+    which, starts, sizes = pieces(tuple([g.size for g in gradients]))
     addresses = addresses_of(gradients)[which] + starts * like.itemsize
     totals = np.empty(len(sizes))
     split(_squares, (addresses, sizes, totals), like, size=int(sizes.sum()))
@@ -109,7 +111,7 @@ def scale_all(gradients, scale):
     if not gradients:
         return None
     like = gradients[0][:0]
-    which, starts, sizes = pieces(tuple(g.size for g in gradients))
+    which, starts, sizes = pieces(tuple([g.size for g in gradients]))
     addresses = addresses_of(gradients)[which] + starts * like.itemsize
     split(_scale, (addresses, sizes), like, like.dtype.type(scale), size=int(sizes.sum()))
     return None
@@ -118,13 +120,13 @@ def scale_all(gradients, scale):
 def are_flat(*arrays):
     """Return whether kernels are compiled for arrays of one dtype, each one axis without gaps."""
     return not arrays or (
-        takes(*arrays) and all(x.ndim == 1 and x.flags.c_contiguous for x in arrays)
+        takes(*arrays) and all([x.ndim == 1 and x.flags.c_contiguous for x in arrays])
     )
 
 
 def addresses_of(arrays):
     """Return where the elements of some arrays begin."""
-    return np.array([x.ctypes.data for x in arrays])
+    return np.array([address_of(x) for x in arrays])
 
 
 @lru_cache(maxsize=16)

@@ -36,7 +36,7 @@ from autograd.kernels.gemm import (
     room_for,
 )
 from autograd.kernels.intrinsics import matrix_at
-from autograd.kernels.jit import EXACT, inline, takes
+from autograd.kernels.jit import EXACT, address_of, inline, takes
 from autograd.kernels.team import n_threads, parts_of, row_kernel, split
 from autograd.reading import read_json
 from autograd.schema import UserError
@@ -93,12 +93,12 @@ def operand(x):
     """
     (rows, columns), (row, column) = x.shape, x.strides
     if column == x.itemsize and row >= columns * column and row % column == 0:
-        return x, (x.ctypes.data, columns, row // column, PLAIN, row, column)
+        return x, (address_of(x), columns, row // column, PLAIN, row, column)
     if row == x.itemsize and column >= rows * row and column % row == 0:
-        return x, (x.ctypes.data, columns, column // row, TRANSPOSED, row, column)
+        return x, (address_of(x), columns, column // row, TRANSPOSED, row, column)
     x = np.array(x, order="C")
     row, column = columns * x.itemsize, x.itemsize
-    return x, (x.ctypes.data, columns, max(columns, 1), PLAIN, row, column)
+    return x, (address_of(x), columns, max(columns, 1), PLAIN, row, column)
 
 
 # ---- our own product

@@ -713,6 +713,17 @@ def test_no_folder_for_the_cache(tmp_path):
     assert "NUMBA_CACHE_DIR" in result.stderr
 
 
+@DTYPE
+def test_the_address_of_an_array(dtype):
+    from autograd.kernels.jit import address_of
+
+    x = np.arange(24.0).astype(dtype).reshape(2, 3, 4)
+    fixed = x.view()
+    fixed.flags.writeable = False
+    for view in (x, x.T, x[1, 1:], x[..., ::2], x[::-1], x[:0], x[1, 2, 3:].reshape(()), fixed):
+        assert address_of(view) == view.ctypes.data
+
+
 def test_switching():
     before = kernels_enabled()
     with use_kernels(False):
