@@ -326,6 +326,7 @@ def empty_like_parts(*parts):
     whole = parts[0].base
     if (
         type(whole) is ndarray
+        and whole.dtype == parts[0].dtype  # not so after byteswap().view(...)
         and whole.flags.c_contiguous
         and all(x.base is whole and x.strides[-1] == x.itemsize for x in parts)
         and sum(x.size for x in parts) == whole.size

@@ -12,7 +12,7 @@ import pytest
 from conftest import need
 
 import autograd
-from autograd import nn
+from autograd import Tensor, nn
 from autograd.kernels import kernels_enabled, use_kernels
 from autograd.ops.shape import side_by_side
 
@@ -780,6 +780,23 @@ def test_attention_on_parts_of_one_array(B, T, H, D, dtype):
 
     for found, expected in zip(gradients(True), gradients(False), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("base", [">f4", "i4", [("x", "f4")]])
+def test_attention_on_a_view_of_another_dtype(base):
+    """As of big-endian data, after ``x.byteswap().view(x.dtype.newbyteorder())``."""
+    random = np.random.default_rng(0)
+    qkv = random.standard_normal((2, 5, 24)).astype(np.float32)
+    view = qkv.view(base).copy().view(np.float32)
+    assert view.base.dtype != view.dtype
+    found = []
+    for array in (view, qkv):
+        x = Tensor(array).requires_grad_()
+        y = nn.scaled_dot_product_attention(*heads_of(x, 2), is_causal=True)
+        (y * y).sum().backward()
+        found += [y.numpy(), x.grad.numpy()]
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[1], found[3])
 
 
 def test_which_parts_lie_side_by_side():
