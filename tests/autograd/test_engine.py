@@ -806,6 +806,8 @@ BIG = 20_000  # elements: too many to be copied
     lambda w: np.exp(w.reshape(-1)[3:]) * w.reshape(-1)[3:],
     lambda w: autograd.nn.layer_norm(w, (w.shape[1],), w[0], w[1]),
     lambda w: sum(part * part for part in np.split(w, 2)),
+    np.sin,  # of one argument, which the rule reads
+    lambda w: np.var(w, axis=1),  # of one argument and options
 ])  # fmt: skip
 @pytest.mark.parametrize("when", ["held", "lent after the forward pass", "given", "before"])
 def test_a_leafs_array_in_other_hands(use, when):
