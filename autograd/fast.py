@@ -15,7 +15,7 @@ the environment switches the shortcuts off: results are the same, bit for bit.
 from __future__ import annotations
 
 import os
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from typing import Any
 
 import numpy as np
@@ -137,8 +137,9 @@ def visit_plain(
 ) -> tuple:
     """Visit a node and those after it, as the loop of `engine.differentiate` does.
 
-    In a chain such as ``tanh(sin(exp(x)))`` nothing waits but the next node, so the next node is
-    visited at once, without a turn through the heap.
+    A parent that is newer than all nodes that wait is visited at once, without a turn through the
+    heap. In ``tanh(sin(exp(x)))``, that is each parent; in ``x @ w + b``, it is the product, and
+    the leaf b waits.
 
     Parameters
     ----------
@@ -167,7 +168,8 @@ def visit_plain(
             or (wanted is not None and node in wanted)
         ):
             return node, cotangent
-        following = contribution = None
+        contribution = None
+        following = arriving = None  # a parent that may be next, and its cotangent
         for rule, residuals, (parent,) in steps:
             number = parent.number
             if number < oldest:
@@ -181,9 +183,14 @@ def visit_plain(
                 fits = False
             if not fits:
                 contribution = rule.op.fit(rule.inputs[0], parent, contribution)
-            if not heap and len(steps) == 1:
-                following = parent
-            elif number in nodes:
+            if number in nodes:
+                add_to(sums, number, contribution)
+            elif following is None:
+                following, arriving = parent, contribution
+            elif following is parent:  # as in x * x
+                nodes[number], sums[number] = parent, arriving
+                heappush(heap, -number)
+                following = arriving = None
                 add_to(sums, number, contribution)
             else:
                 nodes[number], sums[number] = parent, contribution
@@ -191,12 +198,17 @@ def visit_plain(
         if not retain_graph:
             node.steps = None
         if following is not None:
-            node, cotangent = following, contribution
+            if not heap or following.number > -heap[0]:
+                node, cotangent = following, arriving
+                continue
+            number = following.number
+            nodes[number], sums[number] = following, arriving
+            number = -heapreplace(heap, -number)
         elif heap:
             number = -heappop(heap)
-            node, cotangent = nodes.pop(number), sums.pop(number)
         else:
             return None, None
+        node, cotangent = nodes.pop(number), sums.pop(number)
 
 
 if os.environ.get("AUTOGRAD_SHORTCUTS", "1") != "0":
