@@ -85,10 +85,22 @@ def _switch() -> None:
 
 
 def kernels_enabled() -> bool:
-    """Return whether kernels run: they are switched on, and Numba is installed."""
+    """Return whether kernels run: they are switched on, and Numba is installed.
+
+    Raises
+    ------
+    UserError
+        If ``NUMBA_NUM_THREADS`` is a number with which Numba cannot be imported.
+    """
     global _available
     if _wanted and _available is None:
         _available = find_spec("numba") is not None
+        said = os.environ.get("NUMBA_NUM_THREADS", "")
+        if _available and said.removeprefix("-").isdecimal() and int(said) < 1:
+            from autograd.schema import UserError
+
+            _available = None
+            raise UserError(f"NUMBA_NUM_THREADS is {said}; expected a number of 1 or more")
     return _wanted and bool(_available)
 
 

@@ -63,6 +63,8 @@ def versions() -> Iterator[Finding]:
             yield Finding(section, name, found)
         else:
             fix = f"pip install --upgrade --force-reinstall {name}"
+            if name == "numba" and not is_count(os.environ.get("NUMBA_NUM_THREADS", "1")):
+                fix = "see NUMBA_NUM_THREADS below"
             yield Finding(section, name, f"{found}, which cannot be imported", fix)
     # where its files replace ours, `import npgpt` has ended with a message before this runs
     try:
@@ -80,9 +82,14 @@ def works(name: str) -> bool:
     """Return whether a package can be imported."""
     try:
         import_module(name)
-    except ImportError:
+    except (ImportError, ValueError):  # Numba's of NUMBA_NUM_THREADS=0
         return False
     return True
+
+
+def is_count(value: str) -> bool:
+    """Return whether the value of a variable is a number of 1 or more."""
+    return value.isdecimal() and int(value) > 0
 
 
 def threads() -> Iterator[Finding]:
@@ -98,14 +105,14 @@ def threads() -> Iterator[Finding]:
         variables.append(f"{pool['internal_api'].upper()}_NUM_THREADS")
         name = f"{pool['internal_api']} {pool['version']}"
         yield too_many("BLAS", pool["num_threads"], f" of {name}", variables[-1])
+    variables.append("NUMBA_NUM_THREADS")
     if works("numba"):
-        variables.append("NUMBA_NUM_THREADS")
         n = autograd.machine.kernel_threads()
         yield too_many("kernels", n, " of our own, not Numba's threading layer", variables[-1])
     said = {name: os.environ[name] for name in variables if name in os.environ}
     for name, value in said.items():
-        wrong = not value.isdecimal() or int(value) < 1
-        yield Finding(section, name, value, f"unset {name}, or give a number" if wrong else "")
+        fix = "" if is_count(value) else f"unset {name}, or give a number of 1 or more"
+        yield Finding(section, name, value, fix)
     if len(set(said.values())) > 1:
         yield Finding(
             section, "variables", "these numbers differ: products and kernels wait for each other",

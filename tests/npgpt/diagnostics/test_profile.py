@@ -307,6 +307,10 @@ def test_threads_that_fight(monkeypatch, no_settings):
     assert wrong(doctor.threads()) == {"variables": "unset OMP_NUM_THREADS NUMBA_NUM_THREADS"}
     monkeypatch.setenv("OMP_NUM_THREADS", "all")
     assert "OMP_NUM_THREADS" in wrong(doctor.threads())
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "0")
+    monkeypatch.setattr(doctor, "works", lambda name: name != "numba")
+    assert "NUMBA_NUM_THREADS" in wrong(doctor.threads())
+    assert wrong(doctor.versions())["numba"] == "see NUMBA_NUM_THREADS below"
 
 
 def test_more_threads_than_cpus():
