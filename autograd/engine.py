@@ -13,7 +13,7 @@ order of their numbers, and needs neither a sort nor recursion.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from threading import RLock
@@ -56,7 +56,7 @@ class Differentiable(Protocol):
 
     def pull_back(
         self, node: Node, steps: tuple, g: Any, oldest: int, create_graph: bool
-    ) -> list[tuple]:
+    ) -> Iterable[tuple]:
         """Return for each input (its name, its node, its contribution); see `run_rules`."""
 
 

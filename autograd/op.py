@@ -17,7 +17,7 @@ A rule names what it reads. The tape keeps exactly these values for the backward
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from functools import cached_property
 from importlib import import_module
@@ -246,7 +246,7 @@ class Op:
 
     def pull_back(
         self, node: Node, steps: tuple, g: Any, oldest: int, create_graph: bool
-    ) -> list[tuple]:
+    ) -> Iterable[tuple]:
         """Return (input name, parent, contribution) for each parent; see `pullback.run_rules`."""
         if create_graph and self.saves:
             return differentiate_reference(self, steps, g, oldest, alias)

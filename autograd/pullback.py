@@ -8,6 +8,7 @@ values.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +26,8 @@ _ARRAYS: tuple = (ndarray, np.generic, TensorBase)
 
 def run_rules(
     op: Op, node: Node, steps: tuple, g: Any, oldest: int, create_graph: bool
-) -> list[tuple]:
-    """Return what the cotangent of a node contributes to each of its parents.
+) -> Iterator[tuple]:
+    """Yield what the cotangent of a node contributes to each of its parents, one after the other.
 
     Parameters
     ----------
@@ -42,11 +43,10 @@ def run_rules(
     create_graph : bool
         Run the rules on Tensors, so that the contributions are on the tape again.
 
-    Returns
-    -------
-    list of (input name, parent, contribution)
+    Yields
+    ------
+    (input name, parent, contribution)
     """
-    edges = []
     for rule, residuals, parents in steps:
         if create_graph:
             residuals = as_tensors(op, node, steps, rule.sources, residuals)
@@ -54,8 +54,7 @@ def run_rules(
             parent = parents[0]
             if parent.number >= oldest:
                 name = rule.inputs[0]
-                contribution = rule.function(g, *residuals)
-                edges.append((name, parent, fit(op, name, parent, contribution)))
+                yield name, parent, fit(op, name, parent, rule.function(g, *residuals))
             continue
         needs = tuple([p is not None and p.number >= oldest for p in parents])
         if not any(needs):
@@ -71,8 +70,7 @@ def run_rules(
         for i, contribution in enumerate(results):
             if needs[i]:
                 name = f"{rule.inputs[0]}[{i}]" if op.variadic else rule.inputs[i]
-                edges.append((name, parents[i], fit(op, name, parents[i], contribution)))
-    return edges
+                yield name, parents[i], fit(op, name, parents[i], contribution)
 
 
 def fit(op: Op, name: str, parent: Node, contribution: Any) -> Any:

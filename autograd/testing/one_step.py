@@ -194,7 +194,7 @@ def reordered(c: Composition) -> Iterator[str]:
 def _pulled_back(step: Step, parent: Node, g: ndarray) -> ndarray:
     """Return what a step contributes to an argument for a cotangent."""
     with use_kernels(False):
-        edges = step.op.pull_back(step.node, step.node.steps or (), g, 0, False)
+        edges = list(step.op.pull_back(step.node, step.node.steps or (), g, 0, False))
     return sum((part for _, to, part in edges if to is parent), start=np.zeros(parent.shape))
 
 
