@@ -20,7 +20,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial, update_wrapper
 from importlib import import_module
 from importlib.util import find_spec
@@ -96,11 +96,13 @@ def kernels_enabled() -> bool:
     if _wanted and _available is None:
         _available = find_spec("numba") is not None
         said = os.environ.get("NUMBA_NUM_THREADS", "")
-        if _available and said.removeprefix("-").isdecimal() and int(said) < 1:
+        with suppress(ValueError):  # for what is no number, Numba has a warning of its own
+            if _available and int(said) < 1:
+                _available = None
+        if _available is None:
             from autograd.schema import UserError
 
-            _available = None
-            raise UserError(f"NUMBA_NUM_THREADS is {said}; expected a number of 1 or more")
+            raise UserError(f"NUMBA_NUM_THREADS is {said!r}; expected a number of 1 or more")
     return _wanted and bool(_available)
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -89,7 +90,9 @@ def works(name: str) -> bool:
 
 def is_count(value: str) -> bool:
     """Return whether the value of a variable is a number of 1 or more."""
-    return value.isdecimal() and int(value) > 0
+    with suppress(ValueError):
+        return int(value) > 0
+    return False
 
 
 def threads() -> Iterator[Finding]:

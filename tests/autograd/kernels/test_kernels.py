@@ -687,10 +687,10 @@ def test_a_broken_numba_is_done_without(tmp_path):
     assert result.stdout == "[0.5, 0.5]\n" and "no LLVM" in result.stderr
 
 
-@pytest.mark.parametrize("n", ["0", "-1"])
+@pytest.mark.parametrize("n", ["0", "-1", " +0"])
 def test_a_number_of_threads_that_numba_refuses(n):
     result = python(GELU, NUMBA_NUM_THREADS=n)
-    assert f"NUMBA_NUM_THREADS is {n}; expected a number of 1 or more" in result.stderr
+    assert f"NUMBA_NUM_THREADS is {n!r}; expected a number of 1 or more" in result.stderr
     assert python(GELU, NUMBA_NUM_THREADS=n, AUTOGRAD_KERNELS="0").stdout == "[0.5, 0.5]\n"
 
 
