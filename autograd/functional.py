@@ -171,7 +171,7 @@ def vjp(function: Callable, *primals: Any) -> tuple[Any, Callable]:
         outputs, template = _take_apart(function(*lifted))
 
     def pull_back(cotangent: Any) -> tuple:
-        cotangents = _list_arrays(cotangent, outputs)
+        cotangents = _list_arrays("cotangent", cotangent, outputs)
         found = _pull_back(
             outputs, leaves, cotangents, retain_graph=True, create_graph=create_graph
         )
@@ -206,7 +206,7 @@ def jvp(function: Callable, primals: Sequence, tangents: Sequence) -> tuple[Any,
     TypeError
         If `primals` or `tangents` is neither a list nor a tuple.
     ValueError
-        If `tangents` holds another number of arrays than `primals`.
+        If `tangents` holds another number of arrays than `primals`, or arrays of other shapes.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def jvp(function: Callable, primals: Sequence, tangents: Sequence) -> tuple[Any,
         outputs, template = _take_apart(function(*lifted))
         u = [Tensor(np.zeros(y.shape, y.dtype)).requires_grad_() for y in outputs]
         pulled_back = _pull_back(outputs, leaves, u, create_graph=True)  # Jᵀu
-        directions = _list_arrays(tuple(tangents), leaves)
+        directions = _list_arrays("tangents", tuple(tangents), leaves)
         pushed = _pull_back(pulled_back, u, directions, create_graph=create_graph)  # J v
         value = _fill((template,), [finish(y) for y in outputs])[0]
         return value, _fill((template,), [finish(y) for y in pushed])[0]
@@ -761,7 +761,7 @@ def _fill(trees: tuple, values: Sequence) -> tuple:
     )
 
 
-def _list_arrays(tree: Any, like: Sequence[Tensor]) -> list[Any]:
+def _list_arrays(name: str, tree: Any, like: Sequence[Tensor]) -> list[Any]:
     """Return the arrays in a user's cotangent or direction: one for each of some Tensors."""
     found: list[Any] = []
 
@@ -772,7 +772,10 @@ def _list_arrays(tree: Any, like: Sequence[Tensor]) -> list[Any]:
 
     tree_map(collect, tree)
     if len(found) != len(like):
-        raise ValueError(f"expected {len(like)} arrays, one for each, and was given {len(found)}")
+        raise ValueError(f"{name}: expected {len(like)} arrays, and was given {len(found)}")
+    for i, (x, y) in enumerate(zip(found, like, strict=True)):
+        if np.shape(x) != y.shape:
+            raise ValueError(f"{name}: array {i} has shape {np.shape(x)}; expected {y.shape}")
     return found
 
 

@@ -736,6 +736,8 @@ def _cotangent(output: Tensor, gradient: Any, create_graph: bool) -> Any:
         gradient = np.ones(output.shape, output.dtype)
     if not isinstance(gradient, Tensor):
         gradient = Tensor(np.asarray(gradient))
+    if gradient.dtype.kind not in "fiub":
+        raise TypeError(f"gradient has dtype {gradient.dtype}; expected real numbers")
     if gradient.shape != output.shape:
         raise ValueError(f"gradient has shape {gradient.shape}, and the output {output.shape}")
     if gradient.dtype != output.dtype:

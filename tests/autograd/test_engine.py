@@ -1021,6 +1021,9 @@ def test_repr():
     [
         (lambda: tensor([1.0]).backward(), "requires no gradient"),
         (lambda: leaf(1.0, 2.0).__mul__(2).backward(), "give a gradient of that shape"),
+        (lambda: (leaf(1.0) * 2).backward("3.5"), "gradient has dtype <U3; expected real numbers"),
+        (lambda: (leaf(1.0) * 2).backward(3 + 4j), "gradient has dtype complex128"),
+        (lambda: autograd.grad(leaf(1.0, 2.0) * 2, leaf(1.0), [1, None]), "has dtype object"),
         (lambda: (leaf(1.0, 2.0) * 2).backward(np.ones(3)), r"shape \(3,\), and the output \(2,\)"),
         (lambda: autograd.grad(lambda x: x, leaf(1.0)), "takes tensors"),
         (lambda: tensor(np.ma.masked_array([1.0])), "MaskedArray is not supported"),
