@@ -232,6 +232,8 @@ def parse(
     if args.processes < 1:
         parser.error("--processes must be at least 1")
     args.threads = args.threads or [usable_cpus()]
+    if max(args.threads) > usable_cpus():
+        parser.error(f"--threads {max(args.threads)}: this process may use {usable_cpus()} CPUs")
     return args
 
 
@@ -410,9 +412,16 @@ def version_of(package: str) -> str:
 
 
 def commit() -> str:
-    """Return which version of the source this is; with "+" if files have been changed since."""
-    name = output("git", "describe", "--always", "--dirty=+", "--exclude=*")
-    return name or "unknown"
+    """Return which version of the source is measured; with "+" if files were changed since.
+
+    A package that pip copied elsewhere is measured in the place of this folder's, and is named.
+    """
+    import autograd
+
+    measured = Path(autograd.__file__).parent.parent
+    if measured != Path(__file__).resolve().parent.parent:
+        return f"unknown: npgpt {version_of('npgpt')} as installed in {measured}"
+    return output("git", "describe", "--always", "--dirty=+", "--exclude=*") or "unknown"
 
 
 def output(*command: str) -> str:
