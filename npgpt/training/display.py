@@ -50,7 +50,7 @@ class Display:
 
     def __init__(self, total: int, start: int = 0, console: Console | None = None) -> None:
         self.console = console or Console()
-        self._losses = {"train": float("nan"), "val": float("nan")}
+        self._losses: dict[str, float] = {}  # those that are known: after --resume, none yet
         self._rate = 0.0
         self._shown = time.monotonic()
         self._progress = Progress(
@@ -78,7 +78,7 @@ class Display:
             self.console.print(line, soft_wrap=True)
 
     def _update(self) -> None:
-        losses = f"train {self._losses['train']:.3f}  val {self._losses['val']:.3f}"
+        losses = "  ".join(f"{name} {loss:.3f}" for name, loss in self._losses.items())
         if self.console.width >= 70:  # in a narrower terminal, the step would not be seen
             losses += f"  {self._rate:>7,.0f} tokens/s"
         with showing():

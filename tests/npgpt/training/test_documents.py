@@ -12,6 +12,7 @@ from helpers import Quiet, lines, same_runs, train_config
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autograd.console import Console
 from autograd.reading import read_tensors
 from npgpt import GPT, GPTConfig, UserError, generate, load_tokenizer
 from npgpt.cli import main
@@ -318,6 +319,18 @@ def test_control_characters_of_a_sample_are_shown():
     display.sampled("a\x1b[31mb\rc\td\u202e\n天")
     found = display.console.file.getvalue()
     assert found.splitlines() == ["    │ a\\x1b[31mb", "    │ c\\td\\u202e", "    │ 天"]
+
+
+def test_the_display_shows_the_losses_that_are_known():
+    """After --resume, no evaluation was seen yet."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with (display := Display(10, 4, console)):
+        display.step(5, 1.25, 300.0)
+    shown = console.file.getvalue()
+    assert "train 1.250" in shown and "val" not in shown
+    with display:
+        display.evaluated(6, 1.2, 1.3)
+    assert "val 1.300" in console.file.getvalue()
 
 
 def test_the_loss_curve(documents, tmp_path, capsys):
