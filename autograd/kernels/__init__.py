@@ -20,7 +20,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial, update_wrapper
 from importlib import import_module
 from importlib.util import find_spec
@@ -94,15 +94,17 @@ def kernels_enabled() -> bool:
     """
     global _available
     if _wanted and _available is None:
-        _available = find_spec("numba") is not None
-        said = os.environ.get("NUMBA_NUM_THREADS", "")
-        with suppress(ValueError):  # for what is no number, Numba has a warning of its own
-            if _available and int(said) < 1:
-                _available = None
-        if _available is None:
+        installed = find_spec("numba") is not None
+        said = os.environ.get("NUMBA_NUM_THREADS", "1")
+        try:
+            n_threads = int(said)
+        except ValueError:  # Numba warns of what is no number, and takes its default
+            n_threads = 1
+        if installed and n_threads < 1:
             from autograd.schema import UserError
 
             raise UserError(f"NUMBA_NUM_THREADS is {said!r}; expected a number of 1 or more")
+        _available = installed
     return _wanted and bool(_available)
 
 
