@@ -29,6 +29,10 @@ def run_rules(
 ) -> Iterator[tuple]:
     """Yield what the cotangent of a node contributes to each of its parents, one after the other.
 
+    The caller adds a contribution to its sum before the next rule runs. `autograd.fast` does the
+    same: with `create_graph`, rules and sums become nodes, and the order of the nodes decides in
+    which order the next backward pass adds, and so how it rounds.
+
     Parameters
     ----------
     op : Op

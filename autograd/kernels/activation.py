@@ -20,8 +20,8 @@ SQRT_2_PI = math.sqrt(2 / math.pi)
 
 # ---- GELU and SiLU: y = x F(x), F a distribution function, with the derivative F + x dF/dx
 #
-# The forward pass writes y alone: to write F, too, takes up to a third of its time. The rule finds
-# F again, which takes less time than to compute it again.
+# The forward pass writes y alone: to write F, too, takes up to a third of its time. The rule
+# divides y by x to get F, which takes less time than to compute F from x.
 
 
 @inline(EXACT)
